@@ -1,0 +1,23 @@
+"""The one exception for mistakes of the user, and the hint that goes with a wrong name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend; its text is one sentence that says how.
+
+    Entry points print it as ``error: ...`` and exit with code 2.
+    """
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return `` Did you mean A or B?``, or all choices where none is close."""
+    choices = sorted(map(str, choices))
+    by_lower = {c.lower(): c for c in choices}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)
+    if close:
+        return f" Did you mean {' or '.join(by_lower[c] for c in close)}?"
+    return f" Choose one of: {', '.join(choices)}."

@@ -1,0 +1,31 @@
+"""Hand-made prompt templates, one per data set, as in CoOp."""
+
+TEMPLATES = {
+    "OxfordPets": "a photo of a {}, a type of pet.",
+    "OxfordFlowers": "a photo of a {}, a type of flower.",
+    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
+    "DescribableTextures": "{} texture.",
+    "EuroSAT": "a centered satellite photo of {}.",
+    "StanfordCars": "a photo of a {}.",
+    "Food101": "a photo of {}, a type of food.",
+    "SUN397": "a photo of a {}.",
+    "Caltech101": "a photo of a {}.",
+    "UCF101": "a photo of a person doing {}.",
+    "ImageNet": "a photo of a {}.",
+    "ImageNetSketch": "a photo of a {}.",
+    "ImageNetV2": "a photo of a {}.",
+    "ImageNetA": "a photo of a {}.",
+    "ImageNetR": "a photo of a {}.",
+    "Shapes": "a drawing of a {}.",
+}
+DEFAULT_TEMPLATE = "a photo of a {}."
+
+
+def template_for(dataset: str) -> str:
+    """Return the template of a data set, ``a photo of a {}.`` for unknown ones."""
+    return TEMPLATES.get(dataset, DEFAULT_TEMPLATE)
+
+
+def fill(template: str, classnames: list[str]) -> list[str]:
+    """Put class names (underscores become blanks, as in CoOp) into ``template``."""
+    return [template.format(name.replace("_", " ")) for name in classnames]
