@@ -1,0 +1,263 @@
+"""Pre-train the built-in small CLIP and its robust sibling.
+
+    python -m tools.pretrain_tiny --data $DATA --output output/tiny
+
+Stage 1, ``tiny``: contrastive learning of captions, several captions may fit an image.
+Stage 2, ``tiny-robust``: the image tower alone, adversarially fine-tuned against the frozen
+text tower (TeCoA, Mao et al. 2023: cross-entropy on PGD images over the class prompts).
+About 90 minutes on 2 CPU cores, minutes on a GPU; stopped runs resume from the last
+checkpoint. Every batch depends only on the seed and the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from . import core
+from .tiny_data import CaptionedImages, load_real, pair_labels
+
+ARCHITECTURE = {  # OpenAI CLIP's layout needs widths that are multiples of 64
+    "embed_dim": 128,
+    "vision_cfg": {
+        "image_size": 64, "patch_size": 8, "width": 128, "layers": 6, "head_width": 64,
+    },
+    "text_cfg": {"context_length": 77, "width": 128, "heads": 2, "layers": 3},
+}  # fmt: skip
+COUNTS = {"shapes": 104, "eurosat": 88, "caltech": 64}
+SAVE_EVERY = 100
+
+
+def build_model(vocabulary: int):
+    """Return a freshly initialised open_clip model with ``vocabulary`` token rows."""
+    from open_clip.model import CLIP
+
+    text = dict(ARCHITECTURE["text_cfg"], vocab_size=vocabulary)
+    return CLIP(ARCHITECTURE["embed_dim"], ARCHITECTURE["vision_cfg"], text, quick_gelu=True)
+
+
+class Vocabulary:
+    """The token ids that occur, in rising order, so that the end token stays the largest."""
+
+    def __init__(self, texts: list[str]):
+        from open_clip.tokenizer import tokenize
+
+        self._tokenize = tokenize
+        self.rows = torch.unique(tokenize(texts))  # (V,)
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        """Tokenize into (K, L) indices of :attr:`rows`, cut after the last end token."""
+        tokens = self._tokenize(texts)
+        tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
+        return torch.searchsorted(self.rows, tokens)
+
+
+def encode_text(model, tokens: torch.Tensor) -> torch.Tensor:
+    """Return normalised text features (K, D) for cut tokens (K, L)."""
+    length = tokens.shape[1]
+    x = model.token_embedding(tokens) + model.positional_embedding[:length]
+    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    x = model.ln_final(x)[torch.arange(len(x)), tokens.argmax(1)]  # (K, d)
+    return F.normalize((x @ model.text_projection).float(), dim=-1)
+
+
+def contrastive_loss(logits: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
+    """Symmetric cross-entropy; the target is uniform over all that fit.
+
+    Args:
+        logits: (B, U) scaled similarities; fits: (B, U) bool.
+    """
+    target = fits.float()
+    images = -(target / target.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+    texts = -(target / target.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
+    return (images + texts) / 2
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Linear warm-up, then cosine to 1 % of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+
+class Stage:
+    """One training loop: optimizer, schedule, checkpoints, progress."""
+
+    def __init__(self, name, model, parameters, args, *, steps, peak, warmup):
+        self.name, self.model, self.steps = name, model, steps
+        self.peak, self.warmup = peak, warmup
+        self.path = Path(args.output) / f"{name}.ckpt"
+        decay = [p for p in parameters if p.ndim >= 2]
+        rest = [p for p in parameters if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decay}, {"params": rest, "weight_decay": 0.0}],
+            betas=(0.9, 0.98), weight_decay=0.05,
+        )  # fmt: skip
+        self.start = 0
+        if self.path.is_file():
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
+            if state["steps"] != steps:
+                raise core.UserError(
+                    f"'{self.path}' belongs to a run of {state['steps']} steps, not {steps}; "
+                    "give the same number or another --output"
+                )
+            model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.start = state["step"]
+
+    def save(self, step: int) -> None:
+        state = {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "step": step, "steps": self.steps,
+        }  # fmt: skip
+        with core.io.atomic_write(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def run(self, step_fn) -> None:
+        """Call ``step_fn(step) -> (loss, extra words)`` for every remaining step."""
+        bar = tqdm(range(self.start, self.steps), initial=self.start, total=self.steps,
+                   desc=self.name, mininterval=10)  # fmt: skip
+        for step in bar:
+            rate = learning_rate(step, self.steps, self.peak, self.warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss, words = step_fn(step)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(
+                [p for g in self.optimizer.param_groups for p in g["params"]], 1.0
+            )
+            self.optimizer.step()
+            if step % 10 == 0:
+                bar.set_postfix_str(f"loss {loss.item():.3f} {words}", refresh=False)
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == self.steps:
+                self.save(step + 1)
+
+
+def train_contrastive(model, data, vocabulary, args) -> None:
+    stage = Stage("tiny", model, list(model.parameters()), args,
+                  steps=args.steps, peak=1.5e-3, warmup=min(200, args.steps // 5))  # fmt: skip
+    normalise = pixel_normaliser(args.device)
+
+    def step_fn(step):
+        images, captions, fits = data.batch(step)
+        tokens, fits = vocabulary(captions).to(args.device), fits.to(args.device)
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            features = model.encode_image(normalise(images.to(args.device)))
+        features = F.normalize(features.float(), dim=-1)
+        scale = model.logit_scale.exp().clamp(max=100)
+        logits = scale * features @ encode_text(model, tokens).t()  # (B, U)
+        with torch.no_grad():
+            hit = fits.gather(1, logits.argmax(1, keepdim=True)).float().mean()
+        return contrastive_loss(logits, fits), f"fit {hit:.2f} scale {scale:.0f}"
+
+    stage.run(step_fn)
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(100))
+
+
+def pixel_normaliser(device):
+    """Return CLIP's pixel normalisation for (B, 3, H, W) in [0, 1]."""
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    mean = torch.tensor(OPENAI_DATASET_MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(OPENAI_DATASET_STD, device=device).view(1, 3, 1, 1)
+    return lambda pixels: (pixels - mean) / std
+
+
+def train_robust(model, data, vocabulary, args) -> None:
+    model.requires_grad_(False)
+    model.visual.requires_grad_(True)
+    stage = Stage("tiny-robust", model, list(model.visual.parameters()), args,
+                  steps=args.robust_steps, peak=5e-4, warmup=min(50, args.robust_steps // 5))  # fmt: skip
+    normalise = pixel_normaliser(args.device)
+    with torch.no_grad():
+        texts = {k: encode_text(model, vocabulary(p).to(args.device))
+                 for k, p in data.classes().items()}  # fmt: skip
+        scale = model.logit_scale.exp()
+
+    def loss_of(pixels, groups):
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            features = model.encode_image(normalise(pixels))
+        features, start, losses, right = F.normalize(features.float(), dim=-1), 0, [], 0
+        for kind, labels in groups:
+            logits = scale * features[start : start + len(labels)] @ texts[kind].t()
+            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+            right += (logits.argmax(1) == labels).sum()
+            start += len(labels)
+        return torch.stack(losses).sum() / start, right / start
+
+    def step_fn(step):
+        drawings, attributes = data.shapes(10_000_000 + step)  # drawings stage 1 never saw
+        pixels, groups = [drawings], [("shapes", pair_labels(attributes).to(args.device))]
+        for photos in data.real:
+            images, labels = data.photos(photos, 10_000_000 + step)
+            pixels.append(images)
+            groups.append((photos.kind, torch.from_numpy(labels).to(args.device)))
+        pixels = torch.cat(pixels).to(args.device)
+        eps = args.robust_eps / 255 * min(1.0, (step + 1) / (0.3 * args.robust_steps))
+        noise = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        delta = (torch.rand(pixels.shape, generator=noise) * 2 - 1).to(args.device) * eps
+        for _ in range(3):  # PGD-3, step 2/3 eps
+            delta.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(loss_of(pixels + delta, groups)[0], delta)
+            delta = (delta.detach() + 2 / 3 * eps * gradient.sign()).clamp(-eps, eps)
+            delta = (pixels + delta).clamp(0, 1) - pixels
+        loss, accuracy = loss_of(pixels + delta, groups)
+        return loss, f"robust {accuracy:.2f}"
+
+    stage.run(step_fn)
+
+
+def export(model, vocabulary, output: Path) -> None:
+    """Write ``tiny.safetensors`` (or ``tiny-robust``, image tower only) in fp16."""
+    state = {k: v.half() for k, v in model.state_dict().items() if k != "attn_mask"}
+    robust = {k: v for k, v in state.items() if k.startswith("visual.")}
+    if vocabulary is None:
+        core.io.save_tensors(output / "tiny-robust.safetensors", robust, {"model": "tiny-robust"})
+    else:
+        state["token_rows"] = vocabulary.rows
+        core.io.save_tensors(output / "tiny.safetensors", state, {"model": "tiny"})
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, help="CoOp data root (EuroSAT, Caltech101); optional")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoints and weights")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--robust-steps", type=int, default=800)
+    parser.add_argument("--robust-eps", type=float, default=4.0, help="in 1/255")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    args = parser.parse_args(argv)
+    core.io.writable_dir(args.output)
+    real = []
+    if args.data is not None:
+        sizes = {"eurosat": 64, "caltech": 80}
+        real = [s for kind, size in sizes.items() if (s := load_real(args.data, kind, size))]
+        if not real:
+            raise core.UserError(
+                f"no eurosat/ or caltech-101/ with CoOp's split file in '{args.data}'; "
+                "give CoOp's data root or leave --data out"
+            )
+    torch.manual_seed(args.seed)
+    data = CaptionedImages(real, COUNTS, args.seed)
+    vocabulary = Vocabulary(data.words())
+    model = build_model(len(vocabulary.rows)).to(args.device)
+    train_contrastive(model, data, vocabulary, args)
+    export(model, vocabulary, args.output)
+    train_robust(model, CaptionedImages(real, {k: v // 2 for k, v in COUNTS.items()}, args.seed),
+                 vocabulary, args)  # fmt: skip
+    export(model, None, args.output)
+    print(f"wrote tiny.safetensors and tiny-robust.safetensors in {args.output}")
+
+
+if __name__ == "__main__":
+    core.run_tool(main)
