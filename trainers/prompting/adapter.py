@@ -1,0 +1,390 @@
+"""One face for every CLIP: frozen towers, pixels in [0,1], raw features, exact fast text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import UserError
+from . import tower
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+
+
+class CLIPAdapter(nn.Module):
+    """A frozen CLIP of any provider behind one interface.
+
+    Features are raw (not normalised) float32 in every precision. The model stays in evaluation
+    mode and its parameters never receive gradients; gradients pass through to pixels and prompts.
+
+    Args:
+        model: a CLIP of open_clip or of OpenAI's ``clip`` (a fork's copy included).
+        tokenizer: see :class:`trainers.prompting.tokens.Tokenizer`.
+        name: the name it was asked for by.
+        sha256: hex digest of the weights' content.
+        mean, std: per-channel statistics of the image preprocessing, in [0,1] units.
+        precision: ``fp32``; ``fp16`` or ``bf16`` (weights in that type); ``amp`` (autocast around
+            fp32 weights: float16 on a GPU, bfloat16 on a CPU).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer,
+        *,
+        name: str,
+        sha256: str,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        precision: str = "fp32",
+    ):
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}"
+            )
+        self.name, self.sha256, self.precision = name, sha256, precision
+        self.tokenizer = tokenizer
+        self.model = _cast(model, precision).requires_grad_(False).eval()
+        # open_clip's CustomTextCLIP keeps its text tower in a module of its own
+        self._custom_text = hasattr(model, "text")
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._describe_image_tower(model.visual)
+        self._describe_text_tower()
+        self.logit_scale = float(model.logit_scale.detach().float().exp())
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    def _describe_image_tower(self, visual: nn.Module) -> None:
+        blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+        self.is_vit = blocks is not None and hasattr(visual, "class_embedding")
+        self.vision_layers = len(blocks) if self.is_vit else None
+        self.vision_width = int(visual.class_embedding.shape[-1]) if self.is_vit else None
+        size = getattr(visual, "input_resolution", None) or getattr(visual, "image_size", 224)
+        self.resolution = int(size[0] if isinstance(size, (tuple, list)) else size)
+
+    def _describe_text_tower(self) -> None:
+        text = self._text
+        blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
+        positions = getattr(text, "positional_embedding", None)
+        # Hugging Face towers and CoCa's extra class token go through the provider only
+        self.takes_prompts = (
+            blocks is not None and positions is not None and getattr(text, "cls_emb", None) is None
+        )
+        self.context_length = int(
+            getattr(text, "context_length", None) or self.tokenizer.context_length
+        )
+        self.text_layers = len(blocks) if blocks is not None else None
+        self.text_width = int(positions.shape[-1]) if positions is not None else None
+        self._pool_type = getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax"))
+        self._eos_id = getattr(text, "eos_id", getattr(text, "text_eos_id", None))
+        self._causal_mask = None
+        if self.takes_prompts:
+            mask = getattr(text, "attn_mask", None)  # open_clip; OpenAI's blocks hold it themselves
+            mask = getattr(blocks[0], "attn_mask", None) if mask is None else mask
+            self.takes_prompts = mask is None or tower.is_causal(mask)
+            self._causal_mask = mask
+        # whether cutting at the end token and sharing the prefix are exact for this tower
+        self.causal = (
+            self.takes_prompts
+            and self._causal_mask is not None
+            and self._pool_type in ("argmax", "eos")
+            and all(tower.is_standard(block) for block in blocks)
+        )
+        probe = getattr(text, "text_projection", None)
+        if isinstance(probe, nn.Linear):
+            self.embed_dim = probe.out_features
+        elif probe is not None:
+            self.embed_dim = int(probe.shape[1])
+        else:
+            self.embed_dim = int(getattr(text, "output_dim", None) or self.text_width)
+
+    @property
+    def _text(self) -> nn.Module:
+        return self.model.text if self._custom_text else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights (float32 under ``amp``)."""
+        return next(self.model.parameters()).dtype if self.precision != "amp" else torch.float32
+
+    def train(self, mode: bool = True) -> CLIPAdapter:
+        """Stay in evaluation mode: CLIP is frozen, batch statistics included."""
+        return super().train(False)
+
+    def _autocast(self):
+        if self.precision != "amp":
+            return contextlib.nullcontext()
+        dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def without_image_tower(self) -> CLIPAdapter:
+        """Free the image tower (prompt tuning on stored embeddings does not need it)."""
+        self.model.visual = None
+        return self
+
+    # -- images ----------------------------------------------------------------------------------
+
+    def _normalized(self, pixels: torch.Tensor, check: bool) -> torch.Tensor:
+        if self.model.visual is None:
+            raise RuntimeError(f"the image tower of {self.name} has been freed")
+        if check:
+            low, high = float(pixels.min()), float(pixels.max())
+            if not (low >= -1e-4 and high <= 1 + 1e-4):  # also refuses NaN
+                raise UserError(
+                    f"pixels range over [{low:.3g}, {high:.3g}] but must lie in [0, 1]; remove "
+                    "'normalize' from INPUT.TRANSFORMS, CLIP's mean and std are applied inside"
+                )
+        if pixels.shape[-2:] != (self.resolution, self.resolution):
+            height, width = pixels.shape[-2:]
+            raise UserError(
+                f"images of {height}x{width} pixels do not fit {self.name}, which takes "
+                f"{self.resolution}x{self.resolution}; set INPUT.SIZE to "
+                f"({self.resolution}, {self.resolution})"
+            )
+        return ((pixels - self.mean) / self.std).to(self.dtype)
+
+    def encode_image(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+        """Encode images.
+
+        Args:
+            pixels: (B, 3, H, W) in [0, 1], H = W = ``resolution``.
+            check: refuse pixels outside [0, 1] (by more than 1e-4) with the observed range.
+
+        Returns:
+            (B, D) raw features, float32.
+
+        Raises:
+            UserError: pixels out of range (with ``check``) or of the wrong size.
+        """
+        x = self._normalized(pixels, check)
+        with self._autocast():
+            return self.model.encode_image(x).float()
+
+    def patch_tokens(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+        """Return what enters the first image block: [CLS] + patches, positions added, ln_pre.
+
+        Returns:
+            (B, 1 + patches, d_v).
+        """
+        self._need_vit()
+        visual = self.model.visual
+        x = self._normalized(pixels, check)
+        with self._autocast():
+            x = visual.conv1(x).flatten(2).transpose(1, 2)  # (B, patches, d_v)
+            cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, d_v)
+            x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)
+            return visual.ln_pre(x)
+
+    @property
+    def image_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+        """The image blocks as functions on tokens (B, N, d_v) of any number N."""
+        self._need_vit()
+        return [self._block(b) for b in self.model.visual.transformer.resblocks]
+
+    def pool_image(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Turn the tokens (B, N, d_v) after the last block into raw features (B, D), float32."""
+        self._need_vit()
+        visual = self.model.visual
+        with self._autocast():
+            if hasattr(visual, "_pool"):  # open_clip: class token, average or attention pooling
+                pooled = visual._pool(tokens)[0]
+            else:
+                pooled = visual.ln_post(tokens[:, 0])
+            if visual.proj is not None:
+                pooled = pooled @ visual.proj
+            return pooled.float()
+
+    def _need_vit(self) -> None:
+        if not self.is_vit:
+            raise UserError(
+                f"backbone {self.name} is not a vision transformer, so its image tower takes no "
+                "prompts; choose a ViT backbone or a method with text prompts only"
+            )
+
+    # -- text ------------------------------------------------------------------------------------
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        """Tokenize texts to (K, context_length) ids on the device.
+
+        Raises:
+            UserError: a text is longer than the context.
+        """
+        return self.tokenizer(texts, self.context_length).to(self.device)
+
+    def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Look up token embeddings: ids (K, L) -> (K, L, d_t), without positions."""
+        self._need_prompts()
+        return self._text.token_embedding(tokens.to(self.device)).to(self.dtype)
+
+    def end_of_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the position (K,) of the end token in ids (K, L)."""
+        if self._pool_type == "eos":
+            return (tokens == self._eos_id).int().argmax(dim=-1)
+        return tokens.argmax(dim=-1)  # CLIP's end token has the highest id
+
+    def add_positions(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Add the positional part to embeddings (K, L, d_t): what enters the first text block."""
+        self._need_prompts()
+        positions = self._text.positional_embedding[: embeddings.shape[1]]  # (L, d_t)
+        return embeddings.to(self.dtype) + positions.to(self.dtype)
+
+    @property
+    def text_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+        """The text blocks as functions on tokens (K, L, d_t); causal where the tower is."""
+        self._need_prompts()
+        blocks = self._text.transformer.resblocks
+        return [self._block(block, self._causal_mask) for block in blocks]
+
+    def pool_text(self, x: torch.Tensor, eot: torch.Tensor) -> torch.Tensor:
+        """Turn the tokens (K, L, d_t) after the last block into raw features (K, D), float32.
+
+        Args:
+            eot: (K,) position of the end token within L.
+        """
+        text = self._text
+        with self._autocast():
+            if self._pool_type in ("argmax", "eos"):
+                rows = torch.arange(len(x), device=x.device)
+                x = text.ln_final(x[rows, eot.to(x.device)])  # (K, d_t)
+            elif self._pool_type in ("first", "last"):
+                x = text.ln_final(x[:, 0 if self._pool_type == "first" else -1])
+            else:
+                raise UserError(
+                    f"backbone {self.name} pools its text by '{self._pool_type}', which learned "
+                    "prompts do not support; choose another backbone"
+                )
+            if isinstance(text.text_projection, nn.Linear):
+                x = text.text_projection(x)
+            elif text.text_projection is not None:
+                x = x @ text.text_projection
+            return x.float()
+
+    def encode_text(self, tokens: torch.Tensor, *, class_chunk: int = 0) -> torch.Tensor:
+        """Encode token ids (K, L) to raw features (K, D), float32."""
+        if not self.causal:  # exact, and needs nothing from us
+            with self._autocast():
+                return self.model.encode_text(tokens.to(self.device)).float()
+        eot = self.end_of_text(tokens)
+        same = (tokens == tokens[:1]).all(dim=0)  # (L,)
+        shared = int(same.cumprod(dim=0).sum())
+        return self.encode_prompts(
+            self.embed_tokens(tokens), eot, shared=shared, class_chunk=class_chunk
+        )
+
+    def encode_prompts(
+        self,
+        embeddings: torch.Tensor,
+        eot: torch.Tensor,
+        *,
+        shared: int = 0,
+        class_chunk: int = 0,
+    ) -> torch.Tensor:
+        """Encode prompts given as embeddings; exact, but without the work that cannot matter.
+
+        A causal tower is cut after the last end token, and the first ``shared`` positions, which
+        must be the same for all classes, are computed once from row 0 (their gradient goes there);
+        each class then attends to their keys and values. Other towers take the plain path.
+
+        Args:
+            embeddings: (K, L, d_t) without the positional part.
+            eot: (K,) positions of the end tokens.
+            shared: length of the common prefix; 0 computes every row on its own.
+            class_chunk: classes per pass; 0 is all at once. While gradients are recorded a pass is
+                computed again in the backward pass, so memory is bounded by the chunk.
+
+        Returns:
+            (K, D) raw features, float32.
+        """
+        self._need_prompts()
+        eot = eot.cpu()  # a no-op for prompt learners, which keep it there: no synchronisation
+        if self.causal:
+            x = self.add_positions(embeddings[:, : int(eot.max()) + 1])
+            shared = min(shared, int(eot.min()))  # end tokens stay in the suffix
+        else:
+            x, shared = self.add_positions(embeddings), 0
+        with self._autocast():
+            past = self._prefix(x[:1, :shared]) if shared else None
+        suffix, eot = x[:, shared:], eot - shared
+
+        def encode(rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+            with self._autocast():
+                if past is None:
+                    for block in self.text_blocks:
+                        rows = block(rows)
+                else:
+                    for block, (keys, values) in zip(
+                        self._text.transformer.resblocks, past, strict=True
+                    ):
+                        rows = tower.run_suffix(block, rows, keys, values)
+                return self.pool_text(rows, ends)
+
+        if not class_chunk or class_chunk >= len(suffix):
+            return encode(suffix, eot)
+        recompute = torch.is_grad_enabled() and suffix.requires_grad
+        features = [
+            checkpoint(encode, rows, ends, use_reentrant=False, preserve_rng_state=False)
+            if recompute
+            else encode(rows, ends)
+            for rows, ends in zip(suffix.split(class_chunk), eot.split(class_chunk), strict=True)
+        ]
+        return torch.cat(features)  # (K, D)
+
+    def _prefix(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of every block for the shared prefix (1, S, d_t)."""
+        past = []
+        for block in self._text.transformer.resblocks:
+            x, keys, values = tower.run_block(block, x, causal=True)
+            past.append((keys, values))
+        return past
+
+    def _need_prompts(self) -> None:
+        if not self.takes_prompts:
+            raise UserError(
+                f"the text tower of backbone {self.name} takes no learned prompts; choose a "
+                "backbone with CLIP's own text tower"
+            )
+
+    def _block(
+        self, block: nn.Module, mask: torch.Tensor | None = None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        standard = tower.is_standard(block)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            with self._autocast():
+                if standard:
+                    return tower.run_block(block, x, causal=mask is not None)[0]
+                if mask is None:  # open_clip's custom block: batch-first, its own attention
+                    return block(x)
+                length = x.shape[1]
+                return block(x, attn_mask=mask[:length, :length].to(x))
+
+        return run
+
+
+def _cast(model: nn.Module, precision: str) -> nn.Module:
+    """Bring the weights to the type of ``precision``."""
+    if precision not in ("fp16", "bf16"):
+        return model.float()
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    model = model.to(dtype)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm) and type(module) is not nn.LayerNorm:
+            # OpenAI's LayerNorm computes in float32 and needs its parameters there
+            probe = torch.zeros(1, *module.normalized_shape, dtype=dtype, device=module.weight.device)
+            try:
+                module(probe)
+            except RuntimeError:
+                module.float()
+    return model

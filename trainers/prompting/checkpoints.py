@@ -1,0 +1,141 @@
+"""Read CLIP checkpoints of every common layout without executing anything they contain."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..errors import UserError
+from .archives import read_script_archive
+
+# where training scripts put the weights; TeCoA's 'state_dict' is its image prompter, so its
+# vision encoder comes first
+NESTED = ("vision_encoder_state_dict", "state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.")
+BARE_IMAGE_TOWER = ("conv1.weight", "positional_embedding", "proj")  # ViT without "visual."
+BARE_RESNET = ("conv1.weight", "layer1.0.conv1.weight", "attnpool.positional_embedding")
+TEXT_TOWER = (
+    "token_embedding.weight", "positional_embedding", "ln_final.weight", "text_projection",
+)  # fmt: skip
+IMAGE_TOWERS = ("visual.proj", "visual.attnpool.positional_embedding")
+
+
+@dataclass
+class Checkpoint:
+    """A state dict in OpenAI's key names; ``image_tower_only`` has only ``visual.*``."""
+
+    state: dict[str, torch.Tensor]
+    image_tower_only: bool
+    openai_layout: bool
+
+
+def read_checkpoint(path) -> Checkpoint:
+    """Read a checkpoint file.
+
+    Understood are TorchScript archives (OpenAI's files: only their tensors are read, no program),
+    files of ``torch.save`` and safetensors, holding CLIP's state dict directly or under a usual
+    key, with the prefixes that wrappers leave; and image towers alone (TeCoA, FARE).
+
+    Raises:
+        UserError: the file is missing, truncated, foreign, or would execute code.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"'{path}' does not exist; check the path behind 'file:'")
+    return _arrange(_tensors(_unwrap(_read(path))), path)
+
+
+def _read(path: Path):
+    with open(path, "rb") as handle:
+        head = handle.read(10)
+    try:
+        if head[8:9] == b"{" and head[:2] != b"PK":
+            return load_file(str(path))
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                if any(name.endswith("/constants.pkl") for name in names):
+                    return read_script_archive(archive)
+        return _load_weights_only(path)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, error) from error
+    except (SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError,
+            KeyError, IndexError, AttributeError, TypeError) as error:  # fmt: skip
+        raise UserError(
+            f"'{path}' is truncated or no checkpoint ({_first_line(error)}); fetch it again"
+        ) from error
+
+
+def _load_weights_only(path: Path):
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refused(path: Path, error: Exception) -> UserError:
+    text = str(error)
+    if "nsupported" in text or "GLOBAL" in text or "forbidden" in text:
+        return UserError(
+            f"'{path}' holds Python objects that could run code when loaded, so it was refused "
+            f"({_offender(text)}); save its state dict alone with torch.save or as safetensors"
+        )
+    return UserError(
+        f"'{path}' is truncated or no checkpoint ({_first_line(error)}); fetch it again"
+    )
+
+
+def _offender(text: str) -> str:
+    """Pick the name of the foreign object out of PyTorch's long explanation."""
+    for marker in ("GLOBAL ", "Unsupported class ", "Unsupported global: "):
+        if marker in text:
+            return text.split(marker, 1)[1].split()[0].strip("'\"`,")
+    return _first_line(text)
+
+
+def _first_line(error) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:120].rstrip(". ")
+
+
+def _unwrap(value):
+    while isinstance(value, dict):
+        inner = next((value[k] for k in NESTED if isinstance(value.get(k), dict)), None)
+        if inner is None:
+            return value
+        value = inner
+    return {}
+
+
+def _tensors(value: dict) -> dict[str, torch.Tensor]:
+    """Keep tensors under string keys and take off what wrappers put before the names."""
+    state = {k: v for k, v in value.items() if isinstance(k, str) and torch.is_tensor(v)}
+    while True:
+        prefix = next(
+            (p for p in PREFIXES if state and all(k.startswith(p) for k in state)), None
+        )
+        if prefix is None:
+            return state
+        state = {k[len(prefix) :]: v for k, v in state.items()}
+
+
+def _arrange(state: dict[str, torch.Tensor], path: Path) -> Checkpoint:
+    if any(all(key in state for key in keys) for keys in (BARE_IMAGE_TOWER, BARE_RESNET)):
+        state = {f"visual.{key}": value for key, value in state.items()}
+    if "text.token_embedding.weight" in state:  # open_clip with its text tower in a module
+        state = {key.removeprefix("text."): value for key, value in state.items()}
+    has_text = any(not key.startswith("visual.") for key in state)
+    has_image = any(key in state for key in IMAGE_TOWERS)
+    if has_image and not has_text:
+        return Checkpoint(state, image_tower_only=True, openai_layout=True)
+    openai = has_image and all(key in state for key in TEXT_TOWER)
+    if not openai and not any(key.startswith("visual.") for key in state):
+        found = ", ".join(sorted(state)[:3]) or "no tensors"
+        raise UserError(
+            f"'{path}' holds no CLIP weights (found {found}); name a CLIP state dict, OpenAI's "
+            "archive or the image tower of one"
+        )
+    return Checkpoint(state, image_tower_only=False, openai_layout=openai)

@@ -1,0 +1,38 @@
+"""Text features: the one place where they are normalised."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from .adapter import CLIPAdapter
+
+
+class Prompts(NamedTuple):
+    """Prompts as embeddings.
+
+    Attributes:
+        embeddings: (K, L, d_t), without the positional part.
+        eot: (K,) position of each end token, on the CPU.
+        shared: length of the prefix that all classes have in common.
+    """
+
+    embeddings: torch.Tensor
+    eot: torch.Tensor
+    shared: int
+
+
+def text_features(
+    clip: CLIPAdapter, prompts: Prompts | torch.Tensor | list[str], class_chunk: int = 0
+) -> torch.Tensor:
+    """Encode learned prompts, token ids (K, L) or plain texts to unit-length features (K, D)."""
+    if isinstance(prompts, Prompts):
+        features = clip.encode_prompts(
+            prompts.embeddings, prompts.eot, shared=prompts.shared, class_chunk=class_chunk
+        )
+    else:
+        tokens = prompts if torch.is_tensor(prompts) else clip.tokenize(list(prompts))
+        features = clip.encode_text(tokens, class_chunk=class_chunk)
+    return F.normalize(features, dim=-1)

@@ -1,0 +1,269 @@
+"""``load_clip``: from a backbone's name to a frozen adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import tempfile
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import torch
+
+from ..errors import UserError, nearest
+from ..io import sha256_file, tensors_digest, writable_dir
+from . import tiny, tokens
+from .adapter import CLIPAdapter
+from .checkpoints import read_checkpoint
+from .providers import NOT_WEIGHTS, Weights, build, load_strictly
+
+# OpenAI's files and the SHA-256 that they publish with them
+OPENAI = {
+    "RN50": ("RN50.pt", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"),
+    "RN101": ("RN101.pt", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599"),
+    "RN50x4": ("RN50x4.pt", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd"),
+    "RN50x16": ("RN50x16.pt", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa"),
+    "RN50x64": ("RN50x64.pt", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c"),
+    "ViT-B/32": ("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
+    "ViT-B/16": ("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
+    "ViT-L/14": ("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
+    "ViT-L/14@336px": (
+        "ViT-L-14-336px.pt",
+        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+    ),
+}
+CACHE = "~/.cache/clip"
+DOWNLOAD_TIMEOUT = 20  # seconds without an answer
+
+
+def load_clip(
+    name: str,
+    *,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    weights_dir=None,
+    image_tower: bool = True,
+    provider: str | None = None,
+) -> CLIPAdapter:
+    """Load a backbone by name.
+
+    Args:
+        name: an OpenAI model (``ViT-B/16``, ``RN50``, ...); ``open_clip:ARCH/TAG``; ``tiny`` or
+            ``tiny-robust``; ``file:PATH`` for a local checkpoint (OpenAI archive, state dict,
+            open_clip, safetensors). A file with an image tower alone (TeCoA, FARE) names the
+            backbone that it belongs to: ``file:PATH?base=ViT-B/32``. A file that is not of
+            OpenAI's kind (other activation or text tower) names its open_clip architecture:
+            ``file:PATH?arch=ViT-B-32``.
+        device: where the adapter lives.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``amp``.
+        weights_dir: folder of OpenAI's files; default ``~/.cache/clip``.
+        image_tower: False frees the image tower, for tuning on stored embeddings.
+        provider: ``open_clip``, ``clip`` (a fork's or OpenAI's package) or ``auto``; default is
+            the environment variable ``ADVPROMPT_CLIP_PROVIDER``, else ``auto``.
+
+    Raises:
+        UserError: unknown name, missing, damaged, foreign or refused weights.
+    """
+    weights = find_weights(name, weights_dir)
+    adapter = make_adapter(
+        weights, name=name, precision=precision, provider=provider, image_tower=image_tower
+    )
+    return adapter.to(device)
+
+
+def make_adapter(
+    weights: Weights | dict[str, torch.Tensor],
+    *,
+    name: str,
+    precision: str = "fp32",
+    provider: str | None = None,
+    image_tower: bool = True,
+) -> CLIPAdapter:
+    """Build the adapter of a state dict (OpenAI layout) or of :class:`Weights`, on the CPU."""
+    if isinstance(weights, dict):
+        weights = Weights(weights)
+    provider = provider or os.environ.get("ADVPROMPT_CLIP_PROVIDER", "auto")
+    model, tokenizer = build(weights, provider)
+    adapter = CLIPAdapter(
+        model,
+        tokenizer,
+        name=name,
+        sha256=weights_digest(weights),
+        mean=weights.mean,
+        std=weights.std,
+        precision=precision,
+    )
+    return adapter if image_tower else adapter.without_image_tower()
+
+
+def weights_digest(weights: Weights) -> str:
+    """Hex digest of the weights' values: the same for any provider, file format or precision."""
+    content = {
+        key: value.float()
+        for key, value in weights.state.items()
+        if value.is_floating_point() and key not in NOT_WEIGHTS
+    }
+    digest = tensors_digest(content)
+    if weights.variant:
+        digest = hashlib.sha256(f"{weights.variant}|{digest}".encode()).hexdigest()
+    return digest
+
+
+def find_weights(name: str, weights_dir=None) -> Weights:
+    """Resolve a backbone's name to weights on the CPU. See :func:`load_clip` for names."""
+    if name in tiny.NAMES:
+        return Weights(tiny.load_tiny_state(name))
+    if name in OPENAI:
+        return Weights(read_checkpoint(_openai_file(name, weights_dir)).state)
+    kind, _, rest = name.partition(":")
+    if kind == "open_clip" and rest:
+        return _open_clip_weights(rest, weights_dir)
+    if kind == "file" and rest:
+        return _file_weights(rest, weights_dir)
+    choices = [*OPENAI, *tiny.NAMES, "open_clip:ARCH/TAG", "file:PATH"]
+    raise UserError(f"backbone '{name}' is unknown.{nearest(name, choices)}")
+
+
+def _openai_file(name: str, weights_dir) -> Path:
+    file, expected = OPENAI[name]
+    folder = Path(weights_dir or CACHE).expanduser()
+    path = folder / file
+    if not path.is_file() and not _download(name, folder):
+        raise UserError(
+            f"the weights of {name} are neither at '{path}' nor to be had over the network; put "
+            f"OpenAI's {file} there, or take the built-in backbone 'tiny'"
+        )
+    if sha256_file(path) != expected:
+        raise UserError(
+            f"'{path}' is not OpenAI's {file} (its SHA-256 differs), perhaps a broken download; "
+            f"delete it to have it fetched again, or name another checkpoint as file:{path}"
+        )
+    return path
+
+
+def _download(name: str, folder: Path) -> bool:
+    """Try to fetch OpenAI's file through open_clip; whole or not at all."""
+    try:
+        from open_clip.pretrained import download_pretrained_from_url, get_pretrained_url
+    except ImportError:
+        return False
+    file = OPENAI[name][0]
+    url = get_pretrained_url(name.replace("/", "-").replace("@336px", "-336"), "openai")
+    if not url:
+        return False
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        writable_dir(folder)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            os.replace(download_pretrained_from_url(url, cache_dir=temporary), folder / file)
+        return True
+    except (OSError, RuntimeError):
+        return False
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _file_weights(rest: str, weights_dir) -> Weights:
+    path, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(options) - {"base", "arch"})
+    if unknown:
+        raise UserError(
+            f"'{unknown[0]}' in 'file:{rest}' is unknown; write file:PATH, "
+            "file:PATH?base=BACKBONE or file:PATH?arch=ARCHITECTURE"
+        )
+    found = read_checkpoint(path)
+    if not found.image_tower_only:
+        if "arch" in options:
+            return _architecture(options["arch"], found.state)
+        return Weights(found.state)
+    if not options.get("base"):
+        raise UserError(
+            f"'{path}' holds an image tower only; name the backbone it belongs to, e.g. "
+            f"file:{path}?base=ViT-B/32"
+        )
+    base = find_weights(options["base"], weights_dir)
+    for key, value in found.state.items():
+        if key not in base.state or base.state[key].shape != value.shape:
+            raise UserError(
+                f"the image tower in '{path}' does not fit base '{options['base']}' (tensor "
+                f"'{key}' is missing there or has another shape); name the backbone it was "
+                "fine-tuned from"
+            )
+    base.state = {**base.state, **found.state}
+    return base
+
+
+def _architecture(arch: str, state: dict[str, torch.Tensor]) -> Weights:
+    """Weights of a named open_clip architecture."""
+    import open_clip
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    _check_architecture(arch)
+    tokenizer = open_clip.get_tokenizer(arch)
+    with torch.random.fork_rng(devices=[]):
+        model = open_clip.create_model(arch, pretrained_image=False, pretrained_text=False)
+    if hasattr(model, "text"):
+        state = convert_to_custom_text_state_dict(state)
+    return _built(model, state, tokenizer, arch)
+
+
+def _open_clip_weights(rest: str, weights_dir) -> Weights:
+    arch, _, tag = rest.partition("/")
+    try:
+        import open_clip
+    except ImportError as error:
+        raise UserError(
+            f"backbone 'open_clip:{rest}' needs open_clip; run 'pip install open_clip_torch'"
+        ) from error
+    _check_architecture(arch)
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if tag not in tags:
+        raise UserError(
+            f"open_clip has no weights '{tag}' for {arch}.{nearest(tag, tags)}"
+            if tags
+            else f"open_clip has no weights for {arch}; choose another architecture"
+        )
+    if tag == "openai":  # the same files under our own names, read without running them
+        by_arch = {n.replace("/", "-").replace("@336px", "-336"): n for n in OPENAI}
+        return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
+    tokenizer = open_clip.get_tokenizer(arch)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = open_clip.create_model(arch, pretrained=tag, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the weights of open_clip:{rest} can be neither found nor fetched "
+            f"({str(error).splitlines()[0]}); fetch them where there is a network, or name a "
+            f"local copy as file:PATH?arch={arch}"
+        ) from error
+    return _built(model, model.state_dict(), tokenizer, arch)
+
+
+def _built(model, state: dict[str, torch.Tensor], tokenizer, arch: str) -> Weights:
+    """Wrap an open_clip model whose weights ``state`` replaces when it is built."""
+    import open_clip
+    from open_clip.tokenizer import SimpleTokenizer
+
+    def fill(state: dict[str, torch.Tensor]):
+        load_strictly(model, state)
+        return model
+
+    def tokenizer_face():
+        if isinstance(tokenizer, SimpleTokenizer):
+            return tokens.from_open_clip()
+        return tokens.ForeignTokenizer(tokenizer, tokenizer.context_length)
+
+    preprocess = open_clip.get_model_preprocess_cfg(model)
+    given = {k: tuple(preprocess[k]) for k in ("mean", "std") if preprocess.get(k) is not None}
+    return Weights(state, build=fill, tokenizer=tokenizer_face, variant=arch, **given)
+
+
+def _check_architecture(arch: str) -> None:
+    import open_clip
+
+    choices = open_clip.list_models()
+    if arch not in choices:
+        raise UserError(f"open_clip has no architecture '{arch}'.{nearest(arch, choices)}")

@@ -1,0 +1,89 @@
+"""One transformer block run with its own weights: cut, shared-prefix and plain attention.
+
+CLIP's text tower is causal, so the positions before the class name do not see it: they are
+computed once, and every class continues from their keys and values. The functions below only read
+a block's parameters and call its sub-modules; the block is never changed. They serve blocks of
+open_clip (batch-first, optional LayerScale) and of OpenAI's ``clip`` (sequence-first) alike.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def is_standard(block: nn.Module) -> bool:
+    """Whether ``block`` is CLIP's pre-norm block around ``nn.MultiheadAttention``."""
+    attn = getattr(block, "attn", None)
+    return (
+        isinstance(attn, nn.MultiheadAttention)
+        and attn.in_proj_weight is not None
+        and attn.bias_k is None
+        and not attn.add_zero_attn
+        and all(hasattr(block, name) for name in ("ln_1", "ln_2", "mlp"))
+        and not hasattr(block, "ln_1_kv")
+    )
+
+
+def is_causal(mask: torch.Tensor | None) -> bool:
+    """Whether an additive attention mask (L, L) hides exactly the later positions."""
+    if mask is None or mask.dim() != 2:
+        return False
+    hidden = torch.isneginf(mask)
+    return bool((hidden == torch.ones_like(hidden).triu(1)).all())
+
+
+def _heads(block: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values (H, B, N, d/H) of the normalised tokens (B, N, d)."""
+    attn = block.attn
+    qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)  # (B, N, 3d)
+    qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # (B, N, 3, H, d/H)
+    return qkv.permute(2, 3, 0, 1, 4).unbind(0)  # 3 x (H, B, N, d/H)
+
+
+def _finish(block: nn.Module, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+    """Output projection, residuals and MLP; ``mixed`` is (H, B, N, d/H)."""
+    attn = block.attn
+    mixed = mixed.permute(1, 2, 0, 3).flatten(2)  # (B, N, d)
+    out = F.linear(mixed, attn.out_proj.weight, attn.out_proj.bias)
+    x = x + (block.ls_1(out) if hasattr(block, "ls_1") else out)
+    out = block.mlp(block.ln_2(x))
+    return x + (block.ls_2(out) if hasattr(block, "ls_2") else out)
+
+
+def run_block(
+    block: nn.Module, x: torch.Tensor, *, causal: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Run a standard block on tokens (B, N, d) of any number.
+
+    Returns:
+        the new tokens (B, N, d) and the keys and values (H, B, N, d/H) of the attention.
+    """
+    q, k, v = _heads(block, x)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (H, B, N, d/H)
+    return _finish(block, x, mixed), k, v
+
+
+def run_suffix(
+    block: nn.Module, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """Run a causal standard block on suffixes (C, M, d) that follow one shared prefix.
+
+    ``keys`` and ``values`` (H, 1, S, d/H) of the prefix are used in place by all C classes: the
+    scores against them are one matrix product per head, so nothing is copied per class.
+    """
+    q, k, v = _heads(block, x)  # (H, C, M, d/H)
+    n_heads, n_class, length, width = q.shape
+    shared = keys.shape[2]
+    q = q * width**-0.5
+    flat = q.reshape(n_heads, n_class * length, width)  # (H, C*M, d/H)
+    past = flat @ keys[:, 0].transpose(1, 2)  # (H, C*M, S)
+    own = q @ k.transpose(2, 3)  # (H, C, M, M)
+    later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+    own = own.masked_fill(later, float("-inf"))
+    scores = torch.cat([past.view(n_heads, n_class, length, shared), own], dim=-1)
+    weights = scores.softmax(dim=-1).to(v.dtype)  # (H, C, M, S + M)
+    past = weights[..., :shared].reshape(n_heads, n_class * length, shared)
+    mixed = (past @ values[:, 0]).view(n_heads, n_class, length, width)
+    return _finish(block, x, mixed + weights[..., shared:] @ v)
