@@ -1,0 +1,26 @@
+"""Caltech101: objects of 100 classes, without the background (Fei-Fei et al., 2004)."""
+
+from .base import register
+from .folder import ClassFolders
+
+
+@register
+class Caltech101(ClassFolders):
+    """50 % training, 20 % validation, 30 % test."""
+
+    dataset_dir = "caltech-101"
+    image_folder = "101_ObjectCategories"
+    split_file = "split_zhou_Caltech101.json"
+    n_classes = 100
+    source = (
+        "unpack 101_ObjectCategories.tar.gz from "
+        "http://www.vision.caltech.edu/Image_Datasets/Caltech101/ into '{dir}' and put CoOp's "
+        "split file (https://drive.google.com/file/d/1hyarUivQE36mY6jSomru6Fjd-JzwcCzN) beside it"
+    )
+    ignored = ("BACKGROUND_Google", "Faces_easy")
+    class_names = {
+        "airplanes": "airplane",
+        "Faces": "face",
+        "Leopards": "leopard",
+        "Motorbikes": "motorbike",
+    }

@@ -1,0 +1,31 @@
+"""EuroSAT: satellite images of 10 kinds of land use, 64x64 (Helber et al., 2019)."""
+
+from .base import register
+from .folder import ClassFolders
+
+
+@register
+class EuroSAT(ClassFolders):
+    """The RGB images; 50 % training, 20 % validation, 30 % test."""
+
+    dataset_dir = "eurosat"
+    image_folder = "2750"
+    split_file = "split_zhou_EuroSAT.json"
+    n_classes = 10
+    source = (
+        "unpack EuroSAT.zip from http://madm.dfki.de/files/sentinel/EuroSAT.zip into '{dir}' (it "
+        "makes the folder 2750) and put CoOp's split file "
+        "(https://drive.google.com/file/d/1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o) beside it"
+    )
+    class_names = {
+        "AnnualCrop": "Annual Crop Land",
+        "Forest": "Forest",
+        "HerbaceousVegetation": "Herbaceous Vegetation Land",
+        "Highway": "Highway or Road",
+        "Industrial": "Industrial Buildings",
+        "Pasture": "Pasture Land",
+        "PermanentCrop": "Permanent Crop Land",
+        "Residential": "Residential Buildings",
+        "River": "River",
+        "SeaLake": "Sea or Lake",
+    }
