@@ -1,0 +1,16 @@
+"""Top-k accuracy."""
+
+
+def compute_accuracy(output, target, topk=(1,)) -> list:
+    """Return the accuracy in percent for each k, as tensors of shape (1,).
+
+    Args:
+        output: scores (B, K), or a tuple or list whose first entry they are.
+        target: labels (B,).
+        topk: ranks within which a label counts as found.
+    """
+    if isinstance(output, (tuple, list)):
+        output = output[0]
+    ranked = output.topk(max(topk), dim=1).indices  # (B, max k)
+    hit = ranked.eq(target.view(-1, 1))  # (B, max k)
+    return [hit[:, :k].float().sum().reshape(1) * (100.0 / target.size(0)) for k in topk]

@@ -1,0 +1,109 @@
+"""``cfg.OPTIM`` -> learning-rate schedule, one step per epoch, with an optional warm-up."""
+
+from torch.optim import lr_scheduler as torch_schedulers
+
+from ..utils.tools import nearest
+
+AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
+
+
+class PlainState:
+    """State of a warm-up schedule as plain values, the main schedule's as a dict within."""
+
+    def state_dict(self) -> dict:
+        state = {k: v for k, v in self.__dict__.items() if k not in ("optimizer", "successor")}
+        return {**state, "successor": self.successor.state_dict()}
+
+    def load_state_dict(self, state_dict) -> None:
+        state = dict(state_dict)
+        successor = state.pop("successor")
+        if hasattr(successor, "state_dict"):  # Dassl keeps the schedule itself in memory
+            successor = successor.state_dict()
+        self.successor.load_state_dict(successor)
+        self.__dict__.update(state)
+
+
+class _BaseWarmupScheduler(PlainState, torch_schedulers.LRScheduler):
+    """``warmup_epoch`` epochs by :meth:`warmup_lr`, then the ``successor`` schedule."""
+
+    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1):
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        super().__init__(optimizer, last_epoch)
+
+    def warmup_lr(self, base_lr: float) -> float:
+        """Return the rate of epoch ``self.last_epoch`` for a group whose full rate is given."""
+        raise NotImplementedError
+
+    def get_lr(self):
+        if self.last_epoch >= self.warmup_epoch:
+            return self.successor.get_last_lr()
+        return [self.warmup_lr(base_lr) for base_lr in self.base_lrs]
+
+    def step(self, epoch=None):
+        if self.last_epoch >= self.warmup_epoch:
+            self.successor.step(epoch)
+            self._last_lr = self.successor.get_last_lr()
+        else:
+            super().step(epoch)
+
+
+class ConstantWarmupScheduler(_BaseWarmupScheduler):
+    """Warm-up at the rate ``cons_lr``."""
+
+    def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1):
+        self.cons_lr = cons_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+
+    def warmup_lr(self, base_lr):
+        return self.cons_lr
+
+
+class LinearWarmupScheduler(_BaseWarmupScheduler):
+    """Warm-up at ``min_lr`` in the first epoch, then base rate x epoch / warmup_epoch."""
+
+    def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1):
+        self.min_lr = min_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+
+    def warmup_lr(self, base_lr):
+        if self.last_epoch == 0:
+            return self.min_lr
+        return base_lr * self.last_epoch / self.warmup_epoch
+
+
+def build_lr_scheduler(optimizer, optim_cfg):
+    """Build the schedule named ``optim_cfg.LR_SCHEDULER``, behind a warm-up if one is set.
+
+    Raises:
+        ValueError: the name of the schedule or of the warm-up is unknown.
+        TypeError: STEPSIZE does not fit the schedule.
+    """
+    cfg, name, stepsize = optim_cfg, optim_cfg.LR_SCHEDULER, optim_cfg.STEPSIZE
+    if name not in AVAI_SCHEDS:
+        raise ValueError(f"schedule '{name}' is unknown.{nearest(name, AVAI_SCHEDS)}")
+
+    if name == "single_step":
+        if isinstance(stepsize, (list, tuple)):
+            stepsize = stepsize[-1]
+        if not isinstance(stepsize, int):
+            raise TypeError(f"OPTIM.STEPSIZE is {stepsize!r}, but single_step needs an integer")
+        scheduler = torch_schedulers.StepLR(
+            optimizer, stepsize if stepsize > 0 else cfg.MAX_EPOCH, gamma=cfg.GAMMA
+        )
+    elif name == "multi_step":
+        if not isinstance(stepsize, (list, tuple)):
+            raise TypeError(f"OPTIM.STEPSIZE is {stepsize!r}, but multi_step needs a list")
+        scheduler = torch_schedulers.MultiStepLR(optimizer, stepsize, gamma=cfg.GAMMA)
+    else:
+        scheduler = torch_schedulers.CosineAnnealingLR(optimizer, float(cfg.MAX_EPOCH))
+
+    if cfg.WARMUP_EPOCH <= 0:
+        return scheduler
+    if not cfg.WARMUP_RECOUNT:
+        scheduler.last_epoch = cfg.WARMUP_EPOCH
+    if cfg.WARMUP_TYPE == "constant":
+        return ConstantWarmupScheduler(optimizer, scheduler, cfg.WARMUP_EPOCH, cfg.WARMUP_CONS_LR)
+    if cfg.WARMUP_TYPE == "linear":
+        return LinearWarmupScheduler(optimizer, scheduler, cfg.WARMUP_EPOCH, cfg.WARMUP_MIN_LR)
+    raise ValueError(f"warm-up '{cfg.WARMUP_TYPE}' is unknown; choose constant or linear")

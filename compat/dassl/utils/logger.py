@@ -1,0 +1,73 @@
+"""Copy everything printed into ``log.txt``."""
+
+import os
+import os.path as osp
+import sys
+import time
+
+from .tools import mkdir_if_missing
+
+__all__ = ["Logger", "setup_logger"]
+
+
+class Logger:
+    """A stand-in for ``sys.stdout`` that also writes to the file ``fpath``.
+
+    The console stays open when the logger is closed.
+    """
+
+    def __init__(self, fpath=None):
+        self.console = sys.stdout
+        self.file = None
+        if fpath is not None:
+            mkdir_if_missing(osp.dirname(fpath))
+            self.file = open(fpath, "w", encoding="utf-8")  # noqa: SIM115
+
+    def __getattr__(self, name):  # isatty, encoding, fileno, ...
+        if name == "console":  # not set yet: __init__ failed
+            raise AttributeError(name)
+        return getattr(self.console, name)
+
+    def __del__(self):
+        self.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    def write(self, msg):
+        self.console.write(msg)
+        if self.file is not None:
+            self.file.write(msg)
+        return len(msg)
+
+    def flush(self):
+        self.console.flush()
+        if self.file is not None:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+    def close(self):
+        file = self.__dict__.get("file")
+        if file is not None:
+            file.close()
+            self.file = None
+
+
+def setup_logger(output=None) -> None:
+    """Copy what is printed from now on to ``output`` (a .txt or .log file, or a folder).
+
+    An existing log is kept: the new one gets the time as a suffix. A second call ends the first
+    log, so that several runs in one process do not write into each other's files.
+    """
+    if output is None:
+        return
+    fpath = output if output.endswith((".txt", ".log")) else osp.join(output, "log.txt")
+    if osp.exists(fpath):
+        fpath += time.strftime("-%Y-%m-%d-%H-%M-%S")
+    if isinstance(sys.stdout, Logger):
+        previous, sys.stdout = sys.stdout, sys.stdout.console
+        previous.close()
+    sys.stdout = Logger(fpath)

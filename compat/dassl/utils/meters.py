@@ -1,0 +1,58 @@
+"""Running averages of what a training step reports."""
+
+from collections import defaultdict
+
+import torch
+
+__all__ = ["AverageMeter", "MetricMeter"]
+
+
+class AverageMeter:
+    """The latest value (``val``) and the average (``avg``) of a series of numbers.
+
+    Args:
+        ema: exponential moving average (0.9 old + 0.1 new) instead of the plain mean.
+    """
+
+    def __init__(self, ema=False):
+        self.ema = ema
+        self.reset()
+
+    def reset(self):
+        self.val = self.avg = self.sum = self.count = 0
+
+    def update(self, val, n=1):
+        """Add ``val``, which stands for ``n`` equal values."""
+        if isinstance(val, torch.Tensor):
+            val = val.item()
+        self.val = val
+        self.sum += val * n
+        self.count += n
+        self.avg = 0.9 * self.avg + 0.1 * val if self.ema else self.sum / self.count
+
+
+class MetricMeter:
+    """One AverageMeter per metric; prints as ``loss 0.1234 (0.2345) acc ...``."""
+
+    def __init__(self, delimiter=" "):
+        self.meters = defaultdict(AverageMeter)
+        self.delimiter = delimiter
+
+    def update(self, input_dict):
+        """Add one value per metric.
+
+        Raises:
+            TypeError: ``input_dict`` is neither a dict nor None.
+        """
+        if input_dict is None:
+            return
+        if not isinstance(input_dict, dict):
+            raise TypeError(
+                f"a training step must report a dict of numbers, not {type(input_dict).__name__}"
+            )
+        for name, value in input_dict.items():
+            self.meters[name].update(value)
+
+    def __str__(self):
+        parts = (f"{name} {m.val:.4f} ({m.avg:.4f})" for name, m in self.meters.items())
+        return self.delimiter.join(parts)

@@ -1,0 +1,157 @@
+"""Checkpoints of tensors and plain values: written whole or not at all, read without running code.
+
+Reading goes through ``torch.load(weights_only=True)``. Files written by Dassl itself may hold two
+kinds of objects besides: a NumPy number as ``val_result``, and, within a warm-up scheduler's state,
+the pickled main schedule with its optimizer. Both are taken in by inert stand-ins, so that nothing
+of NumPy or of the optimizer runs, and handed on as a plain number and a plain dict.
+"""
+
+import contextlib
+import io
+import os.path as osp
+import pickle
+from collections import Counter, OrderedDict
+
+import numpy as np
+import torch
+
+from .tools import replacing
+
+PLAIN = (torch.Tensor, torch.Size, torch.dtype, torch.device, str, bytes, int, float, type(None))
+
+
+def to_plain(value, where="checkpoint"):
+    """Return ``value`` with NumPy numbers and arrays turned into plain numbers and tensors.
+
+    Raises:
+        TypeError: something else than tensors, numbers, strings and containers of them; the
+            message names the entry.
+    """
+    if isinstance(value, np.generic):  # before PLAIN: np.float64 is a float
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.as_tensor(value)
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, (list, tuple, set)):
+        kind = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
+        return kind(to_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, dict):
+        kind = type(value) if type(value) in (OrderedDict, Counter) else dict
+        return kind({key: to_plain(item, f"{where}.{key}") for key, item in value.items()})
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, but only tensors and plain values are saved; "
+        "turn it into numbers, strings, lists or dicts first"
+    )
+
+
+def save_plain(state, fpath) -> None:
+    """Write ``state`` through :func:`to_plain`; the old file stays intact if that fails.
+
+    Raises:
+        TypeError: ``state`` holds an object.
+        OSError: the folder is not writable or the disk is full.
+    """
+    buffer = io.BytesIO()  # so that a full disk is an OSError, not a failure inside torch's writer
+    torch.save(to_plain(state), buffer)
+    with replacing(fpath) as file:
+        file.write(buffer.getbuffer())
+
+
+class _Inert:
+    """Holds the state of a pickled object without being one."""
+
+    def __init__(self, *args):
+        self.state = {}
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _NumpyType:
+    """A pickled ``numpy.dtype``: its code and byte order."""
+
+    def __init__(self, code, *args):
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state):
+        self.order = state[1]
+
+
+def _numpy_number(dtype, raw):
+    order = dtype.order if dtype.order in "<>" else "="
+    return np.frombuffer(raw, np.dtype(dtype.code).newbyteorder(order))[0].item()
+
+
+_OBJECTS = [
+    *(
+        (_Inert, name)
+        for name in (
+            "torch.optim.lr_scheduler.StepLR",
+            "torch.optim.lr_scheduler.MultiStepLR",
+            "torch.optim.lr_scheduler.CosineAnnealingLR",
+            "torch.optim.adam.Adam",
+            "torch.optim.adamw.AdamW",
+            "torch.optim.radam.RAdam",
+            "torch.optim.rmsprop.RMSprop",
+            "torch.optim.sgd.SGD",
+            "dassl.optim.radam.RAdam",
+        )
+    ),
+    (lambda *args: {}, "collections.defaultdict"),  # an optimizer's state
+    (dict, "builtins.dict"),
+    (_NumpyType, "numpy.dtype"),
+    (_numpy_number, "numpy.core.multiarray.scalar"),  # NumPy 1
+    (_numpy_number, "numpy._core.multiarray.scalar"),
+]
+
+
+def _without_objects(value):
+    if isinstance(value, _Inert):
+        state = value.state if isinstance(value.state, dict) else {}
+        return {k: _without_objects(v) for k, v in state.items() if k != "optimizer"}
+    if isinstance(value, dict):
+        for key in value:
+            value[key] = _without_objects(value[key])
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_objects, value))
+    return value
+
+
+def load_plain(fpath):
+    """Return what the checkpoint ``fpath`` holds, tensors on the CPU, without running its code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, is no checkpoint, or holds objects that are not data;
+            the message names it.
+    """
+    if not osp.isfile(fpath):
+        raise FileNotFoundError(f"no checkpoint at '{fpath}'")
+    allow = getattr(torch.serialization, "safe_globals", lambda objects: contextlib.nullcontext())
+    try:
+        with allow(_OBJECTS):
+            return _without_objects(torch.load(fpath, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError as error:
+        for sign in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL "):
+            _, found, rest = str(error).partition(sign)
+            if found:
+                raise ValueError(
+                    f"checkpoint '{fpath}' was refused: loading it would run '{rest.split()[0]}'; "
+                    "only tensors and plain values are accepted"
+                ) from error
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2]
+        raise ValueError(_damaged(fpath, reason)) from error
+    except OSError:
+        raise
+    except Exception as error:  # which error a torn file raises depends on where it was torn
+        raise ValueError(_damaged(fpath, str(error) or type(error).__name__)) from error
+
+
+def _damaged(fpath, reason) -> str:
+    reason = reason.strip().partition("\n")[0]
+    return (
+        f"checkpoint '{fpath}' is truncated, damaged or no checkpoint ({reason}); "
+        "save or fetch it again"
+    )

@@ -1,0 +1,147 @@
+"""Files, images, seeds and names."""
+
+import contextlib
+import difflib
+import json
+import os
+import os.path as osp
+import random
+import tempfile
+import warnings
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+__all__ = [
+    "mkdir_if_missing",
+    "check_isfile",
+    "read_json",
+    "write_json",
+    "set_random_seed",
+    "read_image",
+    "collect_env_info",
+    "listdir_nohidden",
+    "get_most_similar_str_to_a_from_b",
+    "check_availability",
+    "tolist_if_not",
+]
+
+
+def nearest(name, choices) -> str:
+    """Return a sentence that offers the choices closest to ``name``, or all if none is close."""
+    by_lower = {str(choice).lower(): str(choice) for choice in choices}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=3)
+    if close:
+        return f" Did you mean {' or '.join(by_lower[c] for c in close)}?"
+    return f" Choose one of: {', '.join(sorted(by_lower.values())) or '(none registered)'}."
+
+
+def mkdir_if_missing(dirname) -> None:
+    """Create the folder and its parents; "" is the current folder and always exists."""
+    if dirname:
+        os.makedirs(dirname, exist_ok=True)
+
+
+def check_isfile(fpath) -> bool:
+    """Tell whether ``fpath`` is a file, and warn when it is not."""
+    isfile = osp.isfile(fpath)
+    if not isfile:
+        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
+    return isfile
+
+
+@contextlib.contextmanager
+def replacing(fpath):
+    """Yield a binary file that takes the place of ``fpath`` once it is whole and on disk."""
+    folder = osp.dirname(osp.abspath(fpath))
+    mkdir_if_missing(folder)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{osp.basename(fpath)}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)  # mkstemp makes private files; results are for everybody
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, fpath)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def read_json(fpath):
+    """Return the content of a JSON file.
+
+    Raises:
+        ValueError: the file is not JSON; the message names it.
+    """
+    with open(fpath, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(f"'{fpath}' is not valid JSON ({error}); replace it") from error
+
+
+def write_json(obj, fpath) -> None:
+    """Write ``obj`` as indented JSON; an existing file is replaced as a whole."""
+    text = json.dumps(obj, indent=4, separators=(",", ": "))
+    with replacing(fpath) as file:
+        file.write(text.encode())
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.cuda.manual_seed_all(seed)
+
+
+def read_image(path) -> Image.Image:
+    """Return the image at ``path`` as RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the file is no readable image; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # decoders raise all sorts of errors on damaged files
+        raise OSError(f"image '{path}' cannot be read ({error}); replace or remove it") from error
+
+
+def collect_env_info() -> str:
+    """Return PyTorch's description of machine and libraries, with Pillow's version."""
+    from torch.utils.collect_env import get_pretty_env_info
+
+    return f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
+
+
+def listdir_nohidden(path, sort=False) -> list:
+    """Return the names in a folder that do not start with a dot."""
+    items = [name for name in os.listdir(path) if not name.startswith(".")]
+    return sorted(items) if sort else items
+
+
+def get_most_similar_str_to_a_from_b(a, b):
+    """Return the string of list ``b`` closest to ``a``; of equals the last; None if empty."""
+    ratio = [difflib.SequenceMatcher(None, a, candidate).ratio() for candidate in b]
+    return max(zip(ratio, range(len(ratio)), b, strict=True))[2] if ratio else None
+
+
+def check_availability(requested, available) -> None:
+    """Raise ValueError, offering the nearest names, unless ``requested`` is in ``available``."""
+    if requested not in available:
+        raise ValueError(f"'{requested}' is not available.{nearest(requested, available)}")
+
+
+def tolist_if_not(x) -> list:
+    """Return a list as it is and anything else as a list of one."""
+    return x if isinstance(x, list) else [x]

@@ -1,0 +1,142 @@
+"""Checkpoints, and opening and counting parameters."""
+
+import os.path as osp
+import warnings
+from collections import OrderedDict
+
+import torch.nn as nn
+
+from .plain import load_plain, save_plain
+from .tools import replacing, tolist_if_not
+
+__all__ = [
+    "save_checkpoint",
+    "load_checkpoint",
+    "resume_from_checkpoint",
+    "open_all_layers",
+    "open_specified_layers",
+    "count_num_param",
+    "load_pretrained_weights",
+]
+
+
+def _without_module(state_dict) -> OrderedDict:
+    """Drop the prefix that DataParallel puts before each name."""
+    return OrderedDict((key.removeprefix("module."), value) for key, value in state_dict.items())
+
+
+def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
+    """Write ``state`` to ``save_dir`` and note its name in the file ``checkpoint`` there.
+
+    Args:
+        state: dict with at least ``state_dict`` and ``epoch``; tensors and plain values only.
+        is_best: also write ``model-best.pth.tar``.
+        remove_module_from_keys: drop ``module.`` before parameter names.
+        model_name: file name; default ``model.pth.tar-<epoch>``.
+
+    Raises:
+        TypeError: ``state`` holds an object.
+        OSError: the folder cannot be written to; earlier files are unchanged.
+    """
+    if remove_module_from_keys:
+        state["state_dict"] = _without_module(state["state_dict"])
+    model_name = model_name or f"model.pth.tar-{state['epoch']}"
+    fpath = osp.join(save_dir, model_name)
+    save_plain(state, fpath)
+    print(f"Checkpoint saved to {fpath}")
+    with replacing(osp.join(save_dir, "checkpoint")) as file:
+        file.write(f"{model_name}\n".encode())
+    if is_best:
+        best_fpath = osp.join(save_dir, "model-best.pth.tar")
+        save_plain(state, best_fpath)
+        print(f'Best checkpoint saved to "{best_fpath}"')
+
+
+def load_checkpoint(fpath):
+    """Return the dict saved at ``fpath``, tensors on the CPU; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: ``fpath`` is None, or the file is damaged or holds objects.
+    """
+    if fpath is None:
+        raise ValueError("the path of the checkpoint is None; give the path of a file")
+    return load_plain(fpath)
+
+
+def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None) -> int:
+    """Restore model, optimizer and scheduler from the latest checkpoint in ``fdir``.
+
+    Returns:
+        the number of finished epochs, which is the epoch (from 0) to go on with.
+    """
+    with open(osp.join(fdir, "checkpoint"), encoding="utf-8") as file:
+        fpath = osp.join(fdir, file.readline().rstrip("\n"))
+    print(f'Loading checkpoint from "{fpath}"')
+    checkpoint = load_checkpoint(fpath)
+    model.load_state_dict(checkpoint["state_dict"])
+    print("Loaded model weights")
+    for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if part is not None and checkpoint.get(name) is not None:
+            part.load_state_dict(checkpoint[name])
+            print(f"Loaded {name}")
+    print(f"Previous epoch: {checkpoint['epoch']}")
+    return checkpoint["epoch"]
+
+
+def load_pretrained_weights(model, weight_path) -> None:
+    """Copy the weights whose name and shape fit the model; report or warn about the others.
+
+    The file is a state dict or a checkpoint with one; ``module.`` before names is ignored.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    found = _without_module(checkpoint.get("state_dict", checkpoint))
+    own = model.state_dict()
+    matched = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
+    discarded = [key for key in found if key not in matched]
+    if not matched:
+        warnings.warn(
+            f"Cannot load {weight_path}: no weight has a name and shape of this model", stacklevel=2
+        )
+        return
+    own.update(matched)
+    model.load_state_dict(own)
+    print(f"Successfully loaded pretrained weights from {weight_path}")
+    if discarded:
+        print(f"Layers discarded due to unmatched keys or size: {discarded}")
+
+
+def open_all_layers(model) -> None:
+    """Put the model in training mode with gradients everywhere."""
+    model.train()
+    model.requires_grad_(True)
+
+
+def open_specified_layers(model, open_layers) -> None:
+    """Train the children named ``open_layers`` (str or list); freeze the others, in eval mode.
+
+    Raises:
+        AttributeError: the model has no such child.
+    """
+    model = model.module if isinstance(model, nn.DataParallel) else model
+    open_layers = tolist_if_not(open_layers)
+    children = dict(model.named_children())
+    for name in open_layers:
+        if name not in children:
+            raise AttributeError(f"the model has no layer '{name}'; it has {', '.join(children)}")
+    for name, module in children.items():
+        module.train(name in open_layers)
+        module.requires_grad_(name in open_layers)
+
+
+def count_num_param(model=None, params=None) -> int:
+    """Count the numbers in a model, or in tensors or ``{"params": tensor(s)}`` groups."""
+    if model is not None:
+        params = model.parameters()
+    if params is None:
+        raise ValueError("count_num_param needs a model or parameters")
+    total = 0
+    for group in params:
+        tensors = group["params"] if isinstance(group, dict) else group
+        total += sum(p.numel() for p in ([tensors] if hasattr(tensors, "numel") else tensors))
+    return total
