@@ -14,7 +14,13 @@ from . import tower
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+# data type of the weights
+PRECISIONS = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "amp": torch.float32,
+}
 
 
 class CLIPAdapter(nn.Module):
@@ -117,7 +123,7 @@ class CLIPAdapter(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Data type of the weights (float32 under ``amp``)."""
-        return next(self.model.parameters()).dtype if self.precision != "amp" else torch.float32
+        return PRECISIONS[self.precision]
 
     def train(self, mode: bool = True) -> CLIPAdapter:
         """Stay in evaluation mode: CLIP is frozen, batch statistics included."""
@@ -272,10 +278,15 @@ class CLIPAdapter(nn.Module):
             return x.float()
 
     def encode_text(self, tokens: torch.Tensor, *, class_chunk: int = 0) -> torch.Tensor:
-        """Encode token ids (K, L) to raw features (K, D), float32."""
-        if not self.causal:  # exact, and needs nothing from us
+        """Encode token ids (K, L) to raw features (K, D), float32.
+
+        A causal tower goes through :meth:`encode_prompts` with the longest common prefix of the
+        texts, any other through the provider's own ``encode_text``.
+        """
+        if not self.causal:
+            chunks = tokens.to(self.device).split(class_chunk or len(tokens))
             with self._autocast():
-                return self.model.encode_text(tokens.to(self.device)).float()
+                return torch.cat([self.model.encode_text(part).float() for part in chunks])
         eot = self.end_of_text(tokens)
         same = (tokens == tokens[:1]).all(dim=0)  # (L,)
         shared = int(same.cumprod(dim=0).sum())
@@ -375,14 +386,12 @@ class CLIPAdapter(nn.Module):
 
 def _cast(model: nn.Module, precision: str) -> nn.Module:
     """Bring the weights to the type of ``precision``."""
-    if precision not in ("fp16", "bf16"):
-        return model.float()
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    dtype = PRECISIONS[precision]
     model = model.to(dtype)
     for module in model.modules():
-        if isinstance(module, nn.LayerNorm) and type(module) is not nn.LayerNorm:
-            # OpenAI's LayerNorm computes in float32 and needs its parameters there
-            probe = torch.zeros(1, *module.normalized_shape, dtype=dtype, device=module.weight.device)
+        if isinstance(module, nn.LayerNorm) and dtype != torch.float32:
+            # OpenAI's subclass computes in float32 and needs its parameters there
+            probe = torch.zeros(module.normalized_shape, dtype=dtype, device=module.weight.device)
             try:
                 module(probe)
             except RuntimeError:

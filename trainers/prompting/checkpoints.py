@@ -62,18 +62,14 @@ def _read(path: Path):
                 names = archive.namelist()
                 if any(name.endswith("/constants.pkl") for name in names):
                     return read_script_archive(archive)
-        return _load_weights_only(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
     except (SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError,
-            KeyError, IndexError, AttributeError, TypeError) as error:  # fmt: skip
+            KeyError, IndexError, AttributeError, TypeError, RecursionError) as error:  # fmt: skip
         raise UserError(
             f"'{path}' is truncated or no checkpoint ({_first_line(error)}); fetch it again"
         ) from error
-
-
-def _load_weights_only(path: Path):
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _refused(path: Path, error: Exception) -> UserError:

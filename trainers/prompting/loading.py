@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -113,9 +114,10 @@ def weights_digest(weights: Weights) -> str:
 def find_weights(name: str, weights_dir=None) -> Weights:
     """Resolve a backbone's name to weights on the CPU. See :func:`load_clip` for names."""
     if name in tiny.NAMES:
-        return Weights(tiny.load_tiny_state(name))
+        return Weights(tiny.load_tiny_state(name), origin=f"backbone '{name}'")
     if name in OPENAI:
-        return Weights(read_checkpoint(_openai_file(name, weights_dir)).state)
+        path = _openai_file(name, weights_dir)
+        return Weights(read_checkpoint(path).state, origin=f"'{path}'")
     kind, _, rest = name.partition(":")
     if kind == "open_clip" and rest:
         return _open_clip_weights(rest, weights_dir)
@@ -177,8 +179,13 @@ def _file_weights(rest: str, weights_dir) -> Weights:
     found = read_checkpoint(path)
     if not found.image_tower_only:
         if "arch" in options:
-            return _architecture(options["arch"], found.state)
-        return Weights(found.state)
+            return _architecture(options["arch"], found.state, f"'{path}'")
+        if not found.openai_layout:
+            raise UserError(
+                f"'{path}' is no CLIP of OpenAI's layout; name its open_clip architecture, e.g. "
+                f"file:{path}?arch=ViT-B-16-SigLIP"
+            )
+        return Weights(found.state, origin=f"'{path}'")
     if not options.get("base"):
         raise UserError(
             f"'{path}' holds an image tower only; name the backbone it belongs to, e.g. "
@@ -192,22 +199,18 @@ def _file_weights(rest: str, weights_dir) -> Weights:
                 f"'{key}' is missing there or has another shape); name the backbone it was "
                 "fine-tuned from"
             )
-    base.state = {**base.state, **found.state}
-    return base
+    return replace(base, state={**base.state, **found.state}, origin=f"'{path}' over its base")
 
 
-def _architecture(arch: str, state: dict[str, torch.Tensor]) -> Weights:
+def _architecture(arch: str, state: dict[str, torch.Tensor], origin: str) -> Weights:
     """Weights of a named open_clip architecture."""
-    import open_clip
     from open_clip.model import convert_to_custom_text_state_dict
 
     _check_architecture(arch)
-    tokenizer = open_clip.get_tokenizer(arch)
-    with torch.random.fork_rng(devices=[]):
-        model = open_clip.create_model(arch, pretrained_image=False, pretrained_text=False)
+    model, tokenizer = _create(arch, origin, pretrained_image=False, pretrained_text=False)
     if hasattr(model, "text"):
         state = convert_to_custom_text_state_dict(state)
-    return _built(model, state, tokenizer, arch)
+    return _built(model, state, tokenizer, arch, origin)
 
 
 def _open_clip_weights(rest: str, weights_dir) -> Weights:
@@ -229,26 +232,33 @@ def _open_clip_weights(rest: str, weights_dir) -> Weights:
     if tag == "openai":  # the same files under our own names, read without running them
         by_arch = {n.replace("/", "-").replace("@336px", "-336"): n for n in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
-    tokenizer = open_clip.get_tokenizer(arch)
+    model, tokenizer = _create(arch, f"open_clip:{rest}", pretrained=tag)
+    return _built(model, model.state_dict(), tokenizer, arch, f"open_clip:{rest}")
+
+
+def _create(arch: str, origin: str, **options):
+    """An open_clip model and its tokenizer; both may need files from the network."""
+    import open_clip
+
     try:
         with torch.random.fork_rng(devices=[]):
-            model = open_clip.create_model(arch, pretrained=tag, weights_only=True)
-    except (OSError, RuntimeError) as error:
+            model = open_clip.create_model(arch, weights_only=True, **options)
+        return model, open_clip.get_tokenizer(arch)
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"the weights of open_clip:{rest} can be neither found nor fetched "
-            f"({str(error).splitlines()[0]}); fetch them where there is a network, or name a "
-            f"local copy as file:PATH?arch={arch}"
+            f"files for {origin} can be neither found nor fetched "
+            f"({str(error).strip().splitlines()[0]}); fetch them where there is a network, or name "
+            f"a local checkpoint as file:PATH?arch={arch}"
         ) from error
-    return _built(model, model.state_dict(), tokenizer, arch)
 
 
-def _built(model, state: dict[str, torch.Tensor], tokenizer, arch: str) -> Weights:
+def _built(model, state: dict[str, torch.Tensor], tokenizer, arch: str, origin: str) -> Weights:
     """Wrap an open_clip model whose weights ``state`` replaces when it is built."""
     import open_clip
     from open_clip.tokenizer import SimpleTokenizer
 
     def fill(state: dict[str, torch.Tensor]):
-        load_strictly(model, state)
+        load_strictly(model, state, origin)
         return model
 
     def tokenizer_face():
@@ -258,7 +268,9 @@ def _built(model, state: dict[str, torch.Tensor], tokenizer, arch: str) -> Weigh
 
     preprocess = open_clip.get_model_preprocess_cfg(model)
     given = {k: tuple(preprocess[k]) for k in ("mean", "std") if preprocess.get(k) is not None}
-    return Weights(state, build=fill, tokenizer=tokenizer_face, variant=arch, **given)
+    return Weights(
+        state, build=fill, tokenizer=tokenizer_face, variant=arch, origin=origin, **given
+    )
 
 
 def _check_architecture(arch: str) -> None:

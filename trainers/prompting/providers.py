@@ -30,7 +30,7 @@ class Weights:
 
     ``build`` is None for the OpenAI layout with QuickGELU, which every provider can build;
     otherwise it turns the state dict into an open_clip model. ``variant`` tells models apart that
-    have equal tensors but other activations or attention.
+    have equal tensors but other activations or attention; ``origin`` names them in messages.
     """
 
     state: dict[str, torch.Tensor]
@@ -39,6 +39,7 @@ class Weights:
     mean: tuple = CLIP_MEAN
     std: tuple = CLIP_STD
     variant: str = ""
+    origin: str = "the state dict"
 
 
 def choose_provider(provider: str = "auto") -> str:
@@ -74,11 +75,13 @@ def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
                 )
             return weights.build(weights.state), weights.tokenizer()
         if provider == "open_clip":
-            return build_openai_layout(weights.state), weights.tokenizer()
-        return build_with_clip(weights.state), tokens.from_clip()
+            return build_openai_layout(weights.state, weights.origin), weights.tokenizer()
+        return build_with_clip(weights.state, weights.origin), tokens.from_clip()
 
 
-def build_openai_layout(state: dict[str, torch.Tensor]) -> nn.Module:
+def build_openai_layout(
+    state: dict[str, torch.Tensor], origin: str = "the state dict"
+) -> nn.Module:
     """Build open_clip's model for an OpenAI-layout state dict of any width and depth.
 
     All sizes are read from the tensors; heads are 64 wide and the activation is QuickGELU, as in
@@ -86,8 +89,7 @@ def build_openai_layout(state: dict[str, torch.Tensor]) -> nn.Module:
     """
     import open_clip
 
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    state = {k: v for k, v in state.items() if k not in NOT_WEIGHTS}
+    state = _full_precision(state)
     text_width = state["ln_final.weight"].shape[0]
     text = open_clip.CLIPTextCfg(
         context_length=state["positional_embedding"].shape[0],
@@ -102,8 +104,16 @@ def build_openai_layout(state: dict[str, torch.Tensor]) -> nn.Module:
         text_cfg=text,
         quick_gelu=True,
     )
-    load_strictly(model, state)
+    load_strictly(model, state, origin)
     return model.eval()
+
+
+def _full_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        k: v.float() if v.is_floating_point() else v
+        for k, v in state.items()
+        if k not in NOT_WEIGHTS
+    }
 
 
 def _vision_config(state: dict[str, torch.Tensor]) -> dict:
@@ -130,37 +140,47 @@ def count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:
     return len({k[len(prefix) :].split(".")[0] for k in state if k.startswith(prefix)})
 
 
-def load_strictly(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Load every tensor or say in one sentence what does not fit."""
+def load_strictly(
+    model: nn.Module, state: dict[str, torch.Tensor], origin: str = "the state dict"
+) -> None:
+    """Load every tensor or say in one sentence what does not fit.
+
+    Raises:
+        UserError: missing or unknown tensors, or other shapes.
+    """
     own = model.state_dict()
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    foreign = [k for k in state if k not in own]
+    unknown = [k for k in state if k not in own]
     shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
-    for keys, what in ((missing, "lack"), (foreign, "have the unknown"), (shapes, "misshape")):
+    for keys, what in (
+        (missing, "lacks tensor"),
+        (unknown, "has the unknown tensor"),
+        (shapes, "has another shape for tensor"),
+    ):
         if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(
-                f"the weights {what} '{keys[0]}'{f' and {len(keys) - 1} more' if keys[1:] else ''} "
-                "for this CLIP; name their architecture, e.g. file:/path.pt?arch=ViT-B-32, or "
-                "choose other weights"
+                f"{origin} {what} '{keys[0]}'{more} and so is not of this CLIP architecture; name "
+                "the right one, e.g. file:PATH?arch=ViT-B-32, or choose other weights"
             )
     model.load_state_dict(state, strict=False)
 
 
-def build_with_clip(state: dict[str, torch.Tensor]) -> nn.Module:
+def build_with_clip(
+    state: dict[str, torch.Tensor], origin: str = "the state dict"
+) -> nn.Module:
     """Build with ``build_model(sd)`` or ``build_model(sd, design_details)`` of package ``clip``."""
     build_model = _find_build_model()
-    needs_design = len(
-        [
-            p
-            for p in inspect.signature(build_model).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-    ) > 1
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    arguments = (dict(state), dict(NO_DESIGN)) if needs_design else (dict(state),)
-    model = build_model(*arguments).float()
+    positional = [
+        p
+        for p in inspect.signature(build_model).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    state = _full_precision(state)
+    design = (dict(NO_DESIGN),) if len(positional) > 1 else ()
+    model = build_model(dict(state), *design).float()
     # build_model rounds to half precision on its way: put the exact values back
-    load_strictly(model, {k: v for k, v in state.items() if k not in NOT_WEIGHTS})
+    load_strictly(model, state, origin)
     return model.eval()
 
 
