@@ -1,0 +1,117 @@
+"""Self-checks of an attack: what it did, and in words what looks wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .gradient import AttackResult
+from .spec import AttackSpec
+
+BALL_SLACK = 1e-6  # float32 rounding of x + delta
+ZERO_GRAD_SHARE = 0.01
+LARGE_EPS = 64 / 255  # no defence of this kind survives it
+LARGE_EPS_ACCURACY = 0.05
+
+
+@dataclass
+class AttackChecks:
+    """Running totals over batches; small, JSON-able with ``dataclasses.asdict``, mergeable."""
+
+    n: int = 0
+    max_linf: float = 0.0
+    in_range: bool = True
+    zero_grad: int = 0
+    loss_first: float = 0.0
+    loss_last: float = 0.0
+
+    def add(self, result: AttackResult) -> None:
+        """Count one batch."""
+        images = result.images
+        self.merge(
+            AttackChecks(
+                n=len(images),
+                max_linf=result.max_linf,
+                in_range=bool(((images >= 0) & (images <= 1)).all()),
+                zero_grad=int(result.zero_grad.sum()),
+                loss_first=float(result.loss_first.double().sum()),
+                loss_last=float(result.loss_last.double().sum()),
+            )
+        )
+
+    def merge(self, other: AttackChecks) -> None:
+        """Add the totals of another part of the same attack."""
+        self.n += other.n
+        self.max_linf = max(self.max_linf, other.max_linf)
+        self.in_range = self.in_range and other.in_range
+        self.zero_grad += other.zero_grad
+        self.loss_first += other.loss_first
+        self.loss_last += other.loss_last
+
+    def summary(self) -> dict:
+        """Return ``max_linf`` (in [0, 1]), ``in_range``, ``zero_grad_share``, ``loss_rises``.
+
+        ``loss_rises``: the mean loss at the returned images exceeds the mean loss at the starts.
+        """
+        return {
+            "max_linf": self.max_linf,
+            "in_range": self.in_range,
+            "zero_grad_share": self.zero_grad / max(self.n, 1),
+            "loss_rises": self.loss_last > self.loss_first,
+        }
+
+
+def summarise(results: Iterable[AttackResult]) -> dict:
+    """Return the summary (see :meth:`AttackChecks.summary`) over the batches of one attack."""
+    checks = AttackChecks()
+    for result in results:
+        checks.add(result)
+    return checks.summary()
+
+
+def verify(
+    spec: AttackSpec,
+    summary: dict,
+    clean_acc: float | None = None,
+    robust_acc: float | None = None,
+) -> list[str]:
+    """Judge a summary; return warnings in words, each headed by the check's name.
+
+    Args:
+        clean_acc, robust_acc: fractions in [0, 1]; None where the attack scored nothing (a bank).
+
+    Raises:
+        RuntimeError: the perturbation leaves the ball or the image leaves [0, 1]. No number made
+            with such an attack means anything.
+    """
+    if not summary["max_linf"] <= spec.eps + BALL_SLACK:
+        raise RuntimeError(
+            f"max_linf: a pixel moved by {summary['max_linf'] * 255:.4f}/255, "
+            f"outside the ball of {spec.eps * 255:.4f}/255"
+        )
+    if not summary["in_range"]:
+        raise RuntimeError("in_range: an adversarial image leaves [0, 1]")
+    warnings = []
+    if spec.eps > 0 and summary["zero_grad_share"] > ZERO_GRAD_SHARE:
+        warnings.append(
+            f"zero_grad_share: the gradient is exactly 0 for {summary['zero_grad_share']:.1%} of "
+            "the samples (over 1 %): precision too low, or gradients masked"
+        )
+    if spec.eps > 0 and spec.steps > 0 and not summary["loss_rises"]:
+        warnings.append("loss_rises: the attack did not raise its own loss; alpha may be too large")
+    if clean_acc is not None and robust_acc is not None and robust_acc > clean_acc:
+        warnings.append(
+            f"order: robust accuracy {robust_acc:.1%} exceeds clean accuracy {clean_acc:.1%}"
+        )
+    white_box = spec.target == "end_to_end" and spec.steps > 0
+    if (
+        white_box
+        and spec.eps >= LARGE_EPS
+        and robust_acc is not None
+        and robust_acc > LARGE_EPS_ACCURACY
+    ):
+        warnings.append(
+            f"large_eps: robust accuracy is still {robust_acc:.1%} at {spec.eps * 255:g}/255, "
+            "where it should be about 0: the attack is too weak or gradients are masked"
+        )
+    return warnings

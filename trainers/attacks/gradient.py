@@ -1,0 +1,231 @@
+"""The one gradient attack loop. Methods differ in four hooks: start, normalize, project, objective.
+
+PGD in the L_inf ball is the default. Another ball overrides ``start``, ``normalize`` and
+``project``; momentum overrides ``normalize`` (and forgets its velocity in ``start``); input
+diversity overrides ``objective``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import losses
+from ..errors import UserError
+from .spec import AttackSpec
+
+RANGE_SLACK = 1e-6  # interpolation in float32 may end at 1.0000001
+
+
+@dataclass
+class AttackResult:
+    """What one call of :meth:`GradientAttack.run` found.
+
+    Attributes:
+        images: (B, 3, H, W) float32 in [0, 1], the kept final iterates.
+        max_linf: largest absolute change of any pixel, a float in [0, 1].
+        zero_grad: (B,) bool, the gradient was exactly 0 at some step of some restart.
+        loss_first: (B,) loss at the start of the kept run.
+        loss_last: (B,) loss at ``images``.
+        right: (B,) bool, what ``still_right`` says of ``images``; None where it was not given.
+    """
+
+    images: Tensor
+    max_linf: float
+    zero_grad: Tensor
+    loss_first: Tensor
+    loss_last: Tensor
+    right: Tensor | None = None
+
+
+def check_pixels(pixels: Tensor) -> None:
+    """Refuse images that are not (B, 3, H, W) floats in [0, 1].
+
+    Raises:
+        UserError: with the observed range.
+    """
+    if pixels.ndim != 4 or not pixels.is_floating_point():
+        raise UserError(
+            f"images must be floats of shape (B, 3, H, W), got {pixels.dtype} "
+            f"of shape {tuple(pixels.shape)}"
+        )
+    if pixels.numel() == 0:
+        return
+    low, high = (float(v) for v in torch.aminmax(pixels.detach()))
+    # Comparisons with NaN are false, so a single NaN is refused too.
+    if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):
+        raise UserError(
+            f"pixels must be in [0, 1] but range from {low:.4g} to {high:.4g}; "
+            "leave 'normalize' out of INPUT.TRANSFORMS, the model normalises by itself"
+        )
+
+
+def objective_for(
+    spec: AttackSpec,
+    forward: Callable[[Tensor], Tensor],
+    *,
+    labels: Tensor | None = None,
+    reference: Tensor | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """Return the per-sample loss that ``spec.objective`` names, as a function of the images.
+
+    Args:
+        forward: images (B, 3, H, W) -> logits (B, K), or raw features (B, D) for embedding_kl.
+        labels: (B,) int64, for ``ce`` and ``margin``.
+        reference: logits or features of the clean images, for ``kl`` and ``embedding_kl``.
+    """
+    with torch.inference_mode(False):
+        # A copy: a tensor made in inference mode cannot take part in a backward pass.
+        labels = None if labels is None else labels.clone()
+        reference = None if reference is None else reference.detach().clone()
+    if spec.objective in ("ce", "margin"):
+        if labels is None:
+            raise ValueError(f"objective '{spec.objective}' needs labels")
+        loss = losses.cross_entropy if spec.objective == "ce" else losses.margin
+        return lambda images: loss(forward(images), labels)
+    if reference is None:
+        raise ValueError(f"objective '{spec.objective}' needs the clean reference")
+    loss = losses.kl if spec.objective == "kl" else losses.embedding_kl
+    return lambda images: loss(reference, forward(images))
+
+
+class GradientAttack:
+    """Ascend a per-sample loss inside a ball around each image.
+
+    Losses are summed, never averaged, and every sample's start comes from its own seed: neither
+    the batch size nor the other images of the batch matter (up to float noise of the model).
+    Gradients are taken with respect to the images only: no parameter's ``.grad``, no
+    ``requires_grad`` and no train/eval mode is touched, and the loop works inside ``no_grad`` and
+    ``inference_mode``. It computes in float32 with autocast off; a loss that wants autocast
+    switches it on itself.
+
+    Args:
+        loss_fn: images (B, 3, H, W) in [0, 1] -> losses (B,); see :func:`objective_for`.
+        spec: the attack.
+
+    Source: Madry et al., 2018 (arXiv 1706.06083); the final iterate is returned.
+    """
+
+    def __init__(self, loss_fn: Callable[[Tensor], Tensor], spec: AttackSpec):
+        self.loss_fn = loss_fn
+        self.spec = spec
+
+    # --- hooks -------------------------------------------------------------------------------
+
+    def start(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return the first iterate (B, 3, H, W); called once at the head of every restart."""
+        if self.spec.start == "zero":
+            return clean.clone()
+        # Drawn on the CPU, sample by sample: the same start on every device and in every batch.
+        generator = torch.Generator()
+        noise = torch.stack(
+            [torch.rand(clean.shape[1:], generator=generator.manual_seed(s)) for s in seeds]
+        ).to(clean)  # (B, 3, H, W), U[0, 1)
+        if self.spec.start == "uniform":
+            noise = 2 * noise - 1
+        return clean + self.spec.eps * noise
+
+    def normalize(self, grad: Tensor) -> Tensor:
+        """Turn the gradient into the step direction of unit length in the norm."""
+        return grad.sign()
+
+    def project(self, clean: Tensor, images: Tensor) -> Tensor:
+        """Return the nearest point to ``images`` in the ball around ``clean`` and in [0, 1]."""
+        eps = self.spec.eps
+        return images.clamp(clean - eps, clean + eps).clamp(0, 1)
+
+    def objective(self, images: Tensor) -> Tensor:
+        """Return the ascended loss (B,)."""
+        return self.loss_fn(images)
+
+    # --- loop --------------------------------------------------------------------------------
+
+    def run(
+        self,
+        pixels: Tensor,
+        seeds: Sequence[int],
+        still_right: Callable[[Tensor], Tensor] | None = None,
+    ) -> AttackResult:
+        """Attack a batch.
+
+        Args:
+            pixels: (B, 3, H, W) in [0, 1].
+            seeds: B integers, one per sample.
+            still_right: images -> (B,) bool, True where the model is right. With it, restarts keep
+                a misclassified image before a classified one, then the one of higher loss;
+                without it, the one of highest loss.
+
+        Raises:
+            UserError: pixels outside [0, 1] or NaN.
+            RuntimeError: the loss or its gradient is not finite, or ignores the images.
+        """
+        check_pixels(pixels)
+        seeds = [int(seed) for seed in seeds]
+        if len(seeds) != len(pixels):
+            raise ValueError(f"{len(pixels)} images but {len(seeds)} seeds")
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(pixels.device.type, enabled=False),
+        ):
+            clean = pixels.detach().clone().float().clamp(0, 1)
+            kept = self._once(clean, seeds, still_right)
+            for restart in range(1, self.spec.restarts):
+                again = self._once(clean, [_mix(s, restart) for s in seeds], still_right)
+                _keep_worst(kept, again)
+        if len(clean):
+            kept.max_linf = float((kept.images - clean).abs().max())
+        return kept
+
+    def _once(self, clean: Tensor, seeds: list[int], still_right) -> AttackResult:
+        with torch.no_grad():
+            images = self.project(clean, self.start(clean, seeds))
+        zero_grad = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
+        first = None
+        for _ in range(self.spec.steps):
+            images.requires_grad_(True)
+            loss = self._loss(images)
+            if not loss.requires_grad:
+                raise RuntimeError("the attack's loss does not depend on the images")
+            (grad,) = torch.autograd.grad(loss.sum(), images)
+            peak = grad.abs().flatten(1).amax(dim=1)  # (B,)
+            if not torch.isfinite(peak).all():
+                raise RuntimeError("the attack's gradient is not finite; compute in fp32")
+            zero_grad |= peak == 0
+            first = loss.detach() if first is None else first
+            with torch.no_grad():
+                step = self.spec.alpha * self.normalize(grad)
+                images = self.project(clean, images.detach() + step)
+        with torch.no_grad():
+            last = self._loss(images)
+            right = None if still_right is None else still_right(images).bool()
+        first = last.clone() if first is None else first
+        return AttackResult(images, 0.0, zero_grad, first, last, right)
+
+    def _loss(self, images: Tensor) -> Tensor:
+        loss = self.objective(images)
+        if loss.shape != images.shape[:1]:
+            raise ValueError(f"a loss per sample is needed, got shape {tuple(loss.shape)}")
+        if not torch.isfinite(loss).all():
+            raise RuntimeError("the attack's loss is not finite; compute in fp32")
+        return loss
+
+
+def _mix(seed: int, restart: int) -> int:
+    """A seed of its own for every restart; the odd constant also spreads the low 32 bits."""
+    return (seed + restart * 0x9E3779B97F4A7C15) % (1 << 63)
+
+
+def _keep_worst(kept: AttackResult, again: AttackResult) -> None:
+    """Overwrite the samples of ``kept`` for which ``again`` is worse for the model."""
+    worse = again.loss_last > kept.loss_last
+    if kept.right is not None:
+        worse = (kept.right & ~again.right) | ((kept.right == again.right) & worse)
+        kept.right = kept.right & again.right
+    kept.zero_grad |= again.zero_grad
+    kept.images[worse] = again.images[worse]
+    kept.loss_first[worse] = again.loss_first[worse]
+    kept.loss_last[worse] = again.loss_last[worse]

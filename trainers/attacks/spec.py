@@ -1,0 +1,175 @@
+"""What an attack is, in words: its fields, their units, and the refusal of wrong values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from ..errors import UserError, nearest
+
+NAMES = ("pgd",)
+STARTS = ("uniform", "one_sided", "zero")
+OBJECTIVES = ("ce", "margin", "kl", "embedding_kl")
+TARGETS = ("end_to_end", "frozen_prompt", "embedding")
+NORMS = ("linf",)
+
+# Objectives that compare with the model's own clean output: flat at a perturbation of zero.
+FLAT_AT_ZERO = ("kl", "embedding_kl")
+
+
+def parse_255(value, key: str) -> float:
+    """Turn a size given in 1/255 into a float in [0, 1].
+
+    ``4``, ``"4"``, ``4.0`` and ``"4/255"`` all mean 4/255. A bare number between 0 and 0.1 is
+    refused, because it is almost surely a fraction of 1 (``0.0157`` for 4/255).
+
+    Args:
+        value: number or string from a config.
+        key: the config key, for the message.
+
+    Raises:
+        UserError: no number, outside 0..255, or a fraction of 1.
+    """
+    text = str(value).strip()
+    top, slash, bottom = (part.strip() for part in text.partition("/"))
+    try:
+        number = float(top)
+    except ValueError:
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number) or (slash and bottom != "255"):
+        raise UserError(f"{key} is {value!r}, which is no size in 1/255; write 4 or 4/255")
+    if not slash and 0 < number < 0.1:
+        raise UserError(
+            f"{key} is {text}, which looks like a fraction of 1 but is read in 1/255; "
+            f"write {_in_255(number, 1)} or {_in_255(number, 1)}/255"
+        )
+    if not 0 <= number <= 255:
+        raise UserError(f"{key} is {text}, outside 0..255 (in 1/255); write 4 or 4/255")
+    return number / 255
+
+
+def _in_255(value: float, digits: int = 4) -> str:
+    return f"{round(value * 255, digits):g}"
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """One threat: everything that decides which perturbation is found, apart from the model.
+
+    Attributes:
+        name: the algorithm, ``pgd``.
+        eps: radius of the ball, float in [0, 1] (16/255 = 0.0627).
+        alpha: step size, float in [0, 1].
+        steps: gradient steps; 0 leaves the random start, a noise baseline.
+        restarts: independent runs of which the worst for the model is kept.
+        start: ``uniform`` U[-eps, eps], ``one_sided`` U[0, eps] (AdvPT's public code) or ``zero``.
+        objective: the ascended loss, ``ce``, ``margin``, ``kl`` or ``embedding_kl``.
+        target: what the attacker differentiates through: ``end_to_end`` (the learned prompt),
+            ``frozen_prompt`` (the hand-made one) or ``embedding`` (the image tower alone).
+        norm: ``linf``.
+
+    Raises:
+        UserError: a value is unknown, out of range, or the combination cannot work.
+    """
+
+    name: str
+    eps: float
+    alpha: float
+    steps: int
+    restarts: int
+    start: str
+    objective: str
+    target: str
+    norm: str = "linf"
+
+    def __post_init__(self):
+        for field, choices in (
+            ("name", NAMES),
+            ("start", STARTS),
+            ("objective", OBJECTIVES),
+            ("target", TARGETS),
+            ("norm", NORMS),
+        ):
+            value = getattr(self, field)
+            if str(value).lower() not in choices:
+                hint = nearest(value, choices)
+                raise UserError(f"attack {field} {value!r} is unknown.{hint}")
+            object.__setattr__(self, field, str(value).lower())
+        for field in ("eps", "alpha"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise UserError(f"attack {field} is {value!r}, expected a float in [0, 1]")
+            if not 0 <= value <= 1:
+                raise UserError(f"attack {field} is {value}, expected a float in [0, 1]")
+            object.__setattr__(self, field, float(value))
+        for field, least in (("steps", 0), ("restarts", 1)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"attack {field} is {value!r}, expected an integer >= {least}")
+        if self.eps > 0 and self.steps > 0 and self.alpha == 0:
+            raise UserError("attack alpha is 0, so that no step moves; give a step size such as 1")
+        if self.start == "zero" and self.objective in FLAT_AT_ZERO:
+            raise UserError(
+                f"attack start 'zero' cannot ascend objective '{self.objective}': its gradient at "
+                "the clean image is exactly 0; use start 'uniform' or 'one_sided'"
+            )
+        if self.start == "zero" and self.restarts > 1:
+            raise UserError(
+                f"attack start 'zero' makes all {self.restarts} restarts the same; "
+                "use start 'uniform' or 1 restart"
+            )
+
+    @classmethod
+    def from_cfg(cls, node, overrides: Mapping | None = None, *, key: str = "ATTACK") -> AttackSpec:
+        """Read a config node (yacs or a plain dict; upper or lower case) such as ATTACK.TEST.
+
+        Args:
+            node: NAME, EPS, ALPHA (in 1/255), STEPS, RESTARTS, START, OBJECTIVE, TARGET and
+                optionally NORM; LIST is left to :func:`specs_from_cfg`.
+            overrides: values that replace the node's, as an entry of LIST does.
+            key: the node's name, for messages.
+
+        Raises:
+            UserError: a key is missing or unknown, or a value is refused.
+        """
+        names = [f.name for f in fields(cls)]
+        values = {"norm": "linf"}
+        for source, where in ((node, key), (overrides or {}, f"{key}.LIST")):
+            if not isinstance(source, Mapping):
+                raise UserError(f"{where} is {source!r}, expected keys and values such as EPS: 4")
+            for name, value in source.items():
+                if str(name).lower() in names:
+                    values[str(name).lower()] = value
+                elif str(name).lower() != "list":
+                    hint = nearest(name, [n.upper() for n in names])
+                    raise UserError(f"{where}.{name} is no attack setting.{hint}")
+        missing = [f"{key}.{name.upper()}" for name in names if name not in values]
+        if missing:
+            raise UserError(f"{', '.join(missing)} is missing; set it in the config")
+        for name in ("eps", "alpha"):
+            values[name] = parse_255(values[name], f"{key}.{name.upper()}")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+
+    def describe(self) -> dict:
+        """Return the fields for a record: JSON-able, eps and alpha as ``"16/255"``.
+
+        ``from_cfg`` reads the result back (eps and alpha to four decimals of 1/255).
+        """
+        values = asdict(self)
+        for name in ("eps", "alpha"):
+            values[name] = f"{_in_255(values[name])}/255"
+        return values
+
+
+def specs_from_cfg(node, *, key: str = "ATTACK") -> list[AttackSpec]:
+    """Read a node with LIST: one spec per entry, or the node itself where LIST is empty.
+
+    Raises:
+        UserError: see :meth:`AttackSpec.from_cfg`.
+    """
+    entries = node.get("LIST") or [{}]
+    return [AttackSpec.from_cfg(node, entry, key=key) for entry in entries]
