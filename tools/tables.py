@@ -1,0 +1,245 @@
+"""Records sorted into tables: what may stand side by side, and what has to be told beside it.
+
+A table holds one data set, class split, protocol, test subset, backbone (by the content of its
+weights) and one list of test attacks. Rows are trainer x shots; runs that differ in any setting
+that could change the result are different rows.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import core
+from .threats import attack_headings, threat_label
+
+records_of = importlib.import_module(f"{core.__name__}.records")
+
+# settings that do not change a result, or that the table states by other means
+_NEUTRAL = (
+    "SEED",
+    "OUTPUT_DIR",
+    "RESUME",
+    "USE_CUDA",
+    "VERBOSE",
+    "VERSION",
+    "DATASET.ROOT",
+    "DATASET.CACHE_DIR",
+    "DATASET.NUM_SHOTS",
+    "MODEL.BACKBONE.NAME",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TEST.SUBSET",
+    "TEST.PICTURE",
+    "TEST.NO_TEST",
+    "TEST.PER_CLASS_RESULT",
+    "TEST.COMPUTE_CMAT",
+    "ATTACK.TEST.*",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.TEST.*",
+    "TRAINER.*.BANK_DIR",
+    "TRAINER.*.BANK_BATCH",
+    "TRAINER.*.CLASS_CHUNK",
+)
+# settings of a training that a zero-shot model does not have
+_TRAINING = (
+    "OPTIM.*", "TRAIN.*", "TRAINER.*", "DATALOADER.*", "ATTACK.TRAIN.*", "INPUT.TRANSFORMS",
+)  # fmt: skip
+
+
+@dataclass
+class Row:
+    """The runs of one trainer with one setting; one per seed."""
+
+    trainer: str
+    shots: int
+    train_threat: Mapping | None
+    config: dict
+    runs: dict[int, dict] = field(default_factory=dict)  # seed -> record
+    paths: dict[int, Path] = field(default_factory=dict)
+    variant: str = ""  # settings that tell it from another row of this trainer and these shots
+
+    @property
+    def name(self) -> str:
+        """The trainer, with its variant in brackets."""
+        return f"{self.trainer} ({self.variant})" if self.variant else self.trainer
+
+    @property
+    def shots_label(self) -> str:
+        """``zero-shot``, ``all``, or the number."""
+        return {0: "zero-shot", -1: "all"}.get(self.shots, str(self.shots))
+
+    @property
+    def full_name(self) -> str:
+        """The row in words, for notes."""
+        return f"{self.name}, {self.shots_label}" + (" shots" if self.shots else "")
+
+    @property
+    def trained_with(self) -> str:
+        """The training threat in words."""
+        if self.shots == 0:
+            return "not trained"
+        return threat_label(self.train_threat) if self.train_threat else "clean images"
+
+    @property
+    def parameters(self) -> str:
+        """Trainable parameters (several numbers only if the runs disagree)."""
+        return ", ".join(map(str, sorted({r["prompt_parameters"] for r in self.runs.values()})))
+
+    def accuracies(self, signature=None) -> list[float]:
+        """Return the accuracies in percent, one per seed: clean, or under one attack."""
+        values = []
+        for _, record in sorted(self.runs.items()):
+            score = record["clean"]
+            if signature is not None:
+                by_signature = {records_of.attack_signature(a): a for a in record["attacks"]}
+                score = by_signature[signature]
+            values.append(records_of.accuracy(score))
+        return values
+
+
+@dataclass
+class Table:
+    """Rows that may be compared with one another."""
+
+    first: dict  # any record of it, for what all of them share
+    attacks: list[dict]  # the test attacks in their order in that record
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def headings(self) -> list[str]:
+        """One heading per attack."""
+        return attack_headings(self.attacks)
+
+    @property
+    def signatures(self) -> list[tuple]:
+        """One hashable threat model per attack, in the order of the headings."""
+        return [records_of.attack_signature(a) for a in self.attacks]
+
+    @property
+    def devices(self) -> list[str]:
+        """Every device a run was made on."""
+        return sorted({r["device"] for row in self.rows for r in row.runs.values()})
+
+
+def _backbone(record: Mapping) -> tuple[str, str]:
+    """Return name and weights; a local file is known by its content, wherever it lies."""
+    name = record["backbone"]
+    return ("file:" if name.startswith("file:") else name), record["weights_sha256"]
+
+
+def _setting(record: Mapping) -> tuple:
+    """Return everything but the protocol that has to be equal inside one table."""
+    return (
+        record["schema"],
+        record["dataset"],
+        record["split"],
+        record["classes"],
+        record["subset"] or 0,
+        record["clean"]["n"],
+        _backbone(record),
+        tuple(sorted(records_of.attack_signature(a) for a in record["attacks"])),
+    )
+
+
+def _relevant(record: Mapping) -> dict:
+    """Return the settings that tell rows of one trainer apart, each as JSON text."""
+    patterns = _NEUTRAL + (_TRAINING if record["shots"] == 0 else ())
+    config = {"epochs": record["epochs"]} | record["config"]
+    return {
+        key: json.dumps(value)
+        for key, value in config.items()
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+    }
+
+
+def build_tables(records: Mapping[Path, dict]) -> list[Table]:
+    """Sort completed records into tables.
+
+    A zero-shot model belongs to no training protocol: it joins every table of its setting.
+    """
+    groups = defaultdict(dict)  # (setting, protocol) -> {path: record}
+    for path, record in records.items():
+        groups[_setting(record), record["protocol"]][path] = record
+    for setting, protocol in list(groups):
+        hosts = [p for s, p in groups if s == setting and p != "zero_shot"]
+        if protocol == "zero_shot" and hosts:
+            zero_shot = groups.pop((setting, protocol))
+            for host in hosts:
+                groups[setting, host] |= zero_shot
+    tables = [_table(members) for members in groups.values()]
+    order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
+    return sorted(tables, key=lambda t: [t.first[key] for key in order])
+
+
+def _table(members: Mapping[Path, dict]) -> Table:
+    trained = [r for r in members.values() if r["shots"] != 0]
+    first = (trained or list(members.values()))[0]
+    table = Table(first, first["attacks"])
+    rows: dict[tuple, Row] = {}
+    newest_first = sorted(members.items(), key=lambda item: item[1]["created"], reverse=True)
+    for path, record in newest_first:
+        config, threat = _relevant(record), record["train_threat"]
+        identity = json.dumps([record["trainer"], record["shots"], threat, config], sort_keys=True)
+        row = rows.setdefault(identity, Row(record["trainer"], record["shots"], threat, config))
+        seed = record["seed"]
+        if seed in row.runs:
+            table.notes.append(
+                f"duplicate: '{path}' repeats {row.full_name}, seed {seed}; "
+                f"only the newer '{row.paths[seed]}' counts"
+            )
+        else:
+            row.runs[seed], row.paths[seed] = record, path
+    table.rows = list(rows.values())
+    _name_variants(table.rows)
+    table.rows.sort(key=lambda r: (r.shots != 0, r.trainer, r.shots < 0, r.shots, r.name))
+    table.notes += _missing_seeds(table.rows) + _warnings(table.rows)
+    return table
+
+
+def _name_variants(rows: list[Row]) -> None:
+    """Name the settings in which rows of the same trainer and shots differ."""
+    same = defaultdict(list)
+    for row in rows:
+        same[row.trainer, row.shots].append(row)
+    for twins in same.values():
+        for row in twins:
+            keys = sorted(set().union(*(twin.config for twin in twins)))
+            row.variant = ", ".join(
+                f"{key}={row.config.get(key, 'unset')}"
+                for key in keys
+                if any(twin.config.get(key) != row.config.get(key) for twin in twins)
+                and not key.startswith("ATTACK.TRAIN.")  # told by 'trained with'
+            )
+
+
+def _missing_seeds(rows: list[Row]) -> list[str]:
+    trained = [row for row in rows if row.shots != 0]
+    seeds = set().union(*(row.runs for row in trained))
+    return [
+        f"missing: {row.full_name} has no seed "
+        + ", ".join(map(str, sorted(seeds - set(row.runs))))
+        + ", which other rows have"
+        for row in trained
+        if seeds - set(row.runs)
+    ]
+
+
+def _warnings(rows: list[Row]) -> list[str]:
+    notes = []
+    for row in rows:
+        for seed, record in sorted(row.runs.items()):
+            for heading, attack in zip(
+                attack_headings(record["attacks"]), record["attacks"], strict=True
+            ):
+                notes += [
+                    f"self-check: {row.full_name}, seed {seed}, {heading}: {w}"
+                    for w in attack["warnings"]
+                ]
+    return notes

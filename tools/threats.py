@@ -1,0 +1,89 @@
+"""Threat models in words: the headings and captions of tables."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+
+from . import core
+
+attack_signature = importlib.import_module(f"{core.__name__}.records").attack_signature
+
+# field -> how it is written where a short heading does not say it
+_DETAILS = {
+    "alpha": "alpha {}",
+    "restarts": "{} restarts",
+    "start": "{} start",
+    "norm": "{}",
+    "name": "{}",
+}
+_OBJECTIVES = {"margin": "margin", "dlr": "DLR", "kl": "KL", "embedding_kl": "embedding-KL"}
+_ALGORITHMS = {"pgd": "PGD", "fgsm": "FGSM", "autoattack": "AutoAttack"}
+_TARGETS = {
+    "embedding": "transfer",
+    "end_to_end": "end-to-end",
+    "frozen_prompt": "frozen-prompt",
+}
+MEANINGS = {
+    "embedding": "transfer: made on the image embedding alone (AdvPT's threat model), "
+    "the attack never saw the learned prompt",
+    "end_to_end": "end-to-end: white box, the gradient passes through the learned prompt",
+    "frozen_prompt": "frozen-prompt: made against the hand-made prompt, "
+    "the attack never saw the learned one",
+}
+
+
+def size(text: str) -> str:
+    """Shorten ``2.6667/255`` to ``2.67/255``."""
+    return f"{round(float(text.removesuffix('/255')), 2):g}/255"
+
+
+def threat_label(threat: Mapping) -> str:
+    """Return a short name such as ``PGD-10 8/255 (embedding-KL)``.
+
+    Cross entropy, the usual objective, is not named.
+    """
+    name = _ALGORITHMS.get(threat["name"].lower(), threat["name"])
+    if name == "PGD":
+        name = f"PGD-{threat['steps']}" if threat["steps"] else "noise"
+    label = f"{name} {size(threat['eps'])}"
+    objective = _OBJECTIVES.get(threat["objective"])
+    return f"{label} ({objective})" if objective and threat["steps"] else label
+
+
+def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
+    """Return one heading per test attack, such as ``transfer PGD-40 16/255 (embedding-KL)``.
+
+    Headings that would be equal are told apart by the fields in which their attacks differ.
+    """
+    attacks = list(attacks)
+    labels = [f"{_TARGETS[a['target']]} {threat_label(a)}" for a in attacks]
+    headings = []
+    for attack, label in zip(attacks, labels, strict=True):
+        signatures = [
+            dict(attack_signature(a)) for a, other in zip(attacks, labels, strict=True)
+            if other == label
+        ]  # fmt: skip
+        differing = [
+            _DETAILS.get(key, key + " {}").format(value)
+            for key, value in dict(attack_signature(attack)).items()
+            if any(twin.get(key) != value for twin in signatures)
+        ]
+        headings.append(", ".join([label, *differing]))
+    return headings
+
+
+def describe(threat: Mapping) -> str:
+    """Return the full threat model in one line."""
+    norm = {"linf": "Linf"}.get(threat["norm"], threat["norm"])
+    restarts = threat["restarts"]
+    parts = [
+        f"{norm} ball",
+        f"eps {size(threat['eps'])}",
+        f"alpha {size(threat['alpha'])}" if threat["alpha"] else "",
+        f"{threat['steps']} steps",
+        f"{restarts} restart{'s' if restarts > 1 else ''}",
+        f"{threat['start'].replace('_', '-')} start",
+        f"objective {_OBJECTIVES.get(threat['objective'], 'cross entropy')}",
+    ]
+    return ", ".join(filter(None, parts))
