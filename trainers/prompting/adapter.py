@@ -58,6 +58,7 @@ class CLIPAdapter(nn.Module):
         self.name, self.sha256, self.precision = name, sha256, precision
         self.tokenizer = tokenizer
         self.model = _cast(model, precision).requires_grad_(False).eval()
+        self.training = False
         # open_clip's CustomTextCLIP keeps its text tower in a module of its own
         self._custom_text = hasattr(model, "text")
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
+import re
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,8 @@ BARE_RESNET = ("conv1.weight", "layer1.0.conv1.weight", "attnpool.positional_emb
 TEXT_TOWER = (
     "token_embedding.weight", "positional_embedding", "ln_final.weight", "text_projection",
 )  # fmt: skip
+# modules that a state dict refers to; PyTorch still checks what of them is asked for
+HARMLESS = ("torch", "collections", "numpy", "_codecs", "__torch__")
 IMAGE_TOWERS = ("visual.proj", "visual.attnpool.positional_embedding")
 
 
@@ -62,39 +68,68 @@ def _read(path: Path):
                 names = archive.namelist()
                 if any(name.endswith("/constants.pkl") for name in names):
                     return read_script_archive(archive)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
     except (SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError,
             KeyError, IndexError, AttributeError, TypeError, RecursionError) as error:  # fmt: skip
-        raise UserError(
-            f"'{path}' is truncated or no checkpoint ({_first_line(error)}); fetch it again"
-        ) from error
+        raise _broken(path, error) from error
 
 
-def _refused(path: Path, error: Exception) -> UserError:
-    text = str(error)
-    if "nsupported" in text or "GLOBAL" in text or "forbidden" in text:
+def _refused(path: Path, error: pickle.UnpicklingError) -> UserError:
+    foreign = _foreign_import(path)
+    blocked = re.search(r"GLOBAL:? ([\w.]+)", str(error))  # PyTorch's and our own wording
+    if foreign or blocked:
         return UserError(
-            f"'{path}' holds Python objects that could run code when loaded, so it was refused "
-            f"({_offender(text)}); save its state dict alone with torch.save or as safetensors"
+            f"'{path}' holds Python objects that could run code when loaded "
+            f"({foreign or blocked.group(1)}), so it was refused; save its state dict alone with "
+            "torch.save or as safetensors"
         )
+    return _broken(path, error)
+
+
+def _broken(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"'{path}' is truncated or no checkpoint ({_first_line(error)}); fetch it again"
+        f"'{path}' is truncated or no checkpoint ({_reason(error)}); fetch it again"
     )
 
 
-def _offender(text: str) -> str:
-    """Pick the name of the foreign object out of PyTorch's long explanation."""
-    for marker in ("GLOBAL ", "Unsupported class ", "Unsupported global: "):
-        if marker in text:
-            return text.split(marker, 1)[1].split()[0].strip("'\"`,")
-    return _first_line(text)
+def _foreign_import(path: Path) -> str:
+    """Name the first import of a pickle that is not PyTorch's, by looking at its opcodes only."""
+    strings: list[str] = []
+    try:
+        with _pickle_stream(path) as stream:
+            while True:  # torch.save's older format is several pickles in a row
+                for opcode, argument, _ in pickletools.genops(stream):
+                    if opcode.name in ("GLOBAL", "INST"):
+                        found = argument.replace(" ", ".")
+                    elif opcode.name == "STACK_GLOBAL":
+                        found = ".".join(strings[-2:])
+                    else:
+                        strings += [argument] if isinstance(argument, str) else []
+                        continue
+                    if found.split(".")[0] not in HARMLESS:
+                        return found
+    except (ValueError, OSError, zipfile.BadZipFile, StopIteration):
+        return ""  # the end, or no pickle
 
 
-def _first_line(error) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:120].rstrip(". ")
+def _pickle_stream(path: Path):
+    if not zipfile.is_zipfile(path):
+        return open(path, "rb")
+    with zipfile.ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        return io.BytesIO(archive.read(name))
+
+
+def _reason(error: Exception) -> str:
+    """One line without PyTorch's advice to switch its protection off."""
+    text = str(error).strip()
+    if "Weights only load failed" in text or not text:
+        return "no PyTorch pickle" if text else type(error).__name__
+    return text.splitlines()[0][:120].rstrip(". ")
 
 
 def _unwrap(value):

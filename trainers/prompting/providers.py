@@ -52,11 +52,14 @@ def choose_provider(provider: str = "auto") -> str:
         raise UserError(f"CLIP provider '{provider}' is unknown.{nearest(provider, PROVIDERS)}")
     if provider != "auto":
         return provider
-    if importlib.util.find_spec("open_clip"):
-        return "open_clip"
-    if importlib.util.find_spec("clip"):
-        return "clip"
+    for package in ("open_clip", "clip"):
+        if _installed(package):
+            return package
     raise UserError("no CLIP code is installed; run 'pip install open_clip_torch'")
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
