@@ -1,0 +1,72 @@
+# Shared by all run scripts; sourced, never run. Defines what protocols.md calls the command line:
+#   DATASET SHOTS [CFG] [KEY VALUE ...]      environment: DATA, OUTPUT, SEEDS, ATTACK, PYTHON
+set -euo pipefail
+HERE=$PWD
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+absolute() { case $1 in /*) echo "$1" ;; "~"*) echo "$HOME${1#\~}" ;; *) echo "$HERE/$1" ;; esac; }
+fail() { echo "error: $1" >&2; exit 2; }
+
+DATA=$(absolute "${DATA:-$REPO/data}")
+OUTPUT=$(absolute "${OUTPUT:-$REPO/output}")
+SEEDS=${SEEDS:-1 2 3}
+if [ -z "${PYTHON:-}" ]; then
+  if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then PYTHON=python
+  elif [ -x "$REPO/.venv/bin/python" ]; then PYTHON=$REPO/.venv/bin/python
+  else PYTHON=python3; fi
+fi
+cd "$REPO"
+"$PYTHON" -c 'import torch, yacs' 2>/dev/null ||
+  fail "'$PYTHON' lacks the requirements; run 'bash scripts/setup.sh' or set PYTHON to another interpreter"
+
+full_name() { # short or full data set name -> the name of its config file
+  case $1 in
+    pets) echo oxford_pets ;;          flowers) echo oxford_flowers ;;
+    cars) echo stanford_cars ;;        aircraft) echo fgvc_aircraft ;;
+    food) echo food101 ;;              dtd) echo dtd ;;
+    sun) echo sun397 ;;                caltech) echo caltech101 ;;
+    ucf) echo ucf101 ;;                sketch) echo imagenet_sketch ;;
+    *) echo "$1" ;;
+  esac
+}
+
+backbone_config() { # default config: ViT-B/16 where its weights are at hand, else the built-in CLIP
+  if [ -f "$HOME/.cache/clip/ViT-B-16.pt" ]; then echo vit_b16; else
+    echo "note: no ViT-B-16.pt in ~/.cache/clip, so this runs the built-in small CLIP (config 'tiny');" \
+      "give the config 'vit_b16' as third argument to insist on ViT-B/16" >&2
+    echo tiny
+  fi
+}
+
+train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or resumed by itself
+  local trainer=$1 dataset=$2 shots=$3 cfg=$4 seed=$5; shift 5
+  local attack=${ATTACK:-} variant="" key=1 word folder
+  if [ -z "$attack" ]; then case $cfg in tiny*) attack=advpt_tiny ;; *) attack=advpt16 ;; esac; fi
+  for word in "$@"; do  # overrides make another run, so they are part of its folder's name
+    [ $key = 1 ] && variant+="_${word##*.}" || variant+="-$word"
+    key=$((1 - key))
+  done
+  variant=$(printf %s "$variant" | tr -c 'A-Za-z0-9._-' '.')
+  [ ${#variant} -le 80 ] || variant=_opts-$(printf %s "$variant" | cksum | cut -d' ' -f1)
+  folder=$OUTPUT/$dataset/$trainer/${cfg}_${attack}_${shots}shots$variant/seed$seed
+  echo "== $trainer $dataset shots=$shots config=$cfg attack=$attack seed=$seed -> $folder"
+  "$PYTHON" train.py --root "$DATA" --seed "$seed" --trainer "$trainer" \
+    --dataset-config-file "configs/datasets/$dataset.yaml" \
+    --config-file "configs/trainers/$trainer/$cfg.yaml" \
+    --attack-config-file "configs/attacks/$attack.yaml" --output-dir "$folder" \
+    DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$OUTPUT/cache" \
+    TRAINER.ADVPT.BANK_DIR "$OUTPUT/cache/banks" "$@"
+}
+
+few_shot() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: all seeds, then the table
+  local trainer=$1 usage="usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"; shift
+  [ $# -ge 2 ] || fail "$usage"
+  local dataset shots=$2 cfg="" seed
+  dataset=$(full_name "$1"); shift 2
+  [ "$shots" = all ] && shots=-1
+  [[ $shots =~ ^(-1|[0-9]+)$ ]] || fail "SHOTS is '$shots', expected a number such as 16, or all; $usage"
+  if [ $# -gt 0 ] && [[ $1 != *.* && $1 != SEED ]]; then cfg=$1; shift; fi
+  cfg=${cfg:-$(backbone_config)}
+  for seed in $SEEDS; do train "$trainer" "$dataset" "$shots" "$cfg" "$seed" "$@"; done
+  "$PYTHON" -m tools.report "$OUTPUT/$dataset"
+}

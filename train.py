@@ -1,0 +1,111 @@
+"""Train and test with CoOp's command line.
+
+    python train.py --root $DATA --seed 1 --trainer AdvPT \
+        --dataset-config-file configs/datasets/oxford_pets.yaml \
+        --config-file configs/trainers/AdvPT/vit_b16.yaml \
+        --attack-config-file configs/attacks/advpt16.yaml \
+        --output-dir output/oxford_pets/AdvPT/seed1 DATASET.NUM_SHOTS 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import trainers
+from trainers import runs
+from trainers.errors import UserError, nearest
+
+import datasets  # noqa: F401, I001  registers the data sets; needs the host that trainers set up
+
+import torch
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import collect_env_info, set_random_seed, setup_logger
+from tools.cli import run_tool
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--root", default="", help="folder of the data sets (CoOp's $DATA)")
+    p.add_argument("--output-dir", default="", help="folder of this run")
+    p.add_argument("--resume", default="", help="folder whose checkpoint to go on from")
+    p.add_argument("--seed", type=int, default=-1, help="0 or more fixes all draws")
+    p.add_argument("--source-domains", nargs="+", help="source domains (DA/DG)")
+    p.add_argument("--target-domains", nargs="+", help="target domains (DA/DG)")
+    p.add_argument("--transforms", nargs="+", help="data augmentation")
+    p.add_argument("--config-file", default="", help="yaml of the trainer")
+    p.add_argument("--dataset-config-file", default="", help="yaml of the data set")
+    p.add_argument("--attack-config-file", default="", help="yaml of the threat model")
+    p.add_argument("--trainer", default="", help="name of the trainer")
+    p.add_argument("--backbone", default="", help="name of the CLIP backbone")
+    p.add_argument("--head", default="", help="name of the head (unused by prompt methods)")
+    p.add_argument("--eval-only", action="store_true", help="test a trained model")
+    p.add_argument("--model-dir", default="", help="run folder to load the model from")
+    p.add_argument("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
+    p.add_argument("--no-train", action="store_true", help="do not call trainer.train()")
+    p.add_argument("opts", nargs=argparse.REMAINDER, help="yacs overrides: KEY VALUE ...")
+    return p
+
+
+def setup_cfg(args: argparse.Namespace):
+    """Merge defaults, files, arguments and overrides, in this order (as CoOp does).
+
+    Raises:
+        UserError: a file is missing or a key or value is wrong.
+    """
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    for file in (args.dataset_config_file, args.config_file, args.attack_config_file):
+        if file:
+            runs.merge_file(cfg, file)
+    given = {
+        "DATASET.ROOT": args.root, "OUTPUT_DIR": args.output_dir, "RESUME": args.resume,
+        "DATASET.SOURCE_DOMAINS": args.source_domains, "INPUT.TRANSFORMS": args.transforms,
+        "DATASET.TARGET_DOMAINS": args.target_domains, "TRAINER.NAME": args.trainer,
+        "MODEL.BACKBONE.NAME": args.backbone, "MODEL.HEAD.NAME": args.head,
+    }  # fmt: skip
+    for key, value in given.items():
+        if value:
+            cfg.merge_from_list([key, tuple(value) if isinstance(value, list) else value])
+    if args.seed >= 0:
+        cfg.SEED = args.seed
+    runs.merge_opts(cfg, args.opts)
+    _known(cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names(), "trainer", "--trainer")
+    _known(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names(), "data set", "DATASET.NAME")
+    trainers.config.check_cfg(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _known(name: str, choices, what: str, key: str) -> None:
+    if name not in choices:
+        raise UserError(f"{what} {name!r} ({key}) is unknown.{nearest(name, choices)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    cfg = setup_cfg(args)
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    trainers.io.writable_dir(cfg.OUTPUT_DIR)
+    if runs.claim(cfg):
+        print(f"skipped: {cfg.OUTPUT_DIR} holds a completed record of this configuration")
+        return 0
+    setup_logger(cfg.OUTPUT_DIR)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.benchmark = True
+    if cfg.VERBOSE:
+        print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}")
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+    elif not args.no_train:
+        trainer.train()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

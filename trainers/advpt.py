@@ -1,0 +1,136 @@
+"""AdvPT: Adversarial Prompt Tuning for Vision-Language Models (Zhang et al., ECCV 2024).
+
+Phase A makes a bank of adversarial image features without any text; phase B aligns learned
+context vectors with it. The attacker never sees the learned prompt, so the paper's robustness is
+against transferred images; end to end, through the prompt, little of it remains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from torch import nn
+
+from .attacks import specs_from_cfg
+from .bank import Bank, build_bank
+from .errors import UserError
+from .prompting import PromptLearner, text_features
+from .robust_trainer import RobustTrainer, register
+
+
+class PromptedText(nn.Module):
+    """Logits of stored image features: s * norm(A) . t(V) (section 3.2)."""
+
+    def __init__(self, clip, prompt_learner: PromptLearner, class_chunk: int):
+        super().__init__()
+        self.clip, self.prompt_learner, self.class_chunk = clip, prompt_learner, class_chunk
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Raw image features (B, D) to logits (B, K)."""
+        texts = text_features(self.clip, self.prompt_learner(), self.class_chunk)  # (K, D)
+        return self.clip.logit_scale * F.normalize(features, dim=-1) @ texts.t()
+
+
+class BankLoader:
+    """Batches of a bank in Dassl's form; their order depends on (seed, epoch) alone."""
+
+    def __init__(self, bank: Bank, batch_size: int, seed: int, device):
+        self.features, self.labels = bank.features.to(device), bank.labels.to(device)
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
+        for rows in order.split(self.batch_size):
+            yield {"img": self.features[rows], "label": self.labels[rows]}
+
+
+@register
+class AdvPT(RobustTrainer):
+    """Tune context vectors on a bank of adversarial features: min CE(s norm(A) . t(V), y)."""
+
+    paper = "https://arxiv.org/abs/2311.11261"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        if cfg.TRAINER.ADVPT.PREC == "amp" and not (cfg.USE_CUDA and torch.cuda.is_available()):
+            raise UserError("TRAINER.ADVPT.PREC is 'amp', which needs a GPU; use fp32 or bf16")
+
+    def build_model(self):
+        cfg = self.cfg.TRAINER.ADVPT
+        self.clip = self.load_clip()
+        learner = PromptLearner(
+            self.classnames,
+            self.clip,
+            n_ctx=cfg.N_CTX,
+            ctx_init=cfg.CTX_INIT,
+            csc=cfg.CSC,
+            position=cfg.CLASS_TOKEN_POSITION,
+        ).to(self.device)
+        self.model = PromptedText(self.clip, learner, cfg.CLASS_CHUNK)
+        self.optim = build_optimizer(learner, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model("prompt_learner", learner, self.optim, self.sched)
+        self.scaler = torch.amp.GradScaler(enabled=cfg.PREC == "amp")
+
+    def before_train(self):
+        """Phase A; afterwards the image tower is not needed and leaves the memory."""
+        cfg = self.cfg
+        (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
+        bank = build_bank(
+            self.clip,
+            self.dm.dataset.train_x,
+            spec=spec,
+            views=cfg.TRAINER.ADVPT.VIEWS,
+            seed=max(cfg.SEED, 0),
+            preprocess=self.preprocess,
+            cache_dir=self.bank_folder(),
+            batch_size=cfg.TRAINER.ADVPT.BANK_BATCH,
+            title="adversarial bank",
+        )
+        for warning in bank.warnings:
+            print(f"warning: {warning}")
+        self.clip.without_image_tower()
+        batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        self.train_loader_x = BankLoader(bank, batch, max(cfg.SEED, 0), self.device)
+        super().before_train()
+        self.seconds["bank"] = bank.seconds
+
+    def before_epoch(self):
+        super().before_epoch()
+        self.train_loader_x.epoch = self.epoch
+
+    def forward_backward(self, batch):
+        features, label = batch["img"], batch["label"]
+        with self._autocast():
+            logits = self.model(features)  # (B, K)
+        loss = F.cross_entropy(logits.float(), label)
+        self.detect_anomaly(loss)
+        self.optim.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optim)
+        self.scaler.update()
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return {"loss": loss.item(), "acc": compute_accuracy(logits, label)[0].item()}
+
+    def _autocast(self):
+        precision = self.cfg.TRAINER.ADVPT.PREC
+        if precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.float16 if precision == "amp" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def text_features(self):
+        learner = self.model.prompt_learner
+        return text_features(self.clip, learner(), self.cfg.TRAINER.ADVPT.CLASS_CHUNK)
+
+    def train_threat(self):
+        return specs_from_cfg(self.cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")[0].describe()

@@ -1,0 +1,82 @@
+"""The config keys this package adds to Dassl's, their defaults, and the early checks."""
+
+from __future__ import annotations
+
+from yacs.config import CfgNode
+
+from .attacks import specs_from_cfg
+from .errors import UserError
+
+PRECISIONS = ("fp32", "amp", "bf16")
+POSITIONS = ("end", "middle", "front")
+PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add our keys to Dassl's default config; keys a fork already has stay as they are."""
+    _default(cfg, "DATASET.SUBSAMPLE_CLASSES", "all")  # all, base or new
+    _default(cfg, "DATASET.CACHE_DIR", "")  # few-shot files, drawings; default beside the data
+    _default(cfg, "DATASET.TEMPLATE", "")  # hand-made prompt of data sets without one of their own
+    _default(cfg, "DATASET.FOLDER_NAME", "folder")  # data set `folder`: its folder below the root
+    _default(cfg, "TEST.SUBSET", 0)  # fixed stratified draw of n test images; 0: all
+    _default(cfg, "TEST.PROTOCOL", "")  # for the record; "" follows from the other keys
+    _default(cfg, "TEST.PICTURE", 6)  # rows of the picture of adversarial images; 0: none
+
+    # AdvPT (arXiv 2311.11261)
+    _default(cfg, "TRAINER.ADVPT.N_CTX", 32)  # number of context vectors (paper)
+    _default(cfg, "TRAINER.ADVPT.CTX_INIT", "")  # words to start from; "": N(0, 0.02^2)
+    _default(cfg, "TRAINER.ADVPT.CSC", False)  # class-specific contexts
+    _default(cfg, "TRAINER.ADVPT.CLASS_TOKEN_POSITION", "end")  # end, middle or front
+    _default(cfg, "TRAINER.ADVPT.PREC", "fp32")  # of the tuning: fp32, amp (GPU) or bf16
+    _default(cfg, "TRAINER.ADVPT.CLASS_CHUNK", 0)  # classes per text pass; 0: all at once
+    _default(cfg, "TRAINER.ADVPT.VIEWS", 1)  # random starts per bank image (our choice)
+    _default(cfg, "TRAINER.ADVPT.BANK_BATCH", 32)  # images per forward of the bank
+    _default(cfg, "TRAINER.ADVPT.BANK_DIR", "")  # cache of banks; "": OUTPUT_DIR/banks
+
+    # What attacks in training and in the test; EPS and ALPHA in 1/255 ("4" and "4/255" are one)
+    train = {"NAME": "pgd", "EPS": "8/255", "ALPHA": "1/255", "STEPS": 10, "RESTARTS": 1,
+             "START": "uniform", "OBJECTIVE": "embedding_kl", "TARGET": "embedding"}  # fmt: skip
+    test = {"NAME": "pgd", "EPS": "1/255", "ALPHA": "1/255", "STEPS": 100, "RESTARTS": 1,
+            "START": "uniform", "OBJECTIVE": "ce", "TARGET": "end_to_end"}  # fmt: skip
+    for name, value in train.items():
+        _default(cfg, f"ATTACK.TRAIN.{name}", value)
+    for name, value in test.items():
+        _default(cfg, f"ATTACK.TEST.{name}", value)
+    _default(cfg, "ATTACK.TEST.LIST", [])  # several attacks: what differs from the node, each
+
+
+def _default(cfg: CfgNode, key: str, value) -> None:
+    *path, name = key.split(".")
+    for part in path:
+        if part not in cfg:
+            cfg[part] = CfgNode()
+        cfg = cfg[part]
+    if name not in cfg:
+        cfg[name] = value
+
+
+def check_cfg(cfg: CfgNode) -> None:
+    """Refuse what would make the numbers wrong, before anything is loaded.
+
+    Raises:
+        UserError: naming the key, its value and what to write instead.
+    """
+    if "normalize" in cfg.INPUT.TRANSFORMS:
+        raise UserError(
+            "INPUT.TRANSFORMS holds 'normalize', but attacks need pixels in [0, 1] and the model "
+            "normalises by itself; remove it from INPUT.TRANSFORMS"
+        )
+    advpt = cfg.TRAINER.ADVPT
+    _one_of("TRAINER.ADVPT.PREC", advpt.PREC, PRECISIONS)
+    _one_of("TRAINER.ADVPT.CLASS_TOKEN_POSITION", advpt.CLASS_TOKEN_POSITION, POSITIONS)
+    _one_of("TEST.PROTOCOL", cfg.TEST.PROTOCOL, PROTOCOLS)
+    for key, least in (("N_CTX", 1), ("VIEWS", 1), ("BANK_BATCH", 1), ("CLASS_CHUNK", 0)):
+        if advpt[key] < least:
+            raise UserError(f"TRAINER.ADVPT.{key} is {advpt[key]}, expected at least {least}")
+    specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
+    specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
+
+
+def _one_of(key: str, value, choices) -> None:
+    if value not in choices:
+        raise UserError(f"{key} is {value!r}, expected one of: {', '.join(map(repr, choices))}")

@@ -1,0 +1,187 @@
+"""Clean and robust accuracy of a trainer's model, streamed: nothing grows with the data set.
+
+A sample is robust only if it is right clean and right on the image that the attack returns, so
+robust accuracy never exceeds clean accuracy. Samples that are wrong clean are not attacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .attacks import AttackChecks, AttackSpec, GradientAttack, objective_for, verify
+from .bank import build_bank, sample_seed
+from .images import batches
+from .io import read_json, sha256_file, write_json
+
+TEST_SEED = 0  # of the attacks' random starts: one set of images for every run and prompt
+SAVE_SECONDS = 30
+
+
+@dataclass
+class _Partial:
+    """An attack's evaluation so far; kept on disk so that a killed one goes on."""
+
+    key: str
+    right: list[bool] = field(default_factory=list)
+    checks: dict = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Evaluation:
+    """Evaluates one model on one list of images.
+
+    Args:
+        trainer: offers ``clip``, ``image_features(pixels)``, ``text_features()``,
+            ``handmade_features()``, ``preprocess`` and ``frozen_image_tower``.
+        items: objects with ``impath`` and ``label``.
+        folder: for unfinished evaluations.
+        cache: for features that do not depend on prompts, shared by all runs.
+        batch_size: images per forward.
+    """
+
+    def __init__(self, trainer, items, *, folder, cache, batch_size: int):
+        self.trainer, self.items = trainer, list(items)
+        self.folder, self.cache, self.batch_size = Path(folder), Path(cache), batch_size
+        self.device = trainer.clip.device
+        self.labels = torch.tensor([item.label for item in self.items], device=self.device)
+        with torch.no_grad():
+            self.texts = trainer.text_features()  # (K, D), unit length
+        self.clean_right: torch.Tensor | None = None
+
+    # --- the model under test ------------------------------------------------------------------
+
+    def logits_of(self, features: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """Raw image features (B, D) and text features (K, D) to logits (B, K)."""
+        features = torch.nn.functional.normalize(features.float(), dim=-1)
+        return self.trainer.clip.logit_scale * features @ texts.t()
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the defended model's logits (B, K) for pixels in [0, 1]."""
+        return self.logits_of(self.trainer.image_features(pixels), self.texts)
+
+    def pixels(self, positions: list[int], title: str):
+        """Yield (positions, pixels) in batches, with a progress bar over images."""
+        paths = [self.items[i].impath for i in positions]
+        with tqdm(total=len(paths), desc=title, unit="image", delay=1) as bar:
+            done = 0
+            for pixels in batches(paths, self.trainer.preprocess, self.batch_size):
+                yield positions[done : done + len(pixels)], pixels.to(self.device)
+                done += len(pixels)
+                bar.update(len(pixels))
+
+    # --- clean ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def clean(self) -> torch.Tensor:
+        """Return the logits (N, K) on clean images and remember which are right."""
+        if self.trainer.frozen_image_tower:
+            rows = self._bank(None, "clean features").features.to(self.device)
+            logits = self.logits_of(rows, self.texts)
+        else:
+            everything = list(range(len(self.items)))
+            logits = torch.cat([self.logits(x) for _, x in self.pixels(everything, "clean")])
+        self.clean_right = logits.argmax(1) == self.labels
+        return logits
+
+    # --- attacked ------------------------------------------------------------------------------
+
+    def attack(self, spec: AttackSpec) -> dict:
+        """Return the record's entry for one test attack. Call :meth:`clean` first."""
+        if spec.target == "embedding" and self.trainer.frozen_image_tower:
+            right, checks, seconds = self._from_bank(spec)
+        else:
+            right, checks, seconds = self._attack_images(spec)
+        right &= self.clean_right
+        n, correct, clean = len(right), int(right.sum()), int(self.clean_right.sum())
+        return {
+            **spec.describe(),
+            "n": n,
+            "correct": correct,
+            "seconds": round(seconds, 3),
+            "checks": checks,
+            "warnings": verify(spec, checks, clean / n, correct / n),
+        }
+
+    def _bank(self, spec: AttackSpec | None, title: str):
+        return build_bank(
+            self.trainer.clip,
+            self.items,
+            spec=spec,
+            seed=TEST_SEED,
+            preprocess=self.trainer.preprocess,
+            cache_dir=self.cache,
+            batch_size=self.batch_size,
+            title=title,
+        )
+
+    def _from_bank(self, spec: AttackSpec):
+        """Score cached features: the attack saw no prompt, so all prompts share its images."""
+        bank = self._bank(spec, f"{spec.target} attack")
+        with torch.no_grad():
+            logits = self.logits_of(bank.features.to(self.device), self.texts)
+        return logits.argmax(1) == self.labels, bank.checks, bank.seconds
+
+    def _attack_images(self, spec: AttackSpec):
+        names = [self.items[i].impath for i in self.clean_right.nonzero().flatten().tolist()]
+        positions = self.clean_right.nonzero().flatten().tolist()
+        key = self._key(spec, names)
+        path = self.folder / f"{key[:16]}.json"
+        state = self._resume(path, key)
+        checks, saved = AttackChecks(**state.checks), time.monotonic()
+        clock, before = time.perf_counter(), state.seconds
+        for where, pixels in self.pixels(positions[len(state.right) :], f"{spec.target} attack"):
+            result = self.run_attack(spec, where, pixels)
+            checks.add(result)
+            with torch.no_grad():
+                right = self.logits(result.images).argmax(1) == self.labels[where]
+            state.right += right.tolist()
+            state.checks, state.seconds = asdict(checks), before + time.perf_counter() - clock
+            if time.monotonic() - saved > SAVE_SECONDS:
+                write_json(path, asdict(state))
+                saved = time.monotonic()
+        write_json(path, asdict(state))
+        right = torch.zeros_like(self.clean_right)
+        right[positions] = torch.tensor(state.right, dtype=torch.bool, device=self.device)
+        return right, checks.summary(), state.seconds
+
+    def run_attack(self, spec: AttackSpec, where: list[int], pixels: torch.Tensor):
+        """Attack the images at positions ``where``; the starts depend on image content only."""
+        seeds = [sample_seed(TEST_SEED, sha256_file(self.items[i].impath), 0) for i in where]
+        labels, clip = self.labels[where], self.trainer.clip
+        forward, still_right = self.logits, None
+        if spec.target == "end_to_end":
+            still_right = lambda x: self.logits(x).argmax(1) == labels  # noqa: E731
+        elif spec.target == "frozen_prompt":
+            with torch.no_grad():
+                texts = self.trainer.handmade_features()
+            forward = lambda x: self.logits_of(clip.encode_image(x), texts)  # noqa: E731
+        if spec.objective == "embedding_kl":
+            forward = (
+                self.trainer.image_features if spec.target == "end_to_end" else clip.encode_image
+            )
+        with torch.no_grad():
+            reference = forward(pixels) if spec.objective in ("kl", "embedding_kl") else None
+        loss = objective_for(spec, forward, labels=labels, reference=reference)
+        return GradientAttack(loss, spec).run(pixels, seeds, still_right)
+
+    def _key(self, spec: AttackSpec, names: list[str]) -> str:
+        """Everything this evaluation depends on, so that another one is never continued."""
+        facts = [asdict(spec), self.trainer.clip.sha256, self.trainer.preprocess.key, names]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        digest.update(self.texts.cpu().numpy().tobytes())
+        digest.update(self.trainer.prompt_digest().encode())
+        return digest.hexdigest()
+
+    def _resume(self, path: Path, key: str) -> _Partial:
+        if path.is_file():
+            stored = _Partial(**read_json(path))
+            if stored.key == key:
+                return stored
+        return _Partial(key)

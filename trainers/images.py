@@ -1,0 +1,64 @@
+"""Images from files to pixels in [0, 1]: one preprocessing for bank and test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from dassl.data.transforms import build_transform
+from PIL import Image
+
+from .errors import UserError
+
+DECODERS = 2  # threads that read images while the model works
+
+
+class Preprocess:
+    """Dassl's test transform (resize, centre crop, to tensor): RGB image -> (3, H, W) in [0, 1].
+
+    Attributes:
+        key: names everything the pixels depend on besides the file, for cache keys.
+    """
+
+    def __init__(self, cfg):
+        self._transform = build_transform(cfg, is_train=False)
+        size = "x".join(str(s) for s in cfg.INPUT.SIZE)
+        self.key = f"dassl-test {size} {cfg.INPUT.INTERPOLATION}"
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return self._transform(image)
+
+
+def load_image(path: str, preprocess: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
+    """Decode one image file to (3, H, W) in [0, 1].
+
+    Raises:
+        UserError: the file is missing, corrupt or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+    except Exception as error:  # PIL raises many kinds: OSError, SyntaxError, ValueError, struct
+        raise UserError(
+            f"image '{path}' is corrupt or no image ({error}); fetch it again or remove it"
+        ) from error
+    return preprocess(image)
+
+
+def batches(
+    paths: Sequence[str], preprocess: Callable[[Image.Image], torch.Tensor], batch_size: int
+) -> Iterator[torch.Tensor]:
+    """Yield (B, 3, H, W) in order, the next batch being decoded while one is in use."""
+    groups = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
+    if not groups:
+        return
+    with ThreadPoolExecutor(DECODERS) as pool:
+
+        def submit(group):
+            return [pool.submit(load_image, path, preprocess) for path in group]
+
+        ahead = submit(groups[0])
+        for following in [*groups[1:], []]:
+            current, ahead = ahead, submit(following)
+            yield torch.stack([future.result() for future in current])  # (B, 3, H, W)

@@ -1,0 +1,323 @@
+"""The trainer all methods share: backbone, checkpoints, clean and robust test, record, picture."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+
+from . import records, templates
+from .attacks import specs_from_cfg
+from .config import check_cfg
+from .errors import UserError
+from .evaluation import Evaluation
+from .images import Preprocess
+from .io import tensors_digest
+from .prompting import load_clip, text_features
+from .state import (
+    load_checkpoint,
+    load_prompts,
+    rng_state,
+    save_checkpoint,
+    scheduler_state,
+    set_rng_state,
+    set_scheduler_state,
+)
+
+
+def register(cls):
+    """Register a trainer under its class name, unless a fork already has one of that name."""
+    if cls.__name__ not in TRAINER_REGISTRY.registered_names():
+        TRAINER_REGISTRY.register(cls)
+    return cls
+
+
+class RobustTrainer(TrainerX):
+    """A Dassl trainer whose test measures clean and robust accuracy and writes a record.
+
+    A method defines ``build_model`` (sets ``self.clip`` and registers its prompt module),
+    ``text_features`` and, where it trains, ``forward_backward``.
+
+    Attributes:
+        paper: address of the method's paper.
+        trainable: whether there is anything to train.
+        frozen_image_tower: image features do not depend on the prompts, so those of the test set
+            are shared by all runs.
+    """
+
+    paper: str | None = None
+    trainable = True
+    frozen_image_tower = True
+
+    def check_cfg(self, cfg):
+        check_cfg(cfg)
+        self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
+        self.preprocess = Preprocess(cfg)
+
+    def load_clip(self):
+        """Load the frozen backbone and compare its resolution with ``INPUT.SIZE``."""
+        cfg = self.cfg
+        print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
+        clip = load_clip(cfg.MODEL.BACKBONE.NAME, device=self.device)
+        if tuple(cfg.INPUT.SIZE) != (clip.resolution, clip.resolution):
+            raise UserError(
+                f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)} but backbone {clip.name} takes "
+                f"({clip.resolution}, {clip.resolution}); set INPUT.SIZE to that"
+            )
+        return clip
+
+    # --- what a method offers to the test --------------------------------------------------------
+
+    @property
+    def classnames(self) -> list[str]:
+        return self.dm.dataset.classnames
+
+    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return raw features (B, D) of pixels (B, 3, H, W) in [0, 1]."""
+        return self.clip.encode_image(pixels)
+
+    def text_features(self) -> torch.Tensor:
+        """Return the classes' unit-length text features (K, D) with the current prompts."""
+        raise NotImplementedError
+
+    def handmade_features(self) -> torch.Tensor:
+        """Return unit-length text features (K, D) of the data set's hand-made prompt."""
+        dataset = self.dm.dataset
+        template = getattr(dataset, "template", None) or templates.template_for(
+            self.cfg.DATASET.NAME
+        )
+        return text_features(self.clip, templates.fill(template, self.classnames))
+
+    def prompt_digest(self) -> str:
+        """Return a hex digest of everything that was trained."""
+        state = {
+            f"{name}.{key}": value
+            for name, module in self._models.items()
+            for key, value in module.state_dict().items()
+        }
+        return tensors_digest(state)
+
+    def prompt_parameters(self) -> int:
+        """Return the number of trained values."""
+        return sum(p.numel() for m in self._models.values() for p in m.parameters())
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def train(self):
+        if self.trainable:
+            super().train()
+        else:
+            self.test()
+
+    def before_epoch(self):
+        self._clock = time.perf_counter()
+
+    def after_epoch(self):
+        self.seconds["train"] += time.perf_counter() - self._clock
+        super().after_epoch()
+
+    def checkpoint_facts(self) -> dict:
+        """Return what a checkpoint must agree with before it is loaded."""
+        return {
+            "trainer": type(self).__name__,
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "weights_sha256": self.clip.sha256,
+            "classnames": list(self.classnames),
+        }
+
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+        """Write Dassl's files ``<directory>/<name>/model.pth.tar-<epoch>``, atomically."""
+        for name in self.get_model_names():
+            folder = Path(directory) / name
+            state = {
+                "state_dict": {k: v.cpu() for k, v in self._models[name].state_dict().items()},
+                "epoch": epoch + 1,
+                "optimizer": self._optims[name].state_dict() if self._optims[name] else None,
+                "scheduler": scheduler_state(self._scheds[name]),
+                "val_result": None if val_result is None else float(val_result),
+                "rng": rng_state(),
+                "seconds": dict(self.seconds),
+                "best_result": float(self.best_result),
+                "advprompt": self.checkpoint_facts(),
+            }
+            file = model_name or f"model.pth.tar-{epoch + 1}"
+            save_checkpoint(folder / file, state)
+            if is_best:
+                save_checkpoint(folder / "model-best.pth.tar", state)
+            # Dassl's pointer to the newest file, which resuming reads
+            (folder / "checkpoint").write_text(f"{file}\n", encoding="utf-8")
+            print(f"Checkpoint saved to {folder / file}")
+
+    def resume_model_if_exist(self, directory):
+        """Go on from the newest checkpoint in ``directory``; return the epoch to start with."""
+        start = 0
+        for name in self.get_model_names():
+            pointer = Path(directory) / name / "checkpoint"
+            if not pointer.is_file():
+                return 0
+            path = pointer.parent / pointer.read_text(encoding="utf-8").strip()
+            state = load_checkpoint(path)
+            self._check_facts(state, path)
+            load_prompts(self._models[name], state["state_dict"], path)
+            if state.get("optimizer") is not None:
+                self._optims[name].load_state_dict(state["optimizer"])
+            set_scheduler_state(self._scheds[name], state.get("scheduler"))
+            set_rng_state(state["rng"])
+            self.seconds = dict(state["seconds"])
+            self.best_result = state["best_result"]
+            start = state["epoch"]
+            print(f"Resuming {name} from {path} (epoch {start})")
+        return start
+
+    def load_model(self, directory, epoch=None):
+        """Load prompts for evaluation: of ``epoch``, else the best on validation, else the newest.
+
+        Raises:
+            UserError: nothing there, damaged, or made by another trainer, width or class set.
+        """
+        if not directory:
+            print("load_model() was skipped: no pretrained model was given")
+            return
+        for name in self.get_model_names():
+            folder = Path(directory) / name
+            path = folder / (f"model.pth.tar-{epoch}" if epoch else "model-best.pth.tar")
+            if not epoch and not path.is_file() and (folder / "checkpoint").is_file():
+                path = folder / (folder / "checkpoint").read_text(encoding="utf-8").strip()
+            state = load_checkpoint(path)
+            self._check_facts(state, path)
+            load_prompts(self._models[name], state["state_dict"], path)
+            print(f"Loaded {name} from {path} (epoch {state.get('epoch')})")
+
+    def _check_facts(self, state: dict, path) -> None:
+        theirs = state.get("advprompt") or {}
+        for key in ("trainer", "weights_sha256"):
+            mine = self.checkpoint_facts()[key]
+            if key in theirs and theirs[key] != mine:
+                what = {"trainer": "trainer", "weights_sha256": "backbone weights"}[key]
+                raise UserError(
+                    f"checkpoint '{path}' was made with {what} '{theirs[key]}', not '{mine}'; "
+                    "evaluate it with the trainer and backbone it was trained with"
+                )
+
+    # --- test -------------------------------------------------------------------------------------
+
+    def test(self, split=None):
+        """Measure clean accuracy and every attack of ``ATTACK.TEST``, and write the record.
+
+        Returns:
+            clean accuracy in percent (as Dassl's trainers do).
+        """
+        self.set_model_mode("eval")
+        split = split or self.cfg.TEST.SPLIT
+        if split == "val" and not self.dm.dataset.val:
+            split = "test"
+        self.need_image_tower()
+        evaluation = Evaluation(
+            self,
+            self.dm.dataset.val if split == "val" else self.dm.dataset.test,
+            folder=Path(self.output_dir) / "unfinished",
+            cache=self.bank_folder(),
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+        )
+        print(f"Evaluate on the *{split}* set")
+        clock = time.perf_counter()
+        clean = self._clean_accuracy(evaluation)
+        if split == "val":
+            return clean
+        attacks = []
+        for spec in specs_from_cfg(self.cfg.ATTACK.TEST, key="ATTACK.TEST"):
+            entry = evaluation.attack(spec)
+            attacks.append(entry)
+            print(
+                f"* {spec.target} {spec.name}-{spec.steps} {entry['eps']} ({spec.objective}): "
+                f"robust accuracy {records.accuracy(entry):.1f}% in {entry['seconds']:.0f} s"
+            )
+            for warning in entry["warnings"]:
+                print(f"  warning: {warning}")
+        self._picture(evaluation)
+        self.seconds["eval"] = round(time.perf_counter() - clock, 3)
+        self._write_record(evaluation, attacks)
+        return clean
+
+    def need_image_tower(self) -> None:
+        """Load the image tower again where tuning has freed it."""
+        if getattr(self.clip.model, "visual", None) is None:
+            self.clip = self.load_clip()
+
+    def bank_folder(self) -> Path:
+        """Return the folder of cached image features, shared by runs."""
+        return Path(self.cfg.TRAINER.ADVPT.BANK_DIR or Path(self.output_dir) / "banks")
+
+    def _clean_accuracy(self, evaluation: Evaluation) -> float:
+        self.evaluator.reset()
+        self.evaluator.process(evaluation.clean(), evaluation.labels)
+        results = self.evaluator.evaluate()
+        for name, value in results.items():
+            self.write_scalar(f"test/{name}", value, self.epoch if hasattr(self, "epoch") else 0)
+        return next(iter(results.values()))
+
+    def _picture(self, evaluation: Evaluation) -> None:
+        specs = [
+            s for s in specs_from_cfg(self.cfg.ATTACK.TEST, key="ATTACK.TEST")
+            if s.target == "end_to_end"
+        ]  # fmt: skip
+        from .pictures import save_examples  # matplotlib is slow to import
+
+        right = evaluation.clean_right.nonzero().flatten().tolist()
+        rows = min(self.cfg.TEST.PICTURE, len(right))
+        if not specs or not rows:
+            return
+        chosen = [right[(2 * i + 1) * len(right) // (2 * rows)] for i in range(rows)]
+        where, pixels = next(evaluation.pixels(chosen, "picture"))
+        result = evaluation.run_attack(specs[0], where, pixels)
+        with torch.no_grad():
+            before, after = (evaluation.logits(x).softmax(1) for x in (pixels, result.images))
+        path = save_examples(
+            self.output_dir,
+            clean=pixels,
+            adversarial=result.images,
+            classnames=self.classnames,
+            labels=evaluation.labels[where],
+            before=before,
+            after=after,
+            spec=specs[0],
+            title=f"{type(self).__name__}, {self.cfg.DATASET.NAME}, {self.cfg.MODEL.BACKBONE.NAME}",
+        )
+        print(f"* picture: {path}")
+
+    def _write_record(self, evaluation: Evaluation, attacks: list[dict]) -> None:
+        cfg, right = self.cfg, evaluation.clean_right
+        which = cfg.DATASET.SUBSAMPLE_CLASSES
+        protocol = cfg.TEST.PROTOCOL or (
+            "base2new" if which != "all" else "few_shot" if self.trainable else "zero_shot"
+        )
+        record = records.new_record(
+            trainer=type(self).__name__,
+            paper=self.paper,
+            dataset=cfg.DATASET.NAME,
+            protocol=protocol,
+            split=which,
+            shots=(cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS >= 1 else -1)
+            if self.trainable else 0,
+            seed=cfg.SEED,
+            backbone=cfg.MODEL.BACKBONE.NAME,
+            weights_sha256=self.clip.sha256,
+            prompt_parameters=self.prompt_parameters(),
+            classes=len(self.classnames),
+            train_threat=self.train_threat(),
+            epochs=cfg.OPTIM.MAX_EPOCH if self.trainable else 0,
+            subset=cfg.TEST.SUBSET,
+            seconds={k: round(v, 3) for k, v in self.seconds.items()},
+            clean={"n": len(right), "correct": int(right.sum())},
+            attacks=attacks,
+            config=cfg,
+            status="completed",
+            device=self.device,
+        )  # fmt: skip
+        print(f"* record: {records.write_record(self.output_dir, record)}")
+
+    def train_threat(self) -> dict | None:
+        """Return the description of the training attack; None for methods that see none."""
+        return None

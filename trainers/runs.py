@@ -1,0 +1,110 @@
+"""A run's folder and configuration: merging with clear errors, skipping and resuming safely."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import yaml
+
+from .errors import UserError, nearest
+from .io import read_json, write_json
+from .records import completed_record, flat_config
+
+CONFIG_FILE = "config.json"
+# Keys that change neither training nor figures
+VOLATILE = (
+    "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATASET.CACHE_DIR",
+    "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ", "TEST.PICTURE", "TRAINER.ADVPT.BANK_DIR", "TRAINER.ADVPT.BANK_BATCH",
+    "TRAINER.ADVPT.CLASS_CHUNK",
+)  # fmt: skip
+
+
+def merge_file(cfg, path) -> None:
+    """Merge a yaml file into ``cfg``.
+
+    Raises:
+        UserError: the file is missing, no yaml, or names an unknown key or a wrong type.
+    """
+    if not Path(path).is_file():
+        folder = Path(path).parent
+        there = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
+        hint = nearest(Path(path).name, there) if there else " Check the path."
+        raise UserError(f"config file '{path}' does not exist.{hint}")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise UserError(f"config file '{path}' is no valid yaml ({line})") from error
+    for key, value in _leaves(content, cfg):
+        _merge(cfg, key, value, f"in '{path}'")
+
+
+def _leaves(node, cfg, prefix=""):
+    """Yield (full key, value) of everything that is no group of keys."""
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, cfg, f"{name}.")
+        else:
+            yield name, value
+
+
+def merge_opts(cfg, opts: list[str]) -> None:
+    """Merge ``KEY VALUE`` pairs from the command line.
+
+    Raises:
+        UserError: an odd number of words, an unknown key (nearest names offered), a wrong type.
+    """
+    opts = [word for word in opts if word != "--"]
+    if len(opts) % 2:
+        raise UserError(f"overrides come in pairs KEY VALUE, but '{opts[-1]}' stands alone")
+    for key, text in zip(opts[::2], opts[1::2], strict=True):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        _merge(cfg, key, value, "on the command line")
+
+
+def _merge(cfg, key: str, value, where: str) -> None:
+    node, (*path, name) = cfg, key.split(".")
+    for part in [*path, name]:
+        if not isinstance(node, dict) or part not in node:
+            raise UserError(f"config key '{key}' {where} is unknown.{nearest(key, flat_config(cfg))}")
+        node, parent = node[part], node
+    if isinstance(node, str) and not isinstance(value, str):
+        value = str(value)  # yacs refuses 4 for "4": sizes in 1/255 may be written either way
+    if isinstance(node, float) and type(value) is int:
+        value = float(value)
+    try:
+        cfg.merge_from_list([key, value])
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"config key '{key}' {where} is {value!r}, expected {type(node).__name__} such as {node!r}"
+        ) from error
+
+
+def claim(cfg) -> bool:
+    """Take the run folder ``cfg.OUTPUT_DIR`` for this configuration.
+
+    Returns:
+        True if it holds this configuration's completed record: nothing is left to do.
+
+    Raises:
+        UserError: it holds a run of another configuration.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    mine = {k: v for k, v in flat_config(cfg).items() if k not in VOLATILE}
+    if (folder / CONFIG_FILE).is_file():
+        theirs = read_json(folder / CONFIG_FILE)
+        for key in sorted(set(mine) | set(theirs)):
+            if mine.get(key) != theirs.get(key):
+                raise UserError(
+                    f"'{folder}' holds a run with {key} = {theirs.get(key)!r}, this one has "
+                    f"{mine.get(key)!r}; choose another output folder or move the old run away"
+                )
+    else:
+        write_json(folder / CONFIG_FILE, mine)
+    return completed_record(folder) is not None
