@@ -106,6 +106,12 @@ _OBJECTS = [
 ]
 
 
+def _allowed():
+    if torch.__version__ < (2, 6):  # knows no stand-ins: files with objects are refused
+        return contextlib.nullcontext()
+    return torch.serialization.safe_globals(_OBJECTS)
+
+
 def _without_objects(value):
     if isinstance(value, _Inert):
         state = value.state if isinstance(value.state, dict) else {}
@@ -126,13 +132,18 @@ def load_plain(fpath):
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, is no checkpoint, or holds objects that are not data;
             the message names it.
+        OSError: the file cannot be opened.
     """
     if not osp.isfile(fpath):
         raise FileNotFoundError(f"no checkpoint at '{fpath}'")
-    allow = getattr(torch.serialization, "safe_globals", lambda objects: contextlib.nullcontext())
+    with open(fpath, "rb") as file:
+        return _without_objects(_load(file, fpath))
+
+
+def _load(file, fpath):
     try:
-        with allow(_OBJECTS):
-            return _without_objects(torch.load(fpath, map_location="cpu", weights_only=True))
+        with _allowed():
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         for sign in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL "):
             _, found, rest = str(error).partition(sign)
@@ -143,8 +154,6 @@ def load_plain(fpath):
                 ) from error
         reason = str(error).rpartition("WeightsUnpickler error: ")[2]
         raise ValueError(_damaged(fpath, reason)) from error
-    except OSError:
-        raise
     except Exception as error:  # which error a torn file raises depends on where it was torn
         raise ValueError(_damaged(fpath, str(error) or type(error).__name__)) from error
 
