@@ -1,6 +1,8 @@
 """Checkpoints of every layout are read, and nothing in them is ever executed."""
 
+import hashlib
 import io
+import json
 import os
 import pickle
 import warnings
@@ -16,6 +18,7 @@ from toy import toy_clip, toy_state_dict
 
 from trainers.errors import UserError
 from trainers.prompting import load_clip, loading, make_adapter
+from trainers.prompting.archives import read_script_archive
 from trainers.prompting.checkpoints import read_checkpoint
 
 SIZES = {"layers": 1, "text_layers": 1}
@@ -121,8 +124,6 @@ def test_half_precision_archive(tmp_path, state):
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(model), str(tmp_path / "half.pt"))
     with zipfile.ZipFile(tmp_path / "half.pt") as opened:
-        from trainers.prompting.archives import read_script_archive
-
         assert_equal(read_script_archive(opened), model.state_dict())
 
 
@@ -289,7 +290,7 @@ def test_named_architecture(tmp_path, monkeypatch):
         "vision_cfg": {"layers": 1, "width": 64, "patch_size": 8, "image_size": 32},
         "text_cfg": {"layers": 1, "width": 64, "heads": 1},
     }
-    (tmp_path / "Toy-B-8.json").write_text(__import__("json").dumps(config))
+    (tmp_path / "Toy-B-8.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path)
     state = toy_state_dict(**SIZES)
     torch.save(state, tmp_path / "gelu.pt")
@@ -345,6 +346,34 @@ def test_weights_nowhere_to_be_had(tmp_path, monkeypatch, name):
     assert list((tmp_path / "cache").iterdir()) == []  # nothing half-written
 
 
+def test_open_clip_weights_by_tag(tmp_path, monkeypatch):
+    """A tag is loaded as its architecture, with its own mean and std."""
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"layers": 1, "width": 64, "patch_size": 8, "image_size": 32},
+        "text_cfg": {"layers": 1, "width": 64, "heads": 1},
+    }
+    (tmp_path / "Toy-B-16.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    state = toy_state_dict(**SIZES)
+    torch.save(state, tmp_path / "toy.pt")
+    tag = {"file": str(tmp_path / "toy.pt"), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Toy-B-16", {"drawn": tag})
+    clip = load_clip("open_clip:Toy-B-16/drawn")
+    assert torch.equal(clip.mean.flatten(), torch.full((3,), 0.5))
+    assert torch.equal(clip.model.visual.proj, state["visual.proj"])
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(clip.encode_image(x), clip.model.encode_image((x - 0.5) / 0.25))
+    torch.save(visual(toy_state_dict(**SIZES, seed=2)), tmp_path / "fare.pt")
+    robust = load_clip(f"file:{tmp_path / 'fare.pt'}?base=open_clip:Toy-B-16/drawn")
+    assert not torch.equal(robust.encode_image(x), clip.encode_image(x))
+    assert torch.equal(robust.mean, clip.mean) and robust.sha256 != clip.sha256
+
+    tag["file"] = str(tmp_path / "gone.pt")
+    with pytest.raises(UserError, match="open_clip:Toy-B-16/drawn can be neither found nor"):
+        load_clip("open_clip:Toy-B-16/drawn")
+
+
 def _no_network(*args, **kwargs):
     raise OSError("no network")
 
@@ -357,8 +386,6 @@ def test_weights_in_the_cache_are_found_and_checked(tmp_path, archive, monkeypat
     monkeypatch.setattr(loading, "_download", _no_network)
     with pytest.raises(UserError, match="ViT-B-32.pt' is not OpenAI's .* SHA-256 differs"):
         load_clip("ViT-B/32")
-    import hashlib
-
     entry = ("ViT-B-32.pt", hashlib.sha256(data).hexdigest())
     monkeypatch.setitem(loading.OPENAI, "ViT-B/32", entry)
     assert load_clip("ViT-B/32", image_tower=False).name == "ViT-B/32"
@@ -379,8 +406,7 @@ def test_download_arrives_whole(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", loading.OPENAI)
 def test_digests_are_those_of_open_clip(name):
-    arch = name.replace("/", "-").replace("@336px", "-336")
-    url = open_clip.pretrained.get_pretrained_url(arch, "openai")
+    url = open_clip.pretrained.get_pretrained_url(loading._arch_of(name), "openai")
     assert tuple(url.split("/")[:-3:-1]) == loading.OPENAI[name]
 
 

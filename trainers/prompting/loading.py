@@ -85,12 +85,13 @@ def make_adapter(
     if isinstance(weights, dict):
         weights = Weights(weights)
     provider = provider or os.environ.get("ADVPROMPT_CLIP_PROVIDER", "auto")
+    digest = weights_digest(weights)
     model, tokenizer = build(weights, provider)
     adapter = CLIPAdapter(
         model,
         tokenizer,
         name=name,
-        sha256=weights_digest(weights),
+        sha256=digest,
         mean=weights.mean,
         std=weights.std,
         precision=precision,
@@ -151,7 +152,7 @@ def _download(name: str, folder: Path) -> bool:
     except ImportError:
         return False
     file = OPENAI[name][0]
-    url = get_pretrained_url(name.replace("/", "-").replace("@336px", "-336"), "openai")
+    url = get_pretrained_url(_arch_of(name), "openai")
     if not url:
         return False
     before = socket.getdefaulttimeout()
@@ -204,25 +205,19 @@ def _file_weights(rest: str, weights_dir) -> Weights:
 
 def _architecture(arch: str, state: dict[str, torch.Tensor], origin: str) -> Weights:
     """Weights of a named open_clip architecture."""
-    from open_clip.model import convert_to_custom_text_state_dict
-
     _check_architecture(arch)
     model, tokenizer = _create(arch, origin, pretrained_image=False, pretrained_text=False)
     if hasattr(model, "text"):
+        from open_clip.model import convert_to_custom_text_state_dict
+
         state = convert_to_custom_text_state_dict(state)
     return _built(model, state, tokenizer, arch, origin)
 
 
 def _open_clip_weights(rest: str, weights_dir) -> Weights:
     arch, _, tag = rest.partition("/")
-    try:
-        import open_clip
-    except ImportError as error:
-        raise UserError(
-            f"backbone 'open_clip:{rest}' needs open_clip; run 'pip install open_clip_torch'"
-        ) from error
     _check_architecture(arch)
-    tags = open_clip.list_pretrained_tags_by_model(arch)
+    tags = _open_clip().list_pretrained_tags_by_model(arch)
     if tag not in tags:
         raise UserError(
             f"open_clip has no weights '{tag}' for {arch}.{nearest(tag, tags)}"
@@ -230,31 +225,51 @@ def _open_clip_weights(rest: str, weights_dir) -> Weights:
             else f"open_clip has no weights for {arch}; choose another architecture"
         )
     if tag == "openai":  # the same files under our own names, read without running them
-        by_arch = {n.replace("/", "-").replace("@336px", "-336"): n for n in OPENAI}
+        by_arch = {_arch_of(name): name for name in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
     model, tokenizer = _create(arch, f"open_clip:{rest}", pretrained=tag)
     return _built(model, model.state_dict(), tokenizer, arch, f"open_clip:{rest}")
 
 
+def _arch_of(name: str) -> str:
+    """open_clip's name of an OpenAI model."""
+    return name.replace("/", "-").replace("@336px", "-336")
+
+
+def _open_clip():
+    try:
+        import open_clip
+    except ImportError as error:
+        raise UserError(
+            f"open_clip is needed for this backbone but cannot be imported ({error}); run "
+            "'pip install open_clip_torch'"
+        ) from error
+    return open_clip
+
+
+def _check_architecture(arch: str) -> None:
+    choices = _open_clip().list_models()
+    if arch not in choices:
+        raise UserError(f"open_clip has no architecture '{arch}'.{nearest(arch, choices)}")
+
+
 def _create(arch: str, origin: str, **options):
     """An open_clip model and its tokenizer; both may need files from the network."""
-    import open_clip
-
+    open_clip = _open_clip()
     try:
         with torch.random.fork_rng(devices=[]):
             model = open_clip.create_model(arch, weights_only=True, **options)
         return model, open_clip.get_tokenizer(arch)
     except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"files for {origin} can be neither found nor fetched "
-            f"({str(error).strip().splitlines()[0]}); fetch them where there is a network, or name "
-            f"a local checkpoint as file:PATH?arch={arch}"
+            f"files for {origin} can be neither found nor fetched ({reason}); fetch them where "
+            f"there is a network, or name a local checkpoint as file:PATH?arch={arch}"
         ) from error
 
 
 def _built(model, state: dict[str, torch.Tensor], tokenizer, arch: str, origin: str) -> Weights:
-    """Wrap an open_clip model whose weights ``state`` replaces when it is built."""
-    import open_clip
+    """Wrap an open_clip model that takes ``state`` when it is built."""
     from open_clip.tokenizer import SimpleTokenizer
 
     def fill(state: dict[str, torch.Tensor]):
@@ -264,18 +279,10 @@ def _built(model, state: dict[str, torch.Tensor], tokenizer, arch: str, origin: 
     def tokenizer_face():
         if isinstance(tokenizer, SimpleTokenizer):
             return tokens.from_open_clip()
-        return tokens.ForeignTokenizer(tokenizer, tokenizer.context_length)
+        return tokens.ForeignTokenizer(tokenizer, getattr(tokenizer, "context_length", None) or 77)
 
-    preprocess = open_clip.get_model_preprocess_cfg(model)
+    preprocess = _open_clip().get_model_preprocess_cfg(model)
     given = {k: tuple(preprocess[k]) for k in ("mean", "std") if preprocess.get(k) is not None}
     return Weights(
         state, build=fill, tokenizer=tokenizer_face, variant=arch, origin=origin, **given
     )
-
-
-def _check_architecture(arch: str) -> None:
-    import open_clip
-
-    choices = open_clip.list_models()
-    if arch not in choices:
-        raise UserError(f"open_clip has no architecture '{arch}'.{nearest(arch, choices)}")
