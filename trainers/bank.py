@@ -13,10 +13,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,11 +31,11 @@ from .attacks import (
     verify,
 )
 from .errors import UserError
+from .images import batches
 from .io import load_tensors, save_tensors, sha256_file, writable_dir
 
 SCHEMA = 1
 BANK, PART = "embedding bank", "part of an embedding bank"
-DECODERS = 2  # threads that read images while the model works
 
 
 @dataclass
@@ -111,6 +109,7 @@ def sample_seed(seed: int, digest: str, view: int) -> int:
     return int.from_bytes(word, "big") >> 1  # 63 bits
 
 
+@torch.inference_mode(False)  # whatever surrounds it, the rows are for differentiating with
 def build_bank(
     clip,
     items: Sequence,
@@ -334,7 +333,8 @@ def _attack_chunk(
     """Return the rows (n * views, D) of these images and what the attack did."""
     rows, checks = [], AttackChecks()
     done = 0
-    for pixels in _batches(paths, preprocess, batch_size):
+    for pixels in batches(paths, preprocess, batch_size):
+        check_pixels(pixels)
         names, starts = paths[done : done + len(pixels)], seeds[done : done + len(pixels)]
         pixels = pixels.to(device)
         with torch.no_grad():
@@ -365,27 +365,3 @@ def _check_finite(features: Tensor, names: Sequence[str], precision: str) -> Non
         raise UserError(
             f"the features of '{names[bad[0]]}' are not finite at precision {precision}; use fp32"
         )
-
-
-def _batches(paths, preprocess, batch_size) -> Iterator[Tensor]:
-    """Yield (B, 3, H, W) in order, the next batch being decoded while one is in use."""
-    groups = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
-    load = partial(_load_image, preprocess=preprocess)
-    with ThreadPoolExecutor(DECODERS) as pool:
-        ahead = pool.map(load, groups[0])
-        for following in [*groups[1:], []]:
-            current, ahead = ahead, pool.map(load, following)
-            pixels = torch.stack(list(current))  # (B, 3, H, W)
-            check_pixels(pixels)
-            yield pixels
-
-
-def _load_image(path: str, preprocess) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
-    except Exception as error:  # PIL raises many kinds: OSError, SyntaxError, ValueError, struct
-        raise UserError(
-            f"image '{path}' is corrupt or no image ({error}); fetch it again or remove it"
-        ) from error
-    return preprocess(image)
