@@ -77,7 +77,8 @@ class Row:
     @property
     def full_name(self) -> str:
         """The row in words, for notes."""
-        return f"{self.name}, {self.shots_label}" + (" shots" if self.shots else "")
+        unit = {0: "", 1: " shot"}.get(self.shots, " shots")
+        return f"{self.name}, {self.shots_label}{unit}"
 
     @property
     def trained_with(self) -> str:

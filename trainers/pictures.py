@@ -6,7 +6,6 @@ again in another size or for fewer images.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ PICTURE = "picture.png"
 MAGNIFICATION = 10
 _RIGHT, _WRONG, _QUIET = "#1a7f37", "#c62828", "#57606a"
 _CELL = 2.15  # inches per image
+_NAME = 26  # characters of a class name that fit under an image
 _SMALL = 160  # pixels; below it images are shown with hard edges
 
 
@@ -77,7 +77,9 @@ def save_grid(
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     if title:
-        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=11)
+        size = min(11, 11 * 75 / len(title))  # 75 characters fit
+        y = 1 - 0.2 / height
+        figure.text(0.5, y, title, ha="center", va="center", fontsize=size, parse_math=False)
     for j, head in enumerate(heads):
         x = (0.2 + j * (_CELL + 0.2) + _CELL / 2) / width
         y = 1 - (top - 0.2) / height
@@ -108,7 +110,8 @@ def _show(axes, image: torch.Tensor, text: str, colour: str) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=1.6)
-    axes.set_xlabel(text, fontsize=9, color=colour, labelpad=3, linespacing=1.15)
+    look = {"fontsize": 9, "color": colour, "linespacing": 1.15}
+    axes.set_xlabel(text, labelpad=3, parse_math=False, **look)
 
 
 def _pixels(images: torch.Tensor, name: str) -> torch.Tensor:
@@ -125,11 +128,12 @@ def _pixels(images: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def _short(name: str) -> str:
-    return textwrap.shorten(name.replace("_", " "), 34, placeholder=" …")
+    name = name.replace("_", " ")
+    return name if len(name) <= _NAME else name[: _NAME - 1].rstrip() + "…"
 
 
 def _caption(prediction: Prediction) -> str:
-    return f"predicted {100 * prediction[1]:.0f} %\n{_short(prediction[0])}"
+    return f"predicted\n{_short(prediction[0])}, {100 * prediction[1]:.0f} %"
 
 
 def _colour(prediction: Prediction, label: str) -> str:

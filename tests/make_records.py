@@ -1,0 +1,40 @@
+"""Valid records for the tests of records and tables."""
+
+from trainers import records
+
+TRANSFER = {
+    "name": "pgd", "objective": "embedding_kl", "target": "embedding", "eps": "16/255",
+    "alpha": "2/255", "steps": 40, "restarts": 1, "start": "uniform", "norm": "linf",
+}  # fmt: skip
+WHITE_BOX = TRANSFER | {
+    "objective": "ce", "target": "end_to_end", "eps": "1/255", "alpha": "1/255", "steps": 100,
+}  # fmt: skip
+BANK = TRANSFER | {"eps": "8/255", "steps": 10}
+
+
+def outcome(correct, n=100, **changes):
+    """The part of an attack's entry that the evaluation adds."""
+    checks = {"max_linf": 0.0039, "in_range": True, "zero_grad_share": 0.0, "loss_rises": True}
+    return {"n": n, "correct": correct, "seconds": 1.5, "checks": checks, "warnings": []} | changes
+
+
+def make(clean=80, transfer=40, white_box=30, n=100, **changes):
+    """A completed AdvPT record, unless ``changes`` say otherwise."""
+    fields = {
+        "trainer": "AdvPT", "paper": "https://arxiv.org/abs/2311.11261", "dataset": "EuroSAT",
+        "protocol": "few_shot", "shots": 16, "seed": 1, "backbone": "tiny",
+        "weights_sha256": "ab" * 32, "prompt_parameters": 4096, "classes": 10, "epochs": 50,
+        "config": {"OPTIM": {"LR": 0.002}, "SEED": 1}, "train_threat": BANK, "status": "completed",
+        "clean": clean if clean is None else {"n": n, "correct": clean},
+        "attacks": [TRANSFER | outcome(transfer, n), WHITE_BOX | outcome(white_box, n)],
+    }  # fmt: skip
+    return records.new_record(**fields | changes)
+
+
+def zero_shot(**changes):
+    """A completed zero-shot record of the same setting."""
+    fields = {
+        "trainer": "ZeroshotCLIP", "protocol": "zero_shot", "shots": 0, "epochs": 0,
+        "prompt_parameters": 0, "train_threat": None,
+    }  # fmt: skip
+    return make(**fields | changes)
