@@ -8,6 +8,10 @@ import pickle
 import warnings
 import zipfile
 
+import trainers  # noqa: F401  its torchvision guard comes before open_clip
+
+# isort: split
+
 import open_clip
 import openai_clip_reference as reference
 import pytest
@@ -192,6 +196,29 @@ def test_damaged_archives_are_named(tmp_path, archive, ending, content):
     rewrite(archive[0], path, {ending: content})
     with pytest.raises(UserError, match="damaged.pt'"):
         load_clip(f"file:{path}")
+
+
+@pytest.mark.parametrize("kind", ["zip", "archive"])
+def test_changed_bytes_never_surface_as_another_error(tmp_path, archive, kind):
+    source, path = tmp_path / "source.pt", tmp_path / "changed.pt"
+    torch.save({"visual.proj": torch.ones(2), "other": torch.ones(2)}, source)
+    source = archive[0] if kind == "archive" else source
+    with zipfile.ZipFile(source) as opened:
+        name = next(n for n in opened.namelist() if n.endswith("/data.pkl"))
+        content = opened.read(name)
+    random = torch.Generator().manual_seed(0)
+    refused = 0
+    for _ in range(40):
+        changed = bytearray(content)
+        for at in torch.randint(min(len(content), 3000), (2,), generator=random).tolist():
+            changed[at] = int(torch.randint(256, (1,), generator=random))
+        small = {"/data.pkl": bytes(changed), "/data/0": bytes(1 << 12)}
+        rewrite(source, path, small)
+        try:
+            read_checkpoint(path)
+        except UserError as error:
+            refused += "changed.pt'" in str(error)
+    assert refused > 20
 
 
 @pytest.mark.parametrize(

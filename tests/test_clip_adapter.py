@@ -2,6 +2,10 @@
 
 import sys
 
+import trainers  # noqa: F401  its torchvision guard comes before open_clip
+
+# isort: split
+
 import open_clip
 import openai_clip_reference as reference
 import pytest
@@ -328,3 +332,18 @@ def test_missing_tiny_is_named(tmp_path):
     shipped(tmp_path, robust=False)
     with pytest.raises(UserError, match="tiny-robust.safetensors' .* is missing"):
         tiny.load_tiny_state("tiny-robust", tmp_path)
+
+
+def test_a_release_of_open_clip_with_another_table(clip, monkeypatch):
+    """Tables that no state dict fills keep the values that open_clip gives them."""
+
+    class Newer(open_clip.CLIP):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.register_buffer("table", torch.ones(2), persistent=False)
+
+    monkeypatch.setattr(open_clip, "CLIP", Newer)
+    newer = toy_clip()
+    assert torch.equal(newer.model.table, torch.ones(2))
+    ids = clip.tokenize(TEXTS)
+    assert torch.equal(newer.model.encode_text(ids), clip.model.encode_text(ids))

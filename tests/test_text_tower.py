@@ -1,5 +1,9 @@
 """The short text tower equals the plain 77-token one, in features and in gradients."""
 
+import trainers  # noqa: F401  its torchvision guard comes before open_clip
+
+# isort: split
+
 import open_clip
 import openai_clip_reference as reference
 import pytest

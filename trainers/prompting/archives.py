@@ -81,11 +81,11 @@ class _Reader(pickle.Unpickler):
 
     def persistent_load(self, saved):
         kind, dtype, key, _device, numel = saved
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(numel, int):
             raise pickle.UnpicklingError("the archive refers to something that is no storage")
         if key not in self._cache:
             data = bytearray(self._archive.read(f"{self._root}data/{key}"))
-            if len(data) < numel * dtype.itemsize:
+            if numel < 0 or len(data) < numel * dtype.itemsize:
                 raise pickle.UnpicklingError(f"storage {key} of the archive is truncated")
             self._cache[key] = (
                 torch.frombuffer(data, dtype=dtype, count=numel)

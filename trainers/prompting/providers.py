@@ -101,12 +101,15 @@ def build_openai_layout(
         heads=text_width // 64,
         layers=count_blocks(state, "transformer.resblocks."),
     )
-    model = open_clip.CLIP(
-        embed_dim=state["text_projection"].shape[1],
-        vision_cfg=open_clip.CLIPVisionCfg(**_vision_config(state)),
-        text_cfg=text,
-        quick_gelu=True,
-    )
+    vision = open_clip.CLIPVisionCfg(**_vision_config(state))
+    arguments = (state["text_projection"].shape[1], vision, text, True)  # True: QuickGELU
+    with torch.device("meta"):  # drawing initial values would take most of the loading time
+        model = open_clip.CLIP(*arguments)
+    if {name for name, _ in model.named_buffers()} - set(model.state_dict()) == {"attn_mask"}:
+        model = model.to_empty(device="cpu")
+        model.attn_mask.fill_(float("-inf")).triu_(1)
+    else:  # a release of open_clip with more to fill than the state dict does
+        model = open_clip.CLIP(*arguments)
     load_strictly(model, state, origin)
     return model.eval()
 
@@ -167,6 +170,8 @@ def load_strictly(
                 "the right one, e.g. file:PATH?arch=ViT-B-32, or choose other weights"
             )
     model.load_state_dict(state, strict=False)
+    for key in set(own) - set(state):  # batch counters
+        own[key].zero_()
 
 
 def build_with_clip(
