@@ -57,8 +57,13 @@ def read_checkpoint(path) -> Checkpoint:
 
 
 def _read(path: Path):
-    with open(path, "rb") as handle:
-        head = handle.read(10)
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(10)
+    except OSError as error:
+        raise UserError(
+            f"'{path}' cannot be read ({error.strerror}); change its permissions"
+        ) from error
     try:
         if head[8:9] == b"{" and head[:2] != b"PK":
             return load_file(str(path))
