@@ -306,6 +306,15 @@ def test_ambient_modes_do_not_matter(context):
     assert torch.equal(result.images, plain.images)
 
 
+def test_labels_made_in_inference_mode_will_do():
+    model = net()
+    with torch.inference_mode():
+        result = attack(model, torch.arange(3), spec()).run(pixels(3), range(3))
+    assert torch.equal(
+        result.images, attack(model, torch.arange(3), spec()).run(pixels(3), range(3)).images
+    )
+
+
 def test_autocast_does_not_reach_the_attack():
     model, clean, labels = net().float(), pixels(3), torch.arange(3)
     seen = []
@@ -338,6 +347,18 @@ def test_restarts_are_no_worse_and_keep_the_worst():
             assert not (result.right & ~previous[0]).any()
             assert (scored.loss_last >= previous[1]).all()
         previous = result.right, scored.loss_last
+
+
+def test_every_restart_starts_elsewhere():
+    seen = []
+
+    def loss(x):
+        seen.append(x.clone())
+        return x.flatten(1).sum(1)
+
+    GradientAttack(loss, spec(steps=0, restarts=3)).run(pixels(1), [7])
+    assert len(seen) == 3
+    assert not any(torch.equal(seen[i], seen[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
 
 
 def test_a_misclassified_image_beats_a_higher_loss():

@@ -127,6 +127,19 @@ def test_checks_are_stored(whole):
     assert whole.checks["zero_grad_share"] == 0 and whole.warnings == []
 
 
+def test_checks_count_every_chunk(items, tmp_path):
+    class DeadInTheDark(ToyEncoder):
+        def encode_image(self, pixels):
+            alive = pixels.detach().flatten(1).mean(dim=1) > 0.1
+            return super().encode_image(pixels) * alive[:, None]
+
+    dark = tmp_path / "dark.png"
+    Image.new("RGB", (9, 9)).save(dark)
+    bank = build([(dark, 0), *items[:4]], tmp_path / "cache", DeadInTheDark(), chunk=2)
+    assert bank.checks["zero_grad_share"] == pytest.approx(1 / 5)
+    assert [w.split(":")[0] for w in bank.warnings] == ["zero_grad_share"]
+
+
 def test_a_second_build_reads_the_cache(items, whole):
     clip = ToyEncoder()
     again = build(items, whole.path.parent, clip)
