@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+# isort: off  importing `trainers` makes `import dassl` work, so it comes first
 import trainers
-from trainers import runs
-from trainers.errors import UserError, nearest
-
-import datasets  # noqa: F401, I001  registers the data sets; needs the host that trainers set up
+import datasets  # noqa: F401  registers the data sets
 
 import torch
 from dassl.config import get_cfg_default
@@ -24,6 +22,9 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from tools.cli import run_tool
+from trainers import runs
+from trainers.errors import UserError, nearest
+# isort: on
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,8 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
-    if cfg.VERBOSE:
-        print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}")
+    # long, and rarely read: into log.txt rather than onto the screen
+    log = getattr(sys.stdout, "file", None) or sys.stdout
+    print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}", file=log)
     trainer = build_trainer(cfg)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)

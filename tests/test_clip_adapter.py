@@ -207,9 +207,7 @@ def test_the_digest_is_of_the_content(clip):
     assert make_adapter(changed, name="c").sha256 != clip.sha256
 
 
-@pytest.mark.parametrize(
-    ("precision", "tolerance"), [("fp16", 0.02), ("bf16", 0.1), ("amp", 0.1)]
-)
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("bf16", 0.1), ("amp", 0.1)])
 @pytest.mark.parametrize("provider", ["open_clip", "clip"])
 def test_low_precision_is_near_and_returns_float32(
     clip, clip_package, provider, precision, tolerance

@@ -552,9 +552,7 @@ def test_objects_are_not_saved_and_a_full_disk_keeps_the_old_file(tmp_path, monk
 def test_a_pickle_with_a_payload_is_refused_and_does_not_run(tmp_path, legacy, protocol):
     marker, path = tmp_path / "ran", tmp_path / "model.pth.tar-1"
     state = {"state_dict": {}, "epoch": 1, "val_result": Payload(marker)}
-    torch.save(
-        state, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol
-    )
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
     with pytest.raises(ValueError, match=rf"checkpoint '{path}' ") as error:
         load_checkpoint(str(path))
     if protocol == 2:

@@ -1,6 +1,6 @@
 """Draw a run's saved examples again: clean | perturbation x10 | adversarial.
 
-    python -m tools.picture output/RUN --rows 3 --out picture.png
+python -m tools.picture output/RUN --rows 3 --out picture.png
 """
 
 from __future__ import annotations

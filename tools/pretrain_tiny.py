@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from . import core
+from .cli import run_tool
 from .tiny_data import CaptionedImages, load_real, pair_labels
 
 ARCHITECTURE = {  # OpenAI CLIP's layout needs widths that are multiples of 64
@@ -54,7 +56,7 @@ class Vocabulary:
         """Tokenize into (K, L) indices of :attr:`rows`, cut after the last end token."""
         tokens = self._tokenize(texts)
         tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
-        return torch.searchsorted(self.rows, tokens)
+        return torch.searchsorted(self.rows, tokens.contiguous())
 
 
 def encode_text(model, tokens: torch.Tensor) -> torch.Tensor:
@@ -141,8 +143,9 @@ class Stage:
 
 
 def train_contrastive(model, data, vocabulary, args) -> None:
-    stage = Stage("tiny", model, list(model.parameters()), args,
-                  steps=args.steps, peak=1.5e-3, warmup=min(200, args.steps // 5))  # fmt: skip
+    steps, parameters = args.steps, list(model.parameters())
+    warmup = min(200, steps // 5)
+    stage = Stage("tiny", model, parameters, args, steps=steps, peak=1.5e-3, warmup=warmup)
     normalise = pixel_normaliser(args.device)
 
     def step_fn(step):
@@ -174,8 +177,9 @@ def pixel_normaliser(device):
 def train_robust(model, data, vocabulary, args) -> None:
     model.requires_grad_(False)
     model.visual.requires_grad_(True)
-    stage = Stage("tiny-robust", model, list(model.visual.parameters()), args,
-                  steps=args.robust_steps, peak=5e-4, warmup=min(50, args.robust_steps // 5))  # fmt: skip
+    steps, parameters = args.robust_steps, list(model.visual.parameters())
+    warmup = min(50, steps // 5)
+    stage = Stage("tiny-robust", model, parameters, args, steps=steps, peak=5e-4, warmup=warmup)
     normalise = pixel_normaliser(args.device)
     with torch.no_grad():
         texts = {k: encode_text(model, vocabulary(p).to(args.device))
@@ -260,4 +264,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    core.run_tool(main)
+    sys.exit(run_tool(main))

@@ -28,8 +28,7 @@ errors, records_of, files, statistics = (
 )
 
 INTERVAL = (
-    "mean ± 95 % t-interval over seeds, in percent; "
-    "a sample wrong clean does not count as robust"
+    "mean ± 95 % t-interval over seeds, in percent; a sample wrong clean does not count as robust"
 )
 _PROTOCOLS = {
     "few_shot": "few-shot",

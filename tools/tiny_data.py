@@ -204,7 +204,8 @@ def _pixels(images: np.ndarray) -> torch.Tensor:
 
 def _describe(row: np.ndarray, named: np.ndarray, template: str) -> str:
     colour, shape, fill, background = (
-        vocabulary[i] if use else "" for vocabulary, i, use in zip(_VOCABULARY, row, named, strict=True)
+        vocabulary[i] if use else ""
+        for vocabulary, i, use in zip(_VOCABULARY, row, named, strict=True)
     )
     text = str(template).format(" ".join(filter(None, [fill, colour, shape or "shape"])))
     if background:

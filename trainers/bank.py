@@ -342,9 +342,7 @@ def _attack_chunk(
         views = [clean]
         if spec is not None:
             _check_finite(clean, names, precision)
-            attack = GradientAttack(
-                objective_for(spec, clip.encode_image, reference=clean), spec
-            )
+            attack = GradientAttack(objective_for(spec, clip.encode_image, reference=clean), spec)
             views = []
             for view_seeds in zip(*starts, strict=True):  # B seeds of one view
                 result = attack.run(pixels, view_seeds)

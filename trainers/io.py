@@ -87,9 +87,11 @@ def read_json(path):
 def sha256_file(path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(
-            hashlib, "file_digest"
-        ) else _digest_blocks(handle)
+        return (
+            hashlib.file_digest(handle, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest_blocks(handle)
+        )
 
 
 def _digest_blocks(handle) -> str:  # Python 3.10 has no hashlib.file_digest
@@ -135,7 +137,9 @@ def load_tensors(path) -> tuple[dict[str, torch.Tensor], dict]:
     except FileNotFoundError as error:
         raise UserError(f"'{path}' does not exist") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"'{path}' is damaged or no safetensors file ({error}); {advice}") from error
+        raise UserError(
+            f"'{path}' is damaged or no safetensors file ({error}); {advice}"
+        ) from error
     if meta.get("checksum") != tensors_digest(tensors):
         raise UserError(f"'{path}' fails its checksum; {advice}")
     return tensors, meta

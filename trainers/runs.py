@@ -72,8 +72,9 @@ def _merge(cfg, key: str, value, where: str) -> None:
     node, (*path, name) = cfg, key.split(".")
     for part in [*path, name]:
         if not isinstance(node, dict) or part not in node:
-            raise UserError(f"config key '{key}' {where} is unknown.{nearest(key, flat_config(cfg))}")
-        node, parent = node[part], node
+            hint = nearest(key, flat_config(cfg))
+            raise UserError(f"config key '{key}' {where} is unknown.{hint}")
+        node = node[part]
     if isinstance(node, str) and not isinstance(value, str):
         value = str(value)  # yacs refuses 4 for "4": sizes in 1/255 may be written either way
     if isinstance(node, float) and type(value) is int:
@@ -82,7 +83,8 @@ def _merge(cfg, key: str, value, where: str) -> None:
         cfg.merge_from_list([key, value])
     except (ValueError, AssertionError) as error:
         raise UserError(
-            f"config key '{key}' {where} is {value!r}, expected {type(node).__name__} such as {node!r}"
+            f"config key '{key}' {where} is {value!r}, expected {type(node).__name__} "
+            f"such as {node!r}"
         ) from error
 
 

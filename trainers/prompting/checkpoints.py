@@ -94,9 +94,7 @@ def _refused(path: Path, error: pickle.UnpicklingError) -> UserError:
 
 
 def _broken(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"'{path}' is truncated or no checkpoint ({_reason(error)}); fetch it again"
-    )
+    return UserError(f"'{path}' is truncated or no checkpoint ({_reason(error)}); fetch it again")
 
 
 def _foreign_import(path: Path) -> str:
@@ -148,9 +146,7 @@ def _tensors(value: dict) -> dict[str, torch.Tensor]:
     """Keep tensors under string keys and take off what wrappers put before the names."""
     state = {k: v for k, v in value.items() if isinstance(k, str) and torch.is_tensor(v)}
     while True:
-        prefix = next(
-            (p for p in PREFIXES if state and all(k.startswith(p) for k in state)), None
-        )
+        prefix = next((p for p in PREFIXES if state and all(k.startswith(p) for k in state)), None)
         if prefix is None:
             return state
         state = {k[len(prefix) :]: v for k, v in state.items()}

@@ -174,9 +174,7 @@ def load_strictly(
         own[key].zero_()
 
 
-def build_with_clip(
-    state: dict[str, torch.Tensor], origin: str = "the state dict"
-) -> nn.Module:
+def build_with_clip(state: dict[str, torch.Tensor], origin: str = "the state dict") -> nn.Module:
     """Build with ``build_model(sd)`` or ``build_model(sd, design_details)`` of package ``clip``."""
     build_model = _find_build_model()
     positional = [

@@ -165,9 +165,7 @@ class TrainerBase:
             checkpoint = load_checkpoint(model_path)
             val_result = checkpoint.get("val_result")
             shown = "none" if val_result is None else f"{val_result:.1f}"
-            print(
-                f"Load {model_path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})"
-            )
+            print(f"Load {model_path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})")
             self._models[name].load_state_dict(checkpoint["state_dict"])
 
     def set_model_mode(self, mode="train", names=None):

@@ -11,9 +11,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 class MLP(nn.Module):
     """Linear layers of the widths ``hidden_layers``, each with norm, activation and dropout."""
 
-    def __init__(
-        self, in_features=2048, hidden_layers=(), activation="relu", bn=True, dropout=0.0
-    ):
+    def __init__(self, in_features=2048, hidden_layers=(), activation="relu", bn=True, dropout=0.0):
         super().__init__()
         widths = [hidden_layers] if isinstance(hidden_layers, int) else list(hidden_layers)
         if not widths:
