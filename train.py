@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-# isort: off  importing `trainers` makes `import dassl` work, so it comes first
-import trainers
-import datasets  # noqa: F401  registers the data sets
-
+import trainers  # first: it makes `import dassl` work # isort: skip
 import torch
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
+
+import datasets  # noqa: F401  registers the data sets
 from tools.cli import run_tool
 from trainers import runs
 from trainers.errors import UserError, nearest
-# isort: on
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +67,7 @@ def setup_cfg(args: argparse.Namespace):
     }  # fmt: skip
     for key, value in given.items():
         if value:
-            cfg.merge_from_list([key, tuple(value) if isinstance(value, list) else value])
+            runs.merge(cfg, key, value, "on the command line")
     if args.seed >= 0:
         cfg.SEED = args.seed
     runs.merge_opts(cfg, args.opts)

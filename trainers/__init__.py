@@ -20,12 +20,9 @@ def _install_host() -> None:
 
 _install_host()
 
-# isort: off  the host first, then the modules that import it
-from . import io, records, templates  # noqa: E402
+from . import advpt, baselines, io, records, templates  # noqa: E402, F401  registers the trainers
 from .config import extend_cfg  # noqa: E402
 from .errors import UserError, nearest  # noqa: E402
 from .version import __version__  # noqa: E402
-from . import advpt, baselines  # noqa: E402, F401  registers the trainers
-# isort: on
 
 __all__ = ["UserError", "__version__", "extend_cfg", "io", "nearest", "records", "templates"]

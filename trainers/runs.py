@@ -38,7 +38,7 @@ def merge_file(cfg, path) -> None:
         line = str(error).splitlines()[-1].strip()
         raise UserError(f"config file '{path}' is no valid yaml ({line})") from error
     for key, value in _leaves(content, cfg):
-        _merge(cfg, key, value, f"in '{path}'")
+        merge(cfg, key, value, f"in '{path}'")
 
 
 def _leaves(node, cfg, prefix=""):
@@ -65,27 +65,30 @@ def merge_opts(cfg, opts: list[str]) -> None:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
-        _merge(cfg, key, value, "on the command line")
+        merge(cfg, key, value, "on the command line")
 
 
-def _merge(cfg, key: str, value, where: str) -> None:
-    node, (*path, name) = cfg, key.split(".")
-    for part in [*path, name]:
-        if not isinstance(node, dict) or part not in node:
+def merge(cfg, key: str, value, where: str) -> None:
+    """Set one key with yacs's rules for types, but for ``4`` where the default is ``"4/255"``."""
+    old, parent = cfg, cfg
+    for part in key.split("."):
+        if not isinstance(old, dict) or part not in old:
             hint = nearest(key, flat_config(cfg))
             raise UserError(f"config key '{key}' {where} is unknown.{hint}")
-        node = node[part]
-    if isinstance(node, str) and not isinstance(value, str):
-        value = str(value)  # yacs refuses 4 for "4": sizes in 1/255 may be written either way
-    if isinstance(node, float) and type(value) is int:
-        value = float(value)
-    try:
-        cfg.merge_from_list([key, value])
-    except (ValueError, AssertionError) as error:
+        old, parent = old[part], old
+    kinds = {
+        str: (str, int, float),  # sizes in 1/255 are written either way
+        float: (float, int),
+        tuple: (tuple, list),
+        list: (list, tuple),
+    }.get(type(old), (type(old),))
+    fits = isinstance(value, kinds) and (isinstance(value, bool) <= isinstance(old, bool))
+    if isinstance(old, dict) or not (fits or old is None or value is None):
         raise UserError(
-            f"config key '{key}' {where} is {value!r}, expected {type(node).__name__} "
-            f"such as {node!r}"
-        ) from error
+            f"config key '{key}' {where} is {value!r}, expected {type(old).__name__} such as "
+            f"{'a key below it' if isinstance(old, dict) else repr(old)}"
+        )
+    parent[key.rpartition(".")[2]] = value if old is None or value is None else type(old)(value)
 
 
 def claim(cfg) -> bool:

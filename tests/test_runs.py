@@ -1,0 +1,84 @@
+"""Merging of config files and overrides, and the claim on a run's folder."""
+
+import pytest
+from yacs.config import CfgNode
+
+from trainers import runs
+from trainers.errors import UserError
+
+
+def node():
+    return CfgNode(
+        {
+            "EPS": "8/255", "LR": 0.1, "STEPS": 3, "FLAG": False, "SIZE": (2, 2), "LIST": [],
+            "NONE": None, "INNER": {"DEEP": 1}, "OUTPUT_DIR": "x",
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("EPS", "4", "4"), ("EPS", "4/255", "4/255"), ("EPS", "0.5", "0.5"), ("LR", "1", 1.0),
+        ("STEPS", "7", 7), ("FLAG", "True", True), ("SIZE", "[4,4]", (4, 4)), ("NONE", "5", 5),
+        ("LIST", "[{'A': 1}]", [{"A": 1}]), ("INNER.DEEP", "2", 2),
+    ],
+)  # fmt: skip
+def test_overrides_take_the_type_of_the_default(key, text, value):
+    cfg = node()
+    runs.merge_opts(cfg, [key, text])
+    for part in key.split("."):
+        cfg = cfg[part]
+    assert cfg == value and type(cfg) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (["STEPS", "1.5"], ["STEPS", "1.5", "int"]),
+        (["STEPS", "True"], ["STEPS", "True"]),
+        (["LR", "fast"], ["LR", "'fast'", "float"]),
+        (["FLAG", "1"], ["FLAG", "bool"]),
+        (["INNER", "1"], ["INNER"]),
+        (["INNER.DEPP", "1"], ["INNER.DEPP", "INNER.DEEP"]),
+        (["STEPS.MORE", "1"], ["STEPS.MORE"]),
+        (["STEPS"], ["pairs", "STEPS"]),
+    ],
+)
+def test_wrong_overrides_are_explained(opts, words):
+    cfg = node()
+    with pytest.raises(UserError) as error:
+        runs.merge_opts(cfg, opts)
+    assert all(word in str(error.value) for word in words)
+    assert cfg == node()
+
+
+def test_files_are_checked_like_overrides(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("INNER:\n  DEEP: 9\nEPS: 4\n")
+    cfg = node()
+    runs.merge_file(cfg, path)
+    assert (cfg.INNER.DEEP, cfg.EPS) == (9, "4")
+    path.write_text("INNER:\n  DEPP: 9\n")
+    with pytest.raises(UserError, match="a.yaml.*unknown.*INNER.DEEP"):
+        runs.merge_file(cfg, path)
+    path.write_text("INNER: [\n")
+    with pytest.raises(UserError, match="no valid yaml"):
+        runs.merge_file(cfg, path)
+    with pytest.raises(UserError, match="does not exist.*a.yaml"):
+        runs.merge_file(cfg, tmp_path / "b.yaml")
+
+
+def test_a_folder_belongs_to_one_configuration(tmp_path):
+    cfg = node()
+    cfg.OUTPUT_DIR = str(tmp_path / "run")
+    assert runs.claim(cfg) is False
+    assert runs.claim(cfg) is False  # unfinished: resumes
+    cfg.STEPS = 4
+    with pytest.raises(UserError, match="STEPS = 3, this one has 4"):
+        runs.claim(cfg)
+    cfg.STEPS = 3
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "run" / "config.json").rename(tmp_path / "moved" / "config.json")
+    cfg.OUTPUT_DIR = str(tmp_path / "moved")  # where it lies does not matter
+    assert runs.claim(cfg) is False
