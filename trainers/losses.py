@@ -80,3 +80,186 @@ def embedding_kl(clean: Tensor, adv: Tensor) -> Tensor:
     Source: AdvPT (arXiv 2311.11261), the objective of the adversarial embedding bank.
     """
     return kl(clean, adv)
+
+
+# --- what the methods train on ------------------------------------------------------------------
+
+
+def mean_ce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of a batch: CoOp's loss on clean, adversarial training's on attacked."""
+    return cross_entropy(logits, labels).mean()
+
+
+def cosine_gap(first: Tensor, second: Tensor) -> Tensor:
+    """1 - cos(vec a, vec b) for every sample, all other dimensions flattened.
+
+    Args:
+        first, second: (B, ...), e.g. block outputs (B, N, d).
+
+    Returns:
+        (B,) float32 in [0, 2].
+    """
+    cosine = F.cosine_similarity(first.float().flatten(1), second.float().flatten(1), dim=1)
+    return 1 - cosine
+
+
+def block_consistency(clean: list[Tensor], adv: list[Tensor]) -> Tensor:
+    """sum_l (1 - cos(vec F_l(x), vec F_l(x_adv))) over the image blocks l; neither side detached.
+
+    Args:
+        clean, adv: one (B, N, d) per block.
+
+    Returns:
+        (B,) float32 in [0, 2 L].
+
+    Source: NAP-Tuning (arXiv 2506.12706), the consistency term of the authors' code.
+    """
+    return sum(cosine_gap(a, b) for a, b in zip(clean, adv, strict=True))
+
+
+def nap(clean_ce: Tensor, adv_ce: Tensor, consistency: Tensor, lam: float, weight: float) -> Tensor:
+    """(1 - lambda) CE(x) + lambda CE(x_adv) + lambda w C.
+
+    Args:
+        clean_ce, adv_ce, consistency: scalars, C being the mean of :func:`block_consistency`.
+        lam: in [0, 1]; epoch / max_epoch in the authors' code.
+        weight: w >= 0; 1 in the authors' code.
+
+    Source: NAP-Tuning (arXiv 2506.12706), the training loss of the authors' code.
+    """
+    return (1 - lam) * clean_ce + lam * adv_ce + lam * weight * consistency
+
+
+def capt_alpha(
+    rule: str,
+    frozen_logits: Tensor,
+    tuned_logits: Tensor,
+    labels: Tensor,
+    *,
+    constant: float = 0.5,
+    progress: float = 0.0,
+) -> Tensor:
+    """The weight of the frozen model in CAPT's consistency, without gradient.
+
+    Args:
+        rule: ``conf`` a = p_frz(y) / (p_frz(y) + p_tuned(y) + 1e-8), per sample;
+            ``acc`` the same ratio of the batch's accuracies;
+            ``entropy`` a = H_tuned / (H_frz + H_tuned + 1e-8), per sample: lean on the surer model;
+            ``const`` a = ``constant``;
+            ``ramp`` a = 1 - ``progress``: from the frozen model to the tuned one.
+        frozen_logits, tuned_logits: (B, K) on the clean images.
+        progress: finished share of the training, in [0, 1).
+
+    Returns:
+        (B,) float32 in [0, 1].
+
+    Source: CAPT (arXiv 2405.11154) says that a adapts; the rules are this project's.
+    """
+    frozen, tuned = (logits.detach().float() for logits in (frozen_logits, tuned_logits))
+    if rule == "conf":
+        frozen, tuned = (x.softmax(1).gather(1, labels[:, None])[:, 0] for x in (frozen, tuned))
+        return frozen / (frozen + tuned + 1e-8)
+    if rule == "acc":
+        frozen, tuned = ((x.argmax(1) == labels).float().mean() for x in (frozen, tuned))
+        return (frozen / (frozen + tuned + 1e-8)).expand(len(labels))
+    if rule == "entropy":
+        frozen, tuned = (-(x.softmax(1) * x.log_softmax(1)).sum(1) for x in (frozen, tuned))
+        return tuned / (frozen + tuned + 1e-8)
+    if rule in ("const", "ramp"):
+        value = constant if rule == "const" else 1 - progress
+        return torch.full((len(labels),), value, device=labels.device)
+    raise ValueError(f"rule '{rule}' is unknown")
+
+
+def capt_consistency(
+    adv: Tensor,
+    clean: Tensor,
+    frozen: Tensor,
+    alpha: Tensor,
+    *,
+    detach_target: bool = False,
+    target_first: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """L_adv-cons = (1 - a) L_cons-train + a L_cons-frz, and its two terms.
+
+    L_cons-train compares the tuned model's answers to x_adv and to x, L_cons-frz the tuned model's
+    to x_adv with the frozen model's to x.
+
+    Args:
+        adv, clean: (B, K) logits of the tuned model; ``frozen``: of the frozen one on x.
+        alpha: (B,) see :func:`capt_alpha`.
+        detach_target: no gradient through the tuned model's answer to x.
+        target_first: KL(target || adversarial), as the field computes it; else the other way.
+
+    Returns:
+        (B,) float32 each: the mix, the train term, the frozen term.
+
+    Source: CAPT (arXiv 2405.11154), L_adv-cons.
+    """
+
+    def divergence(target: Tensor) -> Tensor:
+        return kl(target, adv) if target_first else kl(adv, target)
+
+    train = divergence(clean.detach() if detach_target else clean)
+    frz = divergence(frozen.detach())
+    return (1 - alpha) * train + alpha * frz, train, frz
+
+
+def distillation(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL( softmax(teacher / T) || softmax(student / T) ), the teacher detached.
+
+    Args:
+        teacher, student: (B, K) logits.
+        temperature: T > 0.
+
+    Returns:
+        (B,) float32.
+
+    Source: Hinton et al., 2015 (arXiv 1503.02531), section 2.
+    """
+    return temperature**2 * kl(teacher.detach() / temperature, student / temperature)
+
+
+def apd_student(
+    adv: Tensor, teacher: Tensor, labels: Tensor, *, beta: float, temperature: float = 1.0
+) -> Tensor:
+    """L_S = (1 - b) CE(S(x_adv), y) + b T^2 KL(T(x) || S(x_adv)), per sample.
+
+    Args:
+        adv: (B, K) the student's logits on x_adv; ``teacher``: the teacher's on x, detached here.
+        beta: b in [0, 1].
+
+    Source: APD (arXiv 2411.15244): adversarial prompts, distilled from a clean teacher.
+    """
+    taught = distillation(teacher, adv, temperature)
+    return (1 - beta) * cross_entropy(adv, labels) + beta * taught
+
+
+def apd_teacher(teacher: Tensor, adv: Tensor, labels: Tensor, *, feedback: float) -> Tensor:
+    """L_T = CE(T(x), y) + g KL(S(x_adv) || T(x)), the student detached, per sample.
+
+    Args:
+        teacher: (B, K) the teacher's logits on x; ``adv``: the student's on x_adv.
+        feedback: g >= 0; 0 leaves the teacher alone.
+
+    Source: APD (arXiv 2411.15244), online distillation.
+    """
+    loss = cross_entropy(teacher, labels)
+    return loss + feedback * kl(adv.detach(), teacher) if feedback else loss
+
+
+def fap_consistency(
+    clean_logits: Tensor, adv_logits: Tensor, clean_features: Tensor, adv_features: Tensor
+) -> Tensor:
+    """KL(x || x_adv) * (cos(z, z_adv) + 1): consistent across modalities, different within one.
+
+    Args:
+        clean_logits, adv_logits: (B, K); ``clean_features``, ``adv_features``: (B, D).
+
+    Returns:
+        (B,) float32, >= 0 up to rounding.
+
+    Source: FAP (arXiv 2403.14774), the uni-modal-aware consistency of the training objective.
+    """
+    cosine = F.cosine_similarity(clean_features.float(), adv_features.float(), dim=1)
+    return kl(clean_logits, adv_logits) * (cosine + 1)

@@ -1,7 +1,7 @@
 """Gradient attacks on images in [0, 1]: what they are, the one loop, their self-checks."""
 
 from .checks import AttackChecks, summarise, verify
-from .gradient import AttackResult, GradientAttack, check_pixels, objective_for
+from .gradient import AttackResult, GradientAttack, NotFinite, check_pixels, objective_for
 from .spec import AttackSpec, parse_255, specs_from_cfg
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "AttackResult",
     "AttackSpec",
     "GradientAttack",
+    "NotFinite",
     "check_pixels",
     "objective_for",
     "parse_255",

@@ -20,6 +20,10 @@ from .spec import AttackSpec
 RANGE_SLACK = 1e-6  # interpolation in float32 may end at 1.0000001
 
 
+class NotFinite(RuntimeError):
+    """The attacked loss or its gradient is infinite or NaN."""
+
+
 @dataclass
 class AttackResult:
     """What one call of :meth:`GradientAttack.run` found.
@@ -29,7 +33,7 @@ class AttackResult:
         max_linf: largest absolute change of any pixel, a float in [0, 1].
         zero_grad: (B,) bool, the gradient was exactly 0 at some step of some restart.
         loss_first: (B,) loss at the start of the kept run.
-        loss_last: (B,) loss at ``images``.
+        loss_last: (B,) loss at ``images``; unscored, at the iterate before.
         right: (B,) bool, what ``still_right`` says of ``images``; None where it was not given.
     """
 
@@ -148,6 +152,8 @@ class GradientAttack:
         pixels: Tensor,
         seeds: Sequence[int],
         still_right: Callable[[Tensor], Tensor] | None = None,
+        *,
+        scored: bool = True,
     ) -> AttackResult:
         """Attack a batch.
 
@@ -157,10 +163,13 @@ class GradientAttack:
             still_right: images -> (B,) bool, True where the model is right. With it, restarts keep
                 a misclassified image before a classified one, then the one of higher loss;
                 without it, the one of highest loss.
+            scored: evaluate the loss at the returned images. Without, one forward is saved: what
+                training wants, which computes its own loss there. Restarts are always scored.
 
         Raises:
             UserError: pixels outside [0, 1] or NaN.
-            RuntimeError: the loss or its gradient is not finite, or ignores the images.
+            NotFinite: the loss or its gradient is not finite.
+            RuntimeError: the loss ignores the images.
         """
         check_pixels(pixels)
         seeds = [int(seed) for seed in seeds]
@@ -172,7 +181,8 @@ class GradientAttack:
             torch.autocast(pixels.device.type, enabled=False),
         ):
             clean = pixels.detach().clone().float().clamp(0, 1)
-            kept = self._once(clean, seeds, still_right)
+            scored = scored or self.spec.restarts > 1 or self.spec.steps == 0
+            kept = self._once(clean, seeds, still_right, scored)
             for restart in range(1, self.spec.restarts):
                 again = self._once(clean, [_mix(s, restart) for s in seeds], still_right)
                 _keep_worst(kept, again)
@@ -180,7 +190,9 @@ class GradientAttack:
             kept.max_linf = float((kept.images - clean).abs().max())
         return kept
 
-    def _once(self, clean: Tensor, seeds: list[int], still_right) -> AttackResult:
+    def _once(
+        self, clean: Tensor, seeds: list[int], still_right, scored: bool = True
+    ) -> AttackResult:
         with torch.no_grad():
             images = self.project(clean, self.start(clean, seeds))
         zero_grad = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
@@ -193,14 +205,14 @@ class GradientAttack:
             (grad,) = torch.autograd.grad(loss.sum(), images)
             peak = grad.abs().flatten(1).amax(dim=1)  # (B,)
             if not torch.isfinite(peak).all():
-                raise RuntimeError("the attack's gradient is not finite; compute in fp32")
+                raise NotFinite("the attack's gradient is not finite; compute in fp32")
             zero_grad |= peak == 0
             first = loss.detach() if first is None else first
             with torch.no_grad():
                 step = self.spec.alpha * self.normalize(grad)
                 images = self.project(clean, images.detach() + step)
         with torch.no_grad():
-            last = self._loss(images)
+            last = self._loss(images) if scored else loss.detach()
             right = None if still_right is None else still_right(images).bool()
         first = last.clone() if first is None else first
         return AttackResult(images, 0.0, zero_grad, first, last, right)
@@ -210,7 +222,7 @@ class GradientAttack:
         if loss.shape != images.shape[:1]:
             raise ValueError(f"a loss per sample is needed, got shape {tuple(loss.shape)}")
         if not torch.isfinite(loss).all():
-            raise RuntimeError("the attack's loss is not finite; compute in fp32")
+            raise NotFinite("the attack's loss is not finite; compute in fp32")
         return loss
 
 
