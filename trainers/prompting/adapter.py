@@ -21,6 +21,8 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "amp": torch.float32,
 }
+# what may happen to the tokens between two text blocks: (layer, x, rows, start) -> x
+Between = Callable[[int, torch.Tensor, slice, int], torch.Tensor]
 
 
 class CLIPAdapter(nn.Module):
@@ -130,7 +132,8 @@ class CLIPAdapter(nn.Module):
         """Stay in evaluation mode: CLIP is frozen, batch statistics included."""
         return super().train(False)
 
-    def _autocast(self):
+    def autocast(self):
+        """Return the context in which the towers run: autocast under ``amp``, else nothing."""
         if self.precision != "amp":
             return contextlib.nullcontext()
         dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
@@ -176,7 +179,7 @@ class CLIPAdapter(nn.Module):
             UserError: pixels out of range (with ``check``) or of the wrong size.
         """
         x = self._normalized(pixels, check)
-        with self._autocast():
+        with self.autocast():
             return self.model.encode_image(x).float()
 
     def patch_tokens(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
@@ -185,14 +188,22 @@ class CLIPAdapter(nn.Module):
         Returns:
             (B, 1 + patches, d_v).
         """
+        return self.norm_tokens(self.embed_patches(pixels, check=check))
+
+    def embed_patches(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+        """Return [CLS] + patches with positions, (B, 1 + patches, d_v), before ``ln_pre``."""
         self._need_vit()
         visual = self.model.visual
         x = self._normalized(pixels, check)
-        with self._autocast():
+        with self.autocast():
             x = visual.conv1(x).flatten(2).transpose(1, 2)  # (B, patches, d_v)
             cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, d_v)
-            x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)
-            return visual.ln_pre(x)
+            return torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)
+
+    def norm_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Apply ``ln_pre`` to tokens (B, N, d_v) of any number N, the last step before block 0."""
+        with self.autocast():
+            return self.model.visual.ln_pre(tokens)
 
     @property
     def image_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
@@ -204,7 +215,7 @@ class CLIPAdapter(nn.Module):
         """Turn the tokens (B, N, d_v) after the last block into raw features (B, D), float32."""
         self._need_vit()
         visual = self.model.visual
-        with self._autocast():
+        with self.autocast():
             if hasattr(visual, "_pool"):  # open_clip: class token, average or attention pooling
                 pooled = visual._pool(tokens)[0]
             else:
@@ -261,7 +272,7 @@ class CLIPAdapter(nn.Module):
             eot: (K,) position of the end token within L.
         """
         text = self._text
-        with self._autocast():
+        with self.autocast():
             if self._pool_type in ("argmax", "eos"):
                 rows = torch.arange(len(x), device=x.device)
                 x = text.ln_final(x[rows, eot.to(x.device)])  # (K, d_t)
@@ -286,7 +297,7 @@ class CLIPAdapter(nn.Module):
         """
         if not self.causal:
             chunks = tokens.to(self.device).split(class_chunk or len(tokens))
-            with self._autocast():
+            with self.autocast():
                 return torch.cat([self.model.encode_text(part).float() for part in chunks])
         eot = self.end_of_text(tokens)
         same = (tokens == tokens[:1]).all(dim=0)  # (L,)
@@ -302,6 +313,7 @@ class CLIPAdapter(nn.Module):
         *,
         shared: int = 0,
         class_chunk: int = 0,
+        between: Between | None = None,
     ) -> torch.Tensor:
         """Encode prompts given as embeddings; exact, but without the work that cannot matter.
 
@@ -315,6 +327,10 @@ class CLIPAdapter(nn.Module):
             shared: length of the common prefix; 0 computes every row on its own.
             class_chunk: classes per pass; 0 is all at once. While gradients are recorded a pass is
                 computed again in the backward pass, so memory is bounded by the chunk.
+            between: called as ``between(layer, x, rows, start)`` before every block but the first;
+                x (C, N, d_t) holds the positions from ``start`` on of the classes in slice
+                ``rows``, and so does what it returns. It may treat positions one by one (replace
+                them, map them), and must treat the shared ones alike in all classes.
 
         Returns:
             (K, D) raw features, float32.
@@ -326,37 +342,46 @@ class CLIPAdapter(nn.Module):
             shared = min(shared, int(eot.min()))  # end tokens stay in the suffix
         else:
             x, shared = self.add_positions(embeddings), 0
-        with self._autocast():
-            past = self._prefix(x[:1, :shared]) if shared else None
+        with self.autocast():
+            past = self._prefix(x[:1, :shared], between) if shared else None
         suffix, eot = x[:, shared:], eot - shared
 
-        def encode(rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-            with self._autocast():
-                if past is None:
-                    for block in self.text_blocks:
-                        rows = block(rows)
-                else:
-                    for block, (keys, values) in zip(
-                        self._text.transformer.resblocks, past, strict=True
-                    ):
-                        rows = tower.run_suffix(block, rows, keys, values)
-                return self.pool_text(rows, ends)
+        def encode(x: torch.Tensor, ends: torch.Tensor, first: int) -> torch.Tensor:
+            rows = slice(first, first + len(x))
+            with self.autocast():
+                for layer, block in enumerate(self._text.transformer.resblocks):
+                    if between is not None and layer:
+                        x = between(layer, x, rows, shared)
+                    if past is None:
+                        x = self._block(block, self._causal_mask)(x)
+                    else:
+                        x = tower.run_suffix(block, x, *past[layer])
+                return self.pool_text(x, ends)
 
         if not class_chunk or class_chunk >= len(suffix):
-            return encode(suffix, eot)
-        recompute = torch.is_grad_enabled() and suffix.requires_grad
-        features = [
-            checkpoint(encode, rows, ends, use_reentrant=False, preserve_rng_state=False)
-            if recompute
-            else encode(rows, ends)
-            for rows, ends in zip(suffix.split(class_chunk), eot.split(class_chunk), strict=True)
-        ]
+            return encode(suffix, eot, 0)
+        recompute = torch.is_grad_enabled() and (suffix.requires_grad or between is not None)
+        features = []
+        for first in range(0, len(suffix), class_chunk):
+            rows = slice(first, first + class_chunk)
+            if recompute:
+                part = checkpoint(
+                    encode, suffix[rows], eot[rows], first,
+                    use_reentrant=False, preserve_rng_state=False,
+                )  # fmt: skip
+            else:
+                part = encode(suffix[rows], eot[rows], first)
+            features.append(part)
         return torch.cat(features)  # (K, D)
 
-    def _prefix(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _prefix(
+        self, x: torch.Tensor, between: Between | None
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of every block for the shared prefix (1, S, d_t)."""
         past = []
-        for block in self._text.transformer.resblocks:
+        for layer, block in enumerate(self._text.transformer.resblocks):
+            if between is not None and layer:
+                x = between(layer, x, slice(0, 1), 0)
             x, keys, values = tower.run_block(block, x, causal=True)
             past.append((keys, values))
         return past
@@ -374,7 +399,7 @@ class CLIPAdapter(nn.Module):
         standard = tower.is_standard(block)
 
         def run(x: torch.Tensor) -> torch.Tensor:
-            with self._autocast():
+            with self.autocast():
                 if standard:
                     return tower.run_block(block, x, causal=mask is not None)[0]
                 if mask is None:  # open_clip's custom block: batch-first, its own attention

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .adapter import CLIPAdapter
+from .adapter import Between, CLIPAdapter
 
 
 class Prompts(NamedTuple):
@@ -25,12 +25,23 @@ class Prompts(NamedTuple):
 
 
 def text_features(
-    clip: CLIPAdapter, prompts: Prompts | torch.Tensor | list[str], class_chunk: int = 0
+    clip: CLIPAdapter,
+    prompts: Prompts | torch.Tensor | list[str],
+    class_chunk: int = 0,
+    *,
+    between: Between | None = None,
 ) -> torch.Tensor:
-    """Encode learned prompts, token ids (K, L) or plain texts to unit-length features (K, D)."""
+    """Encode learned prompts, token ids (K, L) or plain texts to unit-length features (K, D).
+
+    ``between`` acts on learned prompts between the blocks, see :meth:`CLIPAdapter.encode_prompts`.
+    """
     if isinstance(prompts, Prompts):
         features = clip.encode_prompts(
-            prompts.embeddings, prompts.eot, shared=prompts.shared, class_chunk=class_chunk
+            prompts.embeddings,
+            prompts.eot,
+            shared=prompts.shared,
+            class_chunk=class_chunk,
+            between=between,
         )
     else:
         tokens = prompts if torch.is_tensor(prompts) else clip.tokenize(list(prompts))

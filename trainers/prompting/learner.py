@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -13,7 +16,64 @@ POSITIONS = ("end", "middle", "front")
 INIT_STD = 0.02
 
 
-class PromptLearner(nn.Module):
+class PromptFrame(nn.Module):
+    """The fixed part of the classes' prompts, with holes for M vectors.
+
+    Args:
+        layout: token ids (K, L) on the CPU; the hole for vector j is written as -1 - j.
+        clip: the frozen backbone.
+        csc: the vectors differ between classes.
+
+    Attributes:
+        fixed: (K, L, d_t) embeddings of the fixed tokens.
+        place: (K, M) positions of the vectors, ascending.
+        eot: (K,) positions of the end tokens, on the CPU.
+        shared: positions before the first one that differs between classes.
+    """
+
+    def __init__(self, layout: torch.Tensor, clip: CLIPAdapter, *, csc: bool = False):
+        super().__init__()
+        place = torch.stack([row.lt(0).nonzero().flatten() for row in layout])  # (K, M)
+        tokens = layout.clamp(min=0)
+        self.eot = clip.end_of_text(tokens)  # on the CPU: the text tower cuts by it
+        self.shared = _common_prefix(layout, csc)
+        with torch.no_grad():
+            fixed = clip.embed_tokens(tokens).float()  # (K, L, d_t)
+        self.register_buffer("fixed", fixed, persistent=False)
+        self.register_buffer("place", place.to(fixed.device), persistent=False)
+        self._columns = place[0].tolist()  # counts holes before a position, without a device
+
+    def fill(self, ctx: torch.Tensor | None = None) -> Prompts:
+        """Put vectors (M, d_t) or (K, M, d_t) into the holes; None where there are no holes.
+
+        Returns:
+            embeddings (K, L, d_t), end positions and length of the shared prefix.
+        """
+        if ctx is None:
+            return Prompts(self.fixed, self.eot, self.shared)
+        n_class, _, width = self.fixed.shape
+        ctx = ctx.expand(n_class, -1, -1)  # (K, M, d_t)
+        place = self.place[..., None].expand(-1, -1, width)  # (K, M, d_t)
+        return Prompts(self.fixed.scatter(1, place, ctx), self.eot, self.shared)
+
+    def replace(self, x: torch.Tensor, ctx: torch.Tensor, rows: slice, start: int) -> torch.Tensor:
+        """Put vectors (M, d_t) or (K, M, d_t) in place of the outputs at their positions.
+
+        Args:
+            x: (C, N, d_t), the positions from ``start`` on of the classes in ``rows``; ``start``
+                and the end of x each have the same number of holes before them in every class.
+        """
+        low = bisect_left(self._columns, start)
+        high = bisect_left(self._columns, start + x.shape[1])
+        if low == high:
+            return x
+        place = self.place[rows, low:high, None] - start  # (C, m, 1)
+        ctx = (ctx[rows] if ctx.dim() == 3 else ctx)[..., low:high, :]  # ([C,] m, d_t)
+        ctx = ctx.to(x.dtype).expand(len(x), -1, -1)  # (C, m, d_t)
+        return x.scatter(1, place.expand_as(ctx), ctx)
+
+
+class PromptLearner(PromptFrame):
     """Prompts ``[SOS] v1 ... vM name . [EOS]`` with trainable vectors v.
 
     Args:
@@ -27,7 +87,6 @@ class PromptLearner(nn.Module):
 
     Attributes:
         ctx: the parameter, (M, d_t), with ``csc`` (K, M, d_t).
-        shared: positions before the first one that differs between classes.
 
     Raises:
         UserError: unknown position, too few vectors, or a name that does not fit the context.
@@ -43,51 +102,61 @@ class PromptLearner(nn.Module):
         csc: bool = False,
         position: str = "end",
     ):
-        super().__init__()
-        if position not in POSITIONS:
-            raise UserError(
-                f"CLASS_TOKEN_POSITION '{position}' is unknown.{nearest(position, POSITIONS)}"
-            )
-        encode = clip.tokenizer.encode
-        if encode is None or not clip.takes_prompts:
-            raise UserError(
-                f"the text tower of backbone {clip.name} takes no learned prompts; choose a "
-                "backbone with CLIP's own text tower"
-            )
-        words = encode(ctx_init.replace("_", " ")) if ctx_init else []
+        words = context_words(clip, ctx_init)
         n_ctx = len(words) or n_ctx
         if n_ctx < 1:
             raise UserError(f"N_CTX is {n_ctx} but at least one context vector is needed")
+        super().__init__(prompt_layout(classnames, clip, n_ctx, position), clip, csc=csc)
         self.classnames, self.n_ctx, self.position = list(classnames), n_ctx, position
-
-        layout = _layout(self.classnames, clip, n_ctx, position)  # (K, L), context as -1 ... -M
-        place = torch.stack([row.lt(0).nonzero().flatten() for row in layout])  # (K, M)
-        tokens = layout.clamp(min=0)
-        self.eot = clip.end_of_text(tokens)  # on the CPU: the text tower cuts by it
-        self.shared = _common_prefix(layout, csc)
-        with torch.no_grad():
-            fixed = clip.embed_tokens(tokens).float()  # (K, L, d_t)
-            width = fixed.shape[-1]
-            if words:
-                ctx = clip.embed_tokens(torch.tensor([words]))[0].float()  # (M, d_t)
-                ctx = ctx.expand(len(layout), -1, -1) if csc else ctx
-            else:
-                shape = (len(layout), n_ctx, width) if csc else (n_ctx, width)
-                ctx = torch.empty(shape).normal_(std=INIT_STD).to(fixed)
+        n_class, _, width = self.fixed.shape
+        if words:
+            ctx = embed_words(clip, words)  # (M, d_t)
+            ctx = ctx.expand(n_class, -1, -1) if csc else ctx
+        else:
+            shape = (n_class, n_ctx, width) if csc else (n_ctx, width)
+            ctx = torch.empty(shape).normal_(std=INIT_STD).to(self.fixed)
         self.ctx = nn.Parameter(ctx.clone())
-        self.register_buffer("fixed", fixed, persistent=False)
-        self.register_buffer("place", place.to(fixed.device), persistent=False)
 
     def forward(self) -> Prompts:
         """Return the current prompts: embeddings (K, L, d_t), end positions, shared prefix."""
-        n_class, _, width = self.fixed.shape
-        ctx = self.ctx.expand(n_class, -1, -1)  # (K, M, d_t)
-        place = self.place[..., None].expand(-1, -1, width)  # (K, M, d_t)
-        return Prompts(self.fixed.scatter(1, place, ctx), self.eot, self.shared)
+        return self.fill(self.ctx)
 
 
-def _layout(names: list[str], clip: CLIPAdapter, n_ctx: int, position: str) -> torch.Tensor:
-    """Token ids of every prompt (K, L); context vector j is written as -1 - j."""
+def context_words(clip: CLIPAdapter, text: str) -> list[int]:
+    """Token ids of the words a context starts from; none for an empty text.
+
+    Raises:
+        UserError: the backbone's text tower takes no learned prompts.
+    """
+    if clip.tokenizer.encode is None or not clip.takes_prompts:
+        raise UserError(
+            f"the text tower of backbone {clip.name} takes no learned prompts; choose a "
+            "backbone with CLIP's own text tower"
+        )
+    return list(clip.tokenizer.encode(text.replace("_", " "))) if text else []
+
+
+@torch.no_grad()
+def embed_words(clip: CLIPAdapter, words: list[int]) -> torch.Tensor:
+    """Embeddings (M, d_t), float32, of token ids."""
+    return clip.embed_tokens(torch.tensor([words]))[0].float()
+
+
+def prompt_layout(
+    names: list[str],
+    clip: CLIPAdapter,
+    n_ctx: int,
+    position: str,
+    words: Sequence[int] = (),
+) -> torch.Tensor:
+    """Token ids of every prompt (K, L); context vector j is written as -1 - j.
+
+    ``words`` are ids of fixed words between the context and the name (position ``end``).
+    """
+    if position not in POSITIONS:
+        raise UserError(
+            f"CLASS_TOKEN_POSITION '{position}' is unknown.{nearest(position, POSITIONS)}"
+        )
     encode, sot, eot = clip.tokenizer.encode, clip.tokenizer.sot, clip.tokenizer.eot
     context = [-1 - j for j in range(n_ctx)]
     rows = []
@@ -95,7 +164,7 @@ def _layout(names: list[str], clip: CLIPAdapter, n_ctx: int, position: str) -> t
         spoken = name.replace("_", " ")
         ids = encode(spoken + ".")
         before, after = {
-            "end": (context, []),
+            "end": ([*context, *words], []),
             "middle": (context[: n_ctx // 2], context[n_ctx // 2 :]),
             "front": ([], context),
         }[position]
