@@ -16,7 +16,7 @@ if [ -z "${PYTHON:-}" ]; then
   else PYTHON=python3; fi
 fi
 cd "$REPO"
-"$PYTHON" -c 'import torch, yacs' 2>/dev/null ||
+"$PYTHON" -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("yacs")))' 2>/dev/null ||
   fail "'$PYTHON' lacks the requirements; run 'bash scripts/setup.sh' or set PYTHON to another interpreter"
 
 full_name() { # short or full data set name -> the name of its config file

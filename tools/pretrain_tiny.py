@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from . import core
 from .cli import run_tool
-from .tiny_data import CaptionedImages, load_real, pair_labels
+from .tiny_data import CaptionedImages, drawing, load_real, pair_labels
 
 ARCHITECTURE = {  # OpenAI CLIP's layout needs widths that are multiples of 64
     "embed_dim": 128,
@@ -32,6 +33,7 @@ ARCHITECTURE = {  # OpenAI CLIP's layout needs widths that are multiples of 64
     "text_cfg": {"context_length": 77, "width": 128, "heads": 2, "layers": 3},
 }  # fmt: skip
 COUNTS = {"shapes": 104, "eurosat": 88, "caltech": 64}
+PEAK, ROBUST_PEAK = 1.5e-3, 5e-4  # learning rates
 SAVE_EVERY = 100
 
 
@@ -101,7 +103,7 @@ class Stage:
             [{"params": decay}, {"params": rest, "weight_decay": 0.0}],
             betas=(0.9, 0.98), weight_decay=0.05,
         )  # fmt: skip
-        self.start = 0
+        self.start, self.seconds = 0, 0.0
         if self.path.is_file():
             state = torch.load(self.path, weights_only=True, map_location="cpu")
             if state["steps"] != steps:
@@ -111,12 +113,12 @@ class Stage:
                 )
             model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.start = state["step"]
+            self.start, self.seconds = state["step"], state.get("seconds", 0.0)
 
     def save(self, step: int) -> None:
         state = {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "step": step, "steps": self.steps,
+            "step": step, "steps": self.steps, "seconds": self.seconds,
         }  # fmt: skip
         with core.io.atomic_write(self.path) as temporary:
             torch.save(state, temporary)
@@ -125,6 +127,7 @@ class Stage:
         """Call ``step_fn(step) -> (loss, extra words)`` for every remaining step."""
         bar = tqdm(range(self.start, self.steps), initial=self.start, total=self.steps,
                    desc=self.name, mininterval=10)  # fmt: skip
+        clock = time.perf_counter() - self.seconds
         for step in bar:
             rate = learning_rate(step, self.steps, self.peak, self.warmup)
             for group in self.optimizer.param_groups:
@@ -138,14 +141,16 @@ class Stage:
             self.optimizer.step()
             if step % 10 == 0:
                 bar.set_postfix_str(f"loss {loss.item():.3f} {words}", refresh=False)
+            self.seconds = time.perf_counter() - clock
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == self.steps:
                 self.save(step + 1)
 
 
-def train_contrastive(model, data, vocabulary, args) -> None:
+def train_contrastive(model, data, vocabulary, args) -> float:
+    """Stage 1; return the seconds it took."""
     steps, parameters = args.steps, list(model.parameters())
     warmup = min(200, steps // 5)
-    stage = Stage("tiny", model, parameters, args, steps=steps, peak=1.5e-3, warmup=warmup)
+    stage = Stage("tiny", model, parameters, args, steps=steps, peak=PEAK, warmup=warmup)
     normalise = pixel_normaliser(args.device)
 
     def step_fn(step):
@@ -163,6 +168,7 @@ def train_contrastive(model, data, vocabulary, args) -> None:
     stage.run(step_fn)
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
+    return stage.seconds
 
 
 def pixel_normaliser(device):
@@ -174,12 +180,15 @@ def pixel_normaliser(device):
     return lambda pixels: (pixels - mean) / std
 
 
-def train_robust(model, data, vocabulary, args) -> None:
+def train_robust(model, data, vocabulary, args) -> float:
+    """Stage 2; return the seconds it took."""
     model.requires_grad_(False)
     model.visual.requires_grad_(True)
     steps, parameters = args.robust_steps, list(model.visual.parameters())
     warmup = min(50, steps // 5)
-    stage = Stage("tiny-robust", model, parameters, args, steps=steps, peak=5e-4, warmup=warmup)
+    stage = Stage(
+        "tiny-robust", model, parameters, args, steps=steps, peak=ROBUST_PEAK, warmup=warmup
+    )
     normalise = pixel_normaliser(args.device)
     with torch.no_grad():
         texts = {k: encode_text(model, vocabulary(p).to(args.device))
@@ -217,6 +226,35 @@ def train_robust(model, data, vocabulary, args) -> None:
         return loss, f"robust {accuracy:.2f}"
 
     stage.run(step_fn)
+    return stage.seconds
+
+
+def recipe(args, data: CaptionedImages, seconds: tuple[float, float]) -> dict[str, str]:
+    """Return in words what the weights are made of, for the model card."""
+    vision, text = ARCHITECTURE["vision_cfg"], ARCHITECTURE["text_cfg"]
+    mix = ", ".join(f"{n} {kind}" for kind, n in COUNTS.items() if kind in data.kinds)
+    real = ", ".join(f"{len(d.images)} of {d.kind}" for d in data.real) or "none"
+    device = core.records.environment(args.device)["device"]
+    precision = "bf16 autocast of the image tower" if args.bf16 else "fp32"
+    return {
+        "image tower": f"ViT, {vision['image_size']}x{vision['image_size']} pixels, patch "
+        f"{vision['patch_size']}, width {vision['width']}, {vision['layers']} blocks",
+        "text tower": f"causal, CLIP's byte-pair tokens, width {text['width']}, "
+        f"{text['layers']} blocks; joint width {ARCHITECTURE['embed_dim']}",
+        "tiny": f"{args.steps} steps of batches of {mix}; symmetric contrastive loss, uniform "
+        f"over all captions that fit; AdamW {PEAK}, warm-up and cosine, weight decay 0.05; "
+        f"{precision}; {seconds[0] / 60:.0f} minutes on {device}",
+        "tiny-robust": f"image tower only, {args.robust_steps} steps of half as large batches, "
+        "cross-entropy on PGD-3 images over the class prompts (TeCoA), eps rising to "
+        f"{args.robust_eps:g}/255 over the first 30 %, step 2/3 eps; AdamW {ROBUST_PEAK}; "
+        f"{seconds[1] / 60:.0f} minutes on {device}",
+        "real training images": real,
+        "left out of all captions": ", ".join(f"{c} {s}" for c, s in sorted(drawing.HELD_OUT)),
+        "seed": str(args.seed),
+        "command": f"python -m tools.pretrain_tiny --steps {args.steps} "
+        f"--robust-steps {args.robust_steps} --seed {args.seed}"
+        + (" --data $DATA" if data.real else ""),
+    }
 
 
 def export(model, vocabulary, output: Path) -> None:
@@ -255,12 +293,13 @@ def main(argv=None) -> None:
     data = CaptionedImages(real, COUNTS, args.seed)
     vocabulary = Vocabulary(data.words())
     model = build_model(len(vocabulary.rows)).to(args.device)
-    train_contrastive(model, data, vocabulary, args)
+    first = train_contrastive(model, data, vocabulary, args)
     export(model, vocabulary, args.output)
-    train_robust(model, CaptionedImages(real, {k: v // 2 for k, v in COUNTS.items()}, args.seed),
-                 vocabulary, args)  # fmt: skip
+    halves = CaptionedImages(real, {k: v // 2 for k, v in COUNTS.items()}, args.seed)
+    second = train_robust(model, halves, vocabulary, args)
     export(model, None, args.output)
-    print(f"wrote tiny.safetensors and tiny-robust.safetensors in {args.output}")
+    core.io.write_json(args.output / "recipe.json", recipe(args, data, (first, second)))
+    print(f"wrote tiny.safetensors, tiny-robust.safetensors and recipe.json to {args.output}")
 
 
 if __name__ == "__main__":

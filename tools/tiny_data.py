@@ -129,6 +129,10 @@ class CaptionedImages:
             self.offsets[data.kind] = total
             total += len(data.classnames)
 
+    @property
+    def kinds(self) -> list[str]:
+        return ["shapes", *self.offsets]
+
     def shapes(self, step: int) -> tuple[torch.Tensor, np.ndarray]:
         """Return drawings (B, 3, 64, 64) and their attributes (B, 4)."""
         count = self.counts["shapes"]

@@ -1,0 +1,89 @@
+"""The shell scripts as a user calls them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPO
+from trainers.records import load_records
+
+
+@pytest.fixture
+def shell(pets, tmp_path):
+    """Call ``bash SCRIPT ARGS`` from another folder, with a data root and an output of its own."""
+
+    def call(script: str, *args: str, **extra: str) -> subprocess.CompletedProcess:
+        environment = os.environ | {
+            "DATA": os.path.relpath(pets, tmp_path), "OUTPUT": "out", "PYTHON": sys.executable,
+            "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
+        } | extra  # fmt: skip
+        command = ["bash", str(REPO / "scripts" / script), *args]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        )
+
+    return call
+
+
+@pytest.fixture
+def toy(toy_file):
+    """Overrides for a short run on the toy CLIP."""
+    return [
+        "MODEL.BACKBONE.NAME", f"file:{toy_file}", "INPUT.SIZE", "(32,32)", "OPTIM.MAX_EPOCH", "2",
+        "TRAINER.ADVPT.N_CTX", "4", "ATTACK.TRAIN.STEPS", "2", "DATALOADER.NUM_WORKERS", "0",
+        "ATTACK.TEST.LIST", "[{'EPS': 4, 'STEPS': 2}]",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_advpt_and_zero_shot_share_a_table(shell, toy, tmp_path):
+    done = shell("zsclip/main.sh", "pets", "vit_b32", *toy, SEEDS="1 2 3")
+    assert done.returncode == 0, done.stderr
+    done = shell("advpt/main.sh", "pets", "4", "vit_b32", *toy, SEEDS="0 7")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout[done.stdout.index("OxfordPets, few-shot") :]
+    assert "ZeroshotCLIP" in table and "AdvPT" in table and "end-to-end" in table
+    records = load_records(tmp_path / "out").records.values()
+    seeds = sorted((r["trainer"], r["seed"]) for r in records)
+    assert seeds == [("AdvPT", 0), ("AdvPT", 7), ("ZeroshotCLIP", 1)]  # zero-shot: one is enough
+    assert not (tmp_path / "output").exists()
+    again = shell("advpt/main.sh", "pets", "4", "vit_b32", *toy, SEEDS="0 7")
+    assert again.stdout.count("skipped: ") == 2
+    other = [word if word != "2" else "1" for word in toy]  # other settings, another folder
+    assert shell("advpt/main.sh", "pets", "4", "vit_b32", *other, SEEDS="0").returncode == 0
+    assert len(load_records(tmp_path / "out").records) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], ["usage", "DATASET SHOTS"]),
+        (["pets"], ["usage"]),
+        (["pets", "many"], ["'many'", "16"]),
+        (["pts", "16", "tiny"], ["pts.yaml", "does not exist"]),
+        (["pets", "16", "vit_b61"], ["vit_b61.yaml", "vit_b16.yaml"]),
+        (["pets", "16", "tiny", "OPTIM.LRR", "1"], ["OPTIM.LRR", "OPTIM.LR"]),
+    ],
+)
+def test_wrong_calls_end_with_one_sentence_and_code_2(shell, tmp_path, args, words):
+    done = shell("advpt/main.sh", *args, SEEDS="1")
+    assert done.returncode == 2
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+    assert all(word in line for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_environment_is_explained(shell):
+    done = shell("advpt/main.sh", "pets", "16", PYTHON="/bin/false")
+    assert done.returncode == 2 and "scripts/setup.sh" in done.stderr
+
+
+@pytest.mark.slow
+def test_without_clip_weights_the_default_is_said(shell):
+    done = shell("advpt/main.sh", "pts", "16", SEEDS="1")
+    assert "built-in small CLIP" in done.stderr and "vit_b16" in done.stderr
