@@ -20,7 +20,16 @@ def _install_host() -> None:
 
 _install_host()
 
-from . import advpt, baselines, io, records, templates  # noqa: E402, F401  registers the trainers
+from . import (  # noqa: E402, F401  registers the trainers
+    advpt,
+    apd,
+    baselines,
+    capt,
+    io,
+    naptuning,
+    records,
+    templates,
+)
 from .config import extend_cfg  # noqa: E402
 from .errors import UserError, nearest  # noqa: E402
 from .version import __version__  # noqa: E402

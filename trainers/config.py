@@ -10,6 +10,7 @@ from .errors import UserError
 PRECISIONS = ("fp32", "amp", "bf16")
 POSITIONS = ("end", "middle", "front")
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
+METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -44,6 +45,15 @@ def extend_cfg(cfg: CfgNode) -> None:
         _default(cfg, f"ATTACK.TEST.{name}", value)
     _default(cfg, "ATTACK.TEST.LIST", [])  # several attacks: what differs from the node, each
 
+    for method in METHODS.values():
+        method.extend_cfg(cfg)
+
+
+def add_defaults(cfg: CfgNode, node: str, **values) -> None:
+    """Add keys below ``node``, such as ``TRAINER.CAPT``, that a fork does not have yet."""
+    for name, value in values.items():
+        _default(cfg, f"{node}.{name}", value)
+
 
 def _default(cfg: CfgNode, key: str, value) -> None:
     *path, name = key.split(".")
@@ -67,16 +77,25 @@ def check_cfg(cfg: CfgNode) -> None:
             "normalises by itself; remove it from INPUT.TRANSFORMS"
         )
     advpt = cfg.TRAINER.ADVPT
-    _one_of("TRAINER.ADVPT.PREC", advpt.PREC, PRECISIONS)
-    _one_of("TRAINER.ADVPT.CLASS_TOKEN_POSITION", advpt.CLASS_TOKEN_POSITION, POSITIONS)
-    _one_of("TEST.PROTOCOL", cfg.TEST.PROTOCOL, PROTOCOLS)
+    one_of("TRAINER.ADVPT.PREC", advpt.PREC, PRECISIONS)
+    one_of("TRAINER.ADVPT.CLASS_TOKEN_POSITION", advpt.CLASS_TOKEN_POSITION, POSITIONS)
+    one_of("TEST.PROTOCOL", cfg.TEST.PROTOCOL, PROTOCOLS)
     for key, least in (("N_CTX", 1), ("VIEWS", 1), ("BANK_BATCH", 1), ("CLASS_CHUNK", 0)):
-        if advpt[key] < least:
-            raise UserError(f"TRAINER.ADVPT.{key} is {advpt[key]}, expected at least {least}")
+        at_least(f"TRAINER.ADVPT.{key}", advpt[key], least)
     specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
     specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
+    if cfg.TRAINER.NAME in METHODS:
+        METHODS[cfg.TRAINER.NAME].check_keys(cfg)
 
 
-def _one_of(key: str, value, choices) -> None:
+def one_of(key: str, value, choices) -> None:
+    """Refuse a value that is not among ``choices``."""
     if value not in choices:
         raise UserError(f"{key} is {value!r}, expected one of: {', '.join(map(repr, choices))}")
+
+
+def at_least(key: str, value, low, high=None) -> None:
+    """Refuse a number below ``low``, or above ``high`` where one is given (NaN too)."""
+    if not value >= low or (high is not None and not value <= high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{key} is {value}, expected {limits}")

@@ -10,7 +10,7 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 
 from . import records, templates
 from .attacks import specs_from_cfg
-from .config import check_cfg
+from .config import METHODS, check_cfg
 from .errors import UserError
 from .evaluation import Evaluation
 from .images import Preprocess
@@ -31,6 +31,7 @@ def register(cls):
     """Register a trainer under its class name, unless a fork already has one of that name."""
     if cls.__name__ not in TRAINER_REGISTRY.registered_names():
         TRAINER_REGISTRY.register(cls)
+        METHODS[cls.__name__] = cls
     return cls
 
 
@@ -50,6 +51,14 @@ class RobustTrainer(TrainerX):
     paper: str | None = None
     trainable = True
     frozen_image_tower = True
+
+    @classmethod
+    def extend_cfg(cls, cfg) -> None:
+        """Add the method's own config keys with their defaults."""
+
+    @classmethod
+    def check_keys(cls, cfg) -> None:
+        """Refuse values of the method's keys, before anything is written or loaded."""
 
     def check_cfg(self, cfg):
         check_cfg(cfg)
@@ -74,6 +83,12 @@ class RobustTrainer(TrainerX):
     def classnames(self) -> list[str]:
         return self.dm.dataset.classnames
 
+    @property
+    def template(self) -> str:
+        """The data set's hand-made prompt, with ``{}`` for the class name."""
+        own = getattr(self.dm.dataset, "template", None)
+        return own or templates.template_for(self.cfg.DATASET.NAME)
+
     def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return raw features (B, D) of pixels (B, 3, H, W) in [0, 1]."""
         return self.clip.encode_image(pixels)
@@ -84,11 +99,7 @@ class RobustTrainer(TrainerX):
 
     def handmade_features(self) -> torch.Tensor:
         """Return unit-length text features (K, D) of the data set's hand-made prompt."""
-        dataset = self.dm.dataset
-        template = getattr(dataset, "template", None) or templates.template_for(
-            self.cfg.DATASET.NAME
-        )
-        return text_features(self.clip, templates.fill(template, self.classnames))
+        return text_features(self.clip, templates.fill(self.template, self.classnames))
 
     def prompt_digest(self) -> str:
         """Return a hex digest of everything that was trained."""
@@ -192,13 +203,13 @@ class RobustTrainer(TrainerX):
 
     def _check_facts(self, state: dict, path) -> None:
         theirs = state.get("advprompt") or {}
-        for key in ("trainer", "weights_sha256"):
-            mine = self.checkpoint_facts()[key]
+        names = {"trainer": "trainer", "weights_sha256": "backbone weights", "prompts": "prompts"}
+        for key, what in names.items():
+            mine = self.checkpoint_facts().get(key)
             if key in theirs and theirs[key] != mine:
-                what = {"trainer": "trainer", "weights_sha256": "backbone weights"}[key]
                 raise UserError(
                     f"checkpoint '{path}' was made with {what} '{theirs[key]}', not '{mine}'; "
-                    "evaluate it with the trainer and backbone it was trained with"
+                    "evaluate it with the trainer, backbone and prompts it was trained with"
                 )
 
     # --- test -------------------------------------------------------------------------------------

@@ -1,3 +1,3 @@
 """The methods that the four are compared with; importing this package registers them."""
 
-from . import zsclip  # noqa: F401
+from . import advcoop, advivlp, advmaple, advvpt, coop, fap, maple, tecoa, zsclip  # noqa: F401

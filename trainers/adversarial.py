@@ -1,0 +1,389 @@
+"""The adversarial step that all white-box methods share.
+
+Pixels in [0, 1] -> text features, once per step -> an attack with gradients to the perturbation
+only, against the detached text features -> the method's loss -> prompts. A method chooses its
+prompts (``prompt_spec``) and its loss (``loss``); everything else is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import MetricMeter, set_random_seed
+
+from .attacks import AttackSpec, GradientAttack, NotFinite, objective_for, specs_from_cfg
+from .config import PRECISIONS, add_defaults, at_least, one_of
+from .errors import UserError
+from .losses import mean_ce
+from .prompting.prompted import PromptedCLIP, PromptSpec
+from .robust_trainer import RobustTrainer
+
+ATTACK_PRECISIONS = ("fp32", "bf16")  # float16 gradients underflow to exactly 0
+ATTACK_OBJECTIVES = ("ce", "margin", "kl")
+COLLAPSED_LOSS = 0.9  # of ln K
+COLLAPSED_CONSISTENCY = 0.02  # nats
+
+
+class NonFiniteLoss(UserError, RuntimeError):
+    """Training stopped at an infinite or NaN loss or gradient; no checkpoint was touched."""
+
+
+class Output(NamedTuple):
+    """What the model says of images.
+
+    Attributes:
+        features: (B, D) raw image features.
+        logits: (B, K) float32.
+        blocks: outputs (B, N, d_v) of all image blocks, where the method asks for them.
+    """
+
+    features: torch.Tensor
+    logits: torch.Tensor
+    blocks: list[torch.Tensor] | None
+
+
+class Batch:
+    """One training batch as a method's loss sees it; what is never asked for is never computed.
+
+    Attributes:
+        pixels: (B, 3, H, W) in [0, 1]; ``labels``: (B,); ``index``: positions in the data set.
+        texts: (K, D) unit-length text features with gradients.
+        attacked: whether an attack was run.
+    """
+
+    def __init__(self, trainer: AdversarialTrainer, pixels, labels, texts, seeds, index):
+        self.trainer, self.pixels, self.labels, self.texts = trainer, pixels, labels, texts
+        self.seeds, self.index, self.attacked = seeds, index, False
+
+    def output(self, images: torch.Tensor) -> Output:
+        """Run the model on images, with gradients to the prompts."""
+        return self.trainer.output(images, self.texts)
+
+    @cached_property
+    def clean(self) -> Output:
+        """The model's output on the clean images."""
+        return self.output(self.pixels)
+
+    @cached_property
+    def adv(self) -> Output:
+        """The model's output on the attacked images."""
+        return self.output(self.attack())
+
+    def attack(self, rows: slice = slice(None)) -> torch.Tensor:
+        """Return adversarial versions of the images in ``rows``."""
+        self.attacked = True
+        spec = self.trainer.attack_spec
+        reference = self.clean.logits.detach()[rows] if spec.objective == "kl" else None
+        texts = self.texts.detach()
+
+        def forward(images):
+            return self.trainer.output(images, texts, for_attack=True).logits
+
+        loss = objective_for(spec, forward, labels=self.labels[rows], reference=reference)
+        attack = GradientAttack(loss, spec)
+        return attack.run(self.pixels[rows], self.seeds[rows], scored=False).images
+
+
+class AdversarialTrainer(RobustTrainer):
+    """Trains prompts, refiners or a tower on clean and attacked images.
+
+    A method sets ``node`` (its keys are ``cfg.TRAINER.<node>``), returns its prompts from
+    ``prompt_spec`` and its loss from ``loss``.
+
+    Attributes:
+        block_outputs: whether the loss reads the image blocks' outputs.
+        alarm_key: the key to change when training collapses; None where it cannot.
+    """
+
+    node = ""
+    block_outputs = False
+    alarm_key: str | None = None
+
+    # --- configuration ----------------------------------------------------------------------------
+
+    @classmethod
+    def extend_cfg(cls, cfg):
+        add_defaults(
+            cfg,
+            "TRAINER.ADVERSARIAL",
+            PREC="fp32",  # of forward and backward: fp32, bf16, amp (float16 on a GPU)
+            ATTACK_PREC="fp32",  # of the attack in training: fp32 or bf16
+            ACCUMULATE=1,  # batches per optimizer step
+            CLASS_CHUNK=0,  # classes per text pass; 0: all at once
+        )
+
+    @classmethod
+    def is_adversarial(cls, cfg) -> bool:
+        """Tell whether this configuration trains on attacked images."""
+        return True
+
+    @classmethod
+    def train_spec(cls, cfg) -> AttackSpec:
+        """Return the training attack; a method's key ``INNER`` replaces its objective."""
+        (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
+        inner = cfg.TRAINER[cls.node].get("INNER", "")
+        return replace(spec, objective=inner) if inner else spec
+
+    @classmethod
+    def check_keys(cls, cfg):
+        keys, own = cfg.TRAINER.ADVERSARIAL, cfg.TRAINER[cls.node]
+        one_of("TRAINER.ADVERSARIAL.PREC", keys.PREC, PRECISIONS)
+        one_of("TRAINER.ADVERSARIAL.ATTACK_PREC", keys.ATTACK_PREC, ATTACK_PRECISIONS)
+        at_least("TRAINER.ADVERSARIAL.ACCUMULATE", keys.ACCUMULATE, 1)
+        at_least("TRAINER.ADVERSARIAL.CLASS_CHUNK", keys.CLASS_CHUNK, 0)
+        if keys.PREC == "amp" and not (cfg.USE_CUDA and torch.cuda.is_available()):
+            raise UserError(
+                "TRAINER.ADVERSARIAL.PREC is 'amp', which needs a GPU; use fp32 or bf16"
+            )
+        for name, least in (("N_CTX", 0), ("PROMPT_DEPTH", 1)):
+            if name in own:
+                at_least(f"TRAINER.{cls.node}.{name}", own[name], least)
+        if "INNER" in own:
+            one_of(f"TRAINER.{cls.node}.INNER", own.INNER, ("", "ce", "kl"))
+        if not cls.is_adversarial(cfg):
+            return
+        spec = cls.train_spec(cfg)
+        if spec.target != "end_to_end" or spec.objective not in ATTACK_OBJECTIVES:
+            raise UserError(
+                f"{cls.__name__} trains on attacks through the whole model, but ATTACK.TRAIN has "
+                f"target '{spec.target}' and objective '{spec.objective}'; give "
+                "--attack-config-file configs/attacks/linf1.yaml or set ATTACK.TRAIN.TARGET "
+                "end_to_end and ATTACK.TRAIN.OBJECTIVE ce"
+            )
+
+    @property
+    def keys(self):
+        """The method's own config node."""
+        return self.cfg.TRAINER[self.node]
+
+    # --- what a method defines --------------------------------------------------------------------
+
+    def prompt_spec(self) -> PromptSpec:
+        """Return the method's prompts; depths beyond the towers are cut by :meth:`prompted`."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss to minimise and the terms to show beside the accuracies."""
+        raise NotImplementedError
+
+    # --- model ------------------------------------------------------------------------------------
+
+    def build_model(self):
+        self.clip = self.load_clip()
+        self.attack_spec = self.train_spec(self.cfg) if self.is_adversarial(self.cfg) else None
+        self.model = self.build_trained()
+        self.add_optimizer(self.model)
+
+    def build_trained(self) -> torch.nn.Module:
+        """Return what is trained; it offers ``image_features`` and ``text_features``."""
+        return self.prompted(self.prompt_spec())
+
+    def prompted(self, spec: PromptSpec) -> PromptedCLIP:
+        """Return CLIP with prompts, no deeper than its towers."""
+        self.spec = spec = replace(self._cut_depth(spec), template=self.template)
+        self.frozen_image_tower = not spec.acts_on_images
+        model = PromptedCLIP(self.clip, self.classnames, spec)
+        if not spec.acts_on_texts:
+            model.text_features()  # kept from here on, in float32
+        return model
+
+    def _cut_depth(self, spec: PromptSpec) -> PromptSpec:
+        for name, layers in (
+            ("text_depth", self.clip.text_layers),
+            ("vision_depth", self.clip.vision_layers),
+        ):
+            depth = getattr(spec, name)
+            if layers is not None and depth > layers:
+                print(f"note: {name} {depth} is cut to the {layers} blocks of {self.clip.name}")
+                spec = replace(spec, **{name: layers})
+        return spec
+
+    def add_optimizer(self, module: torch.nn.Module) -> None:
+        """Give ``module``'s parameters to Dassl's optimizer, schedule and checkpoints."""
+        self.trained = module
+        self.optim = build_optimizer(module, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model("prompt_learner", module, self.optim, self.sched)
+        self.scaler = torch.amp.GradScaler(enabled=self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
+        print(f"# trained values: {self.prompt_parameters():,}")
+
+    def image_features(self, pixels):
+        return self.model.image_features(pixels)
+
+    def text_features(self):
+        return self.model.text_features(self.cfg.TRAINER.ADVERSARIAL.CLASS_CHUNK)
+
+    def checkpoint_facts(self):
+        facts = super().checkpoint_facts()
+        if hasattr(self, "spec"):  # how values start is no matter once they are loaded
+            start = ("text_init", "init_std", "refiner_init", "template")
+            facts["prompts"] = {k: v for k, v in asdict(self.spec).items() if k not in start}
+        return facts
+
+    def train_threat(self):
+        return self.attack_spec.describe() if self.attack_spec else None
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    def autocast(self, precision: str):
+        """Autocast of ``precision``.
+
+        Casts are not kept: one made inside an attack would cut the prompts off their gradients.
+        """
+        dtype = torch.float16 if precision == "amp" else torch.bfloat16
+        enabled = precision != "fp32"
+        return torch.autocast(self.device.type, dtype, enabled=enabled, cache_enabled=False)
+
+    def output(self, images, texts, *, for_attack: bool = False, model=None) -> Output:
+        """Run ``model`` (default: the trained one) on images in [0, 1] against texts (K, D)."""
+        keys, model = self.cfg.TRAINER.ADVERSARIAL, model or self.model
+        with self.autocast(keys.ATTACK_PREC if for_attack else keys.PREC):
+            if self.block_outputs and not for_attack:
+                features, blocks = model.image_features(images, blocks=True)
+            else:
+                features, blocks = model.image_features(images), None
+        features = features.float()
+        logits = self.clip.logit_scale * F.normalize(features, dim=-1) @ texts.float().t()
+        return Output(features, logits, blocks)
+
+    @cached_property
+    def handmade(self) -> torch.Tensor:
+        """Text features (K, D) of the hand-made prompt, for methods that consult frozen CLIP."""
+        with torch.no_grad():
+            return self.handmade_features()
+
+    @torch.no_grad()
+    def frozen_logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return frozen CLIP's logits (B, K) with the hand-made prompt."""
+        with self.autocast(self.cfg.TRAINER.ADVERSARIAL.PREC):
+            features = self.clip.encode_image(pixels).float()
+        return self.clip.logit_scale * F.normalize(features, dim=-1) @ self.handmade.t()
+
+    def make_batch(self, batch: dict) -> Batch:
+        """Move a loader's batch to the device and encode the texts, once for the whole step."""
+        pixels, labels = batch["img"].to(self.device), batch["label"].to(self.device)
+        with self.autocast(self.cfg.TRAINER.ADVERSARIAL.PREC):
+            texts = self.text_features()
+        seeds = [
+            hash_seed(max(self.cfg.SEED, 0), self.epoch, self.batch_idx, position)
+            for position in range(len(labels))
+        ]
+        return Batch(self, pixels, labels, texts, seeds, batch.get("index"))
+
+    def forward_backward(self, batch):
+        group = self.cfg.TRAINER.ADVERSARIAL.ACCUMULATE
+        start = self.batch_idx // group * group
+        size = min(group, self.num_batches - start)  # the last group may be smaller
+        if self.batch_idx == start:
+            self.optim.zero_grad(set_to_none=True)
+        seen = self.make_batch(batch)
+        try:
+            loss, terms = self.loss(seen)
+        except NotFinite as error:
+            raise self._not_finite(str(error), {}) from error
+        if self.attack_spec and not seen.attacked:
+            raise RuntimeError(
+                f"{type(self).__name__} lost its attack: the loss never asked for it"
+            )
+        summary = self._summary(loss, terms, seen)
+        if not all(map(math.isfinite, summary.values())):
+            raise self._not_finite("the loss is not finite", summary)
+        self.scaler.scale(loss / size).backward()
+        if self.batch_idx + 1 == start + size:
+            self._update(summary)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        self.meter.update(summary)
+        return summary
+
+    def _summary(self, loss, terms: dict, seen: Batch) -> dict[str, float]:
+        values = {"loss": loss, **terms}
+        for name in ("clean", "adv"):
+            if name in vars(seen):  # computed by the method
+                logits = vars(seen)[name].logits
+                values.setdefault(f"loss_{name}", mean_ce(logits, seen.labels))
+                values.setdefault(f"acc_{name}", accuracy(logits, seen.labels))
+        scalars = [torch.as_tensor(v, device=loss.device).detach().float() for v in values.values()]
+        numbers = torch.stack(scalars).tolist()  # one transfer for all of them
+        return dict(zip(values, numbers, strict=True))
+
+    def _update(self, summary: dict) -> None:
+        self.scaler.unscale_(self.optim)
+        if not self.scaler.is_enabled():  # a scaler skips such a step and lowers its scale
+            peaks = [p.grad.abs().amax() for p in self.trained.parameters() if p.grad is not None]
+            if peaks and not torch.stack(peaks).isfinite().all():
+                raise self._not_finite("a gradient is not finite", summary)
+        self.scaler.step(self.optim)
+        self.scaler.update()
+
+    def _not_finite(self, what: str, summary: dict) -> NonFiniteLoss:
+        terms = ", ".join(f"{name} {value:g}" for name, value in summary.items()) or "none yet"
+        return NonFiniteLoss(
+            f"{what} at epoch {self.epoch + 1}, batch {self.batch_idx + 1} of {self.num_batches}, "
+            f"lr {self.get_current_lr():g} (terms: {terms}); checkpoints are unchanged, lower "
+            "OPTIM.LR or set TRAINER.ADVERSARIAL.PREC fp32"
+        )
+
+    # --- epochs -----------------------------------------------------------------------------------
+
+    def before_epoch(self):
+        super().before_epoch()
+        # order and augmentation follow from (seed, epoch), wherever a run was resumed
+        set_random_seed(hash_seed(max(self.cfg.SEED, 0), self.epoch) % 2**32)
+        self.meter = MetricMeter()
+
+    def after_epoch(self):
+        means = {name: meter.avg for name, meter in self.meter.meters.items()}
+        if self.alarm_key and self.epoch >= self.cfg.OPTIM.WARMUP_EPOCH:
+            warning = collapse_warning(
+                means.get("loss_clean"), means.get("loss_cons"), len(self.classnames),
+                self.alarm_key,
+            )  # fmt: skip
+            if warning:
+                print(f"warning: epoch {self.epoch + 1}: {warning}")
+                self.alarm_key = None  # once is enough
+        super().after_epoch()
+
+
+def hash_seed(*facts: int) -> int:
+    """Return a 63-bit seed, a stable hash of integers such as (seed, epoch, step, position)."""
+    digest = hashlib.sha256(":".join(map(str, facts)).encode()).digest()[:8]
+    return int.from_bytes(digest, "big") >> 1
+
+
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the share of right predictions in percent."""
+    return 100 * (logits.argmax(1) == labels).float().mean()
+
+
+def enough_words(text: str, count: int) -> str:
+    """Return ``text`` if ``count`` vectors can start from its words, else nothing (MaPLe)."""
+    return text if 0 < count <= len(text.replace("_", " ").split()) else ""
+
+
+def collapse_warning(
+    clean_loss: float | None, consistency: float | None, n_classes: int, key: str
+) -> str | None:
+    """Return a warning where the model has become consistent by answering nothing.
+
+    Args:
+        clean_loss: mean cross-entropy on clean images over an epoch.
+        consistency: mean divergence between clean and attacked answers, in nats.
+        key: the config key to change.
+    """
+    if clean_loss is None or consistency is None or n_classes < 2:
+        return None
+    chance = math.log(n_classes)
+    if clean_loss < COLLAPSED_LOSS * chance or consistency > COLLAPSED_CONSISTENCY:
+        return None
+    return (
+        f"training may have collapsed: the clean loss is {clean_loss:.3f} (guessing gives "
+        f"ln {n_classes} = {chance:.3f}) while the consistency is {consistency:.2g}; lower {key}"
+    )

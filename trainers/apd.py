@@ -1,0 +1,139 @@
+"""APD: Adversarial Prompt Distillation for Vision-Language Models (arXiv 2411.15244).
+
+A student with prompts in both towers is tuned on attacked images and distilled from a teacher that
+only ever sees clean ones. Both share one frozen CLIP; the student alone is attacked, tested and
+deployed. What the abstract leaves open is a key, marked as ours.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import set_random_seed
+from torch import nn
+
+from .adversarial import AdversarialTrainer, enough_words, hash_seed
+from .config import add_defaults, at_least, one_of
+from .losses import apd_student, apd_teacher, mean_ce
+from .prompting.prompted import PromptSpec
+from .robust_trainer import register
+from .state import load_checkpoint, load_prompts, save_checkpoint
+
+TEACHERS = ("online", "offline", "zero_shot")
+
+
+@register
+class APD(AdversarialTrainer):
+    """L_S = (1 - b) CE(S(x_adv)) + b KL(T(x) || S(x_adv)); L_T = CE(T(x)) + g KL(S || T)."""
+
+    paper = "https://arxiv.org/abs/2411.15244"
+    node = "APD"
+
+    @classmethod
+    def extend_cfg(cls, cfg):
+        super().extend_cfg(cfg)
+        add_defaults(  # all ours, but for prompts in both towers and the clean teacher
+            cfg,
+            "TRAINER.APD",
+            N_CTX=2,  # vectors per layer and tower (the group's public code)
+            PROMPT_DEPTH=9,  # (the group's public code)
+            CTX_INIT="a photo of a",  # the vectors start from its first words (MaPLe)
+            TEACHER="online",  # learns beside the student; offline: before it; zero_shot: CLIP
+            TEACHER_EPOCHS=0,  # of the offline teacher; 0: as many as the student
+            BETA=0.5,  # weight of the distillation
+            TEMPERATURE=1.0,
+            FEEDBACK=1.0,  # what the online teacher takes from the student; 0: nothing
+            INNER="",  # objective of the attack: ce, kl, or "" as ATTACK.TRAIN says
+        )
+
+    @classmethod
+    def check_keys(cls, cfg):
+        super().check_keys(cfg)
+        keys = cfg.TRAINER.APD
+        one_of("TRAINER.APD.TEACHER", keys.TEACHER, TEACHERS)
+        at_least("TRAINER.APD.N_CTX", keys.N_CTX, 1)
+        at_least("TRAINER.APD.TEACHER_EPOCHS", keys.TEACHER_EPOCHS, 0)
+        at_least("TRAINER.APD.BETA", keys.BETA, 0, 1)
+        at_least("TRAINER.APD.TEMPERATURE", keys.TEMPERATURE, 1e-3)
+        at_least("TRAINER.APD.FEEDBACK", keys.FEEDBACK, 0)
+
+    def prompt_spec(self):
+        keys = self.keys
+        return PromptSpec(
+            text=keys.N_CTX,
+            vision=keys.N_CTX,
+            text_depth=keys.PROMPT_DEPTH,
+            vision_depth=keys.PROMPT_DEPTH,
+            text_init=enough_words(keys.CTX_INIT, keys.N_CTX),
+        )
+
+    def build_trained(self):
+        student = super().build_trained()
+        if self.keys.TEACHER != "zero_shot":
+            self.teacher = self.prompted(self.prompt_spec())
+        return student
+
+    def add_optimizer(self, module):
+        # one module, so that a checkpoint never pairs a student with another epoch's teacher
+        both = nn.ModuleDict({"student": module})
+        if self.keys.TEACHER == "online":
+            both["teacher"] = self.teacher
+        super().add_optimizer(both)
+
+    def prompt_parameters(self):
+        """Return the student's number of values: the teacher is not deployed."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def loss(self, batch):
+        keys, adv, labels = self.keys, batch.adv.logits, batch.labels
+        taught = self.teach(batch.pixels)
+        loss = apd_student(adv, taught, labels, beta=keys.BETA, temperature=keys.TEMPERATURE).mean()
+        terms = {"loss_teacher": mean_ce(taught, labels)}
+        if keys.TEACHER == "online":  # disjoint parameters, so one sum serves both
+            loss = loss + apd_teacher(taught, adv, labels, feedback=keys.FEEDBACK).mean()
+        return loss, terms
+
+    def teach(self, pixels):
+        """Return the teacher's logits (B, K) on clean images, with gradients while it learns."""
+        if self.keys.TEACHER == "zero_shot":
+            return self.frozen_logits(pixels)
+        with self.autocast(self.cfg.TRAINER.ADVERSARIAL.PREC):
+            texts = self.teacher.text_features(self.cfg.TRAINER.ADVERSARIAL.CLASS_CHUNK)
+        return self.output(pixels, texts, model=self.teacher).logits
+
+    # --- the offline teacher ----------------------------------------------------------------------
+
+    def before_train(self):
+        if self.keys.TEACHER == "offline":
+            clock = time.perf_counter()
+            self.tune_teacher()
+            self.seconds["train"] += time.perf_counter() - clock
+        super().before_train()
+
+    def tune_teacher(self) -> None:
+        """Tune the teacher on clean images, or load the one this run tuned before; freeze it."""
+        cfg = self.cfg
+        epochs = self.keys.TEACHER_EPOCHS or cfg.OPTIM.MAX_EPOCH
+        path = Path(self.output_dir) / "teacher" / f"model.pth.tar-{epochs}"
+        if path.is_file():
+            load_prompts(self.teacher, load_checkpoint(path)["state_dict"], path)
+        else:
+            optim = build_optimizer(self.teacher, cfg.OPTIM)
+            sched = build_lr_scheduler(optim, cfg.OPTIM)
+            for epoch in range(epochs):
+                set_random_seed(hash_seed(max(cfg.SEED, 0), epoch, -1) % 2**32)
+                for batch in self.train_loader_x:
+                    loss = mean_ce(
+                        self.teach(batch["img"].to(self.device)), batch["label"].to(self.device)
+                    )
+                    self.detect_anomaly(loss)
+                    optim.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optim.step()
+                sched.step()
+                print(f"teacher epoch [{epoch + 1}/{epochs}] loss {loss.item():.4f}")
+            weights = {k: v.cpu() for k, v in self.teacher.state_dict().items()}
+            save_checkpoint(path, {"state_dict": weights, "epoch": epochs})
+        self.teacher.requires_grad_(False)

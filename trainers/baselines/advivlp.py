@@ -1,0 +1,39 @@
+"""AdvIVLP: independent prompts in both towers under adversarial training (AdvVLP in FAP)."""
+
+from __future__ import annotations
+
+from ..adversarial import enough_words
+from ..config import add_defaults
+from ..prompting.prompted import PromptSpec
+from ..robust_trainer import register
+from .supervised import Supervised
+
+
+@register
+class AdvIVLP(Supervised):
+    """Deep text prompts and deep visual prompts, uncoupled, trained on attacked images."""
+
+    paper = "https://arxiv.org/abs/2411.13136"
+    node = "ADVIVLP"
+
+    @classmethod
+    def extend_cfg(cls, cfg):
+        super().extend_cfg(cfg)
+        add_defaults(
+            cfg,
+            "TRAINER.ADVIVLP",
+            N_CTX=2,  # vectors per layer and tower (APD's group)
+            PROMPT_DEPTH=9,  # layers with prompts (APD's group)
+            CTX_INIT="a photo of a",  # the vectors start from its first words (IVLP's code)
+            AT_LOSS="adv",  # adv, half or clean
+        )
+
+    def prompt_spec(self):
+        keys = self.keys
+        return PromptSpec(
+            text=keys.N_CTX,
+            vision=keys.N_CTX,
+            text_depth=keys.PROMPT_DEPTH,
+            vision_depth=keys.PROMPT_DEPTH,
+            text_init=enough_words(keys.CTX_INIT, keys.N_CTX),
+        )

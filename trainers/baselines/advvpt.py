@@ -1,0 +1,30 @@
+"""AdvVPT: visual prompts (VPT, Jia et al., ECCV 2022) under adversarial training."""
+
+from __future__ import annotations
+
+from ..config import add_defaults
+from ..prompting.prompted import PromptSpec
+from ..robust_trainer import register
+from .supervised import Supervised
+
+
+@register
+class AdvVPT(Supervised):
+    """Deep visual prompts against the hand-made text prompt, trained on attacked images."""
+
+    paper = "https://arxiv.org/abs/2411.13136"
+    node = "ADVVPT"
+
+    @classmethod
+    def extend_cfg(cls, cfg):
+        super().extend_cfg(cfg)
+        add_defaults(
+            cfg,
+            "TRAINER.ADVVPT",
+            N_CTX=2,  # visual tokens per layer (ours, as for AdvIVLP)
+            PROMPT_DEPTH=9,  # layers with tokens of their own (ours, as for AdvIVLP)
+            AT_LOSS="adv",  # adv, half or clean
+        )
+
+    def prompt_spec(self):
+        return PromptSpec(vision=self.keys.N_CTX, vision_depth=self.keys.PROMPT_DEPTH)

@@ -1,0 +1,50 @@
+"""FAP: Few-shot Adversarial Prompt learning on vision-language models (Zhou et al., 2024)."""
+
+from __future__ import annotations
+
+from ..adversarial import AdversarialTrainer
+from ..config import add_defaults, at_least
+from ..losses import fap_consistency, mean_ce
+from ..prompting.prompted import PromptSpec
+from ..robust_trainer import register
+
+
+@register
+class FAP(AdversarialTrainer):
+    """CE(x) + lambda mean(KL(x || x_adv) (cos(z, z_adv) + 1)), text prompts made from visual."""
+
+    paper = "https://arxiv.org/abs/2403.14774"
+    node = "FAP"
+    alarm_key = "TRAINER.FAP.LAMBDA"
+
+    @classmethod
+    def extend_cfg(cls, cfg):
+        super().extend_cfg(cfg)
+        add_defaults(
+            cfg,
+            "TRAINER.FAP",
+            N_CTX=2,  # vectors per layer (paper)
+            PROMPT_DEPTH=9,  # layers with prompts (paper)
+            LAMBDA=1.5,  # weight of the consistency (paper)
+        )
+
+    @classmethod
+    def check_keys(cls, cfg):
+        super().check_keys(cfg)
+        at_least("TRAINER.FAP.LAMBDA", cfg.TRAINER.FAP.LAMBDA, 0)
+
+    def prompt_spec(self):
+        keys = self.keys
+        return PromptSpec(
+            text=keys.N_CTX,
+            vision=keys.N_CTX,
+            text_depth=keys.PROMPT_DEPTH,
+            vision_depth=keys.PROMPT_DEPTH,
+            coupling="vision_to_text",
+        )
+
+    def loss(self, batch):
+        clean, adv = batch.clean, batch.adv
+        consistency = fap_consistency(clean.logits, adv.logits, clean.features, adv.features).mean()
+        loss = mean_ce(clean.logits, batch.labels) + self.keys.LAMBDA * consistency
+        return loss, {"loss_cons": consistency}

@@ -1,0 +1,39 @@
+"""MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023)."""
+
+from __future__ import annotations
+
+from ..adversarial import enough_words
+from ..config import add_defaults
+from ..prompting.prompted import PromptSpec
+from ..robust_trainer import register
+from .supervised import Supervised
+
+
+@register
+class MaPLe(Supervised):
+    """Deep text prompts and visual prompts made from them, trained on clean images."""
+
+    paper = "https://arxiv.org/abs/2210.03117"
+    node = "MAPLE"
+
+    @classmethod
+    def extend_cfg(cls, cfg):
+        super().extend_cfg(cfg)
+        add_defaults(
+            cfg,
+            f"TRAINER.{cls.node}",
+            N_CTX=2,  # vectors per layer (paper)
+            PROMPT_DEPTH=9,  # layers with prompts (paper)
+            CTX_INIT="a photo of a",  # the vectors start from its first words (authors' code)
+        )
+
+    def prompt_spec(self):
+        keys = self.keys
+        return PromptSpec(
+            text=keys.N_CTX,
+            vision=keys.N_CTX,
+            text_depth=keys.PROMPT_DEPTH,
+            vision_depth=keys.PROMPT_DEPTH,
+            coupling="text_to_vision",
+            text_init=enough_words(keys.CTX_INIT, keys.N_CTX),
+        )

@@ -1,0 +1,100 @@
+"""CAPT: Consistency-guided Adversarial Prompt Tuning (arXiv 2405.11154).
+
+Deep, cross-modal prompts. The supervised term is on clean images; attacked ones enter through two
+consistency terms, one towards the tuned model and one towards the frozen CLIP, both on clean
+images. What the source leaves open is a key, marked as ours.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .adversarial import AdversarialTrainer, enough_words
+from .config import add_defaults, at_least, one_of
+from .losses import capt_alpha, capt_consistency, mean_ce
+from .prompting.prompted import PromptSpec
+from .robust_trainer import register
+
+ALPHAS = ("conf", "acc", "entropy", "const", "ramp")
+COUPLINGS = ("text_to_vision", "vision_to_text", "none")
+FIXED_TRANSFORMS = {"center_crop", "instance_norm"}  # augmentation that never varies
+
+
+@register
+class CAPT(AdversarialTrainer):
+    """CE(x) + lambda ((1 - a) KL(tuned(x) || tuned(x_adv)) + a KL(frozen(x) || tuned(x_adv)))."""
+
+    paper = "https://arxiv.org/abs/2405.11154"
+    node = "CAPT"
+    alarm_key = "TRAINER.CAPT.LAMBDA"
+
+    @classmethod
+    def extend_cfg(cls, cfg):
+        super().extend_cfg(cfg)
+        add_defaults(  # all ours, but for the form of the loss
+            cfg,
+            "TRAINER.CAPT",
+            N_CTX=2,  # vectors per layer and tower
+            PROMPT_DEPTH=9,
+            CTX_INIT="a photo of a",  # the vectors start from its first words (MaPLe)
+            COUPLING="text_to_vision",  # or vision_to_text, none
+            LAMBDA=1.5,  # weight of the consistency
+            ALPHA="conf",  # weight of the frozen term: conf, acc, entropy, const or ramp
+            ALPHA_CONST=0.5,  # a of ALPHA const; 0: tuned term alone, 1: frozen term alone
+            KL_DIRECTION="target_first",  # KL(target || adversarial), or adversarial_first
+            DETACH_TARGET=False,  # no gradient through the tuned model's clean answer
+            INNER="",  # objective of the attack: ce, kl, or "" as ATTACK.TRAIN says
+        )
+
+    @classmethod
+    def check_keys(cls, cfg):
+        super().check_keys(cfg)
+        keys = cfg.TRAINER.CAPT
+        one_of("TRAINER.CAPT.ALPHA", keys.ALPHA, ALPHAS)
+        one_of("TRAINER.CAPT.COUPLING", keys.COUPLING, COUPLINGS)
+        directions = ("target_first", "adversarial_first")
+        one_of("TRAINER.CAPT.KL_DIRECTION", keys.KL_DIRECTION, directions)
+        at_least("TRAINER.CAPT.LAMBDA", keys.LAMBDA, 0)
+        at_least("TRAINER.CAPT.ALPHA_CONST", keys.ALPHA_CONST, 0, 1)
+        at_least("TRAINER.CAPT.N_CTX", keys.N_CTX, 1)
+
+    def prompt_spec(self):
+        keys = self.keys
+        self.cached: dict[int, torch.Tensor] = {}
+        return PromptSpec(
+            text=keys.N_CTX,
+            vision=keys.N_CTX,
+            text_depth=keys.PROMPT_DEPTH,
+            vision_depth=keys.PROMPT_DEPTH,
+            coupling=keys.COUPLING,
+            text_init=""  # text vectors made from visual ones start from no words
+            if keys.COUPLING == "vision_to_text"
+            else enough_words(keys.CTX_INIT, keys.N_CTX),
+        )
+
+    def loss(self, batch):
+        keys, clean, adv = self.keys, batch.clean.logits, batch.adv.logits
+        frozen = self.frozen_answers(batch)
+        alpha = capt_alpha(
+            keys.ALPHA, frozen, clean, batch.labels,
+            constant=keys.ALPHA_CONST, progress=self.epoch / self.max_epoch,
+        )  # fmt: skip
+        consistency, train, frz = capt_consistency(
+            adv, clean, frozen, alpha,
+            detach_target=keys.DETACH_TARGET, target_first=keys.KL_DIRECTION == "target_first",
+        )  # fmt: skip
+        loss = mean_ce(clean, batch.labels) + keys.LAMBDA * consistency.mean()
+        terms = {"cons": consistency, "cons_train": train, "cons_frz": frz}
+        return loss, {f"loss_{k}": v.mean() for k, v in terms.items()} | {"alpha": alpha.mean()}
+
+    def frozen_answers(self, batch):
+        """Return frozen CLIP's logits (B, K) on clean images.
+
+        Where the augmentation never varies they are computed once per training image.
+        """
+        if batch.index is None or not set(self.cfg.INPUT.TRANSFORMS) <= FIXED_TRANSFORMS:
+            return self.frozen_logits(batch.pixels)
+        index = batch.index.tolist()
+        if not all(i in self.cached for i in index):
+            self.cached |= dict(zip(index, self.frozen_logits(batch.pixels), strict=True))
+        return torch.stack([self.cached[i] for i in index])  # (B, K)

@@ -1,0 +1,76 @@
+"""NAP-Tuning: Neural Augmented Prompt Tuning (arXiv 2506.12706; TPAMI 2026).
+
+Deep prompts in both towers, coupled text to vision, and token refiners that learn to undo in the
+features what an attack does to them. The paper's body was not available to this project: what the
+abstract does not say follows the authors' development code, and the rest is marked as ours.
+"""
+
+from __future__ import annotations
+
+from .adversarial import AdversarialTrainer
+from .config import add_defaults, at_least, one_of
+from .losses import block_consistency, mean_ce, nap
+from .prompting.prompted import PromptSpec
+from .robust_trainer import register
+
+
+@register
+class NAPTuning(AdversarialTrainer):
+    """(1 - lambda) CE(x) + lambda CE(x_adv) + lambda w sum_l (1 - cos(F_l(x), F_l(x_adv)))."""
+
+    paper = "https://arxiv.org/abs/2506.12706"
+    node = "NAPTUNING"
+
+    @classmethod
+    def extend_cfg(cls, cfg):
+        super().extend_cfg(cfg)
+        add_defaults(
+            cfg,
+            "TRAINER.NAPTUNING",
+            N_CTX=16,  # vectors per layer (authors' code); 0: refiners alone
+            PROMPT_DEPTH=12,  # layers with prompts and refiners (authors' code)
+            CONSISTENCY=True,  # the third term (a switch of ours)
+            CONSISTENCY_WEIGHT=1.0,  # w (authors' code)
+            SCHEDULE="linear",  # lambda = epoch / max_epoch (authors' code), or constant (ours)
+            LAMBDA=0.5,  # lambda of the constant schedule (ours)
+        )
+        add_defaults(
+            cfg,
+            "TRAINER.NAPTUNING.REFINER",
+            VISION=True,  # refine the image tower's native tokens (authors' code)
+            TEXT=True,  # refine the text tower's (ours: the abstract says modality-specific)
+            RATIO=2,  # hidden width of a refiner / width of the tower (authors' code)
+            INIT="default",  # PyTorch's (authors' code), or zero: the identity at the start (ours)
+        )
+
+    @classmethod
+    def check_keys(cls, cfg):
+        super().check_keys(cfg)
+        keys = cfg.TRAINER.NAPTUNING
+        one_of("TRAINER.NAPTUNING.SCHEDULE", keys.SCHEDULE, ("linear", "constant"))
+        one_of("TRAINER.NAPTUNING.REFINER.INIT", keys.REFINER.INIT, ("default", "zero"))
+        at_least("TRAINER.NAPTUNING.REFINER.RATIO", keys.REFINER.RATIO, 1)
+        at_least("TRAINER.NAPTUNING.CONSISTENCY_WEIGHT", keys.CONSISTENCY_WEIGHT, 0)
+        at_least("TRAINER.NAPTUNING.LAMBDA", keys.LAMBDA, 0, 1)
+
+    def prompt_spec(self):
+        keys = self.keys
+        self.block_outputs = keys.CONSISTENCY
+        return PromptSpec(
+            text=keys.N_CTX,
+            vision=keys.N_CTX,
+            text_depth=keys.PROMPT_DEPTH,
+            vision_depth=keys.PROMPT_DEPTH,
+            coupling="text_to_vision" if keys.N_CTX else "none",
+            refine_vision=keys.REFINER.VISION,
+            refine_text=keys.REFINER.TEXT,
+            refiner_ratio=keys.REFINER.RATIO,
+            refiner_init=keys.REFINER.INIT,
+        )
+
+    def loss(self, batch):
+        keys, clean, adv = self.keys, batch.clean, batch.adv
+        ce = mean_ce(clean.logits, batch.labels), mean_ce(adv.logits, batch.labels)
+        gap = block_consistency(clean.blocks, adv.blocks).mean() if keys.CONSISTENCY else 0.0
+        lam = self.epoch / self.max_epoch if keys.SCHEDULE == "linear" else keys.LAMBDA
+        return nap(*ce, gap, lam, keys.CONSISTENCY_WEIGHT), {"loss_cons": gap, "lambda": lam}
