@@ -38,10 +38,22 @@ backbone_config() { # default config: ViT-B/16 where its weights are at hand, el
   fi
 }
 
+config_for() { # WORD -> WORD where it names a config, the default where it is a key or nothing
+  if [[ -n $1 && $1 != *.* && $1 != SEED ]]; then echo "$1"; else backbone_config; fi
+}
+
+default_attack() { # TRAINER CFG -> threat model; AdvPT's paper has one of its own
+  case $1/$2 in
+    AdvPT/tiny* | ZeroshotCLIP/tiny*) echo advpt_tiny ;;
+    AdvPT/* | ZeroshotCLIP/*) echo advpt16 ;;
+    */tiny*) echo linf4_tiny ;;
+    *) echo linf1 ;;
+  esac
+}
+
 train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or resumed by itself
   local trainer=$1 dataset=$2 shots=$3 cfg=$4 seed=$5; shift 5
-  local attack=${ATTACK:-} variant="" key=1 word folder
-  if [ -z "$attack" ]; then case $cfg in tiny*) attack=advpt_tiny ;; *) attack=advpt16 ;; esac; fi
+  local attack=${ATTACK:-$(default_attack "$trainer" "$cfg")} variant="" key=1 word folder
   for word in "$@"; do  # overrides make another run, so they are part of its folder's name
     [ $key = 1 ] && variant+="_${word##*.}" || variant+="-$word"
     key=$((1 - key))
@@ -61,12 +73,12 @@ train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or 
 few_shot() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: all seeds, then the table
   local trainer=$1 usage="usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"; shift
   [ $# -ge 2 ] || fail "$usage"
-  local dataset shots=$2 cfg="" seed
+  local dataset shots=$2 cfg seed
   dataset=$(full_name "$1"); shift 2
   [ "$shots" = all ] && shots=-1
   [[ $shots =~ ^(-1|[0-9]+)$ ]] || fail "SHOTS is '$shots', expected a number such as 16, or all; $usage"
-  if [ $# -gt 0 ] && [[ $1 != *.* && $1 != SEED ]]; then cfg=$1; shift; fi
-  cfg=${cfg:-$(backbone_config)}
+  cfg=$(config_for "${1:-}")
+  [ "$cfg" != "${1:-}" ] || shift
   for seed in $SEEDS; do train "$trainer" "$dataset" "$shots" "$cfg" "$seed" "$@"; done
   "$PYTHON" -m tools.report "$OUTPUT/$dataset"
 }

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Every trainer under one threat model: bash scripts/all.sh DATASET SHOTS [CFG] [KEY VALUE ...]
+#   bash scripts/all.sh shapes 16 tiny
+# Finished runs are skipped, cut ones go on. METHODS chooses some: METHODS="zsclip apd".
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+[ $# -ge 2 ] || fail "usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"
+METHODS=${METHODS:-zsclip advpt coop maple advcoop advvpt advmaple advivlp fap tecoa capt apd naptuning}
+words=("$1" "$2"); shift 2
+cfg=$(config_for "${1:-}")
+[ "$cfg" != "${1:-}" ] || shift
+export DATA OUTPUT SEEDS PYTHON ATTACK=${ATTACK:-$(default_attack all "$cfg")}
+failed=""
+for method in $METHODS; do
+  own=()
+  if [ "$method" = advpt ]; then  # its bank is made without text, whatever the test is
+    own=(ATTACK.TRAIN.EPS 8/255 ATTACK.TRAIN.ALPHA 1/255 ATTACK.TRAIN.STEPS 10
+      ATTACK.TRAIN.OBJECTIVE embedding_kl ATTACK.TRAIN.TARGET embedding)
+  fi
+  bash "scripts/$method/main.sh" "${words[@]}" "$cfg" ${own[@]+"${own[@]}"} "$@" || failed+=" $method"
+done
+[ -z "$failed" ] || fail "these did not finish, see above:$failed"
