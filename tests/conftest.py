@@ -83,6 +83,40 @@ def arguments(pets, toy_file, tmp_path):
 
 
 @pytest.fixture
+def white_box(arguments):
+    """Like ``arguments``, with small attacks through the whole model and 3 batches an epoch."""
+
+    def build(trainer: str, *extra: str, **keys) -> list[str]:
+        return arguments(trainer, *extra, **({
+            "ATTACK__TRAIN__OBJECTIVE": "ce", "ATTACK__TRAIN__TARGET": "end_to_end",
+            "ATTACK__TRAIN__EPS": "4/255", "ATTACK__TRAIN__ALPHA": "2/255",
+            "ATTACK__TEST__LIST": "[{'EPS': '4', 'STEPS': 2}]", "OPTIM__MAX_EPOCH": 1,
+            "DATALOADER__TRAIN_X__BATCH_SIZE": 4,
+        } | keys))  # fmt: skip
+
+    return build
+
+
+@pytest.fixture
+def build(white_box, capsys):
+    """Build a trainer without training it: ``build("CAPT", KEY=VALUE)``, ready for a step."""
+    import train
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed
+
+    def make(name: str, **keys):
+        cfg = train.setup_cfg(train.parser().parse_args(white_box(name, **keys)))
+        set_random_seed(cfg.SEED)
+        trainer = build_trainer(cfg)
+        trainer.batch_idx, trainer.num_batches = 0, len(trainer.train_loader_x)
+        trainer.before_epoch()
+        trainer.set_model_mode("train")
+        return trainer
+
+    return make
+
+
+@pytest.fixture
 def run(capsys):
     """Run train.py in this process: ``run(argv) -> (exit code, output, errors)``."""
     import train

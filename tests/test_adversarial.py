@@ -1,0 +1,278 @@
+"""The adversarial step: what is computed how often, what trains, what stops it, what resumes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.conftest import REPO
+from trainers.adversarial import AdversarialTrainer, collapse_warning, hash_seed
+from trainers.attacks import GradientAttack
+from trainers.prompting.prompted import PromptedCLIP
+from trainers.records import read_record
+
+
+def weights(folder, epoch):
+    path = folder / "prompt_learner" / f"model.pth.tar-{epoch}"
+    return torch.load(path, weights_only=True)
+
+
+def only_error(code, err):
+    assert code == 2, err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in err, err
+    return lines[0]
+
+
+def first_batch(trainer):
+    return trainer.make_batch(next(iter(trainer.train_loader_x)))
+
+
+# --- the attack ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["AdvIVLP", "NAPTuning", "TeCoA"])
+def test_the_attack_leaves_no_gradients_in_the_prompts(build, name):
+    trainer = build(name)
+    seen = first_batch(trainer)
+    images = seen.attack()
+    assert not images.requires_grad
+    moved = (images - seen.pixels).abs()
+    assert 0 < float(moved.max()) <= 4 / 255 + 1e-6
+    parameters = list(trainer.model.parameters())
+    assert all(p.grad is None and p.requires_grad for p in parameters)
+    assert trainer.model.training
+
+
+def test_one_step_costs_what_it_must(build, monkeypatch):
+    trainer = build("AdvIVLP", ATTACK__TRAIN__STEPS=3)
+    calls = []
+    for name in ("image_features", "text_features"):
+        method = getattr(PromptedCLIP, name)
+        monkeypatch.setattr(
+            PromptedCLIP, name,
+            lambda *a, _m=method, _n=name, **k: (calls.append(_n), _m(*a, **k))[1],
+        )  # fmt: skip
+    trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    assert calls == ["text_features"] + ["image_features"] * (3 + 1)
+
+
+@pytest.mark.parametrize("attack", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["NAPTuning", "AdvMaPLe"])
+def test_bf16_keeps_attack_and_gradients(build, name, attack):
+    def step(precision):
+        trainer = build(name, TRAINER__ADVERSARIAL__PREC=precision, OPTIM__WARMUP_EPOCH=-1,
+                        TRAINER__ADVERSARIAL__ATTACK_PREC=attack if precision == "bf16" else "fp32",
+                        ATTACK__TRAIN__STEPS=1)  # fmt: skip
+        trainer.epoch, trainer.max_epoch = 1, 2  # NAP's lambda is not 0
+        seen = first_batch(trainer)
+        loss, _ = trainer.loss(seen)
+        loss.backward()
+        assert seen.attacked
+        grads = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+        return float(loss.detach()), grads
+
+    loss, grads = step("bf16")
+    exact_loss, exact = step("fp32")
+    assert loss == pytest.approx(exact_loss, rel=0.05)
+    assert set(grads) == set(exact)
+    for name, grad in exact.items():
+        cosine = torch.cosine_similarity(grad.flatten(), grads[name].flatten(), dim=0)
+        assert grads[name].dtype == torch.float32 and cosine > 0.8, name
+
+
+def test_bf16_runs_attack_every_batch(white_box, run, tmp_path, monkeypatch):
+    attack, calls = GradientAttack.run, []
+
+    def count(self, pixels, *args, **options):
+        result = attack(self, pixels, *args, **options)
+        calls.append(result.max_linf)
+        return result
+
+    monkeypatch.setattr(GradientAttack, "run", count)
+    code, _, err = run(white_box("AdvIVLP", TRAINER__ADVERSARIAL__PREC="bf16"))
+    assert code == 0, err
+    assert len(calls) == 3 + 1 and min(calls) > 0  # three batches, and the test
+    assert read_record(tmp_path / "run" / "record.json")["train_threat"]["eps"] == "4/255"
+
+
+def test_a_loss_that_forgets_its_attack_is_refused(build, monkeypatch):
+    trainer = build("AdvIVLP")
+    monkeypatch.setattr(trainer, "loss", lambda batch: (batch.clean.logits.mean(), {}))
+    with pytest.raises(RuntimeError, match="lost its attack"):
+        trainer.forward_backward(next(iter(trainer.train_loader_x)))
+
+
+def test_seeds_differ_by_epoch_step_and_position():
+    seeds = {hash_seed(1, e, s, p) for e in range(3) for s in range(3) for p in range(3)}
+    assert len(seeds) == 27 and hash_seed(1, 2, 3, 4) == hash_seed(1, 2, 3, 4)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("objective", ["kl", "margin"])
+def test_other_objectives_of_the_attack(build, objective):
+    trainer = build("AdvIVLP", ATTACK__TRAIN__OBJECTIVE=objective)
+    summary = trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    assert all(map(math.isfinite, summary.values()))
+    assert trainer.train_threat()["objective"] == objective
+
+
+# --- the optimizer ------------------------------------------------------------------------------
+
+
+def test_accumulated_batches_equal_one_large_batch(white_box, run, tmp_path):
+    keys = {"ATTACK__TRAIN__START": "zero", "OPTIM__MAX_EPOCH": 2}
+    small = white_box("AdvIVLP", out="small", TRAINER__ADVERSARIAL__ACCUMULATE=3, **keys)
+    large = white_box("AdvIVLP", out="large", DATALOADER__TRAIN_X__BATCH_SIZE=12, **keys)
+    for argv in (small, large):
+        code, _, err = run(argv)
+        assert code == 0, err
+    small, large = (weights(tmp_path / d, 2)["state_dict"] for d in ("small", "large"))
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["AdvIVLP", "APD"])
+def test_resuming_equals_not_stopping(white_box, run, tmp_path, monkeypatch, name):
+    keys = {"OPTIM__MAX_EPOCH": 4}
+    assert run(white_box(name, out="whole", **keys))[0] == 0
+    step = AdversarialTrainer.forward_backward
+
+    def stop_in_epoch_3(self, batch):
+        if self.epoch == 3 and self.batch_idx == 1:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(AdversarialTrainer, "forward_backward", stop_in_epoch_3)
+    assert run(white_box(name, out="cut", **keys))[0] == 130
+    monkeypatch.setattr(AdversarialTrainer, "forward_backward", step)
+    torch.manual_seed(99)  # whatever the state of the generators is
+    code, out, err = run(white_box(name, out="cut", **keys))
+    assert code == 0 and "(epoch 2)" in out, err
+    whole, cut = weights(tmp_path / "whole", 4), weights(tmp_path / "cut", 4)
+    assert whole["state_dict"].keys() == cut["state_dict"].keys()
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, cut["state_dict"][key]), key
+    first, second = (read_record(tmp_path / d / "record.json") for d in ("whole", "cut"))
+    assert first["clean"] == second["clean"]
+    assert [a["correct"] for a in first["attacks"]] == [a["correct"] for a in second["attacks"]]
+
+
+# --- what stops or warns ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient", "attack"])
+def test_a_non_finite_step_stops_with_its_facts(white_box, run, tmp_path, monkeypatch, where):
+    summary, make_batch = AdversarialTrainer._summary, AdversarialTrainer.make_batch
+
+    def spoiled_summary(self, loss, terms, seen):
+        if (self.epoch, self.batch_idx) == (2, 1):
+            if where == "loss":
+                terms = terms | {"loss_cons": loss.detach() * math.nan}
+            elif where == "gradient":
+                next(self.trained.parameters()).register_hook(lambda grad: grad * math.inf)
+        return summary(self, loss, terms, seen)
+
+    def spoiled_prompts(self, batch):
+        if (self.epoch, self.batch_idx) == (2, 1) and where == "attack":
+            next(self.trained.parameters()).data.fill_(math.nan)
+        return make_batch(self, batch)
+
+    monkeypatch.setattr(AdversarialTrainer, "_summary", spoiled_summary)
+    monkeypatch.setattr(AdversarialTrainer, "make_batch", spoiled_prompts)
+    code, _, err = run(white_box("AdvIVLP", OPTIM__MAX_EPOCH=4, OPTIM__WARMUP_EPOCH=-1))
+    sentence = only_error(code, err)
+    assert "epoch 3" in sentence and "lr " in sentence and "not finite" in sentence
+    assert "batch 2 of 3" in sentence
+    assert "loss_adv" in sentence or where == "attack"
+    state = weights(tmp_path / "run", 2)["state_dict"]
+    assert all(torch.isfinite(v).all() for v in state.values())
+    assert not (tmp_path / "run" / "prompt_learner" / "model.pth.tar-3").exists()
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_the_collapse_alarm_knows_its_case():
+    chance = math.log(10)
+    warning = collapse_warning(chance, 0.001, 10, "TRAINER.CAPT.LAMBDA")
+    assert "TRAINER.CAPT.LAMBDA" in warning and "2.303" in warning and "0.001" in warning
+    assert collapse_warning(0.5 * chance, 0.001, 10, "K") is None  # learns, and is robust
+    assert collapse_warning(chance, 0.5, 10, "K") is None  # learns nothing yet
+    assert collapse_warning(None, None, 10, "K") is None
+    assert collapse_warning(0.0, 0.0, 1, "K") is None  # one class
+
+
+def test_the_collapse_alarm_in_a_run(white_box, run, monkeypatch):
+    keys = {"OPTIM__MAX_EPOCH": 3}
+    code, out, err = run(white_box("CAPT", out="well", **keys))
+    assert code == 0 and "collapsed" not in out, err
+    texts = PromptedCLIP.text_features
+
+    def all_the_same(self, class_chunk=0):  # answers nothing, and so is perfectly consistent
+        features = texts(self, class_chunk)
+        return features[:1].expand_as(features)
+
+    monkeypatch.setattr(PromptedCLIP, "text_features", all_the_same)
+    keys |= {"TRAINER__CAPT__ALPHA": "const", "TRAINER__CAPT__ALPHA_CONST": "0.0"}
+    code, out, err = run(white_box("CAPT", out="collapsed", **keys))
+    assert code == 0, err
+    (line,) = [x for x in out.splitlines() if "may have collapsed" in x]  # once, after warm-up
+    assert "epoch 2" in line and "TRAINER.CAPT.LAMBDA" in line and "1.099" in line
+
+
+def test_depth_beyond_the_towers_is_cut_and_said(white_box, run, tmp_path):
+    code, out, err = run(white_box("AdvIVLP", TRAINER__ADVIVLP__PROMPT_DEPTH=9))
+    assert code == 0, err
+    assert "text_depth 9 is cut to the 2 blocks" in out and "vision_depth 9" in out
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"ATTACK__TRAIN__TARGET": "embedding", "ATTACK__TRAIN__OBJECTIVE": "embedding_kl"},
+         ["ATTACK.TRAIN", "linf1.yaml"]),
+        ({"TRAINER__ADVERSARIAL__PREC": "fp8"}, ["PREC", "'fp8'", "bf16"]),
+        ({"TRAINER__ADVERSARIAL__ATTACK_PREC": "amp"}, ["ATTACK_PREC", "'amp'"]),
+        ({"TRAINER__ADVERSARIAL__ACCUMULATE": 0}, ["ACCUMULATE", "0"]),
+        ({"TRAINER__ADVIVLP__AT_LOSS": "most"}, ["AT_LOSS", "'most'", "half"]),
+        ({"TRAINER__ADVIVLP__PROMPT_DEPTH": 0}, ["PROMPT_DEPTH", "0"]),
+    ],
+)  # fmt: skip
+def test_wrong_keys_are_refused_before_anything_is_written(white_box, run, tmp_path, keys, words):
+    code, _, err = run(white_box("AdvIVLP", **keys))
+    sentence = only_error(code, err)
+    assert all(word in sentence for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_amp_needs_a_gpu(white_box, run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = run(white_box("CAPT", TRAINER__ADVERSARIAL__PREC="amp"))
+    assert "GPU" in only_error(code, err)
+
+
+def test_checkpoints_of_other_prompts_are_refused(white_box, run, tmp_path):
+    assert run(white_box("CoOp"))[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    argv = white_box("CoOp", *load, out="a", TRAINER__COOP__CLASS_TOKEN_POSITION="front")
+    assert "front" in only_error(*run(argv)[::2])
+
+
+def test_every_config_merges(white_box, run):
+    import train
+    import trainers
+
+    for path in sorted((REPO / "configs" / "trainers").glob("*/*.yaml")):
+        argv = ["--trainer", path.parent.name, "--config-file", str(path), "--attack-config-file"]
+        advpt = path.parent.name in ("AdvPT", "ZeroshotCLIP")
+        threats = ["advpt16"] if advpt else ["linf1", "linf4", "linf4_tiny", "nap1", "nap4"]
+        for threat in threats:
+            attack = str(REPO / f"configs/attacks/{threat}.yaml")
+            args = train.parser().parse_args([*argv, attack, "DATASET.NAME", "Shapes"])
+            assert train.setup_cfg(args).MODEL.BACKBONE.NAME
+        head = path.read_text().split("DATALOADER")[0]
+        assert f"main.sh {'shapes' if 'tiny' in path.name else 'pets'}" in head, path
+    assert set(trainers.config.METHODS) == {
+        p.name for p in (REPO / "configs" / "trainers").iterdir()
+    }
