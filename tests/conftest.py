@@ -100,9 +100,10 @@ def white_box(arguments):
 @pytest.fixture
 def build(white_box, capsys):
     """Build a trainer without training it: ``build("CAPT", KEY=VALUE)``, ready for a step."""
-    import train
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
+
+    import train
 
     def make(name: str, **keys):
         cfg = train.setup_cfg(train.parser().parse_args(white_box(name, **keys)))
