@@ -107,10 +107,10 @@ _DISTANCE = {  # signed distance to the outline, negative inside; units of the r
 
 
 def _paint(drawing: Drawing, rng: np.random.Generator) -> np.ndarray:
-    radius = rng.uniform(13, 24)
+    radius = rng.uniform(15, 26)
     centre = rng.uniform(radius + 1, SIZE - radius - 1, 2)
     yy, xx = np.mgrid[0:SIZE, 0:SIZE] + 0.5
-    u, v = _rotate((xx - centre[0]) / radius, (yy - centre[1]) / radius, rng.uniform())
+    u, v = _rotate((xx - centre[0]) / radius, (yy - centre[1]) / radius, rng.uniform(-0.06, 0.06))
     distance = _DISTANCE[drawing.shape](u, v)
     if drawing.fill == "outlined":
         distance = np.abs(distance + 0.1) - 0.1

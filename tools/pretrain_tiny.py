@@ -32,8 +32,8 @@ ARCHITECTURE = {  # OpenAI CLIP's layout needs widths that are multiples of 64
     },
     "text_cfg": {"context_length": 77, "width": 128, "heads": 2, "layers": 3},
 }  # fmt: skip
-COUNTS = {"shapes": 104, "eurosat": 88, "caltech": 64}
-PEAK, ROBUST_PEAK = 1.5e-3, 5e-4  # learning rates
+COUNTS = {"shapes": 104, "eurosat": 32, "caltech": 24}  # images of a batch
+PEAK, ROBUST_PEAK = 1.2e-3, 5e-4  # learning rates
 SAVE_EVERY = 100
 
 
@@ -272,7 +272,7 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="CoOp data root (EuroSAT, Caltech101); optional")
     parser.add_argument("--output", type=Path, required=True, help="checkpoints and weights")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--robust-steps", type=int, default=800)
     parser.add_argument("--robust-eps", type=float, default=4.0, help="in 1/255")
     parser.add_argument("--seed", type=int, default=1)

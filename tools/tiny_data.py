@@ -39,13 +39,13 @@ TEMPLATES = {
 }
 # Which attributes a caption names, and how often: (colour, shape, fill, background).
 MENTIONS = (
-    ((1, 1, 0, 0), 0.5),
-    ((1, 1, 1, 0), 0.15),
+    ((1, 1, 0, 0), 0.45),
+    ((1, 1, 1, 0), 0.12),
     ((1, 1, 0, 1), 0.1),
-    ((1, 1, 1, 1), 0.1),
-    ((0, 1, 0, 0), 0.05),
-    ((1, 0, 0, 0), 0.05),
-    ((0, 1, 1, 0), 0.05),
+    ((1, 1, 1, 1), 0.08),
+    ((0, 1, 0, 0), 0.15),
+    ((1, 0, 0, 0), 0.03),
+    ((0, 1, 1, 0), 0.07),
 )
 # Words of the templates that users' prompts bring along; kept in the token table.
 EXTRA_WORDS = "a type of pet flower texture food person doing aircraft the shape background on"
