@@ -9,6 +9,7 @@ fail() { echo "error: $1" >&2; exit 2; }
 
 DATA=$(absolute "${DATA:-$REPO/data}")
 OUTPUT=$(absolute "${OUTPUT:-$REPO/output}")
+CACHE=$OUTPUT/cache # few-shot draws, drawings and banks: whatever runs can share
 SEEDS=${SEEDS:-1 2 3}
 if [ -z "${PYTHON:-}" ]; then
   if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then PYTHON=python
@@ -66,19 +67,26 @@ train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or 
     --dataset-config-file "configs/datasets/$dataset.yaml" \
     --config-file "configs/trainers/$trainer/$cfg.yaml" \
     --attack-config-file "configs/attacks/$attack.yaml" --output-dir "$folder" \
-    DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$OUTPUT/cache" \
-    TRAINER.ADVPT.BANK_DIR "$OUTPUT/cache/banks" "$@"
+    DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" \
+    TRAINER.ADVPT.BANK_DIR "$CACHE/banks" "$@"
 }
 
-few_shot() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: all seeds, then the table
-  local trainer=$1 usage="usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"; shift
+command_line() { # DATASET SHOTS [CFG] [KEY VALUE ...] -> the variables dataset shots cfg opts
+  local usage="usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"
   [ $# -ge 2 ] || fail "$usage"
-  local dataset shots=$2 cfg seed
-  dataset=$(full_name "$1"); shift 2
+  dataset=$(full_name "$1") shots=$2; shift 2
   [ "$shots" = all ] && shots=-1
   [[ $shots =~ ^(-1|[0-9]+)$ ]] || fail "SHOTS is '$shots', expected a number such as 16, or all; $usage"
   cfg=$(config_for "${1:-}")
   [ "$cfg" != "${1:-}" ] || shift
-  for seed in $SEEDS; do train "$trainer" "$dataset" "$shots" "$cfg" "$seed" "$@"; done
+  opts=("$@")
+}
+
+few_shot() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: all seeds, then the table
+  local trainer=$1 dataset shots cfg opts seed; shift
+  command_line "$@"
+  for seed in $SEEDS; do
+    train "$trainer" "$dataset" "$shots" "$cfg" "$seed" ${opts[@]+"${opts[@]}"}
+  done
   "$PYTHON" -m tools.report "$OUTPUT/$dataset"
 }

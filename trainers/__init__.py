@@ -27,6 +27,7 @@ from . import (  # noqa: E402, F401  registers the trainers
     capt,
     io,
     naptuning,
+    own,
     records,
     templates,
 )
