@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 import trainers  # first: it makes `import dassl` work # isort: skip
@@ -89,7 +90,11 @@ def main(argv: list[str] | None = None) -> int:
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     trainers.io.writable_dir(cfg.OUTPUT_DIR)
-    if runs.claim(cfg):
+    tested = {}
+    if args.eval_only:
+        where = os.path.abspath(args.model_dir) if args.model_dir else ""
+        tested = {"eval_only": True, "model_dir": where, "load_epoch": args.load_epoch}
+    if runs.is_done(cfg, **tested):
         print(f"skipped: {cfg.OUTPUT_DIR} holds a completed record of this configuration")
         return 0
     setup_logger(cfg.OUTPUT_DIR)
@@ -101,6 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     trainer = build_trainer(cfg)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
+    runs.claim(cfg, **tested)  # only now: a mistake mended must not find its folder taken
+    if args.eval_only:
         trainer.test()
     elif not args.no_train:
         trainer.train()

@@ -27,7 +27,7 @@ def put(record, path, value):
 WRONG = [
     ("schema", True), ("status", "done"), ("trainer", ""), ("trainer", 3), ("paper", 1),
     ("dataset", None), ("protocol", "fewshot"), ("split", "half"), ("shots", -2), ("shots", 1.0),
-    ("seed", -1), ("seed", True), ("backbone", None), ("weights_sha256", "abc"),
+    ("seed", -2), ("seed", True), ("backbone", None), ("weights_sha256", "abc"),
     ("weights_sha256", "AB" * 32), ("prompt_parameters", -1), ("classes", 0),
     ("train_threat", "PGD"), ("train_threat", {}), ("train_threat.eps", 8), ("epochs", None),
     ("subset", 0), ("seconds", 3.0), ("seconds.train", -1), ("seconds", {"eval": float("nan")}),
@@ -122,7 +122,7 @@ def test_only_a_completed_record_counts_as_done(tmp_path):
 def test_load_lists_whatever_it_cannot_use(tmp_path):
     records.write_record(tmp_path / "good" / "seed1", make())
     records.write_record(tmp_path / "cut", make(status="running", clean=None, attacks=[]))
-    contents = {"torn": '{"schema": 1', "array": "[]", "wrong": put(make(), "seed", -1)}
+    contents = {"torn": '{"schema": 1', "array": "[]", "wrong": put(make(), "seed", -2)}
     contents |= {"older": make() | {"schema": 0}, "nan": '{"schema": NaN}'}
     for name, content in contents.items():
         (tmp_path / name).mkdir()

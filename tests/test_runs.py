@@ -65,6 +65,9 @@ def test_files_are_checked_like_overrides(tmp_path):
     path.write_text("INNER: [\n")
     with pytest.raises(UserError, match="no valid yaml"):
         runs.merge_file(cfg, path)
+    path.write_text("- INNER\n")
+    with pytest.raises(UserError, match="holds no keys"):
+        runs.merge_file(cfg, path)
     with pytest.raises(UserError, match="does not exist.*a.yaml"):
         runs.merge_file(cfg, tmp_path / "b.yaml")
 
@@ -72,13 +75,19 @@ def test_files_are_checked_like_overrides(tmp_path):
 def test_a_folder_belongs_to_one_configuration(tmp_path):
     cfg = node()
     cfg.OUTPUT_DIR = str(tmp_path / "run")
-    assert runs.claim(cfg) is False
-    assert runs.claim(cfg) is False  # unfinished: resumes
+    cfg.STEPS = 5
+    assert runs.is_done(cfg) is False  # asking takes nothing
+    cfg.STEPS = 3
+    assert runs.is_done(cfg) is False
+    runs.claim(cfg)
+    assert runs.is_done(cfg) is False  # unfinished: resumes
+    with pytest.raises(UserError, match="load_epoch = None, this one has 2"):
+        runs.is_done(cfg, load_epoch=2)
     cfg.STEPS = 4
     with pytest.raises(UserError, match="STEPS = 3, this one has 4"):
-        runs.claim(cfg)
+        runs.is_done(cfg)
     cfg.STEPS = 3
     (tmp_path / "moved").mkdir()
     (tmp_path / "run" / "config.json").rename(tmp_path / "moved" / "config.json")
     cfg.OUTPUT_DIR = str(tmp_path / "moved")  # where it lies does not matter
-    assert runs.claim(cfg) is False
+    assert runs.is_done(cfg) is False

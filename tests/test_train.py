@@ -53,6 +53,7 @@ def test_advpt_trains_tests_and_writes_a_record(arguments, run, tmp_path):
     picture = tmp_path / "run" / "picture.png"
     assert str(picture) in out and Image.open(picture).width > 300
     assert not list((tmp_path / "run").glob("**/*.tmp"))
+    assert not (tmp_path / "run" / "unfinished").exists()
 
 
 def test_the_loss_falls(arguments, run, tmp_path):
@@ -216,6 +217,85 @@ def test_the_tuning_has_no_image_tower_in_memory(arguments, run, monkeypatch):
     assert seen and all(tower is None for tower in seen)
 
 
+def test_without_a_seed_the_record_says_so(arguments, run, tmp_path):
+    assert run(arguments("ZeroshotCLIP", seed=-1))[0] == 0
+    assert read_record(tmp_path / "run" / "record.json")["seed"] == -1
+
+
+def test_best_val_never_looks_at_the_test_set(arguments, run, pets, tmp_path, monkeypatch):
+    import trainers.advpt
+
+    best = {"TEST__FINAL_MODEL": "best_val", "OPTIM__LR": 0.02}
+    step, towers = trainers.advpt.AdvPT.forward_backward, []
+
+    def look(self, batch):
+        towers.append(self.clip.model.visual)
+        assert not (tmp_path / "run" / "record.json").exists()
+        return step(self, batch)
+
+    monkeypatch.setattr(trainers.advpt.AdvPT, "forward_backward", look)
+    code, out, err = run(arguments("AdvPT", **best))
+    assert code == 0, err
+    assert out.count("Evaluate on the *val* set") == 1 + 4 and towers and not any(towers)
+    assert out.count("Evaluate on the *test* set") == 1 and "model-best.pth.tar" in out
+
+    root = tmp_path / "no_val"
+    shutil.copytree(pets, root)
+    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
+    split.write_text(json.dumps(json.loads(split.read_text()) | {"val": []}))
+    sentence = only_error(*run(arguments("AdvPT", root=root, out="b", **best))[::2])
+    assert "best_val" in sentence and "last_step" in sentence
+
+
+def test_a_record_tells_how_the_loaded_prompts_were_trained(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run"), "--load-epoch"]
+    other = {"DATASET__NUM_SHOTS": 2, "ATTACK__TRAIN__EPS": 3}
+    assert run(arguments("AdvPT", *load, "2", out="eval", **other))[0] == 0
+    record = read_record(tmp_path / "eval" / "record.json")
+    assert (record["shots"], record["epochs"]) == (4, 2)
+    assert record["train_threat"]["eps"] == "8/255"
+    # another epoch is another model: neither skipped nor overwritten
+    sentence = only_error(*run(arguments("AdvPT", *load, "4", out="eval", **other))[::2])
+    assert "load_epoch = 2" in sentence
+    assert "--model-dir" in only_error(*run(arguments("AdvPT", "--eval-only", out="c"))[::2])
+    assert "tar-0" in only_error(*run(arguments("AdvPT", *load, "0", out="d"))[::2])
+
+
+def test_class_specific_contexts_serve_their_own_classes_only(arguments, run, pets, tmp_path):
+    assert run(arguments("AdvPT", TRAINER__ADVPT__CSC=True))[0] == 0
+    root = tmp_path / "renamed"
+    shutil.copytree(pets, root)
+    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
+    split.write_text(split.read_text().replace('"red_circle"', '"red_disc"'))
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    argv = arguments("AdvPT", *load, root=root, out="b", TRAINER__ADVPT__CSC=True)
+    sentence = only_error(*run(argv)[::2])
+    assert "red_circle" in sentence and "red_disc" in sentence
+
+
+def test_resume_goes_on_from_another_folder(arguments, run, tmp_path):
+    assert run(arguments("AdvPT", out="first"))[0] == 0
+    code, out, _ = run(arguments("AdvPT", "--resume", str(tmp_path / "first"), out="second"))
+    assert code == 0 and f"from {tmp_path / 'first'}" in out
+    nowhere = arguments("AdvPT", "--resume", str(tmp_path / "nowhere"), out="third")
+    assert "nowhere" in only_error(*run(nowhere)[::2])
+
+
+def test_a_deleted_or_torn_checkpoint_does_not_block_resuming(tmp_path):
+    from trainers.state import newest_checkpoint
+
+    assert newest_checkpoint(tmp_path) is None
+    for epoch in (2, 10):
+        (tmp_path / f"model.pth.tar-{epoch}").touch()
+    assert newest_checkpoint(tmp_path).name == "model.pth.tar-10"
+    (tmp_path / "checkpoint").write_text("model.pth.tar-2\n")
+    assert newest_checkpoint(tmp_path).name == "model.pth.tar-2"
+    for pointer in ("model.pth.tar-99\n", ""):
+        (tmp_path / "checkpoint").write_text(pointer)
+        assert newest_checkpoint(tmp_path).name == "model.pth.tar-10"
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes(arguments, tmp_path):
     argv = arguments("AdvPT", OPTIM__MAX_EPOCH=400, TRAIN__CHECKPOINT_FREQ=1)
@@ -268,6 +348,12 @@ def test_random_vit_b32_checkpoint_trains_two_batches(arguments, run, tmp_path):
         ({"ATTACK__TRAIN__EPS": 0.0157}, ["0.0157", "4"]),
         ({"ATTACK__TEST__LIST": "[{'EPS': 0.0157}]"}, ["0.0157", "4"]),
         ({"ATTACK__TEST__LIST": "[{'EPSILON': 4}]"}, ["EPSILON", "EPS"]),
+        ({"ATTACK__TEST__LIST": "[{'EPS': 4}, {'EPS': '4/255'}]"}, ["twice", "4/255"]),
+        ({"ATTACK__TEST__LIST": "[{'TARGET': 'embedding'}]"}, ["'embedding'", "embedding_kl"]),
+        (
+            {"ATTACK__TRAIN__OBJECTIVE": "ce", "ATTACK__TRAIN__TARGET": "end_to_end"},
+            ["ATTACK.TRAIN", "'ce'", "advpt16.yaml"],
+        ),
         ({"TRAINER__ADVPT__PREC": "fp8"}, ["'fp8'", "fp32"]),
         ({"TRAINER__ADVPT__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
         ({"DATASET__NUM_SHOTS": 7}, ["red_circle", "6", "7"]),
@@ -281,6 +367,7 @@ def test_bad_configuration_is_one_sentence(arguments, run, tmp_path, keys, words
     for word in words:
         assert word in sentence
     assert not (tmp_path / "run" / "record.json").exists()
+    assert not (tmp_path / "run" / "config.json").exists()  # the corrected call may use the folder
 
 
 def test_unknown_trainer_and_missing_config(arguments, run):
@@ -321,7 +408,9 @@ def test_checkpoints_of_others_are_refused(arguments, run, tmp_path):
     other_length = run(arguments("AdvPT", *load, out="a", TRAINER__ADVPT__N_CTX=5))
     assert "(4, 64)" in only_error(*other_length[::2])
     classes = run(arguments("AdvPT", *load, out="b", TRAINER__ADVPT__CSC=True))
-    assert "(3, 4, 64)" in only_error(*classes[::2])
+    assert "'csc': True" in only_error(*classes[::2])
+    place = run(arguments("AdvPT", *load, out="p", TRAINER__ADVPT__CLASS_TOKEN_POSITION="front"))
+    assert "'position': 'front'" in only_error(*place[::2])
     none = run(arguments("AdvPT", *load, "--load-epoch", "77", out="c"))
     assert "model.pth.tar-77" in only_error(*none[::2])
 

@@ -63,6 +63,17 @@ class AdvPT(RobustTrainer):
         if cfg.TRAINER.ADVPT.PREC == "amp" and not (cfg.USE_CUDA and torch.cuda.is_available()):
             raise UserError("TRAINER.ADVPT.PREC is 'amp', which needs a GPU; use fp32 or bf16")
 
+    @classmethod
+    def check_keys(cls, cfg):
+        (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
+        if (spec.objective, spec.target) != ("embedding_kl", "embedding"):
+            raise UserError(
+                f"AdvPT's bank is made without any text, but ATTACK.TRAIN has objective "
+                f"'{spec.objective}' and target '{spec.target}'; give --attack-config-file "
+                "configs/attacks/advpt16.yaml, or set ATTACK.TRAIN.OBJECTIVE embedding_kl and "
+                "ATTACK.TRAIN.TARGET embedding"
+            )
+
     def build_model(self):
         cfg = self.cfg.TRAINER.ADVPT
         self.clip = self.load_clip()
@@ -97,11 +108,18 @@ class AdvPT(RobustTrainer):
         )
         for warning in bank.warnings:
             print(f"warning: {warning}")
+        if cfg.TEST.FINAL_MODEL == "best_val":
+            self.test(split="val")  # keeps the validation images' features for every epoch
         self.clip.without_image_tower()
+        self.tuning = True
         batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
         self.train_loader_x = BankLoader(bank, batch, max(cfg.SEED, 0), self.device)
         super().before_train()
         self.seconds["bank"] = bank.seconds
+
+    def after_train(self):
+        self.tuning = False
+        super().after_train()
 
     def before_epoch(self):
         super().before_epoch()
@@ -131,6 +149,11 @@ class AdvPT(RobustTrainer):
     def text_features(self):
         learner = self.model.prompt_learner
         return text_features(self.clip, learner(), self.cfg.TRAINER.ADVPT.CLASS_CHUNK)
+
+    def checkpoint_facts(self):
+        keys = self.cfg.TRAINER.ADVPT  # the context's shape says the rest
+        prompts = {"position": keys.CLASS_TOKEN_POSITION, "csc": keys.CSC}
+        return super().checkpoint_facts() | {"prompts": prompts}
 
     def train_threat(self):
         return specs_from_cfg(self.cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")[0].describe()

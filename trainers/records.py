@@ -151,7 +151,7 @@ _FIELDS = {
     "protocol": _one_of("few_shot", "base2new", "xd", "dg", "zero_shot"),
     "split": _one_of("all", "base", "new"),
     "shots": _integer(-1),  # 0 is zero-shot, -1 every training image
-    "seed": _integer(0),
+    "seed": _integer(-1),  # -1: not fixed
     "backbone": _TEXT,
     "weights_sha256": _Rule("64 lower-case hex digits", _is_sha256),
     "prompt_parameters": _integer(0),

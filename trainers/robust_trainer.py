@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from .config import METHODS, check_cfg
 from .errors import UserError
 from .evaluation import Evaluation
 from .images import Preprocess
-from .io import tensors_digest
+from .io import atomic_write, tensors_digest
 from .prompting import load_clip, text_features
 from .state import (
     load_checkpoint,
     load_prompts,
+    newest_checkpoint,
     rng_state,
     save_checkpoint,
     scheduler_state,
@@ -46,10 +48,12 @@ class RobustTrainer(TrainerX):
         trainable: whether there is anything to train.
         frozen_image_tower: image features do not depend on the prompts, so those of the test set
             are shared by all runs.
+        tuning: training goes on without the image tower.
     """
 
     paper: str | None = None
     trainable = True
+    tuning = False
     frozen_image_tower = True
 
     @classmethod
@@ -64,6 +68,15 @@ class RobustTrainer(TrainerX):
         check_cfg(cfg)
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
+        self.origin: dict = {}  # of loaded prompts: how they were trained
+
+    def build_data_loader(self):
+        super().build_data_loader()
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.dm.dataset.val:
+            raise UserError(
+                f"TEST.FINAL_MODEL is 'best_val', but data set {self.cfg.DATASET.NAME} has no "
+                "validation images and the test images must not choose the model; use last_step"
+            )
 
     def load_clip(self):
         """Load the frozen backbone and compare its resolution with ``INPUT.SIZE``."""
@@ -86,8 +99,9 @@ class RobustTrainer(TrainerX):
     @property
     def template(self) -> str:
         """The data set's hand-made prompt, with ``{}`` for the class name."""
-        own = getattr(self.dm.dataset, "template", None)
-        return own or templates.template_for(self.cfg.DATASET.NAME)
+        cfg = self.cfg.DATASET
+        own = getattr(self.dm.dataset, "template", None)  # of our data sets; a fork's have none
+        return cfg.TEMPLATE or own or templates.template_for(cfg.NAME)
 
     def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return raw features (B, D) of pixels (B, 3, H, W) in [0, 1]."""
@@ -138,6 +152,15 @@ class RobustTrainer(TrainerX):
             "classnames": list(self.classnames),
         }
 
+    def training_facts(self) -> dict:
+        """Return what a record says of the training; kept in checkpoints for later tests."""
+        shots = self.cfg.DATASET.NUM_SHOTS
+        return {
+            "train_threat": self.train_threat(),
+            "epochs": self.cfg.OPTIM.MAX_EPOCH if self.trainable else 0,
+            "shots": (shots if shots >= 1 else -1) if self.trainable else 0,
+        }
+
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Write Dassl's files ``<directory>/<name>/model.pth.tar-<epoch>``, atomically."""
         for name in self.get_model_names():
@@ -152,29 +175,46 @@ class RobustTrainer(TrainerX):
                 "seconds": dict(self.seconds),
                 "best_result": float(self.best_result),
                 "advprompt": self.checkpoint_facts(),
+                "training": self.training_facts(),
             }
+            if hasattr(self, "scaler"):
+                state["scaler"] = self.scaler.state_dict()
             file = model_name or f"model.pth.tar-{epoch + 1}"
             save_checkpoint(folder / file, state)
             if is_best:
                 save_checkpoint(folder / "model-best.pth.tar", state)
             # Dassl's pointer to the newest file, which resuming reads
-            (folder / "checkpoint").write_text(f"{file}\n", encoding="utf-8")
+            with atomic_write(folder / "checkpoint") as temporary:
+                temporary.write_text(f"{file}\n", encoding="utf-8")
             print(f"Checkpoint saved to {folder / file}")
 
     def resume_model_if_exist(self, directory):
-        """Go on from the newest checkpoint in ``directory``; return the epoch to start with."""
+        """Go on from the newest checkpoint; return the epoch to start with.
+
+        The run's own folder comes before ``directory``, which differs from it under ``--resume``.
+
+        Raises:
+            UserError: ``--resume`` names a folder without a checkpoint, or one that does not fit.
+        """
         start = 0
         for name in self.get_model_names():
-            pointer = Path(directory) / name / "checkpoint"
-            if not pointer.is_file():
+            folders = [Path(self.output_dir) / name, Path(directory) / name]
+            path = next(filter(None, map(newest_checkpoint, folders)), None)
+            if path is None and self.cfg.RESUME:
+                raise UserError(
+                    f"there is no checkpoint to resume from in '{folders[-1]}'; give --resume the "
+                    "folder of a run, or leave it out to train from the start"
+                )
+            if path is None:
                 return 0
-            path = pointer.parent / pointer.read_text(encoding="utf-8").strip()
             state = load_checkpoint(path)
-            self._check_facts(state, path)
+            self._check_facts(state, path, resuming=True)
             load_prompts(self._models[name], state["state_dict"], path)
             if state.get("optimizer") is not None:
                 self._optims[name].load_state_dict(state["optimizer"])
             set_scheduler_state(self._scheds[name], state.get("scheduler"))
+            if state.get("scaler"):
+                self.scaler.load_state_dict(state["scaler"])
             set_rng_state(state["rng"])
             self.seconds = dict(state["seconds"])
             self.best_result = state["best_result"]
@@ -188,29 +228,43 @@ class RobustTrainer(TrainerX):
         Raises:
             UserError: nothing there, damaged, or made by another trainer, width or class set.
         """
-        if not directory:
-            print("load_model() was skipped: no pretrained model was given")
-            return
+        if not directory and self.trainable:
+            raise UserError(
+                f"--eval-only tests trained prompts, but --model-dir, the run folder of a trained "
+                f"{type(self).__name__}, was not given"
+            )
         for name in self.get_model_names():
             folder = Path(directory) / name
-            path = folder / (f"model.pth.tar-{epoch}" if epoch else "model-best.pth.tar")
-            if not epoch and not path.is_file() and (folder / "checkpoint").is_file():
-                path = folder / (folder / "checkpoint").read_text(encoding="utf-8").strip()
+            path = folder / (
+                f"model.pth.tar-{epoch}" if epoch is not None else "model-best.pth.tar"
+            )
+            if epoch is None and not path.is_file():
+                path = newest_checkpoint(folder) or path
             state = load_checkpoint(path)
             self._check_facts(state, path)
             load_prompts(self._models[name], state["state_dict"], path)
+            self.origin = dict(state.get("training") or {})
+            if epoch is not None:
+                self.origin["epochs"] = epoch
             print(f"Loaded {name} from {path} (epoch {state.get('epoch')})")
 
-    def _check_facts(self, state: dict, path) -> None:
-        theirs = state.get("advprompt") or {}
+    def _check_facts(self, state: dict, path, *, resuming: bool = False) -> None:
+        theirs, mine = state.get("advprompt") or {}, self.checkpoint_facts()
         names = {"trainer": "trainer", "weights_sha256": "backbone weights", "prompts": "prompts"}
         for key, what in names.items():
-            mine = self.checkpoint_facts().get(key)
-            if key in theirs and theirs[key] != mine:
+            if key in theirs and theirs[key] != mine.get(key):
                 raise UserError(
-                    f"checkpoint '{path}' was made with {what} '{theirs[key]}', not '{mine}'; "
-                    "evaluate it with the trainer, backbone and prompts it was trained with"
+                    f"checkpoint '{path}' was made with {what} '{theirs[key]}', not "
+                    f"'{mine.get(key)}'; use the trainer, backbone and prompts it was trained with"
                 )
+        # shared contexts are made to serve other classes; class-specific ones belong to theirs
+        bound = resuming or mine.get("prompts", {}).get("csc", False)
+        if bound and theirs.get("classnames", mine["classnames"]) != mine["classnames"]:
+            raise UserError(
+                f"checkpoint '{path}' was made for other classes "
+                f"({', '.join(theirs['classnames'][:3])}, ...) than this run's "
+                f"({', '.join(mine['classnames'][:3])}, ...); use the data set it was trained with"
+            )
 
     # --- test -------------------------------------------------------------------------------------
 
@@ -224,7 +278,8 @@ class RobustTrainer(TrainerX):
         split = split or self.cfg.TEST.SPLIT
         if split == "val" and not self.dm.dataset.val:
             split = "test"
-        self.need_image_tower()
+        if split != "val" or not self.tuning:
+            self.need_image_tower()
         evaluation = Evaluation(
             self,
             self.dm.dataset.val if split == "val" else self.dm.dataset.test,
@@ -250,12 +305,13 @@ class RobustTrainer(TrainerX):
         self._picture(evaluation)
         self.seconds["eval"] = round(time.perf_counter() - clock, 3)
         self._write_record(evaluation, attacks)
+        shutil.rmtree(evaluation.folder, ignore_errors=True)  # the record holds it all now
         return clean
 
     def need_image_tower(self) -> None:
         """Load the image tower again where tuning has freed it."""
-        if getattr(self.clip.model, "visual", None) is None:
-            self.clip = self.load_clip()
+        if self.clip.model.visual is None:
+            self.clip.model.visual = self.load_clip().model.visual
 
     def bank_folder(self) -> Path:
         """Return the folder of cached image features, shared by runs."""
@@ -300,6 +356,7 @@ class RobustTrainer(TrainerX):
 
     def _write_record(self, evaluation: Evaluation, attacks: list[dict]) -> None:
         cfg, right = self.cfg, evaluation.clean_right
+        training = self.training_facts() | self.origin
         which = cfg.DATASET.SUBSAMPLE_CLASSES
         protocol = cfg.TEST.PROTOCOL or (
             "base2new" if which != "all" else "few_shot" if self.trainable else "zero_shot"
@@ -310,23 +367,23 @@ class RobustTrainer(TrainerX):
             dataset=cfg.DATASET.NAME,
             protocol=protocol,
             split=which,
-            shots=(cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS >= 1 else -1)
-            if self.trainable else 0,
+            shots=training["shots"],
             seed=cfg.SEED,
             backbone=cfg.MODEL.BACKBONE.NAME,
             weights_sha256=self.clip.sha256,
             prompt_parameters=self.prompt_parameters(),
             classes=len(self.classnames),
-            train_threat=self.train_threat(),
-            epochs=cfg.OPTIM.MAX_EPOCH if self.trainable else 0,
-            subset=cfg.TEST.SUBSET,
+            train_threat=training["train_threat"],
+            epochs=training["epochs"],
+            # a smaller set is whole, and a fork's data sets do not know the key
+            subset=cfg.TEST.SUBSET if cfg.TEST.SUBSET == len(right) else None,
             seconds={k: round(v, 3) for k, v in self.seconds.items()},
             clean={"n": len(right), "correct": int(right.sum())},
             attacks=attacks,
             config=cfg,
             status="completed",
             device=self.device,
-        )  # fmt: skip
+        )
         print(f"* record: {records.write_record(self.output_dir, record)}")
 
     def train_threat(self) -> dict | None:

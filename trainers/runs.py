@@ -37,6 +37,8 @@ def merge_file(cfg, path) -> None:
     except yaml.YAMLError as error:
         line = str(error).splitlines()[-1].strip()
         raise UserError(f"config file '{path}' is no valid yaml ({line})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"config file '{path}' holds no keys; write lines such as 'OPTIM:'")
     for key, value in _leaves(content, cfg):
         merge(cfg, key, value, f"in '{path}'")
 
@@ -91,17 +93,16 @@ def merge(cfg, key: str, value, where: str) -> None:
     parent[key.rpartition(".")[2]] = value if old is None or value is None else type(old)(value)
 
 
-def claim(cfg) -> bool:
-    """Take the run folder ``cfg.OUTPUT_DIR`` for this configuration.
+def is_done(cfg, **facts) -> bool:
+    """Tell whether the run folder ``cfg.OUTPUT_DIR`` holds this run's completed record.
 
-    Returns:
-        True if it holds this configuration's completed record: nothing is left to do.
+    Args:
+        facts: what makes the run besides its configuration.
 
     Raises:
-        UserError: it holds a run of another configuration.
+        UserError: the folder holds a run of another configuration.
     """
-    folder = Path(cfg.OUTPUT_DIR)
-    mine = {k: v for k, v in flat_config(cfg).items() if k not in VOLATILE}
+    folder, mine = Path(cfg.OUTPUT_DIR), _identity(cfg, facts)
     if (folder / CONFIG_FILE).is_file():
         theirs = read_json(folder / CONFIG_FILE)
         for key in sorted(set(mine) | set(theirs)):
@@ -110,6 +111,13 @@ def claim(cfg) -> bool:
                     f"'{folder}' holds a run with {key} = {theirs.get(key)!r}, this one has "
                     f"{mine.get(key)!r}; choose another output folder or move the old run away"
                 )
-    else:
-        write_json(folder / CONFIG_FILE, mine)
     return completed_record(folder) is not None
+
+
+def claim(cfg, **facts) -> None:
+    """Take the run folder for this configuration: other ones are refused from now on."""
+    write_json(Path(cfg.OUTPUT_DIR) / CONFIG_FILE, _identity(cfg, facts))
+
+
+def _identity(cfg, facts: dict) -> dict:
+    return {k: v for k, v in flat_config(cfg).items() if k not in VOLATILE} | facts

@@ -80,6 +80,21 @@ def save_checkpoint(path, state: dict) -> None:
             raise OSError(str(error)) from error
 
 
+def newest_checkpoint(folder) -> Path | None:
+    """Return the file that Dassl's pointer ``checkpoint`` names, else that of the last epoch.
+
+    None where ``folder`` holds no checkpoint.
+    """
+    folder = Path(folder)
+    pointer = folder / "checkpoint"
+    if pointer.is_file():
+        path = folder / (pointer.read_text(encoding="utf-8").strip() or "none")
+        if path.is_file():
+            return path
+    epochs = [int(p.name[14:]) for p in folder.glob("model.pth.tar-*") if p.name[14:].isdigit()]
+    return folder / f"model.pth.tar-{max(epochs)}" if epochs else None
+
+
 def load_checkpoint(path) -> dict:
     """Read a checkpoint without executing anything it may contain.
 

@@ -114,6 +114,11 @@ class AttackSpec:
                 f"attack start 'zero' cannot ascend objective '{self.objective}': its gradient at "
                 "the clean image is exactly 0; use start 'uniform' or 'one_sided'"
             )
+        if self.target == "embedding" and self.objective != "embedding_kl":
+            raise UserError(
+                f"attack target 'embedding' knows no text, so it cannot ascend objective "
+                f"'{self.objective}'; use objective 'embedding_kl' or target 'end_to_end'"
+            )
         if self.start == "zero" and self.restarts > 1:
             raise UserError(
                 f"attack start 'zero' makes all {self.restarts} restarts the same; "
@@ -169,7 +174,15 @@ def specs_from_cfg(node, *, key: str = "ATTACK") -> list[AttackSpec]:
     """Read a node with LIST: one spec per entry, or the node itself where LIST is empty.
 
     Raises:
-        UserError: see :meth:`AttackSpec.from_cfg`.
+        UserError: see :meth:`AttackSpec.from_cfg`; or two entries are the same attack.
     """
     entries = node.get("LIST") or [{}]
-    return [AttackSpec.from_cfg(node, entry, key=key) for entry in entries]
+    specs = [AttackSpec.from_cfg(node, entry, key=key) for entry in entries]
+    described = [spec.describe() for spec in specs]
+    for i, facts in enumerate(described):
+        if facts in described[:i]:
+            raise UserError(
+                f"{key}.LIST names the same attack twice (entries {described.index(facts) + 1} and "
+                f"{i + 1}: eps {facts['eps']}, {facts['steps']} steps); leave one of them out"
+            )
+    return specs
