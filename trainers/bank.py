@@ -176,6 +176,8 @@ def build_bank(
     rows, checks, seconds = [], AttackChecks(), 0.0
     with tqdm(total=len(pairs), desc=title, unit="image") as bar:
         for number, begin in enumerate(range(0, len(pairs), chunk)):
+            if path.exists():  # another run was faster
+                return load_bank(path, key=key)
             span = range(begin, min(begin + chunk, len(pairs)))
             header = {"kind": PART, "key": key, "begin": span.start, "end": span.stop}
             part_path = folder / f"{number:05d}.safetensors"
@@ -190,7 +192,7 @@ def build_bank(
                     )
                 part = features, asdict(found), time.perf_counter() - clock
                 meta = {**header, "checks": part[1], "seconds": part[2]}
-                save_tensors(part_path, {"features": features}, meta)
+                _save_part(part_path, features, meta, bank=path)
             else:
                 bar.update(len(span))
             rows.append(part[0])
@@ -325,6 +327,15 @@ def _read_part(path: Path, header: dict, rows: int):
     if any(meta.get(k) != v for k, v in header.items()) or features is None:
         return None
     return (features, meta["checks"], meta["seconds"]) if len(features) == rows else None
+
+
+def _save_part(part: Path, features: Tensor, meta: dict, *, bank: Path) -> None:
+    """Keep a part; a run that finished the same bank meanwhile may have taken its folder away."""
+    try:
+        save_tensors(part, {"features": features}, meta)
+    except UserError:
+        if not bank.exists():
+            raise
 
 
 def _attack_chunk(
