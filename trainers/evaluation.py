@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -65,6 +66,12 @@ class Evaluation:
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the defended model's logits (B, K) for pixels in [0, 1]."""
         return self.logits_of(self.trainer.image_features(pixels), self.texts)
+
+    @cached_property
+    def handmade(self) -> torch.Tensor:
+        """Text features (K, D) of the hand-made prompt, which a frozen-prompt attack sees."""
+        with torch.no_grad():
+            return self.trainer.handmade_features()
 
     def pixels(self, positions: list[int], title: str):
         """Yield (positions, pixels) in batches, with a progress bar over images."""
@@ -159,9 +166,7 @@ class Evaluation:
         if spec.target == "end_to_end":
             still_right = lambda x: self.logits(x).argmax(1) == labels  # noqa: E731
         elif spec.target == "frozen_prompt":
-            with torch.no_grad():
-                texts = self.trainer.handmade_features()
-            forward = lambda x: self.logits_of(clip.encode_image(x), texts)  # noqa: E731
+            forward = lambda x: self.logits_of(clip.encode_image(x), self.handmade)  # noqa: E731
         if spec.objective == "embedding_kl":
             forward = (
                 self.trainer.image_features if spec.target == "end_to_end" else clip.encode_image

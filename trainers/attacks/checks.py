@@ -51,13 +51,14 @@ class AttackChecks:
     def summary(self) -> dict:
         """Return ``max_linf`` (in [0, 1]), ``in_range``, ``zero_grad_share``, ``loss_rises``.
 
-        ``loss_rises``: the mean loss at the returned images exceeds the mean loss at the starts.
+        ``loss_rises``: the mean loss at the returned images exceeds the mean loss at the starts,
+        or no image was attacked.
         """
         return {
             "max_linf": self.max_linf,
             "in_range": self.in_range,
             "zero_grad_share": self.zero_grad / max(self.n, 1),
-            "loss_rises": self.loss_last > self.loss_first,
+            "loss_rises": self.loss_last > self.loss_first or not self.n,
         }
 
 
