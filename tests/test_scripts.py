@@ -87,3 +87,32 @@ def test_a_missing_environment_is_explained(shell):
 def test_without_clip_weights_the_default_is_said(shell):
     done = shell("advpt/main.sh", "pts", "16", SEEDS="1")
     assert "built-in small CLIP" in done.stderr and "vit_b16" in done.stderr
+
+
+@pytest.mark.slow
+def test_all_puts_every_method_under_one_attack(shell, toy, tmp_path):
+    done = shell("all.sh", "pets", "4", "vit_b32", *toy, SEEDS="1")
+    assert done.returncode == 0, done.stderr
+    records = load_records(tmp_path / "out").records.values()
+    scripts = {p.parent.name for p in (REPO / "scripts").glob("*/main.sh")}
+    assert len(records) == len(scripts) == 13
+    assert {r["attacks"][0]["eps"] for r in records} == {"4/255"}
+    table = done.stdout[done.stdout.rindex("OxfordPets, few-shot") :]
+    assert all(r["trainer"] in table for r in records)
+    again = shell("all.sh", "pets", "4", "vit_b32", *toy, SEEDS="1", METHODS="advpt apd")
+    assert again.stdout.count("skipped: ") == 2
+    wrong = shell("all.sh", "pets", "4", "vit_b32", *toy, SEEDS="1", METHODS="capt nosuch")
+    assert wrong.returncode == 2 and "nosuch" in wrong.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shots", "given", "epochs"),
+    [("1", [], 20), ("4", [], 50), ("16", [], None), ("1", ["OPTIM.MAX_EPOCH", "1"], 1)],
+)
+def test_capt_takes_its_epochs_from_the_shots(shell, tmp_path, shots, given, epochs):
+    keys = ["SEED", "1", "DATASET.NAME", "Nosuch", *given]  # stops before any work
+    done = shell("capt/main.sh", "pets", shots, "vit_b32", *keys, SEEDS="1")
+    assert done.returncode == 2 and "Nosuch" in done.stderr
+    said = f"_MAX_EPOCH-{epochs}"
+    assert said in done.stdout if epochs else "MAX_EPOCH" not in done.stdout

@@ -17,7 +17,7 @@ from torch import nn
 from .adversarial import AdversarialTrainer, enough_words, hash_seed
 from .config import add_defaults, at_least, one_of
 from .losses import apd_student, apd_teacher, mean_ce
-from .prompting.prompted import PromptSpec
+from .prompting.prompted import PromptedCLIP, PromptSpec
 from .robust_trainer import register
 from .state import load_checkpoint, load_prompts, save_checkpoint
 
@@ -72,7 +72,7 @@ class APD(AdversarialTrainer):
     def build_trained(self):
         student = super().build_trained()
         if self.keys.TEACHER != "zero_shot":
-            self.teacher = self.prompted(self.prompt_spec())
+            self.teacher = PromptedCLIP(self.clip, self.classnames, self.spec)
         return student
 
     def add_optimizer(self, module):
