@@ -13,6 +13,7 @@ errors = importlib.import_module(f"{core.__name__}.errors")
 # command -> (module beside this one, what it does); the module offers main(argv)
 TOOLS = {
     "report": ("report", "tables of clean and robust accuracy from result records"),
+    "curves": ("curves", "accuracy over one setting (an ablation), drawn from result records"),
     "picture": ("picture", "clean | perturbation | adversarial, from a run's saved examples"),
 }
 

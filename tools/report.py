@@ -206,6 +206,25 @@ FORMATS = {"terminal": terminal, "markdown": markdown, "csv": tidy_csv, "latex":
 _REMARKS = {"terminal": "  ! {}", "markdown": "- {}", "latex": "% {}"}
 
 
+def load_tables(roots: Iterable[str]) -> tuple[list[Table], list[str]]:
+    """Return the tables of every completed record below ``roots``, and what is left out.
+
+    Raises:
+        UserError: a root does not exist or holds no completed record.
+    """
+    roots = list(roots)
+    records, problems = records_of.load_records(*roots)
+    remarks = [f"{problem.kind}: {problem.text}" for problem in problems]
+    if not records:
+        where = ", ".join(f"'{root}'" for root in roots)
+        found = f" (left out: {'; '.join(remarks)})" if remarks else ""
+        raise errors.UserError(
+            f"no completed {records_of.FILE_NAME} below {where}{found}; finish a run first, "
+            "for example with scripts/quickstart.sh"
+        )
+    return build_tables(records), remarks
+
+
 def render(roots: Iterable[str], style: str = "terminal") -> tuple[str, list[str]]:
     """Render every completed record below ``roots``.
 
@@ -221,17 +240,7 @@ def render(roots: Iterable[str], style: str = "terminal") -> tuple[str, list[str
     Raises:
         UserError: a root does not exist or holds no completed record.
     """
-    roots = list(roots)
-    records, problems = records_of.load_records(*roots)
-    remarks = [f"{problem.kind}: {problem.text}" for problem in problems]
-    if not records:
-        where = ", ".join(f"'{root}'" for root in roots)
-        found = f" (left out: {'; '.join(remarks)})" if remarks else ""
-        raise errors.UserError(
-            f"no completed {records_of.FILE_NAME} below {where}{found}; finish a run first, "
-            "for example with scripts/quickstart.sh"
-        )
-    tables = build_tables(records)
+    tables, remarks = load_tables(roots)
     blocks = list(FORMATS[style](tables))
     if style not in _REMARKS:
         return blocks[0], [note for table in tables for note in table.notes] + remarks
