@@ -120,10 +120,13 @@ def augment(images: torch.Tensor, kind: str, generator: torch.Generator) -> torc
 
 
 class CaptionedImages:
-    """Batches of images and captions; a batch depends only on (seed, step)."""
+    """Batches of images and captions; a batch depends only on (seed, step).
 
-    def __init__(self, real: list[RealSet], counts: dict[str, int], seed: int):
-        self.real, self.counts, self.seed = real, counts, seed
+    Over the first ``easy_steps`` steps drawings go from easy to ordinary.
+    """
+
+    def __init__(self, real: list[RealSet], counts: dict[str, int], seed: int, easy_steps: int = 0):
+        self.real, self.counts, self.seed, self.easy_steps = real, counts, seed, easy_steps
         self.offsets, total = {}, 0
         for data in real:
             self.offsets[data.kind] = total
@@ -138,8 +141,9 @@ class CaptionedImages:
         count = self.counts["shapes"]
         images = np.empty((count, drawing.SIZE, drawing.SIZE, 3), np.uint8)
         attributes = np.empty((count, 4), int)
+        ease = max(0.0, 1 - step / self.easy_steps) if self.easy_steps else 0.0
         for i in range(count):
-            drawn, images[i] = drawing.sample("pretrain", step * count + i)
+            drawn, images[i] = drawing.sample("pretrain", step * count + i, ease=ease)
             words = (drawn.colour, drawn.shape, drawn.fill, drawn.background)
             attributes[i] = [v.index(w) for v, w in zip(_VOCABULARY, words, strict=True)]
         return _pixels(images), attributes
