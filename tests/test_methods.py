@@ -199,6 +199,16 @@ def test_apd_teachers(white_box, run, tmp_path, teacher):
         assert code == 0 and "teacher epoch [" not in out, err
 
 
+def test_apd_names_a_teacher_that_diverges(white_box, run, tmp_path, monkeypatch):
+    from trainers.apd import APD
+
+    teach = APD.teach
+    monkeypatch.setattr(APD, "teach", lambda self, pixels: teach(self, pixels) * math.nan)
+    code, _, err = run(white_box("APD", TRAINER__APD__TEACHER="offline"))
+    assert code == 2 and "teacher's loss is nan at epoch 1" in err
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
 def test_apd_student_and_teacher_do_not_mix_gradients(build):
     trainer = build("APD", TRAINER__APD__FEEDBACK=0.0)
     seen = trainer.make_batch(next(iter(trainer.train_loader_x)))

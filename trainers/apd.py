@@ -14,7 +14,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch import nn
 
-from .adversarial import AdversarialTrainer, enough_words, hash_seed
+from .adversarial import AdversarialTrainer, NonFiniteLoss, enough_words, hash_seed
 from .config import add_defaults, at_least, one_of
 from .losses import apd_student, apd_teacher, mean_ce
 from .prompting.prompted import PromptedCLIP, PromptSpec
@@ -128,10 +128,15 @@ class APD(AdversarialTrainer):
                     loss = mean_ce(
                         self.teach(batch["img"].to(self.device)), batch["label"].to(self.device)
                     )
-                    self.detect_anomaly(loss)
+                    if not torch.isfinite(loss):
+                        raise NonFiniteLoss(
+                            f"the teacher's loss is {loss.item()} at epoch {epoch + 1}; nothing was "
+                            "saved, lower OPTIM.LR or set TRAINER.ADVERSARIAL.PREC fp32"
+                        )
                     optim.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optim.step()
+                    self.scaler.scale(loss).backward()
+                    self.scaler.step(optim)
+                    self.scaler.update()
                 sched.step()
                 print(f"teacher epoch [{epoch + 1}/{epochs}] loss {loss.item():.4f}")
             weights = {k: v.cpu() for k, v in self.teacher.state_dict().items()}
