@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch import nn
@@ -130,8 +131,8 @@ class APD(AdversarialTrainer):
                     )
                     if not torch.isfinite(loss):
                         raise NonFiniteLoss(
-                            f"the teacher's loss is {loss.item()} at epoch {epoch + 1}; nothing was "
-                            "saved, lower OPTIM.LR or set TRAINER.ADVERSARIAL.PREC fp32"
+                            f"the teacher's loss is {loss.item()} at epoch {epoch + 1}; nothing "
+                            "was saved, lower OPTIM.LR or set TRAINER.ADVERSARIAL.PREC fp32"
                         )
                     optim.zero_grad(set_to_none=True)
                     self.scaler.scale(loss).backward()
