@@ -442,8 +442,10 @@ def test_a_checkpoint_that_would_execute_code_is_refused(arguments, run, tmp_pat
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
     assert "could execute code" in only_error(*run(arguments("AdvPT", *load, out="x"))[::2])
     path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-    only_error(*run(arguments("AdvPT", *load, out="y"))[::2])
+    assert "mkdir" in only_error(*run(arguments("AdvPT", *load, out="y"))[::2])
     assert not (tmp_path / "executed").exists()
+    path.write_text('{"no": "pickle"}')
+    assert "no checkpoint" in only_error(*run(arguments("AdvPT", *load, out="z"))[::2])
 
 
 def test_a_damaged_bank_is_named(arguments, run, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
-import zipfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from .errors import UserError
 from .io import atomic_write
+from .prompting.checkpoints import refused_import
 
 
 def rng_state() -> dict:
@@ -102,22 +103,27 @@ def load_checkpoint(path) -> dict:
         UserError: it is missing, truncated, no checkpoint, or holds more than plain values.
     """
     path = Path(path)
+    damaged = (
+        f"checkpoint '{path}' is truncated or no checkpoint; delete it to go on from an earlier "
+        "one, or give another --model-dir"
+    )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(
             f"checkpoint '{path}' does not exist; check --model-dir and --load-epoch"
         ) from error
     except pickle.UnpicklingError as error:
+        if not (name := refused_import(path, error)):
+            raise UserError(damaged) from error
         raise UserError(
-            f"checkpoint '{path}' is refused: it holds more than tensors and plain values, "
-            "and loading it could execute code; use a checkpoint this project wrote"
+            f"checkpoint '{path}' is refused: it holds more than tensors and plain values "
+            f"({name}), and loading it could execute code; use a checkpoint this project wrote"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"checkpoint '{path}' is truncated or no checkpoint; delete it to train anew, "
-            "or give another --model-dir"
-        ) from error
+    except Exception as error:  # which one a torn file raises depends on where it was torn
+        raise UserError(damaged) from error
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise UserError(f"checkpoint '{path}' is foreign: it has no 'state_dict'; use another file")
     return state

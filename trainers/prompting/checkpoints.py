@@ -82,15 +82,19 @@ def _read(path: Path):
 
 
 def _refused(path: Path, error: pickle.UnpicklingError) -> UserError:
-    foreign = _foreign_import(path)
-    blocked = re.search(r"GLOBAL:? ([\w.]+)", str(error))  # PyTorch's and our own wording
-    if foreign or blocked:
+    if name := refused_import(path, error):
         return UserError(
             f"'{path}' holds Python objects that could run code when loaded "
-            f"({foreign or blocked.group(1)}), so it was refused; save its state dict alone with "
+            f"({name}), so it was refused; save its state dict alone with "
             "torch.save or as safetensors"
         )
     return _broken(path, error)
+
+
+def refused_import(path: Path, error: pickle.UnpicklingError) -> str:
+    """Name what a refused pickle would have imported; nothing where it is only damaged."""
+    blocked = re.search(r"GLOBAL:? ([\w.]+)", str(error))  # PyTorch's and our own wording
+    return _foreign_import(path) or (blocked.group(1) if blocked else "")
 
 
 def _broken(path: Path, error: Exception) -> UserError:
