@@ -83,7 +83,12 @@ def check_cfg(cfg: CfgNode) -> None:
     for key, least in (("N_CTX", 1), ("VIEWS", 1), ("BANK_BATCH", 1), ("CLASS_CHUNK", 0)):
         at_least(f"TRAINER.ADVPT.{key}", advpt[key], least)
     specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
-    specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
+    for spec in specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST"):
+        if spec.target == "embedding" and spec.objective != "embedding_kl":
+            raise UserError(
+                f"ATTACK.TEST has target 'embedding', which knows no text, with objective "
+                f"'{spec.objective}'; use OBJECTIVE embedding_kl or TARGET end_to_end"
+            )
     if cfg.TRAINER.NAME in METHODS:
         METHODS[cfg.TRAINER.NAME].check_keys(cfg)
 

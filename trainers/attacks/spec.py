@@ -114,11 +114,6 @@ class AttackSpec:
                 f"attack start 'zero' cannot ascend objective '{self.objective}': its gradient at "
                 "the clean image is exactly 0; use start 'uniform' or 'one_sided'"
             )
-        if self.target == "embedding" and self.objective != "embedding_kl":
-            raise UserError(
-                f"attack target 'embedding' knows no text, so it cannot ascend objective "
-                f"'{self.objective}'; use objective 'embedding_kl' or target 'end_to_end'"
-            )
         if self.start == "zero" and self.restarts > 1:
             raise UserError(
                 f"attack start 'zero' makes all {self.restarts} restarts the same; "
