@@ -346,6 +346,40 @@ def test_a_damaged_part_is_made_again(items, whole, tmp_path, damage):
     assert same(build(items, cache), whole)
 
 
+@pytest.mark.parametrize("at", [0, 5])
+def test_a_run_that_is_overtaken_takes_the_other_ones_bank(items, whole, tmp_path, at):
+    class Overtaken(ToyEncoder):
+        def encode_image(self, pixels):
+            if len(self.sizes) == at:  # before a part is written, or between parts
+                build(items, tmp_path)
+            return super().encode_image(pixels)
+
+    clip = Overtaken()
+    assert same(build(items, tmp_path, clip), whole)
+    assert sum(clip.sizes) < COUNT * VIEWS * 5  # it stops where it is overtaken
+    assert (tmp_path / f"{whole.key}.safetensors").is_file()
+
+
+def test_a_full_disk_leaves_whole_parts_to_go_on_from(items, whole, tmp_path, monkeypatch):
+    write, calls = Path.write_bytes, []
+
+    def full(self, data):
+        calls.append(self)
+        if len(calls) == 2:
+            write(self, data[:10])
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left"):
+        build(items, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert [p.name for p in folder.iterdir()] == ["00000.safetensors"]
+    monkeypatch.undo()
+    assert same(build(items, tmp_path), whole)
+    assert [p.name for p in tmp_path.iterdir()] == [f"{whole.key}.safetensors"]
+
+
 def test_another_chunk_size_does_not_reuse_wrong_parts(items, whole, tmp_path):
     cache = tmp_path / "cache"
     kill_after_two_chunks(items, cache)
