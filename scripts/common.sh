@@ -12,9 +12,9 @@ OUTPUT=$(absolute "${OUTPUT:-$REPO/output}")
 CACHE=$OUTPUT/cache # few-shot draws, drawings and banks: whatever runs can share
 SEEDS=${SEEDS:-1 2 3}
 if [ -z "${PYTHON:-}" ]; then
-  if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then PYTHON=python
-  elif [ -x "$REPO/.venv/bin/python" ]; then PYTHON=$REPO/.venv/bin/python
-  else PYTHON=python3; fi
+  source "$REPO/scripts/active_python.sh"
+  PYTHON=${active:-$REPO/.venv/bin/python}
+  [ -x "$PYTHON" ] || PYTHON=python3
 fi
 cd "$REPO"
 "$PYTHON" -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("yacs")))' 2>/dev/null ||

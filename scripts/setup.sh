@@ -1,18 +1,15 @@
 #!/usr/bin/env bash
 # Install what the project needs: bash scripts/setup.sh [test]     ("test": the tests' needs, too)
-# Uses the active virtual environment, else makes .venv beside this folder. Needs python3 >= 3.10.
+# Uses the active virtual environment, else makes .venv in this clone. Needs python3 >= 3.10.
 # Repeatable: an environment that is complete is left as it is.
 # Machines without an NVIDIA GPU install with constraints-cpu.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 fail() { echo "error: $1" >&2; exit 2; }
 
-base=${PYTHON:-python3}
-if [ -n "${VIRTUAL_ENV:-}" ]; then
-  python=$VIRTUAL_ENV/bin/python
-elif [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-base}" != base ]; then
-  python=$CONDA_PREFIX/bin/python
-else
+source scripts/active_python.sh
+base=${PYTHON:-python3} python=$active
+if [ -z "$python" ]; then
   python=.venv/bin/python
   command -v "$base" >/dev/null || fail "'$base' is not installed; install Python 3.10 or newer"
   if ! [ -x "$python" ] || ! "$python" -m pip --version >/dev/null 2>&1; then

@@ -5,9 +5,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh test
-python=${VIRTUAL_ENV:-.venv}/bin/python
-[ -n "${VIRTUAL_ENV:-}" ] || [ -z "${CONDA_PREFIX:-}" ] || [ "${CONDA_DEFAULT_ENV:-base}" = base ] ||
-  python=$CONDA_PREFIX/bin/python
+source scripts/active_python.sh
+python=${active:-.venv/bin/python}
 workers=$(getconf _NPROCESSORS_ONLN)
 # one thread per worker: more only fight for the cores
 OMP_NUM_THREADS=1 exec "$python" -m pytest -q -n "$((workers < 4 ? workers : 4))" --dist worksteal "$@"
