@@ -53,7 +53,7 @@ setup(
         "advprompt.configs": ["**/*.yaml", "**/*.md"],
     },
     install_requires=[
-        "torch>=2.0",
+        "torch>=2.4",
         "torchvision",
         "numpy",
         "pillow",

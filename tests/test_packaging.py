@@ -78,7 +78,7 @@ def test_metadata(site):
     version = (ROOT / "trainers" / "version.py").read_text(encoding="utf-8")
     assert f"Version: {re.search(r'= .(.+).$', version.strip())[1]}" in text
     assert "Requires-Python: >=3.10" in text
-    assert "Requires-Dist: torch>=2.0" in text
+    assert "Requires-Dist: torch>=2.4" in text
     for extra in ("dassl", "defences", "slurm", "test"):
         assert f"Provides-Extra: {extra}" in text
     entry_points = (info / "entry_points.txt").read_text(encoding="utf-8")
