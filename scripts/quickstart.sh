@@ -9,4 +9,4 @@ export OUTPUT=${OUTPUT:-$PWD/output/quickstart} SEEDS=1 ATTACK=advpt_tiny
 bash scripts/zsclip/main.sh shapes tiny >/dev/null # its table is part of the next one
 bash scripts/advpt/main.sh shapes 16 tiny
 echo "picture (clean | perturbation x10 | adversarial):"
-find "$OUTPUT" -path '*AdvPT*' -name '*.png' -print -quit
+find "$OUTPUT/shapes/AdvPT" -path '*/tiny_advpt_tiny_16shots/*' -name picture.png -print -quit
