@@ -3,6 +3,7 @@
 # Sets up, then runs the main job on the built-in data with the built-in model (2 CPU cores):
 # zero-shot CLIP and AdvPT, 16 shots, one seed. Results go to output/quickstart (or $OUTPUT).
 set -euo pipefail
+case ${OUTPUT:-/} in /*) ;; *) OUTPUT=$PWD/$OUTPUT ;; esac # relative to where it was called
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 export OUTPUT=${OUTPUT:-$PWD/output/quickstart} SEEDS=1 ATTACK=advpt_tiny

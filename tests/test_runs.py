@@ -86,7 +86,8 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
     cfg.STEPS = 4
     with pytest.raises(UserError, match="STEPS = 3, this one has 4"):
         runs.is_done(cfg)
-    cfg.STEPS = 3
+    cfg.STEPS, cfg.LATER = 3, "a key of a later version"
+    assert runs.is_done(cfg) is False
     (tmp_path / "moved").mkdir()
     (tmp_path / "run" / "config.json").rename(tmp_path / "moved" / "config.json")
     cfg.OUTPUT_DIR = str(tmp_path / "moved")  # where it lies does not matter

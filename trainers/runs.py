@@ -105,11 +105,12 @@ def is_done(cfg, **facts) -> bool:
     folder, mine = Path(cfg.OUTPUT_DIR), _identity(cfg, facts)
     if (folder / CONFIG_FILE).is_file():
         theirs = read_json(folder / CONFIG_FILE)
-        for key in sorted(set(mine) | set(theirs)):
-            if mine.get(key) != theirs.get(key):
+        # a config key that only one side has came with another version: its default changes nothing
+        for key in sorted(set(mine) & set(theirs) | set(facts)):
+            if mine[key] != theirs.get(key):
                 raise UserError(
                     f"'{folder}' holds a run with {key} = {theirs.get(key)!r}, this one has "
-                    f"{mine.get(key)!r}; choose another output folder or move the old run away"
+                    f"{mine[key]!r}; choose another output folder or move the old run away"
                 )
     return completed_record(folder) is not None
 
