@@ -89,6 +89,12 @@ def test_metadata(site):
 IMPORTS = """
 import pathlib, site, sys
 home, folder = map(pathlib.Path, sys.argv[1:])
+# an editable install that this environment may already have would answer first
+old = "__editable___advprompt"
+sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith(old)]
+for name in [name for name in sys.modules if name.startswith(old)]:
+    del sys.modules[name]
+sys.path.insert(0, str(folder))
 site.addsitedir(folder)  # as site-packages: runs the hook of an editable install
 import advprompt, dassl
 import advprompt.datasets, advprompt.tools.report, advprompt.compat
