@@ -13,7 +13,9 @@ failed=""
 for method in $METHODS; do
   own=()
   if [ "$method" = advpt ]; then  # its bank is made without text, whatever the test is
-    own=(ATTACK.TRAIN.EPS 8/255 ATTACK.TRAIN.ALPHA 1/255 ATTACK.TRAIN.STEPS 10
+    case $cfg in tiny*) own=(ATTACK.TRAIN.EPS 2/255 ATTACK.TRAIN.ALPHA 0.25/255) ;;
+      *) own=(ATTACK.TRAIN.EPS 8/255 ATTACK.TRAIN.ALPHA 1/255) ;; esac
+    own+=(ATTACK.TRAIN.STEPS 10
       ATTACK.TRAIN.OBJECTIVE embedding_kl ATTACK.TRAIN.TARGET embedding)
   fi
   bash "scripts/$method/main.sh" "${words[@]}" "$cfg" ${own[@]+"${own[@]}"} "$@" || failed+=" $method"
