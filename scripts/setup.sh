@@ -29,7 +29,7 @@ if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; 
 extra=${1:+[$1]}
 needs=$(cat setup.py pyproject.toml constraints-cpu.txt | cksum | cut -d' ' -f1)
 stamp=$("$python" -c 'import sys; print(sys.prefix)')/.advprompt-${1:-run}-$needs-$(pwd | cksum | cut -d' ' -f1)
-if [ -e "$stamp" ] && "$python" -c 'import torch, yacs, open_clip, advprompt' 2>/dev/null; then
+if [ -e "$stamp" ] && "$python" -c 'import advprompt, open_clip, yacs' 2>/dev/null; then
   echo "== the environment is complete ($python)"
 else
   echo "== installing into $("$python" -c 'import sys; print(sys.prefix)') (a few minutes at first)"

@@ -167,6 +167,7 @@ def test_headings(attacks, headings):
 
 
 def test_fractions_of_255_are_short():
+    assert threat_label(BANK | {"eps": "0.125/255"}) == "PGD-10 0.125/255 (embedding-KL)"
     assert threat_label(BANK | {"eps": "2.6667/255"}) == "PGD-10 2.67/255 (embedding-KL)"
 
 

@@ -35,7 +35,8 @@ MEANINGS = {
 
 def size(text: str) -> str:
     """Shorten ``2.6667/255`` to ``2.67/255``."""
-    return f"{round(float(text.removesuffix('/255')), 2):g}/255"
+    value = float(text.removesuffix("/255"))
+    return f"{round(value, 2 if value >= 1 else 4):g}/255"
 
 
 def threat_label(threat: Mapping) -> str:
