@@ -142,3 +142,17 @@ def real_data() -> Path:
     if not root:
         pytest.skip("ADVPROMPT_REAL_DATA is not set")
     return Path(root)
+
+
+def weights(folder: Path, epoch: int = 4) -> dict:
+    """The checkpoint of a run's prompts."""
+    path = folder / "prompt_learner" / f"model.pth.tar-{epoch}"
+    return torch.load(path, weights_only=True)
+
+
+def only_error(code: int, err: str) -> str:
+    """The one sentence of a refused run."""
+    assert code == 2, err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in err, err
+    return lines[0]

@@ -7,23 +7,11 @@ import math
 import pytest
 import torch
 
-from tests.conftest import REPO
+from tests.conftest import REPO, only_error, weights
 from trainers.adversarial import AdversarialTrainer, collapse_warning, hash_seed
 from trainers.attacks import GradientAttack
 from trainers.prompting.prompted import PromptedCLIP
 from trainers.records import read_record
-
-
-def weights(folder, epoch):
-    path = folder / "prompt_learner" / f"model.pth.tar-{epoch}"
-    return torch.load(path, weights_only=True)
-
-
-def only_error(code, err):
-    assert code == 2, err
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in err, err
-    return lines[0]
 
 
 def first_batch(trainer):

@@ -260,7 +260,9 @@ else:
 def test_guard_does_nothing_with_a_cuda_build(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: pytest.fail("looked"))
+    before = list(compat._libraries)
     compat.guard_torchvision()
+    assert compat._libraries == before
 
 
 def fork_run(tmp_path, *paths):

@@ -15,22 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import REPO
+from tests.conftest import REPO, only_error, weights
 from trainers.records import read_record
-
-
-def weights(folder, epoch=4):
-    path = folder / "prompt_learner" / f"model.pth.tar-{epoch}"
-    return torch.load(path, weights_only=True)
-
-
-def only_error(code, err):
-    """The one sentence of a refused run."""
-    assert code == 2, err
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in err, err
-    return lines[0]
-
 
 # --- what works ---------------------------------------------------------------------------------
 

@@ -136,9 +136,8 @@ class Evaluation:
         return logits.argmax(1) == self.labels, bank.checks, bank.seconds
 
     def _attack_images(self, spec: AttackSpec):
-        names = [self.items[i].impath for i in self.clean_right.nonzero().flatten().tolist()]
         positions = self.clean_right.nonzero().flatten().tolist()
-        key = self._key(spec, names)
+        key = self._key(spec, [self.items[i].impath for i in positions])
         path = self.folder / f"{key[:16]}.json"
         state = self._resume(path, key)
         checks, saved = AttackChecks(**state.checks), time.monotonic()
