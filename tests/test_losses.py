@@ -25,6 +25,21 @@ def test_cross_entropy_is_the_mean_over_samples():
     close(losses.mean_ce(ODD, LABELS), (math.log(4 / 3) + math.log(4)) / 2)
 
 
+def test_dlr_is_the_margin_over_the_spread_of_the_logits():
+    logits = torch.tensor([[5.0, 1.0, 3.0, 2.0, -4.0], [1.0, 9.0, 4.0, 3.0, 7.0]])
+    labels, targets = torch.tensor([0, 2]), torch.tensor([3, 1])
+    close(losses.dlr(logits, labels), [-(5 - 3) / (5 - 2), -(4 - 9) / (9 - 4)])
+    close(
+        losses.dlr_targeted(logits, labels, targets),
+        [-(5 - 2) / (5 - (2 + 1) / 2), -(4 - 9) / (9 - (4 + 3) / 2)],
+    )
+    close(losses.dlr(50 * logits - 7, labels), losses.dlr(logits, labels))
+    for loss, least in ((losses.dlr, 3), (losses.dlr_targeted, 4)):
+        more = (labels, targets)[: least - 2]
+        with pytest.raises(ValueError, match=f"at least {least} classes"):
+            loss(logits[:, : least - 1], *more)
+
+
 def test_kl_puts_the_target_first():
     close(losses.kl(EVEN, ODD), [KL_EVEN_ODD] * 2)
     close(losses.kl(ODD, EVEN), [KL_ODD_EVEN] * 2)

@@ -46,6 +46,47 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return others.amax(dim=1) - own[:, 0]
 
 
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """-(s_y - max_{k != y} s_k) / (s_(1) - s_(3)), s_(i) the i-th largest logit.
+
+    The margin over the logits' own spread: scaling the logits changes nothing, so that a large
+    logit scale cannot make its gradient vanish as it does that of the cross-entropy.
+
+    Args:
+        logits: (B, K) with K >= 3.
+        labels: (B,) int64 in [0, K).
+
+    Returns:
+        (B,) float32, above 0 exactly where the sample is misclassified.
+
+    Source: Croce & Hein, 2020 (arXiv 2003.01690), section 4; 1e-12 as in the authors' code.
+    """
+    if logits.shape[1] < 3:
+        raise ValueError("the DLR loss needs at least 3 classes")
+    top = logits.float().topk(3, dim=1).values  # (B, 3), descending
+    return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """-(s_y - s_t) / (s_(1) - (s_(3) + s_(4)) / 2), s_(i) the i-th largest logit.
+
+    Args:
+        logits: (B, K) with K >= 4.
+        labels, targets: (B,) int64 in [0, K), different in every row.
+
+    Returns:
+        (B,) float32, above 0 exactly where the target's logit exceeds the label's.
+
+    Source: Croce & Hein, 2020 (arXiv 2003.01690), targeted DLR; 1e-12 as in the authors' code.
+    """
+    if logits.shape[1] < 4:
+        raise ValueError("the targeted DLR loss needs at least 4 classes")
+    logits = logits.float()
+    top = logits.topk(4, dim=1).values  # (B, 4), descending
+    own, target = (logits.gather(1, k[:, None])[:, 0] for k in (labels, targets))
+    return (target - own) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
 def kl(target_logits: Tensor, logits: Tensor) -> Tensor:
     """KL( softmax(target_logits) || softmax(logits) ), the target first.
 
