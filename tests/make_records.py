@@ -4,7 +4,7 @@ from trainers import records
 
 TRANSFER = {
     "name": "pgd", "objective": "embedding_kl", "target": "embedding", "eps": "16/255",
-    "alpha": "2/255", "steps": 40, "restarts": 1, "start": "uniform", "norm": "linf",
+    "alpha": "2/255", "steps": 40, "restarts": 1, "start": "uniform", "norm": "linf", "drop": False,
 }  # fmt: skip
 WHITE_BOX = TRANSFER | {
     "objective": "ce", "target": "end_to_end", "eps": "1/255", "alpha": "1/255", "steps": 100,

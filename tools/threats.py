@@ -16,9 +16,21 @@ _DETAILS = {
     "start": "{} start",
     "norm": "{}",
     "name": "{}",
+    "steps": "{} steps",
+    "drop": "every iterate scored: {}",
 }
 _OBJECTIVES = {"margin": "margin", "dlr": "DLR", "kl": "KL", "embedding_kl": "embedding-KL"}
-_ALGORITHMS = {"pgd": "PGD", "fgsm": "FGSM", "autoattack": "AutoAttack"}
+_ALGORITHMS = {
+    "pgd": "PGD",
+    "fgsm": "FGSM",
+    "autoattack": "AutoAttack",
+    "apgd": "APGD-CE+T",
+    "apgd-ce": "APGD-CE",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+    "square": "Square",
+}
+_FOLLOWS = {"autoattack", "apgd", "apgd-ce", "apgd-t", "fab-t", "square"}
 _TARGETS = {
     "embedding": "transfer",
     "end_to_end": "end-to-end",
@@ -47,6 +59,8 @@ def threat_label(threat: Mapping) -> str:
     name = _ALGORITHMS.get(threat["name"].lower(), threat["name"])
     if name == "PGD":
         name = f"PGD-{threat['steps']}" if threat["steps"] else "noise"
+    elif threat["name"] in _FOLLOWS and threat["steps"] not in (100, 5000):
+        name += f"-{threat['steps']}"
     label = f"{name} {size(threat['eps'])}"
     objective = _OBJECTIVES.get(threat["objective"])
     return f"{label} ({objective})" if objective and threat["steps"] else label
@@ -74,6 +88,12 @@ def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
     return headings
 
 
+def _scoring(threat: Mapping) -> str:
+    if threat["name"] in _FOLLOWS:
+        return "on the samples that the other attacks of the row have left"
+    return "every iterate scored" if threat["drop"] else ""
+
+
 def describe(threat: Mapping) -> str:
     """Return the full threat model in one line."""
     norm = {"linf": "Linf"}.get(threat["norm"], threat["norm"])
@@ -84,7 +104,10 @@ def describe(threat: Mapping) -> str:
         f"alpha {size(threat['alpha'])}" if threat["alpha"] else "",
         f"{threat['steps']} steps",
         f"{restarts} restart{'s' if restarts > 1 else ''}",
-        f"{threat['start'].replace('_', '-')} start",
-        f"objective {_OBJECTIVES.get(threat['objective'], 'cross entropy')}",
+        f"{threat['start'].replace('_', '-')} start" if threat["start"] else "",
+        f"objective {_OBJECTIVES.get(threat['objective'], 'cross entropy')}"
+        if threat["objective"]
+        else "",
+        _scoring(threat),
     ]
     return ", ".join(filter(None, parts))

@@ -2,6 +2,8 @@
 
 A sample is robust only if it is right clean and right on the image that the attack returns, so
 robust accuracy never exceeds clean accuracy. Samples that are wrong clean are not attacked.
+AutoAttack and its parts take the samples that earlier attacks of the run have left, so that they
+never report more than those.
 """
 
 from __future__ import annotations
@@ -16,13 +18,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .attacks import AttackChecks, AttackSpec, GradientAttack, objective_for, verify
+from .attacks import (
+    AttackChecks,
+    AttackSpec,
+    GradientAttack,
+    build_part,
+    objective_for,
+    parts_of,
+    verify,
+)
 from .bank import build_bank, sample_seed
 from .images import batches
 from .io import read_json, sha256_file, write_json
 
 TEST_SEED = 0  # of the attacks' random starts: one set of images for every run and prompt
 SAVE_SECONDS = 30
+CPU_BATCH = 50  # of attacks that take thousands of forwards, so that a killed one goes on nearby
 
 
 @dataclass
@@ -55,6 +66,7 @@ class Evaluation:
         with torch.no_grad():
             self.texts = trainer.text_features()  # (K, D), unit length
         self.clean_right: torch.Tensor | None = None
+        self.outcomes: list[tuple[AttackSpec, torch.Tensor]] = []  # (N,) bool each
 
     # --- the model under test ------------------------------------------------------------------
 
@@ -73,12 +85,12 @@ class Evaluation:
         with torch.no_grad():
             return self.trainer.handmade_features()
 
-    def pixels(self, positions: list[int], title: str):
+    def pixels(self, positions: list[int], title: str, batch_size: int = 0):
         """Yield (positions, pixels) in batches, with a progress bar over images."""
         paths = [self.items[i].impath for i in positions]
         with tqdm(total=len(paths), desc=title, unit="image", delay=1) as bar:
             done = 0
-            for pixels in batches(paths, self.trainer.preprocess, self.batch_size):
+            for pixels in batches(paths, self.trainer.preprocess, batch_size or self.batch_size):
                 yield positions[done : done + len(pixels)], pixels.to(self.device)
                 done += len(pixels)
                 bar.update(len(pixels))
@@ -103,9 +115,10 @@ class Evaluation:
         """Return the record's entry for one test attack. Call :meth:`clean` first."""
         if spec.target == "embedding" and self.trainer.frozen_image_tower:
             right, checks, seconds = self._from_bank(spec)
+            right &= self.clean_right
         else:
-            right, checks, seconds = self._attack_images(spec)
-        right &= self.clean_right
+            right, checks, seconds = self._attack_parts(spec)
+        self.outcomes.append((spec, right))
         n, correct, clean = len(right), int(right.sum()), int(self.clean_right.sum())
         return {
             **spec.describe(),
@@ -135,27 +148,49 @@ class Evaluation:
             logits = self.logits_of(bank.features.to(self.device), self.texts)
         return logits.argmax(1) == self.labels, bank.checks, bank.seconds
 
-    def _attack_images(self, spec: AttackSpec):
-        positions = self.clean_right.nonzero().flatten().tolist()
+    def _attack_parts(self, spec: AttackSpec):
+        """Run an attack, or the parts of a composed one, each on what is still right."""
+        right, total, seconds = self.clean_right.clone(), AttackChecks(), 0.0
+        for before, outcome in self.outcomes if spec.adaptive else ():
+            same = (before.target, before.norm) == (spec.target, spec.norm)
+            if same and before.eps <= spec.eps:
+                right &= outcome
+        for part in parts_of(spec, len(self.texts)):
+            right, checks, took = self._attack_images(part, right)
+            total.merge(checks)
+            seconds += took
+        return right, total.summary(), seconds
+
+    def _attack_images(self, spec: AttackSpec, right: torch.Tensor):
+        """Attack the samples in ``right`` (N,); return which of them are left."""
+        positions = right.nonzero().flatten().tolist()
         key = self._key(spec, [self.items[i].impath for i in positions])
         path = self.folder / f"{key[:16]}.json"
         state = self._resume(path, key)
         checks, saved = AttackChecks(**state.checks), time.monotonic()
+        size = self.batch_size
+        if spec.adaptive and self.device.type == "cpu":
+            size = min(size, CPU_BATCH)
+        title = f"{spec.target} {spec.name}"
         clock, before = time.perf_counter(), state.seconds
-        for where, pixels in self.pixels(positions[len(state.right) :], f"{spec.target} attack"):
+        for where, pixels in self.pixels(positions[len(state.right) :], title, size):
             result = self.run_attack(spec, where, pixels)
             checks.add(result)
             with torch.no_grad():
-                right = self.logits(result.images).argmax(1) == self.labels[where]
-            state.right += right.tolist()
+                still = self.logits(result.images).argmax(1) == self.labels[where]
+            if (
+                spec.target == "end_to_end" and result.right is not None
+            ):  # found with other images in the batch: both count
+                still &= result.right
+            state.right += still.tolist()
             state.checks, state.seconds = asdict(checks), before + time.perf_counter() - clock
             if time.monotonic() - saved > SAVE_SECONDS:
                 write_json(path, asdict(state))
                 saved = time.monotonic()
         write_json(path, asdict(state))
-        right = torch.zeros_like(self.clean_right)
-        right[positions] = torch.tensor(state.right, dtype=torch.bool, device=self.device)
-        return right, checks.summary(), state.seconds
+        left = torch.zeros_like(right)
+        left[positions] = torch.tensor(state.right, dtype=torch.bool, device=self.device)
+        return left, checks, state.seconds
 
     def run_attack(self, spec: AttackSpec, where: list[int], pixels: torch.Tensor):
         """Attack the images at positions ``where``; the starts depend on image content only."""
@@ -170,6 +205,8 @@ class Evaluation:
             forward = (
                 self.trainer.image_features if spec.target == "end_to_end" else clip.encode_image
             )
+        if spec.adaptive:
+            return build_part(spec, forward, labels).run(pixels, seeds)
         with torch.no_grad():
             reference = forward(pixels) if spec.objective in ("kl", "embedding_kl") else None
         loss = objective_for(spec, forward, labels=labels, reference=reference)

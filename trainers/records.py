@@ -123,14 +123,15 @@ _SECONDS = {"train": _number(), "bank": _number(), "eval": _number()}
 _SCORE = {"n": _integer(1), "correct": _integer(0)}
 _THREAT = {
     "name": _TEXT,
-    "objective": _one_of("ce", "margin", "dlr", "kl", "embedding_kl"),
+    "objective": _optional(_one_of("ce", "margin", "dlr", "kl", "embedding_kl")),
     "target": _one_of("end_to_end", "frozen_prompt", "embedding"),
     "eps": _EPS,
     "alpha": _optional(_EPS),
     "steps": _integer(0),
     "restarts": _integer(1),
-    "start": _TEXT,
+    "start": _optional(_TEXT),
     "norm": _TEXT,
+    "drop": _FLAG,
 }
 _CHECKS = {
     "max_linf": _number(0, 1),

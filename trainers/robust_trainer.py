@@ -296,9 +296,10 @@ class RobustTrainer(TrainerX):
         for spec in specs_from_cfg(self.cfg.ATTACK.TEST, key="ATTACK.TEST"):
             entry = evaluation.attack(spec)
             attacks.append(entry)
+            how = "" if spec.adaptive else f"-{spec.steps} ({spec.objective})"
             print(
-                f"* {spec.target} {spec.name}-{spec.steps} {entry['eps']} ({spec.objective}): "
-                f"robust accuracy {records.accuracy(entry):.1f}% in {entry['seconds']:.0f} s"
+                f"* {spec.target} {spec.name}{how} {entry['eps']}: robust accuracy "
+                f"{records.accuracy(entry):.1f}% in {entry['seconds']:.0f} s"
             )
             for warning in entry["warnings"]:
                 print(f"  warning: {warning}")

@@ -34,7 +34,7 @@ class AttackResult:
         zero_grad: (B,) bool, the gradient was exactly 0 at some step of some restart.
         loss_first: (B,) loss at the start of the kept run.
         loss_last: (B,) loss at ``images``; unscored, at the iterate before.
-        right: (B,) bool, what ``still_right`` says of ``images``; None where it was not given.
+        right: (B,) bool, whether the model is right on ``images``; None where nobody asked.
     """
 
     images: Tensor
@@ -89,11 +89,26 @@ def objective_for(
         if labels is None:
             raise ValueError(f"objective '{spec.objective}' needs labels")
         loss = losses.cross_entropy if spec.objective == "ce" else losses.margin
-        return lambda images: loss(forward(images), labels)
+        return Labelled(forward, labels, loss)
     if reference is None:
         raise ValueError(f"objective '{spec.objective}' needs the clean reference")
     loss = losses.kl if spec.objective == "kl" else losses.embedding_kl
     return lambda images: loss(reference, forward(images))
+
+
+class Labelled:
+    """A loss of logits and labels, which can also say where the model is right."""
+
+    def __init__(self, forward, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]):
+        self.forward, self.labels, self.loss = forward, labels, loss
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.loss(self.forward(images), self.labels)
+
+    def judge(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and rightness, each (b,), of images (b, 3, H, W) of the samples ``rows``."""
+        logits, labels = self.forward(images), self.labels[rows]
+        return self.loss(logits, labels), logits.detach().argmax(1) == labels
 
 
 class GradientAttack:
@@ -108,7 +123,8 @@ class GradientAttack:
 
     Args:
         loss_fn: images (B, 3, H, W) in [0, 1] -> losses (B,); see :func:`objective_for`.
-        spec: the attack.
+        spec: the attack. With ``drop`` every iterate is scored and a sample keeps the first one
+            that is misclassified; ``loss_fn`` must be a :class:`Labelled` loss then.
 
     Source: Madry et al., 2018 (arXiv 1706.06083); the final iterate is returned.
     """
@@ -181,14 +197,53 @@ class GradientAttack:
             torch.autocast(pixels.device.type, enabled=False),
         ):
             clean = pixels.detach().clone().float().clamp(0, 1)
+            if self.spec.drop:
+                kept = self._drop(clean, seeds)
+                kept.max_linf = _largest(kept.images, clean)
+                return kept
             scored = scored or self.spec.restarts > 1 or self.spec.steps == 0
             kept = self._once(clean, seeds, still_right, scored)
             for restart in range(1, self.spec.restarts):
                 again = self._once(clean, [_mix(s, restart) for s in seeds], still_right)
                 _keep_worst(kept, again)
-        if len(clean):
-            kept.max_linf = float((kept.images - clean).abs().max())
+        kept.max_linf = _largest(kept.images, clean)
         return kept
+
+    def _drop(self, clean: Tensor, seeds: list[int]) -> AttackResult:
+        """Run all restarts; a sample is left alone once it is misclassified."""
+        nothing = torch.zeros(len(clean), device=clean.device)
+        kept = AttackResult(
+            clean.clone(), 0.0, nothing.bool(), nothing.clone(), nothing - torch.inf, nothing == 0
+        )
+        for restart in range(self.spec.restarts):
+            rows = kept.right.nonzero().flatten()  # (b,), right under all restarts so far
+            if len(rows):
+                again = [_mix(seeds[i], restart) if restart else seeds[i] for i in rows.tolist()]
+                self._drop_once(clean, again, rows, kept)
+        return kept
+
+    def _drop_once(self, clean: Tensor, seeds: list[int], rows: Tensor, kept: AttackResult):
+        with torch.no_grad():
+            images = self.project(clean[rows], self.start(clean[rows], seeds))
+        first = None
+        for step in range(self.spec.steps + 1):
+            images.requires_grad_(True)
+            loss, right = self.loss_fn.judge(images, rows)
+            self._check_loss(loss, images)
+            first = loss.detach() if first is None else first  # (b,)
+            over = ~right | (step == self.spec.steps)
+            # a broken sample is kept whatever its loss, an unbroken one if it is the worst
+            worse = over & (~right | (loss.detach() > kept.loss_last[rows]))
+            at = rows[worse]
+            kept.images[at], kept.right[at] = images.detach()[worse], right[worse]
+            kept.loss_first[at], kept.loss_last[at] = first[worse], loss.detach()[worse]
+            if over.all():
+                return
+            grad = self._gradient(loss, images, rows, kept.zero_grad)
+            rows, first = rows[~over], first[~over]
+            with torch.no_grad():
+                step_by = self.spec.alpha * self.normalize(grad[~over])
+                images = self.project(clean[rows], images.detach()[~over] + step_by)
 
     def _once(
         self, clean: Tensor, seeds: list[int], still_right, scored: bool = True
@@ -200,13 +255,7 @@ class GradientAttack:
         for _ in range(self.spec.steps):
             images.requires_grad_(True)
             loss = self._loss(images)
-            if not loss.requires_grad:
-                raise RuntimeError("the attack's loss does not depend on the images")
-            (grad,) = torch.autograd.grad(loss.sum(), images)
-            peak = grad.abs().flatten(1).amax(dim=1)  # (B,)
-            if not torch.isfinite(peak).all():
-                raise NotFinite("the attack's gradient is not finite; compute in fp32")
-            zero_grad |= peak == 0
+            grad = self._gradient(loss, images, slice(None), zero_grad)
             first = loss.detach() if first is None else first
             with torch.no_grad():
                 step = self.spec.alpha * self.normalize(grad)
@@ -217,13 +266,30 @@ class GradientAttack:
         first = last.clone() if first is None else first
         return AttackResult(images, 0.0, zero_grad, first, last, right)
 
+    def _gradient(self, loss: Tensor, images: Tensor, rows, zero_grad: Tensor) -> Tensor:
+        if not loss.requires_grad:
+            raise RuntimeError("the attack's loss does not depend on the images")
+        (grad,) = torch.autograd.grad(loss.sum(), images)
+        peak = grad.abs().flatten(1).amax(dim=1)  # (b,)
+        if not torch.isfinite(peak).all():
+            raise NotFinite("the attack's gradient is not finite; compute in fp32")
+        zero_grad[rows] |= peak == 0
+        return grad
+
     def _loss(self, images: Tensor) -> Tensor:
         loss = self.objective(images)
+        self._check_loss(loss, images)
+        return loss
+
+    def _check_loss(self, loss: Tensor, images: Tensor) -> None:
         if loss.shape != images.shape[:1]:
             raise ValueError(f"a loss per sample is needed, got shape {tuple(loss.shape)}")
         if not torch.isfinite(loss).all():
             raise NotFinite("the attack's loss is not finite; compute in fp32")
-        return loss
+
+
+def _largest(images: Tensor, clean: Tensor) -> float:
+    return float((images - clean).abs().max()) if len(clean) else 0.0
 
 
 def _mix(seed: int, restart: int) -> int:

@@ -8,7 +8,17 @@ from dataclasses import asdict, dataclass, fields
 
 from ..errors import UserError, nearest
 
-NAMES = ("pgd",)
+# Attacks that choose step size, start and objective by themselves -> their usual number of steps
+# (queries for square). apgd is the two gradient parts of autoattack.
+ADAPTIVE = {
+    "autoattack": 100,
+    "apgd": 100,
+    "apgd-ce": 100,
+    "apgd-t": 100,
+    "fab-t": 100,
+    "square": 5000,
+}
+NAMES = ("pgd", *ADAPTIVE)
 STARTS = ("uniform", "one_sided", "zero")
 OBJECTIVES = ("ce", "margin", "kl", "embedding_kl")
 TARGETS = ("end_to_end", "frozen_prompt", "embedding")
@@ -16,6 +26,7 @@ NORMS = ("linf",)
 
 # Objectives that compare with the model's own clean output: flat at a perturbation of zero.
 FLAT_AT_ZERO = ("kl", "embedding_kl")
+LABELLED = ("ce", "margin")
 
 
 def parse_255(value, key: str) -> float:
@@ -58,7 +69,8 @@ class AttackSpec:
     """One threat: everything that decides which perturbation is found, apart from the model.
 
     Attributes:
-        name: the algorithm, ``pgd``.
+        name: the algorithm: ``pgd``, ``autoattack``, its gradient parts together (``apgd``), or
+            one of its parts (``apgd-ce``, ``apgd-t``, ``fab-t``, ``square``).
         eps: radius of the ball, float in [0, 1] (16/255 = 0.0627).
         alpha: step size, float in [0, 1].
         steps: gradient steps; 0 leaves the random start, a noise baseline.
@@ -68,6 +80,10 @@ class AttackSpec:
         target: what the attacker differentiates through: ``end_to_end`` (the learned prompt),
             ``frozen_prompt`` (the hand-made one) or ``embedding`` (the image tower alone).
         norm: ``linf``.
+        drop: score every iterate and leave a sample alone once it is misclassified. A stronger
+            attack than the last iterate, and a cheaper one.
+
+    The parts of AutoAttack have no alpha, start or objective (None) and always drop.
 
     Raises:
         UserError: a value is unknown, out of range, or the combination cannot work.
@@ -75,38 +91,31 @@ class AttackSpec:
 
     name: str
     eps: float
-    alpha: float
+    alpha: float | None
     steps: int
     restarts: int
-    start: str
-    objective: str
+    start: str | None
+    objective: str | None
     target: str
     norm: str = "linf"
+    drop: bool = False
 
     def __post_init__(self):
-        for field, choices in (
-            ("name", NAMES),
-            ("start", STARTS),
-            ("objective", OBJECTIVES),
-            ("target", TARGETS),
-            ("norm", NORMS),
-        ):
-            value = getattr(self, field)
-            if str(value).lower() not in choices:
-                hint = nearest(value, choices)
-                raise UserError(f"attack {field} {value!r} is unknown.{hint}")
-            object.__setattr__(self, field, str(value).lower())
-        for field in ("eps", "alpha"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UserError(f"attack {field} is {value!r}, expected a float in [0, 1]")
-            if not 0 <= value <= 1:
-                raise UserError(f"attack {field} is {value}, expected a float in [0, 1]")
-            object.__setattr__(self, field, float(value))
-        for field, least in (("steps", 0), ("restarts", 1)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"attack {field} is {value!r}, expected an integer >= {least}")
+        self._check_words(name=NAMES, target=TARGETS, norm=NORMS)
+        if self.adaptive:
+            for field in ("alpha", "start", "objective"):
+                object.__setattr__(self, field, None)
+            object.__setattr__(self, "drop", True)
+            if self.target == "embedding":
+                raise UserError(
+                    f"attack '{self.name}' needs logits, which target 'embedding' does not have; "
+                    "use target 'end_to_end' or 'frozen_prompt'"
+                )
+        else:
+            self._check_words(start=STARTS, objective=OBJECTIVES)
+        self._check_numbers()
+        if self.adaptive:
+            return
         if self.eps > 0 and self.steps > 0 and self.alpha == 0:
             raise UserError("attack alpha is 0, so that no step moves; give a step size such as 1")
         if self.start == "zero" and self.objective in FLAT_AT_ZERO:
@@ -119,6 +128,40 @@ class AttackSpec:
                 f"attack start 'zero' makes all {self.restarts} restarts the same; "
                 "use start 'uniform' or 1 restart"
             )
+        if self.drop and (self.objective not in LABELLED or self.target != "end_to_end"):
+            raise UserError(
+                f"attack drop scores every iterate by its label, which objective "
+                f"'{self.objective}' against target '{self.target}' does not see; use objective "
+                "'ce' or 'margin' and target 'end_to_end', or leave drop out"
+            )
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the attack chooses step size, start and objective by itself."""
+        return self.name in ADAPTIVE
+
+    def _check_words(self, **choices_of) -> None:
+        for field, choices in choices_of.items():
+            value = getattr(self, field)
+            if str(value).lower() not in choices:
+                hint = nearest(value, choices)
+                raise UserError(f"attack {field} {value!r} is unknown.{hint}")
+            object.__setattr__(self, field, str(value).lower())
+
+    def _check_numbers(self) -> None:
+        if not isinstance(self.drop, bool):
+            raise UserError(f"attack drop is {self.drop!r}, expected True or False")
+        for field in ("eps",) if self.adaptive else ("eps", "alpha"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise UserError(f"attack {field} is {value!r}, expected a float in [0, 1]")
+            if not 0 <= value <= 1:
+                raise UserError(f"attack {field} is {value}, expected a float in [0, 1]")
+            object.__setattr__(self, field, float(value))
+        for field, least in (("steps", 0), ("restarts", 1)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"attack {field} is {value!r}, expected an integer >= {least}")
 
     @classmethod
     def from_cfg(cls, node, overrides: Mapping | None = None, *, key: str = "ATTACK") -> AttackSpec:
@@ -126,15 +169,16 @@ class AttackSpec:
 
         Args:
             node: NAME, EPS, ALPHA (in 1/255), STEPS, RESTARTS, START, OBJECTIVE, TARGET and
-                optionally NORM; LIST is left to :func:`specs_from_cfg`.
-            overrides: values that replace the node's, as an entry of LIST does.
+                optionally NORM and DROP; LIST is left to :func:`specs_from_cfg`.
+            overrides: values that replace the node's, as an entry of LIST does. An entry that
+                names a part of AutoAttack takes no steps, restarts or drop from the node.
             key: the node's name, for messages.
 
         Raises:
             UserError: a key is missing or unknown, or a value is refused.
         """
         names = [f.name for f in fields(cls)]
-        values = {"norm": "linf"}
+        values = {"norm": "linf", "drop": False}
         for source, where in ((node, key), (overrides or {}, f"{key}.LIST")):
             if not isinstance(source, Mapping):
                 raise UserError(f"{where} is {source!r}, expected keys and values such as EPS: 4")
@@ -144,10 +188,17 @@ class AttackSpec:
                 elif str(name).lower() != "list":
                     hint = nearest(name, [n.upper() for n in names])
                     raise UserError(f"{where}.{name} is no attack setting.{hint}")
+        given = {str(name).lower(): value for name, value in (overrides or {}).items()}
+        name = str(given.get("name", "")).lower()
+        if name in ADAPTIVE:
+            values |= {"steps": ADAPTIVE[name], "restarts": 1, "drop": True} | given
+        adaptive = str(values.get("name", "")).lower() in ADAPTIVE
+        if adaptive:
+            values |= {"alpha": None, "start": None, "objective": None}
         missing = [f"{key}.{name.upper()}" for name in names if name not in values]
         if missing:
             raise UserError(f"{', '.join(missing)} is missing; set it in the config")
-        for name in ("eps", "alpha"):
+        for name in ("eps",) if adaptive else ("eps", "alpha"):
             values[name] = parse_255(values[name], f"{key}.{name.upper()}")
         try:
             return cls(**values)
@@ -161,7 +212,8 @@ class AttackSpec:
         """
         values = asdict(self)
         for name in ("eps", "alpha"):
-            values[name] = f"{_in_255(values[name])}/255"
+            if values[name] is not None:
+                values[name] = f"{_in_255(values[name])}/255"
         return values
 
 

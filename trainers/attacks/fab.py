@@ -1,0 +1,156 @@
+"""FAB-T: the targeted Fast Adaptive Boundary attack, which looks for the nearest wrong image.
+
+Instead of raising a loss inside a ball, it walks along the linearised boundary between the label
+and one other class, back towards the clean image whenever it has crossed. What it finds breaks a
+sample if it lies in the ball.
+
+Source: Croce & Hein, 2020 (arXiv 1907.02044), algorithm 1; targets and constants as in AutoAttack
+(arXiv 2003.01690).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import losses
+from .geometry import into_ball, length, to_hyperplane
+from .gradient import AttackResult, NotFinite, _mix
+from .labelled import LabelledAttack
+from .spec import AttackSpec
+
+ALPHA_MAX = 0.1  # largest weight of the step that starts at the clean image
+ETA = 1.05  # how far a step goes beyond the linearised boundary
+BETA = 0.9  # share of the perturbation kept once the boundary is crossed
+TARGETS = 9  # wrong classes aimed at, one run each
+
+
+@dataclass
+class FABResult(AttackResult):
+    """As any attack's; ``norms`` (B,) are the lengths of the shortest perturbations found.
+
+    They are 0 where the clean image is wrong and inf where nothing wrong was found. The search
+    ends at the first one within eps: for minimal perturbations attack with eps = 0.
+    """
+
+    norms: Tensor | None = None
+
+
+class FAB(LabelledAttack):
+    """FAB-T in L_inf or L2; of the spec, norm, eps, steps and restarts are used.
+
+    Runs aim at each of the likeliest wrong classes (all K - 1 where there are fewer than
+    ``targets``) in turn, from the clean image and, on further restarts, from a random one. Any
+    misclassified iterate counts, as the aimed-at class or another; a sample leaves the search with
+    its first one inside the ball. One that never breaks returns its nearest wrong image, moved
+    into the ball. The losses of the result are margins.
+    """
+
+    def __init__(
+        self,
+        logits: Callable[[Tensor], Tensor],
+        labels: Tensor,
+        spec: AttackSpec,
+        *,
+        targets: int = TARGETS,
+    ):
+        super().__init__(logits, labels, spec)
+        self.targets = targets
+
+    @torch.no_grad()
+    def attack(self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int]) -> FABResult:
+        margin, right = losses.margin(logits, labels), logits.argmax(1) == labels
+        zeros = torch.zeros_like(margin)
+        found = FABResult(
+            clean.clone(), 0.0, zeros > 0, margin, margin.clone(), right.clone(), norms=zeros
+        )
+        left = right.nonzero().flatten()  # (b,)
+        if len(left):
+            wrong = logits.scatter(1, labels[:, None], -torch.inf)[left]
+            aims = wrong.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices.t()  # (T, b)
+            own = [seeds[i] for i in left.tolist()]
+            nearest, norms, flat = self.search(clean[left], labels[left], aims, own)
+            images = into_ball(clean[left], nearest, self.spec.eps, self.spec.norm)
+            margin, right = self._score(images, labels[left])
+            found.images[left], found.norms[left], found.zero_grad[left] = images, norms, flat
+            found.loss_last[left], found.right[left] = margin, right
+        return found
+
+    def search(
+        self, clean: Tensor, labels: Tensor, aims: Tensor, seeds: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the nearest wrong images, their distances and where a gradient was exactly 0.
+
+        Args:
+            aims: (T, B) classes that the runs aim at.
+        """
+        nearest = clean.clone()
+        norms = torch.full_like(clean[:, 0, 0, 0], torch.inf)  # (B,)
+        flat = torch.zeros_like(norms, dtype=torch.bool)
+        turns = [(aim, restart) for aim in aims for restart in range(self.spec.restarts)]
+        for turn, (aim, restart) in enumerate(turns):
+            images = clean.clone()
+            if restart:
+                images = self.start(clean, [_mix(seed, turn) for seed in seeds])
+            for _ in range(self.spec.steps):
+                left = (norms > self.spec.eps).nonzero().flatten()  # (b,)
+                if not len(left):
+                    return nearest, norms, flat
+                origin, label = clean[left], labels[left]
+                gap, normal = self._boundary(images[left], label, aim[left])
+                flat[left] |= normal.flatten(1).abs().amax(dim=1) == 0
+                moved = self.step(origin, images[left], gap, normal)
+                broken = ~self._score(moved, label)[1]
+                size = length(moved - origin, self.spec.norm).flatten()  # (b,)
+                closer = broken & (size < norms[left])
+                nearest[left[closer]], norms[left[closer]] = moved[closer], size[closer]
+                back = origin + BETA * (moved - origin)
+                images[left] = torch.where(broken[:, None, None, None], back, moved)
+        return nearest, norms, flat
+
+    def start(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return images at half the ball's radius in a random direction."""
+        generator, linf = torch.Generator(), self.spec.norm == "linf"
+        draw = torch.rand if linf else torch.randn
+        noise = torch.stack(
+            [draw(clean.shape[1:], generator=generator.manual_seed(s)) for s in seeds]
+        ).to(clean)
+        noise = 2 * noise - 1 if linf else noise
+        return (clean + self.spec.eps / 2 * noise / length(noise, self.spec.norm)).clamp(0, 1)
+
+    def step(self, clean: Tensor, images: Tensor, gap: Tensor, normal: Tensor) -> Tensor:
+        """Go beyond the linearised boundary, from the iterate and a little from the clean image.
+
+        Args:
+            gap: (b,) logit of the aimed-at class less the label's, at ``images``.
+            normal: (b, 3, H, W) its gradient.
+        """
+        norm, flat = self.spec.norm, normal.flatten(1)  # (b, D)
+        here, origin = images.flatten(1), clean.flatten(1)
+        gap_clean = gap + (flat * (origin - here)).sum(dim=1)  # of the same hyperplane
+        move = to_hyperplane(here, flat, gap, norm).view_as(clean)
+        move_clean = to_hyperplane(origin, flat, gap_clean, norm).view_as(clean)
+        near, far = (length(m, norm).clamp_min(1e-8) for m in (move, move_clean))
+        alpha = (near / (near + far)).clamp(max=ALPHA_MAX)
+        mixed = (images + ETA * move) * (1 - alpha) + (clean + ETA * move_clean) * alpha
+        return mixed.clamp(0, 1)
+
+    @torch.enable_grad()
+    def _boundary(self, images: Tensor, labels: Tensor, aim: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logit difference (b,) aim - label and its gradient (b, 3, H, W)."""
+        pair = torch.stack([labels, aim], dim=1)  # (b, 2)
+        gap, grad, _ = self.gradient(
+            images, lambda logits: logits.float().gather(1, pair).diff(dim=1)[:, 0]
+        )
+        return gap, grad
+
+    def _score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return margins (b,) and where the model is right (b,)."""
+        logits = self.logits(images)
+        margin = losses.margin(logits, labels)
+        if not torch.isfinite(margin).all():
+            raise NotFinite("the attack's loss is not finite; compute in fp32")
+        return margin, logits.argmax(1) == labels
