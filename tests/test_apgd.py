@@ -13,11 +13,14 @@ from torch import nn
 from trainers import losses
 from trainers.attacks import NotFinite
 from trainers.attacks.apgd import APGD, TargetedAPGD, checkpoints
+from trainers.attacks.geometry import into_ball
 from trainers.errors import UserError
 
 BOTH = pytest.mark.parametrize("kind", [APGD, TargetedAPGD])
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 EPS = {"linf": 4 / 255, "l2": 0.1}  # where the toy model keeps some samples and loses others
+
+LOGITS = torch.tensor([3.0, 2.0, 1.0, 0.0])
 
 
 def threat(norm="linf", eps=None, steps=10, restarts=1):
@@ -170,6 +173,21 @@ def test_more_restarts_break_no_fewer(kind):
     assert (weak[1].loss_last > weak[0].loss_last)[both].any()
 
 
+def test_a_misclassified_image_beats_a_higher_loss():
+    """Restart 1 is right but unsure (loss 1.2), restart 2 wrong by little (loss 0.7)."""
+    answers = iter([[9.0, 0, 0, 0], [0.2, 0, 0, 0], [0, 0.1, -9, -9]])
+    seen = []
+
+    def logits(x):
+        seen.append(x.detach())
+        return torch.tensor([next(answers)]) + 0 * x.sum()
+
+    attack = APGD(logits, torch.tensor([0]), threat(steps=0, restarts=2))
+    result = attack.run(pixels(1), [0])
+    assert not result.right.any() and torch.equal(result.images, seen[2])
+    assert result.loss_last.item() == pytest.approx(0.744, abs=0.001)
+
+
 @NORMS
 def test_starts_lie_on_the_edge_and_depend_on_the_seed_alone(norm):
     clean = torch.full((3, 3, 8, 8), 0.5)
@@ -300,7 +318,7 @@ def test_checkpoints(steps, expected):
     ("logits", "kind_of_error", "words"),
     [
         (lambda x: x.flatten(1)[:, :4].detach() * 1.0, RuntimeError, "does not depend"),
-        (lambda x: x.flatten(1)[:, :4] * torch.nan, NotFinite, "loss is not finite"),
+        (lambda x: x.flatten(1)[:, :4] * torch.nan, NotFinite, "not finite"),
         (lambda x: (x.flatten(1)[:, :4] * 0).sqrt() + LOGITS, NotFinite, "gradient is not finite"),
     ],
 )
@@ -309,9 +327,6 @@ def test_broken_models_are_named(kind, logits, kind_of_error, words):
     clean[:, 0, 0, 0] = 0.9
     with pytest.raises(kind_of_error, match=words):
         kind(logits, torch.zeros(2, dtype=torch.long), threat(eps=0.01)).run(clean, [0, 1])
-
-
-LOGITS = torch.tensor([3.0, 2.0, 1.0, 0.0])
 
 
 def test_bad_images_and_counts_are_refused():
@@ -326,12 +341,13 @@ def test_bad_images_and_counts_are_refused():
 
 
 @BOTH
-def test_zero_gradients_are_counted_per_sample(kind):
+@NORMS
+def test_zero_gradients_are_counted_per_sample(kind, norm):
     clean = torch.full((2, 3, 8, 8), 0.5)
     clean[1] = 0.2
     gate = lambda x: (x.mean(dim=(1, 2, 3)) > 0.4).float()[:, None]  # noqa: E731
     logits = lambda x: LOGITS + 0.01 * gate(x) * x.flatten(1)[:, :4]  # noqa: E731
-    result = kind(logits, torch.zeros(2, dtype=torch.long), threat(eps=0.05)).run(clean, [0, 1])
+    result = kind(logits, torch.zeros(2, dtype=torch.long), threat(norm, 0.05)).run(clean, [0, 1])
     assert result.zero_grad.tolist() == [False, True]
 
 
@@ -357,9 +373,9 @@ def test_from_the_same_start_the_original_walks_the_same_way(kind, norm, steps):
     aims = ours.aims(logits(clean), labels)[0]
     theirs.init_hyperparam(clean)
     theirs.y_target = aims
-    start = ours.project(clean, ours.start(clean, seeds))
+    start = into_ball(clean, ours.start(clean, seeds), spec.eps, norm)
     best, right, loss, _ = theirs.attack_single_run(clean, labels, x_init=start)
-    found = ours._once(clean, labels, aims, seeds)
+    found = ours.ascend(clean, labels, aims, seeds)
     right = right.bool()
     assert torch.equal(found.right, right) and 5 < right.sum() < 55
     torch.testing.assert_close(found.images[right], best[right], rtol=0, atol=2e-6)
