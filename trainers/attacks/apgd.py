@@ -30,12 +30,12 @@ MAX_TARGETS = 9  # wrong classes aimed at, one run each
 
 def checkpoints(steps: int) -> dict[int, int]:
     """Return {steps taken: steps since the checkpoint before}."""
-    length, shortest, shrink = (max(int(share * steps), 1) for share in (FIRST, SHORTEST, SHRINK))
-    found, taken = {}, length
+    interval, shortest, shrink = (max(int(p * steps), 1) for p in (FIRST, SHORTEST, SHRINK))
+    found, taken = {}, interval
     while taken <= steps:
-        found[taken] = length
-        length = max(length - shrink, shortest)
-        taken += length
+        found[taken] = interval
+        interval = max(interval - shrink, shortest)
+        taken += interval
     return found
 
 
