@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+import victim
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from victim import NORMS, distance, is_right, pixels, threat
 
 from trainers import losses
 from trainers.attacks import NotFinite
@@ -16,67 +15,25 @@ from trainers.attacks.apgd import APGD, TargetedAPGD, checkpoints
 from trainers.attacks.geometry import into_ball
 from trainers.errors import UserError
 
-BOTH = pytest.mark.parametrize("kind", [APGD, TargetedAPGD])
-NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
-EPS = {"linf": 4 / 255, "l2": 0.1}  # where the toy model keeps some samples and loses others
+both = pytest.mark.parametrize("kind", [APGD, TargetedAPGD])
+both_norms = pytest.mark.parametrize("norm", NORMS)
 
 LOGITS = torch.tensor([3.0, 2.0, 1.0, 0.0])
 
 
-def threat(norm="linf", eps=None, steps=10, restarts=1):
-    return SimpleNamespace(
-        norm=norm, eps=EPS[norm] if eps is None else eps, steps=steps, restarts=restarts
-    )
-
-
-def net(classes: int = 10, seed: int = 0) -> nn.Module:
-    """A convolutional classifier in double precision, so that the batch size moves no sign."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 8, 3, stride=2),
-            nn.GELU(), nn.Flatten(), nn.Linear(8 * 4, classes),
-        )  # fmt: skip
-    return model.double().eval()
-
-
-def pixels(n: int, seed: int = 0) -> torch.Tensor:
-    """Images with many pixels exactly at 0 and 1, where clipping matters."""
-    noise = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    return (1.4 * noise - 0.2).clamp(0, 1)
-
-
 def problem(n: int, classes: int = 10):
-    """A model's logits, and images with labels of which every fifth is wrong."""
-    model, clean = net(classes), pixels(n)
-    with torch.no_grad():
-        centre = model(pixels(100, seed=1).double()).mean(dim=0)  # so that no class rules
-
-    def logits(x):
-        return (100 * (model(x.double()) - centre)).float()
-
-    with torch.no_grad():
-        labels = logits(clean).argmax(1)
-    labels[::5] = (labels[::5] + 1) % classes
-    return logits, clean, labels
-
-
-def distance(a: torch.Tensor, b: torch.Tensor, norm: str) -> torch.Tensor:
-    return (a - b).flatten(1).norm(p=torch.inf if norm == "linf" else 2, dim=1)  # (B,)
-
-
-def is_right(logits, images, labels) -> torch.Tensor:
-    with torch.no_grad():
-        return logits(images).argmax(1) == labels
+    """The victim's logits in float32, in which the losses are taken."""
+    logits, clean, labels = victim.problem(n, classes)
+    return lambda x: logits(x).float(), clean, labels
 
 
 # --- properties -------------------------------------------------------------------------------
 
 
-@BOTH
+@both
 @settings(max_examples=20, deadline=None)
 @given(
-    norm=st.sampled_from(["linf", "l2"]),
+    norm=st.sampled_from(NORMS),
     eps=st.floats(0, 1),
     steps=st.integers(0, 7),
     restarts=st.integers(1, 2),
@@ -85,17 +42,17 @@ def is_right(logits, images, labels) -> torch.Tensor:
 )
 def test_every_image_stays_in_the_ball_and_in_range(kind, norm, eps, steps, restarts, n, seed):
     logits, clean, labels = problem(n)
-    sizes = []
 
     def watched(x):
         assert x.min() >= 0 and x.max() <= 1
         gaps = (x[:, None] - clean[None]).flatten(2)  # (b, B, 3 H W); dropping hides who is who
         order = torch.inf if norm == "linf" else 2
         assert (gaps.norm(p=order, dim=2).amin(dim=1) <= eps + 1e-6).all()
-        sizes.append(len(x))
         return logits(x)
 
-    result = kind(watched, labels, threat(norm, eps, steps, restarts)).run(clean, [seed] * n)
+    result = kind(watched, labels, threat(norm, eps=eps, steps=steps, restarts=restarts)).run(
+        clean, [seed] * n
+    )
     assert result.images.dtype == torch.float32 and result.images.shape == clean.shape
     assert not result.images.requires_grad
     assert (distance(result.images, clean, norm) <= eps + 1e-6).all()
@@ -108,29 +65,28 @@ def test_every_image_stays_in_the_ball_and_in_range(kind, norm, eps, steps, rest
     assert not (result.right & ~was_right).any()
 
 
-@BOTH
-@settings(max_examples=15, deadline=None)
+@both
+@settings(max_examples=10, deadline=None)
 @given(
-    order=st.permutations(range(12)),
-    cut=st.integers(1, 11),
-    norm=st.sampled_from(["linf", "l2"]),
+    order=st.permutations(range(8)),
+    cut=st.integers(1, 7),
+    norm=st.sampled_from(NORMS),
     restarts=st.integers(1, 2),
 )
 def test_batch_size_and_order_do_not_matter(kind, order, cut, norm, restarts):
-    logits, clean, labels = problem(12)
-    spec, seeds = threat(norm, restarts=restarts, steps=6), [101 * i + 7 for i in range(12)]
-    whole = kind(logits, labels, spec).run(clean, seeds)
-    for part in (order[:cut], order[cut:]):
-        again = kind(logits, labels[part], spec).run(clean[part], [seeds[i] for i in part])
-        assert torch.equal(again.right, whole.right[part])
-        torch.testing.assert_close(again.images, whole.images[part], rtol=0, atol=1e-6)
-        for name in ("loss_first", "loss_last"):
-            ours, theirs = getattr(again, name), getattr(whole, name)[part]
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    victim.check_batches(kind, threat(norm, restarts=restarts), order, cut)
 
 
-@BOTH
-@NORMS
+@both
+@both_norms
+def test_conduct(kind, norm):
+    victim.check_nothing_leaks(kind, threat(norm), training=norm == "l2")
+    victim.check_ambient_modes(kind, threat(norm))
+    victim.check_refusals(kind, threat(norm))
+
+
+@both
+@both_norms
 def test_a_sample_stops_at_its_first_misclassified_image(kind, norm):
     """Alone it sees every iterate until then; in a batch it costs as many forwards."""
     logits, clean, labels = problem(20)
@@ -159,11 +115,11 @@ def test_a_sample_stops_at_its_first_misclassified_image(kind, norm):
     assert len(seen) == sum(counts)
 
 
-@BOTH
+@both
 def test_more_restarts_break_no_fewer(kind):
     logits, clean, labels = problem(60)
     weak = [
-        kind(logits, labels, threat(eps=8 / 255, steps=1, restarts=r)).run(clean, range(60))
+        kind(logits, labels, threat(eps=16 / 255, steps=0, restarts=r)).run(clean, range(60))
         for r in (1, 4)
     ]
     assert not (weak[1].right & ~weak[0].right).any()
@@ -188,53 +144,21 @@ def test_a_misclassified_image_beats_a_higher_loss():
     assert result.loss_last.item() == pytest.approx(0.744, abs=0.001)
 
 
-@NORMS
+@both_norms
 def test_starts_lie_on_the_edge_and_depend_on_the_seed_alone(norm):
     clean = torch.full((3, 3, 8, 8), 0.5)
     state = torch.random.get_rng_state()
-    start = APGD(None, None, threat(norm, 0.1)).start(clean, [5, 6, 5])
+    start = APGD(None, None, threat(norm, eps=0.1)).start(clean, [5, 6, 5])
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(start[0], start[2]) and not torch.equal(start[0], start[1])
     torch.testing.assert_close(distance(start, clean, norm), torch.full((3,), 0.1))
 
 
-@BOTH
-def test_nothing_leaks_into_the_model(kind):
-    model = net().train()
-    model[0].bias.requires_grad_(False)
-    model[6].weight.grad = marker = torch.ones_like(model[6].weight)
-    flags = [p.requires_grad for p in model.parameters()]
-    values = [p.clone() for p in model.parameters()]
-    clean = pixels(6).requires_grad_(True)
-    labels = torch.arange(6)
-    kind(lambda x: model(x.double()), labels, threat(steps=3)).run(clean, range(6))
-    assert flags == [p.requires_grad for p in model.parameters()]
-    assert all(map(torch.equal, values, model.parameters()))
-    assert all(m.training for m in model.modules())
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    assert len(grads) == 1 and grads[0] is marker and (marker == 1).all()
-    assert clean.grad is None and torch.equal(clean, pixels(6))
-    assert torch.equal(labels, torch.arange(6))
-
-
-@BOTH
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_ambient_modes_do_not_matter(kind, context):
-    logits, clean, labels = problem(8)
-    plain = kind(logits, labels, threat()).run(clean, range(8))
-    with context():
-        inside = kind(logits, labels + 0, threat()).run(pixels(8), range(8))
-    assert torch.equal(inside.images, plain.images)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = kind(logits, labels, threat()).run(clean, range(8))
-    assert torch.equal(cast.images, plain.images)
-
-
 # --- models whose answer is known ---------------------------------------------------------------
 
 
-@BOTH
-@NORMS
+@both
+@both_norms
 def test_a_linear_model_is_broken_exactly_where_it_can_be(kind, norm):
     """Class k takes over within eps iff s_y - s_k < eps |w_y - w_k| in the dual norm."""
     generator = torch.Generator().manual_seed(1)
@@ -246,7 +170,7 @@ def test_a_linear_model_is_broken_exactly_where_it_can_be(kind, norm):
     gaps = scores.gather(1, labels[:, None]) - scores  # (B, K)
     dual = (weight[labels][:, None] - weight[None]).norm(p=1 if norm == "linf" else 2, dim=2)
     needed = (gaps / dual.clamp(min=1e-9)).scatter(1, labels[:, None], torch.inf).amin(dim=1)
-    spec = threat(norm, float(needed.median()), steps=30)
+    spec = threat(norm, eps=float(needed.median()), steps=30)
     result = kind(logits, labels, spec).run(clean, range(200))
     clear = (needed / spec.eps - 1).abs() > 0.02
     if kind is APGD:  # the cross-entropy may climb towards another class than the nearest
@@ -257,7 +181,7 @@ def test_a_linear_model_is_broken_exactly_where_it_can_be(kind, norm):
     assert 80 < result.right.sum() < 120
 
 
-@NORMS
+@both_norms
 def test_the_loss_reaches_its_maximum(norm):
     """Two classes, linear: the best image is one corner, or one point, of the ball."""
     weight = torch.randn(3 * 64, generator=torch.Generator().manual_seed(2))
@@ -265,7 +189,7 @@ def test_the_loss_reaches_its_maximum(norm):
     scores = lambda x: x.flatten(1) @ weight  # noqa: E731
     logits = lambda x: torch.stack([200 + scores(x), -scores(x)], 1) / 40  # noqa: E731
     labels = torch.zeros(4, dtype=torch.long)
-    result = APGD(logits, labels, threat(norm, eps, steps=40)).run(clean, range(4))
+    result = APGD(logits, labels, threat(norm, eps=eps, steps=40)).run(clean, range(4))
     step = weight.sign() if norm == "linf" else weight / weight.norm()
     best = clean - eps * step.view(3, 8, 8)
     assert result.right.all()
@@ -313,7 +237,7 @@ def test_checkpoints(steps, expected):
 # --- what is refused, what is noticed -----------------------------------------------------------
 
 
-@BOTH
+@both
 @pytest.mark.parametrize(
     ("logits", "kind_of_error", "words"),
     [
@@ -329,25 +253,16 @@ def test_broken_models_are_named(kind, logits, kind_of_error, words):
         kind(logits, torch.zeros(2, dtype=torch.long), threat(eps=0.01)).run(clean, [0, 1])
 
 
-def test_bad_images_and_counts_are_refused():
-    logits, clean, labels = problem(2)
-    attack = APGD(logits, labels, threat())
-    with pytest.raises(UserError, match="range from"):
-        attack.run(clean * 3 - 1, [0, 1])
-    with pytest.raises(ValueError, match="2 images, 1 seeds and 2 labels"):
-        attack.run(clean, [0])
-    with pytest.raises(ValueError, match="3 images, 3 seeds and 2 labels"):
-        attack.run(pixels(3), range(3))
-
-
-@BOTH
-@NORMS
+@both
+@both_norms
 def test_zero_gradients_are_counted_per_sample(kind, norm):
     clean = torch.full((2, 3, 8, 8), 0.5)
     clean[1] = 0.2
     gate = lambda x: (x.mean(dim=(1, 2, 3)) > 0.4).float()[:, None]  # noqa: E731
     logits = lambda x: LOGITS + 0.01 * gate(x) * x.flatten(1)[:, :4]  # noqa: E731
-    result = kind(logits, torch.zeros(2, dtype=torch.long), threat(norm, 0.05)).run(clean, [0, 1])
+    result = kind(logits, torch.zeros(2, dtype=torch.long), threat(norm, eps=0.05)).run(
+        clean, [0, 1]
+    )
     assert result.zero_grad.tolist() == [False, True]
 
 
@@ -362,8 +277,8 @@ def original(kind, logits, spec):
     return made(logits, n_iter=spec.steps, norm=name, eps=spec.eps, seed=0, device="cpu")
 
 
-@BOTH
-@NORMS
+@both
+@both_norms
 @pytest.mark.parametrize("steps", [3, 30])
 def test_from_the_same_start_the_original_walks_the_same_way(kind, norm, steps):
     """It keeps broken samples in its batch, so dropping them changes nothing either."""
@@ -378,12 +293,13 @@ def test_from_the_same_start_the_original_walks_the_same_way(kind, norm, steps):
     found = ours.ascend(clean, labels, aims, seeds)
     right = right.bool()
     assert torch.equal(found.right, right) and 5 < right.sum() < 55
-    torch.testing.assert_close(found.images[right], best[right], rtol=0, atol=2e-6)
-    torch.testing.assert_close(found.loss_last[right], loss[right])
+    slack = 1e-6 if norm == "linf" else 5e-4  # lengths round otherwise; it shows on plateaus
+    torch.testing.assert_close(found.images[right], best[right], rtol=0, atol=slack)
+    torch.testing.assert_close(found.loss_last[right], loss[right], rtol=1e-4, atol=1e-6)
 
 
-@BOTH
-@NORMS
+@both
+@both_norms
 def test_the_original_breaks_the_same_samples(kind, norm):
     """With starts of its own; 200 samples, of which at most 2 may differ."""
     logits, clean, labels = problem(200)

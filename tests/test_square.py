@@ -122,6 +122,22 @@ def test_l2_moves_fill_what_the_ball_leaves_unused():
     assert float(mass.unfold(0, 5, 1).unfold(1, 5, 1).sum(dim=(2, 3)).max()) > 0.96
 
 
+def test_l2_moves_empty_one_window_and_mix_a_hill_into_the_other():
+    """Where the window is the whole image, its place leaves nothing open."""
+    clean = torch.full((1, 3, 9, 9), 0.5)
+    images = squares.tiles(clean, 0.2, generators(3))
+    moved = squares.move_mass(clean, images, 9, 0.2, generators(4))[0] - 0.5
+    old, hill = images[0] - 0.5, squares.double_pyramid(9)
+    for channel, before in zip(moved, old, strict=True):
+        mixed = [before / before.norm() + h for h in (hill, -hill, hill.t(), -hill.t())]
+        expected = torch.stack([m / m.norm() * before.norm() for m in mixed])
+        assert (channel - expected).abs().flatten(1).amax(1).min() < 1e-6
+    even = torch.full((20, 3, 16, 16), 0.5 + 0.2 / 768**0.5)  # all pixels moved, at the edge
+    moved = squares.move_mass(even * 0 + 0.5, even, 5, 0.2, generators(*range(20)))
+    emptied = (moved == 0.5).all(1).flatten(1).sum(1)
+    assert (emptied <= 25).all() and (emptied > 0).sum() > 15
+
+
 # --- the search ----------------------------------------------------------------------------------
 
 

@@ -24,13 +24,14 @@ _ALGORITHMS = {
     "pgd": "PGD",
     "fgsm": "FGSM",
     "autoattack": "AutoAttack",
-    "apgd": "APGD-CE+T",
+    "apgd": "APGD-CE+DLR",
     "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
     "apgd-t": "APGD-T",
     "fab-t": "FAB-T",
     "square": "Square",
 }
-_FOLLOWS = {"autoattack", "apgd", "apgd-ce", "apgd-t", "fab-t", "square"}
+_FOLLOWS = {"autoattack", "apgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"}
 _TARGETS = {
     "embedding": "transfer",
     "end_to_end": "end-to-end",

@@ -178,6 +178,14 @@ class APGD(LabelledAttack):
         return clean + self.spec.eps * noise / length(noise, self.spec.norm)
 
 
+class UntargetedDLR(APGD):
+    """Auto-PGD on the untargeted DLR loss, which needs 3 classes."""
+
+    def loss(self, logits: Tensor, labels: Tensor, aims: Tensor) -> Tensor:
+        """Return the DLR loss (b,)."""
+        return losses.dlr(logits, labels)
+
+
 class TargetedAPGD(APGD):
     """Auto-PGD on the targeted DLR loss, towards each of the likeliest wrong classes in turn.
 

@@ -8,38 +8,46 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import UserError
-from .apgd import APGD, TargetedAPGD
+from .apgd import APGD, TargetedAPGD, UntargetedDLR
 from .fab import FAB
 from .spec import ADAPTIVE, AttackSpec
 from .square import Square
 
-PARTS = {"apgd-ce": APGD, "apgd-t": TargetedAPGD, "fab-t": FAB, "square": Square}
-COMPOSED = {"autoattack": tuple(PARTS), "apgd": ("apgd-ce", "apgd-t")}
-DLR_CLASSES = 4  # below, the targeted DLR loss is undefined
-TARGETED = ("apgd-t", "fab-t")
+PARTS = {
+    "apgd-ce": APGD,
+    "apgd-dlr": UntargetedDLR,
+    "apgd-t": TargetedAPGD,
+    "fab-t": FAB,
+    "square": Square,
+}
+COMPOSED = {
+    "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "apgd": ("apgd-ce", "apgd-dlr"),
+}
+# fewest classes for which the part's loss is defined; fab-t would run, but the original drops the
+# targeted parts together
+FEWEST = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 4}
 
 
 def parts_of(spec: AttackSpec, classes: int) -> list[AttackSpec]:
     """Return the attacks that ``spec`` stands for: itself, or the parts of a composed one.
 
-    With fewer than 4 classes the targeted parts are left out, with a message.
+    Parts of a composed attack that need more classes are left out, with a message.
 
     Raises:
-        UserError: a targeted part alone is asked for and there are too few classes.
+        UserError: a part is asked for by name and there are too few classes.
     """
-    too_few = classes < DLR_CLASSES
-    if spec.name == "apgd-t" and too_few:
-        raise UserError(
-            f"attack 'apgd-t' needs at least {DLR_CLASSES} classes but there are {classes}; "
-            "use 'apgd-ce' or 'autoattack'"
-        )
-    names = COMPOSED.get(spec.name, (spec.name,))
-    if spec.name in COMPOSED and too_few:
-        left_out = [name for name in names if name in TARGETED]
-        print(f"note: {classes} classes are too few for {' and '.join(left_out)}, left out")
-        names = [name for name in names if name not in TARGETED]
-    if names == (spec.name,):
+    if spec.name not in COMPOSED:
+        if classes < FEWEST.get(spec.name, 0):
+            raise UserError(
+                f"attack '{spec.name}' needs at least {FEWEST[spec.name]} classes but there are "
+                f"{classes}; use 'apgd-ce' or 'autoattack'"
+            )
         return [spec]
+    names = [name for name in COMPOSED[spec.name] if classes >= FEWEST.get(name, 0)]
+    left_out = [name for name in COMPOSED[spec.name] if name not in names]
+    if left_out:
+        print(f"note: {classes} classes are too few for {' and '.join(left_out)}, left out")
     queries = {"square": {"steps": ADAPTIVE["square"]}}
     return [replace(spec, name=name, **queries.get(name, {})) for name in names]
 

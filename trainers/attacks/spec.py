@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, fields
 from ..errors import UserError, nearest
 
 # Attacks that choose step size, start and objective by themselves -> their usual number of steps
-# (queries for square). apgd is the two gradient parts of autoattack.
+# (queries for square). apgd is apgd-ce and apgd-dlr.
 ADAPTIVE = {
     "autoattack": 100,
     "apgd": 100,
     "apgd-ce": 100,
+    "apgd-dlr": 100,
     "apgd-t": 100,
     "fab-t": 100,
     "square": 5000,
@@ -69,8 +70,8 @@ class AttackSpec:
     """One threat: everything that decides which perturbation is found, apart from the model.
 
     Attributes:
-        name: the algorithm: ``pgd``, ``autoattack``, its gradient parts together (``apgd``), or
-            one of its parts (``apgd-ce``, ``apgd-t``, ``fab-t``, ``square``).
+        name: the algorithm: ``pgd``, ``autoattack``, one of its parts (``apgd-ce``, ``apgd-t``,
+            ``fab-t``, ``square``), ``apgd-dlr``, or ``apgd``: ``apgd-ce`` and ``apgd-dlr``.
         eps: radius of the ball, float in [0, 1] (16/255 = 0.0627).
         alpha: step size, float in [0, 1].
         steps: gradient steps; 0 leaves the random start, a noise baseline.
