@@ -92,3 +92,13 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
     (tmp_path / "run" / "config.json").rename(tmp_path / "moved" / "config.json")
     cfg.OUTPUT_DIR = str(tmp_path / "moved")  # where it lies does not matter
     assert runs.is_done(cfg) is False
+
+
+def test_a_file_may_write_tuples_as_coop_does(tmp_path):
+    path, cfg = tmp_path / "coop.yaml", node()
+    path.write_text("SIZE: (224, 224)\nLR: 1e-3\n")
+    runs.merge_file(cfg, path)
+    assert cfg.SIZE == (224, 224) and cfg.LR == 0.001
+    path.write_text("SIZE: (224\n")
+    with pytest.raises(UserError, match="expected tuple"):
+        runs.merge_file(cfg, path)

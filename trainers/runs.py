@@ -63,11 +63,14 @@ def merge_opts(cfg, opts: list[str]) -> None:
     if len(opts) % 2:
         raise UserError(f"overrides come in pairs KEY VALUE, but '{opts[-1]}' stands alone")
     for key, text in zip(opts[::2], opts[1::2], strict=True):
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-        merge(cfg, key, value, "on the command line")
+        merge(cfg, key, _literal(text), "on the command line")
+
+
+def _literal(text: str):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def merge(cfg, key: str, value, where: str) -> None:
@@ -78,6 +81,8 @@ def merge(cfg, key: str, value, where: str) -> None:
             hint = nearest(key, flat_config(cfg))
             raise UserError(f"config key '{key}' {where} is unknown.{hint}")
         old, parent = old[part], old
+    if isinstance(value, str) and not isinstance(old, str):
+        value = _literal(value)  # CoOp's files write tuples, which are text to YAML: (224, 224)
     kinds = {
         str: (str, int, float),  # sizes in 1/255 are written either way
         float: (float, int),
