@@ -84,7 +84,7 @@ def check_batches(make, spec, order, cut: int) -> None:
     logits, clean, labels = problem(8)
     seeds = [101 * i + 7 for i in range(8)]
     whole = make(logits, labels, spec).run(clean, seeds)
-    assert 1 < whole.right.sum() < is_right(logits, clean, labels).sum()
+    assert 0 < whole.right.sum() < is_right(logits, clean, labels).sum()
     for part in (order[:cut], order[cut:]):
         again = make(logits, labels[part], spec).run(clean[part], [seeds[i] for i in part])
         torch.testing.assert_close(again.images, whole.images[part], atol=1e-6, rtol=0)
