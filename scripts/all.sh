@@ -2,13 +2,14 @@
 # Every trainer under one threat model: bash scripts/all.sh DATASET SHOTS [CFG] [KEY VALUE ...]
 #   bash scripts/all.sh shapes 16 tiny
 # Finished runs are skipped, cut ones go on. METHODS chooses some: METHODS="zsclip apd".
+# PROTOCOL=base2new trains on the first half of the classes and tests on both.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ $# -ge 2 ] || fail "usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"
 METHODS=${METHODS:-zsclip advpt coop maple advcoop advvpt advmaple advivlp fap tecoa capt apd naptuning}
 words=("$1" "$2"); shift 2
 cfg=$(config_for "${1:-}")
 [ "$cfg" != "${1:-}" ] || shift
-export DATA OUTPUT SEEDS PYTHON ATTACK=${ATTACK:-$(default_attack all "$cfg")}
+export DATA OUTPUT SEEDS PYTHON ATTACK=${ATTACK:-$(default_attack all "$cfg" "$(full_name "${words[0]}")")}
 failed=""
 for method in $METHODS; do
   own=()
@@ -18,6 +19,6 @@ for method in $METHODS; do
     own+=(ATTACK.TRAIN.STEPS 10
       ATTACK.TRAIN.OBJECTIVE embedding_kl ATTACK.TRAIN.TARGET embedding)
   fi
-  bash "scripts/$method/main.sh" "${words[@]}" "$cfg" ${own[@]+"${own[@]}"} "$@" || failed+=" $method"
+  bash "scripts/$method/${PROTOCOL:-main}.sh" "${words[@]}" "$cfg" ${own[@]+"${own[@]}"} "$@" || failed+=" $method"
 done
 [ -z "$failed" ] || fail "these did not finish, see above:$failed"

@@ -43,18 +43,21 @@ config_for() { # WORD -> WORD where it names a config, the default where it is a
   if [[ -n $1 && $1 != *.* && $1 != SEED ]]; then echo "$1"; else backbone_config; fi
 }
 
-default_attack() { # TRAINER CFG -> threat model; AdvPT's paper has one of its own
+default_attack() { # TRAINER CFG DATASET -> threat model; AdvPT's paper has one of its own, and the
+  # built-in CLIP falls at another level on every data set
   case $1/$2 in
     AdvPT/tiny* | ZeroshotCLIP/tiny*) echo advpt_tiny ;;
     AdvPT/* | ZeroshotCLIP/*) echo advpt16 ;;
-    */tiny*) echo linf4_tiny ;;
+    */tiny*) if [ -f "configs/attacks/tiny_$3.yaml" ]; then echo "tiny_$3"; else echo linf4_tiny; fi ;;
     *) echo linf1 ;;
   esac
 }
 
-train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or resumed by itself
+flags=() # of train.py, for the next runs
+train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or resumed by itself;
+  # leaves its folder in $folder
   local trainer=$1 dataset=$2 shots=$3 cfg=$4 seed=$5; shift 5
-  local attack=${ATTACK:-$(default_attack "$trainer" "$cfg")} variant="" key=1 word folder
+  local attack=${ATTACK:-$(default_attack "$trainer" "$cfg" "$dataset")} variant="" key=1 word
   for word in "$@"; do  # overrides make another run, so they are part of its folder's name
     [ $key = 1 ] && variant+="_${word##*.}" || variant+="-$word"
     key=$((1 - key))
@@ -67,7 +70,7 @@ train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or 
     --dataset-config-file "configs/datasets/$dataset.yaml" \
     --config-file "configs/trainers/$trainer/$cfg.yaml" \
     --attack-config-file "configs/attacks/$attack.yaml" --output-dir "$folder" \
-    DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" \
+    ${flags[@]+"${flags[@]}"} DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" \
     TRAINER.ADVPT.BANK_DIR "$CACHE/banks" "$@"
 }
 
@@ -87,6 +90,19 @@ few_shot() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: all seeds, then the 
   command_line "$@"
   for seed in $SEEDS; do
     train "$trainer" "$dataset" "$shots" "$cfg" "$seed" ${opts[@]+"${opts[@]}"}
+  done
+  "$PYTHON" -m tools.report "$OUTPUT/$dataset"
+}
+
+base_to_new() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: train on the first half of the
+  # classes, test on it and, with the same prompts, on the other half
+  local trainer=$1 dataset shots cfg opts seed; shift
+  command_line "$@"
+  for seed in $SEEDS; do
+    flags=()
+    train "$trainer" "$dataset" "$shots" "$cfg" "$seed" DATASET.SUBSAMPLE_CLASSES base ${opts[@]+"${opts[@]}"}
+    [ "$trainer" = ZeroshotCLIP ] || flags=(--eval-only --model-dir "$folder")
+    train "$trainer" "$dataset" "$shots" "$cfg" "$seed" DATASET.SUBSAMPLE_CLASSES new ${opts[@]+"${opts[@]}"}
   done
   "$PYTHON" -m tools.report "$OUTPUT/$dataset"
 }

@@ -279,7 +279,7 @@ def original(kind, logits, spec):
 
 @both
 @both_norms
-@pytest.mark.parametrize("steps", [3, 30])
+@pytest.mark.parametrize("steps", [3, 100])
 def test_from_the_same_start_the_original_walks_the_same_way(kind, norm, steps):
     """It keeps broken samples in its batch, so dropping them changes nothing either."""
     logits, clean, labels = problem(60)
@@ -293,7 +293,7 @@ def test_from_the_same_start_the_original_walks_the_same_way(kind, norm, steps):
     found = ours.ascend(clean, labels, aims, seeds)
     right = right.bool()
     assert torch.equal(found.right, right) and 5 < right.sum() < 55
-    slack = 1e-6 if norm == "linf" else 5e-4  # lengths round otherwise; it shows on plateaus
+    slack = 1e-6 if norm == "linf" else 5e-3  # lengths round otherwise; it shows on plateaus
     torch.testing.assert_close(found.images[right], best[right], rtol=0, atol=slack)
     torch.testing.assert_close(found.loss_last[right], loss[right], rtol=1e-4, atol=1e-6)
 

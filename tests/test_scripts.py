@@ -116,3 +116,23 @@ def test_capt_takes_its_epochs_from_the_shots(shell, tmp_path, shots, given, epo
     assert done.returncode == 2 and "Nosuch" in done.stderr
     said = f"_MAX_EPOCH-{epochs}"
     assert said in done.stdout if epochs else "MAX_EPOCH" not in done.stdout
+
+
+@pytest.mark.slow
+def test_base_to_new_tests_the_same_prompts_on_both_halves(shell, toy, tmp_path):
+    chosen = {"SEEDS": "1", "METHODS": "zsclip advmaple", "PROTOCOL": "base2new"}
+    done = shell("all.sh", "pets", "4", "vit_b32", *toy, **chosen)
+    assert done.returncode == 0, done.stderr
+    by_kind = {
+        (r["trainer"], r["split"]): r for r in load_records(tmp_path / "out").records.values()
+    }
+    assert sorted(by_kind) == [
+        (t, s) for t in ("AdvMaPLe", "ZeroshotCLIP") for s in ("base", "new")
+    ]
+    base, new = (by_kind["AdvMaPLe", split] for split in ("base", "new"))
+    assert {r["protocol"] for r in by_kind.values()} == {"base2new"}
+    assert (base["shots"], base["epochs"]) == (new["shots"], new["epochs"]) == (4, 2)
+    assert base["seconds"]["train"] > 0 and new["train_threat"] == base["train_threat"]
+    assert len(list((tmp_path / "out").rglob("model.pth.tar-*"))) == 1  # trained once
+    again = shell("all.sh", "pets", "4", "vit_b32", *toy, **chosen)
+    assert again.stdout.count("skipped: ") == 4

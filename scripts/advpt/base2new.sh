@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# AdvPT, base-to-novel: bash scripts/advpt/base2new.sh DATASET SHOTS [CFG] [KEY VALUE ...]
+#   bash scripts/advpt/base2new.sh pets 16
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+base_to_new AdvPT "$@"
