@@ -5,7 +5,7 @@
 # PROTOCOL=base2new trains on the first half of the classes and tests on both.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ $# -ge 2 ] || fail "usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"
-METHODS=${METHODS:-zsclip advpt coop maple advcoop advvpt advmaple advivlp fap tecoa capt apd naptuning}
+METHODS=${METHODS:-zsclip advpt coop maple advcoop advvpt advmaple advivlp fap tecoa tecoa_finetune capt apd naptuning}
 words=("$1" "$2"); shift 2
 cfg=$(config_for "${1:-}")
 [ "$cfg" != "${1:-}" ] || shift
@@ -19,6 +19,8 @@ for method in $METHODS; do
     own+=(ATTACK.TRAIN.STEPS 10
       ATTACK.TRAIN.OBJECTIVE embedding_kl ATTACK.TRAIN.TARGET embedding)
   fi
-  bash "scripts/$method/${PROTOCOL:-main}.sh" "${words[@]}" "$cfg" ${own[@]+"${own[@]}"} "$@" || failed+=" $method"
+  with=$cfg
+  if [ "$method" = tecoa_finetune ]; then method=tecoa with=${cfg}_finetune; fi
+  bash "scripts/$method/${PROTOCOL:-main}.sh" "${words[@]}" "$with" ${own[@]+"${own[@]}"} "$@" || failed+=" $method"
 done
 [ -z "$failed" ] || fail "these did not finish, see above:$failed"

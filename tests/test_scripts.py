@@ -95,7 +95,7 @@ def test_all_puts_every_method_under_one_attack(shell, toy, tmp_path):
     assert done.returncode == 0, done.stderr
     records = load_records(tmp_path / "out").records.values()
     scripts = {p.parent.name for p in (REPO / "scripts").glob("*/main.sh")}
-    assert len(records) == len(scripts) == 13
+    assert len(scripts) == 13 and len(records) == 14  # TeCoA twice: prompt and fine-tuning
     assert {r["attacks"][0]["eps"] for r in records} == {"4/255"}
     table = done.stdout[done.stdout.rindex("OxfordPets, few-shot") :]
     assert all(r["trainer"] in table for r in records)
