@@ -40,7 +40,7 @@ class NAPTuning(AdversarialTrainer):
             VISION=True,  # refine the image tower's native tokens (authors' code)
             TEXT=True,  # refine the text tower's (ours: the abstract says modality-specific)
             RATIO=2,  # hidden width of a refiner / width of the tower (authors' code)
-            INIT="zero",  # the identity at the start (ours, measured), or default: PyTorch's (authors)
+            INIT="zero",  # the identity at the start (ours), or default: PyTorch's (authors' code)
         )
 
     @classmethod
