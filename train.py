@@ -10,15 +10,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 import trainers  # first: it makes `import dassl` work # isort: skip
-import torch
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import collect_env_info, set_random_seed, setup_logger
+from dassl.engine import TRAINER_REGISTRY
 
 import datasets  # noqa: F401  registers the data sets
 from tools.cli import run_tool
@@ -87,30 +84,13 @@ def _known(name: str, choices, what: str, key: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     cfg = setup_cfg(args)
-    if cfg.SEED >= 0:
-        set_random_seed(cfg.SEED)
-    trainers.io.writable_dir(cfg.OUTPUT_DIR)
-    tested = {}
-    if args.eval_only:
-        where = os.path.abspath(args.model_dir) if args.model_dir else ""
-        tested = {"eval_only": True, "model_dir": where, "load_epoch": args.load_epoch}
-    if runs.is_done(cfg, **tested):
-        print(f"skipped: {cfg.OUTPUT_DIR} holds a completed record of this configuration")
-        return 0
-    setup_logger(cfg.OUTPUT_DIR)
-    if torch.cuda.is_available() and cfg.USE_CUDA:
-        torch.backends.cudnn.benchmark = True
-    # long, and rarely read: into log.txt rather than onto the screen
-    log = getattr(sys.stdout, "file", None) or sys.stdout
-    print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}", file=log)
-    trainer = build_trainer(cfg)
-    if args.eval_only:
-        trainer.load_model(args.model_dir, epoch=args.load_epoch)
-    runs.claim(cfg, **tested)  # only now: a mistake mended must not find its folder taken
-    if args.eval_only:
-        trainer.test()
-    elif not args.no_train:
-        trainer.train()
+    runs.start(
+        cfg,
+        eval_only=args.eval_only,
+        model_dir=args.model_dir,
+        load_epoch=args.load_epoch,
+        no_train=args.no_train,
+    )
     return 0
 
 

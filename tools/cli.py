@@ -14,6 +14,7 @@ errors = importlib.import_module(f"{core.__name__}.errors")
 TOOLS = {
     "report": ("report", "tables of clean and robust accuracy from result records"),
     "curves": ("curves", "accuracy over one setting (an ablation), drawn from result records"),
+    "robustness": ("robustness", "finished runs tested under other threat models"),
     "picture": ("picture", "clean | perturbation | adversarial, from a run's saved examples"),
 }
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ast
+import os
+import sys
 from pathlib import Path
 
+import torch
 import yaml
+from dassl.engine import build_trainer
+from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from .errors import UserError, nearest
-from .io import read_json, write_json
+from .io import read_json, writable_dir, write_json
 from .records import completed_record, flat_config
 
 CONFIG_FILE = "config.json"
+TESTED = ("eval_only", "model_dir", "load_epoch")  # what a run that only tests adds to its settings
 # Keys that change neither training nor figures
 VOLATILE = (
     "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATASET.CACHE_DIR",
@@ -127,3 +133,55 @@ def claim(cfg, **facts) -> None:
 
 def _identity(cfg, facts: dict) -> dict:
     return {k: v for k, v in flat_config(cfg).items() if k not in VOLATILE} | facts
+
+
+def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False) -> None:
+    """Do the run that ``cfg`` describes in ``cfg.OUTPUT_DIR``, unless its record says it is done.
+
+    Args:
+        eval_only: test the model of the run folder ``model_dir``, at ``load_epoch`` if given.
+        no_train: build everything, and stop there.
+
+    Raises:
+        UserError: the folder cannot be written, holds another run, or the model does not fit.
+    """
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    writable_dir(cfg.OUTPUT_DIR)
+    tested = {}
+    if eval_only:
+        where = os.path.abspath(model_dir) if model_dir else ""
+        tested = {"eval_only": True, "model_dir": where, "load_epoch": load_epoch}
+    if is_done(cfg, **tested):
+        print(f"skipped: {cfg.OUTPUT_DIR} holds a completed record of this configuration")
+        return
+    setup_logger(cfg.OUTPUT_DIR)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.benchmark = True
+    # long, and rarely read: into log.txt rather than onto the screen
+    log = getattr(sys.stdout, "file", None) or sys.stdout
+    print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}", file=log)
+    trainer = build_trainer(cfg)
+    if eval_only:
+        trainer.load_model(model_dir, epoch=load_epoch)
+    claim(cfg, **tested)  # only now: a mistake mended must not find its folder taken
+    if eval_only:
+        trainer.test()
+    elif not no_train:
+        trainer.train()
+
+
+def stored(folder) -> tuple[dict, dict]:
+    """Return the settings of the run in ``folder`` and, if it only tested, of which model.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(
+            f"'{folder}' holds no run (there is no {CONFIG_FILE}); give the folder that "
+            "--output-dir named, such as output/shapes/NAPTuning/tiny_tiny_shapes_16shots/seed1"
+        )
+    settings = read_json(path)
+    return settings, {k: settings.pop(k) for k in TESTED if k in settings}
