@@ -94,7 +94,7 @@ class Items(list):
                 inner.clean_right = (
                     logits(torch.stack([i.image for i in self])).argmax(1).eq(inner.labels)
                 )
-                inner.outcomes = []
+                inner.outcomes, inner.probes = [], 0
                 inner.trainer = SimpleNamespace(
                     frozen_image_tower=False,
                     clip=SimpleNamespace(sha256="0"),

@@ -23,10 +23,13 @@ from .attacks import (
     AttackSpec,
     GradientAttack,
     build_part,
+    judge,
     objective_for,
     parts_of,
+    probe,
     verify,
 )
+from .attacks.spec import LABELLED
 from .bank import build_bank, sample_seed
 from .images import batches
 from .io import read_json, sha256_file, write_json
@@ -56,11 +59,13 @@ class Evaluation:
         folder: for unfinished evaluations.
         cache: for features that do not depend on prompts, shared by all runs.
         batch_size: images per forward.
+        probes: images on which the model is questioned after a white-box attack; 0: none.
     """
 
-    def __init__(self, trainer, items, *, folder, cache, batch_size: int):
+    def __init__(self, trainer, items, *, folder, cache, batch_size: int, probes: int = 0):
         self.trainer, self.items = trainer, list(items)
         self.folder, self.cache, self.batch_size = Path(folder), Path(cache), batch_size
+        self.probes = probes
         self.device = trainer.clip.device
         self.labels = torch.tensor([item.label for item in self.items], device=self.device)
         with torch.no_grad():
@@ -119,15 +124,27 @@ class Evaluation:
         else:
             right, checks, seconds = self._attack_parts(spec)
         self.outcomes.append((spec, right))
+        figures, warnings = self._probe(spec, right)
         n, correct, clean = len(right), int(right.sum()), int(self.clean_right.sum())
         return {
             **spec.describe(),
             "n": n,
             "correct": correct,
             "seconds": round(seconds, 3),
-            "checks": checks,
-            "warnings": verify(spec, checks, clean / n, correct / n),
+            "checks": checks | figures,
+            "warnings": verify(spec, checks, clean / n, correct / n) + warnings,
         }
+
+    def _probe(self, spec: AttackSpec, right: torch.Tensor) -> tuple[dict, list[str]]:
+        """Ask the model what an attack on it cannot see; see ``attacks/probes.py``."""
+        able = self.clean_right.nonzero().flatten().tolist()
+        labelled = spec.objective in LABELLED and spec.target == "end_to_end"
+        if not (labelled and able and self.probes and spec.eps and spec.steps):
+            return {}, []
+        chosen = sorted({able[i * len(able) // self.probes] for i in range(self.probes)})
+        where, pixels = next(self.pixels(chosen, "probes", len(chosen)))
+        figures = probe(self.logits, pixels, self.labels[where], spec, self._seeds(where))
+        return figures, judge(figures, spec, right[where].float().mean().item())
 
     def _bank(self, spec: AttackSpec | None, title: str):
         return build_bank(
@@ -194,7 +211,7 @@ class Evaluation:
 
     def run_attack(self, spec: AttackSpec, where: list[int], pixels: torch.Tensor):
         """Attack the images at positions ``where``; the starts depend on image content only."""
-        seeds = [sample_seed(TEST_SEED, sha256_file(self.items[i].impath), 0) for i in where]
+        seeds = self._seeds(where)
         labels, clip = self.labels[where], self.trainer.clip
         forward, still_right = self.logits, None
         if spec.target == "end_to_end":
@@ -211,6 +228,9 @@ class Evaluation:
             reference = forward(pixels) if spec.objective in ("kl", "embedding_kl") else None
         loss = objective_for(spec, forward, labels=labels, reference=reference)
         return GradientAttack(loss, spec).run(pixels, seeds, still_right)
+
+    def _seeds(self, where: list[int]) -> list[int]:
+        return [sample_seed(TEST_SEED, sha256_file(self.items[i].impath), 0) for i in where]
 
     def _key(self, spec: AttackSpec, names: list[str]) -> str:
         """Everything this evaluation depends on, so that another one is never continued."""

@@ -10,7 +10,7 @@ import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
 from . import records, templates
-from .attacks import specs_from_cfg
+from .attacks import compare, specs_from_cfg
 from .config import METHODS, check_cfg
 from .errors import UserError
 from .evaluation import Evaluation
@@ -286,6 +286,7 @@ class RobustTrainer(TrainerX):
             folder=Path(self.output_dir) / "unfinished",
             cache=self.bank_folder(),
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            probes=self.cfg.TEST.PROBES,
         )
         print(f"Evaluate on the *{split}* set")
         clock = time.perf_counter()
@@ -303,6 +304,9 @@ class RobustTrainer(TrainerX):
             )
             for warning in entry["warnings"]:
                 print(f"  warning: {warning}")
+        for i, warnings in compare(attacks).items():
+            attacks[i]["warnings"] += warnings
+            print("".join(f"  warning: {warning}\n" for warning in warnings), end="")
         self._picture(evaluation)
         self.seconds["eval"] = round(time.perf_counter() - clock, 3)
         self._write_record(evaluation, attacks)
