@@ -161,6 +161,13 @@ class GradientAttack:
         """Return the ascended loss (B,)."""
         return self.loss_fn(images)
 
+    def judge(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """With ``drop``: return :meth:`objective` and rightness, each (b,), of samples ``rows``."""
+        return self.loss_fn.judge(images, rows)
+
+    def keep(self, left: Tensor) -> None:
+        """With ``drop``: forget the samples of the last step where ``left`` (b,) is False."""
+
     # --- loop --------------------------------------------------------------------------------
 
     def run(
@@ -228,7 +235,7 @@ class GradientAttack:
         first = None
         for step in range(self.spec.steps + 1):
             images.requires_grad_(True)
-            loss, right = self.loss_fn.judge(images, rows)
+            loss, right = self.judge(images, rows)
             self._check_loss(loss, images)
             first = loss.detach() if first is None else first  # (b,)
             over = ~right | (step == self.spec.steps)
@@ -241,6 +248,7 @@ class GradientAttack:
                 return
             grad = self._gradient(loss, images, rows, kept.zero_grad)
             rows, first = rows[~over], first[~over]
+            self.keep(~over)
             with torch.no_grad():
                 step_by = self.spec.alpha * self.normalize(grad[~over])
                 images = self.project(clean[rows], images.detach()[~over] + step_by)
