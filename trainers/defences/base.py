@@ -1,0 +1,162 @@
+"""What every defence in front of the model is, and how it is put in front of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+DEFENCES: dict[str, type[Defence]] = {}  # by name
+
+
+def register(cls: type[Defence]) -> type[Defence]:
+    """Make a defence known by its ``name``, as ``DEFENCE.NAME`` gives it."""
+    DEFENCES[cls.name] = cls
+    return cls
+
+
+class Defence:
+    """Purifies images before the model sees them; the model itself stays as it is.
+
+    Attributes:
+        name: as in ``DEFENCE.NAME``.
+        random: whether the seeds matter.
+        differentiable: whether gradients flow through :meth:`__call__`.
+    """
+
+    name: str
+    random = False
+    differentiable = False
+
+    @classmethod
+    def from_cfg(cls, node) -> Defence:
+        """Build the defence from the config node ``DEFENCE``, loading what it names."""
+        raise NotImplementedError
+
+    def describe(self) -> dict:
+        """Return the name and all that the result depends on: JSON-able, for record and keys."""
+        raise NotImplementedError
+
+    def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Purify images (B, 3, H, W) in [0, 1]; shape and range stay.
+
+        Args:
+            seeds: B integers; an image's randomness comes from its own seed alone, so that the
+                rest of the batch does not matter.
+        """
+        raise NotImplementedError
+
+    def straight_through(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return the purified images with a gradient for an adaptive attack.
+
+        Exact where the defence is differentiable, else the identity's, which is backward pass
+        differentiable approximation (BPDA; Athalye et al., 2018, arXiv 1802.00420, section 4.1).
+        """
+        if self.differentiable:
+            return self(images, seeds)
+        return straight_through(images, self._purify(images, seeds))
+
+    def _purify(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        with torch.no_grad():
+            return self(images.detach(), seeds)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images, purified):
+        return purified.view_as(purified)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+def straight_through(images: Tensor, purified: Tensor) -> Tensor:
+    """Return ``purified`` with the gradient of the identity to ``images``."""
+    return _StraightThrough.apply(images, purified.to(images))
+
+
+def each_image(images: Tensor, purify: Callable) -> Tensor:
+    """Apply ``purify``, (H, W, 3) float64 array -> the same, to images (B, 3, H, W) on the CPU."""
+    arrays = images.detach().permute(0, 2, 3, 1).cpu().double().numpy()  # (B, H, W, 3)
+    if not len(arrays):
+        return images.detach()
+    purified = torch.stack([torch.from_numpy(purify(array)) for array in arrays])
+    return purified.permute(0, 3, 1, 2).to(images).clamp(0, 1)  # (B, 3, H, W)
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """Return one generator per image; on the CPU, so that every device draws the same."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def need(what: str, *modules: str, packages: str) -> None:
+    """Refuse a defence whose packages are not installed."""
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise UserError(
+            f"{what} needs {packages}, but {', '.join(missing)} cannot be imported; "
+            f"install with: pip install {packages}"
+        )
+
+
+# --- in front of a model -----------------------------------------------------------------------
+
+
+def content_seeds(images: Tensor) -> list[int]:
+    """Return a 63-bit seed per image, a hash of its pixels.
+
+    An image gets the same seed in every batch, at every position, and whoever asks; an attack
+    that moves a pixel gets another draw.
+    """
+    rows = images.detach().float().cpu().contiguous().numpy()
+    digests = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
+    return [int.from_bytes(digest, "big") >> 1 for digest in digests]
+
+
+def _draw(seeds: Sequence[int], number: int) -> list[int]:
+    """Seeds of another draw; the odd constant also spreads the low 32 bits."""
+    return [(seed + number * 0xD1B54A32D192ED03) % (1 << 63) for seed in seeds]
+
+
+def defended(
+    forward: Callable[[Tensor], Tensor],
+    defence: Defence | None,
+    *,
+    adaptive: bool,
+    eot: int = 1,
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Put a defence in front of ``forward``, images (b, 3, H, W) -> outputs (b, D).
+
+    Args:
+        forward: the undefended model; logits or features.
+        defence: None leaves the model as it is.
+        adaptive: whether the attacker knows the defence and goes through it: by its gradient
+            where it has one, by BPDA elsewhere. If not, images are made without the defence, as in
+            AdvPT's paper, and only then purified.
+        eot: draws of a random defence over which an adaptive attacker averages the outputs
+            (expectation over transformation; arXiv 1802.00420, section 4.2). Each keeps its graph.
+
+    Returns:
+        the function to evaluate and the function to attack. Both take any part of a batch in any
+        order. The attacker draws anew at every step and never sees the draw that is evaluated.
+    """
+    if defence is None:
+        return forward, forward
+
+    def evaluated(images: Tensor) -> Tensor:
+        return forward(defence(images, content_seeds(images)))
+
+    def attacked(images: Tensor) -> Tensor:
+        seeds = content_seeds(images) if defence.random else [0] * len(images)
+        outputs = [
+            forward(defence.straight_through(images, _draw(seeds, number)))
+            for number in range(1, (eot if defence.random else 1) + 1)
+        ]  # eot of (b, D)
+        return torch.stack(outputs).mean(dim=0)  # (b, D)
+
+    return evaluated, attacked if adaptive else forward

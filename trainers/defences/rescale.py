@@ -1,0 +1,66 @@
+"""Random resizing and padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .. import config
+from .base import Defence, generators, register
+
+
+@register
+class Rescale(Defence):
+    """Shrink each image by a random amount and put it at a random place on a plain canvas.
+
+    Xie et al., 2018 (arXiv 1711.01991) enlarge 299 pixels to a size from 299 to 330 and pad to
+    331, which their model takes. CLIP's input size is fixed, so here the canvas has the image's
+    own size and the content shrinks by the same ratios: one bilinear resampling instead of two
+    (our choice; AdvPT's paper gives no settings).
+
+    Args:
+        scale: the smallest size as a part of the image's, in [0.1, 1); the largest is 1 pixel less
+            than the image.
+        pad: grey value of the canvas, in [0, 1].
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    name = "rescale"
+    random = True
+    differentiable = True
+
+    def __init__(self, *, scale: float = 0.903, pad: float = 0.0):
+        config.at_least("DEFENCE.SCALE", scale, 0.1, 0.999)
+        config.at_least("DEFENCE.PAD", pad, 0, 1)
+        self.scale, self.pad = float(scale), float(pad)
+
+    @classmethod
+    def from_cfg(cls, node):
+        return cls(scale=node.SCALE, pad=node.PAD)
+
+    def describe(self):
+        return {"name": self.name, "scale": self.scale, "pad": self.pad}
+
+    def __call__(self, images, seeds):
+        if not len(images):
+            return images
+        pairs = zip(images, generators(seeds), strict=True)
+        return torch.stack([self._place(image, generator) for image, generator in pairs])
+
+    def _place(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        def draw(low: int, high: int) -> int:  # from low to high, both included
+            return int(torch.randint(low, high + 1, (), generator=generator))
+
+        height, width = image.shape[1:]
+        largest = max(height - 1, 1)
+        tall = draw(min(max(round(self.scale * height), 1), largest), largest)
+        wide = min(max(round(width * tall / height), 1), width)
+        top, left = draw(0, height - tall), draw(0, width - wide)
+        small = functional.interpolate(
+            image[None], size=(tall, wide), mode="bilinear", align_corners=False
+        )[0]  # (3, tall, wide)
+        around = (left, width - wide - left, top, height - tall - top)
+        return functional.pad(small, around, value=self.pad)  # (3, H, W)

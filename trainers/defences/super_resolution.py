@@ -1,0 +1,76 @@
+"""Wavelet denoising, then super-resolution (Mustafa et al., 2019, arXiv 1901.01677)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..io import sha256_file
+from .base import Defence, register
+from .edsr import load_edsr
+from .wavelet import Wavelet
+
+
+def bicubic(images: Tensor) -> Tensor:
+    """Double the size of images (B, 3, H, W) by interpolation alone."""
+    return functional.interpolate(images, scale_factor=2, mode="bicubic", align_corners=False)
+
+
+@register
+class SuperResolution(Defence):
+    """Denoise, enlarge by a network, and shrink to the model's input size.
+
+    AdvPT's public code stops after the denoising. The network is the user's: weights of EDSR by
+    ``DEFENCE.MODEL`` (see :mod:`.edsr`), or any callable in Python. Without one, bicubic
+    interpolation takes its place, which adds little to the wavelets (our choice).
+
+    Args:
+        sigma: see :class:`Wavelet`.
+        network: images (B, 3, H, W) in [0, 1] -> (B, 3, s H, s W); differentiable for an exact
+            gradient of its part.
+        identity: names the network in the record and in keys.
+    """
+
+    name = "super_resolution"
+
+    def __init__(
+        self,
+        *,
+        sigma: float = 0.02,
+        network: Callable[[Tensor], Tensor] = bicubic,
+        identity: str = "",
+    ):
+        self.wavelet = Wavelet(sigma=sigma)
+        self.network = network
+        self.identity = identity or getattr(network, "__name__", type(network).__name__)
+
+    @classmethod
+    def from_cfg(cls, node):
+        if not node.MODEL:
+            return cls(sigma=node.SIGMA)
+        network = load_edsr(node.MODEL)
+        identity = f"edsr x{network.factor} {sha256_file(node.MODEL)}"
+        return cls(sigma=node.SIGMA, network=network, identity=identity)
+
+    def describe(self):
+        return {"name": self.name, "sigma": self.wavelet.sigma, "network": self.identity}
+
+    def __call__(self, images, seeds):
+        with torch.no_grad():
+            return self._enlarge(self.wavelet(images, seeds))
+
+    def straight_through(self, images, seeds):
+        """BPDA through the wavelets, the exact gradient through the network."""
+        return self._enlarge(self.wavelet.straight_through(images, seeds))
+
+    def _enlarge(self, images: Tensor) -> Tensor:
+        if isinstance(self.network, torch.nn.Module):
+            self.network.to(images.device)
+        large = self.network(images).clamp(0, 1)  # (B, 3, s H, s W)
+        small = functional.interpolate(
+            large, size=images.shape[2:], mode="bicubic", align_corners=False, antialias=True
+        )  # (B, 3, H, W)
+        return small.clamp(0, 1)
