@@ -67,7 +67,7 @@ setup(
     ],
     extras_require={
         "dassl": ["dassl @ git+https://github.com/KaiyangZhou/Dassl.pytorch"],
-        "defences": ["scikit-image", "diffusers"],
+        "defences": ["scikit-image", "PyWavelets", "diffusers"],
         "slurm": ["submitit"],
         "tensorboard": ["tensorboard"],
         "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=64", "wheel"],
