@@ -53,6 +53,13 @@ RUNS = {
         "NAPTuning", NAP + "PROMPT_DEPTH",
         [{NAP + "PROMPT_DEPTH": str(d)} | on for on in REFINERS for d in range(1, 7)],
     ),
+    "naptuning/ablate_parts.sh": (
+        "NAPTuning", NAP + "N_CTX",
+        grid(NAP + "N_CTX", ["16", "0"], **{
+            NAP + "REFINER.VISION": "True", NAP + "REFINER.TEXT": "True"})
+        + grid(NAP + "N_CTX", ["16"], **{
+            NAP + "REFINER.VISION": "False", NAP + "REFINER.TEXT": "False"}),
+    ),
     "capt/ablate_alpha.sh": (
         "CAPT", CAPT + "ALPHA", grid(CAPT + "ALPHA", "conf acc entropy const ramp".split()),
     ),
