@@ -292,3 +292,34 @@ def test_as_a_module(tmp_path):
     bad = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stdout == ""
     assert bad.stderr.startswith("error: ") and "schema 99" in bad.stderr
+
+
+def test_tables_take_their_place_in_a_page(tmp_path, capsys):
+    write(tmp_path / "out", make())
+    page, root = tmp_path / "page.md", str(tmp_path / "out")
+    page.write_text("above\n<!-- report a -->\nold\n<!-- end a -->\nbelow\n", encoding="utf-8")
+    call = [root, "--format", "markdown", "--out", str(page)]
+    for _ in range(2):  # twice is as once
+        assert run_tool(report.main, [*call, "--mark", "a"]) == 0
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith("above\n<!-- report a -->\n\n### EuroSAT")
+        assert text.endswith("\n\n<!-- end a -->\nbelow\n") and "old" not in text
+    assert run_tool(report.main, [*call, "--mark", "b"]) == 2
+    assert "<!-- report b -->" in capsys.readouterr().err
+    assert run_tool(report.main, [root, "--mark", "a"]) == 2
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_autoattack_is_told_in_words(tmp_path):
+    auto = WHITE_BOX | {
+        "name": "autoattack", "alpha": None, "start": None, "objective": None, "drop": True,
+    }  # fmt: skip
+    (table,) = tables(make(attacks=[WHITE_BOX | outcome(30), auto | outcome(20)]))
+    assert table.headings == ["end-to-end PGD-100 1/255", "end-to-end AutoAttack 1/255"]
+    (text,) = report.terminal([table])
+    assert (
+        "100 steps, 1 restart, on the samples that the other attacks of the row have left" in text
+    )
+    assert "every iterate scored" not in text
+    (table,) = tables(make(attacks=[WHITE_BOX | {"drop": True} | outcome(30)]))
+    assert "every iterate scored" in next(iter(report.terminal([table])))

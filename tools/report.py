@@ -14,6 +14,7 @@ import importlib
 import io
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from tabulate import tabulate
 
@@ -249,15 +250,42 @@ def render(roots: Iterable[str], style: str = "terminal") -> tuple[str, list[str
     return "\n\n".join(blocks), []
 
 
+def put_between(path: Path, mark: str, text: str) -> None:
+    """Replace what stands between the lines ``<!-- report MARK -->`` and ``<!-- end MARK -->``.
+
+    Raises:
+        UserError: the file is missing or lacks the two lines.
+    """
+    first, last = f"<!-- report {mark} -->\n", f"<!-- end {mark} -->"
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, found, rest = page.partition(first)
+    _, closed, after = rest.partition(last)
+    if not (found and closed):
+        raise errors.UserError(
+            f"'{path}' has no lines '{first.strip()}' and '{last}'; write them where the tables go"
+        )
+    with files.atomic_write(path) as temporary:
+        temporary.write_text(f"{before}{first}\n{text}\n\n{last}{after}", encoding="utf-8")
+
+
 def main(argv: list[str]) -> None:
     """Parse the command line and print or write the tables."""
     parser = argparse.ArgumentParser(prog="report", description=__doc__.partition("\n")[0])
     parser.add_argument("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")
     parser.add_argument("--format", choices=FORMATS, default="terminal")
     parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    parser.add_argument(
+        "--mark", metavar="NAME", help="with --out: between the lines <!-- report NAME --> and "
+        "<!-- end NAME --> of the file, and nothing else",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     text, remarks = render(args.roots, args.format)
-    if args.out:
+    if args.mark and not args.out:
+        raise errors.UserError(f"--mark {args.mark} says where in a file; give --out FILE too")
+    if args.mark:
+        put_between(Path(args.out), args.mark, text)
+        print(f"wrote the tables '{args.mark}' in {args.out}")
+    elif args.out:
         with files.atomic_write(args.out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
         print(f"wrote {args.out}")
