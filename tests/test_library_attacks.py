@@ -221,25 +221,36 @@ def test_restarts_attack_what_is_left():
     assert torch.equal(six.images[~one.right], one.images[~one.right])
 
 
-def test_a_gradient_of_zero_is_counted_and_spoils_no_other_sample():
-    """MIFGSM divides by it: the library's image is NaN and the sample comes back as it was."""
+@pytest.mark.parametrize(("name", "kwargs"), [("MIFGSM", {}), ("DeepFool", {"overshoot": 0.5})])
+def test_a_gradient_of_zero_is_counted_and_spoils_no_other_sample(name, kwargs):
+    """Both divide by it; DeepFool's image is NaN, and the sample comes back as it was."""
     logits, clean, labels = problem(8)
-    alone = LibraryAttack(logits, labels, threat("MIFGSM")).run(clean, range(8))
+    alone = LibraryAttack(logits, labels, threat(name), kwargs).run(clean, range(8))
     flat = (~alone.right & is_right(logits, clean, labels)).nonzero()[0].item()
+    sure = 10.0 * torch.nn.functional.one_hot(labels[flat], 5).double()
+    lost = []
 
     def partly_flat(x):
-        out = logits(x)
-        same = [(one - clean[flat]).abs().max() <= 9 / 255 for one in x.detach()]
-        return torch.where(torch.tensor(same)[:, None], 10.0 * one_hot(labels[flat]), out)
+        lost.append(bool(x.isnan().any()))
+        here = [bool((one - clean[flat]).abs().max() <= 9 / 255) for one in x.detach()]
+        stuck = [bool((one == 0.5).all()) for one in x.detach()]  # what stands for NaN
+        return torch.where(
+            torch.tensor(here)[:, None] | torch.tensor(stuck)[:, None], sure, logits(x)
+        )
 
-    def one_hot(label):
-        return torch.nn.functional.one_hot(label, 5).double()
-
-    result = LibraryAttack(partly_flat, labels, threat("MIFGSM")).run(clean, range(8))
+    result = LibraryAttack(partly_flat, labels, threat(name), kwargs).run(clean, range(8))
+    assert not any(lost)
     assert result.zero_grad.nonzero().flatten().tolist() == [flat]
     assert torch.equal(result.images[flat], clean[flat]) and result.right[flat]
     others = torch.arange(8) != flat
     torch.testing.assert_close(result.images[others], alone.images[others], atol=1e-6, rtol=0)
+
+
+def test_samples_lost_to_nan_come_back_as_they_were(monkeypatch):
+    attack, clean = misbehaving(monkeypatch, lambda x: x / torch.tensor([1, 0, 1]).view(3, 1, 1, 1))
+    result = attack.run(clean, range(3))
+    assert result.zero_grad.tolist() == [False, True, False]
+    assert torch.equal(result.images, clean) and result.right.all()
 
 
 def test_a_model_without_gradient_is_refused_but_not_to_black_boxes():
