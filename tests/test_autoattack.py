@@ -95,6 +95,7 @@ class Items(list):
                     logits(torch.stack([i.image for i in self])).argmax(1).eq(inner.labels)
                 )
                 inner.outcomes, inner.probes = [], 0
+                inner.defence, inner.eot = None, 1
                 inner.trainer = SimpleNamespace(
                     frozen_image_tower=False,
                     clip=SimpleNamespace(sha256="0"),
@@ -102,7 +103,7 @@ class Items(list):
                     prompt_digest=lambda: "0",
                 )
 
-            def logits(inner, pixels):
+            def bare(inner, pixels):
                 return logits(pixels)
 
             def pixels(inner, positions, title, batch_size=0):
@@ -134,8 +135,8 @@ def test_autoattack_goes_on_where_the_others_end(evaluation):
     apgd = evaluation.attack(spec("apgd", EPS=8, STEPS=10))
     auto = evaluation.attack(spec("autoattack", EPS=8, STEPS=10))
     assert 23 >= weak["correct"] >= apgd["correct"] >= auto["correct"] > 0
-    assert [len(right) for _, right in evaluation.outcomes] == [24] * 3
-    pgd, all_of = (right for _, right in evaluation.outcomes[::2])
+    assert [len(right) for *_, right in evaluation.outcomes] == [24] * 3
+    pgd, all_of = (right for *_, right in evaluation.outcomes[::2])
     assert not (all_of & ~pgd).any() and not pgd[0]
 
 
@@ -147,13 +148,13 @@ def test_a_larger_ball_or_another_target_lends_nothing(evaluation):
 
 def test_dropping_never_leaves_more_than_the_last_iterate_and_forwards_less(evaluation):
     calls = [0]
-    inner = type(evaluation).logits
+    inner = type(evaluation).bare
 
     def counted(self, pixels):
         calls[0] += len(pixels)
         return inner(self, pixels)
 
-    type(evaluation).logits = counted
+    type(evaluation).bare = counted
     counts = {}
     for drop in (False, True):
         calls[0] = 0

@@ -67,11 +67,11 @@ def test_a_killed_test_gives_the_same_record(test_of, finished, attack, monkeypa
     (finished / "robustness").rename(finished / "first")
     real, calls = evaluation.Evaluation.run_attack, []
 
-    def killed(self, *args):
+    def killed(self, *args, **keys):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(self, *args)
+        return real(self, *args, **keys)
 
     monkeypatch.setattr(evaluation, "SAVE_SECONDS", -1)
     monkeypatch.setattr(evaluation, "CPU_BATCH", 2)

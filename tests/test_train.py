@@ -166,11 +166,11 @@ def test_an_interrupted_attack_goes_on(arguments, run, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "SAVE_SECONDS", -1)
     attack, calls = evaluation.Evaluation.run_attack, []
 
-    def stop_at_third(self, spec, where, pixels):
+    def stop_at_third(self, spec, where, pixels, **keys):
         calls.append(where)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return attack(self, spec, where, pixels)
+        return attack(self, spec, where, pixels, **keys)
 
     monkeypatch.setattr(evaluation.Evaluation, "run_attack", stop_at_third)
     one = {"DATALOADER__TEST__BATCH_SIZE": 1}
@@ -178,9 +178,9 @@ def test_an_interrupted_attack_goes_on(arguments, run, tmp_path, monkeypatch):
     done = calls[:2]
     calls.clear()
 
-    def go_on(self, spec, where, pixels):
+    def go_on(self, spec, where, pixels, **keys):
         calls.append(where)
-        return attack(self, spec, where, pixels)
+        return attack(self, spec, where, pixels, **keys)
 
     monkeypatch.setattr(evaluation.Evaluation, "run_attack", go_on)
     assert run(arguments("ZeroshotCLIP", out="cut", **one))[0] == 0

@@ -110,5 +110,6 @@ def describe(threat: Mapping) -> str:
         if threat["objective"]
         else "",
         _scoring(threat),
+        f"defence {threat['defence']}" if threat.get("defence") else "",
     ]
     return ", ".join(filter(None, parts))

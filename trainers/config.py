@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
+from . import defences
 from .attacks import specs_from_cfg
 from .errors import UserError
 
@@ -47,6 +48,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         _default(cfg, f"ATTACK.TEST.{name}", value)
     _default(cfg, "ATTACK.TEST.LIST", [])  # several attacks: what differs from the node, each
 
+    defences.extend_cfg(cfg)
     for method in METHODS.values():
         method.extend_cfg(cfg)
 
@@ -91,6 +93,7 @@ def check_cfg(cfg: CfgNode) -> None:
                 f"ATTACK.TEST has target 'embedding', which knows no text, with objective "
                 f"'{spec.objective}'; use OBJECTIVE embedding_kl or TARGET end_to_end"
             )
+    defences.build_defence(cfg)
     if cfg.TRAINER.NAME in METHODS:
         METHODS[cfg.TRAINER.NAME].check_keys(cfg)
 

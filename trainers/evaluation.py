@@ -31,6 +31,7 @@ from .attacks import (
 )
 from .attacks.spec import LABELLED
 from .bank import build_bank, sample_seed
+from .defences import Defence, defended
 from .images import batches
 from .io import read_json, sha256_file, write_json
 
@@ -60,18 +61,32 @@ class Evaluation:
         cache: for features that do not depend on prompts, shared by all runs.
         batch_size: images per forward.
         probes: images on which the model is questioned after a white-box attack; 0: none.
+        defence: purifies images in front of the model; None: nothing does.
+        eot: draws per step of an attack that goes through a random defence.
     """
 
-    def __init__(self, trainer, items, *, folder, cache, batch_size: int, probes: int = 0):
+    def __init__(
+        self,
+        trainer,
+        items,
+        *,
+        folder,
+        cache,
+        batch_size: int,
+        probes: int = 0,
+        defence: Defence | None = None,
+        eot: int = 1,
+    ):
         self.trainer, self.items = trainer, list(items)
         self.folder, self.cache, self.batch_size = Path(folder), Path(cache), batch_size
-        self.probes = probes
+        self.probes, self.defence, self.eot = probes, defence, eot
         self.device = trainer.clip.device
         self.labels = torch.tensor([item.label for item in self.items], device=self.device)
         with torch.no_grad():
             self.texts = trainer.text_features()  # (K, D), unit length
         self.clean_right: torch.Tensor | None = None
-        self.outcomes: list[tuple[AttackSpec, torch.Tensor]] = []  # (N,) bool each
+        # of the attacks so far: what it was, whether it went through the defence, (N,) bool
+        self.outcomes: list[tuple[AttackSpec, bool, torch.Tensor]] = []
 
     # --- the model under test ------------------------------------------------------------------
 
@@ -80,9 +95,17 @@ class Evaluation:
         features = torch.nn.functional.normalize(features.float(), dim=-1)
         return self.trainer.clip.logit_scale * features @ texts.t()
 
+    def bare(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, K) without the input defence, for pixels in [0, 1]."""
+        return self.logits_of(self.trainer.image_features(pixels), self.texts)
+
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the defended model's logits (B, K) for pixels in [0, 1]."""
-        return self.logits_of(self.trainer.image_features(pixels), self.texts)
+        return defended(self.bare, self.defence, adaptive=False)[0](pixels)
+
+    def attacked(self, forward, seen: bool):
+        """Return ``forward`` as the attacker has it: through the defence if it is seen."""
+        return defended(forward, self.defence, adaptive=seen, eot=self.eot)[1]
 
     @cached_property
     def handmade(self) -> torch.Tensor:
@@ -105,7 +128,7 @@ class Evaluation:
     @torch.no_grad()
     def clean(self) -> torch.Tensor:
         """Return the logits (N, K) on clean images and remember which are right."""
-        if self.trainer.frozen_image_tower:
+        if self.trainer.frozen_image_tower and self.defence is None:
             rows = self._bank(None, "clean features").features.to(self.device)
             logits = self.logits_of(rows, self.texts)
         else:
@@ -116,18 +139,23 @@ class Evaluation:
 
     # --- attacked ------------------------------------------------------------------------------
 
-    def attack(self, spec: AttackSpec) -> dict:
-        """Return the record's entry for one test attack. Call :meth:`clean` first."""
-        if spec.target == "embedding" and self.trainer.frozen_image_tower:
+    def attack(self, spec: AttackSpec, *, seen: bool = False) -> dict:
+        """Return the record's entry for one test attack. Call :meth:`clean` first.
+
+        Args:
+            seen: the attack goes through the input defence; otherwise its images are made without.
+        """
+        if spec.target == "embedding" and self.trainer.frozen_image_tower and not self.defence:
             right, checks, seconds = self._from_bank(spec)
             right &= self.clean_right
         else:
-            right, checks, seconds = self._attack_parts(spec)
-        self.outcomes.append((spec, right))
-        figures, warnings = self._probe(spec, right)
+            right, checks, seconds = self._attack_parts(spec, seen)
+        self.outcomes.append((spec, seen, right))
+        figures, warnings = self._probe(spec, right, seen)
         n, correct, clean = len(right), int(right.sum()), int(self.clean_right.sum())
         return {
             **spec.describe(),
+            **({"defence": self._defence_in_words(seen)} if self.defence else {}),
             "n": n,
             "correct": correct,
             "seconds": round(seconds, 3),
@@ -135,15 +163,22 @@ class Evaluation:
             "warnings": verify(spec, checks, clean / n, correct / n) + warnings,
         }
 
-    def _probe(self, spec: AttackSpec, right: torch.Tensor) -> tuple[dict, list[str]]:
+    def _defence_in_words(self, seen: bool) -> str:
+        name, *settings = (f"{k} {v}" for k, v in self.defence.describe().items())
+        how = f"seen by the attack, eot {self.eot}" if seen else "unseen by the attack"
+        return ", ".join([name.removeprefix("name "), *settings, how])
+
+    def _probe(self, spec: AttackSpec, right: torch.Tensor, seen: bool) -> tuple[dict, list[str]]:
         """Ask the model what an attack on it cannot see; see ``attacks/probes.py``."""
         able = self.clean_right.nonzero().flatten().tolist()
         labelled = spec.objective in LABELLED and spec.target == "end_to_end"
-        if not (labelled and able and self.probes and spec.eps and spec.steps):
+        whole = (seen or self.defence is None) and len(self.texts) > 1
+        if not (labelled and whole and able and self.probes and spec.eps and spec.steps):
             return {}, []
         chosen = sorted({able[i * len(able) // self.probes] for i in range(self.probes)})
         where, pixels = next(self.pixels(chosen, "probes", len(chosen)))
-        figures = probe(self.logits, pixels, self.labels[where], spec, self._seeds(where))
+        model = self.attacked(self.bare, seen)
+        figures = probe(model, pixels, self.labels[where], spec, self._seeds(where))
         return figures, judge(figures, spec, right[where].float().mean().item())
 
     def _bank(self, spec: AttackSpec | None, title: str):
@@ -165,23 +200,23 @@ class Evaluation:
             logits = self.logits_of(bank.features.to(self.device), self.texts)
         return logits.argmax(1) == self.labels, bank.checks, bank.seconds
 
-    def _attack_parts(self, spec: AttackSpec):
+    def _attack_parts(self, spec: AttackSpec, seen: bool):
         """Run an attack, or the parts of a composed one, each on what is still right."""
         right, total, seconds = self.clean_right.clone(), AttackChecks(), 0.0
-        for before, outcome in self.outcomes if spec.adaptive else ():
-            same = (before.target, before.norm) == (spec.target, spec.norm)
+        for before, saw, outcome in self.outcomes if spec.adaptive else ():
+            same = (before.target, before.norm, saw) == (spec.target, spec.norm, seen)
             if same and before.eps <= spec.eps:
                 right &= outcome
         for part in parts_of(spec, len(self.texts)):
-            right, checks, took = self._attack_images(part, right)
+            right, checks, took = self._attack_images(part, right, seen)
             total.merge(checks)
             seconds += took
         return right, total.summary(), seconds
 
-    def _attack_images(self, spec: AttackSpec, right: torch.Tensor):
+    def _attack_images(self, spec: AttackSpec, right: torch.Tensor, seen: bool):
         """Attack the samples in ``right`` (N,); return which of them are left."""
         positions = right.nonzero().flatten().tolist()
-        key = self._key(spec, [self.items[i].impath for i in positions])
+        key = self._key(spec, seen, [self.items[i].impath for i in positions])
         path = self.folder / f"{key[:16]}.json"
         state = self._resume(path, key)
         checks, saved = AttackChecks(**state.checks), time.monotonic()
@@ -191,13 +226,12 @@ class Evaluation:
         title = f"{spec.target} {spec.name}"
         clock, before = time.perf_counter(), state.seconds
         for where, pixels in self.pixels(positions[len(state.right) :], title, size):
-            result = self.run_attack(spec, where, pixels)
+            result = self.run_attack(spec, where, pixels, seen=seen)
             checks.add(result)
             with torch.no_grad():
                 still = self.logits(result.images).argmax(1) == self.labels[where]
-            if (
-                spec.target == "end_to_end" and result.right is not None
-            ):  # found with other images in the batch: both count
+            found = spec.target == "end_to_end" and self.defence is None
+            if found and result.right is not None:  # with other images in the batch: both count
                 still &= result.right
             state.right += still.tolist()
             state.checks, state.seconds = asdict(checks), before + time.perf_counter() - clock
@@ -209,19 +243,20 @@ class Evaluation:
         left[positions] = torch.tensor(state.right, dtype=torch.bool, device=self.device)
         return left, checks, state.seconds
 
-    def run_attack(self, spec: AttackSpec, where: list[int], pixels: torch.Tensor):
+    def run_attack(self, spec: AttackSpec, where: list[int], pixels: torch.Tensor, *, seen=False):
         """Attack the images at positions ``where``; the starts depend on image content only."""
-        seeds = self._seeds(where)
-        labels, clip = self.labels[where], self.trainer.clip
-        forward, still_right = self.logits, None
+        seeds, labels, clip = self._seeds(where), self.labels[where], self.trainer.clip
+        whole = self.attacked(self.bare, seen)
+        forward, still_right = whole, None
         if spec.target == "end_to_end":
-            still_right = lambda x: self.logits(x).argmax(1) == labels  # noqa: E731
-        elif spec.target == "frozen_prompt":
-            forward = lambda x: self.logits_of(clip.encode_image(x), self.handmade)  # noqa: E731
-        if spec.objective == "embedding_kl":
-            forward = (
-                self.trainer.image_features if spec.target == "end_to_end" else clip.encode_image
-            )
+            still_right = lambda x: whole(x).argmax(1) == labels  # noqa: E731
+            if spec.objective == "embedding_kl":
+                forward = self.attacked(self.trainer.image_features, seen)
+        elif spec.objective == "embedding_kl":
+            forward = self.attacked(clip.encode_image, seen)
+        else:
+            frozen = lambda x: self.logits_of(clip.encode_image(x), self.handmade)  # noqa: E731
+            forward = self.attacked(frozen, seen)
         if spec.adaptive:
             return build_part(spec, forward, labels).run(pixels, seeds)
         with torch.no_grad():
@@ -232,9 +267,10 @@ class Evaluation:
     def _seeds(self, where: list[int]) -> list[int]:
         return [sample_seed(TEST_SEED, sha256_file(self.items[i].impath), 0) for i in where]
 
-    def _key(self, spec: AttackSpec, names: list[str]) -> str:
+    def _key(self, spec: AttackSpec, seen: bool, names: list[str]) -> str:
         """Everything this evaluation depends on, so that another one is never continued."""
         facts = [asdict(spec), self.trainer.clip.sha256, self.trainer.preprocess.key, names]
+        facts += [self.defence.describe(), seen, self.eot] if self.defence else []
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         digest.update(self.texts.cpu().numpy().tobytes())
         digest.update(self.trainer.prompt_digest().encode())

@@ -12,6 +12,7 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 from . import records, templates
 from .attacks import compare, specs_from_cfg
 from .config import METHODS, check_cfg
+from .defences import build_defence
 from .errors import UserError
 from .evaluation import Evaluation
 from .images import Preprocess
@@ -287,6 +288,8 @@ class RobustTrainer(TrainerX):
             cache=self.bank_folder(),
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
             probes=self.cfg.TEST.PROBES,
+            defence=None if split == "val" else build_defence(self.cfg),
+            eot=self.cfg.DEFENCE.EOT,
         )
         print(f"Evaluate on the *{split}* set")
         clock = time.perf_counter()
@@ -294,10 +297,14 @@ class RobustTrainer(TrainerX):
         if split == "val":
             return clean
         attacks = []
-        for spec in specs_from_cfg(self.cfg.ATTACK.TEST, key="ATTACK.TEST"):
-            entry = evaluation.attack(spec)
+        views = {"none": [False], "bpda": [True]}.get(self.cfg.DEFENCE.ADAPTIVE, [False, True])
+        views = views if evaluation.defence else [False]
+        specs = specs_from_cfg(self.cfg.ATTACK.TEST, key="ATTACK.TEST")
+        for spec, seen in ((spec, seen) for seen in views for spec in specs):
+            entry = evaluation.attack(spec, seen=seen)
             attacks.append(entry)
             how = "" if spec.adaptive else f"-{spec.steps} ({spec.objective})"
+            how += f" [{entry['defence']}]" if evaluation.defence else ""
             print(
                 f"* {spec.target} {spec.name}{how} {entry['eps']}: robust accuracy "
                 f"{records.accuracy(entry):.1f}% in {entry['seconds']:.0f} s"

@@ -118,6 +118,7 @@ def compare(attacks: Sequence[Mapping]) -> dict[int, list[str]]:
                 )
             transfer = a["target"] != "end_to_end" and b["target"] == "end_to_end"
             same = a["norm"] == b["norm"] and sizes[i] <= sizes[j] and b["steps"] > 0
+            same = same and "unseen" not in b.get("defence", "")  # else it is no white box
             if transfer and same and a["correct"] < b["correct"]:
                 warnings.setdefault(j, []).append(
                     f"transfer_order: {b['correct']} of {b['n']} are right under this white-box "
@@ -129,4 +130,4 @@ def compare(attacks: Sequence[Mapping]) -> dict[int, list[str]]:
 
 def _like(a: Mapping, b: Mapping) -> bool:
     fields = ("name", "objective", "target", "steps", "restarts", "start", "norm", "drop")
-    return all(a[field] == b[field] for field in fields)
+    return all(a.get(field) == b.get(field) for field in (*fields, "defence"))

@@ -31,7 +31,7 @@ __all__ = [
     "straight_through",
 ]
 
-ADAPTIVE = ("none", "bpda")
+ADAPTIVE = ("both", "none", "bpda")
 
 
 def extend_cfg(cfg) -> None:
@@ -46,7 +46,7 @@ def extend_cfg(cfg) -> None:
         QUALITY=75,  # jpeg: 1 to 95 (ours; Guo et al., 2018, use it too)
         T=150,  # diffpure: diffusion steps forth and back, of usually 1000 (paper)
         MODEL="",  # super_resolution: EDSR weights, "": bicubic (ours); diffpure: folder or hub
-        ADAPTIVE="none",  # attacks without the defence (paper), or bpda: through it (ours)
+        ADAPTIVE="both",  # attacks made without the defence (none, paper), through it (bpda), both
         EOT=1,  # draws per step of an adaptive attack on a random defence (ours)
     )
 
