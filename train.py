@@ -57,6 +57,8 @@ def setup_cfg(args: argparse.Namespace):
     for file in (args.dataset_config_file, args.config_file, args.attack_config_file):
         if file:
             runs.merge_file(cfg, file)
+    # a data set knows what keeps its labels; the command line has the last word
+    cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
     given = {
         "DATASET.ROOT": args.root, "OUTPUT_DIR": args.output_dir, "RESUME": args.resume,
         "DATASET.SOURCE_DOMAINS": args.source_domains, "INPUT.TRANSFORMS": args.transforms,

@@ -479,3 +479,20 @@ def test_records_hold_the_whole_configuration(arguments, run, tmp_path):
     assert run(arguments("ZeroshotCLIP"))[0] == 0
     stored = json.loads((tmp_path / "run" / "record.json").read_text())["config"]
     assert stored["ATTACK.TEST.LIST"][0]["EPS"] == "16" and stored["SEED"] == 1
+
+
+def test_a_data_set_may_say_which_augmentation_keeps_its_labels(arguments, tmp_path):
+    import train
+
+    yaml = tmp_path / "own.yaml"
+    yaml.write_text("DATASET:\n  NAME: Shapes\n  TRANSFORMS: [random_translation]\n")
+
+    def transforms(*extra, file=yaml):
+        words = arguments("AdvPT")
+        words[words.index("--dataset-config-file") + 1] = str(file)
+        return train.setup_cfg(train.parser().parse_args([*words, *extra])).INPUT.TRANSFORMS
+
+    usual = ["random_resized_crop", "random_flip"]
+    assert list(transforms(file=REPO / "configs/datasets/oxford_pets.yaml")) == usual
+    assert list(transforms()) == ["random_translation"]
+    assert list(transforms("INPUT.TRANSFORMS", "['random_flip']")) == ["random_flip"]
