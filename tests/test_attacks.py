@@ -124,7 +124,7 @@ def test_list_entries_override_the_node():
         ({"objective": "embeding_kl"}, "Did you mean embedding_kl"),
         ({"target": "prompt"}, "is unknown"),
         ({"start": "zer"}, "Did you mean zero"),
-        ({"norm": "l2"}, "is unknown"),
+        ({"norm": "l7"}, "is unknown"),
         ({"steps": -1}, "integer >= 0"),
         ({"steps": 2.5}, "integer >= 0"),
         ({"restarts": 0}, "integer >= 1"),

@@ -23,6 +23,9 @@ _OBJECTIVES = {"margin": "margin", "dlr": "DLR", "kl": "KL", "embedding_kl": "em
 _ALGORITHMS = {
     "pgd": "PGD",
     "fgsm": "FGSM",
+    "mi": "MI-FGSM",
+    "di": "DI-FGSM",
+    "mdi": "MI-DI-FGSM",
     "autoattack": "AutoAttack",
     "apgd": "APGD-CE+DLR",
     "apgd-ce": "APGD-CE",
@@ -62,7 +65,7 @@ def threat_label(threat: Mapping) -> str:
         name = f"PGD-{threat['steps']}" if threat["steps"] else "noise"
     elif threat["name"] in _FOLLOWS and threat["steps"] not in (100, 5000):
         name += f"-{threat['steps']}"
-    label = f"{name} {size(threat['eps'])}"
+    label = f"{name} {size(threat['eps']) if threat['eps'] else 'without a ball'}"
     objective = _OBJECTIVES.get(threat["objective"])
     return f"{label} ({objective})" if objective and threat["steps"] else label
 
@@ -97,11 +100,11 @@ def _scoring(threat: Mapping) -> str:
 
 def describe(threat: Mapping) -> str:
     """Return the full threat model in one line."""
-    norm = {"linf": "Linf"}.get(threat["norm"], threat["norm"])
+    norm = {"linf": "Linf", "l2": "L2"}.get(threat["norm"], threat["norm"])
     restarts = threat["restarts"]
     parts = [
-        f"{norm} ball",
-        f"eps {size(threat['eps'])}",
+        f"{norm} ball" if threat["eps"] else f"no ball (it seeks the nearest in {norm})",
+        f"eps {size(threat['eps'])}" if threat["eps"] else "",
         f"alpha {size(threat['alpha'])}" if threat["alpha"] else "",
         f"{threat['steps']} steps",
         f"{restarts} restart{'s' if restarts > 1 else ''}",
@@ -109,6 +112,7 @@ def describe(threat: Mapping) -> str:
         f"objective {_OBJECTIVES.get(threat['objective'], 'cross entropy')}"
         if threat["objective"]
         else "",
+        ", ".join(f"{key} {value}" for key, value in threat.get("kwargs", {}).items()),
         _scoring(threat),
         f"defence {threat['defence']}" if threat.get("defence") else "",
     ]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import MetricMeter, set_random_seed
 
-from .attacks import AttackSpec, GradientAttack, NotFinite, objective_for, specs_from_cfg
+from .attacks import AttackSpec, NotFinite, gradient_attack, objective_for, specs_from_cfg
 from .config import PRECISIONS, add_defaults, at_least, one_of
 from .errors import UserError
 from .losses import mean_ce
@@ -87,7 +87,7 @@ class Batch:
             return self.trainer.output(images, texts, for_attack=True).logits
 
         loss = objective_for(spec, forward, labels=self.labels[rows], reference=reference)
-        attack = GradientAttack(loss, spec)
+        attack = gradient_attack(loss, spec, spec.kwargs)
         return attack.run(self.pixels[rows], self.seeds[rows], scored=False).images
 
 

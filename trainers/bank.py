@@ -25,8 +25,8 @@ from tqdm import tqdm
 from .attacks import (
     AttackChecks,
     AttackSpec,
-    GradientAttack,
     check_pixels,
+    gradient_attack,
     objective_for,
     verify,
 )
@@ -66,6 +66,11 @@ class Bank:
         return len(self.labels)
 
 
+def _facts(spec: AttackSpec) -> dict:
+    """Everything an attack is; no settings count as before there were any, so that banks stay."""
+    return {name: value for name, value in asdict(spec).items() if name != "kwargs" or value}
+
+
 def bank_key(
     *,
     weights: str,
@@ -92,7 +97,7 @@ def bank_key(
         "images": list(images),
         "labels": [int(label) for label in labels],
         "preprocess": str(preprocess),
-        "attack": None if spec is None else asdict(spec),
+        "attack": None if spec is None else _facts(spec),
         "views": int(views),
         "precision": str(precision),
         "seed": int(seed),
@@ -353,11 +358,12 @@ def _attack_chunk(
         views = [clean]
         if spec is not None:
             _check_finite(clean, names, precision)
-            attack = GradientAttack(objective_for(spec, clip.encode_image, reference=clean), spec)
+            loss = objective_for(spec, clip.encode_image, reference=clean)
+            attack = gradient_attack(loss, spec, spec.kwargs)
             views = []
             for view_seeds in zip(*starts, strict=True):  # B seeds of one view
                 result = attack.run(pixels, view_seeds)
-                checks.add(result)
+                checks.add(result, pixels)
                 with torch.no_grad():
                     views.append(clip.encode_image(result.images))
         for features in views:

@@ -6,6 +6,7 @@ from yacs.config import CfgNode
 
 from . import defences
 from .attacks import specs_from_cfg
+from .attacks.catalogue import FAMILY
 from .errors import UserError
 
 PRECISIONS = ("fp32", "amp", "bf16")
@@ -42,7 +43,7 @@ def extend_cfg(cfg: CfgNode) -> None:
              "START": "uniform", "OBJECTIVE": "embedding_kl", "TARGET": "embedding"}  # fmt: skip
     test = {"NAME": "pgd", "EPS": "1/255", "ALPHA": "1/255", "STEPS": 100, "RESTARTS": 1,
             "START": "uniform", "OBJECTIVE": "ce", "TARGET": "end_to_end",
-            "DROP": False}  # fmt: skip
+            "DROP": False, "NORM": "linf", "KWARGS": CfgNode(new_allowed=True)}  # fmt: skip
     for name, value in train.items():
         _default(cfg, f"ATTACK.TRAIN.{name}", value)
     for name, value in test.items():
@@ -87,7 +88,12 @@ def check_cfg(cfg: CfgNode) -> None:
     one_of("TEST.PROTOCOL", cfg.TEST.PROTOCOL, PROTOCOLS)
     for key, least in (("N_CTX", 1), ("VIEWS", 1), ("BANK_BATCH", 1), ("CLASS_CHUNK", 0)):
         at_least(f"TRAINER.ADVPT.{key}", advpt[key], least)
-    specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
+    for spec in specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN"):
+        if spec.name not in FAMILY:
+            raise UserError(
+                f"ATTACK.TRAIN.NAME is '{spec.name}', which is for tests; train with one of: "
+                f"{', '.join(FAMILY)}"
+            )
     for spec in specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST"):
         if spec.target == "embedding" and spec.objective != "embedding_kl":
             raise UserError(

@@ -19,10 +19,13 @@ import torch
 from tqdm import tqdm
 
 from .attacks import (
+    Aimed,
     AttackChecks,
     AttackSpec,
-    GradientAttack,
+    LibraryAttack,
+    aims_of,
     build_part,
+    gradient_attack,
     judge,
     objective_for,
     parts_of,
@@ -205,7 +208,7 @@ class Evaluation:
         right, total, seconds = self.clean_right.clone(), AttackChecks(), 0.0
         for before, saw, outcome in self.outcomes if spec.adaptive else ():
             same = (before.target, before.norm, saw) == (spec.target, spec.norm, seen)
-            if same and before.eps <= spec.eps:
+            if same and before.eps is not None and before.eps <= spec.eps:
                 right &= outcome
         for part in parts_of(spec, len(self.texts)):
             right, checks, took = self._attack_images(part, right, seen)
@@ -221,13 +224,13 @@ class Evaluation:
         state = self._resume(path, key)
         checks, saved = AttackChecks(**state.checks), time.monotonic()
         size = self.batch_size
-        if spec.adaptive and self.device.type == "cpu":
+        if (spec.adaptive or spec.library) and self.device.type == "cpu":
             size = min(size, CPU_BATCH)
         title = f"{spec.target} {spec.name}"
         clock, before = time.perf_counter(), state.seconds
         for where, pixels in self.pixels(positions[len(state.right) :], title, size):
             result = self.run_attack(spec, where, pixels, seen=seen)
-            checks.add(result)
+            checks.add(result, pixels)
             with torch.no_grad():
                 still = self.logits(result.images).argmax(1) == self.labels[where]
             found = spec.target == "end_to_end" and self.defence is None
@@ -259,10 +262,17 @@ class Evaluation:
             forward = self.attacked(frozen, seen)
         if spec.adaptive:
             return build_part(spec, forward, labels).run(pixels, seeds)
+        if spec.library:
+            return LibraryAttack(forward, labels, spec, spec.kwargs).run(pixels, seeds)
+        aim = spec.kwargs.get("aim")
         with torch.no_grad():
-            reference = forward(pixels) if spec.objective in ("kl", "embedding_kl") else None
-        loss = objective_for(spec, forward, labels=labels, reference=reference)
-        return GradientAttack(loss, spec).run(pixels, seeds, still_right)
+            needed = aim is not None or spec.objective not in LABELLED
+            reference = forward(pixels) if needed else None
+        if aim is not None:
+            loss = Aimed(forward, labels, aims_of(aim, reference, labels, seeds))
+        else:
+            loss = objective_for(spec, forward, labels=labels, reference=reference)
+        return gradient_attack(loss, spec, spec.kwargs).run(pixels, seeds, still_right)
 
     def _seeds(self, where: list[int]) -> list[int]:
         return [sample_seed(TEST_SEED, sha256_file(self.items[i].impath), 0) for i in where]

@@ -41,7 +41,7 @@ def save_grid(
     labels: Sequence[str],
     before: Sequence[Prediction],
     after: Sequence[Prediction],
-    eps: float,
+    eps: float | None,
     title: str = "",
 ) -> Path:
     """Draw one row per image: clean, the perturbation times ten around grey, adversarial.
@@ -53,7 +53,7 @@ def save_grid(
         clean, adversarial: (N, 3, H, W) in [0, 1].
         labels: the N true class names.
         before, after: the N predictions on the clean and on the adversarial images.
-        eps: the attack's radius, a float in [0, 1].
+        eps: the attack's radius, a float in [0, 1]; None without a ball.
         title: a line above the picture.
 
     Raises:
@@ -70,7 +70,8 @@ def save_grid(
             f"{len(labels)} labels, {len(before)} and {len(after)} predictions"
         )
     noise = (0.5 + MAGNIFICATION * (adversarial - clean)).clamp(0, 1)
-    heads = ("clean", f"perturbation x{MAGNIFICATION}, eps {eps * 255:g}/255", "adversarial")
+    radius = "" if eps is None else f", eps {eps * 255:g}/255"
+    heads = ("clean", f"perturbation x{MAGNIFICATION}{radius}", "adversarial")
 
     row, top = _CELL + 0.52, 0.42 + (0.34 if title else 0.0)  # inches
     width, height = 3 * (_CELL + 0.2) + 0.2, count * row + top + 0.12

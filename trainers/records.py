@@ -91,7 +91,7 @@ def _is_eps(value) -> bool:
     if not (isinstance(value, str) and value.endswith("/255")):
         return False
     try:
-        return 0 <= _eps(value) <= 1
+        return 0 <= _eps(value) <= 100  # radii in L2 may exceed 1
     except ValueError:
         return False
 
@@ -125,7 +125,7 @@ _THREAT = {
     "name": _TEXT,
     "objective": _optional(_one_of("ce", "margin", "dlr", "kl", "embedding_kl")),
     "target": _one_of("end_to_end", "frozen_prompt", "embedding"),
-    "eps": _EPS,
+    "eps": _optional(_EPS),  # null: no ball
     "alpha": _optional(_EPS),
     "steps": _integer(0),
     "restarts": _integer(1),
@@ -233,6 +233,8 @@ def validate_record(record, where="record") -> dict:
             fail(prefix[:-1], attack, "JSON values only")
         _check_fields(attack["checks"], _CHECKS, prefix + "checks.", fail)
         largest = attack["checks"]["max_linf"]
+        if attack["norm"] == "linf" and not (attack["eps"] and _eps(attack["eps"]) <= 1):
+            fail(prefix + "eps", attack["eps"], "a radius up to 255/255 in L_inf")
         if attack["norm"] == "linf" and largest > _eps(attack["eps"]) + _BALL_SLACK:
             fail(prefix + "checks.max_linf", largest, f"at most eps = {attack['eps']}")
         if attack["n"] != clean["n"]:

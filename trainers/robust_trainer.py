@@ -303,10 +303,11 @@ class RobustTrainer(TrainerX):
         for spec, seen in ((spec, seen) for seen in views for spec in specs):
             entry = evaluation.attack(spec, seen=seen)
             attacks.append(entry)
-            how = "" if spec.adaptive else f"-{spec.steps} ({spec.objective})"
+            known = spec.adaptive or spec.library
+            how = "" if known else f"-{spec.steps} ({spec.objective})"
             how += f" [{entry['defence']}]" if evaluation.defence else ""
             print(
-                f"* {spec.target} {spec.name}{how} {entry['eps']}: robust accuracy "
+                f"* {spec.target} {spec.name}{how} {entry['eps'] or 'no ball'}: robust accuracy "
                 f"{records.accuracy(entry):.1f}% in {entry['seconds']:.0f} s"
             )
             for warning in entry["warnings"]:

@@ -2,18 +2,24 @@
 
 from .autoattack import build_part, parts_of
 from .checks import AttackChecks, summarise, verify
+from .family import Aimed, aims_of, gradient_attack
 from .gradient import AttackResult, GradientAttack, NotFinite, check_pixels, objective_for
+from .library import LibraryAttack
 from .probes import compare, judge, probe
 from .spec import AttackSpec, parse_255, specs_from_cfg
 
 __all__ = [
+    "Aimed",
     "AttackChecks",
     "AttackResult",
     "AttackSpec",
     "GradientAttack",
     "NotFinite",
+    "LibraryAttack",
+    "aims_of",
     "build_part",
     "check_pixels",
+    "gradient_attack",
     "compare",
     "judge",
     "objective_for",

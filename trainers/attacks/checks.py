@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from torch import Tensor
+
+from .geometry import length
 from .gradient import AttackResult
 from .spec import AttackSpec
 
 BALL_SLACK = 1e-6  # float32 rounding of x + delta
 ZERO_GRAD_SHARE = 0.01
+NO_BALL_LEFT = 0.05
 
 
 @dataclass
@@ -22,12 +26,19 @@ class AttackChecks:
     zero_grad: int = 0
     loss_first: float = 0.0
     loss_last: float = 0.0
+    max_l2: float = 0.0
+    broken: int = 0
+    far: dict = field(default_factory=dict)  # distance -> its sum over the broken
 
-    def add(self, result: AttackResult) -> None:
-        """Count one batch."""
-        images = result.images
+    def add(self, result: AttackResult, clean: Tensor | None = None) -> None:
+        """Count one batch; with the ``clean`` images, also how far it went in L2."""
+        images, reached, broken = result.images, getattr(result, "reached", None), result.right
+        l2 = 0.0 if clean is None else length(images - clean.float(), "l2").amax().item()
         self.merge(
             AttackChecks(
+                max_l2=l2,
+                broken=int((~broken).sum()) if reached else 0,
+                far={k: float(v[~broken].double().sum()) for k, v in (reached or {}).items()},
                 n=len(images),
                 max_linf=result.max_linf,
                 in_range=bool(((images >= 0) & (images <= 1)).all()),
@@ -45,14 +56,21 @@ class AttackChecks:
         self.zero_grad += other.zero_grad
         self.loss_first += other.loss_first
         self.loss_last += other.loss_last
+        self.max_l2 = max(self.max_l2, other.max_l2)
+        self.broken += other.broken
+        self.far = {k: self.far.get(k, 0) + v for k, v in other.far.items()} or self.far
 
     def summary(self) -> dict:
         """Return ``max_linf`` (in [0, 1]), ``in_range``, ``zero_grad_share``, ``loss_rises``.
 
         ``loss_rises``: the mean loss at the returned images exceeds the mean loss at the starts,
-        or no image was attacked.
+        or no image was attacked. From attacks without a ball also ``reached``: the mean distances
+        ``l0`` (pixels), ``l1``, ``l2`` and ``linf`` of the images that were broken, null if none.
         """
-        return {
+        means = {k: v / self.broken if self.broken else None for k, v in self.far.items()}
+        extra = {"reached": means} if means else {}
+        extra |= {"max_l2": self.max_l2} if self.max_l2 else {}
+        return extra | {
             "max_linf": self.max_linf,
             "in_range": self.in_range,
             "zero_grad_share": self.zero_grad / max(self.n, 1),
@@ -83,7 +101,16 @@ def verify(
         RuntimeError: the perturbation leaves the ball or the image leaves [0, 1]. No number made
             with such an attack means anything.
     """
-    if not summary["max_linf"] <= spec.eps + BALL_SLACK:
+    if (
+        spec.norm == "l2"
+        and spec.eps is not None
+        and not summary.get("max_l2", 0) <= spec.eps + 1e-5
+    ):
+        raise RuntimeError(
+            f"max_l2: an image moved by {summary['max_l2']:.6g} in L2, "
+            f"outside the ball of {spec.eps:.6g}"
+        )
+    if spec.norm == "linf" and not summary["max_linf"] <= spec.eps + BALL_SLACK:
         raise RuntimeError(
             f"max_linf: a pixel moved by {summary['max_linf'] * 255:.4f}/255, "
             f"outside the ball of {spec.eps * 255:.4f}/255"
@@ -91,15 +118,21 @@ def verify(
     if not summary["in_range"]:
         raise RuntimeError("in_range: an adversarial image leaves [0, 1]")
     warnings = []
-    if spec.eps > 0 and summary["zero_grad_share"] > ZERO_GRAD_SHARE:
+    moves = spec.eps is None or spec.eps > 0
+    if moves and summary["zero_grad_share"] > ZERO_GRAD_SHARE:
         warnings.append(
             f"zero_grad_share: the gradient is exactly 0 for {summary['zero_grad_share']:.1%} of "
             "the samples (over 1 %): precision too low, or gradients masked"
         )
-    if spec.eps > 0 and spec.steps > 0 and not summary["loss_rises"]:
+    if moves and spec.steps > 0 and not summary["loss_rises"]:
         warnings.append("loss_rises: the attack did not raise its own loss; alpha may be too large")
     if clean_acc is not None and robust_acc is not None and robust_acc > clean_acc:
         warnings.append(
             f"order: robust accuracy {robust_acc:.1%} exceeds clean accuracy {clean_acc:.1%}"
+        )
+    if spec.eps is None and spec.steps and robust_acc is not None and robust_acc > NO_BALL_LEFT:
+        warnings.append(
+            f"no_ball: {robust_acc:.1%} are left by an attack that may go as far as it likes, so "
+            "it is too weak: more steps or other KWARGS; this figure is no robust accuracy"
         )
     return warnings

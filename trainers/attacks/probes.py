@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..losses import margin
-from .gradient import GradientAttack, objective_for
+from .family import gradient_attack
+from .gradient import objective_for
 from .spec import AttackSpec
 
 LARGE_EPS = 64 / 255  # nothing of this kind survives it
@@ -37,24 +38,24 @@ def probe(
     * ``step_rises``: share whose margin loss rises by a step of eps/4 along the gradient's sign;
     * ``batch_logits``: largest change of a logit when an image is shown alone.
     """
-    start = replace(spec, start="uniform", restarts=1, drop=True)
+    start = replace(spec, name="pgd", kwargs={}, start="uniform", restarts=1, drop=True)
     noise = replace(start, steps=0)
     large = replace(
-        start, eps=LARGE_EPS, alpha=LARGE_EPS / 4, steps=LARGE_STEPS, objective="margin"
-    )
+        start, norm="linf", eps=LARGE_EPS, alpha=LARGE_EPS / 4, steps=LARGE_STEPS,
+        objective="margin",
+    )  # fmt: skip
+
+    def run(threat):
+        loss = objective_for(threat, logits, labels=labels)
+        return gradient_attack(loss, threat).run(pixels, seeds)
+
     right = {
-        name: GradientAttack(objective_for(threat, logits, labels=labels), threat)
-        .run(pixels, seeds)
-        .right.float()
-        .mean()
-        .item()
+        name: run(threat).right.float().mean().item()
         for name, threat in (("noise_right", noise), ("large_eps_right", large))
     }
-    step = replace(
-        spec, objective="margin", start="zero", steps=1, restarts=1, drop=False,
-        alpha=spec.eps / 4,
-    )  # fmt: skip
-    moved = GradientAttack(objective_for(step, logits, labels=labels), step).run(pixels, seeds)
+    moved = run(
+        replace(start, objective="margin", start="zero", steps=1, drop=False, alpha=spec.eps / 4)
+    )
     with torch.no_grad():
         together = logits(pixels)
         rises = margin(logits(moved.images), labels) > margin(together, labels)
@@ -108,7 +109,8 @@ def compare(attacks: Sequence[Mapping]) -> dict[int, list[str]]:
         warnings for the attacks by their positions in the list.
     """
     warnings: dict[int, list[str]] = {}
-    sizes = [float(a["eps"].removesuffix("/255")) for a in attacks]
+    # an attack without a ball is larger than none: nothing is compared with NaN
+    sizes = [float((a["eps"] or "nan").removesuffix("/255")) for a in attacks]
     for i, a in enumerate(attacks):
         for j, b in enumerate(attacks):
             if sizes[i] < sizes[j] and _like(a, b) and a["correct"] < b["correct"]:
@@ -130,4 +132,4 @@ def compare(attacks: Sequence[Mapping]) -> dict[int, list[str]]:
 
 def _like(a: Mapping, b: Mapping) -> bool:
     fields = ("name", "objective", "target", "steps", "restarts", "start", "norm", "drop")
-    return all(a.get(field) == b.get(field) for field in (*fields, "defence"))
+    return all(a.get(field) == b.get(field) for field in (*fields, "kwargs", "defence"))

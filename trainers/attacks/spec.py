@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from ..errors import UserError, nearest
+from .catalogue import FAMILY, PREFIX, family_settings, library_fields
 
 # Attacks that choose step size, start and objective by themselves -> their usual number of steps
 # (queries for square). apgd is apgd-ce and apgd-dlr.
@@ -19,18 +20,19 @@ ADAPTIVE = {
     "fab-t": 100,
     "square": 5000,
 }
-NAMES = ("pgd", *ADAPTIVE)
+NAMES = (*FAMILY, *ADAPTIVE)
 STARTS = ("uniform", "one_sided", "zero")
 OBJECTIVES = ("ce", "margin", "kl", "embedding_kl")
 TARGETS = ("end_to_end", "frozen_prompt", "embedding")
-NORMS = ("linf",)
+NORMS = ("linf", "l2")
 
 # Objectives that compare with the model's own clean output: flat at a perturbation of zero.
 FLAT_AT_ZERO = ("kl", "embedding_kl")
 LABELLED = ("ce", "margin")
+MOST_L2 = 100  # largest radius in L2; 224x224 images are at most 388 apart
 
 
-def parse_255(value, key: str) -> float:
+def parse_255(value, key: str, most: float = 255) -> float:
     """Turn a size given in 1/255 into a float in [0, 1].
 
     ``4``, ``"4"``, ``4.0`` and ``"4/255"`` all mean 4/255. A bare number between 0 and 0.1 is
@@ -39,9 +41,10 @@ def parse_255(value, key: str) -> float:
     Args:
         value: number or string from a config.
         key: the config key, for the message.
+        most: largest number allowed; radii in L2 may exceed 255.
 
     Raises:
-        UserError: no number, outside 0..255, or a fraction of 1.
+        UserError: no number, outside 0..``most``, or a fraction of 1.
     """
     text = str(value).strip()
     top, slash, bottom = (part.strip() for part in text.partition("/"))
@@ -56,8 +59,8 @@ def parse_255(value, key: str) -> float:
             f"{key} is {text}, which looks like a fraction of 1 but is read in 1/255; "
             f"write {_in_255(number, 1)} or {_in_255(number, 1)}/255"
         )
-    if not 0 <= number <= 255:
-        raise UserError(f"{key} is {text}, outside 0..255 (in 1/255); write 4 or 4/255")
+    if not 0 <= number <= most:
+        raise UserError(f"{key} is {text}, outside 0..{most:g} (in 1/255); write 4 or 4/255")
     return number / 255
 
 
@@ -70,9 +73,11 @@ class AttackSpec:
     """One threat: everything that decides which perturbation is found, apart from the model.
 
     Attributes:
-        name: the algorithm: ``pgd``, ``autoattack``, one of its parts (``apgd-ce``, ``apgd-t``,
-            ``fab-t``, ``square``), ``apgd-dlr``, or ``apgd``: ``apgd-ce`` and ``apgd-dlr``.
-        eps: radius of the ball, float in [0, 1] (16/255 = 0.0627).
+        name: the algorithm: ``pgd``, ``fgsm``, ``mi``, ``di``, ``mdi``, ``autoattack``, one of its
+            parts (``apgd-ce``, ``apgd-t``, ``fab-t``, ``square``), ``apgd-dlr``, ``apgd``
+            (``apgd-ce`` and ``apgd-dlr``), or ``torchattacks:CLASS``.
+        eps: radius of the ball, float in [0, 1] (16/255 = 0.0627); None for a class of
+            torchattacks without a ball, such as CW.
         alpha: step size, float in [0, 1].
         steps: gradient steps; 0 leaves the random start, a noise baseline.
         restarts: independent runs of which the worst for the model is kept.
@@ -80,18 +85,20 @@ class AttackSpec:
         objective: the ascended loss, ``ce``, ``margin``, ``kl`` or ``embedding_kl``.
         target: what the attacker differentiates through: ``end_to_end`` (the learned prompt),
             ``frozen_prompt`` (the hand-made one) or ``embedding`` (the image tower alone).
-        norm: ``linf``.
+        norm: ``linf`` or ``l2``; of a class without a ball, what it measures.
         drop: score every iterate and leave a sample alone once it is misclassified. A stronger
             attack than the last iterate, and a cheaper one.
+        kwargs: the attack's own settings, see :mod:`.catalogue`; those not given are filled in.
 
-    The parts of AutoAttack have no alpha, start or objective (None) and always drop.
+    The parts of AutoAttack have no alpha, start or objective (None) and always drop. Classes of
+    torchattacks have no start or objective, and alpha None stands for their own step size.
 
     Raises:
         UserError: a value is unknown, out of range, or the combination cannot work.
     """
 
     name: str
-    eps: float
+    eps: float | None
     alpha: float | None
     steps: int
     restarts: int
@@ -100,13 +107,19 @@ class AttackSpec:
     target: str
     norm: str = "linf"
     drop: bool = False
+    kwargs: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self._check_words(name=NAMES, target=TARGETS, norm=NORMS)
-        if self.adaptive:
-            for field in ("alpha", "start", "objective"):
-                object.__setattr__(self, field, None)
-            object.__setattr__(self, "drop", True)
+        self._check_words(target=TARGETS)
+        if not isinstance(self.kwargs, Mapping):
+            raise UserError(f"attack kwargs is {self.kwargs!r}, expected keys and values")
+        if self.library:
+            self._settle_library()
+        else:
+            self._check_words(name=NAMES, norm=NORMS)
+        if self.adaptive or self.library:
+            own = {"start": None, "objective": None, "drop": self.adaptive}
+            self._set(**own | ({"alpha": None} if self.adaptive else {}))
             if self.target == "embedding":
                 raise UserError(
                     f"attack '{self.name}' needs logits, which target 'embedding' does not have; "
@@ -114,8 +127,11 @@ class AttackSpec:
                 )
         else:
             self._check_words(start=STARTS, objective=OBJECTIVES)
+            self._settle_family()
         self._check_numbers()
-        if self.adaptive:
+        if self.adaptive and self.kwargs:
+            raise UserError(f"attack '{self.name}' takes no settings; leave KWARGS out")
+        if self.adaptive or self.library:
             return
         if self.eps > 0 and self.steps > 0 and self.alpha == 0:
             raise UserError("attack alpha is 0, so that no step moves; give a step size such as 1")
@@ -141,28 +157,56 @@ class AttackSpec:
         """Whether the attack chooses step size, start and objective by itself."""
         return self.name in ADAPTIVE
 
+    @property
+    def library(self) -> bool:
+        """Whether it is a class of torchattacks."""
+        return str(self.name).lower().startswith(PREFIX)
+
+    def _set(self, **values) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _settle_library(self) -> None:
+        given = ("norm", "eps", "alpha", "steps", "kwargs")
+        self._set(**library_fields(self.name, **{name: getattr(self, name) for name in given}))
+
+    def _settle_family(self) -> None:
+        self._set(kwargs=family_settings(self.name, self.kwargs))
+        if self.name == "fgsm":
+            self._set(steps=1, alpha=self.eps)
+        if "aim" in self.kwargs and (self.objective != "ce" or self.target == "embedding"):
+            raise UserError(
+                f"attack KWARGS.aim goes towards a class by its cross-entropy, not by objective "
+                f"'{self.objective}'; use objective 'ce', or leave aim out"
+            )
+        if self.norm == "l2" and self.start == "one_sided":
+            raise UserError("attack start 'one_sided' is L_inf's; use start 'uniform' in L2")
+
     def _check_words(self, **choices_of) -> None:
-        for field, choices in choices_of.items():
-            value = getattr(self, field)
+        for name, choices in choices_of.items():
+            value = getattr(self, name)
             if str(value).lower() not in choices:
                 hint = nearest(value, choices)
-                raise UserError(f"attack {field} {value!r} is unknown.{hint}")
-            object.__setattr__(self, field, str(value).lower())
+                raise UserError(f"attack {name} {value!r} is unknown.{hint}")
+            object.__setattr__(self, name, str(value).lower())
 
     def _check_numbers(self) -> None:
         if not isinstance(self.drop, bool):
             raise UserError(f"attack drop is {self.drop!r}, expected True or False")
-        for field in ("eps",) if self.adaptive else ("eps", "alpha"):
-            value = getattr(self, field)
+        for name in ("eps",) if self.adaptive else ("eps", "alpha"):
+            value = getattr(self, name)
+            if self.library and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UserError(f"attack {field} is {value!r}, expected a float in [0, 1]")
-            if not 0 <= value <= 1:
-                raise UserError(f"attack {field} is {value}, expected a float in [0, 1]")
-            object.__setattr__(self, field, float(value))
-        for field, least in (("steps", 0), ("restarts", 1)):
-            value = getattr(self, field)
+                raise UserError(f"attack {name} is {value!r}, expected a float in [0, 1]")
+            most = 1 if self.norm == "linf" else MOST_L2
+            if not 0 <= value <= most:
+                raise UserError(f"attack {name} is {value}, expected a float in [0, {most}]")
+            object.__setattr__(self, name, float(value))
+        for name, least in (("steps", 0), ("restarts", 1)):
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"attack {field} is {value!r}, expected an integer >= {least}")
+                raise UserError(f"attack {name} is {value!r}, expected an integer >= {least}")
 
     @classmethod
     def from_cfg(cls, node, overrides: Mapping | None = None, *, key: str = "ATTACK") -> AttackSpec:
@@ -179,7 +223,7 @@ class AttackSpec:
             UserError: a key is missing or unknown, or a value is refused.
         """
         names = [f.name for f in fields(cls)]
-        values = {"norm": "linf", "drop": False}
+        values = {"norm": "linf", "drop": False, "kwargs": {}}
         for source, where in ((node, key), (overrides or {}, f"{key}.LIST")):
             if not isinstance(source, Mapping):
                 raise UserError(f"{where} is {source!r}, expected keys and values such as EPS: 4")
@@ -192,15 +236,25 @@ class AttackSpec:
         given = {str(name).lower(): value for name, value in (overrides or {}).items()}
         name = str(given.get("name", "")).lower()
         if name in ADAPTIVE:
-            values |= {"steps": ADAPTIVE[name], "restarts": 1, "drop": True} | given
-        adaptive = str(values.get("name", "")).lower() in ADAPTIVE
+            values |= {"steps": ADAPTIVE[name], "restarts": 1, "drop": True, "kwargs": {}} | given
+        elif name.startswith(PREFIX):
+            values |= {"steps": None, "alpha": None, "restarts": 1, "kwargs": {}} | given
+        elif name == "fgsm":
+            values |= {"start": "zero", "restarts": 1} | given
+        name = str(values.get("name", "")).lower()
+        adaptive = name in ADAPTIVE
         if adaptive:
-            values |= {"alpha": None, "start": None, "objective": None}
+            values |= {"alpha": None}
+        if adaptive or name.startswith(PREFIX):
+            values |= {"start": None, "objective": None, "drop": adaptive}
+        values["kwargs"] = dict(values["kwargs"] or {})
         missing = [f"{key}.{name.upper()}" for name in names if name not in values]
         if missing:
             raise UserError(f"{', '.join(missing)} is missing; set it in the config")
-        for name in ("eps",) if adaptive else ("eps", "alpha"):
-            values[name] = parse_255(values[name], f"{key}.{name.upper()}")
+        most = 255 if str(values["norm"]).lower() == "linf" else 255 * MOST_L2
+        for name in ("eps", "alpha"):
+            if values[name] is not None:  # of attacks without a ball, or with steps of their own
+                values[name] = parse_255(values[name], f"{key}.{name.upper()}", most)
         try:
             return cls(**values)
         except UserError as error:
@@ -215,6 +269,8 @@ class AttackSpec:
         for name in ("eps", "alpha"):
             if values[name] is not None:
                 values[name] = f"{_in_255(values[name])}/255"
+        if not values["kwargs"]:
+            del values["kwargs"]
         return values
 
 
