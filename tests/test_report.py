@@ -323,3 +323,12 @@ def test_autoattack_is_told_in_words(tmp_path):
     assert "every iterate scored" not in text
     (table,) = tables(make(attacks=[WHITE_BOX | {"drop": True} | outcome(30)]))
     assert "every iterate scored" in next(iter(report.terminal([table])))
+
+
+def test_a_setting_that_a_record_is_too_old_to_have_is_its_default():
+    new = {"OPTIM": {"LR": 0.002}, "SEED": 1, "DEFENCE": {"QUALITY": 75}}
+    changed = new | {"DEFENCE": {"QUALITY": 50}}
+    (table,) = tables(make(seed=1), make(seed=2, config=new))
+    assert [sorted(row.runs) for row in table.rows] == [[1, 2]]
+    (table,) = tables(make(seed=1), make(seed=2, config=changed))
+    assert [row.variant for row in table.rows] == ["DEFENCE.QUALITY=50", "DEFENCE.QUALITY=75"]

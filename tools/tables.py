@@ -11,8 +11,9 @@ import fnmatch
 import importlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from . import core
@@ -150,10 +151,25 @@ def _setting(record: Mapping) -> tuple:
     )
 
 
-def _relevant(record: Mapping) -> dict:
-    """Return the settings that tell rows of one trainer apart, each as JSON text."""
+@cache
+def _defaults() -> dict:
+    """Return every setting's default, for records of a version that did not have it yet."""
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    core.extend_cfg(cfg)
+    return records_of.flat_config(cfg)
+
+
+def _relevant(record: Mapping, known: Iterable[str]) -> dict:
+    """Return the settings that tell rows of one trainer apart, each as JSON text.
+
+    Args:
+        known: settings that any of the table's records has.
+    """
     patterns = _NEUTRAL + (_TRAINING if record["shots"] == 0 else ())
-    config = {"epochs": record["epochs"]} | record["config"]
+    unset = {key: _defaults()[key] for key in known if key in _defaults()}
+    config = {"epochs": record["epochs"]} | unset | record["config"]
     return {
         key: json.dumps(value)
         for key, value in config.items()
@@ -185,9 +201,10 @@ def _table(members: Mapping[Path, dict]) -> Table:
     first = (trained or list(members.values()))[0]
     table = Table(first, first["attacks"])
     rows: dict[tuple, Row] = {}
+    known = set().union(*(record["config"] for record in members.values()))
     newest_first = sorted(members.items(), key=lambda item: item[1]["created"], reverse=True)
     for path, record in newest_first:
-        config, threat = _relevant(record), record["train_threat"]
+        config, threat = _relevant(record, known), record["train_threat"]
         identity = json.dumps([record["trainer"], record["shots"], threat, config], sort_keys=True)
         row = rows.setdefault(identity, Row(record["trainer"], record["shots"], threat, config))
         seed = record["seed"]
