@@ -140,11 +140,14 @@ def test_along_keeps_settings_that_change_together_on_one_curve():
         panels(twins, "DATASET.NUM_SHOTS", ["OPTIM.MAX_EPOCH"])
 
 
+OWN = "TRAINER.SOMEBODYS.DEPTH"  # a setting of one's own method, without a default here
+
+
 def test_lone_points_are_left_out_and_told():
-    made = [run(DEPTH, 1), run(DEPTH, 2), run(DEPTH, 12, trainer="CoOp"), make(trainer="APD")]
-    ((panel,), notes) = panels(made, DEPTH)
+    made = [run(OWN, 1), run(OWN, 2), run(OWN, 12, trainer="CoOp"), make(trainer="APD")]
+    ((panel,), notes) = panels(made, OWN)
     assert [curve.name for curve in panel.curves] == ["AdvPT"]
-    assert any("CoOp" in note and f"{DEPTH}=12 alone" in note for note in notes)
+    assert any("CoOp" in note and f"{OWN}=12 alone" in note for note in notes)
     assert any("APD" in note and "does not know" in note for note in notes)
 
 
