@@ -158,6 +158,7 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
     setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32
     # long, and rarely read: into log.txt rather than onto the screen
     log = getattr(sys.stdout, "file", None) or sys.stdout
     print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}", file=log)
