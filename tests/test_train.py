@@ -377,6 +377,17 @@ def test_missing_data_says_where_it_belongs(arguments, run, pets, tmp_path):
     assert "images are missing" in sentence and gone[0].name.partition("_")[0] in sentence
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_training_image_is_named(white_box, run, pets, tmp_path, workers):
+    root = tmp_path / "root"
+    shutil.copytree(pets, root)
+    for path in (root / "oxford_pets" / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    keys = {"DATALOADER__NUM_WORKERS": workers}
+    sentence = only_error(*run(white_box("AdvIVLP", root=root, **keys))[::2])
+    assert str(root / "oxford_pets" / "images") in sentence and "replace or remove it" in sentence
+
+
 def test_corrupt_image_is_named(arguments, run, pets, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(pets, root)

@@ -169,7 +169,13 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
     if eval_only:
         trainer.test()
     elif not no_train:
-        trainer.train()
+        try:
+            trainer.train()
+        except (
+            OSError
+        ) as error:  # from Dassl's loaders; one in a worker process brings its traceback
+            why = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
+            raise UserError(f"training stopped, its checkpoints are kept: {why}") from error
 
 
 def stored(folder) -> tuple[dict, dict]:
