@@ -11,6 +11,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+DEFENCES = ["scikit-image", "PyWavelets", "diffusers"]
 FOLDERS = {
     "advprompt": "trainers",
     "advprompt.datasets": "datasets",
@@ -67,10 +68,14 @@ setup(
     ],
     extras_require={
         "dassl": ["dassl @ git+https://github.com/KaiyangZhou/Dassl.pytorch"],
-        "defences": ["scikit-image", "PyWavelets", "diffusers"],
+        "defences": DEFENCES,
         "slurm": ["submitit"],
         "tensorboard": ["tensorboard"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=64", "wheel"],
+        "test": [
+            *["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=64", "wheel"],
+            "pyautoattack",  # the authors' AutoAttack, which ours is held against
+            *DEFENCES,
+        ],
     },
     entry_points={"console_scripts": ["advprompt = advprompt.tools.cli:main"]},
     classifiers=[
