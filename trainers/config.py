@@ -25,6 +25,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     _default(cfg, "TEST.SUBSET", 0)  # fixed stratified draw of n test images; 0: all
     _default(cfg, "TEST.PROTOCOL", "")  # for the record; "" follows from the other keys
     _default(cfg, "TEST.PROBES", 32)  # images for the self-checks after a white-box attack; 0: none
+    _default(cfg, "TEST.SAVE_ADV", False)  # keep the adversarial images in OUTPUT_DIR/adversarial
     _default(cfg, "TEST.PICTURE", 6)  # rows of the picture of adversarial images; 0: none
 
     # AdvPT (arXiv 2311.11261)

@@ -37,6 +37,7 @@ from .bank import build_bank, sample_seed
 from .defences import Defence, defended
 from .images import batches
 from .io import read_json, sha256_file, write_json
+from .shards import Shards
 
 TEST_SEED = 0  # of the attacks' random starts: one set of images for every run and prompt
 SAVE_SECONDS = 30
@@ -66,6 +67,7 @@ class Evaluation:
         probes: images on which the model is questioned after a white-box attack; 0: none.
         defence: purifies images in front of the model; None: nothing does.
         eot: draws per step of an attack that goes through a random defence.
+        keep: folder for the adversarial images, by attack; None: they are scored and forgotten.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class Evaluation:
         probes: int = 0,
         defence: Defence | None = None,
         eot: int = 1,
+        keep: Path | None = None,
     ):
         self.trainer, self.items = trainer, list(items)
         self.folder, self.cache, self.batch_size = Path(folder), Path(cache), batch_size
-        self.probes, self.defence, self.eot = probes, defence, eot
+        self.probes, self.defence, self.eot, self.keep = probes, defence, eot, keep
         self.device = trainer.clip.device
         self.labels = torch.tensor([item.label for item in self.items], device=self.device)
         with torch.no_grad():
@@ -148,7 +151,8 @@ class Evaluation:
         Args:
             seen: the attack goes through the input defence; otherwise its images are made without.
         """
-        if spec.target == "embedding" and self.trainer.frozen_image_tower and not self.defence:
+        shared = self.trainer.frozen_image_tower and not (self.defence or self.keep)
+        if spec.target == "embedding" and shared:
             right, checks, seconds = self._from_bank(spec)
             right &= self.clean_right
         else:
@@ -222,6 +226,9 @@ class Evaluation:
         key = self._key(spec, seen, [self.items[i].impath for i in positions])
         path = self.folder / f"{key[:16]}.json"
         state = self._resume(path, key)
+        shards = self._shards(spec, seen, key)
+        if shards and not shards.resume(len(state.right)):
+            state = _Partial(key)
         checks, saved = AttackChecks(**state.checks), time.monotonic()
         size = self.batch_size
         if (spec.adaptive or spec.library) and self.device.type == "cpu":
@@ -236,15 +243,25 @@ class Evaluation:
             found = spec.target == "end_to_end" and self.defence is None
             if found and result.right is not None:  # with other images in the batch: both count
                 still &= result.right
+            if shards:
+                paths, labels = [self.items[i].impath for i in where], self.labels[where]
+                shards.add(result.images, pixels, labels, still, paths, self.logits)
             state.right += still.tolist()
             state.checks, state.seconds = asdict(checks), before + time.perf_counter() - clock
-            if time.monotonic() - saved > SAVE_SECONDS:
+            if shards or time.monotonic() - saved > SAVE_SECONDS:
                 write_json(path, asdict(state))
                 saved = time.monotonic()
         write_json(path, asdict(state))
         left = torch.zeros_like(right)
         left[positions] = torch.tensor(state.right, dtype=torch.bool, device=self.device)
         return left, checks, state.seconds
+
+    def _shards(self, spec: AttackSpec, seen: bool, key: str) -> Shards | None:
+        if self.keep is None:
+            return None
+        size = f"{spec.eps * 255:.4g}" if spec.eps else "no-ball"
+        words = [spec.target, spec.name.replace(":", "-"), size, *(["seen"] if seen else [])]
+        return Shards(self.keep / "_".join([*words, key[:8]]), key, spec.describe())
 
     def run_attack(self, spec: AttackSpec, where: list[int], pixels: torch.Tensor, *, seen=False):
         """Attack the images at positions ``where``; the starts depend on image content only."""

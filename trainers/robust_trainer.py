@@ -290,6 +290,7 @@ class RobustTrainer(TrainerX):
             probes=self.cfg.TEST.PROBES,
             defence=None if split == "val" else build_defence(self.cfg),
             eot=self.cfg.DEFENCE.EOT,
+            keep=Path(self.output_dir) / "adversarial" if self.cfg.TEST.SAVE_ADV else None,
         )
         print(f"Evaluate on the *{split}* set")
         clock = time.perf_counter()
