@@ -51,9 +51,22 @@ def read_checkpoint(path) -> Checkpoint:
         UserError: the file is missing, truncated, foreign, or would execute code.
     """
     path = Path(path).expanduser()
+    return _arrange(read_state(path, "file:"), path)
+
+
+def read_state(path, after: str) -> dict[str, torch.Tensor]:
+    """Read the tensors of a checkpoint of any model, under their names in it.
+
+    Args:
+        after: what stands before the path where the user wrote it, for the message.
+
+    Raises:
+        UserError: the file is missing, truncated, foreign, or would execute code.
+    """
+    path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"'{path}' does not exist; check the path behind 'file:'")
-    return _arrange(_tensors(_unwrap(_read(path))), path)
+        raise UserError(f"'{path}' does not exist; check the path behind '{after}'")
+    return _tensors(_unwrap(_read(path)))
 
 
 def _read(path: Path):

@@ -205,7 +205,7 @@ def _file_weights(rest: str, weights_dir) -> Weights:
 
 def _architecture(arch: str, state: dict[str, torch.Tensor], origin: str) -> Weights:
     """Weights of a named open_clip architecture."""
-    _check_architecture(arch)
+    check_architecture(arch)
     model, tokenizer = _create(arch, origin, pretrained_image=False, pretrained_text=False)
     if hasattr(model, "text"):
         from open_clip.model import convert_to_custom_text_state_dict
@@ -214,9 +214,14 @@ def _architecture(arch: str, state: dict[str, torch.Tensor], origin: str) -> Wei
     return _built(model, state, tokenizer, arch, origin)
 
 
-def _open_clip_weights(rest: str, weights_dir) -> Weights:
+def check_open_clip(rest: str) -> tuple[str, str]:
+    """Return architecture and tag of ``ARCH/TAG``; nothing is loaded.
+
+    Raises:
+        UserError: open_clip is missing or knows no such weights.
+    """
     arch, _, tag = rest.partition("/")
-    _check_architecture(arch)
+    check_architecture(arch)
     tags = _open_clip().list_pretrained_tags_by_model(arch)
     if tag not in tags:
         raise UserError(
@@ -224,6 +229,11 @@ def _open_clip_weights(rest: str, weights_dir) -> Weights:
             if tags
             else f"open_clip has no weights for {arch}; choose another architecture"
         )
+    return arch, tag
+
+
+def _open_clip_weights(rest: str, weights_dir) -> Weights:
+    arch, tag = check_open_clip(rest)
     if tag == "openai":  # the same files under our own names, read without running them
         by_arch = {_arch_of(name): name for name in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
@@ -247,7 +257,8 @@ def _open_clip():
     return open_clip
 
 
-def _check_architecture(arch: str) -> None:
+def check_architecture(arch: str) -> None:
+    """Refuse an architecture that open_clip does not know."""
     choices = _open_clip().list_models()
     if arch not in choices:
         raise UserError(f"open_clip has no architecture '{arch}'.{nearest(arch, choices)}")
