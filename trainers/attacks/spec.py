@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from ..errors import UserError, nearest
-from .catalogue import FAMILY, PREFIX, family_settings, library_fields
+from .catalogue import FAMILY, PREFIX, family_settings, library_fields, rap_settings
+from .units import in_255, parse_255
 
 # Attacks that choose step size, start and objective by themselves -> their usual number of steps
 # (queries for square). apgd is apgd-ce and apgd-dlr.
@@ -20,52 +20,23 @@ ADAPTIVE = {
     "fab-t": 100,
     "square": 5000,
 }
-NAMES = (*FAMILY, *ADAPTIVE)
+BLACK_BOX = ("rap",)  # made on another model, the surrogate
+NAMES = (*FAMILY, *ADAPTIVE, *BLACK_BOX)
+# of an entry of LIST: steps and alpha are both authors', start and objective those of AdvPT's code
+RAP_FIELDS = {
+    "target": "surrogate", "objective": "logit", "start": "uniform", "alpha": "2/255",
+    "steps": 400, "restarts": 1, "drop": False, "norm": "linf",
+}  # fmt: skip
 STARTS = ("uniform", "one_sided", "zero")
 OBJECTIVES = ("ce", "margin", "kl", "embedding_kl")
-TARGETS = ("end_to_end", "frozen_prompt", "embedding")
+RAP_OBJECTIVES = ("logit", "ce")
+TARGETS = ("end_to_end", "frozen_prompt", "embedding", "surrogate")
 NORMS = ("linf", "l2")
 
 # Objectives that compare with the model's own clean output: flat at a perturbation of zero.
 FLAT_AT_ZERO = ("kl", "embedding_kl")
 LABELLED = ("ce", "margin")
 MOST_L2 = 100  # largest radius in L2; 224x224 images are at most 388 apart
-
-
-def parse_255(value, key: str, most: float = 255) -> float:
-    """Turn a size given in 1/255 into a float in [0, 1].
-
-    ``4``, ``"4"``, ``4.0`` and ``"4/255"`` all mean 4/255. A bare number between 0 and 0.1 is
-    refused, because it is almost surely a fraction of 1 (``0.0157`` for 4/255).
-
-    Args:
-        value: number or string from a config.
-        key: the config key, for the message.
-        most: largest number allowed; radii in L2 may exceed 255.
-
-    Raises:
-        UserError: no number, outside 0..``most``, or a fraction of 1.
-    """
-    text = str(value).strip()
-    top, slash, bottom = (part.strip() for part in text.partition("/"))
-    try:
-        number = float(top)
-    except ValueError:
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number) or (slash and bottom != "255"):
-        raise UserError(f"{key} is {value!r}, which is no size in 1/255; write 4 or 4/255")
-    if not slash and 0 < number < 0.1:
-        raise UserError(
-            f"{key} is {text}, which looks like a fraction of 1 but is read in 1/255; "
-            f"write {_in_255(number, 1)} or {_in_255(number, 1)}/255"
-        )
-    if not 0 <= number <= most:
-        raise UserError(f"{key} is {text}, outside 0..{most:g} (in 1/255); write 4 or 4/255")
-    return number / 255
-
-
-def _in_255(value: float, digits: int = 4) -> str:
-    return f"{round(value * 255, digits):g}"
 
 
 @dataclass(frozen=True)
@@ -75,16 +46,18 @@ class AttackSpec:
     Attributes:
         name: the algorithm: ``pgd``, ``fgsm``, ``mi``, ``di``, ``mdi``, ``autoattack``, one of its
             parts (``apgd-ce``, ``apgd-t``, ``fab-t``, ``square``), ``apgd-dlr``, ``apgd``
-            (``apgd-ce`` and ``apgd-dlr``), or ``torchattacks:CLASS``.
+            (``apgd-ce`` and ``apgd-dlr``), ``rap``, or ``torchattacks:CLASS``.
         eps: radius of the ball, float in [0, 1] (16/255 = 0.0627); None for a class of
             torchattacks without a ball, such as CW.
         alpha: step size, float in [0, 1].
         steps: gradient steps; 0 leaves the random start, a noise baseline.
         restarts: independent runs of which the worst for the model is kept.
         start: ``uniform`` U[-eps, eps], ``one_sided`` U[0, eps] (AdvPT's public code) or ``zero``.
-        objective: the ascended loss, ``ce``, ``margin``, ``kl`` or ``embedding_kl``.
+        objective: the ascended loss, ``ce``, ``margin``, ``kl`` or ``embedding_kl``; of rap
+            ``logit`` (MaxLogit, minus the label's logit) or ``ce``.
         target: what the attacker differentiates through: ``end_to_end`` (the learned prompt),
-            ``frozen_prompt`` (the hand-made one) or ``embedding`` (the image tower alone).
+            ``frozen_prompt`` (the hand-made one), ``embedding`` (the image tower alone) or, of
+            rap, ``surrogate`` (another model).
         norm: ``linf`` or ``l2``; of a class without a ball, what it measures.
         drop: score every iterate and leave a sample alone once it is misclassified. A stronger
             attack than the last iterate, and a cheaper one.
@@ -117,6 +90,11 @@ class AttackSpec:
             self._settle_library()
         else:
             self._check_words(name=NAMES, norm=NORMS)
+        if (self.target == "surrogate") != (self.name in BLACK_BOX):
+            raise UserError(
+                f"attack '{self.name}' has target '{self.target}', but target 'surrogate' goes "
+                f"with {' and '.join(BLACK_BOX)} alone, and they with it; change NAME or TARGET"
+            )
         if self.adaptive or self.library:
             own = {"start": None, "objective": None, "drop": self.adaptive}
             self._set(**own | ({"alpha": None} if self.adaptive else {}))
@@ -126,8 +104,9 @@ class AttackSpec:
                     "use target 'end_to_end' or 'frozen_prompt'"
                 )
         else:
-            self._check_words(start=STARTS, objective=OBJECTIVES)
-            self._settle_family()
+            rap = self.name == "rap"
+            self._check_words(start=STARTS, objective=RAP_OBJECTIVES if rap else OBJECTIVES)
+            self._settle_rap() if rap else self._settle_family()
         self._check_numbers()
         if self.adaptive and self.kwargs:
             raise UserError(f"attack '{self.name}' takes no settings; leave KWARGS out")
@@ -182,6 +161,17 @@ class AttackSpec:
         if self.norm == "l2" and self.start == "one_sided":
             raise UserError("attack start 'one_sided' is L_inf's; use start 'uniform' in L2")
 
+    def _settle_rap(self) -> None:
+        self._set(kwargs=rap_settings(self.kwargs))
+        late = self.kwargs["late_start"]
+        if self.norm != "linf":
+            raise UserError("attack 'rap' keeps to a ball in linf; leave NORM out")
+        if isinstance(self.steps, int) and late >= self.steps:
+            raise UserError(
+                f"attack 'rap' starts its reverse perturbation after {late} steps but has "
+                f"{self.steps}; set KWARGS.late_start to less, or give it more STEPS"
+            )
+
     def _check_words(self, **choices_of) -> None:
         for name, choices in choices_of.items():
             value = getattr(self, name)
@@ -216,7 +206,8 @@ class AttackSpec:
             node: NAME, EPS, ALPHA (in 1/255), STEPS, RESTARTS, START, OBJECTIVE, TARGET and
                 optionally NORM and DROP; LIST is left to :func:`specs_from_cfg`.
             overrides: values that replace the node's, as an entry of LIST does. An entry that
-                names a part of AutoAttack takes no steps, restarts or drop from the node.
+                names a part of AutoAttack takes no steps, restarts or drop from the node; one that
+                names rap takes nothing but eps.
             key: the node's name, for messages.
 
         Raises:
@@ -241,6 +232,8 @@ class AttackSpec:
             values |= {"steps": None, "alpha": None, "restarts": 1, "kwargs": {}} | given
         elif name == "fgsm":
             values |= {"start": "zero", "restarts": 1} | given
+        elif name == "rap":
+            values |= RAP_FIELDS | {"kwargs": {}} | given
         name = str(values.get("name", "")).lower()
         adaptive = name in ADAPTIVE
         if adaptive:
@@ -268,7 +261,7 @@ class AttackSpec:
         values = asdict(self)
         for name in ("eps", "alpha"):
             if values[name] is not None:
-                values[name] = f"{_in_255(values[name])}/255"
+                values[name] = f"{in_255(values[name])}/255"
         if not values["kwargs"]:
             del values["kwargs"]
         return values
