@@ -95,7 +95,7 @@ class Items(list):
                     logits(torch.stack([i.image for i in self])).argmax(1).eq(inner.labels)
                 )
                 inner.outcomes, inner.probes = [], 0
-                inner.defence, inner.eot = None, 1
+                inner.defence, inner.eot, inner.keep = None, 1, None
                 inner.trainer = SimpleNamespace(
                     frozen_image_tower=False,
                     clip=SimpleNamespace(sha256="0"),
