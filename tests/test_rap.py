@@ -156,11 +156,15 @@ def test_the_gradient_is_taken_at_the_reversely_perturbed_image():
         watched, labels, start="zero", steps=1,
         **settings_of(late_start=0, probability=0.0, inner_steps=2),
     )  # fmt: skip
-    attack.run(clean, range(4))
+    result = attack.run(clean, range(4))
     # two inner steps, then the step of the attack itself, away from the clean image
     assert len(asked) == 3
     away = distance(asked[2], clean, "linf")
     assert (away > 1 / 255).all() and (away <= 4 / 255 + 1e-6).all()
+    there = asked[2].requires_grad_(True)
+    (grad,) = torch.autograd.grad(logits(there).gather(1, labels[:, None]).sum(), there)
+    step = (clean - 2 / 255 * grad.sign()).clamp(0, 1)
+    torch.testing.assert_close(result.images, step, atol=1e-6, rtol=0)
 
 
 def test_without_labels_it_leads_away_from_the_surrogates_own_answers():
@@ -353,6 +357,15 @@ def test_timm(tmp_path, monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(found(images), model((images - mean) / std))
     assert found.of_dataset and found.size == shown["input_size"][-1]
+    with pytest.raises(UserError, match="gives features, no classes"):
+        state = timm.create_model("resnet10t", num_classes=0).state_dict()
+        torch.save(state, tmp_path / "headless.pt")
+        monkeypatch.setattr(
+            timm,
+            "create_model",
+            lambda name, create=timm.create_model, **_: create(name, num_classes=0),
+        )
+        load_surrogate(f"timm:resnet10t?weights={tmp_path / 'headless.pt'}", prompts=PROMPTS)
     with pytest.raises(UserError, match="timm has no model"):
         check_surrogate("timm:resnet10tt")
     monkeypatch.setitem(__import__("sys").modules, "timm", None)

@@ -10,7 +10,7 @@ was trained on, usually ImageNet's. RAP's authors attack ImageNet itself; AdvPT'
 ResNet-50 a new last layer and trains that on the data set's training images, which is what
 ``?weights=PATH`` is for: the checkpoint says how many classes there are. A classifier that was
 trained on other labels is attacked away from its own answer to the clean image, whatever that is.
-That is our choice, made by no paper: the images are a little weaker where that answer is wrong.
+That is our choice and neither paper's; it needs no training, and may be the weaker attack.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _torchvision_weights(model: str):
     """Return the network's name and the weights that ``NAME[/WEIGHTS]`` means.
 
     Without WEIGHTS these are the first that torchvision lists, for most networks IMAGENET1K_V1:
-    those that papers use, from which attacks also transfer better than from later ones.
+    those that both authors' code loads.
     """
     models = _library("torchvision").models
     name, _, tag = model.partition("/")
@@ -282,6 +282,8 @@ def _classifier(
             usual,
         )  # fmt: skip
         model = model if found == usual else build(found)
+    if not found:
+        raise UserError(f"surrogate '{name}' gives features, no classes; name a classifier")
     own = model.state_dict()
     counters = {key for key in own if key.endswith("num_batches_tracked")}
     for keys, what in (
