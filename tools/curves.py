@@ -2,6 +2,7 @@
 
     python -m tools.curves output/ablations/naptuning_depth \
         --over TRAINER.NAPTUNING.PROMPT_DEPTH --out curve.png
+    python -m tools.curves output/shapes --over eps    # or steps, restarts: of the test attack
 
 One panel per group of comparable runs, which are the tables of ``tools.report``: panels never mix
 threat models, backbones, data or test subsets. Runs that differ in another setting are another
@@ -50,6 +51,7 @@ class Curve:
 
     rows: dict[float | str, Row]  # value -> row, in the order of the axis
     name: str = ""
+    undefended: bool = False  # drawn in grey
 
 
 @dataclass
@@ -63,7 +65,7 @@ class Panel:
     @property
     def values(self) -> list[float | str]:
         """Every value on the x axis, in order."""
-        return _ordered(value for curve in self.curves for value in curve.rows)
+        return ordered(value for curve in self.curves for value in curve.rows)
 
     @property
     def numeric(self) -> bool:
@@ -89,7 +91,7 @@ def value_of(row: Row, key: str) -> float | str | None:
         return value or '""'
 
 
-def _ordered(values: Iterable[float | str]) -> list[float | str]:
+def ordered(values: Iterable[float | str]) -> list[float | str]:
     """Sort numbers; leave texts in the order they came, behind the numbers."""
     values = list(dict.fromkeys(values))
     numbers = sorted(value for value in values if isinstance(value, float))
@@ -159,7 +161,7 @@ def build_panels(
     if not panels:
         raise errors.UserError(
             f"no two comparable runs differ in {key} alone (found: "
-            f"{', '.join(map(label, _ordered(seen))) or 'zero-shot runs'}); curves need the same "
+            f"{', '.join(map(label, ordered(seen))) or 'zero-shot runs'}); curves need the same "
             "data, backbone, test attacks and other settings at two values, see --along"
         )
     return panels, notes
@@ -176,7 +178,7 @@ def _curve(rows: list[Row], key: str) -> Curve:
                 "tells them apart out of --along, or give the folder of one of them"
             )
         by_value[value] = row
-    return Curve({value: by_value[value] for value in _ordered(by_value)})
+    return Curve({value: by_value[value] for value in ordered(by_value)})
 
 
 def _name_curves(curves: list[Curve], left_out: set[str]) -> None:
@@ -268,6 +270,7 @@ def _draw_panel(axes, panel: Panel, key: str) -> None:
         x = [places[value] + aside for value in curve.rows]
         for j, (_, signature) in enumerate(figures):
             colour = _COLOURS[(j if alone else i) % len(_COLOURS)]
+            colour = _REFERENCE if curve.undefended and not alone else colour
             points = [
                 statistics.mean_interval(row.accuracies(signature)) for row in curve.rows.values()
             ]
@@ -315,7 +318,7 @@ def _legends(axes, panel: Panel, figures: list[str], alone: bool) -> None:
     handles = []
     if not alone:
         for i, curve in enumerate(panel.curves):
-            colour = _COLOURS[i % len(_COLOURS)]
+            colour = _REFERENCE if curve.undefended else _COLOURS[i % len(_COLOURS)]
             handles.append(Line2D([], [], color=colour, lw=4, label=_wrapped(curve.name)))
     for row in panel.references:
         handles.append(Line2D([], [], color=_REFERENCE, lw=1, label=_wrapped(row.name)))
@@ -356,14 +359,28 @@ def main(argv: list[str]) -> None:
     """Parse the command line and draw."""
     parser = argparse.ArgumentParser(prog="curves", description=__doc__.partition("\n")[0])
     parser.add_argument("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")
-    parser.add_argument("--over", required=True, metavar="KEY", help="the setting on the x axis")
+    parser.add_argument("--over", required=True, metavar="KEY",
+                        help="the setting on the x axis; eps, steps or restarts: of the test "
+                        "attack")  # fmt: skip
     parser.add_argument("--along", nargs="+", default=[], metavar="KEY",
                         help="settings that change together with it")  # fmt: skip
     parser.add_argument("--out", default="curve.png", metavar="FILE")
     args = parser.parse_args(argv)
-    tables, remarks = report.load_tables(args.roots)
-    panels, notes = build_panels(tables, args.over, args.along)
-    print(f"wrote {draw(args.out, panels, args.over)}")
+    sweeps = importlib.import_module(".sweeps", __package__)  # which draws with this module
+    if args.over in sweeps.AXES:
+        if args.along:
+            raise errors.UserError(
+                f"--along {args.along[0]} goes with config keys; over {args.over} everything else "
+                "that differs is another line or panel, so leave --along out"
+            )
+        records, remarks = report.load(args.roots)
+        panels, notes = sweeps.build_panels(records, args.over)
+        title = sweeps.AXES[args.over]
+    else:
+        tables, remarks = report.load_tables(args.roots)
+        panels, notes = build_panels(tables, args.over, args.along)
+        title = args.over
+    print(f"wrote {draw(args.out, panels, title)}")
     for note in notes + remarks:
         print(f"note: {note}", file=sys.stderr)
 

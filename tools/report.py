@@ -207,8 +207,8 @@ FORMATS = {"terminal": terminal, "markdown": markdown, "csv": tidy_csv, "latex":
 _REMARKS = {"terminal": "  ! {}", "markdown": "- {}", "latex": "% {}"}
 
 
-def load_tables(roots: Iterable[str]) -> tuple[list[Table], list[str]]:
-    """Return the tables of every completed record below ``roots``, and what is left out.
+def load(roots: Iterable[str]) -> tuple[dict[Path, dict], list[str]]:
+    """Return every completed record below ``roots`` by path, and what is left out.
 
     Raises:
         UserError: a root does not exist or holds no completed record.
@@ -223,6 +223,16 @@ def load_tables(roots: Iterable[str]) -> tuple[list[Table], list[str]]:
             f"no completed {records_of.FILE_NAME} below {where}{found}; finish a run first, "
             "for example with scripts/quickstart.sh"
         )
+    return records, remarks
+
+
+def load_tables(roots: Iterable[str]) -> tuple[list[Table], list[str]]:
+    """Return the tables of every completed record below ``roots``, and what is left out.
+
+    Raises:
+        UserError: a root does not exist or holds no completed record.
+    """
+    records, remarks = load(roots)
     return build_tables(records), remarks
 
 

@@ -11,7 +11,7 @@ import fnmatch
 import importlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -66,6 +66,12 @@ class Row:
     runs: dict[int, dict] = field(default_factory=dict)  # seed -> record
     paths: dict[int, Path] = field(default_factory=dict)
     variant: str = ""  # settings that tell it from another row of this trainer and these shots
+
+    @property
+    def identity(self) -> str:
+        """What makes two runs the same row, whatever their seeds."""
+        facts = [self.trainer, self.shots, self.train_threat, self.config]
+        return json.dumps(facts, sort_keys=True)
 
     @property
     def name(self) -> str:
@@ -138,8 +144,8 @@ def _backbone(record: Mapping) -> tuple[str, str]:
     return ("file:" if name.startswith("file:") else name), record["weights_sha256"]
 
 
-def _setting(record: Mapping) -> tuple:
-    """Return everything but the protocol that has to be equal inside one table."""
+def setting(record: Mapping) -> tuple:
+    """Return what has to be equal wherever runs are compared: data, test images and backbone."""
     return (
         record["schema"],
         record["dataset"],
@@ -148,6 +154,13 @@ def _setting(record: Mapping) -> tuple:
         record["subset"] or 0,
         record["clean"]["n"],
         _backbone(record),
+    )
+
+
+def _setting(record: Mapping) -> tuple:
+    """Return everything but the protocol that has to be equal inside one table."""
+    return (
+        *setting(record),
         tuple(sorted(records_of.attack_signature(a) for a in record["attacks"])),
     )
 
@@ -178,21 +191,26 @@ def _relevant(record: Mapping, known: Iterable[str]) -> dict:
     }
 
 
+def grouped(records: Mapping[Path, dict], setting_of: Callable) -> list[dict[Path, dict]]:
+    """Sort records by ``setting_of(record)`` and protocol; zero-shot models join every protocol."""
+    groups = defaultdict(dict)  # (setting, protocol) -> {path: record}
+    for path, record in records.items():
+        groups[setting_of(record), record["protocol"]][path] = record
+    for own, protocol in list(groups):
+        hosts = [p for s, p in groups if s == own and p != "zero_shot"]
+        if protocol == "zero_shot" and hosts:
+            zero_shot = groups.pop((own, protocol))
+            for host in hosts:
+                groups[own, host] |= zero_shot
+    return list(groups.values())
+
+
 def build_tables(records: Mapping[Path, dict]) -> list[Table]:
     """Sort completed records into tables.
 
     A zero-shot model belongs to no training protocol: it joins every table of its setting.
     """
-    groups = defaultdict(dict)  # (setting, protocol) -> {path: record}
-    for path, record in records.items():
-        groups[_setting(record), record["protocol"]][path] = record
-    for setting, protocol in list(groups):
-        hosts = [p for s, p in groups if s == setting and p != "zero_shot"]
-        if protocol == "zero_shot" and hosts:
-            zero_shot = groups.pop((setting, protocol))
-            for host in hosts:
-                groups[setting, host] |= zero_shot
-    tables = [_table(members) for members in groups.values()]
+    tables = [_table(members) for members in grouped(records, _setting)]
     order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
     return sorted(tables, key=lambda t: [t.first[key] for key in order])
 
@@ -205,9 +223,8 @@ def _table(members: Mapping[Path, dict]) -> Table:
     known = set().union(*(record["config"] for record in members.values()))
     newest_first = sorted(members.items(), key=lambda item: item[1]["created"], reverse=True)
     for path, record in newest_first:
-        config, threat = _relevant(record, known), record["train_threat"]
-        identity = json.dumps([record["trainer"], record["shots"], threat, config], sort_keys=True)
-        row = rows.setdefault(identity, Row(record["trainer"], record["shots"], threat, config))
+        empty = empty_row(record, known)
+        row = rows.setdefault(empty.identity, empty)
         seed = record["seed"]
         if seed in row.runs:
             table.notes.append(
@@ -217,13 +234,23 @@ def _table(members: Mapping[Path, dict]) -> Table:
         else:
             row.runs[seed], row.paths[seed] = record, path
     table.rows = list(rows.values())
-    _name_variants(table.rows)
+    name_variants(table.rows)
     table.rows.sort(key=lambda r: (r.shots != 0, r.trainer, r.shots < 0, r.shots, r.name))
     table.notes += _missing_seeds(table.rows) + _warnings(table.rows)
     return table
 
 
-def _name_variants(rows: list[Row]) -> None:
+def empty_row(record: Mapping, known: Iterable[str]) -> Row:
+    """Return the row that a record belongs to, without runs.
+
+    Args:
+        known: settings that any of the records it is compared with has.
+    """
+    config = _relevant(record, known)
+    return Row(record["trainer"], record["shots"], record["train_threat"], config)
+
+
+def name_variants(rows: list[Row]) -> None:
     """Name the settings in which rows of the same trainer and shots differ."""
     same = defaultdict(list)
     for row in rows:

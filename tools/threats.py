@@ -60,8 +60,11 @@ MEANINGS = {
 
 
 def size(text: str) -> str:
-    """Shorten ``2.6667/255`` to ``2.67/255``."""
-    value = float(text.removesuffix("/255"))
+    """Shorten ``2.6667/255`` to ``2.67/255``; ranges such as ``1..16/255`` stay as they are."""
+    try:
+        value = float(text.removesuffix("/255"))
+    except ValueError:
+        return text
     return f"{round(value, 2 if value >= 1 else 4):g}/255"
 
 
@@ -117,7 +120,7 @@ def describe(threat: Mapping) -> str:
         f"eps {size(threat['eps'])}" if threat["eps"] else "",
         f"alpha {size(threat['alpha'])}" if threat["alpha"] else "",
         f"{threat['steps']} steps",
-        f"{restarts} restart{'s' if restarts > 1 else ''}",
+        f"{restarts} restart{'' if restarts == 1 else 's'}",
         f"{threat['start'].replace('_', '-')} start" if threat["start"] else "",
         f"objective {_OBJECTIVES.get(threat['objective'], 'cross entropy')}"
         if threat["objective"]
