@@ -241,6 +241,12 @@ class CLIPAdapter(nn.Module):
         """
         return self.tokenizer(texts, self.context_length).to(self.device)
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of rows of the token embedding."""
+        self._need_prompts()
+        return self._text.token_embedding.num_embeddings
+
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Look up token embeddings: ids (K, L) -> (K, L, d_t), without positions."""
         self._need_prompts()

@@ -16,14 +16,20 @@ class Tokenizer:
 
     Args:
         encode: text -> ids without start and end token.
+        decode: ids -> text, a blank behind every whole word.
         sot, eot: ids of the start and the end token.
         context_length: positions of the text tower.
     """
 
     def __init__(
-        self, encode: Callable[[str], list[int]], sot: int, eot: int, context_length: int = 77
+        self,
+        encode: Callable[[str], list[int]],
+        sot: int,
+        eot: int,
+        context_length: int = 77,
+        decode: Callable[[list[int]], str] | None = None,
     ):
-        self.encode, self.sot, self.eot = encode, sot, eot
+        self.encode, self.sot, self.eot, self.decode = encode, sot, eot, decode
         self.context_length = context_length
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> torch.Tensor:
@@ -51,13 +57,14 @@ def from_open_clip() -> Tokenizer:
     from open_clip.tokenizer import SimpleTokenizer
 
     bpe = SimpleTokenizer()
-    return Tokenizer(bpe.encode, bpe.sot_token_id, bpe.eot_token_id)
+    return Tokenizer(bpe.encode, bpe.sot_token_id, bpe.eot_token_id, decode=bpe.decode)
 
 
 def from_clip() -> Tokenizer:
     """CLIP's tokenizer as OpenAI's ``clip`` (or a fork's copy) brings it."""
     bpe = importlib.import_module("clip.simple_tokenizer").SimpleTokenizer()
-    return Tokenizer(bpe.encode, bpe.encoder["<|startoftext|>"], bpe.encoder["<|endoftext|>"])
+    ends = bpe.encoder["<|startoftext|>"], bpe.encoder["<|endoftext|>"]
+    return Tokenizer(bpe.encode, *ends, decode=bpe.decode)
 
 
 class ForeignTokenizer:
