@@ -67,6 +67,31 @@ def check_pixels(pixels: Tensor) -> None:
         )
 
 
+def check_logits(logits: Tensor, labels: Tensor) -> None:
+    """Refuse a model that returns probabilities, and labels it has no class for.
+
+    Args:
+        logits: (B, K) of right or wrong samples.
+        labels: (B,) int64.
+
+    Raises:
+        UserError: naming the label, or what the rows look like.
+    """
+    classes = logits.shape[1]
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise UserError(
+            f"label {int(wrong[0])} is outside 0..{classes - 1}, the model's {classes} classes"
+        )
+    rows = logits.detach().float()
+    if classes > 1 and len(rows) and rows.min() >= 0 and (rows.sum(1) - 1).abs().max() < 1e-3:
+        raise UserError(
+            f"the model returns probabilities (from {float(rows.min()):.3g} to "
+            f"{float(rows.max()):.3g}, rows add up to 1) but attacks need logits; leave the "
+            "softmax out"
+        )
+
+
 def objective_for(
     spec: AttackSpec,
     forward: Callable[[Tensor], Tensor],
@@ -101,13 +126,27 @@ class Labelled:
 
     def __init__(self, forward, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]):
         self.forward, self.labels, self.loss = forward, labels, loss
+        self.checked = False  # once: a look at the values waits for the GPU
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.loss(self.forward(images), self.labels)
+        return self.loss(self.logits(images, self.labels), self.labels)
+
+    def logits(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits (b, K), checked the first time.
+
+        Raises:
+            UserError: they are probabilities, or a label is out of range.
+        """
+        logits = self.forward(images)
+        if not self.checked:
+            check_logits(logits, labels)
+            self.checked = True
+        return logits
 
     def judge(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss and rightness, each (b,), of images (b, 3, H, W) of the samples ``rows``."""
-        logits, labels = self.forward(images), self.labels[rows]
+        labels = self.labels[rows]
+        logits = self.logits(images, labels)
         return self.loss(logits, labels), logits.detach().argmax(1) == labels
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .gradient import AttackResult, NotFinite, check_pixels
+from .gradient import AttackResult, NotFinite, check_logits, check_pixels
 from .spec import AttackSpec
 
 
@@ -54,6 +54,7 @@ class LabelledAttack:
                 logits = self.logits(clean)
             if not torch.isfinite(logits).all():
                 raise NotFinite("the model's logits are not finite; compute in fp32")
+            check_logits(logits, labels)
             result = self.attack(clean, labels, logits, [int(seed) for seed in seeds])
         if len(clean):
             result.max_linf = float((result.images - clean).abs().max())
