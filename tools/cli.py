@@ -15,6 +15,7 @@ TOOLS = {
     "report": ("report", "tables of clean and robust accuracy from result records"),
     "curves": ("curves", "accuracy over one setting (an ablation), drawn from result records"),
     "robustness": ("robustness", "finished runs tested under other threat models"),
+    "transfer": ("transfer", "images made against one run, tested on others: a square table"),
     "explain": ("explain", "the words nearest to a run's learned text vectors"),
     "picture": ("picture", "clean | perturbation | adversarial, from a run's saved examples"),
 }

@@ -40,6 +40,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def register_datasets() -> None:
+    """Make our data sets known to Dassl."""
+    importlib.import_module(
+        "datasets" if core.__name__ == "trainers" else f"{core.__name__}.datasets"
+    )
+
+
 def settings(folder: str, attack_file: str, root: str, opts: list[str], epoch: int | None = None):
     """Return the configuration of one test and the folder of the model it tests.
 
@@ -73,9 +80,7 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str], epoch: i
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    importlib.import_module(
-        "datasets" if core.__name__ == "trainers" else f"{core.__name__}.datasets"
-    )
+    register_datasets()
     jobs = [  # all of them first: a mistake in the last must not cost hours
         settings(folder, file, args.root, args.opts, args.load_epoch)
         for folder in args.model_dir
