@@ -95,7 +95,7 @@ class RAP(Diversity):
         if not images.requires_grad:
             return super().objective(images)
         self.step += 1
-        if self.step <= self.late_start:
+        if self.step <= self.late_start or not self.inner_eps:
             return super().objective(images)
         loss = super().objective(images + self.reverse(images.detach()))
         if self.step > 1:
