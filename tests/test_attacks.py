@@ -461,6 +461,7 @@ def test_leaving_the_ball_or_the_range_is_an_error():
         ({}, {"zero": 1}, (0.9, 0.5), "zero_grad_share"),
         ({}, {"first": 2.0}, (0.9, 0.5), "loss_rises"),
         ({}, {}, (0.5, 0.6), "order"),
+        ({"alpha": 17}, {}, (0.9, 0.5), "step_size"),
     ],
 )
 def test_warnings_bear_the_name_of_the_check(changes, result, accuracies, word):

@@ -332,6 +332,7 @@ def test_random_vit_b32_checkpoint_trains_two_batches(arguments, run, tmp_path):
         ({"OPTIM__LR": "fast"}, ["OPTIM.LR", "'fast'", "float"]),
         ({"INPUT__TRANSFORMS": "['normalize']"}, ["INPUT.TRANSFORMS", "[0, 1]"]),
         ({"ATTACK__TRAIN__EPS": 0.0157}, ["0.0157", "4"]),
+        ({"ATTACK__TEST__LIST": "[{'EPS': 0}]"}, ["EPS 0", "1/255"]),
         ({"ATTACK__TEST__LIST": "[{'EPS': 0.0157}]"}, ["0.0157", "4"]),
         ({"ATTACK__TEST__LIST": "[{'EPSILON': 4}]"}, ["EPSILON", "EPS"]),
         ({"ATTACK__TEST__LIST": "[{'EPS': 4}, {'EPS': '4/255'}]"}, ["twice", "4/255"]),

@@ -96,6 +96,11 @@ def check_cfg(cfg: CfgNode) -> None:
                 f"{', '.join(FAMILY)}"
             )
     for spec in specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST"):
+        if spec.eps == 0:
+            raise UserError(
+                f"ATTACK.TEST has '{spec.name}' with EPS 0, which attacks nothing; give a size "
+                "such as 1/255 (clean accuracy is measured in any case)"
+            )
         if spec.target == "embedding" and spec.objective != "embedding_kl":
             raise UserError(
                 f"ATTACK.TEST has target 'embedding', which knows no text, with objective "

@@ -126,6 +126,11 @@ def verify(
         )
     if moves and spec.steps > 0 and not summary["loss_rises"]:
         warnings.append("loss_rises: the attack did not raise its own loss; alpha may be too large")
+    if spec.alpha and spec.eps and spec.steps and spec.alpha > 2 * spec.eps:
+        warnings.append(
+            f"step_size: alpha {spec.alpha * 255:g}/255 is more than twice eps "
+            f"{spec.eps * 255:g}/255, so that every step jumps across the ball; eps/4 is usual"
+        )
     if clean_acc is not None and robust_acc is not None and robust_acc > clean_acc:
         warnings.append(
             f"order: robust accuracy {robust_acc:.1%} exceeds clean accuracy {clean_acc:.1%}"
