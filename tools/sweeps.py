@@ -144,7 +144,8 @@ def _panel(members: Mapping[Path, dict], entries: list, axis: str) -> tuple[Pane
             notes.append(f"left out: {row.full_name}, which was tested with {only}")
             continue
         curve = Curve({value: by_value[value] for value in ordered(by_value)})
-        curve.name = row.name if row.shots == 0 else f"{row.full_name}, trained with {row.trained_with}"
+        trained = "" if row.shots == 0 else f"{row.full_name}, trained with {row.trained_with}"
+        curve.name = trained or row.name
         curve.undefended = row.shots == 0
         panel.curves.append(curve)
     panel.table.rows = [row for curve in panel.curves for row in curve.rows.values()]
