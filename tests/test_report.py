@@ -332,3 +332,15 @@ def test_a_setting_that_a_record_is_too_old_to_have_is_its_default():
     assert [sorted(row.runs) for row in table.rows] == [[1, 2]]
     (table,) = tables(make(seed=1), make(seed=2, config=changed))
     assert [row.variant for row in table.rows] == ["DEFENCE.QUALITY=50", "DEFENCE.QUALITY=75"]
+
+
+def test_a_methods_own_setting_names_the_row_and_the_rest_goes_below():
+    made = [
+        make(trainer="TeCoA", config={"TRAINER.TECOA.VARIANT": v, "OPTIM.LR": lr})
+        for v, lr in (("prompt", 0.1), ("finetune", 0.2))
+    ]
+    (table,) = tables(*made)
+    assert [row.variant for row in table.rows] == ['VARIANT="finetune"', 'VARIANT="prompt"']
+    assert any("finetune" in note and "OPTIM.LR=0.2" in note for note in table.notes)
+    (table,) = tables(*made, make(trainer="TeCoA", config=made[0]["config"] | {"OPTIM.LR": 0.3}))
+    assert all("OPTIM.LR" in row.variant for row in table.rows)  # needed, and so in the name

@@ -65,6 +65,7 @@ class Row:
     config: dict
     runs: dict[int, dict] = field(default_factory=dict)  # seed -> record
     paths: dict[int, Path] = field(default_factory=dict)
+    also: str = ""  # further settings, for a note
     variant: str = ""  # settings that tell it from another row of this trainer and these shots
 
     @property
@@ -236,6 +237,7 @@ def _table(members: Mapping[Path, dict]) -> Table:
     table.rows = list(rows.values())
     name_variants(table.rows)
     table.rows.sort(key=lambda r: (r.shots != 0, r.trainer, r.shots < 0, r.shots, r.name))
+    table.notes += [f"settings: {row.full_name} has {row.also}" for row in table.rows if row.also]
     table.notes += _missing_seeds(table.rows) + _warnings(table.rows)
     return table
 
@@ -251,19 +253,33 @@ def empty_row(record: Mapping, known: Iterable[str]) -> Row:
 
 
 def name_variants(rows: list[Row]) -> None:
-    """Name the settings in which rows of the same trainer and shots differ."""
+    """Name the settings in which rows of the same trainer and shots differ.
+
+    Where the trainer's own settings tell them apart, these are the name and the others go to
+    ``also``; otherwise all of them are the name.
+    """
     same = defaultdict(list)
     for row in rows:
         same[row.trainer, row.shots].append(row)
     for twins in same.values():
-        for row in twins:
-            keys = sorted(set().union(*(twin.config for twin in twins)))
-            row.variant = ", ".join(
-                f"{key}={row.config.get(key, 'unset')}"
-                for key in keys
-                if any(twin.config.get(key) != row.config.get(key) for twin in twins)
-                and not key.startswith("ATTACK.TRAIN.")  # told by 'trained with'
-            )
+        keys = [
+            key
+            for key in sorted(set().union(*(twin.config for twin in twins)))
+            if len({twin.config.get(key) for twin in twins}) > 1
+            and not key.startswith("ATTACK.TRAIN.")  # told by 'trained with'
+        ]
+        own = [key for key in keys if key.startswith(f"TRAINER.{twins[0].trainer.upper()}.")]
+        if own and len({_values(twin, own) for twin in twins}) == len(twins):
+            for row in twins:
+                row.variant = _values(row, own).replace(f"TRAINER.{row.trainer.upper()}.", "")
+                row.also = _values(row, [key for key in keys if key not in own])
+        else:
+            for row in twins:
+                row.variant, row.also = _values(row, keys), ""
+
+
+def _values(row: Row, keys: Iterable[str]) -> str:
+    return ", ".join(f"{key}={row.config.get(key, 'unset')}" for key in keys)
 
 
 def _missing_seeds(rows: list[Row]) -> list[str]:
