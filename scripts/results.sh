@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every run behind docs/results.md, on the built-in CLIP, and the tables of that page:
+# Every run behind docs/results.md, on the built-in CLIP, its tables and results.csv beside it:
 #   DATA=/path/to/data bash scripts/results.sh        DATA holds EuroSAT in CoOp's layout
 # Many hours on 2 CPU cores, seed by seed. Finished runs are skipped, cut ones go on; the tables are
 # written anew from what is there. PAGE=FILE writes them elsewhere.
@@ -34,4 +34,5 @@ for seed in $SEEDS; do
     write $name "$OUTPUT/$name"
     write parts-$name "$OUTPUT/ablations/naptuning_parts/$name"
   done
+  "$PYTHON" -m tools.report "$OUTPUT" --format csv --out "${PAGE%.md}.csv"
 done
