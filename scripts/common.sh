@@ -94,6 +94,15 @@ few_shot() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: all seeds, then the 
   "$PYTHON" -m tools.report "$OUTPUT/$dataset"
 }
 
+zero_shot() { # PROTOCOL DATASET [SHOTS] [CFG] [KEY VALUE ...]: nothing is drawn or trained, so that one
+  # seed says all and shots mean nothing
+  local protocol=$1 dataset; shift
+  [ $# -ge 1 ] || fail "usage: bash $0 DATASET [CFG] [KEY VALUE ...]"
+  SEEDS=${SEEDS%% *} dataset=$1; shift
+  if [[ ${1:-} =~ ^[0-9]+$ ]]; then shift; fi
+  "$protocol" ZeroshotCLIP "$dataset" 0 "$@"
+}
+
 base_to_new() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: train on the first half of the
   # classes, test on it and, with the same prompts, on the other half
   local trainer=$1 dataset shots cfg opts seed; shift

@@ -21,7 +21,6 @@ from .cli import run_tool
 runs = importlib.import_module(f"{core.__name__}.runs")
 records = importlib.import_module(f"{core.__name__}.records")
 config = importlib.import_module(f"{core.__name__}.config")
-errors = importlib.import_module(f"{core.__name__}.errors")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,8 +3,4 @@
 #   bash scripts/zsclip/main.sh pets
 # Nothing is drawn or trained, so one seed says all.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-SEEDS=${SEEDS%% *}
-[ $# -ge 1 ] || fail "usage: bash $0 DATASET [CFG] [KEY VALUE ...]"
-dataset=$1; shift
-if [[ ${1:-} =~ ^[0-9]+$ ]]; then shift; fi # shots mean nothing here
-few_shot ZeroshotCLIP "$dataset" 0 "$@"
+zero_shot few_shot "$@"

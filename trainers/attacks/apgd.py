@@ -170,12 +170,7 @@ class APGD(LabelledAttack):
 
     def start(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return noise scaled to the ball's edge: its largest pixel, or its length, is eps."""
-        generator, linf = torch.Generator(), self.spec.norm == "linf"
-        draw = torch.rand if linf else torch.randn
-        noise = [draw(clean.shape[1:], generator=generator.manual_seed(s)) for s in seeds]
-        noise = torch.stack(noise).to(clean)
-        noise = 2 * noise - 1 if linf else noise
-        return clean + self.spec.eps * noise / length(noise, self.spec.norm)
+        return clean + self.spec.eps * self.noise(clean, seeds)
 
 
 class UntargetedDLR(APGD):

@@ -24,8 +24,7 @@ COMPOSED = {
     "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "apgd": ("apgd-ce", "apgd-dlr"),
 }
-# fewest classes for which the part's loss is defined; fab-t would run, but the original drops the
-# targeted parts together
+# fewest classes of a part: where its loss is defined; fab-t would run below and goes with apgd-t
 FEWEST = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 4}
 
 

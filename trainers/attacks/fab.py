@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import losses
 from .geometry import into_ball, length, to_hyperplane
-from .gradient import AttackResult, NotFinite, _mix
+from .gradient import AttackResult, _mix
 from .labelled import LabelledAttack
 from .spec import AttackSpec
 
@@ -74,7 +74,7 @@ class FAB(LabelledAttack):
             own = [seeds[i] for i in left.tolist()]
             nearest, norms, flat = self.search(clean[left], labels[left], aims, own)
             images = into_ball(clean[left], nearest, self.spec.eps, self.spec.norm)
-            margin, right = self._score(images, labels[left])
+            margin, right = self.score(images, labels[left])
             found.images[left], found.norms[left], found.zero_grad[left] = images, norms, flat
             found.loss_last[left], found.right[left] = margin, right
         return found
@@ -103,7 +103,7 @@ class FAB(LabelledAttack):
                 gap, normal = self._boundary(images[left], label, aim[left])
                 flat[left] |= normal.flatten(1).abs().amax(dim=1) == 0
                 moved = self.step(origin, images[left], gap, normal)
-                broken = ~self._score(moved, label)[1]
+                broken = ~self.score(moved, label)[1]
                 size = length(moved - origin, self.spec.norm).flatten()  # (b,)
                 closer = broken & (size < norms[left])
                 nearest[left[closer]], norms[left[closer]] = moved[closer], size[closer]
@@ -113,13 +113,7 @@ class FAB(LabelledAttack):
 
     def start(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return images at half the ball's radius in a random direction."""
-        generator, linf = torch.Generator(), self.spec.norm == "linf"
-        draw = torch.rand if linf else torch.randn
-        noise = torch.stack(
-            [draw(clean.shape[1:], generator=generator.manual_seed(s)) for s in seeds]
-        ).to(clean)
-        noise = 2 * noise - 1 if linf else noise
-        return (clean + self.spec.eps / 2 * noise / length(noise, self.spec.norm)).clamp(0, 1)
+        return (clean + self.spec.eps / 2 * self.noise(clean, seeds)).clamp(0, 1)
 
     def step(self, clean: Tensor, images: Tensor, gap: Tensor, normal: Tensor) -> Tensor:
         """Go beyond the linearised boundary, from the iterate and a little from the clean image.
@@ -146,11 +140,3 @@ class FAB(LabelledAttack):
             images, lambda logits: logits.float().gather(1, pair).diff(dim=1)[:, 0]
         )
         return gap, grad
-
-    def _score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return margins (b,) and where the model is right (b,)."""
-        logits = self.logits(images)
-        margin = losses.margin(logits, labels)
-        if not torch.isfinite(margin).all():
-            raise NotFinite("the attack's loss is not finite; compute in fp32")
-        return margin, logits.argmax(1) == labels

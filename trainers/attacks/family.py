@@ -146,9 +146,7 @@ class Diversity(GradientAttack):
         with torch.no_grad():
             loss, right = super().judge(images, rows)
         varied, _ = super().judge(self.vary(images), rows)
-        return varied + (
-            loss - varied
-        ).detach(), right  # the value of one, the gradient of the other
+        return _value_of(loss, varied), right
 
     def keep(self, left: Tensor) -> None:
         super().keep(left)
@@ -226,11 +224,12 @@ class Aimed(Labelled):
         self.aims = aims
 
     def __call__(self, images: Tensor) -> Tensor:
-        return -self.loss(self.forward(images), self.aims)
+        return -self.loss(self.logits(images, self.labels), self.aims)
 
     def judge(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.forward(images)
-        return -self.loss(logits, self.aims[rows]), logits.detach().argmax(1) == self.labels[rows]
+        labels = self.labels[rows]
+        logits = self.logits(images, labels)
+        return -self.loss(logits, self.aims[rows]), logits.detach().argmax(1) == labels
 
 
 def aims_of(aim: str | int, logits: Tensor, labels: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .. import losses
+from .geometry import length
 from .gradient import AttackResult, NotFinite, check_logits, check_pixels
 from .spec import AttackSpec
 
@@ -65,6 +67,23 @@ class LabelledAttack:
     ) -> AttackResult:
         """Return the result for clean images, given their labels (B,) and logits (B, K)."""
         raise NotImplementedError
+
+    def score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return margins (b,) and where the model is right (b,)."""
+        logits = self.logits(images)
+        margin = losses.margin(logits, labels)
+        if not torch.isfinite(margin).all():
+            raise NotFinite("the attack's loss is not finite; compute in fp32")
+        return margin, logits.argmax(1) == labels
+
+    def noise(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return one random change (3, H, W) per sample, of length 1 in the norm of the spec."""
+        generator, linf = torch.Generator(), self.spec.norm == "linf"
+        draw = torch.rand if linf else torch.randn
+        noise = [draw(clean.shape[1:], generator=generator.manual_seed(s)) for s in seeds]
+        noise = torch.stack(noise).to(clean)  # (b, 3, H, W)
+        noise = 2 * noise - 1 if linf else noise
+        return noise / length(noise, self.spec.norm)
 
     def gradient(
         self, images: Tensor, loss: Callable[[Tensor], Tensor]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import losses
-from .gradient import AttackResult, NotFinite, _mix
+from .gradient import AttackResult, _mix
 from .labelled import LabelledAttack
 from .spec import AttackSpec
 from .squares import move_mass, recolour, stripes, tiles
@@ -99,7 +99,7 @@ class Square(LabelledAttack):
         begin, change = (stripes, recolour) if linf else (tiles, move_mass)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         images = begin(clean, eps, generators)
-        margin, right = self._score(images, labels)
+        margin, right = self.score(images, labels)
         queries = torch.ones_like(labels)
         for query in range(self.queries):
             left = right.nonzero().flatten()  # (b,)
@@ -107,7 +107,7 @@ class Square(LabelledAttack):
                 break
             own = [generators[i] for i in left.tolist()]
             new = change(clean[left], images[left], self._side(query, clean), eps, own)
-            new_margin, new_right = self._score(new, labels[left])
+            new_margin, new_right = self.score(new, labels[left])
             better = ~new_right | (new_margin > margin[left])
             taken = left[better]
             images[taken], margin[taken] = new[better], new_margin[better]
@@ -123,11 +123,3 @@ class Square(LabelledAttack):
         side = round(math.sqrt(covered_share(query, self.p_init) * height * width))
         side = max(side, 1) if self.spec.norm == "linf" else max(side, 3) // 2 * 2 + 1
         return min(side, height, width)
-
-    def _score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return margins (b,) and where the model is right (b,)."""
-        logits = self.logits(images)
-        margin = losses.margin(logits, labels)
-        if not torch.isfinite(margin).all():
-            raise NotFinite("the attack's loss is not finite; compute in fp32")
-        return margin, logits.argmax(1) == labels
