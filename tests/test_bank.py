@@ -235,6 +235,7 @@ OTHERS = [
             {"name": "mi"},
             {"name": "mi", "kwargs": {"momentum": 0.5}},
             {"norm": "l2"},
+            {"prec": "bf16"},
             {"objective": "ce", "target": "end_to_end"},
             {"objective": "ce", "target": "end_to_end", "drop": True},
         )

@@ -15,6 +15,7 @@ _DETAILS = {
     "restarts": "{} restarts",
     "start": "{} start",
     "norm": "{}",
+    "prec": "gradients in {}",
     "name": "{}",
     "steps": "{} steps",
     "drop": "every iterate scored: {}",
@@ -127,6 +128,7 @@ def describe(threat: Mapping) -> str:
         else "",
         ", ".join(f"{key} {value}" for key, value in threat.get("kwargs", {}).items()),
         _scoring(threat),
+        f"gradients in {threat['prec']}" if threat.get("prec") else "",
         f"defence {threat['defence']}" if threat.get("defence") else "",
     ]
     return ", ".join(filter(None, parts))

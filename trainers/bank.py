@@ -28,6 +28,7 @@ from .attacks import (
     check_pixels,
     gradient_attack,
     objective_for,
+    tower_in,
     verify,
 )
 from .errors import UserError
@@ -66,11 +67,6 @@ class Bank:
         return len(self.labels)
 
 
-def _facts(spec: AttackSpec) -> dict:
-    """Everything an attack is; no settings count as before there were any, so that banks stay."""
-    return {name: value for name, value in asdict(spec).items() if name != "kwargs" or value}
-
-
 def bank_key(
     *,
     weights: str,
@@ -97,7 +93,7 @@ def bank_key(
         "images": list(images),
         "labels": [int(label) for label in labels],
         "preprocess": str(preprocess),
-        "attack": None if spec is None else _facts(spec),
+        "attack": None if spec is None else spec.facts(),
         "views": int(views),
         "precision": str(precision),
         "seed": int(seed),
@@ -358,7 +354,7 @@ def _attack_chunk(
         views = [clean]
         if spec is not None:
             _check_finite(clean, names, precision)
-            loss = objective_for(spec, clip.encode_image, reference=clean)
+            loss = objective_for(spec, tower_in(spec.prec, clip.encode_image), reference=clean)
             attack = gradient_attack(loss, spec, spec.kwargs)
             views = []
             for view_seeds in zip(*starts, strict=True):  # B seeds of one view

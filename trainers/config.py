@@ -44,7 +44,8 @@ def extend_cfg(cfg: CfgNode) -> None:
              "START": "uniform", "OBJECTIVE": "embedding_kl", "TARGET": "embedding"}  # fmt: skip
     test = {"NAME": "pgd", "EPS": "1/255", "ALPHA": "1/255", "STEPS": 100, "RESTARTS": 1,
             "START": "uniform", "OBJECTIVE": "ce", "TARGET": "end_to_end",
-            "DROP": False, "NORM": "linf", "KWARGS": CfgNode(new_allowed=True)}  # fmt: skip
+            "DROP": False, "NORM": "linf", "KWARGS": CfgNode(new_allowed=True),
+            "PREC": "fp32"}  # fmt: skip
     for name, value in train.items():
         _default(cfg, f"ATTACK.TRAIN.{name}", value)
     for name, value in test.items():

@@ -21,19 +21,15 @@ from tqdm import tqdm
 from . import templates
 from .attacks import (
     RAP,
-    Aimed,
     AttackChecks,
     AttackSpec,
-    LibraryAttack,
     Surrogate,
-    aims_of,
-    build_part,
-    gradient_attack,
     judge,
     load_surrogate,
-    objective_for,
     parts_of,
     probe,
+    run_attack,
+    tower_in,
     verify,
 )
 from .attacks.spec import LABELLED
@@ -291,37 +287,28 @@ class Evaluation:
             known = surrogate.knows(spec.kwargs["labels"], len(self.texts))
             forward = self.attacked(surrogate, seen)
             return RAP(forward, labels if known else None, spec, spec.kwargs).run(pixels, seeds)
-        whole = self.attacked(self.bare, seen)
-        forward, still_right = whole, None
-        if spec.target == "end_to_end":
+        whole, still_right, exact = self.attacked(self.bare, seen), None, None
+        own = spec.target == "end_to_end"
+        if own:
             still_right = lambda x: whole(x).argmax(1) == labels  # noqa: E731
-            if spec.objective == "embedding_kl":
-                forward = self.attacked(self.trainer.image_features, seen)
-        elif spec.objective == "embedding_kl":
-            forward = self.attacked(clip.encode_image, seen)
+            exact = whole if spec.prec != "fp32" else None
+        tower = tower_in(spec.prec, self.trainer.image_features if own else clip.encode_image)
+        if spec.objective == "embedding_kl":
+            forward = self.attacked(tower, seen)
         else:
-            frozen = lambda x: self.logits_of(clip.encode_image(x), self.handmade)  # noqa: E731
-            forward = self.attacked(frozen, seen)
-        if spec.adaptive:
-            return build_part(spec, forward, labels).run(pixels, seeds)
-        if spec.library:
-            return LibraryAttack(forward, labels, spec, spec.kwargs).run(pixels, seeds)
-        aim = spec.kwargs.get("aim")
-        with torch.no_grad():
-            needed = aim is not None or spec.objective not in LABELLED
-            reference = forward(pixels) if needed else None
-        if aim is not None:
-            loss = Aimed(forward, labels, aims_of(aim, reference, labels, seeds))
-        else:
-            loss = objective_for(spec, forward, labels=labels, reference=reference)
-        return gradient_attack(loss, spec, spec.kwargs).run(pixels, seeds, still_right)
+            texts = self.texts if own else self.handmade
+            forward = self.attacked(lambda x: self.logits_of(tower(x), texts), seen)
+        return run_attack(
+            spec, pixels, seeds,
+            forward=forward, labels=labels, still_right=still_right, exact=exact,
+        )  # fmt: skip
 
     def _seeds(self, where: list[int]) -> list[int]:
         return [sample_seed(TEST_SEED, sha256_file(self.items[i].impath), 0) for i in where]
 
     def _key(self, spec: AttackSpec, seen: bool, names: list[str]) -> str:
         """Everything this evaluation depends on, so that another one is never continued."""
-        facts = [asdict(spec), self.trainer.clip.sha256, self.trainer.preprocess.key, names]
+        facts = [spec.facts(), self.trainer.clip.sha256, self.trainer.preprocess.key, names]
         facts += [self.defence.describe(), seen, self.eot] if self.defence else []
         facts += [self.surrogate(spec).sha256] if spec.target == "surrogate" else []
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

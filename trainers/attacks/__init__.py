@@ -1,7 +1,8 @@
 """Gradient attacks on images in [0, 1]: what they are, the one loop, their self-checks."""
 
-from .autoattack import build_part, parts_of
+from .autoattack import parts_of
 from .checks import AttackChecks, summarise, verify
+from .dispatch import run_attack, tower_in
 from .family import Aimed, aims_of, gradient_attack
 from .gradient import AttackResult, GradientAttack, NotFinite, check_pixels, objective_for
 from .library import LibraryAttack
@@ -22,7 +23,6 @@ __all__ = [
     "RAP",
     "Surrogate",
     "aims_of",
-    "build_part",
     "check_pixels",
     "gradient_attack",
     "compare",
@@ -32,7 +32,9 @@ __all__ = [
     "parse_255",
     "parts_of",
     "probe",
+    "run_attack",
     "specs_from_cfg",
     "summarise",
+    "tower_in",
     "verify",
 ]

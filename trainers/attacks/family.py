@@ -216,11 +216,11 @@ class Aimed(Labelled):
         labels, aims: (B,) int64.
     """
 
-    def __init__(self, forward, labels: Tensor, aims: Tensor):
+    def __init__(self, forward, labels: Tensor, aims: Tensor, exact=None):
         with torch.inference_mode(False):
             # A copy: a tensor made in inference mode cannot take part in a backward pass.
             labels, aims = labels.clone(), aims.clone()
-        super().__init__(forward, labels, losses.cross_entropy)
+        super().__init__(forward, labels, losses.cross_entropy, exact)
         self.aims = aims
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ class Aimed(Labelled):
     def judge(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         labels = self.labels[rows]
         logits = self.logits(images, labels)
-        return -self.loss(logits, self.aims[rows]), logits.detach().argmax(1) == labels
+        return -self.loss(logits, self.aims[rows]), self.right(images, logits, labels)
 
 
 def aims_of(aim: str | int, logits: Tensor, labels: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -98,6 +98,7 @@ def objective_for(
     *,
     labels: Tensor | None = None,
     reference: Tensor | None = None,
+    exact: Callable[[Tensor], Tensor] | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Return the per-sample loss that ``spec.objective`` names, as a function of the images.
 
@@ -105,6 +106,7 @@ def objective_for(
         forward: images (B, 3, H, W) -> logits (B, K), or raw features (B, D) for embedding_kl.
         labels: (B,) int64, for ``ce`` and ``margin``.
         reference: logits or features of the clean images, for ``kl`` and ``embedding_kl``.
+        exact: see :class:`Labelled`.
     """
     with torch.inference_mode(False):
         # A copy: a tensor made in inference mode cannot take part in a backward pass.
@@ -114,7 +116,7 @@ def objective_for(
         if labels is None:
             raise ValueError(f"objective '{spec.objective}' needs labels")
         loss = losses.cross_entropy if spec.objective == "ce" else losses.margin
-        return Labelled(forward, labels, loss)
+        return Labelled(forward, labels, loss, exact)
     if reference is None:
         raise ValueError(f"objective '{spec.objective}' needs the clean reference")
     loss = losses.kl if spec.objective == "kl" else losses.embedding_kl
@@ -122,10 +124,17 @@ def objective_for(
 
 
 class Labelled:
-    """A loss of logits and labels, which can also say where the model is right."""
+    """A loss of logits and labels, which can also say where the model is right.
 
-    def __init__(self, forward, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]):
-        self.forward, self.labels, self.loss = forward, labels, loss
+    Args:
+        exact: like ``forward``, but in float32: asked again wherever a coarser ``forward`` is
+            wrong, so that no sample counts as broken that is not.
+    """
+
+    def __init__(
+        self, forward, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor], exact=None
+    ):
+        self.forward, self.labels, self.loss, self.exact = forward, labels, loss, exact
         self.checked = False  # once: a look at the values waits for the GPU
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -147,7 +156,15 @@ class Labelled:
         """Return loss and rightness, each (b,), of images (b, 3, H, W) of the samples ``rows``."""
         labels = self.labels[rows]
         logits = self.logits(images, labels)
-        return self.loss(logits, labels), logits.detach().argmax(1) == labels
+        return self.loss(logits, labels), self.right(images, logits, labels)
+
+    @torch.no_grad()
+    def right(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return where the model is right (b,), by these logits and, where they doubt, exactly."""
+        right = logits.argmax(1) == labels
+        if self.exact is not None and not right.all():
+            right[~right] = self.exact(images[~right]).argmax(1) == labels[~right]
+        return right
 
 
 class GradientAttack:

@@ -32,6 +32,7 @@ OBJECTIVES = ("ce", "margin", "kl", "embedding_kl")
 RAP_OBJECTIVES = ("logit", "ce")
 TARGETS = ("end_to_end", "frozen_prompt", "embedding", "surrogate")
 NORMS = ("linf", "l2")
+PRECISIONS = ("fp32", "bf16")
 
 # Objectives that compare with the model's own clean output: flat at a perturbation of zero.
 FLAT_AT_ZERO = ("kl", "embedding_kl")
@@ -62,6 +63,8 @@ class AttackSpec:
         drop: score every iterate and leave a sample alone once it is misclassified. A stronger
             attack than the last iterate, and a cheaper one.
         kwargs: the attack's own settings, see :mod:`.catalogue`; those not given are filled in.
+        prec: precision in which the image tower makes the gradients, ``fp32`` or (PGD family)
+            ``bf16``; images, loss and the final judgement are float32 in any case.
 
     The parts of AutoAttack have no alpha, start or objective (None) and always drop. Classes of
     torchattacks have no start or objective, and alpha None stands for their own step size.
@@ -81,9 +84,10 @@ class AttackSpec:
     norm: str = "linf"
     drop: bool = False
     kwargs: dict = field(default_factory=dict)
+    prec: str = "fp32"
 
     def __post_init__(self):
-        self._check_words(target=TARGETS)
+        self._check_words(target=TARGETS, prec=PRECISIONS)
         if not isinstance(self.kwargs, Mapping):
             raise UserError(f"attack kwargs is {self.kwargs!r}, expected keys and values")
         if self.library:
@@ -108,6 +112,11 @@ class AttackSpec:
             self._check_words(start=STARTS, objective=RAP_OBJECTIVES if rap else OBJECTIVES)
             self._settle_rap() if rap else self._settle_family()
         self._check_numbers()
+        if self.prec != "fp32" and self.name not in FAMILY:
+            raise UserError(
+                f"attack '{self.name}' computes in fp32 only, not in {self.prec}; leave PREC out "
+                f"or use one of: {', '.join(FAMILY)}"
+            )
         if self.adaptive and self.kwargs:
             raise UserError(f"attack '{self.name}' takes no settings; leave KWARGS out")
         if self.adaptive or self.library:
@@ -204,7 +213,7 @@ class AttackSpec:
 
         Args:
             node: NAME, EPS, ALPHA (in 1/255), STEPS, RESTARTS, START, OBJECTIVE, TARGET and
-                optionally NORM and DROP; LIST is left to :func:`specs_from_cfg`.
+                optionally NORM, DROP and PREC; LIST is left to :func:`specs_from_cfg`.
             overrides: values that replace the node's, as an entry of LIST does. An entry that
                 names a part of AutoAttack takes no steps, restarts or drop from the node; one that
                 names rap takes nothing but eps.
@@ -214,7 +223,7 @@ class AttackSpec:
             UserError: a key is missing or unknown, or a value is refused.
         """
         names = [f.name for f in fields(cls)]
-        values = {"norm": "linf", "drop": False, "kwargs": {}}
+        values = {"norm": "linf", "drop": False, "kwargs": {}, "prec": "fp32"}
         for source, where in ((node, key), (overrides or {}, f"{key}.LIST")):
             if not isinstance(source, Mapping):
                 raise UserError(f"{where} is {source!r}, expected keys and values such as EPS: 4")
@@ -226,6 +235,8 @@ class AttackSpec:
                     raise UserError(f"{where}.{name} is no attack setting.{hint}")
         given = {str(name).lower(): value for name, value in (overrides or {}).items()}
         name = str(given.get("name", "")).lower()
+        if name and name not in FAMILY:  # of the node, which may speak of another attack
+            values["prec"] = given.get("prec", "fp32")
         if name in ADAPTIVE:
             values |= {"steps": ADAPTIVE[name], "restarts": 1, "drop": True, "kwargs": {}} | given
         elif name.startswith(PREFIX):
@@ -258,13 +269,16 @@ class AttackSpec:
 
         ``from_cfg`` reads the result back (eps and alpha to four decimals of 1/255).
         """
-        values = asdict(self)
+        values = self.facts()
         for name in ("eps", "alpha"):
             if values[name] is not None:
                 values[name] = f"{in_255(values[name])}/255"
-        if not values["kwargs"]:
-            del values["kwargs"]
         return values
+
+    def facts(self) -> dict:
+        """Return the fields, but for kwargs and prec where nothing was chosen there."""
+        unchosen = {"kwargs": {}, "prec": "fp32"}  # records and banks from before they existed
+        return {k: v for k, v in asdict(self).items() if k not in unchosen or v != unchosen[k]}
 
 
 def specs_from_cfg(node, *, key: str = "ATTACK") -> list[AttackSpec]:

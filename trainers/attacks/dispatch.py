@@ -1,0 +1,68 @@
+"""From a spec to a run: which class makes an attack, and in what precision its gradients are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .autoattack import build_part
+from .family import Aimed, aims_of, gradient_attack
+from .gradient import AttackResult, objective_for
+from .library import LibraryAttack
+from .spec import LABELLED, AttackSpec
+
+Model = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> logits (B, K) or features
+
+
+def tower_in(prec: str, features: Model) -> Model:
+    """Return an image tower (images to raw features) that computes in ``prec``.
+
+    Features come back in float32: logits in bfloat16 would be steps of an eighth.
+    """
+    if prec == "fp32":
+        return features
+
+    def run(images: Tensor) -> Tensor:
+        # casts are not kept: one made under no_grad would have no gradient later
+        with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
+            return features(images).float()
+
+    return run
+
+
+def run_attack(
+    spec: AttackSpec,
+    pixels: Tensor,
+    seeds: Sequence[int],
+    *,
+    forward: Model,
+    labels: Tensor,
+    still_right: Model | None = None,
+    exact: Model | None = None,
+) -> AttackResult:
+    """Run one attack on labelled images; a composed one (AutoAttack) comes in its parts.
+
+    Args:
+        pixels: (B, 3, H, W) in [0, 1].
+        seeds: one integer per image.
+        forward: what is attacked; features instead of logits for ``embedding_kl``.
+        labels: (B,) int64.
+        still_right: images to (B,) bool, where the tested model is right; decides between restarts.
+        exact: the logits in float32 where ``forward`` is coarser, which then have the last word on
+            whether a sample is broken.
+    """
+    if spec.adaptive:
+        return build_part(spec, forward, labels).run(pixels, seeds)
+    if spec.library:
+        return LibraryAttack(forward, labels, spec, spec.kwargs).run(pixels, seeds)
+    aim = spec.kwargs.get("aim")
+    with torch.no_grad():
+        needed = aim is not None or spec.objective not in LABELLED
+        reference = forward(pixels) if needed else None
+    if aim is not None:
+        loss = Aimed(forward, labels, aims_of(aim, reference, labels, seeds), exact=exact)
+    else:
+        loss = objective_for(spec, forward, labels=labels, reference=reference, exact=exact)
+    return gradient_attack(loss, spec, spec.kwargs).run(pixels, seeds, still_right)
