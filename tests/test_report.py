@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from make_records import BANK, TRANSFER, WHITE_BOX, make, outcome, zero_shot
 
-from tools import report
+from tools import layouts, report, sheets
 from tools.cli import dispatch, run_tool
 from tools.tables import build_tables
 from tools.threats import attack_headings, threat_label
@@ -90,11 +90,12 @@ def test_zero_shot_joins_the_tables_of_its_setting_only():
 
 def test_figures_are_the_mean_and_interval_over_seeds():
     (table,) = tables(*(make(clean=c, seed=s) for s, c in enumerate([79, 80, 81])))
-    assert report.cells(table, table.rows[0]) == [
+    (block,) = layouts.table_sheet(table).blocks
+    assert block.rows[0] == [
         "AdvPT", "16", "PGD-10 8/255 (embedding-KL)", "80.0 ± 2.5", "40.0 ± 0.0", "30.0 ± 0.0",
         "4096", "3",
     ]  # fmt: skip
-    assert report.cell([61.25]) == "61.2"
+    assert layouts.cell([61.25]) == "61.2"
 
 
 def test_other_settings_are_other_rows():
@@ -119,7 +120,8 @@ def test_training_threats_share_a_table_and_are_told():
     assert {row.trained_with for row in table.rows[1:]} == {
         "PGD-10 8/255 (embedding-KL)", "clean images", "PGD-100 1/255",
     }  # fmt: skip
-    assert "trained with" in report.header(table)
+    (block,) = layouts.table_sheet(table).blocks
+    assert "trained with" in [column.name for column in block.columns]
 
 
 def test_the_newer_duplicate_counts_and_both_are_named():
@@ -316,13 +318,13 @@ def test_autoattack_is_told_in_words(tmp_path):
     }  # fmt: skip
     (table,) = tables(make(attacks=[WHITE_BOX | outcome(30), auto | outcome(20)]))
     assert table.headings == ["end-to-end PGD-100 1/255", "end-to-end AutoAttack 1/255"]
-    (text,) = report.terminal([table])
+    (text,) = sheets.terminal([layouts.table_sheet(table)])
     assert (
         "100 steps, 1 restart, on the samples that the other attacks of the row have left" in text
     )
     assert "every iterate scored" not in text
     (table,) = tables(make(attacks=[WHITE_BOX | {"drop": True} | outcome(30)]))
-    assert "every iterate scored" in next(iter(report.terminal([table])))
+    assert "every iterate scored" in next(iter(sheets.terminal([layouts.table_sheet(table)])))
 
 
 def test_a_setting_that_a_record_is_too_old_to_have_is_its_default():

@@ -25,7 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import core, report
+from . import core, layouts, report
 from .cli import run_tool
 from .tables import Row, Table
 
@@ -245,7 +245,7 @@ def _caption(panel: Panel) -> list[str]:
     rows = [row for curve in panel.curves for row in curve.rows.values()]
     counts = {len(row.runs) for row in rows}
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
-    lines = report.caption(panel.table)
+    lines = layouts.caption(panel.table)
     lines[-1] = f"{lines[-1]}; n = {seeds}"
     facts = []  # what differs is told by the axis or the names
     for name, values in (
@@ -295,7 +295,7 @@ def _draw_panel(axes, panel: Panel, key: str) -> None:
             line = _STYLES[j % len(_STYLES)][0]
             axes.axhline(mean, color=_REFERENCE, linestyle=line, lw=1, zorder=0)
 
-    axes.set_title(_plain(report.title(table)), loc="left", fontsize=11, fontweight="bold", pad=9)
+    axes.set_title(_plain(layouts.title(table)), loc="left", fontsize=11, fontweight="bold", pad=9)
     axes.set_xlabel(_plain(key), fontsize=9.5, color=_QUIET)
     axes.set_ylabel("accuracy in %", fontsize=9.5, color=_QUIET)
     axes.set_ylim(0, min(100, highest * 1.06 + 2))

@@ -40,6 +40,7 @@ _NEUTRAL = (
     "TEST.PROBES",
     "TEST.SAVE_ADV",
     "TEST.NO_TEST",
+    "TEST.PROTOCOL",
     "TEST.PER_CLASS_RESULT",
     "TEST.COMPUTE_CMAT",
     "ATTACK.TEST.*",
@@ -139,7 +140,7 @@ class Table:
         return sorted({r["device"] for row in self.rows for r in row.runs.values()})
 
 
-def _backbone(record: Mapping) -> tuple[str, str]:
+def backbone(record: Mapping) -> tuple[str, str]:
     """Return name and weights; a local file is known by its content, wherever it lies."""
     name = record["backbone"]
     return ("file:" if name.startswith("file:") else name), record["weights_sha256"]
@@ -154,16 +155,24 @@ def setting(record: Mapping) -> tuple:
         record["classes"],
         record["subset"] or 0,
         record["clean"]["n"],
-        _backbone(record),
+        backbone(record),
     )
+
+
+def signatures(record: Mapping) -> tuple:
+    """Return the test attacks of a record, in an order of their own."""
+    return tuple(sorted(records_of.attack_signature(a) for a in record["attacks"]))
+
+
+def source_of(record: Mapping) -> str | None:
+    """Return the data set that prompts come from, where it is another than the tested one."""
+    source = record.get("source") if record["shots"] else None
+    return None if source == record["dataset"] else source
 
 
 def _setting(record: Mapping) -> tuple:
     """Return everything but the protocol that has to be equal inside one table."""
-    return (
-        *setting(record),
-        tuple(sorted(records_of.attack_signature(a) for a in record["attacks"])),
-    )
+    return *setting(record), signatures(record)
 
 
 @cache
@@ -184,7 +193,9 @@ def _relevant(record: Mapping, known: Iterable[str]) -> dict:
     """
     patterns = _NEUTRAL + (_TRAINING if record["shots"] == 0 else ())
     unset = {key: _defaults()[key] for key in known if key in _defaults()}
-    config = {"epochs": record["epochs"]} | unset | record["config"]
+    source = source_of(record)
+    facts = {"epochs": record["epochs"]} | ({"source": source} if source else {})
+    config = facts | unset | record["config"]
     return {
         key: json.dumps(value)
         for key, value in config.items()
@@ -193,16 +204,19 @@ def _relevant(record: Mapping, known: Iterable[str]) -> dict:
 
 
 def grouped(records: Mapping[Path, dict], setting_of: Callable) -> list[dict[Path, dict]]:
-    """Sort records by ``setting_of(record)`` and protocol; zero-shot models join every protocol."""
+    """Sort records by ``setting_of(record)`` and protocol.
+
+    Zero-shot models join every protocol of their setting; alone they stay with their own.
+    """
     groups = defaultdict(dict)  # (setting, protocol) -> {path: record}
+    untrained = defaultdict(dict)
     for path, record in records.items():
-        groups[setting_of(record), record["protocol"]][path] = record
-    for own, protocol in list(groups):
-        hosts = [p for s, p in groups if s == own and p != "zero_shot"]
-        if protocol == "zero_shot" and hosts:
-            zero_shot = groups.pop((own, protocol))
-            for host in hosts:
-                groups[own, host] |= zero_shot
+        kind = groups if record["shots"] else untrained
+        kind[setting_of(record), record["protocol"]][path] = record
+    hosts = list(groups)
+    for (own, protocol), members in untrained.items():
+        for host in [key for key in hosts if key[0] == own] or [(own, protocol)]:
+            groups[host] |= members
     return list(groups.values())
 
 
@@ -217,6 +231,21 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
 
 
 def _table(members: Mapping[Path, dict]) -> Table:
+    table = collect(members)
+    name_variants(table.rows)
+    table.rows.sort(key=row_order)
+    table.notes += settings_notes(table.rows) + _missing_seeds(table.rows)
+    table.notes += [f"self-check: {warning}" for warning in warnings_of(table.rows)]
+    return table
+
+
+def row_order(row: Row) -> tuple:
+    """Return the key that sorts rows: zero-shot first, then by trainer and shots."""
+    return row.shots != 0, row.trainer, row.shots < 0, row.shots, row.name
+
+
+def collect(members: Mapping[Path, dict]) -> Table:
+    """Sort comparable records into rows; what repeats a seed is noted and left out."""
     trained = [r for r in members.values() if r["shots"] != 0]
     first = (trained or list(members.values()))[0]
     table = Table(first, first["attacks"])
@@ -227,19 +256,26 @@ def _table(members: Mapping[Path, dict]) -> Table:
         empty = empty_row(record, known)
         row = rows.setdefault(empty.identity, empty)
         seed = record["seed"]
-        if seed in row.runs:
+        if seed not in row.runs:
+            row.runs[seed], row.paths[seed] = record, path
+        elif not _same_model_again(row.runs[seed], record):
             table.notes.append(
                 f"duplicate: '{path}' repeats {row.full_name}, seed {seed}; "
                 f"only the newer '{row.paths[seed]}' counts"
             )
-        else:
-            row.runs[seed], row.paths[seed] = record, path
     table.rows = list(rows.values())
-    name_variants(table.rows)
-    table.rows.sort(key=lambda r: (r.shots != 0, r.trainer, r.shots < 0, r.shots, r.name))
-    table.notes += [f"settings: {row.full_name} has {row.also}" for row in table.rows if row.also]
-    table.notes += _missing_seeds(table.rows) + _warnings(table.rows)
     return table
+
+
+def _same_model_again(one: Mapping, other: Mapping) -> bool:
+    """Tell whether the zero-shot model was tested for two protocols, to the same end."""
+    untrained = not one["shots"] and one["protocol"] != other["protocol"]
+    return untrained and _outcome(one) == _outcome(other)
+
+
+def _outcome(record: Mapping) -> tuple[int, dict]:
+    robust = {records_of.attack_signature(a): a["correct"] for a in record["attacks"]}
+    return record["clean"]["correct"], robust
 
 
 def empty_row(record: Mapping, known: Iterable[str]) -> Row:
@@ -294,15 +330,19 @@ def _missing_seeds(rows: list[Row]) -> list[str]:
     ]
 
 
-def _warnings(rows: list[Row]) -> list[str]:
-    notes = []
-    for row in rows:
-        for seed, record in sorted(row.runs.items()):
-            for heading, attack in zip(
-                attack_headings(record["attacks"]), record["attacks"], strict=True
-            ):
-                notes += [
-                    f"self-check: {row.full_name}, seed {seed}, {heading}: {w}"
-                    for w in attack["warnings"]
-                ]
-    return notes
+def settings_notes(rows: Iterable[Row]) -> list[str]:
+    """Return the settings that rows are not named by."""
+    return [f"settings: {row.full_name} has {row.also}" for row in rows if row.also]
+
+
+def warnings_of(rows: Iterable[Row]) -> list[str]:
+    """Return what the attacks' self-checks objected to."""
+    return [
+        f"{row.full_name}, seed {seed}, {heading}: {warning}"
+        for row in rows
+        for seed, record in sorted(row.runs.items())
+        for heading, attack in zip(
+            attack_headings(record["attacks"]), record["attacks"], strict=True
+        )
+        for warning in attack["warnings"]
+    ]

@@ -1,0 +1,331 @@
+"""Tables of one model over several tests: base and new classes, source and target data sets.
+
+A join holds what the papers print side by side. Its parts are tables of their own (see
+``tools/tables.py``), one per class split or data set; its rows are models, found again in every
+part. All parts have the same backbone, test attacks and ``TEST.SUBSET``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import core
+from .tables import (
+    Row,
+    Table,
+    backbone,
+    build_tables,
+    collect,
+    empty_row,
+    name_variants,
+    row_order,
+    setting,
+    settings_notes,
+    signatures,
+    source_of,
+    warnings_of,
+)  # fmt: skip
+
+statistics = importlib.import_module(f"{core.__name__}.statistics")
+
+BASE_TO_NEW, CROSS, SHIFT = "base2new", "xd", "dg"
+SPLITS = ("base", "new")
+# the data sets of the papers' tables in their order, and the short names they print
+SHORT = {
+    "ImageNet": "ImageNet", "Caltech101": "Caltech", "OxfordPets": "Pets", "StanfordCars": "Cars",
+    "OxfordFlowers": "Flowers", "Food101": "Food101", "FGVCAircraft": "Aircraft",
+    "SUN397": "SUN397", "DescribableTextures": "DTD", "EuroSAT": "EuroSAT", "UCF101": "UCF101",
+    "ImageNetV2": "-V2", "ImageNetSketch": "-Sketch", "ImageNetA": "-A", "ImageNetR": "-R",
+}  # fmt: skip
+_SHIFTED = [name for name, short in SHORT.items() if short.startswith("-")]
+# what the papers test prompts on that were trained on ImageNet
+_EXPECTED = {
+    CROSS: [name for name in SHORT if name != "ImageNet" and name not in _SHIFTED],
+    SHIFT: _SHIFTED,
+}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort data sets as the papers do, others behind them by name."""
+    known = list(SHORT)
+    return sorted(names, key=lambda n: (known.index(n) if n in SHORT else len(known), n))
+
+
+@dataclass
+class JoinedRow:
+    """One model: ``row`` tells which, ``parts`` holds its runs by class split or data set."""
+
+    row: Row
+    parts: dict[str, Row] = field(default_factory=dict)
+
+    def mean(self, part: str, signature=None) -> float | None:
+        """Return the mean accuracy over seeds in percent; None where it was not tested."""
+        if part not in self.parts:
+            return None
+        return statistics.mean_interval(self.parts[part].accuracies(signature))[0]
+
+    def averages(self, parts: Iterable[str], signature=None) -> list[float]:
+        """Return the averages over ``parts``: one per seed, or one where seeds differ.
+
+        Empty where a part is missing: an average over less compares with nothing.
+        """
+        rows = [self.parts.get(part) for part in parts]
+        if not rows or None in rows:
+            return []
+        if len({tuple(sorted(row.runs)) for row in rows}) == 1:
+            by_seed = zip(*(row.accuracies(signature) for row in rows), strict=True)
+            return [sum(values) / len(rows) for values in by_seed]
+        means = [statistics.mean_interval(row.accuracies(signature))[0] for row in rows]
+        return [sum(means) / len(rows)]
+
+    @property
+    def seeds(self) -> str:
+        """Return how many seeds stand behind a figure, such as ``3`` or ``2 to 3``."""
+        counts = {len(row.runs) for row in self.parts.values()}
+        return " to ".join(map(str, sorted({min(counts), max(counts)})))
+
+
+@dataclass
+class Join:
+    """One table of a protocol: ``tables`` by part, the source (or base classes) first."""
+
+    protocol: str
+    source: str | None  # data set that the prompts come from; of base-to-novel, the data set
+    tables: dict[str, Table]
+    rows: list[JoinedRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> dict:
+        """A record of it, for what all parts share."""
+        return next(iter(self.tables.values())).first
+
+    @property
+    def headings(self) -> list[str]:
+        """One heading per attack."""
+        return next(iter(self.tables.values())).headings
+
+    @property
+    def signatures(self) -> list[tuple]:
+        """One hashable threat model per attack, in the order of the headings."""
+        return next(iter(self.tables.values())).signatures
+
+    @property
+    def targets(self) -> list[str]:
+        """Every part but the source."""
+        return [part for part in self.tables if part != self.source]
+
+
+# --- which records belong together ----------------------------------------------------------------
+
+
+def _asked(record: Mapping) -> int:
+    """Return ``TEST.SUBSET``; a test set smaller than that is whole, and its record says null."""
+    return record["config"].get("TEST.SUBSET", record["subset"] or 0)
+
+
+def _shared(record: Mapping) -> tuple:
+    """Return what all parts of a join have in common."""
+    return record["schema"], backbone(record), _asked(record), signatures(record)
+
+
+def _place(record: Mapping) -> tuple | None:
+    """Return protocol, origin and classes of the join a record belongs to; None where to none."""
+    protocol, split = record["protocol"], record["split"]
+    if protocol == BASE_TO_NEW and split in SPLITS:
+        return protocol, record["dataset"], None
+    if protocol in (CROSS, SHIFT):
+        return protocol, record.get("source") if record["shots"] else None, split
+    return None
+
+
+def _hosts(record: Mapping, groups: Mapping[tuple, dict]) -> list[tuple]:
+    """Return the joins that a zero-shot record belongs to."""
+    same = [key for key in groups if key[0] == _shared(record)]
+    hosts = []
+    for key in same:
+        protocol, origin, split = key[1]
+        if protocol == BASE_TO_NEW:
+            fits = record["split"] in SPLITS and record["dataset"] == origin
+        else:
+            tested = {r["dataset"] for r in groups[key].values()} | {origin}
+            fits = record["split"] == split and record["dataset"] in tested
+        hosts += [key] if fits else []
+    place = _place(record)
+    if place and not hosts:  # a data set that no trained model was tested on yet
+        hosts = [key for key in same if key[1][::2] == place[::2] and place[0] != BASE_TO_NEW]
+    return hosts
+
+
+def build_joins(records: Mapping[Path, dict]) -> tuple[list[Join], list[Table]]:
+    """Sort completed records into joins, and all others into tables of their own.
+
+    Zero-shot models join whatever tests the same data. A run of another protocol stands for a
+    model's accuracy on its source where that was not measured again.
+    """
+    groups, alone = defaultdict(dict), defaultdict(dict)
+    trained = {path: record for path, record in records.items() if record["shots"]}
+    untrained = {path: record for path, record in records.items() if not record["shots"]}
+    for path, record in trained.items():
+        place = _place(record)
+        if place:
+            groups[_shared(record), place][path] = record
+    hosts = {path: _hosts(record, groups) for path, record in untrained.items()}
+    for path, record in untrained.items():
+        for key in hosts[path]:
+            groups[key][path] = record
+        if _place(record) and not hosts[path]:
+            alone[_shared(record), _place(record)][path] = record
+    joins, used = [], set()
+    for key, members in [*groups.items(), *alone.items()]:
+        join, left = _join(key, members, trained)
+        joins.append(join)
+        used |= set(members) - left
+    rest = {path: r for path, r in records.items() if path not in used or not r["shots"]}
+    tables = [
+        table
+        for table in build_tables(rest)
+        if not {path for row in table.rows for path in row.paths.values()} <= used
+    ]
+    order = ("dataset", "protocol", "backbone", "weights_sha256")
+    return sorted(joins, key=lambda j: [j.first[key] for key in order]), tables
+
+
+# --- one join -------------------------------------------------------------------------------------
+
+
+def _part(record: Mapping, protocol: str) -> str:
+    return record["split"] if protocol == BASE_TO_NEW else record["dataset"]
+
+
+def _model(record: Mapping, known: Iterable[str], protocol: str) -> Row:
+    """Return the row of a record without what differs between the parts of a join."""
+    row = empty_row(record, known)
+    row.config = {
+        key: value
+        for key, value in row.config.items()
+        if not (
+            key == "DATASET.SUBSAMPLE_CLASSES"
+            or (protocol != BASE_TO_NEW and (key == "source" or key.startswith("DATASET.")))
+        )
+    }
+    return row
+
+
+def _join(key: tuple, members: dict[Path, dict], trained: dict[Path, dict]):
+    """Build a join; return it and the members that do not fit into it."""
+    shared, (protocol, origin, split) = key
+    known = set().union(*(record["config"] for record in (trained | members).values()))
+    members = dict(members)
+    if protocol != BASE_TO_NEW and origin:
+        members |= _source_runs(origin, split, shared, members, trained, known, protocol)
+    parts, left = _one_setting_each(members, protocol)
+    names = [s for s in SPLITS if s in parts] if protocol == BASE_TO_NEW else in_order(parts)
+    if protocol != BASE_TO_NEW and origin in parts:
+        names = [origin, *(name for name in names if name != origin)]
+    join = Join(protocol, origin, {name: collect(parts[name]) for name in names})
+    models: dict[str, JoinedRow] = {}
+    for name, table in join.tables.items():
+        join.notes += table.notes
+        for row in table.rows:
+            model = _model(next(iter(row.runs.values())), known, protocol)
+            joined = models.setdefault(model.identity, JoinedRow(model))
+            if name in joined.parts:
+                join.notes.append(_twin(joined.parts[name], row))
+            joined.parts.setdefault(name, row)
+    join.rows = list(models.values())
+    name_variants([joined.row for joined in join.rows])
+    join.rows.sort(key=lambda joined: row_order(joined.row))
+    join.notes += settings_notes(joined.row for joined in join.rows) + _missing(join)
+    for joined in join.rows:
+        for name, row in joined.parts.items():
+            row.variant = joined.row.variant
+            join.notes += [f"self-check: on {where(join, name)}: {w}" for w in warnings_of([row])]
+    if left:
+        paths = ", ".join(f"'{path}'" for path in sorted(left))
+        join.notes.append(
+            f"apart: {paths} tested other classes or another number of images, so that they have "
+            "a table of their own"
+        )
+    return join, left
+
+
+def _twin(kept: Row, other: Row) -> str:
+    kept_path, other_path = (next(iter(row.paths.values())) for row in (kept, other))
+    return (
+        f"duplicate: '{other_path}' differs from '{kept_path}' in a setting of the data set alone; "
+        "only the latter counts"
+    )
+
+
+def _one_setting_each(members: Mapping[Path, dict], protocol: str):
+    """Sort members by part; where a part has several test sets the one with most runs stays."""
+    buckets = defaultdict(lambda: defaultdict(dict))
+    for path, record in members.items():
+        buckets[_part(record, protocol)][setting(record)][path] = record
+    parts, left = {}, set()
+    for name, found in buckets.items():
+        ordered = sorted(
+            found.values(), key=lambda b: (len(b), max(r["created"] for r in b.values()))
+        )
+        parts[name] = ordered.pop()
+        left |= {path for bucket in ordered for path in bucket}
+    return parts, left
+
+
+def _source_runs(origin, split, shared, members, trained, known, protocol) -> dict[Path, dict]:
+    """Return runs of other protocols that tested a model of the join on its source."""
+    wanted, there = defaultdict(set), defaultdict(set)  # model -> seeds
+    for record in members.values():
+        seeds = there if record["dataset"] == origin else wanted
+        seeds[_model(record, known, protocol).identity].add(record["seed"])
+    found = {}
+    for path, record in trained.items():
+        fits = record["dataset"] == origin and record["split"] == split
+        if fits and path not in members and _shared(record) == shared and not source_of(record):
+            model = _model(record, known, protocol).identity
+            if record["seed"] in wanted[model] - there[model]:
+                there[model].add(record["seed"])
+                found[path] = record
+    return found
+
+
+def where(join: Join, part: str) -> str:
+    """Return a part in words."""
+    return f"the {part} classes" if join.protocol == BASE_TO_NEW else part
+
+
+def _missing(join: Join) -> list[str]:
+    """Say which tests and seeds a row lacks, and which data sets the papers have beside."""
+    notes = []
+    expected = SPLITS if join.protocol == BASE_TO_NEW else list(join.tables)
+    if join.protocol != BASE_TO_NEW and join.source and join.source not in expected:
+        expected = [join.source, *expected]
+    trained = [joined for joined in join.rows if joined.row.shots]
+    seeds = {seed for joined in trained for row in joined.parts.values() for seed in row.runs}
+    for joined in join.rows:
+        untested = [where(join, part) for part in expected if part not in joined.parts]
+        if untested:
+            notes.append(f"missing: {joined.row.full_name} has no run on {', '.join(untested)}")
+        for part, row in joined.parts.items():
+            gaps = sorted(seeds - set(row.runs)) if joined.row.shots else []
+            if gaps:
+                notes.append(
+                    f"missing: {joined.row.full_name} has no seed {', '.join(map(str, gaps))} on "
+                    f"{where(join, part)}, which other rows or tests have"
+                )
+    if join.protocol == BASE_TO_NEW:
+        return notes
+    if trained and not join.source:
+        notes.append(
+            "source: these records do not say what the prompts were trained on (their checkpoints "
+            "are older than that field)"
+        )
+    gaps = [name for name in _EXPECTED[join.protocol] if name not in join.tables]
+    if join.source == "ImageNet" and gaps:
+        notes.append(f"missing: no run on {', '.join(gaps)}, which the papers' tables have")
+    return notes
