@@ -8,6 +8,25 @@ import importlib
 
 core = importlib.import_module(__name__.rpartition(".")[0] or "trainers")
 
-from . import caltech101, eurosat, folder, oxford_pets, shapes  # noqa: E402
-
-__all__ = ["caltech101", "eurosat", "folder", "oxford_pets", "shapes"]
+__all__ = [
+    "caltech101",
+    "dtd",
+    "eurosat",
+    "fgvc_aircraft",
+    "folder",
+    "food101",
+    "imagenet",
+    "imagenet_a",
+    "imagenet_r",
+    "imagenet_sketch",
+    "imagenetv2",
+    "oxford_flowers",
+    "oxford_pets",
+    "shapes",
+    "shifts",
+    "stanford_cars",
+    "sun397",
+    "ucf101",
+]
+for _name in __all__:
+    importlib.import_module(f".{_name}", __name__)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from . import core
-from .sampling import Item, Split, draw_shots, stratified_subset, subsample_classes
+from .files import missing_files
+from .sampling import Item, Split, draw_shots, first_by_name, stratified_subset, subsample_classes
+from .splits import check_labels, read_shots, read_split, split_digest
 
 UserError = core.UserError
 SPLIT_SEED = 1  # of splits made here, whatever the seed of the run
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def register(cls):
@@ -49,35 +51,24 @@ def cache_folder(cfg, dataset_dir: Path) -> Path:
     return Path(cfg.OUTPUT_DIR).expanduser().absolute() / "cache" / dataset_dir.name
 
 
-def list_images(folder: Path) -> list[str]:
-    """Return the image files below ``folder``, sorted, as paths relative to it (with /)."""
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name).relative_to(folder).as_posix()
-            for name in names
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in ``folder``, hidden ones left out, sorted."""
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def split_digest(split: Split) -> str:
-    """Return a hex digest of a split's paths, labels and class names in their order."""
-    return hashlib.sha256(json.dumps(split).encode()).hexdigest()
+@contextlib.contextmanager
+def collector_paused():
+    """Make lists of many small objects without the collector looking through them repeatedly."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class CoOpDataset(DatasetBase):
     """A data set below ``cfg.DATASET.ROOT`` with CoOp's folder names and split file.
 
     Reads ``DATASET.{ROOT, NUM_SHOTS, SUBSAMPLE_CLASSES, CACHE_DIR, TEMPLATE}``, ``SEED``,
-    ``OUTPUT_DIR`` and ``TEST.SUBSET``. ``NUM_SHOTS`` below 1 means all images. A subclass names
-    its folders and defines `make_split`.
+    ``OUTPUT_DIR`` and ``TEST.{SUBSET, FIRST}``. ``NUM_SHOTS`` below 1 means all images. A
+    subclass names its folders and defines `make_split`.
 
     Attributes:
         template: the hand-made prompt of this data set, ``{}`` standing for the class.
@@ -92,6 +83,9 @@ class CoOpDataset(DatasetBase):
     image_folder = ""  # folder of the images, under dataset_dir
     split_file = ""  # CoOp's split file in dataset_dir
     source = ""  # where the files come from, as the end of a sentence
+    fetch_name = ""  # what `python -m tools.data fetch` calls it; "": it cannot be fetched
+    test_only = False  # nothing to train on: the training images are a stand-in
+    numbered_at_random = False  # file names of test images say nothing of the class
 
     def __init__(self, cfg):
         self.name = type(self).__name__
@@ -106,15 +100,11 @@ class CoOpDataset(DatasetBase):
             raise UserError(
                 f"DATASET.TEMPLATE is '{self.template}', expected '{{}}' in the place of the class"
             )
-        split = self.load_split()
-        check_labels(split, self.name)
-        shots = cfg.DATASET.NUM_SHOTS
-        if shots >= 1:
-            train, val = self.load_shots(split, shots, cfg.SEED)
-            split = split._replace(train=train, val=val)
-        split = subsample_classes(split, getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"))
-        split = split._replace(test=stratified_subset(split.test, getattr(cfg.TEST, "SUBSET", 0)))
-        train, val, test = self.to_datums(split)
+        with collector_paused():
+            split = self.load(cfg.DATASET.NUM_SHOTS, cfg.SEED)
+            split = subsample_classes(split, getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"))
+            split = split._replace(test=self.choose_test(split.test, cfg.TEST))
+            train, val, test = self.to_datums(split)
         super().__init__(train_x=train, val=val, test=test)
 
     def locate(self, cfg) -> None:
@@ -129,7 +119,19 @@ class CoOpDataset(DatasetBase):
 
     def advice(self) -> str:
         """Say where the files come from and where they belong."""
-        return self.source.format(dir=self.dataset_dir)
+        source = self.source.format(dir=self.dataset_dir)
+        if not self.fetch_name:
+            return source
+        return f"run 'python -m tools.data fetch {self.fetch_name}', or {source}"
+
+    def load(self, shots: int, seed: int) -> Split:
+        """Return the split; with ``shots`` of 1 or more, training and validation are drawn."""
+        split = self.load_split()
+        check_labels(split, self.name)
+        if shots < 1:
+            return split
+        train, val = self.load_shots(lambda: split[:2], split_digest(split), shots, seed)
+        return split._replace(train=train, val=val)
 
     def make_split(self) -> Split:
         """Make the split from the original files, as CoOp does where its file is absent."""
@@ -151,86 +153,68 @@ class CoOpDataset(DatasetBase):
         print(f"Made the split and saved it to {self.cache_dir / self.split_file}")
         return split
 
-    def load_shots(self, split: Split, shots: int, seed: int) -> tuple[list, list]:
-        """Return the few-shot training and validation items of this split and seed.
+    def load_shots(self, lists: Callable, digest: str, shots: int, seed: int) -> tuple[list, list]:
+        """Return the few-shot training and validation items of this seed.
 
         They are kept in ``split_fewshot/shot_{n}-seed_{s}.json``; a file made from another
-        split, or one that cannot be read, is made anew.
+        split, or a damaged one, is made anew.
+
+        Args:
+            lists: returns the training and validation items to draw from.
+            digest: tells these lists from others.
         """
         path = self.cache_dir / "split_fewshot" / f"shot_{shots}-seed_{seed}.json"
-        key = {"shots": shots, "seed": seed, "split": split_digest(split)}
-        stored = read_shots(path, key)
-        if stored and set(stored[0]) <= set(split.train) and set(stored[1]) <= set(split.val):
+        key = {"shots": shots, "seed": seed, "split": digest}
+        if stored := read_shots(path, key):
             print(f"Loading few-shot data from {path}")
             return stored
         print(f"Creating a {shots}-shot dataset")
-        train, val = draw_shots(split.train, split.val, shots, seed)
-        core.io.write_json(path, key | {"train": train, "val": val})
+        train, val = draw_shots(*lists(), shots, seed)
+        rows = {"checksum": split_digest([train, val]), "train": train, "val": val}
+        core.io.write_json(path, key | rows)
         return train, val
+
+    def choose_test(self, test: list[Item], keys) -> list[Item]:
+        """Return the test images that ``TEST.SUBSET`` or ``TEST.FIRST`` leave (0: all).
+
+        The first n are those in the order of their file names, as papers take them from
+        ImageNet's shuffled validation images; elsewhere they would be a few classes only.
+        """
+        subset, first = (getattr(keys, name, 0) for name in ("SUBSET", "FIRST"))
+        if not first:
+            return stratified_subset(test, subset)
+        if subset:
+            raise UserError(
+                f"TEST.SUBSET is {subset} and TEST.FIRST is {first}; set one of them to 0"
+            )
+        if not self.numbered_at_random:
+            raise UserError(
+                f"TEST.FIRST is {first}, but the file names of {self.name} follow its classes, so "
+                "that the first images are of a few classes only; use TEST.SUBSET"
+            )
+        return first_by_name(test, first)
 
     def to_datums(self, split: Split) -> list[list[Datum]]:
         """Turn the items that are used into Dassl's form, once all their files are found."""
         folder = str(self.image_dir)
-        used = [[os.path.join(folder, item.path) for item in items] for items in split]
-        missing = [path for paths in used for path in paths if not os.path.isfile(path)]
-        if missing:
-            first = ", ".join(f"'{os.path.relpath(path, folder)}'" for path in missing[:3])
+        used = [item.path for items in split for item in items]
+        if missing := missing_files(folder, used):
+            first = ", ".join(f"'{path}'" for path in missing[:3])
             raise UserError(
-                f"data set {self.name} is incomplete: {len(missing)} of {sum(map(len, used))} "
-                f"images are missing from '{folder}' (such as {first}); {self.advice()}"
+                f"data set {self.name} is incomplete: {len(missing)} of {len(used)} images are "
+                f"missing from '{folder}' (such as {first}); {self.advice()}"
             )
         return [
-            [
-                Datum(impath=path, label=item.label, classname=item.classname)
-                for path, item in zip(paths, items, strict=True)
-            ]
-            for paths, items in zip(used, split, strict=True)
+            [ListedDatum(f"{folder}/{path}", label, classname) for path, label, classname in items]
+            for items in split
         ]
 
 
-def to_items(rows) -> list[Item]:
-    """Turn JSON rows [path, label, class name] into items."""
-    return [Item(str(path), int(label), str(name)) for path, label, name in rows]
+class ListedDatum(Datum):
+    """A Datum whose file is known to be there; Dassl's asks the disk for each of a million."""
 
-
-def read_split(path) -> Split:
-    """Read a split file of CoOp's form: train, val and test, each [path, label, class name]s."""
-    stored = core.io.read_json(path)
-    try:
-        return Split(*(to_items(stored[part]) for part in Split._fields))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"'{path}' is no split file (expected train, val and test with rows of path, label "
-            "and class name); fetch it again, or delete it to have the split made"
-        ) from error
-
-
-def read_shots(path: Path, key: dict) -> tuple[list, list] | None:
-    """Read a few-shot file, or return None where it is absent, damaged or of another split."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if any(stored[name] != value for name, value in key.items()):
-            return None
-        return to_items(stored["train"]), to_items(stored["val"])
-    except (OSError, KeyError, TypeError, ValueError):
-        return None
-
-
-def check_labels(split: Split, name: str) -> None:
-    """Check that labels count from 0, each with one class name, and that nothing is empty."""
-    for part in ("train", "test"):
-        if not getattr(split, part):
-            raise UserError(f"data set {name} has no {part} images; check its split and folders")
-    names = {item.label: item.classname for item in split.train}
-    if sorted(names) != list(range(len(names))):
-        raise UserError(
-            f"data set {name} has training labels {sorted(names)}, expected 0 to "
-            f"{len(names) - 1}; check its split file"
-        )
-    for items in split:
-        for item in items:
-            if names.get(item.label) != item.classname:
-                raise UserError(
-                    f"data set {name}: '{item.path}' has label {item.label} and class "
-                    f"'{item.classname}', which no training image has; check its split file"
-                )
+    def __init__(self, impath: str, label: int, classname: str):
+        self._impath = impath
+        self._label = label
+        self._domain = 0
+        self._classname = classname

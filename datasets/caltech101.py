@@ -12,6 +12,7 @@ class Caltech101(ClassFolders):
     image_folder = "101_ObjectCategories"
     split_file = "split_zhou_Caltech101.json"
     n_classes = 100
+    fetch_name = "caltech"
     source = (
         "unpack 101_ObjectCategories.tar.gz from "
         "http://www.vision.caltech.edu/Image_Datasets/Caltech101/ into '{dir}' and put CoOp's "

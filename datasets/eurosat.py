@@ -12,6 +12,7 @@ class EuroSAT(ClassFolders):
     image_folder = "2750"
     split_file = "split_zhou_EuroSAT.json"
     n_classes = 10
+    fetch_name = "eurosat"
     source = (
         "unpack EuroSAT.zip from http://madm.dfki.de/files/sentinel/EuroSAT.zip into '{dir}' (it "
         "makes the folder 2750) and put CoOp's split file "

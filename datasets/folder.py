@@ -4,7 +4,8 @@ import random
 from pathlib import Path
 
 from . import core
-from .base import SPLIT_SEED, CoOpDataset, class_folders, list_images, register
+from .base import SPLIT_SEED, CoOpDataset, register
+from .files import class_folders, list_images
 from .sampling import Item, Split, split_all
 
 UserError = core.UserError

@@ -2,9 +2,15 @@
 
 import random
 
-from . import core
+from .annotations import read_rows
 from .base import SPLIT_SEED, CoOpDataset, register
 from .sampling import Item, Split, split_trainval
+
+
+def to_item(line: str) -> Item:
+    """Read ``Abyssinian_100 1 1 1``: image, 1-based class, species, breed."""
+    image, label, _, _ = line.split()
+    return Item(f"{image}.jpg", int(label) - 1, image.rpartition("_")[0].lower())
 
 
 @register
@@ -14,6 +20,7 @@ class OxfordPets(CoOpDataset):
     dataset_dir = "oxford_pets"
     image_folder = "images"
     split_file = "split_zhou_OxfordPets.json"
+    fetch_name = "pets"
     source = (
         "unpack images.tar.gz and annotations.tar.gz from "
         "https://www.robots.ox.ac.uk/~vgg/data/pets/data/ into '{dir}' and put CoOp's split file "
@@ -25,21 +32,5 @@ class OxfordPets(CoOpDataset):
         return Split(train, val, self.read_list("test.txt"))
 
     def read_list(self, name: str) -> list[Item]:
-        """Read lines such as ``Abyssinian_100 1 1 1``: image, 1-based class, species, breed."""
-        path = self.dataset_dir / "annotations" / name
-        if not path.is_file():
-            raise core.UserError(
-                f"data set {self.name} is incomplete: neither '{self.split_file}' nor "
-                f"'annotations/{name}' is in '{self.dataset_dir}'; {self.advice()}"
-            )
-        items = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                image, label, _, _ = line.split()
-                items.append(Item(f"{image}.jpg", int(label) - 1, image.rpartition("_")[0].lower()))
-            except ValueError as error:
-                raise core.UserError(
-                    f"'{path}' has the line '{line}', expected an image name and three numbers; "
-                    f"{self.advice()}"
-                ) from error
-        return items
+        expected = "an image name and three numbers"
+        return read_rows(self, f"annotations/{name}", to_item, expected)

@@ -124,6 +124,13 @@ def stratified_subset(items, n: int) -> list:
     return [items[index] for index in sorted(kept)]
 
 
+def first_by_name(items, n: int) -> list:
+    """Return the first ``n`` items in the order of their file names, folders left aside."""
+    if n < 0:
+        raise UserError(f"TEST.FIRST is {n}, expected the number of test images or 0 for all")
+    return sorted(items, key=lambda item: item.path.rpartition("/")[::-1])[:n]
+
+
 def split_trainval(items, rng: random.Random, val_share: float = 0.2) -> tuple[list, list]:
     """Divide each class into training and validation images (CoOp: 80 % and 20 %)."""
     train, val = [], []

@@ -252,7 +252,7 @@ def test_eurosat_has_coops_class_names(tmp_path):
 def test_eurosat_of_nine_folders_is_refused(tmp_path):
     for folder in list(EuroSAT.class_names)[1:]:
         touch(*(tmp_path / "eurosat" / "2750" / folder / f"{n}.jpg" for n in range(4)))
-    with pytest.raises(UserError, match=r"has 9 class folders, expected 10; unpack EuroSAT.zip"):
+    with pytest.raises(UserError, match=r"has 9 class folders, expected 10; run .*fetch eurosat.*EuroSAT.zip"):
         EuroSAT(config(tmp_path))
     assert os.listdir(tmp_path / "eurosat") == ["2750"]
 

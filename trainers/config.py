@@ -23,6 +23,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     _default(cfg, "DATASET.TRANSFORMS", [])  # in place of the trainer's INPUT.TRANSFORMS; []: those
     _default(cfg, "DATASET.FOLDER_NAME", "folder")  # data set `folder`: its folder below the root
     _default(cfg, "TEST.SUBSET", 0)  # fixed stratified draw of n test images; 0: all
+    _default(cfg, "TEST.FIRST", 0)  # in its place: first n by file name (ImageNet, cars); 0: all
     _default(cfg, "TEST.PROTOCOL", "")  # for the record; "" follows from the other keys
     _default(cfg, "TEST.PROBES", 32)  # images for the self-checks after a white-box attack; 0: none
     _default(cfg, "TEST.SAVE_ADV", False)  # keep the adversarial images in OUTPUT_DIR/adversarial

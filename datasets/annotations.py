@@ -1,0 +1,72 @@
+"""Annotation files in the form they come in: text and MATLAB; an error names file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from . import core
+
+UserError = core.UserError
+
+
+def find(data, name: str) -> Path:
+    """Return the path of the file ``name`` of a data set.
+
+    Raises:
+        UserError: it is not there.
+    """
+    path = data.dataset_dir / name
+    if not path.is_file():
+        absent = f"'{name}' is not"
+        if data.split_file:
+            absent = f"neither '{data.split_file}' nor '{name}' is"
+        raise UserError(
+            f"data set {data.name} is incomplete: {absent} in '{data.dataset_dir}'; {data.advice()}"
+        )
+    return path
+
+
+def read_rows(data, name: str, parse: Callable, expected: str) -> list:
+    """Return ``parse(line)`` of every line of a text file that is not blank.
+
+    Args:
+        parse: raises ValueError or KeyError at a line that is not as ``expected``.
+        expected: what a line holds, in words.
+    """
+    path, rows = find(data, name), []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line.strip():
+            continue
+        try:
+            rows.append(parse(line.strip()))
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"'{path}' has the line '{line.strip()}', expected {expected}; {data.advice()}"
+            ) from error
+    if not rows:
+        raise UserError(f"'{path}' is empty, expected lines of {expected}; {data.advice()}")
+    return rows
+
+
+def read_mat(data, name: str, parse: Callable):
+    """Return ``parse(variables)`` of a MATLAB file.
+
+    Raises:
+        UserError: it is not there, cannot be read or holds something else, or SciPy is missing.
+    """
+    path = find(data, name)
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise UserError(
+            f"'{path}' is a MATLAB file, and SciPy, which reads it, is not installed; run 'pip "
+            f"install scipy', or put CoOp's '{data.split_file}' into '{data.dataset_dir}'"
+        ) from error
+    try:
+        return parse(loadmat(str(path)))
+    except Exception as error:  # a damaged file makes SciPy raise nearly anything
+        raise UserError(
+            f"'{path}' is damaged or not the file expected ({type(error).__name__}: {error}); "
+            f"{data.advice()}"
+        ) from error

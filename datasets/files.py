@@ -1,0 +1,58 @@
+"""Folders of images: what is in them, and what is missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def is_image(name: str) -> bool:
+    """Tell by its name whether a file is an image that counts; hidden ones do not."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def list_images(folder: Path) -> list[str]:
+    """Return the image files below ``folder``, sorted, as paths relative to it (with /)."""
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name).relative_to(folder).as_posix() for name in names if is_image(name)
+        ]
+    return sorted(found)
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in ``folder``, hidden ones left out, sorted."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def image_names(folder) -> list[str]:
+    """Return the names of the images in ``folder`` itself, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if is_image(entry.name))
+
+
+def missing_files(folder: str, paths: list[str], many: int = 32) -> list[str]:
+    """Return those of ``paths``, relative to ``folder``, that are no files.
+
+    A folder that holds ``many`` of them is listed, which is faster than asking for each.
+    """
+    inside: dict[str, list[str]] = {}
+    for path in paths:
+        inside.setdefault(path.rpartition("/")[0], []).append(path)
+    missing = []
+    for parent, wanted in inside.items():
+        there = set()
+        if len(wanted) >= many and os.path.isdir(os.path.join(folder, parent)):
+            with os.scandir(os.path.join(folder, parent)) as entries:
+                there = {entry.name for entry in entries if entry.is_file()}
+        missing += [
+            path
+            for path in wanted
+            if path.rpartition("/")[2] not in there
+            and not os.path.isfile(os.path.join(folder, path))
+        ]
+    return missing

@@ -1,0 +1,30 @@
+"""ImageNetV2, matched frequency: new images of ImageNet's classes (Recht et al., 2019)."""
+
+from . import core
+from .base import register
+from .imagenet_variants import ImageNetVariant
+
+
+@register
+class ImageNetV2(ImageNetVariant):
+    """Ten images of each class; a test set only."""
+
+    dataset_dir = "imagenetv2"
+    image_folder = "imagenetv2-matched-frequency-format-val"
+    fetch_name = "imagenetv2"
+    source = (
+        "unpack imagenetv2-matched-frequency.tar.gz from "
+        "https://s3-us-west-2.amazonaws.com/imagenetv2public/ into '{dir}' and copy ImageNet's "
+        "classnames.txt beside its folder"
+    )
+
+    def classes(self, present: list[str], names: dict[str, str]) -> list[tuple[str, str]]:
+        """Folders are called after the place of their class in ``classnames.txt``, from 0."""
+        numbers = [str(label) for label in range(len(names))]
+        if set(present) != set(numbers):
+            odd = sorted(set(present) ^ set(numbers))[0]
+            raise core.UserError(
+                f"data set {self.name} has {len(present)} class folders and {len(names)} lines in "
+                f"classnames.txt, and '{odd}' is in one of them only; {self.advice()}"
+            )
+        return list(zip(numbers, names.values(), strict=True))
