@@ -172,6 +172,7 @@ _FIELDS = {
     "git_commit": _optional(_TEXT),
     "created": _Rule("an ISO date and time with its zone", _is_date),
 }
+_LATER = {"source": _optional(_TEXT)}  # fields that older records of this schema do not have
 
 
 def _check_fields(values, rules: Mapping[str, _Rule], prefix: str, fail) -> None:
@@ -207,10 +208,12 @@ def validate_record(record, where="record") -> dict:
             "delete the file and evaluate the model again"
         )
 
+    known = _FIELDS | _LATER
     _check_fields(record, _FIELDS, "", fail)
     for key in record:
-        if key not in _FIELDS:
-            raise UserError(f"'{where}': unknown field '{key}'.{nearest(key, _FIELDS)}")
+        if key not in known:
+            raise UserError(f"'{where}': unknown field '{key}'.{nearest(key, known)}")
+    _check_fields({**dict.fromkeys(_LATER), **record}, _LATER, "", fail)
     _check_fields(record["seconds"], _SECONDS, "seconds.", fail)
     if record["train_threat"] is not None:
         _check_fields(record["train_threat"], _THREAT, "train_threat.", fail)
@@ -309,6 +312,7 @@ def new_record(
     epochs: int = 0,
     split: str = "all",
     paper: str | None = None,
+    source: str | None = None,
     train_threat: Mapping | None = None,
     subset: int | None = None,
     seconds: Mapping | None = None,
@@ -320,11 +324,13 @@ def new_record(
     """Build and check a record of the current schema.
 
     Args:
+        dataset: the tested data set.
         protocol: few_shot, base2new, xd, dg or zero_shot.
         shots: images per class; 0 zero-shot, -1 all of them.
         prompt_parameters: number of trained values.
         config: the yacs configuration, nested or already flat.
         split: all, base or new classes.
+        source: the data set that was trained on; None where nothing was, or it is not known.
         train_threat: the training attack (``AttackSpec.describe()``), None for clean training.
         subset: ``TEST.SUBSET``, None (or 0) for the whole test set.
         seconds: wall time in s of ``train``, ``bank``, ``eval``; what is not given is 0.
@@ -341,6 +347,7 @@ def new_record(
         "trainer": trainer,
         "paper": paper,
         "dataset": dataset,
+        "source": source,
         "protocol": protocol,
         "split": split,
         "shots": shots,

@@ -65,6 +65,15 @@ class RobustTrainer(TrainerX):
     def check_keys(cls, cfg) -> None:
         """Refuse values of the method's keys, before anything is written or loaded."""
 
+    @classmethod
+    def image_forwards(cls, cfg, images: int) -> dict[str, int]:
+        """Return how many images go through the image tower in training on ``images`` images.
+
+        Returns:
+            ``train`` and ``bank``, as far as the method has them; gradient steps count once.
+        """
+        return {}
+
     def check_cfg(self, cfg):
         check_cfg(cfg)
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
@@ -160,6 +169,7 @@ class RobustTrainer(TrainerX):
             "train_threat": self.train_threat(),
             "epochs": self.cfg.OPTIM.MAX_EPOCH if self.trainable else 0,
             "shots": (shots if shots >= 1 else -1) if self.trainable else 0,
+            "dataset": self.cfg.DATASET.NAME if self.trainable else None,
         }
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
@@ -371,6 +381,7 @@ class RobustTrainer(TrainerX):
     def _write_record(self, evaluation: Evaluation, attacks: list[dict]) -> None:
         cfg, right = self.cfg, evaluation.clean_right
         training = self.training_facts() | self.origin
+        known = not self.origin or "dataset" in self.origin  # older checkpoints do not say
         which = cfg.DATASET.SUBSAMPLE_CLASSES
         protocol = cfg.TEST.PROTOCOL or (
             "base2new" if which != "all" else "few_shot" if self.trainable else "zero_shot"
@@ -379,6 +390,7 @@ class RobustTrainer(TrainerX):
             trainer=type(self).__name__,
             paper=self.paper,
             dataset=cfg.DATASET.NAME,
+            source=training["dataset"] if known else None,
             protocol=protocol,
             split=which,
             shots=training["shots"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from .errors import UserError, nearest
 from .io import read_json, writable_dir, write_json
-from .records import completed_record, flat_config
+from .records import completed_record, flat_config, write_record
 
 CONFIG_FILE = "config.json"
 TESTED = ("eval_only", "model_dir", "load_epoch")  # what a run that only tests adds to its settings
@@ -126,6 +127,43 @@ def is_done(cfg, **facts) -> bool:
     return completed_record(folder) is not None
 
 
+def test_facts(eval_only: bool, model_dir: str, load_epoch: int | None) -> dict:
+    """Return what a run that only tests has besides its configuration; nothing for others."""
+    if not eval_only:
+        return {}
+    where = os.path.abspath(model_dir) if model_dir else ""
+    return {"eval_only": True, "model_dir": where, "load_epoch": load_epoch}
+
+
+def same_test(mine: dict, theirs: dict) -> bool:
+    """Tell whether a training run's own test is this one, but for what ``TEST.PROTOCOL`` says.
+
+    Args:
+        mine, theirs: flat configurations, of the run that only tests and of the training run.
+    """
+    keys = (set(mine) & set(theirs)) - set(VOLATILE) - {"TEST.PROTOCOL"}
+    return all(mine[key] == theirs[key] for key in keys)
+
+
+def record_of_same_test(cfg, model_dir: str) -> dict | None:
+    """Return the record for this test where the run ``model_dir`` has made it already, else None.
+
+    The source of a cross-dataset or domain-shift table has been tested at the end of its
+    training: the same model, images and attacks need no second measurement.
+    """
+    if cfg.TEST.PROTOCOL not in ("xd", "dg") or not model_dir:
+        return None
+    record, config = completed_record(model_dir), flat_config(cfg)
+    if record is None or stored(model_dir)[1] or not same_test(config, record["config"]):
+        return None
+    return record | {
+        "protocol": cfg.TEST.PROTOCOL,
+        "source": record["dataset"],
+        "config": config,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
 def claim(cfg, **facts) -> None:
     """Take the run folder for this configuration: other ones are refused from now on."""
     write_json(Path(cfg.OUTPUT_DIR) / CONFIG_FILE, _identity(cfg, facts))
@@ -148,12 +186,13 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     writable_dir(cfg.OUTPUT_DIR)
-    tested = {}
-    if eval_only:
-        where = os.path.abspath(model_dir) if model_dir else ""
-        tested = {"eval_only": True, "model_dir": where, "load_epoch": load_epoch}
+    tested = test_facts(eval_only, model_dir, load_epoch)
     if is_done(cfg, **tested):
         print(f"skipped: {cfg.OUTPUT_DIR} holds a completed record of this configuration")
+        return
+    if eval_only and load_epoch is None and (record := record_of_same_test(cfg, model_dir)):
+        claim(cfg, **tested)
+        print(f"* record: {write_record(cfg.OUTPUT_DIR, record)} (as tested in {model_dir})")
         return
     setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
@@ -165,6 +204,11 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
     trainer = build_trainer(cfg)
     if eval_only:
         trainer.load_model(model_dir, epoch=load_epoch)
+    elif getattr(trainer, "trainable", False) and getattr(trainer.dm.dataset, "test_only", False):
+        raise UserError(
+            f"data set {cfg.DATASET.NAME} is for tests only; train on another one and test here "
+            "with --eval-only --model-dir RUN, as scripts/<method>/dg.sh does"
+        )
     claim(cfg, **tested)  # only now: a mistake mended must not find its folder taken
     if eval_only:
         trainer.test()
