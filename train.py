@@ -5,6 +5,8 @@
         --config-file configs/trainers/AdvPT/vit_b16.yaml \
         --attack-config-file configs/attacks/advpt16.yaml \
         --output-dir output/oxford_pets/AdvPT/seed1 DATASET.NUM_SHOTS 16
+
+With --dry-run it says what would be done and how many image forwards that takes, and does nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 
 import datasets  # noqa: F401  registers the data sets
+from tools import plan
 from tools.cli import run_tool
 from trainers import runs
 from trainers.errors import UserError, nearest
@@ -42,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model-dir", default="", help="run folder to load the model from")
     p.add_argument("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
     p.add_argument("--no-train", action="store_true", help="do not call trainer.train()")
+    p.add_argument("--dry-run", action="store_true", help="say what would be done, and how much")
+    p.add_argument("--jobs", metavar="FILE", help="with --dry-run: the arguments of many runs")
     p.add_argument("opts", nargs=argparse.REMAINDER, help="yacs overrides: KEY VALUE ...")
     return p
 
@@ -85,15 +90,38 @@ def _known(name: str, choices, what: str, key: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    cfg = setup_cfg(args)
-    runs.start(
-        cfg,
-        eval_only=args.eval_only,
-        model_dir=args.model_dir,
-        load_epoch=args.load_epoch,
-        no_train=args.no_train,
-    )
+    if "--dry-run" in args.opts:  # behind the overrides
+        args.opts.remove("--dry-run")
+        args.dry_run = True
+    if args.jobs:
+        return dry_run([parser().parse_args(words) for words in plan.read_jobs(args.jobs)])
+    if args.dry_run:
+        return dry_run([args])
+    runs.start(setup_cfg(args), **what(args), no_train=args.no_train)
     return 0
+
+
+def what(args: argparse.Namespace) -> dict:
+    """Return what makes a run besides its configuration."""
+    return {name: getattr(args, name) for name in runs.TESTED}
+
+
+def dry_run(jobs: list[argparse.Namespace]) -> int:
+    """Print what the runs would do; 2 if any of them would be refused.
+
+    Raises:
+        UserError: a single run that would be refused.
+    """
+    planned = plan.Plan()
+    for args in jobs:
+        try:
+            planned.add(setup_cfg(args), **what(args))
+        except UserError as error:
+            if len(jobs) == 1:
+                raise
+            planned.refuse(args.output_dir, error)
+    print(plan.render(planned.jobs) if jobs else "nothing to run")
+    return 2 if any(job.state == "refuse" for job in planned.jobs) else 0
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import MetricMeter, set_random_seed
 
 from .attacks import AttackSpec, NotFinite, gradient_attack, objective_for, specs_from_cfg
+from .attacks.cost import attack_forwards
 from .config import PRECISIONS, add_defaults, at_least, one_of
 from .errors import UserError
 from .losses import mean_ce
@@ -100,9 +101,12 @@ class AdversarialTrainer(RobustTrainer):
     Attributes:
         block_outputs: whether the loss reads the image blocks' outputs.
         alarm_key: the key to change when training collapses; None where it cannot.
+        passes: images that the loss puts through a tower per training image, beside the attack.
     """
 
     node = ""
+    passes = 2.0  # clean and attacked
+    frozen_image_tower = False  # once the prompts are known, as they say
     block_outputs = False
     alarm_key: str | None = None
 
@@ -157,6 +161,20 @@ class AdversarialTrainer(RobustTrainer):
                 "--attack-config-file configs/attacks/linf1.yaml or set ATTACK.TRAIN.TARGET "
                 "end_to_end and ATTACK.TRAIN.OBJECTIVE ce"
             )
+
+    @classmethod
+    def image_forwards(cls, cfg, images):
+        batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        whole = images - images % batch or images  # an incomplete last batch is dropped
+        attack = (
+            attack_forwards(cls.train_spec(cfg), scored=False) if cls.is_adversarial(cfg) else 0
+        )
+        return {"train": round(whole * cfg.OPTIM.MAX_EPOCH * cls.passes_per_image(cfg, attack))}
+
+    @classmethod
+    def passes_per_image(cls, cfg, attack: int) -> float:
+        """Return the passes of one image in one epoch; ``attack``: those of its attack."""
+        return attack + cls.passes
 
     @property
     def keys(self):

@@ -16,6 +16,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import nn
 
 from .attacks import specs_from_cfg
+from .attacks.cost import bank_forwards
 from .bank import Bank, build_bank
 from .errors import UserError
 from .prompting import PromptLearner, text_features
@@ -73,6 +74,11 @@ class AdvPT(RobustTrainer):
                 "configs/attacks/advpt16.yaml, or set ATTACK.TRAIN.OBJECTIVE embedding_kl and "
                 "ATTACK.TRAIN.TARGET embedding"
             )
+
+    @classmethod
+    def image_forwards(cls, cfg, images):
+        (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
+        return {"bank": images * bank_forwards(spec, cfg.TRAINER.ADVPT.VIEWS)}
 
     def build_model(self):
         cfg = self.cfg.TRAINER.ADVPT

@@ -60,6 +60,13 @@ class APD(AdversarialTrainer):
         at_least("TRAINER.APD.TEMPERATURE", keys.TEMPERATURE, 1e-3)
         at_least("TRAINER.APD.FEEDBACK", keys.FEEDBACK, 0)
 
+    @classmethod
+    def image_forwards(cls, cfg, images):
+        keys, forwards = cfg.TRAINER.APD, super().image_forwards(cfg, images)
+        if keys.TEACHER == "offline":  # tuned before, on clean images
+            forwards["train"] += images * (keys.TEACHER_EPOCHS or cfg.OPTIM.MAX_EPOCH)
+        return forwards
+
     def prompt_spec(self):
         keys = self.keys
         return PromptSpec(

@@ -27,6 +27,7 @@ class CAPT(AdversarialTrainer):
     paper = "https://arxiv.org/abs/2405.11154"
     node = "CAPT"
     alarm_key = "TRAINER.CAPT.LAMBDA"
+    passes = 3.0  # clean, attacked, and frozen CLIP's on the clean image
 
     @classmethod
     def extend_cfg(cls, cfg):

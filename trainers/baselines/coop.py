@@ -15,6 +15,7 @@ class CoOp(Supervised):
 
     paper = "https://arxiv.org/abs/2109.01134"
     node = "COOP"
+    frozen_image_tower = True
 
     @classmethod
     def extend_cfg(cls, cfg):

@@ -18,6 +18,12 @@ class Supervised(AdversarialTrainer):
     (the order is random). ``clean``: CE(x).
     """
 
+    passes = 1.0
+
+    @classmethod
+    def passes_per_image(cls, cfg, attack):
+        return cls.passes + attack * {"adv": 1, "half": 0.5, "clean": 0}[cls.at_loss(cfg)]
+
     @classmethod
     def at_loss(cls, cfg) -> str:
         """Return adv, half or clean."""
