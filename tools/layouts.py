@@ -40,7 +40,7 @@ def model_cells(row: Row) -> list[str]:
     return [row.name, row.shots_label, row.trained_with]
 
 
-def _figures(of: Table | Join) -> list[tuple[str, tuple | None]]:
+def figures_of(of: Table | Join) -> list[tuple[str, tuple | None]]:
     """Return ``clean`` and each attack, with the signature that finds it in a record."""
     return [("clean", None), *zip(of.headings, of.signatures, strict=True)]
 
@@ -93,7 +93,7 @@ def _shared_facts(of: Table | Join, devices: list[str]) -> list[str]:
 
 def table_sheet(table: Table) -> Sheet:
     """Lay out a table: trainers by shots, clean and under each attack."""
-    figures = _figures(table)
+    figures = figures_of(table)
     columns = [
         *MODEL,
         *(Column(name) for name, _ in figures),
@@ -119,7 +119,7 @@ def join_sheet(join: Join) -> Sheet:
 
 
 def _base_to_new(join: Join) -> Block:
-    figures = _figures(join)
+    figures = figures_of(join)
     names = (*SPLITS, "H")
     columns = [*MODEL, *(Column(n, group) for group, _ in figures for n in names)]
     rows = []
@@ -151,7 +151,7 @@ def _by_figure(join: Join) -> list[Block]:
         Column("seeds n"),
     ]
     blocks = []
-    for name, signature in _figures(join):
+    for name, signature in figures_of(join):
         rows = [
             model_cells(joined.row)
             + [_of_part(joined, part, signature) for part in join.tables]

@@ -19,6 +19,7 @@ from .cli import run_tool
 from .costs import cost_sheet
 from .joins import Join, build_joins
 from .layouts import join_sheet, table_sheet
+from .published import published_sheets
 from .sheets import Sheet, latex, markdown, terminal
 from .tables import Table, build_tables
 from .tidy import tidy_csv
@@ -79,17 +80,22 @@ def arrange(records: Mapping[Path, dict]) -> list[Table | Join]:
     return sorted([*joins, *tables], key=place)
 
 
-def lay_out(items: Iterable[Table | Join], *, costs: bool = False) -> list[Sheet]:
-    """Return the sheets of tables and joins in their order; with ``costs`` one more behind each."""
+def lay_out(items: list[Table | Join], *, costs: bool = False, paper: bool = False) -> list[Sheet]:
+    """Return the sheets of tables and joins in their order.
+
+    Args:
+        costs: one more behind each, of parameters and seconds.
+        paper: published figures behind all of them.
+    """
     sheets = []
     for item in items:
         sheets.append(join_sheet(item) if isinstance(item, Join) else table_sheet(item))
         sheets += [cost_sheet(item)] if costs else []
-    return sheets
+    return sheets + (published_sheets(items) if paper else [])
 
 
 def render(
-    roots: Iterable[str], style: str = "terminal", *, costs: bool = False
+    roots: Iterable[str], style: str = "terminal", *, costs: bool = False, paper: bool = False
 ) -> tuple[str, list[str]]:
     """Render every completed record below ``roots``.
 
@@ -99,6 +105,7 @@ def render(
         roots: output folders.
         style: one of ``FORMATS``.
         costs: add trainable parameters and seconds per method.
+        paper: add published figures.
 
     Returns:
         the text, and the remarks that found no place in it (CSV only).
@@ -107,7 +114,7 @@ def render(
         UserError: a root does not exist or holds no completed record.
     """
     records, remarks = load(roots)
-    sheets = lay_out(arrange(records), costs=costs)
+    sheets = lay_out(arrange(records), costs=costs, paper=paper)
     if style == "csv":
         notes = [note for sheet in sheets for note in sheet.notes]
         return tidy_csv(build_tables(records)), notes + remarks
@@ -148,8 +155,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--costs", action="store_true", help="add trainable parameters and seconds per method"
     )
+    parser.add_argument("--paper", action="store_true", help="add figures that papers published")
     args = parser.parse_args(argv)
-    text, remarks = render(args.roots, args.format, costs=args.costs)
+    text, remarks = render(args.roots, args.format, costs=args.costs, paper=args.paper)
     if args.mark and not args.out:
         raise errors.UserError(f"--mark {args.mark} says where in a file; give --out FILE too")
     if args.mark:
