@@ -1,0 +1,209 @@
+"""The jobs of the ratio table: the same work done plainly and by this project."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import core, plain
+
+attacks, prompting = (
+    importlib.import_module(f"{core.__name__}.{name}") for name in ("attacks", "prompting")
+)
+prompted = importlib.import_module(f"{core.__name__}.prompting.prompted")
+
+SYLLABLES = ("ba", "co", "di", "fu", "ga", "he", "ji", "ko", "lu", "mo")
+
+
+@dataclass
+class Job:
+    """One row of the table.
+
+    Attributes:
+        name: what is done, with its sizes.
+        plain, ours: do it once.
+        difference: the largest relative difference between the two results.
+        at_least: the ratio to reach on a CPU.
+    """
+
+    name: str
+    plain: Callable[[], object]
+    ours: Callable[[], object]
+    difference: Callable[[], float]
+    at_least: float
+
+
+def names(count: int) -> list[str]:
+    """Return ``count`` different class names of a few tokens."""
+    digits = ((i // 100 % 10, i // 10 % 10, i % 10) for i in range(count))
+    return [" ".join(SYLLABLES[d] for d in three) for three in digits]
+
+
+def images_for(clip, batch: int) -> Tensor:
+    """Return random images (batch, 3, H, W) in [0, 1], the same every time."""
+    size = (batch, 3, clip.resolution, clip.resolution)
+    return torch.rand(size, generator=torch.Generator().manual_seed(0)).to(clip.device)
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference, relative to the largest value."""
+    return float((a - b).abs().max() / a.abs().max())
+
+
+def threat(steps: int, objective: str = "ce"):
+    """Return PGD at eps 4/255 with a random start."""
+    target = "end_to_end" if objective == "ce" else "embedding"
+    return attacks.AttackSpec("pgd", 4 / 255, 1 / 255, steps, 1, "uniform", objective, target)
+
+
+def tuning(clip, classes: int, vectors: int = 32, batch: int = 32) -> Job:
+    """AdvPT's step: text features of the learned context, loss on stored image features."""
+    learner = prompting.PromptLearner(names(classes), clip, n_ctx=vectors)
+    seed = torch.Generator().manual_seed(0)
+    rows = F.normalize(torch.randn(batch, clip.embed_dim, generator=seed), dim=-1).to(clip.device)
+    labels = (torch.arange(batch) % classes).to(clip.device)
+
+    def step(texts: Tensor) -> Tensor:
+        loss = F.cross_entropy(clip.logit_scale * rows @ texts.t(), labels)
+        return torch.autograd.grad(loss, learner.ctx)[0]
+
+    def ours():
+        return step(prompting.text_features(clip, learner()))
+
+    def plainly():
+        return step(plain.text_features(clip, learner()))
+
+    name = f"AdvPT tuning step, {classes} classes, {vectors} vectors"
+    return Job(name, plainly, ours, lambda: apart(plainly(), ours()), 8)
+
+
+def _deep(clip, classes: int, depth: int):
+    depth = min(depth, clip.text_layers, clip.vision_layers)
+    spec = prompted.PromptSpec(text=2, vision=2, text_depth=depth, vision_depth=depth)
+    return prompted.PromptedCLIP(clip, names(classes), spec)
+
+
+def training(clip, classes: int, batch: int, at_least: float, depth: int = 9) -> Job:
+    """One adversarial step of independent prompts in both towers, PGD-2."""
+    model, spec = _deep(clip, classes, depth), threat(2)
+    pixels = images_for(clip, batch)
+    labels = (torch.arange(batch) % classes).to(clip.device)
+    start = _start(spec, pixels)
+    parameters = list(model.parameters())
+
+    def gradients(images: Tensor, texts: Tensor) -> Tensor:
+        loss = F.cross_entropy(model.logits(images, texts), labels)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+    def ours():
+        texts = model.text_features()
+        fixed = texts.detach()
+        loss = attacks.objective_for(spec, lambda x: model.logits(x, fixed), labels=labels)
+        run = attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False)
+        return gradients(run.images, texts)
+
+    def plainly():
+        def forward(x):
+            return model.logits(x, plain.deep_text_features(model))
+
+        adversarial = plain.pgd(forward, pixels, labels, start, spec)
+        model.zero_grad()
+        return gradients(adversarial, plain.deep_text_features(model))
+
+    def difference():  # at the same images: a sign decides about a pixel whose gradient is 0
+        a = gradients(start, plain.deep_text_features(model))
+        return apart(a, gradients(start, model.text_features()))
+
+    name = f"adversarial training step, {classes} classes, batch {batch}, PGD-2"
+    return Job(name, plainly, ours, difference, at_least)
+
+
+def evaluation(clip, classes: int, batch: int = 4, steps: int = 10) -> Job:
+    """Steps of a PGD test of deep prompts, whose text features are known before it starts."""
+    model, spec = _deep(clip, classes, 9), threat(steps)
+    pixels = images_for(clip, batch)
+    labels = (torch.arange(batch) % classes).to(clip.device)
+    start = _start(spec, pixels)
+    with torch.no_grad():
+        texts = model.text_features()
+
+    def ours():
+        loss = attacks.objective_for(spec, lambda x: model.logits(x, texts), labels=labels)
+        return attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False).images
+
+    def plainly():
+        def forward(x):
+            return model.logits(x, plain.deep_text_features(model))
+
+        found = plain.pgd(forward, pixels, labels, start, spec)
+        model.zero_grad()
+        return found
+
+    def difference():
+        x = start.clone().requires_grad_()
+        ways = (texts, plain.deep_text_features(model).detach())
+        losses = (F.cross_entropy(model.logits(x, t), labels, reduction="sum") for t in ways)
+        return apart(*(torch.autograd.grad(loss, x)[0] for loss in losses))
+
+    name = f"PGD test, {steps} steps, {classes} classes, batch {batch}"
+    return Job(name, plainly, ours, difference, 3.3)
+
+
+def bank(clip, batch: int = 4, steps: int = 10) -> Job:
+    """AdvPT's bank: PGD on the image tower alone; public code asks for all weights' gradients."""
+    spec, pixels = threat(steps, "embedding_kl"), images_for(clip, batch)
+    start = _start(spec, pixels)
+    with torch.no_grad():
+        reference = clip.encode_image(pixels)
+
+    def ours():
+        loss = attacks.objective_for(spec, clip.encode_image, reference=reference)
+        return attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False).images
+
+    def plainly():
+        clip.model.visual.requires_grad_(True)
+        try:
+            return plain.embedding_pgd(clip.encode_image, pixels, reference, start, spec)
+        finally:
+            clip.model.visual.requires_grad_(False).zero_grad()
+
+    def difference():
+        loss = attacks.objective_for(spec, clip.encode_image, reference=reference)
+        x, y = (start.clone().requires_grad_() for _ in range(2))
+        kl = F.kl_div(
+            clip.encode_image(y).log_softmax(dim=-1), reference.log_softmax(dim=-1),
+            log_target=True, reduction="sum",
+        )  # fmt: skip
+        mine = torch.autograd.grad(loss(x).sum(), x)[0]
+        return apart(mine, torch.autograd.grad(kl, y)[0])
+
+    return Job(f"AdvPT bank, PGD-{steps}, batch {batch}", plainly, ours, difference, 1.4)
+
+
+def _start(spec, pixels: Tensor) -> Tensor:
+    """Return the random start that the attack itself takes for seeds 0, 1, ..."""
+    attack = attacks.GradientAttack(lambda x: x, spec)
+    return attack.project(pixels, attack.start(pixels, range(len(pixels))))
+
+
+def ratio_table(clip, *, quick: bool, many: int) -> list[Callable[[], Job]]:
+    """Return the makers of all jobs; one is built when its turn comes, so that memory is its own.
+
+    Args:
+        quick: small batches, for a look.
+        many: classes of the job with many; the plain side keeps 77 positions of all of them.
+    """
+    large = 8 if quick else 32
+    return [
+        lambda: tuning(clip, 37),
+        lambda: training(clip, 37, large, 1.8),
+        lambda: training(clip, 37, 4, 4),
+        lambda: training(clip, many, 4, 10),
+        lambda: evaluation(clip, 37),
+        lambda: bank(clip),
+    ]

@@ -1,0 +1,114 @@
+"""The ratio table: plain computation against this project's, in pairs, on one machine.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.run --json ratios.json
+    python -m benchmarks.run --quick --backbone tiny
+
+Prints one line per job: median seconds of either side, the median ratio of the rounds, the largest
+relative difference between the results, and the share of the machine's own matrix-product speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import sys
+import time
+
+import torch
+from tabulate import tabulate
+from torch.utils.flop_counter import FlopCounterMode
+
+from tools.cli import run_tool
+
+from . import core, jobs
+from .timing import paired, ratio, seconds
+
+errors, io, machine, prompting = (
+    importlib.import_module(f"{core.__name__}.{name}")
+    for name in ("errors", "io", "machine", "prompting")
+)
+RANDOM = {"ViT-B/32", "ViT-B/16", "ViT-L/14"}
+
+
+def backbone(name: str, device: str):
+    """Return a backbone; OpenAI's names come with random weights, whose speed is the same."""
+    if name not in RANDOM:
+        return prompting.load_clip(name, device=device)
+    open_clip = importlib.import_module("open_clip")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.create_model(name.replace("/", "-"), force_quick_gelu=True)
+    loading = importlib.import_module(f"{core.__name__}.prompting.loading")
+    state = model.state_dict()
+    return loading.make_adapter(state, name=name, provider="open_clip").to(device)
+
+
+def peak_flops(device: str, clock) -> float:
+    """Return FLOP/s of a large float32 matrix product, the best of five."""
+    n = 4096 if device != "cpu" else 1024
+    a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
+    best = min(seconds(lambda: a @ b, clock) for _ in range(5))
+    return 2 * n**3 / best
+
+
+def measure(make, pairs: int, clock, peak: float) -> dict:
+    """Return one row."""
+    job = make()
+    taken = paired({"plain": job.plain, "ours": job.ours}, pairs=pairs, clock=clock)
+    with FlopCounterMode(display=False) as counter:
+        job.ours()
+    mine = statistics.median(taken["ours"])
+    return {
+        "job": job.name,
+        "plain_seconds": statistics.median(taken["plain"]),
+        "ours_seconds": mine,
+        "ratio": ratio(taken["plain"], taken["ours"]),
+        "at_least": job.at_least,
+        "max_difference": job.difference(),
+        "share_of_peak": counter.get_total_flops() / mine / peak,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="run", description=__doc__.partition("\n")[0])
+    parser.add_argument("--backbone", default="ViT-B/32", help="name; ViT-B/32 with random weights")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds per job (default 5)")
+    parser.add_argument("--classes", type=int, default=250, help="of the job with many classes")
+    parser.add_argument("--jobs", type=int, nargs="+", metavar="N", help="only these rows, from 1")
+    parser.add_argument("--quick", action="store_true", help="smaller batches, three rounds")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows there")
+    args = parser.parse_args(argv)
+
+    one_thread = args.device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if one_thread else time.perf_counter
+    clip = backbone(args.backbone, args.device)
+    makers = jobs.ratio_table(clip, quick=args.quick, many=args.classes)
+    chosen = args.jobs or range(1, len(makers) + 1)
+    if bad := [n for n in chosen if not 1 <= n <= len(makers)]:
+        raise errors.UserError(f"--jobs {bad[0]} is no row; there are rows 1 to {len(makers)}")
+    peak, rows = peak_flops(args.device, clock), []
+    for n in chosen:
+        print(f"row {n} of {len(makers)} ...", file=sys.stderr, flush=True)
+        rows.append(measure(makers[n - 1], 3 if args.quick else args.pairs, clock, peak))
+    table = [
+        [
+            row["job"], f"{row['plain_seconds']:.3g}", f"{row['ours_seconds']:.3g}",
+            f"{row['ratio']:.2f}", f"{row['at_least']:g}", f"{row['max_difference']:.1e}",
+            f"{100 * row['share_of_peak']:.0f} %",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    heads = ["job", "plain s", "ours s", "ratio", "to reach", "difference", "of peak"]
+    print(tabulate(table, heads, disable_numparse=True))
+    kind = "processor time, one thread" if one_thread else "wall time"
+    print(f"{args.backbone} on {args.device}, float32, {kind}, peak {peak / 1e9:.0f} GFLOP/s")
+    if args.json:
+        facts = {"backbone": args.backbone, "device": args.device, "clock": kind, "peak": peak}
+        io.write_json(args.json, facts | {"versions": machine.environment(), "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

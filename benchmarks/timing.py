@@ -1,0 +1,52 @@
+"""Two ways of doing the same work, timed in turns so that both see the same machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Return how long ``work`` takes; a GPU is waited for."""
+    _wait()
+    start = clock()
+    work()
+    _wait()
+    return clock() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def paired(
+    ways: Mapping[str, Callable[[], object]],
+    *,
+    pairs: int = 7,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Run every way once to warm up and then ``pairs`` times in turns: A B A B ...
+
+    Args:
+        clock: ``time.process_time`` leaves out what other processes of a shared machine take; it
+            adds up threads, so that it is right with one thread only.
+
+    Returns:
+        the seconds of each way, in the order of the rounds.
+    """
+    for work in ways.values():
+        work()
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(pairs):
+        for name, work in ways.items():
+            taken[name].append(seconds(work, clock))
+    return taken
+
+
+def ratio(plain: list[float], ours: list[float]) -> float:
+    """Return the median over rounds of plain / ours: above 1 ours is faster."""
+    return statistics.median(p / o for p, o in zip(plain, ours, strict=True))

@@ -1,0 +1,67 @@
+"""The benchmarks compare equal things. What they measure, time, no test looks at."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from toy import toy_state_dict
+
+from benchmarks import jobs, plain, run, timing
+from trainers.prompting.loading import make_adapter
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return make_adapter(toy_state_dict(), name="toy", provider="open_clip")
+
+
+@pytest.mark.parametrize("row", range(6))
+def test_both_sides_of_a_ratio_give_the_same(clip, row):
+    job = jobs.ratio_table(clip, quick=True, many=12)[row]()
+    assert job.difference() < 1e-4
+    for side in (job.plain, job.ours):
+        assert torch.isfinite(side()).all()
+    frozen = itertools.chain(clip.model.parameters())
+    assert not any(p.requires_grad or p.grad is not None for p in frozen)
+
+
+def test_a_wrong_result_would_be_seen(clip, monkeypatch):
+    job = jobs.tuning(clip, 5, vectors=4, batch=3)
+    real = plain.text_features
+    monkeypatch.setattr(plain, "text_features", lambda *a: real(*a).roll(1, 0))
+    assert job.difference() > 0.1
+
+
+def test_the_plain_side_computes_all_positions(clip, monkeypatch):
+    lengths = []
+    block = clip.model.transformer.resblocks[0]
+    hook = block.register_forward_pre_hook(lambda module, args: lengths.append(args[0].shape))
+    jobs.tuning(clip, 5, vectors=4, batch=3).plain()
+    hook.remove()
+    assert [tuple(shape[:2]) for shape in lengths] == [(5, clip.context_length)]
+
+
+def test_rounds_take_turns_after_a_warm_up():
+    done = []
+    ways = {name: lambda n=name: done.append(n) for name in "ab"}
+    ticks = itertools.count()
+    taken = timing.paired(ways, pairs=3, clock=lambda: next(ticks))
+    assert "".join(done) == "ab" * 4
+    assert taken == {"a": [1, 1, 1], "b": [1, 1, 1]}
+    assert timing.ratio([4, 9, 6], [2, 3, 1]) == 3
+
+
+def test_the_table_names_job_ratio_and_difference(tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    run.main(["--quick", "--backbone", "tiny", "--jobs", "1", "--pairs", "1", "--json", str(file)])
+    out = capsys.readouterr().out
+    assert "AdvPT tuning step, 37 classes, 32 vectors" in out
+    (row,) = run.io.read_json(file)["rows"]
+    assert row["ratio"] > 0 and row["max_difference"] < 1e-4 and 0 < row["share_of_peak"]
+
+
+def test_a_row_that_is_not_there_is_refused(capsys):
+    assert run.run_tool(run.main, ["--backbone", "tiny", "--jobs", "7"]) == 2
+    assert "--jobs 7 is no row; there are rows 1 to 6" in capsys.readouterr().err
