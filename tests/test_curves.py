@@ -245,3 +245,30 @@ def test_the_command(tmp_path, capsys):
     assert captured.out == f"wrote {out}\n" and "unfinished" in captured.err
     assert Image.open(out).format == "PNG"
     assert run_tool(curves.main, [str(tmp_path / "no"), "--over", DEPTH]) == 2
+
+
+def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
+    names = [f"Method{i:02}" for i in range(10)]  # more than there are colours
+    made = [make(trainer=name, shots=shots, clean=50 + shots) for name in names for shots in (1, 4)]
+    found, _ = panels(made, "DATASET.NUM_SHOTS")
+    split = curves.per_figure(found)
+    assert [panel.only for panel in split] == ["clean", *found[0].table.headings]
+    assert [[name for name, _ in panel.figures] for panel in split] == [[p.only] for p in split]
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: saved.append(self))
+    curves.save("x.png", split, "shots", captions=False)
+    (figure,) = saved
+    assert [axes.get_ylabel().partition(",")[0] for axes in figure.axes][0] == "clean"
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if len(line.get_xdata()) == 2]
+        looks = {(line.get_color(), line.get_linestyle()) for line in lines if line.get_marker()}
+        assert len(looks) >= len(names)
+        assert not axes.texts or not axes.texts[0].get_text()
+        assert [text.get_text() for text in axes.get_legend().texts] == names
+    monkeypatch.undo()
+    root = write(tmp_path, made)
+    out = tmp_path / "shots.png"
+    argv = [root, "--over", "DATASET.NUM_SHOTS", "--per-figure", "--out", str(out)]
+    assert run_tool(curves.main, argv) == 0
+    width, height = Image.open(out).size
+    assert height > 1.5 * width

@@ -67,7 +67,7 @@ def test_the_diagonal_is_the_white_box_test(matrix, finished, tmp_path):
         for j, tested in enumerate(record["runs"]):
             assert 0 <= table["rows"][i]["correct"][j] <= tested["clean"]["correct"]
     lines = out.splitlines()
-    assert lines[2].split()[-3:] == ["AdvCoOp", "AdvIVLP", "ZeroshotCLIP"]
+    assert lines[3].split()[-3:] == ["AdvCoOp", "AdvIVLP", "ZeroshotCLIP"]
     assert sum("[" in line for line in lines) == 3 and "end-to-end PGD-3 0.5/255" in lines[0]
 
 

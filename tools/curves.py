@@ -3,6 +3,7 @@
     python -m tools.curves output/ablations/naptuning_depth \
         --over TRAINER.NAPTUNING.PROMPT_DEPTH --out curve.png
     python -m tools.curves output/shapes --over eps    # or steps, restarts: of the test attack
+    python -m tools.curves output/shapes --over DATASET.NUM_SHOTS --per-figure --out shots.png
 
 One panel per group of comparable runs, which are the tables of ``tools.report``: panels never mix
 threat models, backbones, data or test subsets. Runs that differ in another setting are another
@@ -41,6 +42,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # clean, first attack, ...
 _QUIET, _REFERENCE = "#57606a", "#8c959f"
 _WIDTH, _PANEL = 6.6, 3.7  # inches of a panel's axes
+_BANDS = 5  # curves; the bands of more than that would only make mud
 _LINE = 0.135  # inches of a line below it
 _LEGEND, _CAPTION = 36, 132  # characters of a line
 
@@ -61,6 +63,12 @@ class Panel:
     table: Table
     curves: list[Curve] = field(default_factory=list)
     references: list[Row] = field(default_factory=list)
+    only: str = ""  # the one figure it shows, clean or an attack's heading; else all
+
+    @property
+    def figures(self) -> list[tuple[str, tuple | None]]:
+        """The figures shown: name, and the signature that finds it in a record."""
+        return [f for f in layouts.figures_of(self.table) if self.only in ("", f[0])]
 
     @property
     def values(self) -> list[float | str]:
@@ -167,6 +175,15 @@ def build_panels(
     return panels, notes
 
 
+def per_figure(panels: Iterable[Panel]) -> list[Panel]:
+    """Return a panel per figure instead of one for all: for many curves."""
+    return [
+        Panel(panel.table, panel.curves, panel.references, name)
+        for panel in panels
+        for name, _ in panel.figures
+    ]
+
+
 def _curve(rows: list[Row], key: str) -> Curve:
     by_value = {}
     for row in rows:
@@ -218,13 +235,26 @@ def draw(path, panels: list[Panel], key: str) -> Path:
     Raises:
         UserError: the file cannot be written.
     """
-    captions = [_caption(panel) for panel in panels]
-    heights = [_PANEL + 1.15 + _LINE * len(lines) for lines in captions]  # inches
+    path = Path(path)
+    with files.atomic_write(path) as temporary:
+        save(temporary, panels, key)
+    return path
+
+
+def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
+    """Draw the panels below one another as PNG into a path or a binary file object.
+
+    Args:
+        captions: write below each panel what it takes to compare it; without, that is left to
+            the page around it (:func:`caption`).
+    """
+    texts = [caption(panel) if captions else [] for panel in panels]
+    heights = [_PANEL + 1.15 + _LINE * len(lines) for lines in texts]  # inches
     height = sum(heights)
     figure = Figure(figsize=(_WIDTH + 3.6, height), facecolor="white")
     FigureCanvasAgg(figure)
     top = height
-    for panel, lines, own in zip(panels, captions, heights, strict=True):
+    for panel, lines, own in zip(panels, texts, heights, strict=True):
         box = (0.65, top - 0.45 - _PANEL, _WIDTH, _PANEL)
         axes = figure.add_axes(
             (box[0] / (_WIDTH + 3.6), box[1] / height, _WIDTH / (_WIDTH + 3.6), _PANEL / height)
@@ -234,14 +264,16 @@ def draw(path, panels: list[Panel], key: str) -> Path:
         axes.text(0, below, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=7,
                   color=_QUIET, linespacing=1.25, parse_math=False)  # fmt: skip
         top -= own
-    path = Path(path)
-    with files.atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
-    return path
+    figure.savefig(out, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
 
 
-def _caption(panel: Panel) -> list[str]:
+def caption(panel: Panel) -> list[str]:
     """Return what the reader of a panel needs to compare it, in lines that fit below it."""
+    return [part for line in facts_of(panel) for part in textwrap.wrap(line, _CAPTION)]
+
+
+def facts_of(panel: Panel) -> list[str]:
+    """Return what the reader of a panel needs to compare it."""
     rows = [row for curve in panel.curves for row in curve.rows.values()]
     counts = {len(row.runs) for row in rows}
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
@@ -255,14 +287,13 @@ def _caption(panel: Panel) -> list[str]:
         facts += [f"{name}: {value}" for value in values if len(values) == 1]
     if facts:
         lines.insert(2, ", ".join(facts))
-    return [part for line in lines for part in textwrap.wrap(line, _CAPTION)]
+    return lines
 
 
 def _draw_panel(axes, panel: Panel, key: str) -> None:
-    values, table = panel.values, panel.table
+    values, figures = panel.values, panel.figures
     numeric = panel.numeric
     places = {value: value if numeric else i for i, value in enumerate(values)}
-    figures = [("clean", None), *zip(table.headings, table.signatures, strict=True)]
     alone = len(panel.curves) == 1  # then colours are free to tell clean from attacked
     highest = 0.0
     for i, curve in enumerate(panel.curves):
@@ -280,11 +311,11 @@ def _draw_panel(axes, panel: Panel, key: str) -> None:
             high = [mean + half for mean, half in zip(means, halves, strict=True)]
             # two seeds have a huge interval, which must not flatten the curves
             highest = max(highest, *means, min(max(high), max(means) + 10))
-            line, marker = _STYLES[j % len(_STYLES)]
+            line, marker = _look(panel, i, j)
             line = line if numeric else "none"  # nothing lies between two categories
             axes.plot(x, means, linestyle=line, marker=marker, color=colour, markersize=5, lw=1.7,
                       markeredgecolor="white", markeredgewidth=0.7, zorder=3)  # fmt: skip
-            if numeric:
+            if numeric and len(panel.curves) <= _BANDS:
                 axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0, zorder=1)
             axes.errorbar(x, means, yerr=halves, fmt="none", ecolor=colour, elinewidth=1,
                           capsize=2.5, alpha=0.75, zorder=2)  # fmt: skip
@@ -295,9 +326,12 @@ def _draw_panel(axes, panel: Panel, key: str) -> None:
             line = _STYLES[j % len(_STYLES)][0]
             axes.axhline(mean, color=_REFERENCE, linestyle=line, lw=1, zorder=0)
 
-    axes.set_title(_plain(layouts.title(table)), loc="left", fontsize=11, fontweight="bold", pad=9)
+    axes.set_title(
+        _plain(layouts.title(panel.table)), loc="left", fontsize=11, fontweight="bold", pad=9
+    )
     axes.set_xlabel(_plain(key), fontsize=9.5, color=_QUIET)
-    axes.set_ylabel("accuracy in %", fontsize=9.5, color=_QUIET)
+    figure = f"{panel.only}, " if panel.only else ""
+    axes.set_ylabel(_plain(f"{figure}accuracy in %"), fontsize=9.5, color=_QUIET)
     axes.set_ylim(0, min(100, highest * 1.06 + 2))
     if numeric and _is_geometric(values):
         axes.set_xscale("log", base=2)
@@ -313,18 +347,26 @@ def _draw_panel(axes, panel: Panel, key: str) -> None:
     _legends(axes, panel, [name for name, _ in figures], alone)
 
 
+def _look(panel: Panel, curve: int, figure: int) -> tuple[str, str]:
+    """Return dash and marker: by figure, or by curve where one figure stands alone."""
+    return _STYLES[(curve // len(_COLOURS) if panel.only else figure) % len(_STYLES)]
+
+
 def _legends(axes, panel: Panel, figures: list[str], alone: bool) -> None:
     """Say which colour is which curve and which dash is which figure, to the right."""
     handles = []
     if not alone:
         for i, curve in enumerate(panel.curves):
             colour = _REFERENCE if curve.undefended else _COLOURS[i % len(_COLOURS)]
-            handles.append(Line2D([], [], color=colour, lw=4, label=_wrapped(curve.name)))
+            line, marker = _look(panel, i, 0) if panel.only and panel.numeric else ("-", "")
+            look = {"linestyle": line, "marker": marker, "lw": 1.7 if marker else 4}
+            text = _wrapped(curve.name)
+            handles.append(Line2D([], [], color=colour, markersize=5, label=text, **look))
     for row in panel.references:
         handles.append(Line2D([], [], color=_REFERENCE, lw=1, label=_wrapped(row.name)))
-    if handles:
+    if handles and not panel.only:
         handles.append(Line2D([], [], lw=0, label=" "))
-    for j, name in enumerate(figures):
+    for j, name in enumerate([] if panel.only and not alone else figures):
         line, marker = _STYLES[j % len(_STYLES)]
         colour = _COLOURS[j % len(_COLOURS)] if alone else "#24292f"
         if not panel.numeric and not panel.references:
@@ -364,6 +406,8 @@ def main(argv: list[str]) -> None:
                         "attack")  # fmt: skip
     parser.add_argument("--along", nargs="+", default=[], metavar="KEY",
                         help="settings that change together with it")  # fmt: skip
+    parser.add_argument("--per-figure", action="store_true",
+                        help="a panel for clean and for each attack, for many lines")  # fmt: skip
     parser.add_argument("--out", default="curve.png", metavar="FILE")
     args = parser.parse_args(argv)
     sweeps = importlib.import_module(".sweeps", __package__)  # which draws with this module
@@ -380,6 +424,7 @@ def main(argv: list[str]) -> None:
         tables, remarks = report.load_tables(args.roots)
         panels, notes = build_panels(tables, args.over, args.along)
         title = args.over
+    panels = per_figure(panels) if args.per_figure else panels
     print(f"wrote {draw(args.out, panels, title)}")
     for note in notes + remarks:
         print(f"note: {note}", file=sys.stderr)

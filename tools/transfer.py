@@ -23,11 +23,11 @@ import time
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 
 from . import core
 from .cli import run_tool
 from .robustness import register_datasets, settings
+from .sheets import Block, Column, Sheet, markdown, terminal
 from .threats import attack_headings, describe
 
 errors, files, runs, records_of, attacks, evaluation = (
@@ -296,25 +296,23 @@ def _percent(score: int, n: int) -> str:
 
 def render(record: dict, style: str) -> str:
     """Return the tables as ``terminal``, ``markdown`` or ``csv`` text."""
-    return _csv(record) if style == "csv" else "\n\n".join(_blocks(record, style))
+    if style == "csv":
+        return _csv(record)
+    return "\n\n".join({"terminal": terminal, "markdown": markdown}[style](sheets_of(record)))
 
 
-def _blocks(record: dict, style: str):
+def sheets_of(record: dict) -> list[Sheet]:
+    """Return one sheet per attack of a completed matrix; its diagonal is marked."""
     names, n = [run["name"] for run in record["runs"]], record["n"]
     threats = [table["attack"] for table in record["tables"]]
+    columns = [Column("made against", left=True), *(Column(name, "tested on") for name in names)]
+    sheets = []
     for table, heading in zip(record["tables"], attack_headings(threats), strict=True):
-        body = [["clean", *(_percent(run["clean"]["correct"], n) for run in record["runs"])]]
-        for i, (name, row) in enumerate(zip(names, table["rows"], strict=True)):
-            cells = [_percent(correct, n) for correct in row["correct"]]
-            cells[i] = f"**{cells[i]}**" if style == "markdown" else f"[{cells[i]}]"
-            body.append([name, *cells])
-        text = tabulate(
-            body, ["made against \\ tested on", *names], disable_numparse=True,
-            tablefmt={"terminal": "simple", "markdown": "github"}[style],
-            colalign=["left"] + ["right"] * len(names),
-        )  # fmt: skip
-        title = f"{record['dataset']}, transfer of {heading}"
-        notes = [
+        rows = [["clean", *(_percent(run["clean"]["correct"], n) for run in record["runs"])]]
+        for name, row in zip(names, table["rows"], strict=True):
+            rows.append([name, *(_percent(correct, n) for correct in row["correct"])])
+        diagonal = {(i, i) for i in range(1, len(rows))}
+        facts = [
             f"accuracy in percent on {n} test images"
             + (f" (TEST.SUBSET {record['subset']})" if record["subset"] else ""),
             f"{heading}: {describe(table['attack'])}",
@@ -322,21 +320,38 @@ def _blocks(record: dict, style: str):
             *(f"backbone of {run['name']}: {run['backbone']}, weights sha256 "
               f"{run['weights_sha256'][:12]}" for run in record["runs"]),
         ]  # fmt: skip
-        warnings = [
-            f"self-check: made against {name}: {warning}"
-            for name, row in zip(names, table["rows"], strict=True) for warning in row["warnings"]
-        ] + [f"self-check: {warning}" for warning in table["warnings"]]  # fmt: skip
         if table["attack"]["drop"]:
-            notes.append(
+            facts.append(
                 "the attack leaves an image at the first iterate that breaks its own model, which "
                 "transfers less than one that goes on (DROP False)"
             )
-        if style == "markdown":
-            lines = [f"### {title}", "", text, "", *(f"- {x}" for x in notes + warnings)]
-        else:
-            lines = [title, "", text, "", *(f"  {x}" for x in notes)]
-            lines += [f"  ! {x}" for x in warnings]
-        yield "\n".join(lines)
+        notes = [
+            f"self-check: made against {name}: {warning}"
+            for name, row in zip(names, table["rows"], strict=True) for warning in row["warnings"]
+        ] + [f"self-check: {warning}" for warning in table["warnings"]]  # fmt: skip
+        block = Block(columns, rows, marked=diagonal)
+        sheets.append(Sheet(f"{record['dataset']}, transfer of {heading}", [block], facts, notes))
+    return sheets
+
+
+def read_sheets(path) -> list[Sheet]:
+    """Return the sheets of a stored matrix.
+
+    Raises:
+        UserError: unreadable, no matrix of this version, unfinished or damaged.
+    """
+    record = files.read_json(path)
+    if not isinstance(record, dict) or record.get("kind") != "transfer":
+        raise errors.UserError(f"'{path}' holds no matrix of tools.transfer")
+    if record.get("schema") != SCHEMA or record.get("status") != "completed":
+        raise errors.UserError(
+            f"'{path}' is unfinished or of another version (schema {record.get('schema')}, status "
+            f"{record.get('status')}); run the tools.transfer command that made it again"
+        )
+    try:
+        return sheets_of(record)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise errors.UserError(f"'{path}' is damaged ({error!r}); make the matrix again") from error
 
 
 def _csv(record: dict) -> str:

@@ -69,7 +69,7 @@ def save_grid(
             f"got clean {tuple(clean.shape)}, adversarial {tuple(adversarial.shape)}, "
             f"{len(labels)} labels, {len(before)} and {len(after)} predictions"
         )
-    noise = (0.5 + MAGNIFICATION * (adversarial - clean)).clamp(0, 1)
+    noise = perturbation(clean, adversarial)
     radius = "" if eps is None else f", eps {eps * 255:g}/255"
     heads = ("clean", f"perturbation x{MAGNIFICATION}{radius}", "adversarial")
 
@@ -101,6 +101,11 @@ def save_grid(
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
     return path
+
+
+def perturbation(clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
+    """Return the change of each pixel times ``MAGNIFICATION`` around grey, in [0, 1]."""
+    return (0.5 + MAGNIFICATION * (adversarial - clean)).clamp(0, 1)
 
 
 def _show(axes, image: torch.Tensor, text: str, colour: str) -> None:
