@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every trainer under one threat model: bash scripts/all.sh DATASET SHOTS [CFG] [KEY VALUE ...]
 #   bash scripts/all.sh shapes 16 tiny
-# Finished runs are skipped, cut ones go on. METHODS chooses some: METHODS="zsclip apd".
-# PROTOCOL=base2new trains on the first half of the classes and tests on both.
+# Finished runs are skipped, cut ones go on; --dry-run only says what there is to do.
+# METHODS chooses some: METHODS="zsclip apd". PROTOCOL chooses the scripts: main, base2new, xd or dg.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ $# -ge 2 ] || fail "usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"
 METHODS=${METHODS:-zsclip advpt coop maple advcoop advvpt advmaple advivlp fap tecoa tecoa_finetune capt apd naptuning}
@@ -10,7 +10,6 @@ words=("$1" "$2"); shift 2
 cfg=$(config_for "${1:-}")
 [ "$cfg" != "${1:-}" ] || shift
 export DATA OUTPUT SEEDS PYTHON ATTACK=${ATTACK:-$(default_attack all "$cfg" "$(full_name "${words[0]}")")}
-failed=""
 for method in $METHODS; do
   own=()
   if [ "$method" = advpt ]; then  # its bank is made without text, whatever the test is
@@ -21,6 +20,7 @@ for method in $METHODS; do
   fi
   with=$cfg
   if [ "$method" = tecoa_finetune ]; then method=tecoa with=${cfg}_finetune; fi
-  bash "scripts/$method/${PROTOCOL:-main}.sh" "${words[@]}" "$with" ${own[@]+"${own[@]}"} "$@" || failed+=" $method"
+  attempt "$method" bash "scripts/$method/${PROTOCOL:-main}.sh" "${words[@]}" "$with" \
+    ${own[@]+"${own[@]}"} "$@"
 done
 [ -z "$failed" ] || fail "these did not finish, see above:$failed"

@@ -1,5 +1,6 @@
-# Shared by all run scripts; sourced, never run. Defines what protocols.md calls the command line:
-#   DATASET SHOTS [CFG] [KEY VALUE ...]      environment: DATA, OUTPUT, SEEDS, ATTACK, PYTHON
+# Shared by all run scripts; sourced, never run. The command line of docs/protocols.md:
+#   DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+#   environment: DATA, OUTPUT, SEEDS, ATTACK, TARGETS, PYTHON
 set -euo pipefail
 HERE=$PWD
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -19,6 +20,44 @@ fi
 cd "$REPO"
 "$PYTHON" -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("yacs")))' 2>/dev/null ||
   fail "'$PYTHON' lacks the requirements; run 'bash scripts/setup.sh' or set PYTHON to another interpreter"
+
+# --dry-run, anywhere among the words: the runs are noted in the file $JOBS instead of being done.
+# Scripts that this one calls inherit it; in the end one table says what they all would do.
+words=()
+for word in "$@"; do
+  if [ "$word" = --dry-run ]; then dry_run=1; else words+=("$word"); fi
+done
+set -- ${words[@]+"${words[@]}"}
+if [ -n "${dry_run:-}" ] && [ -z "${JOBS:-}" ]; then
+  JOBS=$(mktemp)
+  export JOBS
+  planned() {
+    local code=$?
+    [ $code != 0 ] || "$PYTHON" train.py --dry-run --jobs "$JOBS" || code=$?
+    rm -f "$JOBS"
+    exit $code
+  }
+  trap planned EXIT
+fi
+
+run() { # ARGUMENTS of train.py: do one run, or note it
+  if [ -n "${JOBS:-}" ]; then printf '%s\0' "$#" "$@" >>"$JOBS"; else "$PYTHON" train.py "$@"; fi
+}
+
+report() { # ARGUMENTS of tools.report: tables of what is there; after a dry run nothing is new
+  [ -n "${JOBS:-}" ] || "$PYTHON" -m tools.report "$@"
+}
+
+attempt() { # WHAT COMMAND ...: go on where it fails, and remember WHAT in $failed
+  local what=$1 code=0; shift
+  "$@" || code=$?
+  case $code in
+    0) ;;
+    130 | 143) exit $code ;; # Ctrl-C and kill end everything
+    *) failed+=" $what" ;;
+  esac
+}
+failed=""
 
 full_name() { # short or full data set name -> the name of its config file
   case $1 in
@@ -54,10 +93,12 @@ default_attack() { # TRAINER CFG DATASET -> threat model; AdvPT's paper has one 
 }
 
 flags=() # of train.py, for the next runs
+origin="" # of their models: the data set they were trained on, where it is another; in the folder's name
 train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or resumed by itself;
   # leaves its folder in $folder
   local trainer=$1 dataset=$2 shots=$3 cfg=$4 seed=$5; shift 5
-  local attack=${ATTACK:-$(default_attack "$trainer" "$cfg" "$dataset")} variant="" key=1 word
+  local attack=${ATTACK:-$(default_attack "$trainer" "$cfg" "$dataset")} key=1 word
+  local variant=${origin:+_from-$origin}
   for word in "$@"; do  # overrides make another run, so they are part of its folder's name
     [ $key = 1 ] && variant+="_${word##*.}" || variant+="-$word"
     key=$((1 - key))
@@ -65,8 +106,9 @@ train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or 
   variant=$(printf %s "$variant" | tr -c 'A-Za-z0-9._-' '.')
   [ ${#variant} -le 80 ] || variant=_opts-$(printf %s "$variant" | cksum | cut -d' ' -f1)
   folder=$OUTPUT/$dataset/$trainer/${cfg}_${attack}_${shots}shots$variant/seed$seed
-  echo "== $trainer $dataset shots=$shots config=$cfg attack=$attack seed=$seed -> $folder"
-  "$PYTHON" train.py --root "$DATA" --seed "$seed" --trainer "$trainer" \
+  [ -n "${JOBS:-}" ] ||
+    echo "== $trainer $dataset shots=$shots config=$cfg attack=$attack seed=$seed -> $folder"
+  run --root "$DATA" --seed "$seed" --trainer "$trainer" \
     --dataset-config-file "configs/datasets/$dataset.yaml" \
     --config-file "configs/trainers/$trainer/$cfg.yaml" \
     --attack-config-file "configs/attacks/$attack.yaml" --output-dir "$folder" \
@@ -91,7 +133,7 @@ few_shot() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: all seeds, then the 
   for seed in $SEEDS; do
     train "$trainer" "$dataset" "$shots" "$cfg" "$seed" ${opts[@]+"${opts[@]}"}
   done
-  "$PYTHON" -m tools.report "$OUTPUT/$dataset"
+  report "$OUTPUT/$dataset"
 }
 
 zero_shot() { # PROTOCOL DATASET [SHOTS] [CFG] [KEY VALUE ...]: nothing is drawn or trained, so that one
@@ -113,5 +155,50 @@ base_to_new() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: train on the firs
     [ "$trainer" = ZeroshotCLIP ] || flags=(--eval-only --model-dir "$folder")
     train "$trainer" "$dataset" "$shots" "$cfg" "$seed" DATASET.SUBSAMPLE_CLASSES new ${opts[@]+"${opts[@]}"}
   done
-  "$PYTHON" -m tools.report "$OUTPUT/$dataset"
+  report "$OUTPUT/$dataset"
 }
+
+targets_of() { # PROTOCOL SOURCE -> the data sets that prompts from SOURCE are tested on
+  if [ -n "${TARGETS:-}" ]; then echo "$TARGETS"; return; fi
+  case $1/$2 in
+    xd/imagenet) echo caltech101 oxford_pets stanford_cars oxford_flowers food101 fgvc_aircraft \
+      sun397 dtd eurosat ucf101 ;;
+    xd/shapes) echo shapes_novel shapes_patterns ;;
+    dg/imagenet) echo imagenetv2 imagenet_sketch imagenet_a imagenet_r ;;
+    dg/shapes) echo shapes_sketch shapes_noise shapes_blur shapes_background ;;
+    *) fail "no data sets to test on are known for source '$2'; name some, such as TARGETS='pets dtd'" ;;
+  esac
+}
+
+beyond_source() { # PROTOCOL TRAINER SOURCE SHOTS [CFG] [KEY VALUE ...]: train on the source as main.sh
+  # does, then test the same prompts on it and on every target, under one threat model
+  local protocol=$1 trainer=$2 dataset shots cfg opts seed targets target trained places; shift 2
+  command_line "$@"
+  targets=$(targets_of "$protocol" "$dataset") places=("$OUTPUT/$dataset")
+  ATTACK=${ATTACK:-$(default_attack "$trainer" "$cfg" "$dataset")}
+  for target in $targets; do # all of them first: a mistake in the last must not cost hours
+    target=$(full_name "$target")
+    [ -f "configs/datasets/$target.yaml" ] ||
+      fail "target '$target' has no configs/datasets/$target.yaml; check TARGETS"
+    places+=("$OUTPUT/$target")
+  done
+  for seed in $SEEDS; do
+    flags=() origin=""
+    train "$trainer" "$dataset" "$shots" "$cfg" "$seed" ${opts[@]+"${opts[@]}"}
+    trained=()
+    if [ "$trainer" != ZeroshotCLIP ]; then # whose test on the source is done, and as good for targets
+      flags=(--eval-only --model-dir "$folder") origin=$dataset trained=(TEST.PROTOCOL "$protocol")
+      train "$trainer" "$dataset" "$shots" "$cfg" "$seed" "${trained[@]}" ${opts[@]+"${opts[@]}"}
+    fi
+    for target in $targets; do
+      target=$(full_name "$target")
+      attempt "$target(seed$seed)" train "$trainer" "$target" "$shots" "$cfg" "$seed" \
+        ${trained[@]+"${trained[@]}"} ${opts[@]+"${opts[@]}"}
+    done
+  done
+  report "${places[@]}"
+  [ -z "$failed" ] || fail "these targets did not finish, see above:$failed"
+}
+
+cross_dataset() { beyond_source xd "$@"; } # TRAINER SOURCE SHOTS [CFG] [KEY VALUE ...]
+domain_shift() { beyond_source dg "$@"; }  # the same

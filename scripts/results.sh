@@ -19,7 +19,7 @@ novel() { # DATASET [KEY VALUE ...]: base-to-novel on the robust backbone
     bash scripts/all.sh "$1" 16 tiny_robust "${common[@]}" "${@:2}"
 }
 write() { # MARK FOLDER: put the tables of what is there into the page
-  [ ! -d "$2" ] || "$PYTHON" -m tools.report "$2" --format markdown --out "$PAGE" --mark "$1"
+  [ ! -d "$2" ] || report "$2" --format markdown --out "$PAGE" --mark "$1"
 }
 
 for seed in $SEEDS; do
@@ -34,5 +34,5 @@ for seed in $SEEDS; do
     write $name "$OUTPUT/$name"
     write parts-$name "$OUTPUT/ablations/naptuning_parts/$name"
   done
-  "$PYTHON" -m tools.report "$OUTPUT" --format csv --out "${PAGE%.md}.csv"
+  report "$OUTPUT" --format csv --out "${PAGE%.md}.csv"
 done
