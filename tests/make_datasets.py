@@ -192,40 +192,39 @@ def imagenet(root: Path, classes: int = 5, train: int = 6, val: int = 2) -> Made
     return Made((classes * train, 0, classes * val), named, classes, ("classnames.txt",))
 
 
-def imagenetv2(root: Path) -> Made:
+def imagenetv2(root: Path, classes: int = 1000) -> Made:
     folder = root / "imagenetv2"
-    classnames(folder)
-    for label in range(1000):
-        images(
-            folder / "imagenetv2-matched-frequency-format-val" / str(label), ["5.jpeg", "a.jpeg"]
-        )
-    named = {0: "tench", 10: "great thing 10", 999: "great thing 999"}
-    return Made((1000, 0, 2000), named, 1000, ("classnames.txt",))
+    classnames(folder, classes)
+    for label in map(str, range(classes)):
+        images(folder / "imagenetv2-matched-frequency-format-val" / label, ["5.jpeg", "a.jpeg"])
+    named = {0: "tench", classes - 1: f"great thing {classes - 1}"}
+    return Made((classes, 0, 2 * classes), named, classes, ("classnames.txt",))
 
 
-def imagenet_sketch(root: Path) -> Made:
+def imagenet_sketch(root: Path, classes: int = 1000) -> Made:
     folder = root / "imagenet-sketch"
-    classnames(folder)
-    for name in wordnet(1000):
+    classnames(folder, classes)
+    for name in wordnet(classes):
         images(folder / "images" / name, ["sketch_0.JPEG", "sketch_1.JPEG"])
-    return Made((1000, 0, 2000), {0: "tench", 7: "great thing 7"}, 1000, ("classnames.txt",))
+    named = {0: "tench", classes - 1: f"great thing {classes - 1}"}
+    return Made((classes, 0, 2 * classes), named, classes, ("classnames.txt",))
 
 
-def _two_hundred(folder: Path, image_folder: str) -> Made:
-    classnames(folder)
+def _a_fifth(folder: Path, image_folder: str, classes: int) -> Made:
+    classnames(folder, 5 * classes)
     text(folder / image_folder / "README.txt", ["200 classes"])
-    for name in wordnet(1000)[3::5]:
+    for name in wordnet(5 * classes)[3::5]:
         images(folder / image_folder / name, ["0.1_fox_0.9.jpg", "art_0.jpg", "toy_3.jpg"])
-    named = {0: "great thing 3", 199: "great thing 998"}
-    return Made((200, 0, 600), named, 200, ("classnames.txt",))
+    named = {0: "great thing 3", classes - 1: f"great thing {5 * classes - 2}"}
+    return Made((classes, 0, 3 * classes), named, classes, ("classnames.txt",))
 
 
-def imagenet_a(root: Path) -> Made:
-    return _two_hundred(root / "imagenet-adversarial", "imagenet-a")
+def imagenet_a(root: Path, classes: int = 200) -> Made:
+    return _a_fifth(root / "imagenet-adversarial", "imagenet-a", classes)
 
 
-def imagenet_r(root: Path) -> Made:
-    return _two_hundred(root / "imagenet-rendition", "imagenet-r")
+def imagenet_r(root: Path, classes: int = 200) -> Made:
+    return _a_fifth(root / "imagenet-rendition", "imagenet-r", classes)
 
 
 MAKERS = {
