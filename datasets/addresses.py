@@ -96,7 +96,8 @@ class Source:
         page: the publisher's page.
         pieces: all files but CoOp's split file.
         split: CoOp's split file on Google Drive, "" where there is none.
-        folders: image folder -> (class folders, images) of a set without a split file.
+        folders: image folder, class folders in it (0: none) and images, to count where no split
+            file says what must be there; empty: the class's image folder with all images.
     """
 
     name: str

@@ -114,6 +114,7 @@ _ALL = (
             ),
         ),
         split="1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT",
+        folders=(("cars_train", 0, 8144), ("cars_test", 0, 8041)),
     ),
     Source(
         "oxford_flowers",

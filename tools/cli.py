@@ -17,6 +17,7 @@ TOOLS = {
     "robustness": ("robustness", "finished runs tested under other threat models"),
     "transfer": ("transfer", "images made against one run, tested on others: a square table"),
     "explain": ("explain", "the words nearest to a run's learned text vectors"),
+    "data": ("data", "data sets: what is there, what is missing, and fetching it"),
     "picture": ("picture", "clean | perturbation | adversarial, from a run's saved examples"),
 }
 
