@@ -12,11 +12,13 @@ cfg=$(config_for "${1:-}")
 export DATA OUTPUT SEEDS PYTHON ATTACK=${ATTACK:-$(default_attack all "$cfg" "$(full_name "${words[0]}")")}
 for method in $METHODS; do
   own=()
-  if [ "$method" = advpt ]; then  # its bank is made without text, whatever the test is
+  if [ "$method" = advpt ] && [[ $ATTACK != advpt* && $ATTACK != rap* ]]; then
+    # its bank is made without text, whatever the test is
     case $cfg in tiny*) own=(ATTACK.TRAIN.EPS 2/255 ATTACK.TRAIN.ALPHA 0.25/255) ;;
       *) own=(ATTACK.TRAIN.EPS 8/255 ATTACK.TRAIN.ALPHA 1/255) ;; esac
     own+=(ATTACK.TRAIN.STEPS 10
       ATTACK.TRAIN.OBJECTIVE embedding_kl ATTACK.TRAIN.TARGET embedding)
+    case $ATTACK in nap*) own+=(ATTACK.TRAIN.START uniform) ;; esac # embedding_kl is flat at zero
   fi
   with=$cfg
   if [ "$method" = tecoa_finetune ]; then method=tecoa with=${cfg}_finetune; fi

@@ -1,6 +1,6 @@
 # Shared by all run scripts; sourced, never run. The command line of docs/protocols.md:
 #   DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
-#   environment: DATA, OUTPUT, SEEDS, ATTACK, TARGETS, PYTHON
+#   environment: DATA, OUTPUT, SEEDS, ATTACK, TESTS, TARGETS, PYTHON
 set -euo pipefail
 HERE=$PWD
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -59,6 +59,11 @@ attempt() { # WHAT COMMAND ...: go on where it fails, and remember WHAT in $fail
 }
 failed=""
 
+conclude() { # FOLDER ...: the tables of what is there; an error if any attempt failed
+  report "$@"
+  [ -z "$failed" ] || fail "these did not finish, see above:$failed"
+}
+
 full_name() { # short or full data set name -> the name of its config file
   case $1 in
     pets) echo oxford_pets ;;          flowers) echo oxford_flowers ;;
@@ -113,7 +118,32 @@ train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or 
     --config-file "configs/trainers/$trainer/$cfg.yaml" \
     --attack-config-file "configs/attacks/$attack.yaml" --output-dir "$folder" \
     ${flags[@]+"${flags[@]}"} DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" \
-    TRAINER.ADVPT.BANK_DIR "$CACHE/banks" "$@"
+    TRAINER.ADVPT.BANK_DIR "$CACHE/banks" "$@" || return
+  retest "$@"
+}
+
+retest() { # [KEY VALUE ...]: test the run of train again under each of $TESTS, as tools.robustness does:
+  # names of configs/attacks/, settings behind a plus: "linf1_aa advpt16+DEFENCE.NAME=jpeg"
+  local test part parts again=() own name
+  while [ $# -gt 0 ]; do
+    case $1 in ATTACK.TEST.*) ;; *) again+=("$1" "${2:-}") ;; esac
+    shift; [ $# = 0 ] || shift
+  done
+  for test in ${TESTS:-}; do
+    IFS=+ read -ra parts <<<"$test"
+    name=${parts[0]} own=()
+    for part in ${parts[@]+"${parts[@]:1}"}; do
+      own+=("${part%%=*}" "${part#*=}")
+      name+=_$(printf %s "${part%%=*}-${part#*=}" | tr -c 'A-Za-z0-9._-' '.')
+    done
+    attempt "$trainer/$dataset/seed$seed/$name" run --root "$DATA" --seed "$seed" --trainer "$trainer" \
+      --dataset-config-file "configs/datasets/$dataset.yaml" \
+      --config-file "configs/trainers/$trainer/$cfg.yaml" \
+      --attack-config-file "configs/attacks/${parts[0]}.yaml" \
+      --output-dir "$folder/robustness/$name" --eval-only --model-dir "${flags[2]:-$folder}" \
+      DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" TRAINER.ADVPT.BANK_DIR "$CACHE/banks" \
+      ${again[@]+"${again[@]}"} ${own[@]+"${own[@]}"}
+  done
 }
 
 command_line() { # DATASET SHOTS [CFG] [KEY VALUE ...] -> the variables dataset shots cfg opts
@@ -133,7 +163,7 @@ few_shot() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: all seeds, then the 
   for seed in $SEEDS; do
     train "$trainer" "$dataset" "$shots" "$cfg" "$seed" ${opts[@]+"${opts[@]}"}
   done
-  report "$OUTPUT/$dataset"
+  conclude "$OUTPUT/$dataset"
 }
 
 zero_shot() { # PROTOCOL DATASET [SHOTS] [CFG] [KEY VALUE ...]: nothing is drawn or trained, so that one
@@ -141,7 +171,7 @@ zero_shot() { # PROTOCOL DATASET [SHOTS] [CFG] [KEY VALUE ...]: nothing is drawn
   local protocol=$1 dataset; shift
   [ $# -ge 1 ] || fail "usage: bash $0 DATASET [CFG] [KEY VALUE ...]"
   SEEDS=${SEEDS%% *} dataset=$1; shift
-  if [[ ${1:-} =~ ^[0-9]+$ ]]; then shift; fi
+  if [[ ${1:-} =~ ^([0-9]+|all)$ ]]; then shift; fi
   "$protocol" ZeroshotCLIP "$dataset" 0 "$@"
 }
 
@@ -155,7 +185,7 @@ base_to_new() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: train on the firs
     [ "$trainer" = ZeroshotCLIP ] || flags=(--eval-only --model-dir "$folder")
     train "$trainer" "$dataset" "$shots" "$cfg" "$seed" DATASET.SUBSAMPLE_CLASSES new ${opts[@]+"${opts[@]}"}
   done
-  report "$OUTPUT/$dataset"
+  conclude "$OUTPUT/$dataset"
 }
 
 targets_of() { # PROTOCOL SOURCE -> the data sets that prompts from SOURCE are tested on
@@ -192,12 +222,11 @@ beyond_source() { # PROTOCOL TRAINER SOURCE SHOTS [CFG] [KEY VALUE ...]: train o
     fi
     for target in $targets; do
       target=$(full_name "$target")
-      attempt "$target(seed$seed)" train "$trainer" "$target" "$shots" "$cfg" "$seed" \
+      attempt "$trainer/$target/seed$seed" train "$trainer" "$target" "$shots" "$cfg" "$seed" \
         ${trained[@]+"${trained[@]}"} ${opts[@]+"${opts[@]}"}
     done
   done
-  report "${places[@]}"
-  [ -z "$failed" ] || fail "these targets did not finish, see above:$failed"
+  conclude "${places[@]}"
 }
 
 cross_dataset() { beyond_source xd "$@"; } # TRAINER SOURCE SHOTS [CFG] [KEY VALUE ...]

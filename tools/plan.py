@@ -26,11 +26,12 @@ runs, records, errors, state, attacks, cost = (
     for name in ("runs", "records", "errors", "state", "attacks", "attacks.cost")
 )
 
+RETESTS = runs.RETESTS
 STATES = ("run", "resume", "copy", "skip", "refuse")
 MEANINGS = {
     "run": "to run",
     "resume": "to resume",
-    "copy": "to copy from the test that ended the training",
+    "copy": "to copy from the same test of the trained run",
     "skip": "completed, to skip",
     "refuse": "refused",
 }
@@ -64,7 +65,7 @@ class Plan:
 
     def __init__(self):
         self.jobs: list[Job] = []
-        self.trained: dict[str, dict] = {}  # folder -> flat configuration of a training run
+        self.tested: dict[str, list[dict]] = {}  # model's folder -> configurations of its tests
         self.shared: set[tuple] = set()  # features that runs share through the cache
 
     def add(self, cfg, *, eval_only=False, model_dir="", load_epoch=None) -> None:
@@ -82,7 +83,7 @@ class Plan:
         if trainer and sizes:
             forwards = self.test(cfg, trainer, sizes)
             if not eval_only:
-                forwards |= trainer.image_forwards(cfg, sizes.train)
+                forwards |= self.training(cfg, trainer, sizes)
         if done:
             job = Job(folder, "skip")
         elif eval_only and load_epoch is None and self._copies(cfg, config, model_dir):
@@ -97,8 +98,8 @@ class Plan:
                 left = max(1 - epochs / cfg.OPTIM.MAX_EPOCH, 0)
                 forwards |= {"train": round(forwards.get("train", 0) * left)}
             job = Job(folder, "resume" if begun else "run", forwards, missing)
-        if not eval_only:
-            self.trained[folder] = config
+        if not eval_only or os.path.dirname(folder) == os.path.join(tested["model_dir"], RETESTS):
+            self.tested.setdefault(tested.get("model_dir", folder), []).append(config)
         self.jobs.append(job)
 
     def refuse(self, folder: str, error: Exception) -> None:
@@ -106,13 +107,22 @@ class Plan:
         self.jobs.append(Job(os.path.abspath(folder), "refuse", problem=str(error)))
 
     def _copies(self, cfg, config: dict, model_dir: str) -> bool:
-        """Tell whether the run that trained the model ends with this very test."""
+        """Tell whether this very test will have been made by the run that trained the model."""
         if cfg.TEST.PROTOCOL not in ("xd", "dg"):
             return False
-        planned = self.trained.get(os.path.abspath(model_dir))
-        if planned is not None:
-            return runs.same_test(config, planned)
+        planned = self.tested.get(os.path.abspath(model_dir), [])
+        if any(runs.same_test(config, other) for other in planned):
+            return True
         return runs.record_of_same_test(cfg, model_dir) is not None
+
+    def training(self, cfg, trainer, sizes: Sizes) -> dict[str, int]:
+        """Return the forwards of the training, without a bank that an earlier job has made."""
+        forwards = trainer.image_forwards(cfg, sizes.train)
+        node = cfg.TRAINER.ADVPT
+        bank = ("bank", cfg.SEED, cfg.DATASET.NUM_SHOTS, node.VIEWS, repr(cfg.ATTACK.TRAIN))
+        if "bank" in forwards and self._made(cfg, repr(bank)):
+            forwards["bank"] = 0
+        return forwards
 
     def test(self, cfg, trainer, sizes: Sizes) -> dict[str, int]:
         """Return the forwards of the test, without features that an earlier job has made."""

@@ -18,6 +18,7 @@ from .io import read_json, writable_dir, write_json
 from .records import completed_record, flat_config, write_record
 
 CONFIG_FILE = "config.json"
+RETESTS = "robustness"  # folder in a run's for tests under other threat models
 TESTED = ("eval_only", "model_dir", "load_epoch")  # what a run that only tests adds to its settings
 # Keys that change neither training nor figures
 VOLATILE = (
@@ -136,10 +137,10 @@ def test_facts(eval_only: bool, model_dir: str, load_epoch: int | None) -> dict:
 
 
 def same_test(mine: dict, theirs: dict) -> bool:
-    """Tell whether a training run's own test is this one, but for what ``TEST.PROTOCOL`` says.
+    """Tell whether two tests of one model are the same, but for what ``TEST.PROTOCOL`` says.
 
     Args:
-        mine, theirs: flat configurations, of the run that only tests and of the training run.
+        mine, theirs: their flat configurations.
     """
     keys = (set(mine) & set(theirs)) - set(VOLATILE) - {"TEST.PROTOCOL"}
     return all(mine[key] == theirs[key] for key in keys)
@@ -149,12 +150,16 @@ def record_of_same_test(cfg, model_dir: str) -> dict | None:
     """Return the record for this test where the run ``model_dir`` has made it already, else None.
 
     The source of a cross-dataset or domain-shift table has been tested at the end of its
-    training: the same model, images and attacks need no second measurement.
+    training, or since: the same model, images and attacks need no second measurement.
     """
     if cfg.TEST.PROTOCOL not in ("xd", "dg") or not model_dir:
         return None
-    record, config = completed_record(model_dir), flat_config(cfg)
-    if record is None or stored(model_dir)[1] or not same_test(config, record["config"]):
+    config = flat_config(cfg)
+    for folder in (model_dir, *sorted(Path(model_dir).glob(f"{RETESTS}/*"))):
+        record = completed_record(folder)
+        if record and same_test(config, record["config"]):
+            break
+    else:
         return None
     return record | {
         "protocol": cfg.TEST.PROTOCOL,
