@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from make_datasets import MAKERS, TEXT, Made, classnames, imagenet, images, picture, text, wordnet
+from make_records import make as make_record
 from yacs.config import CfgNode
 
 import trainers
@@ -19,6 +20,9 @@ from datasets import base, files, ucf101
 from datasets import imagenet as imagenet_module
 from datasets.sampling import Item, stratified_subset
 from datasets.splits import read_split
+from tools import layouts
+from tools.joins import build_joins
+from tools.tables import build_tables
 
 UserError = trainers.UserError
 REAL_DATA = os.environ.get("ADVPROMPT_REAL_DATA", "")
@@ -344,6 +348,24 @@ def test_first_images_are_refused(name, test, words, pristine, tmp_path):
     root, _ = pristine(name)
     with pytest.raises(UserError, match=words):
         data_set(name, root, test=test, CACHE_DIR=str(tmp_path))
+
+
+def test_tables_tell_first_images_from_other_subsets():
+    asked = [{}, {"SUBSET": 100}, {"FIRST": 100}]
+    made = [
+        make_record(config={"TEST": keys}, subset=keys.get("SUBSET"), n=100 if keys else 500)
+        for keys in asked
+    ]
+    found = build_tables({Path(f"run{i}/record.json"): record for i, record in enumerate(made)})
+    words = {next(w for w in layouts.caption(t) if "test images" in w) for t in found}
+    assert words == {
+        "500 test images (all of the test set)",
+        "100 test images (a fixed stratified subset, TEST.SUBSET 100)",
+        "100 test images (the first by file name, TEST.FIRST 100)",
+    }
+    halves = [make_record(config=r["config"], split="base", protocol="base2new") for r in made[1:]]
+    joins, _ = build_joins({Path(f"run{i}/record.json"): r for i, r in enumerate(halves)})
+    assert len(joins) == 2
 
 
 # --- the test sets of ImageNet's classes -------------------------------------------------------

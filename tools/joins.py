@@ -123,9 +123,13 @@ class Join:
 # --- which records belong together ----------------------------------------------------------------
 
 
-def _asked(record: Mapping) -> int:
-    """Return ``TEST.SUBSET``; a test set smaller than that is whole, and its record says null."""
-    return record["config"].get("TEST.SUBSET", record["subset"] or 0)
+def _asked(record: Mapping) -> tuple[int, int]:
+    """Return ``TEST.SUBSET`` and ``TEST.FIRST``.
+
+    A test set smaller than the subset is whole, and its record says null.
+    """
+    config = record["config"]
+    return config.get("TEST.SUBSET", record["subset"] or 0), config.get("TEST.FIRST", 0)
 
 
 def _shared(record: Mapping) -> tuple:

@@ -63,7 +63,7 @@ def caption(table: Table) -> list[str]:
     first = table.first
     return [
         *_backbone(first),
-        f"{first['clean']['n']} test images ({_subset(first['subset'])})",
+        f"{first['clean']['n']} test images ({_subset([first])})",
         *_shared_facts(table, table.devices),
         INTERVAL,
     ]
@@ -73,10 +73,12 @@ def _backbone(record: Mapping) -> list[str]:
     return [f"backbone {record['backbone']}, weights sha256 {record['weights_sha256'][:12]}"]
 
 
-def _subset(subset: int | None) -> str:
-    if not subset:
-        return "all of the test set"
-    return f"a fixed stratified subset, TEST.SUBSET {subset}"
+def _subset(records: list[dict]) -> str:
+    if first := max(record["config"].get("TEST.FIRST", 0) for record in records):
+        return f"the first by file name, TEST.FIRST {first}"
+    if subset := max(record["subset"] or 0 for record in records):
+        return f"a fixed stratified subset, TEST.SUBSET {subset}"
+    return "all of the test set"
 
 
 def _shared_facts(of: Table | Join, devices: list[str]) -> list[str]:
@@ -189,7 +191,7 @@ def _join_caption(join: Join) -> list[str]:
         counts.append(f"{part} {first['clean']['n']}")
         if join.protocol != BASE_TO_NEW:
             counts[-1] += f" of {first['classes']} classes"
-    subset = max(table.first["subset"] or 0 for table in join.tables.values())
+    tested = _subset([table.first for table in join.tables.values()])
     devices = sorted({d for table in join.tables.values() for d in table.devices})
     if join.protocol == BASE_TO_NEW:
         own = ["trained on the base classes; H: harmonic mean of the base and the new average"]
@@ -200,7 +202,7 @@ def _join_caption(join: Join) -> list[str]:
         own.append("zero-shot CLIP saw no training image")
     return [
         *_backbone(join.first),
-        f"test images: {', '.join(counts)} ({_subset(subset)})",
+        f"test images: {', '.join(counts)} ({tested})",
         *own,
         *_shared_facts(join, devices),
         INTERVAL,

@@ -166,7 +166,8 @@ def published_figure(table: Table, row: Row, attack: dict | None) -> float | Non
     """Return the paper's figure for a row of ours; None unless every fact we know is the same."""
     first = table.first
     by_trainer = _ADVPT.get(first["backbone"], {})
-    whole = first["split"] == "all" and not first["subset"]
+    part = first["subset"] or first["config"].get("TEST.FIRST")
+    whole = first["split"] == "all" and not part
     if first["dataset"] not in _ADVPT_SETS or not whole or row.trainer not in by_trainer:
         return None
     trained = row.shots == -1 and _agrees(row.train_threat, _SAME_TRAINING)
