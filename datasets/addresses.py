@@ -16,7 +16,7 @@ class Address:
     """One place that serves a file.
 
     Attributes:
-        size: bytes; None where nobody recorded it.
+        size: bytes, about where no digest goes with it; None where nobody recorded it.
         digests: hex SHA-256 or MD5 of the file; any one of them will do. Empty: none is known.
         file: the file's name; by default the last part of the address.
         inner: path of the archive that is wanted inside this archive.
@@ -113,7 +113,7 @@ class Source:
     @property
     def data_class(self) -> type[CoOpDataset]:
         """The class of the data set, which knows its folder, image folder and split file."""
-        return next(c for c in _subclasses(CoOpDataset) if c.__name__ == self.class_name)
+        return next(c for c in subclasses(CoOpDataset) if c.__name__ == self.class_name)
 
     @property
     def all_pieces(self) -> tuple[Piece, ...]:
@@ -124,7 +124,8 @@ class Source:
         return (Piece((file,), (drive(self.split, file),)), *self.pieces)
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def subclasses(cls: type) -> Iterator[type]:
+    """Yield all classes below ``cls``."""
     for below in cls.__subclasses__():
         yield below
-        yield from _subclasses(below)
+        yield from subclasses(below)

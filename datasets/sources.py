@@ -178,6 +178,7 @@ _ALL = (
                 "images variants.txt images_variant_train.txt images_variant_val.txt "
                 "images_variant_test.txt",
                 f"{OXFORD}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+                2_750_000_000,
                 top="fgvc-aircraft-2013b/data/",
             ),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -375,6 +376,14 @@ def test_two_fetches_at_once_fetch_once(world, run, server, tmp_path, monkeypatc
     assert tree(root) == {name for name in WHOLE if "2750" in name}
 
 
+def test_a_disk_without_locks_will_do(world, run, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fetching, "fcntl", types.SimpleNamespace(flock=flock, LOCK_EX=2, LOCK_NB=4))
+    assert run("fetch", "eurosat")[0] == 0
+
+
 def test_several_files_are_fetched_at_once(world, run, server):
     both = threading.Barrier(2)  # each request waits for the other one
     for file in server.files.values():
@@ -464,6 +473,7 @@ def test_the_default_root(monkeypatch):
 def test_built_in_and_own_images(run, tmp_path):
     code, out, _ = run("check", "shapes")
     assert code == 0 and "drawn on first use" in out
+    assert run("fetch", "shapes_blur")[0] == 0
     assert run("check", "folder")[0] == 1
     (tmp_path / "data/folder/cats").mkdir(parents=True)
     assert run("check", "folder")[0] == 0
@@ -485,6 +495,11 @@ def test_all_means_all_15(run):
     code, out, _ = run("check", "all")
     assert code == 1 and len(sources.SOURCES) == 15
     assert all(re.search(rf"^{name} ", out, re.M) for name in sources.SOURCES)
+
+
+def test_every_config_names_a_set_that_the_tool_knows():
+    names = [path.stem for path in (REPO / "configs/datasets").glob("*.yaml")]
+    assert len(names) > 16 and data.full_names(names) == names
 
 
 def test_short_names_are_those_of_the_scripts():
@@ -517,6 +532,16 @@ def test_sources_agree_with_the_classes():
                 assert all(re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{32}", d) for d in address.digests)
                 assert not address.digests or address.size
                 assert address.is_archive or len(piece.makes) == 1
+
+
+def test_the_page_names_every_address_and_folder():
+    page = (REPO / "docs/data.md").read_text(encoding="utf-8")
+    for source in sources.SOURCES.values():
+        assert f"| `{source.name}` | `{source.data_class.dataset_dir}/` |" in page
+        for piece in source.all_pieces:
+            for address in piece.addresses:
+                assert f"<{address.page or address.url}>" in page
+                assert not address.tried  # else the page must not say that none was fetched
 
 
 def test_class_names_of_imagenet_serve_its_variants(run, tmp_path):

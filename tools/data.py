@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +22,7 @@ from tabulate import tabulate
 from . import core  # noqa: F401  makes `import dassl` work
 from .cli import run_tool
 from .fetching import fetch_all, jobs_of
-from .inventory import UNFETCHED, Inventory, errors, look_at, sources
+from .inventory import BUILT_IN, UNFETCHED, Inventory, errors, look_at, sources
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +72,8 @@ def list_row(name: str) -> list[str]:
     """Return the row of one data set."""
     short = next((s for s, full in sources.SHORT_NAMES.items() if full == name), name)
     if name in UNFETCHED:
-        return [name, short, name, "", "", "no need" if name == "shapes" else "no", "", "", ""]
+        need = "no need" if UNFETCHED[name] == BUILT_IN else "no"
+        return [name, short, name, "", "", need, "", "", re.split("[:,]", UNFETCHED[name])[0]]
     source = sources.SOURCES[name]
     fetched = all(piece.addresses for piece in source.pieces)
     only = "split file only" if source.split else "class names only"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import shutil
@@ -87,7 +88,8 @@ def locked(path: Path, monitor: Monitor) -> Iterator[None]:
                 try:
                     yield
                 finally:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                 return
         if not told:
             monitor.tell(f"{path.stem}: waiting for another process that fetches it")
@@ -103,6 +105,10 @@ def _is_mine(handle, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
     except (BlockingIOError, FileNotFoundError):  # held, or removed by its holder just now
         return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            return True  # a network disk without locks
+        raise
 
 
 def _check_file(job: Job, path: Path) -> None:

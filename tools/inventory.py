@@ -14,13 +14,14 @@ from . import core
 errors = importlib.import_module(f"{core.__name__}.errors")
 _DATASETS = "datasets" if core.__name__ == "trainers" else f"{core.__name__}.datasets"
 importlib.import_module(_DATASETS)  # all classes
-base, sources, splits, image_files = (
+addresses, base, shapes, sources, splits, image_files = (
     importlib.import_module(f"{_DATASETS}.{name}")
-    for name in ("base", "sources", "splits", "files")
+    for name in ("addresses", "base", "shapes", "sources", "splits", "files")
 )
 
+BUILT_IN = "built in: drawn on first use"
 UNFETCHED = {  # sets without a source: what they are
-    "shapes": "built in: drawn on first use",
+    **{cls.dataset_dir: BUILT_IN for cls in (shapes.Shapes, *addresses.subclasses(shapes.Shapes))},
     "folder": "your own images, as <class>/ or as train/<class>/ and test/<class>/",
 }
 
