@@ -149,7 +149,7 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
     ]  # fmt: skip
     assert [(c.group, c.name) for c in sheet.blocks[0].columns[3:]] == [
         ("source", "ImageNet"), ("target", "Pets"), ("target", "EuroSAT"),
-        ("", "average over targets"), ("", "seeds n"),
+        ("target", "average"), ("", "seeds n"),
     ]  # fmt: skip
     (zero, prompts) = shown(sheet)
     assert zero == ["80.0", "80.0", "80.0", "80.0", "1"]

@@ -245,8 +245,8 @@ def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
     """Draw the panels below one another as PNG into a path or a binary file object.
 
     Args:
-        captions: write below each panel what it takes to compare it; without, that is left to
-            the page around it (:func:`caption`).
+        captions: write above and below each panel what it shows; without, that is left to the
+            page around it (:func:`facts_of`).
     """
     texts = [caption(panel) if captions else [] for panel in panels]
     heights = [_PANEL + 1.15 + _LINE * len(lines) for lines in texts]  # inches
@@ -259,7 +259,7 @@ def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
         axes = figure.add_axes(
             (box[0] / (_WIDTH + 3.6), box[1] / height, _WIDTH / (_WIDTH + 3.6), _PANEL / height)
         )
-        _draw_panel(axes, panel, key)
+        _draw_panel(axes, panel, key, titled=captions)
         below = -0.58 / _PANEL
         axes.text(0, below, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=7,
                   color=_QUIET, linespacing=1.25, parse_math=False)  # fmt: skip
@@ -290,7 +290,7 @@ def facts_of(panel: Panel) -> list[str]:
     return lines
 
 
-def _draw_panel(axes, panel: Panel, key: str) -> None:
+def _draw_panel(axes, panel: Panel, key: str, *, titled: bool) -> None:
     values, figures = panel.values, panel.figures
     numeric = panel.numeric
     places = {value: value if numeric else i for i, value in enumerate(values)}
@@ -326,9 +326,9 @@ def _draw_panel(axes, panel: Panel, key: str) -> None:
             line = _STYLES[j % len(_STYLES)][0]
             axes.axhline(mean, color=_REFERENCE, linestyle=line, lw=1, zorder=0)
 
-    axes.set_title(
-        _plain(layouts.title(panel.table)), loc="left", fontsize=11, fontweight="bold", pad=9
-    )
+    if titled:
+        title = _plain(layouts.title(panel.table))
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=9)
     axes.set_xlabel(_plain(key), fontsize=9.5, color=_QUIET)
     figure = f"{panel.only}, " if panel.only else ""
     axes.set_ylabel(_plain(f"{figure}accuracy in %"), fontsize=9.5, color=_QUIET)

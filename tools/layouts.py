@@ -149,7 +149,7 @@ def _by_figure(join: Join) -> list[Block]:
         *MODEL,
         *(Column(SHORT.get(name, name).lstrip("-"), "source") for name in source),
         *(Column(_short(name, join), "target") for name in join.targets),
-        Column("average over targets"),
+        Column("average", "target"),
         Column("seeds n"),
     ]
     blocks = []

@@ -29,7 +29,7 @@ errors, records_of, files = (
 )
 
 WRITERS = {"terminal": terminal, "markdown": markdown, "latex": latex}
-FORMATS = (*WRITERS, "csv")
+FORMATS = (*WRITERS, "csv", "html")
 # how a line that belongs to no table is written below them; CSV has no place for it
 _REMARKS = {"terminal": "  ! {}", "markdown": "- {}", "latex": "% {}"}
 
@@ -104,7 +104,7 @@ def render(
     Args:
         roots: output folders.
         style: one of ``FORMATS``.
-        costs: add trainable parameters and seconds per method.
+        costs: add trainable parameters and seconds per method (HTML always has them).
         paper: add published figures.
 
     Returns:
@@ -113,8 +113,14 @@ def render(
     Raises:
         UserError: a root does not exist or holds no completed record.
     """
+    roots = list(roots)
     records, remarks = load(roots)
-    sheets = lay_out(arrange(records), costs=costs, paper=paper)
+    items = arrange(records)
+    if style == "html":
+        page = importlib.import_module(".page", __package__)  # which draws; slow to import
+        published = published_sheets(items) if paper else []
+        return page.build_page(records, items, lay_out(items), published, remarks, roots), []
+    sheets = lay_out(items, costs=costs, paper=paper)
     if style == "csv":
         notes = [note for sheet in sheets for note in sheet.notes]
         return tidy_csv(build_tables(records)), notes + remarks
@@ -139,7 +145,9 @@ def put_between(path: Path, mark: str, text: str) -> None:
             f"'{path}' has no lines '{first.strip()}' and '{last}'; write them where the tables go"
         )
     with files.atomic_write(path) as temporary:
-        temporary.write_text(f"{before}{first}\n{text}\n\n{last}{after}", encoding="utf-8")
+        temporary.write_text(
+            f"{before}{first}\n{text}\n\n{last}{after}", encoding="utf-8", errors="replace"
+        )
 
 
 def main(argv: list[str]) -> None:
@@ -157,6 +165,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--paper", action="store_true", help="add figures that papers published")
     args = parser.parse_args(argv)
+    if args.mark and args.format == "html":
+        raise errors.UserError("--mark puts tables into a page, but html is a page; leave it out")
     text, remarks = render(args.roots, args.format, costs=args.costs, paper=args.paper)
     if args.mark and not args.out:
         raise errors.UserError(f"--mark {args.mark} says where in a file; give --out FILE too")
@@ -165,7 +175,7 @@ def main(argv: list[str]) -> None:
         print(f"wrote the tables '{args.mark}' in {args.out}")
     elif args.out:
         with files.atomic_write(args.out) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(text + "\n", encoding="utf-8", errors="replace")
         print(f"wrote {args.out}")
     else:
         print(text)

@@ -1,0 +1,134 @@
+"""Examples of attacks that runs have kept, cut down to what a page can carry."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from . import core
+from .tables import backbone
+
+errors, pictures = (
+    importlib.import_module(f"{core.__name__}.{name}") for name in ("errors", "pictures")
+)
+
+RUNS, ROWS, EDGE = 16, 3, 160  # runs shown, images of each, pixels of the longer edge
+_SMALL = 100  # pixels
+
+
+@dataclass
+class Example:
+    """One image: its true class, and ``name, probability`` before and after the attack."""
+
+    images: tuple[str, str, str]  # data URIs: clean, perturbation, adversarial
+    label: str
+    before: tuple[str, float]
+    after: tuple[str, float]
+    small: bool  # so small that it is shown with hard edges
+
+    @property
+    def look(self) -> str:
+        """The class of its images."""
+        return " small" if self.small else ""
+
+
+@dataclass
+class Shown:
+    """The examples of one run."""
+
+    title: str
+    about: str
+    examples: list[Example]
+    kept: int  # images that the run has
+
+
+@dataclass
+class Gallery:
+    """What is shown, of how much, and what could not be read."""
+
+    shown: list[Shown]
+    runs: int  # models that have examples
+    problems: list[str]
+
+
+def data_uri(pixels: torch.Tensor, edge: int = EDGE) -> str:
+    """Return an image (3, H, W) in [0, 1] as a PNG data URI no longer than ``edge``."""
+    array = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()  # (H, W, 3)
+    image = Image.fromarray(array)
+    image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, format="png")
+    return png_uri(out.getvalue())
+
+
+def png_uri(png: bytes) -> str:
+    """Return the bytes of a PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _model(record: Mapping) -> tuple:
+    """Return what pictures of one model share: seeds look alike, one is enough."""
+    keys = ("dataset", "protocol", "split", "trainer", "shots", "subset")
+    threat = record["train_threat"] or {}
+    return *backbone(record), *(record[key] for key in keys), str(sorted(threat.items()))
+
+
+def _about(record: Mapping) -> str:
+    words = {0: "zero-shot", -1: "all shots", 1: "1 shot"}
+    shots = words.get(record["shots"], f"{record['shots']} shots")
+    split = "" if record["split"] == "all" else f", {record['split']} classes"
+    return f"{shots}, seed {record['seed']}{split}"
+
+
+def _show(path: Path, record: Mapping) -> Shown:
+    found = pictures.load_examples(path)
+    clean, adversarial = found["clean"].float(), found["adversarial"].float()
+    noise = pictures.perturbation(clean, adversarial)
+    texts = (found["labels"], found["before"], found["after"])
+    if clean.ndim != 4 or clean.shape[1] != 3 or {len(t) for t in texts} != {len(clean)}:
+        raise errors.UserError(f"'{path}' holds examples of another shape than (N, 3, H, W)")
+    examples = [
+        Example(
+            tuple(data_uri(images[i]) for images in (clean, noise, adversarial)),
+            str(label), (str(before[0]), float(before[1])), (str(after[0]), float(after[1])),
+            max(clean.shape[-2:]) < _SMALL,
+        )
+        for i, (label, before, after) in enumerate(zip(*texts, strict=True)) if i < ROWS
+    ]  # fmt: skip
+    return Shown(str(found["title"]), _about(record), examples, len(clean))
+
+
+def build_gallery(records: Mapping[Path, dict], each: Iterable | None = None) -> Gallery:
+    """Read the examples beside the records, one seed of each model, trainer by trainer.
+
+    Args:
+        records: completed ones by path.
+        each: wraps the chosen paths, for a progress bar.
+    """
+    chosen: dict[tuple, Path] = {}
+    for path, record in sorted(records.items(), key=lambda item: (item[1]["seed"], item[0])):
+        examples = path.parent / pictures.EXAMPLES
+        if examples.is_file():
+            chosen.setdefault(_model(record), path)
+    paths = sorted(chosen.values(), key=lambda p: (records[p]["dataset"], records[p]["trainer"], p))
+    gallery = Gallery([], len(paths), [])
+    for path in (each or iter)(_spread(paths)):
+        try:
+            gallery.shown.append(_show(path.parent / pictures.EXAMPLES, records[path]))
+        except (errors.UserError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            gallery.problems.append(f"pictures: {error}")
+    return gallery
+
+
+def _spread(paths: list[Path]) -> list[Path]:
+    """Choose ``RUNS`` of them evenly."""
+    if len(paths) <= RUNS:
+        return paths
+    return [paths[(2 * i + 1) * len(paths) // (2 * RUNS)] for i in range(RUNS)]
