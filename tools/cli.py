@@ -12,7 +12,7 @@ errors = importlib.import_module(f"{core.__name__}.errors")
 
 # command -> (module beside this one, what it does); the module offers main(argv)
 TOOLS = {
-    "report": ("report", "tables of clean and robust accuracy from result records"),
+    "report": ("report", "clean and robust accuracy from result records: tables, or one page"),
     "curves": ("curves", "accuracy over one setting (an ablation), drawn from result records"),
     "robustness": ("robustness", "finished runs tested under other threat models"),
     "transfer": ("transfer", "images made against one run, tested on others: a square table"),

@@ -1,9 +1,11 @@
 """Tables of clean and robust accuracy, from the ``record.json`` files of finished runs.
 
     python -m tools.report output/ --format markdown --out results.md
+    python -m tools.report output/ --format html --out results.html
 
 Every figure is a mean over seeds with its 95 % t-interval. Runs under different threat models,
-backbones, data or test subsets never share a table (see ``tools/tables.py``).
+backbones, data or test subsets never share a table (see ``tools/tables.py``); base and new
+classes, source and target data sets stand side by side (``tools/joins.py``).
 """
 
 from __future__ import annotations
