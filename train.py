@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config-file", default="", help="yaml of the trainer")
     p.add_argument("--dataset-config-file", default="", help="yaml of the data set")
     p.add_argument("--attack-config-file", default="", help="yaml of the threat model")
+    p.add_argument("--test-attack-config-file", default="", help="its ATTACK.TEST instead")
     p.add_argument("--trainer", default="", help="name of the trainer")
     p.add_argument("--backbone", default="", help="name of the CLIP backbone")
     p.add_argument("--head", default="", help="name of the head (unused by prompt methods)")
@@ -62,6 +63,8 @@ def setup_cfg(args: argparse.Namespace):
     for file in (args.dataset_config_file, args.config_file, args.attack_config_file):
         if file:
             runs.merge_file(cfg, file)
+    if args.test_attack_config_file:
+        runs.merge_test_attacks(cfg, args.test_attack_config_file)
     # a data set knows what keeps its labels; the command line has the last word
     cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
     given = {

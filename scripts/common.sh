@@ -139,7 +139,8 @@ retest() { # [KEY VALUE ...]: test the run of train again under each of $TESTS, 
     attempt "$trainer/$dataset/seed$seed/$name" run --root "$DATA" --seed "$seed" --trainer "$trainer" \
       --dataset-config-file "configs/datasets/$dataset.yaml" \
       --config-file "configs/trainers/$trainer/$cfg.yaml" \
-      --attack-config-file "configs/attacks/${parts[0]}.yaml" \
+      --attack-config-file "configs/attacks/$attack.yaml" \
+      --test-attack-config-file "configs/attacks/${parts[0]}.yaml" \
       --output-dir "$folder/robustness/$name" --eval-only --model-dir "${flags[2]:-$folder}" \
       DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" TRAINER.ADVPT.BANK_DIR "$CACHE/banks" \
       ${again[@]+"${again[@]}"} ${own[@]+"${own[@]}"}

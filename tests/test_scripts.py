@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 
@@ -13,12 +12,12 @@ from trainers.records import load_records
 
 
 @pytest.fixture
-def shell(pets, tmp_path):
+def shell(pets, tmp_path, warm_python):
     """Call ``bash SCRIPT ARGS`` from another folder, with a data root and an output of its own."""
 
     def call(script: str, *args: str, **extra: str) -> subprocess.CompletedProcess:
         environment = os.environ | {
-            "DATA": os.path.relpath(pets, tmp_path), "OUTPUT": "out", "PYTHON": sys.executable,
+            "DATA": os.path.relpath(pets, tmp_path), "OUTPUT": "out", "PYTHON": str(warm_python),
             "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
         } | extra  # fmt: skip
         command = ["bash", str(REPO / "scripts" / script), *args]

@@ -12,6 +12,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from . import core
 
 errors = importlib.import_module(f"{core.__name__}.errors")
+DATASETS = "datasets" if core.__name__ == "trainers" else f"{core.__name__}.datasets"
 
 
 class Sizes(NamedTuple):
@@ -22,31 +23,10 @@ class Sizes(NamedTuple):
     test: int
 
 
-# CoOp's splits (Zhou et al., IJCV 2022, table 8), the four variants of ImageNet, the built-in data
-PUBLISHED = {
-    "ImageNet": Sizes(1000, 1_281_167, 50_000),
-    "Caltech101": Sizes(100, 4_128, 2_465),
-    "OxfordPets": Sizes(37, 2_944, 3_669),
-    "StanfordCars": Sizes(196, 6_509, 8_041),
-    "OxfordFlowers": Sizes(102, 4_093, 2_463),
-    "Food101": Sizes(101, 50_500, 30_300),
-    "FGVCAircraft": Sizes(100, 3_334, 3_333),
-    "SUN397": Sizes(397, 15_880, 19_850),
-    "DescribableTextures": Sizes(47, 2_820, 1_692),
-    "EuroSAT": Sizes(10, 13_500, 8_100),
-    "UCF101": Sizes(101, 7_639, 3_783),
-    "ImageNetV2": Sizes(1000, 0, 10_000),
-    "ImageNetSketch": Sizes(1000, 0, 50_889),
-    "ImageNetA": Sizes(200, 0, 7_500),
-    "ImageNetR": Sizes(200, 0, 30_000),
-    "Shapes": Sizes(32, 1_024, 1_280),
-}
-
-
 def sizes_of(cfg) -> tuple[Sizes | None, str]:
     """Return what a run with ``cfg`` would train and test on, and what is missing of the data.
 
-    The split file is counted where it lies, else CoOp's published sizes hold; a data set that
+    The split file is counted where it lies, else the published sizes hold; a data set that
     neither knows has None.
     """
     missing = ""
@@ -54,7 +34,7 @@ def sizes_of(cfg) -> tuple[Sizes | None, str]:
         whole = _counted(cfg)
     except errors.UserError as error:
         whole, missing = None, str(error)
-    whole = whole or PUBLISHED.get(cfg.DATASET.NAME)
+    whole = whole or _published(cfg.DATASET.NAME)
     return (_chosen(cfg, whole) if whole else None), missing
 
 
@@ -69,7 +49,7 @@ def _counted(cfg) -> Sizes | None:
         return None
     if hasattr(made, "counts"):
         return Sizes(*made.counts())
-    base = importlib.import_module(f"{made.__module__.rpartition('.')[0]}.base")
+    base = importlib.import_module(f"{DATASETS}.base")
     data = object.__new__(made)  # without its images, which __init__ looks for
     data.name, data.root = made.__name__, Path(cfg.DATASET.ROOT).expanduser().absolute()
     data.locate(cfg)
@@ -82,6 +62,18 @@ def _counted(cfg) -> Sizes | None:
     else:
         return None
     return Sizes(len({item.label for item in split.train}), len(split.train), len(split.test))
+
+
+def _published(name: str) -> Sizes | None:
+    """Return the sizes of a whole data set from the tables of where they come from."""
+    shapes, sources = (importlib.import_module(f"{DATASETS}.{m}") for m in ("shapes", "sources"))
+    if name == "Shapes":
+        classes = len(shapes.drawing.shape_classes())
+        return Sizes(classes, *(classes * shapes.IMAGES_PER_CLASS[p] for p in ("train", "test")))
+    for source in sources.SOURCES.values():
+        if source.class_name == name:
+            return Sizes(source.classes, source.sizes[0], source.sizes[2])
+    return None
 
 
 def _chosen(cfg, whole: Sizes) -> Sizes:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 import yaml
+from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
+from .config import extend_cfg
 from .errors import UserError, nearest
 from .io import read_json, writable_dir, write_json
 from .records import completed_record, flat_config, write_record
@@ -49,6 +51,20 @@ def merge_file(cfg, path) -> None:
         raise UserError(f"config file '{path}' holds no keys; write lines such as 'OPTIM:'")
     for key, value in _leaves(content, cfg):
         merge(cfg, key, value, f"in '{path}'")
+
+
+def merge_test_attacks(cfg, path) -> None:
+    """Replace ``ATTACK.TEST`` by that of a yaml file; the training attack stays.
+
+    Raises:
+        UserError: see :func:`merge_file`.
+    """
+    fresh = get_cfg_default()
+    extend_cfg(fresh)
+    train = cfg.ATTACK.TRAIN.clone()
+    cfg.ATTACK.TEST = fresh.ATTACK.TEST
+    merge_file(cfg, path)
+    cfg.ATTACK.TRAIN = train
 
 
 def _leaves(node, cfg, prefix=""):
