@@ -162,14 +162,15 @@ def test_damaged_pictures_and_matrices_are_problems(output):
         assert name in page.partition('id="problems"')[2], name
 
 
-def test_many_runs_show_some_pictures_and_say_so(tmp_path):
-    made = [make(trainer=f"T{i:02}", seed=s) for i in range(gallery.RUNS + 4) for s in (1, 2)]
+def test_many_runs_show_some_pictures_and_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "RUNS", 2)
+    made = [make(trainer=f"T{i:02}", seed=s) for i in range(4) for s in (1, 2)]
     found = {}
     for i, record in enumerate(made):
         found[tmp_path / f"run{i}" / records.FILE_NAME] = record
         keep_examples(tmp_path / f"run{i}", n=1, size=8)
     shown = gallery.build_gallery(found)
-    assert (len(shown.shown), shown.runs, shown.problems) == (gallery.RUNS, gallery.RUNS + 4, [])
+    assert (len(shown.shown), shown.runs, shown.problems) == (2, 4, [])
     titles = {(run.about, len(run.examples)) for run in shown.shown}
     assert titles == {("16 shots, seed 1", 1)}
 
