@@ -129,11 +129,7 @@ def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, 
     trainer, backbone = settings["TRAINER.NAME"], settings["MODEL.BACKBONE.NAME"]
     learner = Path(tested.get("model_dir") or folder) / "prompt_learner"
     epoch = epoch if epoch is not None else tested.get("load_epoch")
-    best = learner / "model-best.pth.tar"
-    if epoch is not None:
-        path = learner / f"model.pth.tar-{epoch}"
-    else:
-        path = best if best.is_file() else state.newest_checkpoint(learner)
+    path = state.chosen_checkpoint(learner, epoch)
     if path is None:
         raise errors.UserError(
             f"'{folder}' ({trainer}) has no learned text vectors: there is no checkpoint of a "

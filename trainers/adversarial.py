@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -95,8 +95,7 @@ class Batch:
 class AdversarialTrainer(RobustTrainer):
     """Trains prompts, refiners or a tower on clean and attacked images.
 
-    A method sets ``node`` (its keys are ``cfg.TRAINER.<node>``), returns its prompts from
-    ``prompt_spec`` and its loss from ``loss``.
+    A method sets ``node``, returns its prompts from ``prompt_spec`` and its loss from ``loss``.
 
     Attributes:
         block_outputs: whether the loss reads the image blocks' outputs.
@@ -104,7 +103,6 @@ class AdversarialTrainer(RobustTrainer):
         passes: images that the loss puts through a tower per training image, beside the attack.
     """
 
-    node = ""
     passes = 2.0  # clean and attacked
     frozen_image_tower = False  # once the prompts are known, as they say
     block_outputs = False
@@ -183,8 +181,8 @@ class AdversarialTrainer(RobustTrainer):
 
     # --- what a method defines --------------------------------------------------------------------
 
-    def prompt_spec(self) -> PromptSpec:
-        """Return the method's prompts; depths beyond the towers are cut by :meth:`prompted`."""
+    @classmethod
+    def prompt_spec(cls, keys, clip) -> PromptSpec:
         raise NotImplementedError
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -201,27 +199,17 @@ class AdversarialTrainer(RobustTrainer):
 
     def build_trained(self) -> torch.nn.Module:
         """Return what is trained; it offers ``image_features`` and ``text_features``."""
-        return self.prompted(self.prompt_spec())
-
-    def prompted(self, spec: PromptSpec) -> PromptedCLIP:
-        """Return CLIP with prompts, no deeper than its towers."""
-        self.spec = spec = replace(self._cut_depth(spec), template=self.template)
+        self.spec = spec = self.served_spec(self.cfg, self.clip, self.template)
+        asked = self.prompt_spec(self.keys, self.clip)
+        for name in ("text_depth", "vision_depth"):
+            depth, kept = getattr(asked, name), getattr(spec, name)
+            if depth > kept:
+                print(f"note: {name} {depth} is cut to the {kept} blocks of {self.clip.name}")
         self.frozen_image_tower = not spec.acts_on_images
         model = PromptedCLIP(self.clip, self.classnames, spec)
         if not spec.acts_on_texts:
             model.text_features()  # kept from here on, in float32
         return model
-
-    def _cut_depth(self, spec: PromptSpec) -> PromptSpec:
-        for name, layers in (
-            ("text_depth", self.clip.text_layers),
-            ("vision_depth", self.clip.vision_layers),
-        ):
-            depth = getattr(spec, name)
-            if layers is not None and depth > layers:
-                print(f"note: {name} {depth} is cut to the {layers} blocks of {self.clip.name}")
-                spec = replace(spec, **{name: layers})
-        return spec
 
     def add_optimizer(self, module: torch.nn.Module) -> None:
         """Give ``module``'s parameters to Dassl's optimizer, schedule and checkpoints."""
@@ -237,13 +225,6 @@ class AdversarialTrainer(RobustTrainer):
 
     def text_features(self):
         return self.model.text_features(self.cfg.TRAINER.ADVERSARIAL.CLASS_CHUNK)
-
-    def checkpoint_facts(self):
-        facts = super().checkpoint_facts()
-        if hasattr(self, "spec"):  # how values start is no matter once they are loaded
-            start = ("text_init", "init_std", "refiner_init", "template")
-            facts["prompts"] = {k: v for k, v in asdict(self.spec).items() if k not in start}
-        return facts
 
     def train_threat(self):
         return self.attack_spec.describe() if self.attack_spec else None

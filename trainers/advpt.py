@@ -20,7 +20,9 @@ from .attacks.cost import bank_forwards
 from .bank import Bank, build_bank
 from .errors import UserError
 from .prompting import PromptLearner, text_features
+from .prompting.prompts import context_spec
 from .robust_trainer import RobustTrainer, register
+from .state import load_prompts
 
 
 class PromptedText(nn.Module):
@@ -58,6 +60,7 @@ class AdvPT(RobustTrainer):
     """Tune context vectors on a bank of adversarial features: min CE(s norm(A) . t(V), y)."""
 
     paper = "https://arxiv.org/abs/2311.11261"
+    node = "ADVPT"
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
@@ -80,16 +83,21 @@ class AdvPT(RobustTrainer):
         (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
         return {"bank": images * bank_forwards(spec, cfg.TRAINER.ADVPT.VIEWS)}
 
+    @classmethod
+    def prompt_spec(cls, keys, clip):
+        return context_spec(keys, clip)
+
     def build_model(self):
         cfg = self.cfg.TRAINER.ADVPT
         self.clip = self.load_clip()
+        self.spec = spec = self.served_spec(self.cfg, self.clip, self.template)
         learner = PromptLearner(
             self.classnames,
             self.clip,
-            n_ctx=cfg.N_CTX,
-            ctx_init=cfg.CTX_INIT,
-            csc=cfg.CSC,
-            position=cfg.CLASS_TOKEN_POSITION,
+            n_ctx=spec.text,
+            ctx_init=spec.text_init,
+            csc=spec.csc,
+            position=spec.position,
         ).to(self.device)
         self.model = PromptedText(self.clip, learner, cfg.CLASS_CHUNK)
         self.optim = build_optimizer(learner, self.cfg.OPTIM)
@@ -156,10 +164,19 @@ class AdvPT(RobustTrainer):
         learner = self.model.prompt_learner
         return text_features(self.clip, learner(), self.cfg.TRAINER.ADVPT.CLASS_CHUNK)
 
-    def checkpoint_facts(self):
-        keys = self.cfg.TRAINER.ADVPT  # the context's shape says the rest
-        prompts = {"position": keys.CLASS_TOKEN_POSITION, "csc": keys.CSC}
-        return super().checkpoint_facts() | {"prompts": prompts}
+    @classmethod
+    def prompt_facts(cls, spec):
+        return {"position": spec.position, "csc": spec.csc}  # the context's shape says the rest
+
+    @classmethod
+    def deployed(cls, weights):
+        """Return the context as the first layer of text prompts."""
+        return {"text_prompts": weights["ctx"][None]} if "ctx" in weights else weights
+
+    def adopt(self, weights, path):
+        if "text_prompts" in weights:
+            weights = {"ctx": weights["text_prompts"].squeeze(0)}
+        load_prompts(self.model.prompt_learner, weights, path)
 
     def train_threat(self):
         return specs_from_cfg(self.cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")[0].describe()

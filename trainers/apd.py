@@ -67,8 +67,8 @@ class APD(AdversarialTrainer):
             forwards["train"] += images * (keys.TEACHER_EPOCHS or cfg.OPTIM.MAX_EPOCH)
         return forwards
 
-    def prompt_spec(self):
-        keys = self.keys
+    @classmethod
+    def prompt_spec(cls, keys, clip):
         return PromptSpec(
             text=keys.N_CTX,
             vision=keys.N_CTX,
@@ -89,6 +89,12 @@ class APD(AdversarialTrainer):
         if self.keys.TEACHER == "online":
             both["teacher"] = self.teacher
         super().add_optimizer(both)
+
+    @classmethod
+    def deployed(cls, weights):
+        """Return the student's part of a checkpoint's weights."""
+        head = "student."
+        return {k.removeprefix(head): v for k, v in weights.items() if k.startswith(head)}
 
     def prompt_parameters(self):
         """Return the student's number of values: the teacher is not deployed."""

@@ -7,6 +7,8 @@ images. What the source leaves open is a key, marked as ours.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 
 from .adversarial import AdversarialTrainer, enough_words
@@ -59,9 +61,8 @@ class CAPT(AdversarialTrainer):
         at_least("TRAINER.CAPT.ALPHA_CONST", keys.ALPHA_CONST, 0, 1)
         at_least("TRAINER.CAPT.N_CTX", keys.N_CTX, 1)
 
-    def prompt_spec(self):
-        keys = self.keys
-        self.cached: dict[int, torch.Tensor] = {}
+    @classmethod
+    def prompt_spec(cls, keys, clip):
         return PromptSpec(
             text=keys.N_CTX,
             vision=keys.N_CTX,
@@ -88,6 +89,11 @@ class CAPT(AdversarialTrainer):
         terms = {"cons": consistency, "cons_train": train, "cons_frz": frz}
         return loss, {f"loss_{k}": v.mean() for k, v in terms.items()} | {"alpha": alpha.mean()}
 
+    @cached_property
+    def cached(self) -> dict[int, torch.Tensor]:
+        """Frozen CLIP's logits (K,) by training image."""
+        return {}
+
     def frozen_answers(self, batch):
         """Return frozen CLIP's logits (B, K) on clean images.
 
@@ -97,5 +103,5 @@ class CAPT(AdversarialTrainer):
             return self.frozen_logits(batch.pixels)
         index = batch.index.tolist()
         if not all(i in self.cached for i in index):
-            self.cached |= dict(zip(index, self.frozen_logits(batch.pixels), strict=True))
+            self.cached.update(zip(index, self.frozen_logits(batch.pixels), strict=True))
         return torch.stack([self.cached[i] for i in index])  # (B, K)

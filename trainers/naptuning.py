@@ -21,6 +21,10 @@ class NAPTuning(AdversarialTrainer):
     paper = "https://arxiv.org/abs/2506.12706"
     node = "NAPTUNING"
 
+    @property
+    def block_outputs(self):
+        return self.keys.CONSISTENCY
+
     @classmethod
     def extend_cfg(cls, cfg):
         super().extend_cfg(cfg)
@@ -53,9 +57,8 @@ class NAPTuning(AdversarialTrainer):
         at_least("TRAINER.NAPTUNING.CONSISTENCY_WEIGHT", keys.CONSISTENCY_WEIGHT, 0)
         at_least("TRAINER.NAPTUNING.LAMBDA", keys.LAMBDA, 0, 1)
 
-    def prompt_spec(self):
-        keys = self.keys
-        self.block_outputs = keys.CONSISTENCY
+    @classmethod
+    def prompt_spec(cls, keys, clip):
         return PromptSpec(
             text=keys.N_CTX,
             vision=keys.N_CTX,

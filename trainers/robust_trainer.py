@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,8 +18,9 @@ from .errors import UserError
 from .evaluation import Evaluation
 from .images import Preprocess
 from .io import atomic_write, tensors_digest
-from .prompting import load_clip, text_features
+from .prompting import PromptSpec, load_clip, text_features
 from .state import (
+    chosen_checkpoint,
     load_checkpoint,
     load_prompts,
     newest_checkpoint,
@@ -46,16 +48,20 @@ class RobustTrainer(TrainerX):
 
     Attributes:
         paper: address of the method's paper.
+        node: its config keys are ``cfg.TRAINER.<node>``; "" where it has none.
         trainable: whether there is anything to train.
         frozen_image_tower: image features do not depend on the prompts, so those of the test set
             are shared by all runs.
         tuning: training goes on without the image tower.
+        spec: the prompts that are trained; None where there are none.
     """
 
     paper: str | None = None
+    node = ""
     trainable = True
     tuning = False
     frozen_image_tower = True
+    spec: PromptSpec | None = None
 
     @classmethod
     def extend_cfg(cls, cfg) -> None:
@@ -99,6 +105,41 @@ class RobustTrainer(TrainerX):
                 f"({clip.resolution}, {clip.resolution}); set INPUT.SIZE to that"
             )
         return clip
+
+    # --- what a method puts around CLIP -----------------------------------------------------------
+
+    @classmethod
+    def prompt_spec(cls, keys, clip) -> PromptSpec:
+        """Return the method's prompts; the default is the hand-made text alone.
+
+        Args:
+            keys: the method's config node, None where it has none.
+            clip: the backbone; depths beyond its towers are cut by :meth:`served_spec`.
+        """
+        return PromptSpec()
+
+    @classmethod
+    def served_spec(cls, cfg, clip, template: str) -> PromptSpec:
+        """Return the prompts of a trained model: with these :class:`PromptedCLIP` serves it."""
+        spec = cls.prompt_spec(cfg.TRAINER[cls.node] if cls.node else None, clip)
+        return replace(spec.cut_to(clip), template=template)
+
+    @classmethod
+    def prompt_facts(cls, spec: PromptSpec) -> dict:
+        """Return what of the prompts a checkpoint must agree with."""
+        return spec.facts()
+
+    @classmethod
+    def deployed(cls, weights: dict) -> dict:
+        """Return what of a checkpoint's weights serves, under :class:`PromptedCLIP`'s names.
+
+        Weights of a trained image tower are called ``visual.*``.
+        """
+        return weights
+
+    def adopt(self, weights: dict, path) -> None:
+        """Start from weights that :meth:`deployed` has named; ``path`` is for the message."""
+        load_prompts(self.model, weights, path)
 
     # --- what a method offers to the test --------------------------------------------------------
 
@@ -160,7 +201,8 @@ class RobustTrainer(TrainerX):
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "weights_sha256": self.clip.sha256,
             "classnames": list(self.classnames),
-        }
+            "template": self.template,
+        } | ({"prompts": self.prompt_facts(self.spec)} if self.spec else {})
 
     def training_facts(self) -> dict:
         """Return what a record says of the training; kept in checkpoints for later tests."""
@@ -246,11 +288,7 @@ class RobustTrainer(TrainerX):
             )
         for name in self.get_model_names():
             folder = Path(directory) / name
-            path = folder / (
-                f"model.pth.tar-{epoch}" if epoch is not None else "model-best.pth.tar"
-            )
-            if epoch is None and not path.is_file():
-                path = newest_checkpoint(folder) or path
+            path = chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
             state = load_checkpoint(path)
             self._check_facts(state, path)
             load_prompts(self._models[name], state["state_dict"], path)

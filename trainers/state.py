@@ -96,6 +96,18 @@ def newest_checkpoint(folder) -> Path | None:
     return folder / f"model.pth.tar-{max(epochs)}" if epochs else None
 
 
+def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:
+    """Return the file that stands for a run: of ``epoch``, else the best, else the newest.
+
+    None where ``folder`` holds no checkpoint; that of an epoch may be missing.
+    """
+    folder = Path(folder)
+    if epoch is not None:
+        return folder / f"model.pth.tar-{epoch}"
+    best = folder / "model-best.pth.tar"
+    return best if best.is_file() else newest_checkpoint(folder)
+
+
 def load_checkpoint(path) -> dict:
     """Read a checkpoint without executing anything it may contain.
 

@@ -28,8 +28,8 @@ class AdvIVLP(Supervised):
             AT_LOSS="adv",  # adv, half or clean
         )
 
-    def prompt_spec(self):
-        keys = self.keys
+    @classmethod
+    def prompt_spec(cls, keys, clip):
         return PromptSpec(
             text=keys.N_CTX,
             vision=keys.N_CTX,

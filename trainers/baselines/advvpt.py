@@ -26,5 +26,6 @@ class AdvVPT(Supervised):
             AT_LOSS="adv",  # adv, half or clean
         )
 
-    def prompt_spec(self):
-        return PromptSpec(vision=self.keys.N_CTX, vision_depth=self.keys.PROMPT_DEPTH)
+    @classmethod
+    def prompt_spec(cls, keys, clip):
+        return PromptSpec(vision=keys.N_CTX, vision_depth=keys.PROMPT_DEPTH)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..config import POSITIONS, add_defaults, one_of
-from ..prompting.learner import context_words
-from ..prompting.prompted import PromptSpec
+from ..prompting.prompts import context_spec
 from ..robust_trainer import register
 from .supervised import Supervised
 
@@ -35,11 +34,6 @@ class CoOp(Supervised):
         key = f"TRAINER.{cls.node}.CLASS_TOKEN_POSITION"
         one_of(key, cfg.TRAINER[cls.node].CLASS_TOKEN_POSITION, POSITIONS)
 
-    def prompt_spec(self):
-        keys = self.keys
-        return PromptSpec(
-            text=len(context_words(self.clip, keys.CTX_INIT)) or keys.N_CTX,
-            text_init=keys.CTX_INIT,
-            csc=keys.CSC,
-            position=keys.CLASS_TOKEN_POSITION,
-        )
+    @classmethod
+    def prompt_spec(cls, keys, clip):
+        return context_spec(keys, clip)

@@ -33,8 +33,8 @@ class FAP(AdversarialTrainer):
         super().check_keys(cfg)
         at_least("TRAINER.FAP.LAMBDA", cfg.TRAINER.FAP.LAMBDA, 0)
 
-    def prompt_spec(self):
-        keys = self.keys
+    @classmethod
+    def prompt_spec(cls, keys, clip):
         return PromptSpec(
             text=keys.N_CTX,
             vision=keys.N_CTX,

@@ -27,8 +27,8 @@ class MaPLe(Supervised):
             CTX_INIT="a photo of a",  # the vectors start from its first words (authors' code)
         )
 
-    def prompt_spec(self):
-        keys = self.keys
+    @classmethod
+    def prompt_spec(cls, keys, clip):
         return PromptSpec(
             text=keys.N_CTX,
             vision=keys.N_CTX,

@@ -69,8 +69,11 @@ class TeCoA(Supervised):
         super().check_keys(cfg)
         one_of("TRAINER.TECOA.VARIANT", cfg.TRAINER.TECOA.VARIANT, ("prompt", "finetune"))
 
-    def prompt_spec(self):
-        return PromptSpec(vision=self.keys.N_CTX, vision_depth=self.keys.PROMPT_DEPTH)
+    @classmethod
+    def prompt_spec(cls, keys, clip):
+        if keys.VARIANT == "finetune":
+            return PromptSpec()
+        return PromptSpec(vision=keys.N_CTX, vision_depth=keys.PROMPT_DEPTH)
 
     def build_trained(self):
         if self.keys.VARIANT == "prompt":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ..errors import UserError, nearest
 from .adapter import CLIPAdapter
-from .learner import INIT_STD, POSITIONS
+from .learner import INIT_STD, POSITIONS, context_words
 from .refiner import INITS
 
 COUPLINGS = ("none", "text_to_vision", "vision_to_text")
+STARTS = ("text_init", "init_std", "refiner_init", "template")  # no matter once values are loaded
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,16 @@ class PromptSpec:
         """Layers for which the driving tower of a coupling keeps vectors."""
         return max(self.text_depth, self.vision_depth)
 
+    def facts(self) -> dict:
+        """Return what two models must have in common for one to take the other's values."""
+        return {name: value for name, value in asdict(self).items() if name not in STARTS}
+
+    def cut_to(self, clip: CLIPAdapter) -> PromptSpec:
+        """Return the specification with depths no greater than the towers of ``clip``."""
+        layers = {"text_depth": clip.text_layers, "vision_depth": clip.vision_layers}
+        depths = {k: min(getattr(self, k), n) for k, n in layers.items() if n is not None}
+        return replace(self, **depths)
+
     def check_backbone(self, clip: CLIPAdapter) -> None:
         """Compare with a backbone.
 
@@ -145,3 +156,17 @@ class PromptSpec:
                     f"{tower} prompt depth {depth} goes beyond the {layers} blocks of the {tower} "
                     f"tower of {clip.name}; choose a depth from 1 to {layers}"
                 )
+
+
+def context_spec(keys, clip: CLIPAdapter) -> PromptSpec:
+    """Return CoOp's prompts from its config keys; words to start from set the number of vectors.
+
+    Args:
+        keys: a config node with ``N_CTX``, ``CTX_INIT``, ``CSC`` and ``CLASS_TOKEN_POSITION``.
+    """
+    return PromptSpec(
+        text=len(context_words(clip, keys.CTX_INIT)) or keys.N_CTX,
+        text_init=keys.CTX_INIT,
+        csc=keys.CSC,
+        position=keys.CLASS_TOKEN_POSITION,
+    )
