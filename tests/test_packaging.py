@@ -101,6 +101,11 @@ import advprompt.datasets, advprompt.tools.report, advprompt.compat
 from dassl.engine import TRAINER_REGISTRY
 assert home.resolve() in pathlib.Path(advprompt.__file__).resolve().parents, advprompt.__file__
 assert "AdvPT" in TRAINER_REGISTRY.registered_names()
+try:
+    advprompt.load("nowhere")
+except advprompt.UserError as error:
+    assert "'nowhere' is no export" in str(error)
+import advprompt.tools.export
 assert not {"trainers", "datasets", "tools", "compat"} & set(sys.modules), "top-level names"
 sys.argv = ["advprompt", "report", "nowhere"]
 from advprompt.tools.cli import main

@@ -18,6 +18,7 @@ TOOLS = {
     "transfer": ("transfer", "images made against one run, tested on others: a square table"),
     "explain": ("explain", "the words nearest to a run's learned text vectors"),
     "data": ("data", "data sets: what is there, what is missing, and fetching it"),
+    "export": ("export", "what a run learned, with a card: an entry of a prompt zoo"),
     "picture": ("picture", "clean | perturbation | adversarial, from a run's saved examples"),
 }
 

@@ -19,7 +19,6 @@ from . import core
 from .cli import run_tool
 
 runs = importlib.import_module(f"{core.__name__}.runs")
-records = importlib.import_module(f"{core.__name__}.records")
 config = importlib.import_module(f"{core.__name__}.config")
 
 
@@ -57,10 +56,8 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str], epoch: i
     cfg = get_cfg_default()
     core.extend_cfg(cfg)
     stored, tested = runs.stored(folder)
-    known = set(records.flat_config(cfg))
-    for key, value in stored.items():
-        if key in known and not key.startswith("ATTACK.TEST."):
-            runs.merge(cfg, key, value, f"in '{folder}'")
+    kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}
+    runs.restore(cfg, kept, folder)
     train = cfg.ATTACK.TRAIN.clone()
     runs.merge_file(cfg, attack_file)
     cfg.ATTACK.TRAIN = train  # the file's belongs to runs that it trained

@@ -1,8 +1,8 @@
 """advprompt: adversarially robust prompt learning for CLIP, as a plug-in for CoOp/Dassl.
 
-Importing this package registers the trainers; ``extend_cfg(cfg)`` adds their config keys. The
-same folder is ``trainers`` in the clone, ``advprompt`` once installed and ``trainers.advprompt``
-inside a fork, so everything in it imports relatively.
+Importing this package registers the trainers; ``extend_cfg(cfg)`` adds their config keys and
+``load(path)`` opens an exported model. The same folder is ``trainers`` in the clone, ``advprompt``
+once installed and ``trainers.advprompt`` inside a fork, so everything in it imports relatively.
 """
 
 
@@ -34,5 +34,15 @@ from . import (  # noqa: E402, F401  registers the trainers
 from .config import extend_cfg  # noqa: E402
 from .errors import UserError, nearest  # noqa: E402
 from .version import __version__  # noqa: E402
+from .zoo import load  # noqa: E402
 
-__all__ = ["UserError", "__version__", "extend_cfg", "io", "nearest", "records", "templates"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "extend_cfg",
+    "io",
+    "load",
+    "nearest",
+    "records",
+    "templates",
+]

@@ -80,7 +80,7 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read '{path}' ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"'{path}' is not valid JSON ({error}); delete it or fetch it again"
         ) from error
@@ -122,8 +122,13 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None =
         temporary.write_bytes(to_bytes(tensors, metadata=meta))
 
 
-def load_tensors(path) -> tuple[dict[str, torch.Tensor], dict]:
+def load_tensors(
+    path, *, advice: str = "delete it and run again to make it anew"
+) -> tuple[dict[str, torch.Tensor], dict]:
     """Read what :func:`save_tensors` wrote and verify its checksum.
+
+    Args:
+        advice: what to do about a file that is refused, the end of the message.
 
     Returns:
         the tensors (on the CPU) and the decoded metadata.
@@ -131,17 +136,18 @@ def load_tensors(path) -> tuple[dict[str, torch.Tensor], dict]:
     Raises:
         UserError: the file is missing, truncated, altered, or not ours.
     """
-    advice = "delete it and run again to make it anew"
     try:
         with safe_open(str(path), framework="pt") as handle:
             meta = {k: json.loads(v) for k, v in (handle.metadata() or {}).items()}
             tensors = {k: handle.get_tensor(k) for k in handle.keys()}
     except FileNotFoundError as error:
         raise UserError(f"'{path}' does not exist") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(
             f"'{path}' is damaged or no safetensors file ({error}); {advice}"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' was not written by this project; {advice}") from error
     if meta.get("checksum") != tensors_digest(tensors):
         raise UserError(f"'{path}' fails its checksum; {advice}")
     return tensors, meta

@@ -16,8 +16,9 @@ from .config import METHODS, check_cfg
 from .defences import build_defence
 from .errors import UserError
 from .evaluation import Evaluation
+from .exports import read_start
 from .images import Preprocess
-from .io import atomic_write, tensors_digest
+from .io import atomic_write, sha256_file, tensors_digest, write_json
 from .prompting import PromptSpec, load_clip, text_features
 from .state import (
     chosen_checkpoint,
@@ -30,6 +31,8 @@ from .state import (
     set_rng_state,
     set_scheduler_state,
 )
+
+MODEL_FILE = "model.json"  # what a run's figures are of: trainer, backbone, classes, prompts
 
 
 def register(cls):
@@ -85,6 +88,7 @@ class RobustTrainer(TrainerX):
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
         self.origin: dict = {}  # of loaded prompts: how they were trained
+        self.init_sha256 = ""  # of the file that training starts from
 
     def build_data_loader(self):
         super().build_data_loader()
@@ -182,10 +186,30 @@ class RobustTrainer(TrainerX):
     # --- training ---------------------------------------------------------------------------------
 
     def train(self):
+        self.load_init_weights()
         if self.trainable:
             super().train()
         else:
             self.test()
+
+    def load_init_weights(self) -> None:
+        """Start from ``MODEL.INIT_WEIGHTS``, an export, run folder or checkpoint, if it is set.
+
+        Raises:
+            UserError: nothing there, damaged, or of another trainer, backbone or kind of prompts.
+        """
+        path, name = self.cfg.MODEL.INIT_WEIGHTS, type(self).__name__
+        if not path:
+            return
+        if not self.trainable:
+            raise UserError(
+                f"MODEL.INIT_WEIGHTS is '{path}', but {name} learns nothing; leave it empty"
+            )
+        facts, weights, file = read_start(path, type(self))
+        self._check_facts({"advprompt": facts}, file)
+        self.adopt(weights, file)
+        self.init_sha256 = sha256_file(file)
+        print(f"Starting from {file}")
 
     def before_epoch(self):
         self._clock = time.perf_counter()
@@ -212,7 +236,7 @@ class RobustTrainer(TrainerX):
             "epochs": self.cfg.OPTIM.MAX_EPOCH if self.trainable else 0,
             "shots": (shots if shots >= 1 else -1) if self.trainable else 0,
             "dataset": self.cfg.DATASET.NAME if self.trainable else None,
-        }
+        } | ({"init_sha256": self.init_sha256} if self.init_sha256 else {})
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Write Dassl's files ``<directory>/<name>/model.pth.tar-<epoch>``, atomically."""
@@ -420,6 +444,9 @@ class RobustTrainer(TrainerX):
         cfg, right = self.cfg, evaluation.clean_right
         training = self.training_facts() | self.origin
         known = not self.origin or "dataset" in self.origin  # older checkpoints do not say
+        # under one path, MODEL.INIT_WEIGHTS may have been another file
+        sha256 = training.get("init_sha256")
+        start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else {}
         which = cfg.DATASET.SUBSAMPLE_CLASSES
         protocol = cfg.TEST.PROTOCOL or (
             "base2new" if which != "all" else "few_shot" if self.trainable else "zero_shot"
@@ -444,10 +471,11 @@ class RobustTrainer(TrainerX):
             seconds={k: round(v, 3) for k, v in self.seconds.items()},
             clean={"n": len(right), "correct": int(right.sum())},
             attacks=attacks,
-            config=cfg,
+            config=records.flat_config(cfg) | start,
             status="completed",
             device=self.device,
         )
+        write_json(Path(self.output_dir) / MODEL_FILE, self.checkpoint_facts())
         print(f"* record: {records.write_record(self.output_dir, record)}")
 
     def train_threat(self) -> dict | None:

@@ -16,8 +16,10 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from .config import extend_cfg
 from .errors import UserError, nearest
-from .io import read_json, writable_dir, write_json
+from .exports import weights_file
+from .io import read_json, sha256_file, writable_dir, write_json
 from .records import completed_record, flat_config, write_record
+from .robust_trainer import RobustTrainer
 
 CONFIG_FILE = "config.json"
 RETESTS = "robustness"  # folder in a run's for tests under other threat models
@@ -191,7 +193,12 @@ def claim(cfg, **facts) -> None:
 
 
 def _identity(cfg, facts: dict) -> dict:
-    return {k: v for k, v in flat_config(cfg).items() if k not in VOLATILE} | facts
+    """Return what makes a run: its settings, facts, and the content of what it starts from."""
+    settings = {k: v for k, v in flat_config(cfg).items() if k not in VOLATILE}
+    begin = settings.get("MODEL.INIT_WEIGHTS")
+    if begin and not facts.get("eval_only"):
+        settings["init_sha256"] = sha256_file(weights_file(begin))
+    return settings | facts
 
 
 def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False) -> None:
@@ -230,6 +237,8 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
             f"data set {cfg.DATASET.NAME} is for tests only; train on another one and test here "
             "with --eval-only --model-dir RUN, as scripts/<method>/dg.sh does"
         )
+    elif isinstance(trainer, RobustTrainer):
+        trainer.load_init_weights()
     claim(cfg, **tested)  # only now: a mistake mended must not find its folder taken
     if eval_only:
         trainer.test()
@@ -241,6 +250,14 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
         ) as error:  # from Dassl's loaders; one in a worker process brings its traceback
             why = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
             raise UserError(f"training stopped, its checkpoints are kept: {why}") from error
+
+
+def restore(cfg, settings: dict, where) -> None:
+    """Merge the settings of a stored run; keys that only another version knows are left out."""
+    known = set(flat_config(cfg))
+    for key, value in settings.items():
+        if key in known:
+            merge(cfg, key, value, f"in '{where}'")
 
 
 def stored(folder) -> tuple[dict, dict]:
