@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from victim import problem
 
 from trainers.attacks import AttackSpec, GradientAttack, objective_for, specs_from_cfg, tower_in
 from trainers.errors import UserError
 from trainers.evaluation import Evaluation
-
-from victim import problem
 
 CFG = {
     "NAME": "pgd", "EPS": "4/255", "ALPHA": "1/255", "STEPS": 5, "RESTARTS": 1, "START": "uniform",
