@@ -367,6 +367,23 @@ def enough_words(text: str, count: int) -> str:
     return text if 0 < count <= len(text.replace("_", " ").split()) else ""
 
 
+def in_both_towers(keys, **others) -> PromptSpec:
+    """Return N_CTX vectors in PROMPT_DEPTH layers of either tower.
+
+    The text vectors start from the first words of CTX_INIT where a method has that key, and are
+    not themselves made from the visual ones.
+    """
+    words = enough_words(keys.get("CTX_INIT", ""), keys.N_CTX)
+    return PromptSpec(
+        text=keys.N_CTX,
+        vision=keys.N_CTX,
+        text_depth=keys.PROMPT_DEPTH,
+        vision_depth=keys.PROMPT_DEPTH,
+        text_init="" if others.get("coupling") == "vision_to_text" else words,
+        **others,
+    )
+
+
 def collapse_warning(
     clean_loss: float | None, consistency: float | None, n_classes: int, key: str
 ) -> str | None:

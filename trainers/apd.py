@@ -15,10 +15,10 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch import nn
 
-from .adversarial import AdversarialTrainer, NonFiniteLoss, enough_words, hash_seed
+from .adversarial import AdversarialTrainer, NonFiniteLoss, hash_seed, in_both_towers
 from .config import add_defaults, at_least, one_of
 from .losses import apd_student, apd_teacher, mean_ce
-from .prompting.prompted import PromptedCLIP, PromptSpec
+from .prompting.prompted import PromptedCLIP
 from .robust_trainer import register
 from .state import load_checkpoint, load_prompts, save_checkpoint
 
@@ -69,13 +69,7 @@ class APD(AdversarialTrainer):
 
     @classmethod
     def prompt_spec(cls, keys, clip):
-        return PromptSpec(
-            text=keys.N_CTX,
-            vision=keys.N_CTX,
-            text_depth=keys.PROMPT_DEPTH,
-            vision_depth=keys.PROMPT_DEPTH,
-            text_init=enough_words(keys.CTX_INIT, keys.N_CTX),
-        )
+        return in_both_towers(keys)
 
     def build_trained(self):
         student = super().build_trained()

@@ -11,10 +11,9 @@ from functools import cached_property
 
 import torch
 
-from .adversarial import AdversarialTrainer, enough_words
+from .adversarial import AdversarialTrainer, in_both_towers
 from .config import add_defaults, at_least, one_of
 from .losses import capt_alpha, capt_consistency, mean_ce
-from .prompting.prompted import PromptSpec
 from .robust_trainer import register
 
 ALPHAS = ("conf", "acc", "entropy", "const", "ramp")
@@ -63,16 +62,7 @@ class CAPT(AdversarialTrainer):
 
     @classmethod
     def prompt_spec(cls, keys, clip):
-        return PromptSpec(
-            text=keys.N_CTX,
-            vision=keys.N_CTX,
-            text_depth=keys.PROMPT_DEPTH,
-            vision_depth=keys.PROMPT_DEPTH,
-            coupling=keys.COUPLING,
-            text_init=""  # text vectors made from visual ones start from no words
-            if keys.COUPLING == "vision_to_text"
-            else enough_words(keys.CTX_INIT, keys.N_CTX),
-        )
+        return in_both_towers(keys, coupling=keys.COUPLING)
 
     def loss(self, batch):
         keys, clean, adv = self.keys, batch.clean.logits, batch.adv.logits

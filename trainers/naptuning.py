@@ -7,10 +7,9 @@ abstract does not say follows the authors' development code, and the rest is mar
 
 from __future__ import annotations
 
-from .adversarial import AdversarialTrainer
+from .adversarial import AdversarialTrainer, in_both_towers
 from .config import add_defaults, at_least, one_of
 from .losses import block_consistency, mean_ce, nap
-from .prompting.prompted import PromptSpec
 from .robust_trainer import register
 
 
@@ -59,11 +58,8 @@ class NAPTuning(AdversarialTrainer):
 
     @classmethod
     def prompt_spec(cls, keys, clip):
-        return PromptSpec(
-            text=keys.N_CTX,
-            vision=keys.N_CTX,
-            text_depth=keys.PROMPT_DEPTH,
-            vision_depth=keys.PROMPT_DEPTH,
+        return in_both_towers(
+            keys,
             coupling="text_to_vision" if keys.N_CTX else "none",
             refine_vision=keys.REFINER.VISION,
             refine_text=keys.REFINER.TEXT,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ..adversarial import AdversarialTrainer
+from ..adversarial import AdversarialTrainer, in_both_towers
 from ..config import add_defaults, at_least
 from ..losses import fap_consistency, mean_ce
-from ..prompting.prompted import PromptSpec
 from ..robust_trainer import register
 
 
@@ -35,13 +34,7 @@ class FAP(AdversarialTrainer):
 
     @classmethod
     def prompt_spec(cls, keys, clip):
-        return PromptSpec(
-            text=keys.N_CTX,
-            vision=keys.N_CTX,
-            text_depth=keys.PROMPT_DEPTH,
-            vision_depth=keys.PROMPT_DEPTH,
-            coupling="vision_to_text",
-        )
+        return in_both_towers(keys, coupling="vision_to_text")
 
     def loss(self, batch):
         clean, adv = batch.clean, batch.adv

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ..adversarial import enough_words
+from ..adversarial import in_both_towers
 from ..config import add_defaults
-from ..prompting.prompted import PromptSpec
 from ..robust_trainer import register
 from .supervised import Supervised
 
@@ -29,11 +28,4 @@ class MaPLe(Supervised):
 
     @classmethod
     def prompt_spec(cls, keys, clip):
-        return PromptSpec(
-            text=keys.N_CTX,
-            vision=keys.N_CTX,
-            text_depth=keys.PROMPT_DEPTH,
-            vision_depth=keys.PROMPT_DEPTH,
-            coupling="text_to_vision",
-            text_init=enough_words(keys.CTX_INIT, keys.N_CTX),
-        )
+        return in_both_towers(keys, coupling="text_to_vision")
