@@ -40,8 +40,9 @@ def ask(address: str, words: list[str]) -> int:
 def serve(address: str) -> None:
     """Import everything, then answer until killed; each job has a process of its own."""
     sys.path.insert(0, str(REPO))
+    import matplotlib.pyplot  # noqa: F401
+
     import train  # noqa: F401
-    from tools import curves, tables  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
     with socket.socket(socket.AF_UNIX) as listener:
