@@ -159,6 +159,14 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
     assert "Caltech101" in gap and "EuroSAT" not in gap
 
 
+def test_a_target_that_would_be_augmented_otherwise_is_the_same_model():
+    flips, shifts = ({"INPUT.TRANSFORMS": [t]} for t in ("random_flip", "random_translation"))
+    made = [across("ImageNet", config=flips), across("Shapes", config=shifts)]
+    (join,), _ = build_joins(listed(made))
+    (row,) = join.rows
+    assert set(row.parts) == {"ImageNet", "Shapes"}
+
+
 def test_a_missing_target_is_told_and_its_average_left_out():
     made = [across("Shapes", source="Shapes"), across("EuroSAT", source="Shapes")]
     made += [across("Caltech101", source="Shapes", trainer="APD")]

@@ -208,15 +208,10 @@ def _part(record: Mapping, protocol: str) -> str:
 
 def _model(record: Mapping, known: Iterable[str], protocol: str) -> Row:
     """Return the row of a record without what differs between the parts of a join."""
-    row = empty_row(record, known)
-    row.config = {
-        key: value
-        for key, value in row.config.items()
-        if not (
-            key == "DATASET.SUBSAMPLE_CLASSES"
-            or (protocol != BASE_TO_NEW and (key == "source" or key.startswith("DATASET.")))
-        )
-    }
+    row, own = empty_row(record, known), ("DATASET.SUBSAMPLE_CLASSES",)
+    if protocol != BASE_TO_NEW:  # a target's augmentation is not what its prompts were trained with
+        own += ("source", "DATASET.", "INPUT.TRANSFORMS")
+    row.config = {key: value for key, value in row.config.items() if not key.startswith(own)}
     return row
 
 
