@@ -102,9 +102,9 @@ class Evaluation:
         features = torch.nn.functional.normalize(features.float(), dim=-1)
         return self.trainer.clip.logit_scale * features @ texts.t()
 
-    def bare(self, pixels: torch.Tensor) -> torch.Tensor:
+    def bare(self, pixels: torch.Tensor, prec: str = "fp32") -> torch.Tensor:
         """Return the logits (B, K) without the input defence, for pixels in [0, 1]."""
-        return self.logits_of(self.trainer.image_features(pixels), self.texts)
+        return self.logits_of(tower_in(prec, self.trainer.image_features)(pixels), self.texts)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the defended model's logits (B, K) for pixels in [0, 1]."""
@@ -288,16 +288,18 @@ class Evaluation:
             forward = self.attacked(surrogate, seen)
             return RAP(forward, labels if known else None, spec, spec.kwargs).run(pixels, seeds)
         whole, still_right, exact = self.attacked(self.bare, seen), None, None
-        own = spec.target == "end_to_end"
+        own, forward = spec.target == "end_to_end", whole
         if own:
             still_right = lambda x: whole(x).argmax(1) == labels  # noqa: E731
-            exact = whole if spec.prec != "fp32" else None
-        tower = tower_in(spec.prec, self.trainer.image_features if own else clip.encode_image)
         if spec.objective == "embedding_kl":
-            forward = self.attacked(tower, seen)
-        else:
-            texts = self.texts if own else self.handmade
-            forward = self.attacked(lambda x: self.logits_of(tower(x), texts), seen)
+            features = self.trainer.image_features if own else clip.encode_image
+            forward = self.attacked(tower_in(spec.prec, features), seen)
+        elif not own:
+            frozen = tower_in(spec.prec, clip.encode_image)
+            forward = self.attacked(lambda x: self.logits_of(frozen(x), self.handmade), seen)
+        elif spec.prec != "fp32":
+            exact = whole
+            forward = self.attacked(lambda x: self.bare(x, spec.prec), seen)
         return run_attack(
             spec, pixels, seeds,
             forward=forward, labels=labels, still_right=still_right, exact=exact,
