@@ -248,6 +248,20 @@ def test_a_record_tells_how_the_loaded_prompts_were_trained(arguments, run, tmp_
     assert "tar-0" in only_error(*run(arguments("AdvPT", *load, "0", out="d"))[::2])
 
 
+def test_an_older_checkpoint_learns_its_data_set_from_its_run(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    (path,) = (tmp_path / "run").rglob("model.pth.tar-4")
+    state = torch.load(path, weights_only=True)
+    assert state["training"].pop("dataset") == "OxfordPets"
+    torch.save(state, path)
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run"), "--load-epoch", "4"]
+    assert run(arguments("AdvPT", *load, out="told"))[0] == 0
+    assert read_record(tmp_path / "told" / "record.json")["source"] == "OxfordPets"
+    (tmp_path / "run" / "record.json").unlink()
+    assert run(arguments("AdvPT", *load, out="untold"))[0] == 0
+    assert read_record(tmp_path / "untold" / "record.json")["source"] is None
+
+
 def test_class_specific_contexts_serve_their_own_classes_only(arguments, run, pets, tmp_path):
     assert run(arguments("AdvPT", TRAINER__ADVPT__CSC=True))[0] == 0
     root = tmp_path / "renamed"

@@ -317,6 +317,9 @@ class RobustTrainer(TrainerX):
             self._check_facts(state, path)
             load_prompts(self._models[name], state["state_dict"], path)
             self.origin = dict(state.get("training") or {})
+            if self.origin and "dataset" not in self.origin:  # an older one; its run may tell
+                record = records.completed_record(directory)
+                self.origin |= {"dataset": record["dataset"]} if record else {}
             if epoch is not None:
                 self.origin["epochs"] = epoch
             print(f"Loaded {name} from {path} (epoch {state.get('epoch')})")
@@ -443,7 +446,7 @@ class RobustTrainer(TrainerX):
     def _write_record(self, evaluation: Evaluation, attacks: list[dict]) -> None:
         cfg, right = self.cfg, evaluation.clean_right
         training = self.training_facts() | self.origin
-        known = not self.origin or "dataset" in self.origin  # older checkpoints do not say
+        known = not self.origin or "dataset" in self.origin  # nobody says
         # under one path, MODEL.INIT_WEIGHTS may have been another file
         sha256 = training.get("init_sha256")
         start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else {}
