@@ -138,6 +138,10 @@ def test_autoattack_goes_on_where_the_others_end(evaluation):
     assert [len(right) for *_, right in evaluation.outcomes] == [24] * 3
     pgd, all_of = (right for *_, right in evaluation.outcomes[::2])
     assert not (all_of & ~pgd).any() and not pgd[0]
+    left = auto["checks"]["left"]
+    assert list(left) == ["apgd-ce", "apgd-t", "fab-t", "square"] and "left" not in weak["checks"]
+    assert list(left.values()) == sorted(left.values(), reverse=True)
+    assert left["square"] == auto["correct"]
 
 
 def test_a_larger_ball_or_another_target_lends_nothing(evaluation):

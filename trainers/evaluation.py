@@ -230,11 +230,13 @@ class Evaluation:
             same = (before.target, before.norm, saw) == (spec.target, spec.norm, seen)
             if same and before.eps is not None and before.eps <= spec.eps:
                 right &= outcome
-        for part in parts_of(spec, len(self.texts)):
+        parts, left = parts_of(spec, len(self.texts)), {}
+        for part in parts:
             right, checks, took = self._attack_images(part, right, seen)
             total.merge(checks)
             seconds += took
-        return right, total.summary(), seconds
+            left[part.name] = int(right.sum())
+        return right, total.summary() | ({"left": left} if len(parts) > 1 else {}), seconds
 
     def _attack_images(self, spec: AttackSpec, right: torch.Tensor, seen: bool):
         """Attack the samples in ``right`` (N,); return which of them are left."""

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from ..losses import margin
+from .autoattack import COMPOSED
 from .family import gradient_attack
 from .gradient import objective_for
-from .spec import AttackSpec
+from .spec import FAMILY, AttackSpec
 
 LARGE_EPS = 64 / 255  # nothing of this kind survives it
 LARGE_STEPS = 20
 LARGE_EPS_SHARE = 0.05
 STEP_RISES_SHARE = 0.75
 BATCH_LOGITS = 0.05  # of logits of order 10; float32 alone gives about 1e-4
+GAP = 3  # points between PGD and AutoAttack
 
 
 def probe(
@@ -127,7 +129,26 @@ def compare(attacks: Sequence[Mapping]) -> dict[int, list[str]]:
                     f"attack but only {a['correct']} under the {a['target']} attack of eps "
                     f"{a['eps']}, which saw less: gradients are masked or the attack is too weak"
                 )
+            gap = 100 * (b["correct"] - a["correct"]) / a["n"]
+            if a["name"] in COMPOSED and gap > GAP and _rivals(a, b):
+                left = a.get("checks", {}).get("left", {})
+                warnings.setdefault(j, []).append(
+                    f"autoattack_gap: {b['correct']} of {b['n']} are right under this attack but "
+                    f"only {a['correct']} under {a['name']}, which starts from what the row's "
+                    f"attacks have left{_parts(left)}: believe the latter"
+                )
     return warnings
+
+
+def _rivals(a: Mapping, b: Mapping) -> bool:
+    """Whether ``b`` is a gradient attack under the same threat as ``a``, which is composed."""
+    shared = ("target", "norm", "eps", "defence")
+    return b["name"] in FAMILY and all(a.get(field) == b.get(field) for field in shared)
+
+
+def _parts(left: Mapping[str, int]) -> str:
+    told = ", ".join(f"{count} after {name}" for name, count in left.items())
+    return f" ({told})" if told else ""
 
 
 def _like(a: Mapping, b: Mapping) -> bool:
