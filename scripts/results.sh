@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every run behind docs/results.md, on the built-in CLIP, its tables and results.csv beside it:
+# Every run behind docs/results.md, on the built-in CLIP, its tables, results.csv beside it and the
+# page of docs/gallery:
 #   DATA=/path/to/data bash scripts/results.sh        DATA holds EuroSAT in CoOp's layout
 # Many hours on 2 CPU cores, seed by seed. Finished runs are skipped, cut ones go on; the tables are
 # written anew from what is there. PAGE=FILE writes them elsewhere.
@@ -18,8 +19,22 @@ novel() { # DATASET [KEY VALUE ...]: base-to-novel on the robust backbone
   PROTOCOL=base2new METHODS="zsclip advmaple capt apd" \
     bash scripts/all.sh "$1" 16 tiny_robust "${common[@]}" "${@:2}"
 }
-write() { # MARK FOLDER: put the tables of what is there into the page
-  [ ! -d "$2" ] || report "$2" --format markdown --out "$PAGE" --mark "$1"
+elsewhere() { # the papers' four methods on other classes and other looks than they were trained on
+  local protocol
+  for protocol in base2new xd dg; do
+    PROTOCOL=$protocol METHODS="zsclip advpt naptuning capt apd" \
+      bash scripts/all.sh shapes 16 tiny "${common[@]}"
+  done
+}
+show() { # FOLDER ... -- ARGUMENTS: report what is there, by its path as seen from the repository
+  local found=()
+  while [ "$1" != -- ]; do [ ! -d "$1" ] || found+=("${1#"$REPO/"}"); shift; done
+  shift
+  [ ${#found[@]} = 0 ] || report "${found[@]}" "$@"
+}
+write() { # MARK FOLDER ...: put the tables of what is there into the page
+  local mark=$1; shift
+  show "$@" -- --format markdown --out "$PAGE" --mark "$mark"
 }
 
 for seed in $SEEDS; do
@@ -30,9 +45,12 @@ for seed in $SEEDS; do
   both tiny_robust
   novel shapes
   novel eurosat OPTIM.MAX_EPOCH 20
+  elsewhere
   for name in shapes eurosat; do
-    write $name "$OUTPUT/$name"
+    write $name "$OUTPUT/$name" "$OUTPUT/${name}_"*
     write parts-$name "$OUTPUT/ablations/naptuning_parts/$name"
   done
-  report "$OUTPUT" --format csv --out "${PAGE%.md}.csv"
+  show "$OUTPUT" -- --format csv --out "${PAGE%.md}.csv"
+  mkdir -p "$(dirname "$PAGE")/gallery"
+  show "$OUTPUT/shapes" "$OUTPUT/shapes_"* -- --format html --out "$(dirname "$PAGE")/gallery/index.html"
 done
