@@ -1,9 +1,11 @@
 """Merging of config files and overrides, and the claim on a run's folder."""
 
 import pytest
+from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
-from trainers import runs
+import trainers
+from trainers import io, records, runs
 from trainers.errors import UserError
 
 
@@ -92,6 +94,58 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
     (tmp_path / "run" / "config.json").rename(tmp_path / "moved" / "config.json")
     cfg.OUTPUT_DIR = str(tmp_path / "moved")  # where it lies does not matter
     assert runs.is_done(cfg) is False
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A run folder whose record and configuration lack the keys of a later version."""
+    from make_records import make
+
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    cfg.OUTPUT_DIR = str(tmp_path / "run")
+    old = {k: v for k, v in records.flat_config(cfg).items() if k not in LATER}
+    io.write_json(tmp_path / "run" / runs.CONFIG_FILE, old)
+    records.write_record(tmp_path / "run", make(config=old))
+    return cfg
+
+
+LATER = ("ATTACK.TEST.PREC", "TEST.FIRST")
+
+
+@pytest.mark.parametrize(("key", "value"), [("ATTACK.TEST.PREC", "bf16"), ("TEST.FIRST", 5000)])
+def test_a_key_that_came_later_had_its_default(finished, key, value):
+    assert runs.is_done(finished)
+    runs.merge(finished, key, value, "here")
+    with pytest.raises(UserError, match=f"{key} = .*, this one has {value!r}"):
+        runs.is_done(finished)
+
+
+def test_only_the_same_test_of_the_final_model_is_copied(finished, tmp_path):
+    run, cfg = tmp_path / "run", finished.clone()
+    cfg.OUTPUT_DIR, cfg.TEST.PROTOCOL = str(tmp_path / "xd"), "xd"
+    copy = runs.record_of_same_test(cfg, str(run))
+    assert (copy["protocol"], copy["config"]["TEST.PROTOCOL"]) == ("xd", "xd")
+    measured = records.read_record(run / "record.json")["config"]
+    changed = {k for k, v in copy["config"].items() if measured.get(k) != v}
+    assert changed == {"TEST.PROTOCOL", "OUTPUT_DIR"} and set(measured) <= set(copy["config"])
+    cfg.ATTACK.TEST.PREC = "bf16"
+    assert runs.record_of_same_test(cfg, str(run)) is None
+    cfg.ATTACK.TEST.PREC = "fp32"
+
+    again = run / runs.RETESTS / "a_epoch5"  # the only one left is of another epoch
+    again.mkdir(parents=True)
+    (run / "record.json").rename(again / "record.json")
+    tested = {"eval_only": True, "model_dir": str(run), "load_epoch": 5}
+    stored = io.read_json(run / runs.CONFIG_FILE)
+    io.write_json(again / runs.CONFIG_FILE, stored | tested)
+    assert runs.record_of_same_test(cfg, str(run)) is None
+    io.write_json(again / runs.CONFIG_FILE, stored | tested | {"load_epoch": None})
+    assert runs.record_of_same_test(cfg, str(run))["source"] == copy["source"]
+    io.write_json(
+        again / runs.CONFIG_FILE, stored | tested | {"load_epoch": None, "model_dir": "/b"}
+    )
+    assert runs.record_of_same_test(cfg, str(run)) is None
 
 
 def test_a_file_may_write_tuples_as_coop_does(tmp_path):

@@ -243,15 +243,14 @@ def make_card(
 
 def figures(record: dict) -> dict:
     """Return every figure of a record, each attack in words."""
+    told = exports.portable(record["attacks"])  # surrogates and defences may be files
     attacks = [
         attack | {
             "accuracy": round(records.accuracy(attack), 2),
             "heading": heading,
             "in_words": f"{describe(attack)}; {MEANINGS[attack['target']]}",
         }
-        for attack, heading in zip(
-            record["attacks"], attack_headings(record["attacks"]), strict=True
-        )
+        for attack, heading in zip(told, attack_headings(told), strict=True)
     ]  # fmt: skip
     same = ("dataset", "protocol", "split", "subset", "seed", "device", "created")
     clean = record["clean"] | {"accuracy": round(records.accuracy(record["clean"]), 2)}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
 from . import defences
 from .attacks import specs_from_cfg
 from .attacks.catalogue import FAMILY
 from .errors import UserError
+from .records import flat_config
 
 PRECISIONS = ("fp32", "amp", "bf16")
 POSITIONS = ("end", "middle", "front")
@@ -56,6 +60,14 @@ def extend_cfg(cfg: CfgNode) -> None:
     defences.extend_cfg(cfg)
     for method in METHODS.values():
         method.extend_cfg(cfg)
+
+
+@cache
+def defaults() -> dict:
+    """Return every setting's default, flat, for what was stored before a setting existed."""
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    return flat_config(cfg)
 
 
 def add_defaults(cfg: CfgNode, node: str, **values) -> None:

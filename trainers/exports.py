@@ -160,7 +160,12 @@ def _check(card: dict, tensors: dict[str, torch.Tensor], file: Path) -> PromptSp
         if not accepts(value):
             raise UserError(f"the card in '{file}' has a wrong '{name}'; {ADVICE}")
     for name, value in tensors.items():
-        if value.dtype not in DTYPES or not value.isfinite().all():
+        if value.dtype not in DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise UserError(
+                f"'{file}' holds '{name}' as {value.dtype}, expected one of {known}; {ADVICE}"
+            )
+        if not value.isfinite().all():
             raise UserError(f"'{file}' holds values in '{name}' that are not finite; {ADVICE}")
     given = card["prompts"]["spec"]
     if not all(type(value) is _PROMPTS.get(name) for name, value in given.items()):
@@ -168,9 +173,16 @@ def _check(card: dict, tensors: dict[str, torch.Tensor], file: Path) -> PromptSp
     return PromptSpec(**given)
 
 
-def portable(name: str) -> str:
-    """Return a backbone's name without the folders of the machine it was used on."""
-    return re.sub(r"file:[^?]*[/\\]", "file:", name)
+def portable(value):
+    """Return a name, or all texts in a JSON value, without folders of the machine it stems from."""
+    if isinstance(value, dict):
+        return {key: portable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [portable(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"file:[^?]*[/\\]", "file:", value)
+    return re.sub(r"(^|[=\s])(~|[A-Za-z]:)?[/\\]([^\s,/\\]*[/\\])*", r"\1", value)
 
 
 # --- into a model ---------------------------------------------------------------------------------
@@ -188,7 +200,7 @@ def serve(
     Raises:
         UserError: values and ``spec`` contradict one another or do not fit ``clip``.
     """
-    _check_room(clip, spec, tensors, origin)
+    _check_room(clip, spec, len(classnames), tensors, origin)
     model = PromptedCLIP(clip, classnames, spec)
     tower = {k.removeprefix(TOWER): v for k, v in tensors.items() if k.startswith(TOWER)}
     prompts = {k: v for k, v in tensors.items() if not k.startswith(TOWER)}
@@ -198,7 +210,7 @@ def serve(
     return model.requires_grad_(False).eval()
 
 
-def _check_room(clip: CLIPAdapter, spec: PromptSpec, tensors: dict, origin) -> None:
+def _check_room(clip: CLIPAdapter, spec: PromptSpec, classes: int, tensors: dict, origin) -> None:
     """Refuse prompts larger than all values together before any memory is taken for them."""
     ratios = [
         spec.refiner_ratio
@@ -209,7 +221,8 @@ def _check_room(clip: CLIPAdapter, spec: PromptSpec, tensors: dict, origin) -> N
         if wanted and depth > 1
     ]
     width = min(w for w in (clip.text_width, clip.vision_width) if w) if clip.text_width else 1
-    if max(spec.text, spec.vision, *ratios) * width > sum(v.numel() for v in tensors.values()):
+    text = spec.text * (classes if spec.csc else 1)
+    if max(text, spec.vision, *ratios) * width > sum(v.numel() for v in tensors.values()):
         raise UserError(
             f"'{origin}' holds fewer values than the prompts of its card take; {ADVICE}"
         )

@@ -199,7 +199,7 @@ class RobustTrainer(TrainerX):
             UserError: nothing there, damaged, or of another trainer, backbone or kind of prompts.
         """
         path, name = self.cfg.MODEL.INIT_WEIGHTS, type(self).__name__
-        if not path:
+        if not path or self.init_sha256:  # asked for before the run folder is claimed
             return
         if not self.trainable:
             raise UserError(

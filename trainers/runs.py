@@ -14,7 +14,7 @@ from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-from .config import extend_cfg
+from .config import defaults, extend_cfg
 from .errors import UserError, nearest
 from .exports import weights_file
 from .io import read_json, sha256_file, writable_dir, write_json
@@ -136,11 +136,11 @@ def is_done(cfg, **facts) -> bool:
     folder, mine = Path(cfg.OUTPUT_DIR), _identity(cfg, facts)
     if (folder / CONFIG_FILE).is_file():
         theirs = read_json(folder / CONFIG_FILE)
-        # a config key that only one side has came with another version: its default changes nothing
-        for key in sorted(set(mine) & set(theirs) | set(facts)):
-            if mine[key] != theirs.get(key):
+        before = defaults() | theirs  # a key that came later had its default then
+        for key in sorted(set(mine) & set(before) | set(facts)):
+            if mine[key] != before.get(key):
                 raise UserError(
-                    f"'{folder}' holds a run with {key} = {theirs.get(key)!r}, this one has "
+                    f"'{folder}' holds a run with {key} = {before.get(key)!r}, this one has "
                     f"{mine[key]!r}; choose another output folder or move the old run away"
                 )
     return completed_record(folder) is not None
@@ -160,6 +160,7 @@ def same_test(mine: dict, theirs: dict) -> bool:
     Args:
         mine, theirs: their flat configurations.
     """
+    mine, theirs = defaults() | mine, defaults() | theirs  # a key that came later had its default
     keys = (set(mine) & set(theirs)) - set(VOLATILE) - {"TEST.PROTOCOL"}
     return all(mine[key] == theirs[key] for key in keys)
 
@@ -175,14 +176,17 @@ def record_of_same_test(cfg, model_dir: str) -> dict | None:
     config = flat_config(cfg)
     for folder in (model_dir, *sorted(Path(model_dir).glob(f"{RETESTS}/*"))):
         record = completed_record(folder)
-        if record and same_test(config, record["config"]):
+        tested = stored(folder)[1] if record else {}  # which the record does not tell
+        final = tested.get("load_epoch") is None
+        own = tested.get("model_dir") in (None, os.path.abspath(model_dir))
+        if record and final and own and same_test(config, record["config"]):
             break
     else:
         return None
     return record | {
         "protocol": cfg.TEST.PROTOCOL,
         "source": record["dataset"],
-        "config": config,
+        "config": record["config"] | {key: config[key] for key in ("TEST.PROTOCOL", "OUTPUT_DIR")},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
