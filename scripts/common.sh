@@ -21,31 +21,35 @@ cd "$REPO"
 "$PYTHON" -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("yacs")))' 2>/dev/null ||
   fail "'$PYTHON' lacks the requirements; run 'bash scripts/setup.sh' or set PYTHON to another interpreter"
 
-# --dry-run, anywhere among the words: the runs are noted in the file $JOBS instead of being done.
-# Scripts that this one calls inherit it; in the end one table says what they all would do.
+# --dry-run, anywhere among the words: the runs are noted in a file instead of being done. Scripts that
+# this one calls inherit its name; in the end one table says what they all would do.
 words=()
 for word in "$@"; do
   if [ "$word" = --dry-run ]; then dry_run=1; else words+=("$word"); fi
 done
 set -- ${words[@]+"${words[@]}"}
-if [ -n "${dry_run:-}" ] && [ -z "${JOBS:-}" ]; then
-  JOBS=$(mktemp)
-  export JOBS
+if [ -n "${dry_run:-}" ] && [ -z "${ADVPROMPT_DRY_RUN_JOBS:-}" ]; then
+  ADVPROMPT_DRY_RUN_JOBS=$(mktemp)
+  export ADVPROMPT_DRY_RUN_JOBS
   planned() {
     local code=$?
-    [ $code != 0 ] || "$PYTHON" train.py --dry-run --jobs "$JOBS" || code=$?
-    rm -f "$JOBS"
+    [ $code != 0 ] || "$PYTHON" train.py --dry-run --jobs "$ADVPROMPT_DRY_RUN_JOBS" || code=$?
+    rm -f "$ADVPROMPT_DRY_RUN_JOBS"
     exit $code
   }
   trap planned EXIT
 fi
 
 run() { # ARGUMENTS of train.py: do one run, or note it
-  if [ -n "${JOBS:-}" ]; then printf '%s\0' "$#" "$@" >>"$JOBS"; else "$PYTHON" train.py "$@"; fi
+  if [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ]; then
+    printf '%s\0' "$#" "$@" >>"$ADVPROMPT_DRY_RUN_JOBS"
+  else
+    "$PYTHON" train.py "$@"
+  fi
 }
 
 report() { # ARGUMENTS of tools.report: tables of what is there; after a dry run nothing is new
-  [ -n "${JOBS:-}" ] || "$PYTHON" -m tools.report "$@"
+  [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || "$PYTHON" -m tools.report "$@"
 }
 
 attempt() { # WHAT COMMAND ...: go on where it fails, and remember WHAT in $failed
@@ -111,7 +115,7 @@ train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or 
   variant=$(printf %s "$variant" | tr -c 'A-Za-z0-9._-' '.')
   [ ${#variant} -le 80 ] || variant=_opts-$(printf %s "$variant" | cksum | cut -d' ' -f1)
   folder=$OUTPUT/$dataset/$trainer/${cfg}_${attack}_${shots}shots$variant/seed$seed
-  [ -n "${JOBS:-}" ] ||
+  [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ] ||
     echo "== $trainer $dataset shots=$shots config=$cfg attack=$attack seed=$seed -> $folder"
   run --root "$DATA" --seed "$seed" --trainer "$trainer" \
     --dataset-config-file "configs/datasets/$dataset.yaml" \

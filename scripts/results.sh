@@ -51,6 +51,6 @@ for seed in $SEEDS; do
     write parts-$name "$OUTPUT/ablations/naptuning_parts/$name"
   done
   show "$OUTPUT" -- --format csv --out "${PAGE%.md}.csv"
-  [ -n "${JOBS:-}" ] || mkdir -p "$(dirname "$PAGE")/gallery"
+  [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || mkdir -p "$(dirname "$PAGE")/gallery"
   show "$OUTPUT/shapes" "$OUTPUT/shapes_"* -- --format html --out "$(dirname "$PAGE")/gallery/index.html"
 done

@@ -83,6 +83,16 @@ def test_a_missing_environment_is_explained(shell):
 
 
 @pytest.mark.slow
+def test_a_variable_of_make_or_ci_is_no_dry_run(shell, toy, tmp_path):
+    done = shell("zsclip/main.sh", "pets", "vit_b32", *toy, JOBS="8")
+    assert done.returncode == 0, done.stderr
+    assert "OxfordPets, " in done.stdout and not (REPO / "8").exists()
+    assert len(load_records(tmp_path / "out").records) == 1
+    planned = shell("zsclip/main.sh", "pets", "vit_b32", *toy, "--dry-run", JOBS="8")
+    assert planned.returncode == 0 and "1 run: 1 " in planned.stdout
+
+
+@pytest.mark.slow
 def test_without_clip_weights_the_default_is_said(shell):
     done = shell("advpt/main.sh", "pts", "16", SEEDS="1")
     assert "built-in small CLIP" in done.stderr and "vit_b16" in done.stderr
