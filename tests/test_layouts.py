@@ -10,6 +10,7 @@ from make_records import TRANSFER, WHITE_BOX, make, outcome, zero_shot
 from tools import layouts, report
 from tools.costs import cost_sheet
 from tools.joins import Join, build_joins
+from tools.tidy import tidy_csv
 from trainers import records
 from trainers.io import write_json
 
@@ -196,12 +197,38 @@ def test_the_few_shot_run_stands_for_the_source_figure():
 def test_sources_and_protocols_are_tables_of_their_own():
     made = [across(name, protocol=protocol, source=source) for name in ("ImageNetV2", "EuroSAT")
             for protocol in ("xd", "dg") for source in ("ImageNet", "Shapes", None)]  # fmt: skip
-    joins, _ = build_joins(listed(made))
-    assert len(joins) == 6 and all(len(join.rows) == 1 for join in joins)
-    unknown = [join for join in joins if join.source is None]
-    assert all("source: " in " ".join(join.notes) for join in unknown)
+    joins, alone = build_joins(listed(made))
+    assert len(joins) == 4 and all(len(join.rows) == 1 for join in joins)
+    assert len(alone) == 4 and all("source: " in " ".join(table.notes) for table in alone)
     tables = report.build_tables(listed(made))  # as the CSV has them: nothing is a duplicate
     assert not any(note.startswith("duplicate") for table in tables for note in table.notes)
+
+
+def test_prompts_of_unknown_source_are_averaged_with_none():
+    older = [{k: v for k, v in across("EuroSAT", 3).items() if k != "source"}]
+    made = [across("EuroSAT", 1), across("EuroSAT", 2, source=None), *older]
+    made += [across("EuroSAT", 2, source=None, clean=70), zero_shot()]
+    (join,), (alone,) = build_joins(listed(made))
+    assert [set(row.row.shots for row in join.rows), len(alone.rows)] == [{0, 16}, 4]
+    (table,) = report.build_tables(listed(made))
+    for rows in (alone.rows, table.rows):
+        assert all(len(row.runs) == 1 for row in rows) and len({r.name for r in rows}) == len(rows)
+    named = {row.name.partition("(")[2] for row in table.rows if row.shots}
+    assert named == {f'source="{s}")' for s in ("ImageNet", "unknown 1", "unknown 2", "unknown 3")}
+    for notes in (alone.notes, table.notes):
+        assert [
+            f"run{i}/" in note for i, note in zip((1, 2, 3), sorted(notes), strict=True)
+        ] == 3 * [True]
+    text = tidy_csv([table])
+    assert {row["source"] for row in csv.DictReader(io.StringIO(text))} == {
+        "", "ImageNet", "unknown 1", "unknown 2", "unknown 3",
+    }  # fmt: skip
+
+
+def test_an_unknown_source_may_be_the_tested_data():
+    made = [across("ImageNet", source=None), across("EuroSAT"), across("EuroSAT", 2)]
+    (join,), (table,) = build_joins(listed(made))
+    assert list(join.tables) == ["EuroSAT"] and table.first["dataset"] == "ImageNet"
 
 
 def test_domain_shift_has_the_papers_columns():

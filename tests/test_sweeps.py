@@ -57,6 +57,12 @@ def test_several_records_of_one_model_are_one_curve():
     assert points(curve, panel) == {1: [50, 50], 4: [40, 40]}
 
 
+def test_prompts_of_unknown_source_share_no_line():
+    made = [make(attacks=swept("eps", (1, 4)), seed=s, protocol="xd") for s in (1, 2)]
+    ((panel,), _) = build(made, "eps")
+    assert [points(curve, panel) for curve in panel.curves] == [{1: [50], 4: [40]}] * 2
+
+
 def test_models_are_lines_and_the_undefended_one_is_grey():
     sweep = swept("eps", (1, 2, 4))
     made = [make(attacks=sweep), make(attacks=sweep, trainer="APD"), zero_shot(attacks=sweep)]

@@ -21,6 +21,8 @@ from .tables import (
     build_tables,
     collect,
     empty_row,
+    is_unknown,
+    name_sources,
     name_variants,
     row_order,
     setting,
@@ -142,7 +144,7 @@ def _place(record: Mapping) -> tuple | None:
     protocol, split = record["protocol"], record["split"]
     if protocol == BASE_TO_NEW and split in SPLITS:
         return protocol, record["dataset"], None
-    if protocol in (CROSS, SHIFT):
+    if protocol in (CROSS, SHIFT) and not is_unknown(source_of(record)):
         return protocol, record.get("source") if record["shots"] else None, split
     return None
 
@@ -169,8 +171,10 @@ def build_joins(records: Mapping[Path, dict]) -> tuple[list[Join], list[Table]]:
     """Sort completed records into joins, and all others into tables of their own.
 
     Zero-shot models join whatever tests the same data. A run of another protocol stands for a
-    model's accuracy on its source where that was not measured again.
+    model's accuracy on its source where that was not measured again. Prompts of unknown source
+    have no table across data sets: no two of their runs need be of one model.
     """
+    records = name_sources(records)
     groups, alone = defaultdict(dict), defaultdict(dict)
     trained = {path: record for path, record in records.items() if record["shots"]}
     untrained = {path: record for path, record in records.items() if not record["shots"]}
@@ -319,11 +323,6 @@ def _missing(join: Join) -> list[str]:
                 )
     if join.protocol == BASE_TO_NEW:
         return notes
-    if trained and not join.source:
-        notes.append(
-            "source: these records do not say what the prompts were trained on (their checkpoints "
-            "are older than that field)"
-        )
     gaps = [name for name in _EXPECTED[join.protocol] if name not in join.tables]
     if join.source == "ImageNet" and gaps:
         notes.append(f"missing: no run on {', '.join(gaps)}, which the papers' tables have")

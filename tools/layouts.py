@@ -196,8 +196,8 @@ def _join_caption(join: Join) -> list[str]:
     if join.protocol == BASE_TO_NEW:
         own = ["trained on the base classes; H: harmonic mean of the base and the new average"]
     else:
-        source = join.source or "a data set that the records do not name"
-        own = [f"trained on {source}; the average counts every target alike and needs all of them"]
+        trained = f"trained on {join.source}; " if join.source else ""  # else all is zero-shot
+        own = [f"{trained}the average counts every target alike and needs all of them"]
     if any(not joined.row.shots for joined in join.rows):
         own.append("zero-shot CLIP saw no training image")
     return [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import core
 from .curves import Curve, Panel, label, ordered
-from .tables import Row, Table, empty_row, grouped, name_variants, setting
+from .tables import Row, Table, empty_row, grouped, name_sources, name_variants, setting
 
 errors, records_of = (
     importlib.import_module(f"{core.__name__}.{name}") for name in ("errors", "records")
@@ -81,7 +81,7 @@ def build_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel], 
         UserError: no model was attacked by two attacks that differ in ``axis`` alone.
     """
     panels, notes, seen = [], [], set()
-    for members in grouped(records, setting):
+    for members in grouped(name_sources(records), setting):
         kinds = defaultdict(list)  # the attack but for the axis -> [(path, attack)]
         for path, record in members.items():
             for attack in record["attacks"]:

@@ -56,6 +56,9 @@ _TRAINING = (
     "OPTIM.*", "TRAIN.*", "TRAINER.*", "DATALOADER.*", "ATTACK.TRAIN.*", "INPUT.TRANSFORMS",
 )  # fmt: skip
 
+ELSEWHERE = ("xd", "dg")  # protocols that test prompts on other data than they were trained on
+UNKNOWN = "unknown"  # a source that a record of these protocols does not name
+
 
 @dataclass
 class Row:
@@ -166,9 +169,28 @@ def signatures(record: Mapping) -> tuple:
 
 
 def source_of(record: Mapping) -> str | None:
-    """Return the data set that prompts come from, where it is another than the tested one."""
-    source = record.get("source") if record["shots"] else None
+    """Return the data set that prompts come from, where it is another than the tested one.
+
+    ``unknown`` where the protocol has one and the record does not say which.
+    """
+    if not record["shots"]:
+        return None
+    source = record.get("source")
+    if source is None and record["protocol"] in ELSEWHERE:
+        return UNKNOWN
     return None if source == record["dataset"] else source
+
+
+def is_unknown(source: str | None) -> bool:
+    """Tell whether ``source`` stands for one that no record names, numbered or not."""
+    return source is not None and source.partition(" ")[0] == UNKNOWN
+
+
+def name_sources(records: Mapping[Path, dict]) -> dict[Path, dict]:
+    """Number the unknown sources of records: two of them may be two data sets, and no one row."""
+    unknown = [path for path, record in records.items() if source_of(record) == UNKNOWN]
+    numbers = {path: {"source": f"{UNKNOWN} {i}"} for i, path in enumerate(unknown, 1)}
+    return {path: record | numbers.get(path, {}) for path, record in records.items()}
 
 
 def _setting(record: Mapping) -> tuple:
@@ -177,7 +199,7 @@ def _setting(record: Mapping) -> tuple:
 
 
 @cache
-def _defaults() -> dict:
+def defaults() -> dict:
     """Return every setting's default, for records of a version that did not have it yet."""
     from dassl.config import get_cfg_default
 
@@ -193,7 +215,7 @@ def _relevant(record: Mapping, known: Iterable[str]) -> dict:
         known: settings that any of the table's records has.
     """
     patterns = _NEUTRAL + (_TRAINING if record["shots"] == 0 else ())
-    unset = {key: _defaults()[key] for key in known if key in _defaults()}
+    unset = {key: defaults()[key] for key in known if key in defaults()}
     source = source_of(record)
     facts = {"epochs": record["epochs"]} | ({"source": source} if source else {})
     config = facts | unset | record["config"]
@@ -226,7 +248,7 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
 
     A zero-shot model belongs to no training protocol: it joins every table of its setting.
     """
-    tables = [_table(members) for members in grouped(records, _setting)]
+    tables = [_table(members) for members in grouped(name_sources(records), _setting)]
     order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
     return sorted(tables, key=lambda t: [t.first[key] for key in order])
 
@@ -236,6 +258,7 @@ def _table(members: Mapping[Path, dict]) -> Table:
     name_variants(table.rows)
     table.rows.sort(key=row_order)
     table.notes += settings_notes(table.rows) + _missing_seeds(table.rows)
+    table.notes += _unknown_sources(table.rows)
     table.notes += [f"self-check: {warning}" for warning in warnings_of(table.rows)]
     return table
 
@@ -320,7 +343,7 @@ def _values(row: Row, keys: Iterable[str]) -> str:
 
 
 def _missing_seeds(rows: list[Row]) -> list[str]:
-    trained = [row for row in rows if row.shots != 0]
+    trained = [row for row in rows if row.shots != 0 and not _of_unknown_source(row)]
     seeds = set().union(*(row.runs for row in trained))
     return [
         f"missing: {row.full_name} has no seed "
@@ -328,6 +351,20 @@ def _missing_seeds(rows: list[Row]) -> list[str]:
         + ", which other rows have"
         for row in trained
         if seeds - set(row.runs)
+    ]
+
+
+def _of_unknown_source(row: Row) -> bool:
+    return any(is_unknown(source_of(record)) for record in row.runs.values())
+
+
+def _unknown_sources(rows: list[Row]) -> list[str]:
+    return [
+        f"source: '{path}' does not say what its prompts were trained on (its checkpoint is older "
+        f"than that field), so that {row.full_name} is that run alone"
+        for row in rows
+        if _of_unknown_source(row)
+        for path in row.paths.values()
     ]
 
 
