@@ -1,18 +1,38 @@
 """Published figures: beside ours where the setting is one, apart and labelled where it is not."""
 
+from pathlib import Path
+
 import pytest
+from dassl.config import get_cfg_default
 from make_records import BANK, TRANSFER, WHITE_BOX, make, outcome, zero_shot
 
 from tests.test_layouts import listed
 from tools import published, report
 from tools.tables import build_tables
+from trainers import extend_cfg, records
+from trainers.templates import TEMPLATES
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shipped(trainer):
+    """The flat settings of a shipped configuration."""
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg.merge_from_file(ROOT / f"configs/trainers/{trainer}/vit_b16.yaml")
+    return records.flat_config(cfg)
+
+
+CONFIG = shipped("AdvPT")
 SAME = {
     "dataset": "EuroSAT", "backbone": "ViT-B/16", "shots": -1, "epochs": 100,
-    "train_threat": BANK | {"alpha": "1/255"}, "config": {},
+    "train_threat": BANK | {"alpha": "1/255", "start": "one_sided"}, "config": CONFIG,
     "attacks": [TRANSFER | {"alpha": "0.5/255", "start": "one_sided"} | outcome(50),
                 WHITE_BOX | outcome(1)],
 }  # fmt: skip
+UNTRAINED = {key: SAME[key] for key in ("dataset", "backbone", "attacks")} | {
+    "config": shipped("ZeroshotCLIP")
+}
 
 
 def beside(*made):
@@ -21,8 +41,7 @@ def beside(*made):
 
 
 def test_the_same_setting_stands_in_one_row():
-    untrained = {key: SAME[key] for key in ("dataset", "backbone", "attacks", "config")}
-    sheet = beside(make(**SAME), make(**SAME | {"trainer": "APD"}), zero_shot(**untrained))
+    sheet = beside(make(**SAME), make(**SAME | {"trainer": "APD"}), zero_shot(**UNTRAINED))
     (block,) = sheet.blocks
     assert [row[0] for row in block.rows] == ["ZeroshotCLIP", "AdvPT"]
     assert [column.heading for column in block.columns[3:]] == [
@@ -33,12 +52,38 @@ def test_the_same_setting_stands_in_one_row():
     assert block.rows[1][3:] == ["80.0", "68.1", "50.0", "55.4"]
 
 
+def setting(key, value):
+    return {"config": CONFIG | {key: value}}
+
+
 OTHER = {
     "backbone": {"backbone": "tiny"}, "local weights": {"backbone": "file:ViT-B-16.pt"},
     "data": {"dataset": "Caltech101"}, "shots": {"shots": 16}, "epochs": {"epochs": 50},
-    "subset": {"subset": 100}, "trainer": {"trainer": "CoOp"},
-    "training": {"train_threat": BANK | {"eps": "4/255"}}, "clean": {"train_threat": None},
+    "subset": {"subset": 100}, "trainer": {"trainer": "CoOp"}, "clean": {"train_threat": None},
+    "source": {"source": "ImageNet", "protocol": "xd"},
+    "unknown source": {"source": None, "protocol": "xd"},
+    **{
+        f"training {key}": {"train_threat": SAME["train_threat"] | {key: value}}
+        for key, value in {
+            "eps": "4/255", "alpha": "2/255", "steps": 20, "target": "end_to_end", "norm": "l2",
+            "start": "uniform", "restarts": 2, "drop": True, "objective": "kl", "prec": "bf16",
+            "kwargs": {"decay": 1.0},
+        }.items()
+    },
 }  # fmt: skip
+TUNED = {
+    "TRAINER.ADVPT.N_CTX": 16, "TRAINER.ADVPT.CSC": True, "TRAINER.ADVPT.CTX_INIT": "a photo of a",
+    "TRAINER.ADVPT.CLASS_TOKEN_POSITION": "front", "TRAINER.ADVPT.PREC": "amp",
+    "TRAINER.ADVPT.VIEWS": 2, "OPTIM.LR": 0.002, "OPTIM.NAME": "adamw", "OPTIM.MOMENTUM": 0.0,
+    "OPTIM.WEIGHT_DECAY": 0.0, "OPTIM.LR_SCHEDULER": "single_step", "OPTIM.WARMUP_EPOCH": 0,
+    "DATALOADER.TRAIN_X.BATCH_SIZE": 64, "TEST.FINAL_MODEL": "best_val",
+    "MODEL.INIT_WEIGHTS": "prompts.pth",
+}  # fmt: skip
+TESTED = {
+    "DATASET.TEMPLATE": "a photo of a {}.", "DEFENCE.NAME": "jpeg", "TEST.FIRST": 1000,
+    "INPUT.INTERPOLATION": "bilinear",
+}  # fmt: skip
+OTHER |= {key: setting(key, value) for key, value in (TUNED | TESTED).items()}
 
 
 @pytest.mark.parametrize("changes", OTHER.values(), ids=OTHER)
@@ -46,16 +91,36 @@ def test_another_setting_never_does(changes):
     assert beside(make(**SAME)) and not beside(make(**SAME | changes))
 
 
-def test_another_attack_leaves_the_clean_figure():
-    attacks = [SAME["attacks"][0] | {"start": "uniform"}]
+@pytest.mark.parametrize("key", TESTED)
+def test_nor_does_another_test_of_the_untrained_model(key):
+    changes = {"config": UNTRAINED["config"] | {key: TESTED[key]}}
+    assert beside(zero_shot(**UNTRAINED)) and not beside(zero_shot(**UNTRAINED | changes))
+
+
+def test_what_older_records_lack_is_its_default():
+    known = {key: value for key, value in CONFIG.items()
+             if not key.startswith(("DEFENCE.", "DATASET.TEMPLATE", "TRAINER.ADVPT."))}  # fmt: skip
+    assert beside(make(**SAME | {"config": known}))
+    assert beside(make(**SAME | setting("DATASET.TEMPLATE", TEMPLATES["EuroSAT"])))
+    assert not beside(make(**SAME | {"config": {}}))  # Dassl's own optimiser
+
+
+ATTACKS = {
+    "start": "uniform", "alpha": "2/255", "steps": 100, "restarts": 2, "norm": "l2", "drop": True,
+    "prec": "bf16", "defence": "jpeg, quality 75, unseen by the attack", "kwargs": {"decay": 1.0},
+    "objective": "kl", "momentum": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ATTACKS)
+def test_another_attack_leaves_the_clean_figure(key):
+    attacks = [SAME["attacks"][0] | {key: ATTACKS[key]}]
     sheet = beside(make(**SAME | {"attacks": attacks}))
     assert [column.group for column in sheet.blocks[0].columns[3:]] == ["clean", "clean"]
 
 
 @pytest.mark.parametrize("style", report.WRITERS)
 def test_papers_tables_are_apart_and_say_so(style, tmp_path):
-    from trainers import records
-
     records.write_record(tmp_path, make())
     plain, _ = report.render([str(tmp_path)], style)
     text, _ = report.render([str(tmp_path)], style, paper=True)

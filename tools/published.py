@@ -8,13 +8,18 @@ tables of their own, which say that they do not compare.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from . import core
 from .joins import SHORT, Join
 from .layouts import MODEL, cell, figures_of, model_cells, title
 from .sheets import MISSING, Block, Column, Sheet
-from .tables import Row, Table
+from .tables import Row, Table, defaults, source_of
+
+attack_signature = importlib.import_module(f"{core.__name__}.records").attack_signature
+template_for = importlib.import_module(f"{core.__name__}.templates").template_for
 
 
 @dataclass(frozen=True)
@@ -149,34 +154,76 @@ PUBLISHED = (_advpt("ViT-B/16"), _advpt("ViT-L/14"), _DEFENDED, _FAP, _NAP)
 
 # --- beside ours ----------------------------------------------------------------------------------
 
+_UNSAID = {"drop": False, "prec": "fp32", "kwargs": {}, "defence": ""}  # where an attack has none
 _SAME_ATTACK = {
     "name": "pgd", "objective": "embedding_kl", "target": "embedding", "eps": "16/255",
     "alpha": "0.5/255", "steps": 40, "restarts": 1, "start": "one_sided", "norm": "linf",
 }  # fmt: skip
-_SAME_TRAINING = {
-    "name": "pgd", "objective": "embedding_kl", "eps": "8/255", "alpha": "1/255", "steps": 10,
+_SAME_BANK = _SAME_ATTACK | {"eps": "8/255", "alpha": "1/255", "steps": 10}
+_SAME_TEST = {
+    "DEFENCE.NAME": "", "MODEL.INIT_WEIGHTS": "", "TEST.SPLIT": "test",
+    "INPUT.INTERPOLATION": "bicubic",
 }  # fmt: skip
+_SAME_TUNING = {
+    "TRAINER.ADVPT.N_CTX": 32, "TRAINER.ADVPT.CTX_INIT": "", "TRAINER.ADVPT.CSC": False,
+    "TRAINER.ADVPT.CLASS_TOKEN_POSITION": "end", "TRAINER.ADVPT.PREC": "fp32",
+    "TRAINER.ADVPT.VIEWS": 1, "TEST.FINAL_MODEL": "last_step",
+    "DATALOADER.TRAIN_X.BATCH_SIZE": 32, "OPTIM.NAME": "sgd", "OPTIM.MOMENTUM": 0.9,
+    "OPTIM.WEIGHT_DECAY": 5e-4, "OPTIM.SGD_DAMPNING": 0, "OPTIM.SGD_NESTEROV": False,
+    "OPTIM.STAGED_LR": False, "OPTIM.LR_SCHEDULER": "cosine", "OPTIM.WARMUP_EPOCH": 1,
+    "OPTIM.WARMUP_TYPE": "constant", "OPTIM.WARMUP_CONS_LR": 1e-5,
+}  # fmt: skip
+_LR = {"ViT-B/16": 0.005, "ViT-L/14": 0.002}
 
 
-def _agrees(facts, wanted) -> bool:
-    return bool(facts) and all(facts.get(key) == value for key, value in wanted.items())
+def _same_attack(attack: Mapping | None, wanted: Mapping) -> bool:
+    """Tell whether two attacks are one; a field that we do not know makes another one."""
+    return attack is not None and (
+        attack_signature(_UNSAID | attack) == attack_signature(_UNSAID | wanted)
+    )
 
 
-def published_figure(table: Table, row: Row, attack: dict | None) -> float | None:
+def _same_settings(config: Mapping, wanted: Mapping) -> bool:
+    config = defaults() | config
+    return all(config.get(key) == value for key, value in wanted.items())
+
+
+def _same_test(record: Mapping) -> bool:
+    """Tell whether a record tests on the paper's images and classes, as the paper does."""
+    config, dataset = record["config"], record["dataset"]
+    part = record["subset"] or config.get("TEST.FIRST")
+    template = config.get("DATASET.TEMPLATE") or template_for(dataset)
+    return (
+        dataset in _ADVPT_SETS
+        and record["split"] == "all"
+        and not part
+        and template == template_for(dataset)
+        and _same_settings(config, _SAME_TEST)
+    )
+
+
+def _same_training(record: Mapping) -> bool:
+    """Tell whether a record's prompts were trained as the paper's."""
+    wanted = _SAME_TUNING | {"OPTIM.LR": _LR.get(record["backbone"])}
+    return (
+        (record["shots"], record["epochs"], source_of(record)) == (-1, 100, None)
+        and _same_attack(record["train_threat"], _SAME_BANK)
+        and _same_settings(record["config"], wanted)
+    )
+
+
+def published_figure(row: Row, attack: dict | None) -> float | None:
     """Return the paper's figure for a row of ours; None unless every fact we know is the same."""
-    first = table.first
-    by_trainer = _ADVPT.get(first["backbone"], {})
-    part = first["subset"] or first["config"].get("TEST.FIRST")
-    whole = first["split"] == "all" and not part
-    if first["dataset"] not in _ADVPT_SETS or not whole or row.trainer not in by_trainer:
+    record = next(iter(row.runs.values()))  # its runs differ in their seeds alone
+    by_trainer = _ADVPT.get(record["backbone"], {})
+    if row.trainer not in by_trainer or not _same_test(record):
         return None
-    trained = row.shots == -1 and _agrees(row.train_threat, _SAME_TRAINING)
-    if row.trainer == "AdvPT" and not (trained and row.config.get("epochs") == "100"):
+    if row.trainer == "AdvPT" and not _same_training(record):
         return None
-    if attack is not None and not _agrees(attack, _SAME_ATTACK):
+    if attack is not None and not _same_attack(attack, _SAME_ATTACK):
         return None
     test = _CLEAN if attack is None else _PGD
-    return by_trainer[row.trainer][test][_ADVPT_SETS.index(first["dataset"])]
+    return by_trainer[row.trainer][test][_ADVPT_SETS.index(record["dataset"])]
 
 
 def beside(table: Table) -> Sheet | None:
@@ -186,7 +233,7 @@ def beside(table: Table) -> Sheet | None:
         (
             name,
             signature,
-            {row.identity: published_figure(table, row, attack) for row in table.rows},
+            {row.identity: published_figure(row, attack) for row in table.rows},
         )
         for (name, signature), attack in zip(figures_of(table), attacks, strict=True)
     ]
