@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from dassl.data.datasets import DATASET_REGISTRY
 
 import train
@@ -21,7 +22,7 @@ from datasets import drawing, shapes, shifts
 from tests.conftest import REPO, only_error
 from tools import plan, sizes
 from trainers import runs
-from trainers.attacks import AttackSpec
+from trainers.attacks import AttackSpec, run_attack
 from trainers.attacks.cost import attack_forwards
 from trainers.attacks.cost import test_forwards as forwards_of_test
 from trainers.errors import UserError
@@ -127,7 +128,9 @@ def test_prompts_of_one_source_are_tested_on_every_target(shell, small, tmp_path
     for record in found.values():
         for key in ("shots", "epochs", "train_threat", "prompt_parameters", "weights_sha256"):
             assert record[key] == trained[key]
-        assert record["clean"]["n"] == 8 and record["config"]["TEST.PROTOCOL"] in ("", "xd", "dg")
+        assert record["clean"]["n"] == 8
+        asked = "" if record["protocol"] == "few_shot" else record["protocol"]
+        assert record["config"]["TEST.PROTOCOL"] == asked
     for protocol in there:  # the same model, images and attacks: not measured again
         copy = found[protocol, "OxfordPets"]
         assert [copy[k] for k in ("clean", "attacks")] == [trained[k] for k in ("clean", "attacks")]
@@ -376,11 +379,37 @@ def test_forwards_of_composed_attacks():
 
     assert attack_forwards(spec(), scored=False) == 10
     assert attack_forwards(spec(DROP=True, RESTARTS=3)) == 33
+    assert attack_forwards(spec(DROP=True, RESTARTS=3, PREC="bf16")) == 66
     assert forwards_of_test(spec(), 10) == 10 + 3  # the loss, the answer and the score at the end
     assert attack_forwards(spec(NAME="apgd-ce")) == 1 + 101
     auto = 1 + 101 + 1 + 9 * 101 + 1 + 9 * 2 * 100 + 1 + 1 + 5001
     assert attack_forwards(spec(NAME="autoattack"), 1000) == auto
     assert attack_forwards(spec(NAME="autoattack"), 3) == 1 + 101 + 1 + 5001
+
+
+@pytest.mark.parametrize("name", ["pgd", "di"])
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("doubted", [False, True])
+def test_no_attack_takes_more_forwards_than_said(name, drop, doubted):
+    """The most there is: no sample breaks, and all look wrong in bf16 at every iterate."""
+    node = {"NAME": name, "EPS": "4", "ALPHA": "1", "STEPS": 3, "RESTARTS": 2, "DROP": drop,
+            "START": "uniform", "OBJECTIVE": "ce", "TARGET": "end_to_end",
+            "PREC": "bf16" if doubted else "fp32"}  # fmt: skip
+    spec, counted = AttackSpec.from_cfg(node, {}), Counter()
+
+    def model(kind: str, right: bool):
+        def logits(images):
+            counted[kind] += len(images)
+            score = 9 * (1 if right else -1) + images.mean((1, 2, 3))
+            return torch.stack([score, -score], dim=1)  # (B, 2)
+
+        return logits
+
+    labels, exact = torch.zeros(1, dtype=torch.long), model("exact", True) if doubted else None
+    forward = model("forward", not doubted)
+    run_attack(spec, torch.full((1, 3, 8, 8), 0.5), [1], forward=forward, labels=labels, exact=exact)
+    assert bool(counted["exact"]) == (drop and doubted)
+    assert counted.total() == attack_forwards(spec, 2)
 
 
 @pytest.mark.slow
@@ -523,7 +552,6 @@ def test_nothing_is_trained_on_a_test_set(arguments, run, world, tmp_path):
 
 @pytest.mark.slow
 def test_the_small_clip_knows_the_drawn_test_sets_but_not_all_of_them():
-    import torch
     from torch.nn.functional import normalize
 
     from trainers.prompting import load_clip, text_features

@@ -28,11 +28,13 @@ def attack_forwards(spec: AttackSpec, classes: int = 1000, *, scored: bool = Tru
     steps = spec.steps
     if spec.name == "rap":
         steps += max(spec.steps - spec.kwargs["late_start"], 0) * spec.kwargs["inner_steps"]
-    if spec.drop and "probability" in spec.kwargs:  # a varied copy at each step, and the image
-        steps *= 2
-    last = spec.drop or spec.library or scored or spec.restarts > 1
     compared = spec.objective not in (*LABELLED, None) or "aim" in spec.kwargs
-    return spec.restarts * (steps + last) + compared
+    varied = "probability" in spec.kwargs  # di: steps are taken on a varied copy
+    if spec.drop:  # every iterate is judged; what looks wrong in bf16 is asked again in fp32
+        judged = (1 + varied) * (1 if spec.prec == "fp32" else 2)
+        return spec.restarts * (steps + 1) * judged + compared
+    last = spec.library or scored or spec.restarts > 1
+    return spec.restarts * (steps + (varied and steps > 0) + last) + compared
 
 
 def _part(name: str, spec: AttackSpec, queries: int, classes: int) -> int:
