@@ -73,10 +73,11 @@ class CoOpDataset(DatasetBase):
     Attributes:
         template: the hand-made prompt of this data set, ``{}`` standing for the class.
         image_dir, cache_dir: absolute folders of the images and of what is derived from them.
+        short: "", or which class has fewer training images than shots. A test does not need
+            them; our trainers refuse to train.
 
     Raises:
-        UserError: folders or images are missing, the split file is not of CoOp's form, or a
-            class has fewer training images than shots.
+        UserError: folders or images are missing, or the split file is not of CoOp's form.
     """
 
     dataset_dir = ""  # folder under the root
@@ -85,6 +86,7 @@ class CoOpDataset(DatasetBase):
     source = ""  # where the files come from, as the end of a sentence
     fetch_name = ""  # what `python -m tools.data fetch` calls it; "": it cannot be fetched
     test_only = False  # nothing to train on: the training images are a stand-in
+    short = ""
     numbered_at_random = False  # file names of test images say nothing of the class
 
     def __init__(self, cfg):
@@ -157,7 +159,8 @@ class CoOpDataset(DatasetBase):
         """Return the few-shot training and validation items of this seed.
 
         They are kept in ``split_fewshot/shot_{n}-seed_{s}.json``; a file made from another
-        split, or a damaged one, is made anew.
+        split, or a damaged one, is made anew. Classes with fewer images than shots give what
+        they have, as CoOp's do; that is said in ``short`` and not kept.
 
         Args:
             lists: returns the training and validation items to draw from.
@@ -169,7 +172,12 @@ class CoOpDataset(DatasetBase):
             print(f"Loading few-shot data from {path}")
             return stored
         print(f"Creating a {shots}-shot dataset")
-        train, val = draw_shots(*lists(), shots, seed)
+        given = lists()
+        try:
+            train, val = draw_shots(*given, shots, seed)
+        except UserError as error:
+            self.short = str(error)
+            return draw_shots(*given, shots, seed, strict=False)
         rows = {"checksum": split_digest([train, val]), "train": train, "val": val}
         core.io.write_json(path, key | rows)
         return train, val

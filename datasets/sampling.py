@@ -53,18 +53,19 @@ def few_shot(items, shots: int, rng: random.Random) -> list:
     return drawn
 
 
-def draw_shots(train, val, shots: int, seed: int) -> tuple[list, list]:
+def draw_shots(train, val, shots: int, seed: int, *, strict: bool = True) -> tuple[list, list]:
     """Draw the few-shot training and validation images as CoOp does with this seed.
 
     Args:
         train, val: items with ``label`` and ``classname``.
         shots: images per class; at most 4 of them go into validation.
+        strict: refuse classes that are too small; else they give what they have.
 
     Raises:
         UserError: a class has fewer training images than ``shots``.
     """
     short = {y: group for y, group in by_label(train).items() if len(group) < shots}
-    if short:
+    if short and strict:
         group = min(short.values(), key=len)
         others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
         raise UserError(

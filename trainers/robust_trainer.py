@@ -90,14 +90,6 @@ class RobustTrainer(TrainerX):
         self.origin: dict = {}  # of loaded prompts: how they were trained
         self.init_sha256 = ""  # of the file that training starts from
 
-    def build_data_loader(self):
-        super().build_data_loader()
-        if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.dm.dataset.val:
-            raise UserError(
-                f"TEST.FINAL_MODEL is 'best_val', but data set {self.cfg.DATASET.NAME} has no "
-                "validation images and the test images must not choose the model; use last_step"
-            )
-
     def load_clip(self):
         """Load the frozen backbone and compare its resolution with ``INPUT.SIZE``."""
         cfg = self.cfg
@@ -186,11 +178,35 @@ class RobustTrainer(TrainerX):
     # --- training ---------------------------------------------------------------------------------
 
     def train(self):
+        self.check_training()
         self.load_init_weights()
         if self.trainable:
             super().train()
         else:
             self.test()
+
+    def check_training(self) -> None:
+        """Refuse to train on a data set that is fit for tests only.
+
+        Raises:
+            UserError: it has nothing to train on, too few images for the shots, or no
+                validation images to choose the model by.
+        """
+        data, name = self.dm.dataset, self.cfg.DATASET.NAME
+        if not self.trainable:
+            return
+        if getattr(data, "test_only", False):
+            raise UserError(
+                f"data set {name} is for tests only; train on another one and test here "
+                "with --eval-only --model-dir RUN, as scripts/<method>/dg.sh does"
+            )
+        if short := getattr(data, "short", ""):  # of our data sets; a fork's have none
+            raise UserError(short)
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and not data.val:
+            raise UserError(
+                f"TEST.FINAL_MODEL is 'best_val', but data set {name} has no "
+                "validation images and the test images must not choose the model; use last_step"
+            )
 
     def load_init_weights(self) -> None:
         """Start from ``MODEL.INIT_WEIGHTS``, an export, run folder or checkpoint, if it is set.

@@ -236,12 +236,8 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
     trainer = build_trainer(cfg)
     if eval_only:
         trainer.load_model(model_dir, epoch=load_epoch)
-    elif getattr(trainer, "trainable", False) and getattr(trainer.dm.dataset, "test_only", False):
-        raise UserError(
-            f"data set {cfg.DATASET.NAME} is for tests only; train on another one and test here "
-            "with --eval-only --model-dir RUN, as scripts/<method>/dg.sh does"
-        )
     elif isinstance(trainer, RobustTrainer):
+        trainer.check_training()
         trainer.load_init_weights()
     claim(cfg, **tested)  # only now: a mistake mended must not find its folder taken
     if eval_only:
