@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tools.tidy import tidy_csv
 from trainers import records
 from trainers.io import write_json
 
+FLIPS, SHIFTS = ({"INPUT.TRANSFORMS": [t]} for t in ("random_flip", "random_translation"))
 TWO = {"base": (80, 40, 30), "new": (60, 20, 0)}
 
 
@@ -161,11 +163,84 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
 
 
 def test_a_target_that_would_be_augmented_otherwise_is_the_same_model():
-    flips, shifts = ({"INPUT.TRANSFORMS": [t]} for t in ("random_flip", "random_translation"))
-    made = [across("ImageNet", config=flips), across("Shapes", config=shifts)]
+    made = [across("ImageNet", config=FLIPS), across("Shapes", config=SHIFTS)]
     (join,), _ = build_joins(listed(made))
     (row,) = join.rows
     assert set(row.parts) == {"ImageNet", "Shapes"}
+
+
+def ambiguous(join):
+    """The paths that each note on twins names, such as ``01`` for run0 and run1."""
+    notes = [note for note in join.notes if note.startswith("ambiguous: ")]
+    return ["".join(re.findall(r"run(\d+)/record", note)) for note in notes]
+
+
+def test_models_that_every_part_tells_apart_are_rows_of_their_own():
+    made = [across(name, seed, config=config, clean=clean + 5 * (name == "ImageNet"))
+            for name in ("ImageNet", "EuroSAT", "Shapes") for seed in (1, 2)
+            for config, clean in ((FLIPS, 60), (SHIFTS, 70))]  # fmt: skip
+    join, sheet = joined(*made)
+    assert [row.row.name for row in join.rows] == [
+        'AdvPT (INPUT.TRANSFORMS=["random_flip"])',
+        'AdvPT (INPUT.TRANSFORMS=["random_translation"])',
+    ]  # fmt: skip
+    assert [[cell[:4] for cell in row[:4]] for row in shown(sheet)] == [
+        ["65.0", "60.0", "60.0", "60.0"], ["75.0", "70.0", "70.0", "70.0"],
+    ]  # fmt: skip
+    assert not ambiguous(join)
+
+
+TWINS = {  # the twins, the rest of the row, what it shows
+    "sources": ([("ImageNet", FLIPS), ("ImageNet", SHIFTS)], [("EuroSAT", FLIPS)], ["EuroSAT"]),
+    "targets": ([("EuroSAT", FLIPS), ("EuroSAT", SHIFTS)], [("ImageNet", FLIPS)], ["ImageNet"]),
+    "another setting": (
+        [("EuroSAT", {"DATASET.TEMPLATE": text}) for text in ("", "a {}.")],
+        [("ImageNet", {"DATASET.TEMPLATE": ""})], ["ImageNet"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("twins", "rest", "kept"), TWINS.values(), ids=TWINS)
+def test_twins_that_nothing_tells_apart_are_left_out(twins, rest, kept):
+    made = [across(name, config=config) for name, config in twins + rest]
+    made[1]["created"] = "2099-01-01T00:00:00+00:00"  # being newer, it was the row's figure
+    (join,), (table,) = build_joins(listed(made))
+    (row,) = join.rows
+    assert list(row.parts) == kept and ambiguous(join) == ["01"]
+    assert not any(note.startswith(("missing: AdvPT", "duplicate")) for note in join.notes)
+    assert len(table.rows) == 2 and table.first["dataset"] == twins[0][0]  # where they stand
+
+
+def test_untrained_models_of_other_templates_do_not_mix():
+    untrained = [zero_shot(dataset="EuroSAT", config={"DATASET.TEMPLATE": t}) for t in ("", "a {}")]
+    made = [across("ImageNet"), across("EuroSAT"), zero_shot(dataset="ImageNet"), *untrained]
+    (join,), _ = build_joins(listed(made))
+    assert ambiguous(join) == ["34"] and len(join.rows) == 2
+
+
+def test_few_shot_twins_of_the_source_are_left_out():
+    sources = [make(dataset="ImageNet", clean=c, config=t) for c, t in ((70, FLIPS), (90, SHIFTS))]
+    made = [across("EuroSAT", config=SHIFTS), *sources]
+    (join,), tables = build_joins(listed(made))
+    (row,) = join.rows
+    assert list(row.parts) == ["EuroSAT"] and ambiguous(join) == ["12"]
+    assert sum(len(table.rows) for table in tables) == 2
+    newer = {"created": "2099-01-01T00:00:00+00:00"}
+    again = make(dataset="ImageNet", clean=75, config=FLIPS) | newer
+    (join,), _ = build_joins(listed([made[0], again, sources[0]]))  # one model, tested twice
+    assert join.rows[0].mean("ImageNet") == 75 and not ambiguous(join)
+
+
+@pytest.mark.parametrize("style", [*report.WRITERS, "html"])
+def test_a_join_of_twins_alone_still_says_so(style, tmp_path):
+    made = [across(name, config=FLIPS | {"DATASET.VAL_PERCENT": v + i})
+            for i, name in enumerate(("ImageNet", "EuroSAT")) for v in (0.1, 0.2)]  # fmt: skip
+    (join,), tables = build_joins(listed(made))
+    assert not join.rows and ambiguous(join) == ["01", "23"] and len(tables) == 2
+    for i, record in enumerate(made):
+        records.write_record(tmp_path / f"run{i}", record)
+    text, _ = report.render([str(tmp_path)], style, costs=True)
+    assert "several models on" in " ".join(text.split())
 
 
 def test_a_missing_target_is_told_and_its_average_left_out():

@@ -8,9 +8,10 @@ part. All parts have the same backbone, test attacks and ``TEST.SUBSET``.
 from __future__ import annotations
 
 import importlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import core
@@ -20,6 +21,7 @@ from .tables import (
     backbone,
     build_tables,
     collect,
+    defaults,
     empty_row,
     is_unknown,
     name_sources,
@@ -63,6 +65,11 @@ class JoinedRow:
 
     row: Row
     parts: dict[str, Row] = field(default_factory=dict)
+    unclear: dict[str, list[Row]] = field(default_factory=dict)  # part -> rows, one of them its own
+
+    def unclear_paths(self) -> list[Path]:
+        """Return the records of all rows that may be another model's."""
+        return [path for rows in self.unclear.values() for r in rows for path in r.paths.values()]
 
     def mean(self, part: str, signature=None) -> float | None:
         """Return the mean accuracy over seeds in percent; None where it was not tested."""
@@ -231,19 +238,20 @@ def _join(key: tuple, members: dict[Path, dict], trained: dict[Path, dict]):
     if protocol != BASE_TO_NEW and origin in parts:
         names = [origin, *(name for name in names if name != origin)]
     join = Join(protocol, origin, {name: collect(parts[name]) for name in names})
-    models: dict[str, JoinedRow] = {}
+    models: dict[str, Row] = {}
+    found: dict[str, dict[str, list[Row]]] = defaultdict(dict)  # model -> part -> rows
     for name, table in join.tables.items():
         join.notes += table.notes
         for row in table.rows:
             model = _model(next(iter(row.runs.values())), known, protocol)
-            joined = models.setdefault(model.identity, JoinedRow(model))
-            if name in joined.parts:
-                join.notes.append(_twin(joined.parts[name], row))
-            joined.parts.setdefault(name, row)
-    join.rows = list(models.values())
-    name_variants([joined.row for joined in join.rows])
-    join.rows.sort(key=lambda joined: row_order(joined.row))
+            models.setdefault(model.identity, model)
+            found[model.identity].setdefault(name, []).append(row)
+    joined_rows = [row for key, model in models.items() for row in _combine(model, found[key])]
+    name_variants([joined.row for joined in joined_rows])
+    joined_rows.sort(key=lambda joined: row_order(joined.row))
+    join.rows = [joined for joined in joined_rows if joined.parts]
     join.notes += settings_notes(joined.row for joined in join.rows) + _missing(join)
+    join.notes += [_ambiguous(join, j, name) for j in joined_rows for name in j.unclear]
     for joined in join.rows:
         for name, row in joined.parts.items():
             row.variant = joined.row.variant
@@ -254,14 +262,58 @@ def _join(key: tuple, members: dict[Path, dict], trained: dict[Path, dict]):
             f"apart: {paths} tested other classes or another number of images, so that they have "
             "a table of their own"
         )
-    return join, left
+    unclear = {path for joined in joined_rows for path in joined.unclear_paths()}
+    return join, left | unclear
 
 
-def _twin(kept: Row, other: Row) -> str:
-    kept_path, other_path = (next(iter(row.paths.values())) for row in (kept, other))
+def _combine(model: Row, found: dict[str, list[Row]]) -> list[JoinedRow]:
+    """Join the rows that a model has in every part.
+
+    Several rows of one part are several models that differ in a setting of the data alone. They
+    stay apart where every part has the same of these settings, once each; else nobody knows which
+    row of another part is whose, and the parts that have several are left out.
+    """
+    if all(len(rows) == 1 for rows in found.values()):
+        return [JoinedRow(model, {name: rows[0] for name, rows in found.items()})]
+    keys = _differing(found)
+    by_value = {name: {_of(row, keys): row for row in rows} for name, rows in found.items()}
+    values = next(iter(by_value.values())).keys()
+    if all(by_value[n].keys() == values and len(found[n]) == len(values) for n in found):
+        return [
+            JoinedRow(
+                replace(model, config=model.config | dict(zip(keys, value, strict=True))),
+                {name: rows[value] for name, rows in by_value.items()},
+            )
+            for value in values
+        ]
+    parts = {name: rows[0] for name, rows in found.items() if len(rows) == 1}
+    return [JoinedRow(model, parts, {n: rows for n, rows in found.items() if n not in parts})]
+
+
+def _differing(found: Mapping[str, list[Row]]) -> list[str]:
+    """Return the settings in which rows of one part differ."""
+    return sorted(
+        {
+            key
+            for rows in found.values()
+            for key in set().union(*(row.config for row in rows))
+            if len({row.config.get(key) for row in rows}) > 1
+        }
+    )
+
+
+def _of(row: Row, keys: Iterable[str]) -> tuple[str, ...]:
+    """Return the settings ``keys`` of a row as JSON text, defaults where it has none."""
+    return tuple(row.config.get(key, json.dumps(defaults().get(key))) for key in keys)
+
+
+def _ambiguous(join: Join, joined: JoinedRow, part: str) -> str:
+    rows = joined.unclear[part]
+    paths = ", ".join(f"'{path}'" for path in sorted(p for r in rows for p in r.paths.values()))
     return (
-        f"duplicate: '{other_path}' differs from '{kept_path}' in a setting of the data set alone; "
-        "only the latter counts"
+        f"ambiguous: {joined.row.full_name} has several models on {where(join, part)} that differ "
+        f"in {', '.join(_differing({part: rows}))}, and the runs on the other data do not tell "
+        f"which of them they belong to; left out here: {paths}"
     )
 
 
@@ -281,20 +333,22 @@ def _one_setting_each(members: Mapping[Path, dict], protocol: str):
 
 
 def _source_runs(origin, split, shared, members, trained, known, protocol) -> dict[Path, dict]:
-    """Return runs of other protocols that tested a model of the join on its source."""
+    """Return runs of other protocols that tested a model of the join on its source.
+
+    Of several that are one row and seed the newest counts; other rows stay, as the model's twins.
+    """
     wanted, there = defaultdict(set), defaultdict(set)  # model -> seeds
     for record in members.values():
         seeds = there if record["dataset"] == origin else wanted
         seeds[_model(record, known, protocol).identity].add(record["seed"])
     found = {}
-    for path, record in trained.items():
+    for path, record in sorted(trained.items(), key=lambda item: item[1]["created"]):
         fits = record["dataset"] == origin and record["split"] == split
         if fits and path not in members and _shared(record) == shared and not source_of(record):
             model = _model(record, known, protocol).identity
             if record["seed"] in wanted[model] - there[model]:
-                there[model].add(record["seed"])
-                found[path] = record
-    return found
+                found[empty_row(record, known).identity, record["seed"]] = path
+    return {path: trained[path] for path in found.values()}
 
 
 def where(join: Join, part: str) -> str:
@@ -311,7 +365,11 @@ def _missing(join: Join) -> list[str]:
     trained = [joined for joined in join.rows if joined.row.shots]
     seeds = {seed for joined in trained for row in joined.parts.values() for seed in row.runs}
     for joined in join.rows:
-        untested = [where(join, part) for part in expected if part not in joined.parts]
+        untested = [
+            where(join, part)
+            for part in expected
+            if part not in joined.parts and part not in joined.unclear
+        ]
         if untested:
             notes.append(f"missing: {joined.row.full_name} has no run on {', '.join(untested)}")
         for part, row in joined.parts.items():
