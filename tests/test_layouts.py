@@ -365,3 +365,17 @@ def test_costs_are_means_over_seeds_of_all_tests():
     ((*_, parameters, epochs, train, bank, evaluation, device),) = cost_sheet(join).blocks[0].rows
     assert (parameters, epochs, train, bank, evaluation) == ("4096", "50", "150", "5.0", "42")
     assert "CPU" in device and isinstance(join, Join)
+
+
+def test_costs_are_means_over_the_seeds_that_have_them():
+    trained = {"train": 100.0, "bank": 5.0, "eval": 30.0}
+    made = [across("ImageNet", 1, seconds=trained)]
+    made += [across("EuroSAT", seed, seconds={"eval": 12.0}) for seed in (1, 2, 3)]
+    made += [across(n, trainer="CoOp", seconds={"eval": 8.0}) for n in ("ImageNet", "EuroSAT")]
+    made += [across("EuroSAT", 2, trainer="CoOp", seconds={"eval": 8.0})]
+    made += [across(n, s, trainer="APD") for n, s in (("ImageNet", 1), ("EuroSAT", 2))]
+    join, _ = joined(*made)
+    rows = {row[0]: row[5:8] for row in cost_sheet(join).blocks[0].rows}
+    assert rows == {
+        "APD": ["–", "–", "–"], "AdvPT": ["100", "5.0", "42"], "CoOp": ["–", "–", "16"],
+    }  # fmt: skip

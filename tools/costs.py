@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from . import core
 from .joins import Join
 from .layouts import MODEL, join_title, model_cells, title
-from .sheets import Block, Column, Sheet
+from .sheets import MISSING, Block, Column, Sheet
 from .tables import Row, Table
 
 statistics = importlib.import_module(f"{core.__name__}.statistics")
@@ -20,14 +20,21 @@ _KINDS = {
 }
 
 
-def _seconds(parts: Iterable[Row], kind: str) -> str:
-    """Return the mean over seeds of the seconds of all tests of a model."""
-    totals: dict[int, float] = {}
-    for row in parts:
-        for seed, record in row.runs.items():
-            totals[seed] = totals.get(seed, 0.0) + record["seconds"][kind]
-    mean, _ = statistics.mean_interval(totals.values())
-    return f"{mean:.0f}" if mean >= 10 or not mean else f"{mean:.1f}"
+def _seconds(parts: list[Row], kind: str) -> str:
+    """Return the mean over seeds of the seconds of all tests of a model, a dash for none.
+
+    Of training and bank those count that a record spent: tests of finished prompts spend none. Of
+    the test those seeds count that every part has; less of it is another cost.
+    """
+    seeds = set().union(*(row.runs for row in parts))
+    spent = {s: [row.runs[s]["seconds"][kind] for row in parts if s in row.runs] for s in seeds}
+    if kind == "eval":
+        spent = {seed: found for seed, found in spent.items() if len(found) == len(parts)}
+    totals = [sum(found) for found in spent.values() if any(found)]
+    if not totals:
+        return MISSING
+    mean, _ = statistics.mean_interval(totals)
+    return f"{mean:.0f}" if mean >= 10 else f"{mean:.1f}"
 
 
 def _runs(parts: Iterable[Row]) -> list[Mapping]:
@@ -60,6 +67,9 @@ def cost_sheet(item: Table | Join) -> Sheet:
             ]
         )
     facts = [f"{kind}: {meaning}" for kind, meaning in _KINDS.items()]
-    facts.append("mean wall seconds over seeds; those of different devices do not compare, and "
-                 "runs that share a machine slow one another")  # fmt: skip
+    facts.append(
+        "mean wall seconds: training and bank over the runs that spent any, test over the seeds "
+        "that have every test of the row; those of different devices do not compare, and runs "
+        "that share a machine slow one another"
+    )
     return Sheet(f"Costs: {name}", [Block(columns, rows)], facts)
