@@ -1,6 +1,6 @@
 # Shared by all run scripts; sourced, never run. The command line of docs/protocols.md:
 #   DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
-#   environment: DATA, OUTPUT, SEEDS, ATTACK, TESTS, TARGETS, PYTHON
+#   environment: DATA, OUTPUT, SEEDS, ATTACK, TESTS, TARGETS, SOURCE_ONLY, PYTHON
 set -euo pipefail
 HERE=$PWD
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -206,9 +206,17 @@ targets_of() { # PROTOCOL SOURCE -> the data sets that prompts from SOURCE are t
 }
 
 beyond_source() { # PROTOCOL TRAINER SOURCE SHOTS [CFG] [KEY VALUE ...]: train on the source as main.sh
-  # does, then test the same prompts on it and on every target, under one threat model
-  local protocol=$1 trainer=$2 dataset shots cfg opts seed targets target trained places; shift 2
+  # does, then test the same prompts on it and on every target, under one threat model. Targets go
+  # without the keys of $SOURCE_ONLY, and without TEST.FIRST: file names of few sets are in random order
+  local protocol=$1 trainer=$2 dataset shots cfg opts seed targets target trained places shared=() i
+  shift 2
   command_line "$@"
+  for ((i = 0; i < ${#opts[@]}; i += 2)); do
+    case " TEST.FIRST ${SOURCE_ONLY:-} " in
+      *" ${opts[i]} "*) ;;
+      *) shared+=("${opts[@]:i:2}") ;;
+    esac
+  done
   targets=$(targets_of "$protocol" "$dataset") places=("$OUTPUT/$dataset")
   ATTACK=${ATTACK:-$(default_attack "$trainer" "$cfg" "$dataset")}
   for target in $targets; do # all of them first: a mistake in the last must not cost hours
@@ -228,7 +236,7 @@ beyond_source() { # PROTOCOL TRAINER SOURCE SHOTS [CFG] [KEY VALUE ...]: train o
     for target in $targets; do
       target=$(full_name "$target")
       attempt "$trainer/$target/seed$seed" train "$trainer" "$target" "$shots" "$cfg" "$seed" \
-        ${trained[@]+"${trained[@]}"} ${opts[@]+"${opts[@]}"}
+        ${trained[@]+"${trained[@]}"} ${shared[@]+"${shared[@]}"}
     done
   done
   conclude "${places[@]}"

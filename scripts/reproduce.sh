@@ -52,6 +52,11 @@ for set in ${DATASETS:-$sets}; do
   if [ -z "$source" ] || [ "$set" = imagenet ]; then source=$set; fi
 done
 sets=$full
+for test in ${TESTS:-}; do # as for data sets: a mistake is said before any work
+  test=${test%%+*}
+  [ -z "$test" ] || [ "$test" = aa ] || [ -f "configs/attacks/$test.yaml" ] ||
+    fail "there is no test '$test' (configs/attacks/$test.yaml); check TESTS"
+done
 
 threats() { # CFG DATASET -> threat models; those of the papers are too strong for the built-in CLIP
   case $paper/$1 in
@@ -61,23 +66,38 @@ threats() { # CFG DATASET -> threat models; those of the papers are too strong f
   esac
 }
 
-tests_for() { # CFG ATTACK -> TESTS of train; RAP's surrogate is too large for the built-in CLIP's images
+note() { # SENTENCE, to stderr, once
+  case $noted in *"$1"*) ;; *) noted+="$1 " && echo "note: $1" >&2 ;; esac
+}
+noted=""
+
+choose_tests() { # CFG ATTACK: set TESTS of train to those of $tests that apply
   local test
+  TESTS=""
   for test in $tests; do
-    case $test in aa) test=${2}_aa ;; +*) test=$2$test ;; esac
-    case $1/$test in tiny*/rap*) continue ;; esac
-    [ ! -f "configs/attacks/${test%%+*}.yaml" ] || printf '%s ' "$test"
+    case $test in aa | aa+*) test=${2}_$test ;; +*) test=$2$test ;; esac
+    case $1/$test in
+      tiny*/rap*) note "test $test is left out: its surrogate takes larger images than config '$1'" ;;
+      *) if [ -f "configs/attacks/${test%%+*}.yaml" ]; then TESTS+="$test "; else
+        note "test $test is left out: there is no configs/attacks/${test%%+*}.yaml"
+      fi ;;
+    esac
   done
 }
 
 part() { # PROTOCOL CFG DATASET SHOTS: all methods under every threat model
   local attack own=()
+  local -x SOURCE_ONLY=${SOURCE_ONLY:-}
   if [ "$paper/$3" = advpt/imagenet ]; then # its paper's schedule, and test images, there
-    own=(OPTIM.MAX_EPOCH 5 DATALOADER.TRAIN_X.BATCH_SIZE 512 TEST.SUBSET 1000)
+    own=(OPTIM.MAX_EPOCH 5 DATALOADER.TRAIN_X.BATCH_SIZE 512)
+    case " ${keys[*]-} " in
+      *" TEST.SUBSET "* | *" TEST.FIRST "*) ;;
+      *) own+=(TEST.SUBSET 1000) SOURCE_ONLY+=" TEST.SUBSET" ;; # its shifts are tested whole
+    esac
   fi
   for attack in $(threats "$2" "$3"); do
     export PROTOCOL=$1 METHODS=$methods ATTACK=$attack TESTS
-    TESTS=$(tests_for "$2" "$attack")
+    choose_tests "$2" "$attack"
     attempt "$1/$3/$2/$attack/$4shots" bash scripts/all.sh "$3" "$4" "$2" \
       ${own[@]+"${own[@]}"} ${keys[@]+"${keys[@]}"}
   done

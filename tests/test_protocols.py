@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,6 +220,8 @@ def test_tests_of_finished_runs_are_those_of_the_robustness_tool(shell, small, t
         (["reproduce.sh", "apd", "tinny"], {}, ["'tinny'", "tiny"]),
         (["reproduce.sh", "apd", "tiny"], {"DATASETS": "peets"}, ["'peets'"]),
         (["reproduce.sh", "apd", "tiny", "SEED"], {}, ["'SEED' stands alone"]),
+        (["reproduce.sh", "apd", "tiny"], {"TESTS": "aa lin4_aa"}, ["'lin4_aa'", "TESTS"]),
+        (["reproduce.sh", "apd", "tiny"], {"TESTS": "lin4+SEED=1"}, ["'lin4'", "TESTS"]),
     ],
 )
 def test_wrong_calls_end_before_any_work(shell, tmp_path, script, extra, words):
@@ -259,22 +263,69 @@ def test_reproduce_goes_on_past_a_data_set_that_is_not_there(shell, small, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("paper", "trainers", "folders"),
+    ("paper", "trainers", "folders", "left_out"),
     [
-        ("advpt", {"ZeroshotCLIP", "AdvPT"}, {"shapes_sketch", "ablations/advpt_vectors/shapes"}),
-        ("nap", {"AdvPT", "TeCoA", "NAPTuning"}, {"ablations/naptuning_depth/shapes"}),
-        ("capt", {"ZeroshotCLIP", "CAPT"}, {"shapes_novel", "shapes_background"}),
-        ("apd", {"AdvIVLP", "APD"}, {"ablations/apd_teacher/shapes"}),
+        ("advpt", {"ZeroshotCLIP", "AdvPT"}, {"shapes_sketch", "ablations/advpt_vectors/shapes"},
+         ["advpt_tiny_aa", "rap16"]),
+        ("nap", {"AdvPT", "TeCoA", "NAPTuning"}, {"ablations/naptuning_depth/shapes"}, []),
+        ("capt", {"ZeroshotCLIP", "CAPT"}, {"shapes_novel", "shapes_background"}, []),
+        ("apd", {"AdvIVLP", "APD"}, {"ablations/apd_teacher/shapes"}, []),
     ],
 )  # fmt: skip
-def test_reproduce_plans_a_paper_on_the_built_in_data(shell, tmp_path, paper, trainers, folders):
+def test_reproduce_plans_a_paper_on_the_built_in_data(
+    shell, tmp_path, paper, trainers, folders, left_out
+):
     done = shell("reproduce.sh", paper, "tiny", "--dry-run", DATASETS="shapes")
     counts = states(done)
-    assert not {"refuse", "resume", "skip"} & set(counts)
+    assert not {"refuse", "resume"} & set(counts)
+    # zero-shot CLIP has one folder for all shots, and a source's training is that of main.sh
+    assert bool(counts["skip"]) == (paper in ("advpt", "capt"))
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("run ")]
+    assert len({row[-1] for row in rows}) == len(rows) == counts["run"]  # each once
+    assert all(f"note: test {name} is left out: " in done.stderr for name in left_out)
+    assert done.stderr.count("note: test ") == len(left_out)
     assert all(f"/{name}/" in done.stdout for name in trainers)
     assert all(f" {name}/" in done.stdout for name in folders)
     assert "note: " not in done.stdout  # nothing stands in the way
     assert not (tmp_path / "out").exists()
+
+
+def planned_folders(done: subprocess.CompletedProcess) -> list[str]:
+    """The folders of the jobs that a dry run would run or copy."""
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if "  " in line]
+    return [row[-1] for row in rows if row[0] in ("run", "copy")]
+
+
+def test_the_first_test_images_are_those_of_the_source_alone(shell):
+    words = ("capt/dg.sh", "shapes", "16", "tiny", "TEST.FIRST", "9", "--dry-run")
+    folders = planned_folders(shell(*words, TARGETS="shapes_blur"))
+    assert ["FIRST-9" in folder for folder in folders] == [True, True, False]
+    words = ("capt/dg.sh", "shapes", "16", "tiny", "TEST.SUBSET", "9", "--dry-run")
+    folders = planned_folders(shell(*words, TARGETS="shapes_blur"))
+    assert ["SUBSET-9" in folder for folder in folders] == [True, True, True]
+    folders = planned_folders(shell(*words, TARGETS="shapes_blur", SOURCE_ONLY="TEST.SUBSET"))
+    assert ["SUBSET-9" in folder for folder in folders] == [True, True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "source", "target"),
+    [
+        ([], "SUBSET-1000", ""),
+        (["TEST.SUBSET", "50"], "SUBSET-50", "SUBSET-50"),
+        (["TEST.FIRST", "50"], "FIRST-50", ""),
+    ],
+)
+def test_reproduce_takes_its_test_images_of_imagenet_from_there_only(shell, given, source, target):
+    few = {"DATASETS": "imagenet", "METHODS": "advpt", "TESTS": "", "TARGETS": "sketch"}
+    done = shell("reproduce.sh", "advpt", "vit_b16", *given, "--dry-run", **few)
+    folders = [f for f in planned_folders(done) if "ablations" not in f]
+    sizes_in = [(f.split("/")[0], re.findall("(?:SUBSET|FIRST)-[0-9]+", f)) for f in folders]
+    assert sizes_in == [
+        ("imagenet", [source]), ("imagenet", [source]),
+        ("imagenet_sketch", [target] if target else []),
+    ]  # fmt: skip
 
 
 # --- dry runs ------------------------------------------------------------------------------------
@@ -310,7 +361,7 @@ def test_a_dry_run_loads_and_writes_nothing(arguments, capsys, no_model, tmp_pat
 def test_a_dry_run_tells_what_is_done_begun_and_in_the_way(arguments, run, capsys, tmp_path):
     argv = arguments("CoOp", ATTACK__TRAIN__TARGET="end_to_end", ATTACK__TRAIN__OBJECTIVE="ce")
     assert run(argv)[0] == 0
-    assert "1 run: 1 completed, to skip." in dry(capsys, *argv)
+    assert "1 run: 1 to skip (completed" in dry(capsys, *argv)
     code, _, err = run([*argv, "OPTIM.LR", "0.5", "--dry-run"])
     assert "OPTIM.LR" in only_error(code, err)
     (tmp_path / "run" / "record.json").unlink()
@@ -335,6 +386,14 @@ def test_many_jobs_count_shared_features_once(arguments, tmp_path, capsys, no_mo
     shared = 12 * (1 + 5)  # clean features, and the bank of the transferred images
     assert int(tests[0]) - int(tests[1]) == shared
     assert "refuse" in out and "OPTIM.LRR" in out and "3 runs: 2 to run, 1 refused." in out
+    again = [runs_of[0], [*runs_of[0], "OPTIM.LR", "0.5"], [*runs_of[0], "TEST.PICTURE", "1"]]
+    jobs.write_text("".join("\0".join([str(len(a)), *a]) + "\0" for a in again))
+    assert train.main(["--dry-run", "--jobs", str(jobs)]) == 2  # another run in the first's folder
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if line.endswith(" seed1")] == [
+        "run", "refuse", "skip"  # a picture makes no other run
+    ]  # fmt: skip
+    assert "will hold a run with OPTIM.LR" in out and "3 runs: 1 to run, 1 to skip" in out
     jobs.write_text("7\0--trainer\0")
     with pytest.raises(UserError, match="is cut"):
         plan.read_jobs(jobs)
@@ -407,7 +466,8 @@ def test_no_attack_takes_more_forwards_than_said(name, drop, doubted):
 
     labels, exact = torch.zeros(1, dtype=torch.long), model("exact", True) if doubted else None
     forward = model("forward", not doubted)
-    run_attack(spec, torch.full((1, 3, 8, 8), 0.5), [1], forward=forward, labels=labels, exact=exact)
+    pixels = torch.full((1, 3, 8, 8), 0.5)
+    run_attack(spec, pixels, [1], forward=forward, labels=labels, exact=exact)
     assert bool(counted["exact"]) == (drop and doubted)
     assert counted.total() == attack_forwards(spec, 2)
 
@@ -548,6 +608,30 @@ def test_nothing_is_trained_on_a_test_set(arguments, run, world, tmp_path):
     code, _, err = run(argv)
     assert "ShapesBlur is for tests only" in only_error(code, err)
     assert not (tmp_path / "run" / runs.CONFIG_FILE).exists()
+
+
+def test_a_test_needs_neither_the_shots_nor_validation_images(arguments, run, pets, tmp_path):
+    """Trained on one data set, tested on one with too few training images and none to validate."""
+    few = tmp_path / "few"
+    shutil.copytree(pets, few)
+    path = few / "oxford_pets" / "split_zhou_OxfordPets.json"
+    split = json.loads(path.read_text(encoding="utf-8"))
+    lone = [[i for i in split["train"] if i[1] == y][:2] for y in range(3)]  # 2 of each class
+    path.write_text(json.dumps(split | {"train": sum(lone, []), "val": []}), encoding="utf-8")
+    best = {"TEST__FINAL_MODEL": "best_val", "OPTIM__MAX_EPOCH": 1}
+    assert run(arguments("AdvPT", **best))[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    best["DATASET__CACHE_DIR"] = tmp_path / "few_cache"
+    argv = arguments("AdvPT", *load, root=few, out="test", **best)
+    code, _, err = run(argv)
+    assert code == 0, err
+    record = read_record(tmp_path / "test" / "record.json")
+    assert record["shots"] == 4 and record["config"]["DATASET.NUM_SHOTS"] == 4
+    assert "skipped: " in run(argv)[1]
+    for keys, words in ({}, "fewer than the 4 shots"), ({"DATASET__NUM_SHOTS": 2}, "best_val"):
+        code, _, err = run(arguments("AdvPT", root=few, out="train", **best | keys))
+        assert words in only_error(code, err)
+        assert not (tmp_path / "train" / runs.CONFIG_FILE).exists()
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ MEANINGS = {
     "run": "to run",
     "resume": "to resume",
     "copy": "to copy from the same test of the trained run",
-    "skip": "completed, to skip",
+    "skip": "to skip (completed, or planned above)",
     "refuse": "refused",
 }
 
@@ -65,6 +65,7 @@ class Plan:
 
     def __init__(self):
         self.jobs: list[Job] = []
+        self.planned: dict[str, dict] = {}  # folder -> what makes the run that takes it
         self.tested: dict[str, list[dict]] = {}  # model's folder -> configurations of its tests
         self.shared: set[tuple] = set()  # features that runs share through the cache
 
@@ -72,11 +73,12 @@ class Plan:
         """Add the run that ``runs.start`` would do with these arguments.
 
         Raises:
-            UserError: the folder holds another run.
+            UserError: the folder holds another run, or will hold one by then.
         """
         folder, config = os.path.abspath(cfg.OUTPUT_DIR), records.flat_config(cfg)
         tested = runs.test_facts(eval_only, model_dir, load_epoch)
-        done = runs.is_done(cfg, **tested)
+        mine = {key: value for key, value in config.items() if key not in runs.VOLATILE} | tested
+        done = runs.is_done(cfg, **tested) or self._planned(folder, mine)
         trainer = core.config.METHODS.get(cfg.TRAINER.NAME)
         sizes, missing = sizes_of(cfg)
         forwards = None
@@ -105,6 +107,21 @@ class Plan:
     def refuse(self, folder: str, error: Exception) -> None:
         """Add a run that cannot be done, and why."""
         self.jobs.append(Job(os.path.abspath(folder), "refuse", problem=str(error)))
+
+    def _planned(self, folder: str, mine: dict) -> bool:
+        """Tell whether an earlier job is this very run; else note that this one takes the folder.
+
+        Raises:
+            UserError: an earlier job takes the folder for another run.
+        """
+        theirs = self.planned.setdefault(folder, mine)
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key):
+                raise errors.UserError(
+                    f"'{folder}' will hold a run with {key} = {theirs.get(key)!r} by then, this "
+                    f"one has {mine.get(key)!r}; choose another output folder"
+                )
+        return theirs is not mine
 
     def _copies(self, cfg, config: dict, model_dir: str) -> bool:
         """Tell whether this very test will have been made by the run that trained the model."""
