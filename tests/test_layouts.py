@@ -357,6 +357,17 @@ def test_csv_stays_long(folder, monkeypatch):
     assert len(rows) == 5 * 3 and any("papers" in remark for remark in remarks)
 
 
+def test_the_first_images_are_no_whole_test_set_anywhere():
+    from tools import export
+
+    (table,) = report.build_tables({Path("a"): make(config={"TEST.FIRST": 50})})
+    (row, *_) = csv.DictReader(io.StringIO(tidy_csv([table])))
+    assert (row["subset"], row["first"]) == ("", "50")
+    told = "the first by file name, TEST.FIRST 50"
+    assert any(told in line for line in layouts.caption(table))
+    assert any(told in line for line in export._figures(export.figures(table.first)))
+
+
 def test_costs_are_means_over_seeds_of_all_tests():
     seconds = {"train": 100.0, "bank": 5.0, "eval": 30.0}
     made = [half("base", s, seconds=seconds | {"train": 100.0 * s}) for s in (1, 2)]

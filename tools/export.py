@@ -254,7 +254,8 @@ def figures(record: dict) -> dict:
     ]  # fmt: skip
     same = ("dataset", "protocol", "split", "subset", "seed", "device", "created")
     clean = record["clean"] | {"accuracy": round(records.accuracy(record["clean"]), 2)}
-    return {key: record[key] for key in same} | {"clean": clean, "attacks": attacks}
+    first = record["config"].get("TEST.FIRST") or None
+    return {key: record[key] for key in same} | {"first": first, "clean": clean, "attacks": attacks}
 
 
 def default_name(card: dict) -> str:
@@ -308,9 +309,8 @@ def page(card: dict, folder: Path) -> str:
 def _figures(found: dict | None) -> list[str]:
     if found is None:
         return ["None: the run was not finished, or this is another epoch than the one it tested."]
-    subset = f"a fixed stratified subset of {found['subset']} images" if found["subset"] else (
-        f"all {found['clean']['n']} images"
-    )  # fmt: skip
+    taken = records.test_images(found["subset"], found.get("first"))
+    subset = f"{found['clean']['n']} images ({taken})"
     lines = [
         f"{found['dataset']} ({found['protocol']}, classes: {found['split']}), {subset}; robust "
         "means right clean and right under the attack.",

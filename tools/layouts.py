@@ -11,7 +11,9 @@ from .sheets import MISSING, Block, Column, Sheet
 from .tables import Row, Table
 from .threats import MEANINGS, describe
 
-statistics = importlib.import_module(f"{core.__name__}.statistics")
+records_of, statistics = (
+    importlib.import_module(f"{core.__name__}.{name}") for name in ("records", "statistics")
+)
 
 INTERVAL = (
     "mean ± 95 % t-interval over seeds, in percent; a sample wrong clean does not count as robust"
@@ -74,11 +76,8 @@ def _backbone(record: Mapping) -> list[str]:
 
 
 def _subset(records: list[dict]) -> str:
-    if first := max(record["config"].get("TEST.FIRST", 0) for record in records):
-        return f"the first by file name, TEST.FIRST {first}"
-    if subset := max(record["subset"] or 0 for record in records):
-        return f"a fixed stratified subset, TEST.SUBSET {subset}"
-    return "all of the test set"
+    first = max(record["config"].get("TEST.FIRST", 0) for record in records)
+    return records_of.test_images(max(record["subset"] or 0 for record in records), first)
 
 
 def _shared_facts(of: Table | Join, devices: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from .tables import Table, source_of
 statistics = importlib.import_module(f"{core.__name__}.statistics")
 
 _SHARED = ("dataset", "protocol", "split", "classes", "backbone", "weights_sha256", "subset")
+_FIRST = "TEST.FIRST"
 _THREAT = ("name", "objective", "target", "eps", "alpha", "steps", "restarts", "start")
 
 
@@ -21,12 +22,13 @@ def tidy_csv(tables: Iterable[Table]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["table", *_SHARED, "test_images", "trainer", "variant", "shots", "trained_with"]
+        ["table", *_SHARED, "first", "test_images", "trainer", "variant", "shots", "trained_with"]
         + ["trainable_parameters", "figure", *(f"attack_{f}" for f in _THREAT)]
         + ["attack_norm", "mean", "ci95", "seeds", "source"]
     )
     for number, table in enumerate(tables, 1):
-        fixed = [number, *(table.first[key] for key in _SHARED), table.first["clean"]["n"]]
+        fixed = [number, *(table.first[key] for key in _SHARED)]
+        fixed += [table.first["config"].get(_FIRST) or None, table.first["clean"]["n"]]
         figures = [("clean", None, {})]
         figures += zip(table.headings, table.signatures, table.attacks, strict=True)
         for row in table.rows:

@@ -223,6 +223,7 @@ def _new(folders, jobs, tests, facts: dict, specs) -> dict:
         "n": len(facts["labels"]),
         "images_sha256": hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
         "subset": jobs[0][0].TEST.SUBSET or None,
+        "first": jobs[0][0].TEST.FIRST or None,
         "runs": described,
         "tables": [
             {"attack": spec.describe(), "rows": [None] * len(tests), "warnings": []}
@@ -313,8 +314,8 @@ def sheets_of(record: dict) -> list[Sheet]:
             rows.append([name, *(_percent(correct, n) for correct in row["correct"])])
         diagonal = {(i, i) for i in range(1, len(rows))}
         facts = [
-            f"accuracy in percent on {n} test images"
-            + (f" (TEST.SUBSET {record['subset']})" if record["subset"] else ""),
+            f"accuracy in percent on {n} test images "
+            f"({records_of.test_images(record['subset'], record.get('first'))})",
             f"{heading}: {describe(table['attack'])}",
             "diagonal: white box; elsewhere the attack knew another run, not the tested one",
             *(f"backbone of {run['name']}: {run['backbone']}, weights sha256 "

@@ -34,6 +34,7 @@ __all__ = [
     "mean_interval",
     "new_record",
     "read_record",
+    "test_images",
     "validate_record",
     "write_record",
 ]
@@ -268,6 +269,15 @@ def attack_signature(attack: Mapping) -> tuple[tuple[str, str], ...]:
     its outcome (n, correct, seconds, checks, warnings) does not.
     """
     return tuple(sorted((k, str(v)) for k, v in attack.items() if k not in _OUTCOME))
+
+
+def test_images(subset: int | None, first: int | None) -> str:
+    """Say which test images were taken, by ``TEST.SUBSET`` and ``TEST.FIRST`` (0 or None: all)."""
+    if first:
+        return f"the first by file name, TEST.FIRST {first}"
+    if subset:
+        return f"a fixed stratified subset, TEST.SUBSET {subset}"
+    return "all of the test set"
 
 
 def accuracy(score: Mapping) -> float:
