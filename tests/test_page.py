@@ -175,6 +175,24 @@ def test_many_runs_show_some_pictures_and_say_so(tmp_path, monkeypatch):
     assert titles == {("16 shots, seed 1", 1)}
 
 
+def test_other_settings_are_other_models_with_pictures(tmp_path):
+    sizes = [{"config": {"TRAINER.ADVPT.N_CTX": n}} for n in (4, 16)]
+    threats = [{"trainer": "APD", "train_threat": t} for t in (None, WHITE_BOX)]
+    shifts = [{"trainer": "CoOp", "protocol": "xd", "source": s, "seed": n}
+              for n, s in enumerate(("ImageNet", "Shapes", None, None), 1)]  # fmt: skip
+    found = {}
+    for i, changes in enumerate([*sizes, sizes[0] | {"seed": 2}, *threats, *shifts]):
+        found[tmp_path / f"run{i}" / records.FILE_NAME] = make(**changes)
+        keep_examples(tmp_path / f"run{i}", n=1, size=8)
+    shown = gallery.build_gallery(found)
+    assert (shown.runs, shown.problems) == (8, [])
+    told = [run.title.partition(" (")[2] for run in shown.shown]
+    assert sorted(told) == [
+        "N_CTX=16)", "N_CTX=4)", 'source="ImageNet")', 'source="Shapes")', 'source="unknown 1")',
+        'source="unknown 2")', "trained with PGD-100 1/255)", "trained with clean images)",
+    ]  # fmt: skip
+
+
 def test_large_pictures_shrink():
     uri = gallery.data_uri(torch.rand(3, 300, 200))
     assert Image.open(_bytes(uri)).size == (107, gallery.EDGE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from . import core
-from .tables import backbone
+from .tables import Row, empty_row, name_sources, name_variants, setting
 
 errors, pictures = (
     importlib.import_module(f"{core.__name__}.{name}") for name in ("errors", "pictures")
@@ -73,11 +74,32 @@ def png_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _model(record: Mapping) -> tuple:
-    """Return what pictures of one model share: seeds look alike, one is enough."""
-    keys = ("dataset", "protocol", "split", "trainer", "shots", "subset")
-    threat = record["train_threat"] or {}
-    return *backbone(record), *(record[key] for key in keys), str(sorted(threat.items()))
+def _models(records: Mapping[Path, dict]) -> dict[tuple, dict[str, tuple[Path, Row]]]:
+    """Return the models in groups that share data and protocol, each with its first record.
+
+    Pictures of one model's seeds look alike, so that one of them is enough.
+    """
+    known = set().union(*(record["config"] for record in records.values()))
+    groups = defaultdict(dict)
+    for path, record in records.items():
+        row = empty_row(record, known)
+        group = groups[setting(record), record["protocol"]]
+        group.setdefault(row.identity, (path, row))
+    return groups
+
+
+def _variants(rows: list[Row]) -> list[str]:
+    """Return in words what tells each row from others of its trainer and shots."""
+    name_variants(rows)
+    same = defaultdict(set)
+    for row in rows:
+        same[row.full_name].add(row.trained_with)
+    return [
+        ", ".join(filter(None, [row.variant, f"trained with {row.trained_with}"]))
+        if len(same[row.full_name]) > 1
+        else row.variant
+        for row in rows
+    ]
 
 
 def _about(record: Mapping) -> str:
@@ -87,7 +109,7 @@ def _about(record: Mapping) -> str:
     return f"{shots}, seed {record['seed']}{split}"
 
 
-def _show(path: Path, record: Mapping) -> Shown:
+def _show(path: Path, record: Mapping, variant: str) -> Shown:
     found = pictures.load_examples(path)
     clean, adversarial = found["clean"].float(), found["adversarial"].float()
     noise = pictures.perturbation(clean, adversarial)
@@ -102,7 +124,8 @@ def _show(path: Path, record: Mapping) -> Shown:
         )
         for i, (label, before, after) in enumerate(zip(*texts, strict=True)) if i < ROWS
     ]  # fmt: skip
-    return Shown(str(found["title"]), _about(record), examples, len(clean))
+    title = f"{found['title']} ({variant})" if variant else str(found["title"])
+    return Shown(title, _about(record), examples, len(clean))
 
 
 def build_gallery(records: Mapping[Path, dict], each: Iterable | None = None) -> Gallery:
@@ -112,16 +135,18 @@ def build_gallery(records: Mapping[Path, dict], each: Iterable | None = None) ->
         records: completed ones by path.
         each: wraps the chosen paths, for a progress bar.
     """
-    chosen: dict[tuple, Path] = {}
-    for path, record in sorted(records.items(), key=lambda item: (item[1]["seed"], item[0])):
-        examples = path.parent / pictures.EXAMPLES
-        if examples.is_file():
-            chosen.setdefault(_model(record), path)
-    paths = sorted(chosen.values(), key=lambda p: (records[p]["dataset"], records[p]["trainer"], p))
+    ordered = sorted(name_sources(records).items(), key=lambda item: (item[1]["seed"], item[0]))
+    kept = {p: record for p, record in ordered if (p.parent / pictures.EXAMPLES).is_file()}
+    variants: dict[Path, str] = {}
+    for models in _models(kept).values():
+        chosen, rows = zip(*models.values(), strict=True)
+        variants |= dict(zip(chosen, _variants(list(rows)), strict=True))
+    paths = sorted(variants, key=lambda p: (records[p]["dataset"], records[p]["trainer"], p))
     gallery = Gallery([], len(paths), [])
     for path in (each or iter)(_spread(paths)):
         try:
-            gallery.shown.append(_show(path.parent / pictures.EXAMPLES, records[path]))
+            shown = _show(path.parent / pictures.EXAMPLES, records[path], variants[path])
+            gallery.shown.append(shown)
         except (errors.UserError, ValueError, TypeError, IndexError, RuntimeError) as error:
             gallery.problems.append(f"pictures: {error}")
     return gallery
