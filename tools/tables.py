@@ -13,13 +13,13 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from . import core
 from .threats import attack_headings, threat_label
 
 records_of = importlib.import_module(f"{core.__name__}.records")
+defaults = importlib.import_module(f"{core.__name__}.config").defaults
 
 # settings that do not change a result, or that the table states by other means
 _NEUTRAL = (
@@ -196,16 +196,6 @@ def name_sources(records: Mapping[Path, dict]) -> dict[Path, dict]:
 def _setting(record: Mapping) -> tuple:
     """Return everything but the protocol that has to be equal inside one table."""
     return *setting(record), signatures(record)
-
-
-@cache
-def defaults() -> dict:
-    """Return every setting's default, for records of a version that did not have it yet."""
-    from dassl.config import get_cfg_default
-
-    cfg = get_cfg_default()
-    core.extend_cfg(cfg)
-    return records_of.flat_config(cfg)
 
 
 def _relevant(record: Mapping, known: Iterable[str]) -> dict:
