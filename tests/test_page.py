@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from make_records import WHITE_BOX, make, outcome, zero_shot
 from PIL import Image
 
 from tools import gallery, report, transfer
+from tools.charts import build_charts
 from tools.cli import run_tool
+from tools.tables import build_tables
 from trainers import pictures, records
 from trainers.attacks import AttackSpec
 from trainers.io import write_json
@@ -150,6 +153,47 @@ def test_no_text_of_a_record_is_markup(tmp_path, capsys):
     assert "hacked=1&lt;/script&gt;" in page and "<script>hacked" not in page
     assert all(uri.startswith("data:") for uri in found.values["img", "src"])
     capsys.readouterr()
+
+
+def charted(*made):
+    found = {Path(f"run{i}/record.json"): record for i, record in enumerate(made)}
+    charts, problems = build_charts(found, build_tables(found))
+    return len(charts), problems
+
+
+def test_runs_that_no_curve_can_hold_are_problems(tmp_path):
+    def run(shots, epochs):
+        return make(shots=shots, epochs=epochs, config={"OPTIM.MAX_EPOCH": epochs})
+
+    assert charted(run(1, 50), run(16, 100)) == (3, [])  # epochs may go along with the shots
+    conflict = [run(1, 50), run(16, 100), run(16, 200)]
+    count, (problem,) = charted(*conflict)
+    assert count == 0 and "both have DATASET.NUM_SHOTS=16" in problem
+    count, problems = charted(*conflict, run(4, 200))  # which make a curve without the others
+    assert count == 3 and len(problems) == 2
+    assert all("left out: AdvPT" in problem for problem in problems)
+    write(tmp_path, conflict)
+    assert "both have DATASET.NUM_SHOTS" in page_of(tmp_path).partition('id="problems"')[2]
+
+
+def test_runs_left_out_of_curves_are_problems():
+    depths = [make(config={"TRAINER.ADVPT.N_CTX": n, "OPTIM.LR": lr})
+              for n, lr in ((4, 0.1), (16, 0.1), (16, 0.2))]  # fmt: skip
+    count, (problem,) = charted(*depths)
+    assert count == 1 and "curves over TRAINER.ADVPT.N_CTX: EuroSAT" in problem
+    assert "left out: AdvPT" in problem and "N_CTX=16 alone" in problem
+
+
+def test_models_left_out_of_a_sweep_are_problems():
+    checks = outcome(1)["checks"] | {"max_linf": 0.0}
+    attacks = [WHITE_BOX | {"eps": f"{e}/255"} | outcome(60 - e, checks=checks, warnings=["odd"])
+               for e in (1, 4)]  # fmt: skip
+    count, (problem,) = charted(make(attacks=attacks), make(trainer="APD", attacks=attacks[:1]))
+    assert count == 1 and "left out: APD" in problem and "eps 1 alone" in problem
+
+
+def test_nothing_that_varies_is_no_problem():
+    assert charted(make(), make(seed=2), make(trainer="APD"), zero_shot()) == (0, [])
 
 
 def test_damaged_pictures_and_matrices_are_problems(output):

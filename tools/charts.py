@@ -46,41 +46,66 @@ class Chart:
         return png_uri(out.getvalue())
 
 
-def build_charts(records: Mapping[Path, dict], tables: Iterable[Table]) -> list[Chart]:
-    """Return every chart that two comparable runs make, the few-shot ones first."""
+def build_charts(
+    records: Mapping[Path, dict], tables: Iterable[Table]
+) -> tuple[list[Chart], list[str]]:
+    """Return every chart that two comparable runs make, the few-shot ones first.
+
+    Returns:
+        the charts, and notes on runs that are in none of a table's curves over a setting which
+        others have, or that contradict one another. Where nothing varies there is nothing to say.
+    """
     tables = list(tables)
-    return [*_few_shot(tables), *_swept(records), *_ablations(tables)]
+    found = [_few_shot(tables), _swept(records), _ablations(tables)]
+    notes = dict.fromkeys(note for _, told in found for note in told)
+    return [chart for charts, _ in found for chart in charts], list(notes)
 
 
-def _panels(build, *args) -> list[Panel]:
-    """Return the panels, or none where nothing varies."""
+def _panels(table: Table, key: str, along: Iterable[str] = ()) -> tuple[list[Panel], list[str]]:
+    """Return the panels of a table and what its own notes do not say; none where nothing varies."""
     try:
-        return build(*args)[0]
-    except errors.UserError:
-        return []
+        panels, notes = curves.build_panels([table], key, along)
+    except curves.NothingVaries:
+        return [], []
+    except errors.UserError as error:
+        panels, notes = [], [str(error)]
+    where = f"curves over {key}: {layouts.title(table)}"
+    return panels, [f"{where}: {note}" for note in notes if note not in table.notes]
 
 
-def _few_shot(tables: list[Table]) -> list[Chart]:
-    tables = [table for table in tables if table.first["protocol"] == "few_shot"]
-    charts = []
+def _few_shot(tables: list[Table]) -> tuple[list[Chart], list[str]]:
+    charts, notes = [], []
     for table in tables:  # one by one: twins in one table must not cost the others their charts
-        panels = _panels(curves.build_panels, [table], SHOTS, [_EPOCHS])
-        panels = panels or _panels(curves.build_panels, [table], SHOTS)
+        if table.first["protocol"] != "few_shot":
+            continue
+        along = [_EPOCHS] if any(_EPOCHS in row.config for row in table.rows) else []
+        panels, told = _panels(table, SHOTS, along)
+        if along and not panels:
+            panels, again = _panels(table, SHOTS)
+            told = again if panels else told + again
         charts += [Chart("Over shots", p, "shots") for p in curves.per_figure(panels)]
-    return charts
+        notes += told
+    return charts, notes
 
 
-def _swept(records: Mapping[Path, dict]) -> list[Chart]:
-    return [
-        Chart("Over the test attack", panel, title)
-        for axis, title in sweeps.AXES.items()
-        for panel in _panels(sweeps.build_panels, records, axis)
-    ]
+def _swept(records: Mapping[Path, dict]) -> tuple[list[Chart], list[str]]:
+    charts, notes = [], []
+    for axis, title in sweeps.AXES.items():
+        try:
+            panels, _ = sweeps.build_panels(records, axis)
+        except curves.NothingVaries:
+            continue
+        for panel in panels:  # whose notes leave out the attacks that nobody varied
+            charts.append(Chart("Over the test attack", panel, title))
+            where = f"curves over {axis}: {layouts.title(panel.table)}"
+            told = (n for n in panel.table.notes if not n.startswith("self-check"))  # tables' own
+            notes += [f"{where}: {note}" for note in told]
+    return charts, notes
 
 
-def _ablations(tables: list[Table]) -> list[Chart]:
+def _ablations(tables: list[Table]) -> tuple[list[Chart], list[str]]:
     """Draw each trainer over every setting of its own in which its runs differ."""
-    charts = []
+    charts, notes = [], []
     for table in tables:
         for trainer in sorted({row.trainer for row in table.rows if row.shots}):
             rows = [row for row in table.rows if row.trainer == trainer]
@@ -90,6 +115,7 @@ def _ablations(tables: list[Table]) -> list[Chart]:
             alone = Table(table.first, table.attacks, untrained + rows)
             for key in sorted(keys):
                 if len({row.config.get(key) for row in rows}) > 1:
-                    panels = _panels(curves.build_panels, [alone], key)
+                    panels, told = _panels(alone, key)
                     charts += [Chart("Ablations", panel, key) for panel in panels]
-    return charts
+                    notes += told
+    return charts, notes

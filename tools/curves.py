@@ -47,6 +47,10 @@ _LINE = 0.135  # inches of a line below it
 _LEGEND, _CAPTION = 36, 132  # characters of a line
 
 
+class NothingVaries(errors.UserError):
+    """No two comparable runs differ in what a curve is drawn over."""
+
+
 @dataclass
 class Curve:
     """Rows of the report that differ in the setting on the x axis alone."""
@@ -130,8 +134,8 @@ def build_panels(
         the panels with a curve of at least two values, and notes on everything left out.
 
     Raises:
-        UserError: no row knows ``key``, no two comparable rows differ in it alone, or two rows of
-            a curve have the same value.
+        NothingVaries: no two comparable rows differ in ``key`` alone.
+        UserError: no row knows ``key``, or two rows of a curve have the same value.
     """
     tables = list(tables)
     known = {SHOTS}.union(*(row.config for table in tables for row in table.rows))
@@ -167,7 +171,7 @@ def build_panels(
             panels.append(panel)
             notes += table.notes
     if not panels:
-        raise errors.UserError(
+        raise NothingVaries(
             f"no two comparable runs differ in {key} alone (found: "
             f"{', '.join(map(label, ordered(seen))) or 'zero-shot runs'}); curves need the same "
             "data, backbone, test attacks and other settings at two values, see --along"

@@ -212,10 +212,10 @@ def build_page(
     """
     matrices, damaged = _matrices(roots)
     gallery = build_gallery(records, lambda paths: tqdm(paths, "pictures", disable=len(paths) < 3))
-    charts = build_charts(records, build_tables(records))
+    charts, undrawn = build_charts(records, build_tables(records))
     notes = [f"{s.title}: {n}" for s in sheets + matrices for n in s.notes
              if not n.startswith(_NO_PROBLEM)]  # fmt: skip
-    problems = list(dict.fromkeys([*remarks, *damaged, *gallery.problems, *notes]))
+    problems = list(dict.fromkeys([*remarks, *damaged, *gallery.problems, *notes, *undrawn]))
     sections = {
         "Tables": "".join(map(_sheet, sheets)),
         "Curves": _charts(charts),

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from . import core
-from .curves import Curve, Panel, label, ordered
+from .curves import Curve, NothingVaries, Panel, label, ordered
 from .tables import Row, Table, empty_row, grouped, name_sources, name_variants, setting
 
-errors, records_of = (
-    importlib.import_module(f"{core.__name__}.{name}") for name in ("errors", "records")
-)
+records_of = importlib.import_module(f"{core.__name__}.records")
 
 AXES = {"eps": "eps in 1/255", "steps": "attack steps", "restarts": "random restarts"}
 _SAME_SHARE = 0.01  # alphas are written to four decimals of 1/255
@@ -78,7 +76,7 @@ def build_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel], 
         the panels with a curve of at least two values, and notes on what is left out.
 
     Raises:
-        UserError: no model was attacked by two attacks that differ in ``axis`` alone.
+        NothingVaries: no model was attacked by two attacks that differ in ``axis`` alone.
     """
     panels, notes, seen = [], [], set()
     for members in grouped(name_sources(records), setting):
@@ -101,7 +99,7 @@ def build_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel], 
                 if panel:
                     panels.append(panel)
     if not panels:
-        raise errors.UserError(
+        raise NothingVaries(
             f"no model was tested by two attacks that differ in {axis} alone (found: "
             f"{', '.join(map(label, sorted(seen))) or 'no attack that has it'}); test one with "
             f"python -m tools.robustness --model-dir RUN --attack-config-file "
@@ -155,6 +153,7 @@ def _panel(members: Mapping[Path, dict], entries: list, axis: str) -> tuple[Pane
         for curve in panel.curves for value, row in curve.rows.items()
         for seed, run in sorted(row.runs.items()) for warning in run["attacks"][0]["warnings"]
     ]  # fmt: skip
+    panel.table.notes = notes
     return (panel if panel.curves else None), notes
 
 
