@@ -122,9 +122,9 @@ def test_attacks_are_held_against_one_another(attacks, expected):
 def test_a_gap_to_autoattack_is_told_with_the_part_that_found_it():
     left = {"apgd-ce": 11, "apgd-t": 9, "fab-t": 9, "square": 9}
     auto = entry(9, name="autoattack", objective=None, start=None, n=60, checks={"left": left})
-    near, far = (entry(correct, n=60, checks={}) for correct in (10, 11))
-    other = entry(30, n=60, checks={}, eps="2/255")
-    ((position, (warning,)),) = compare([near, far, other, auto]).items()
+    near, far = (entry(correct, n=60, checks={}, steps=100) for correct in (10, 11))
+    other, short = entry(30, n=60, checks={}, eps="2/255", steps=100), entry(20, n=60, checks={})
+    ((position, (warning,)),) = compare([near, far, other, auto, short]).items()
     assert position == 1 and warning.startswith("autoattack_gap: 11 of 60 are right")
     assert "11 after apgd-ce, 9 after apgd-t" in warning
     assert not compare([far | {"defence": "jpeg"}, auto])
