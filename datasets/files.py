@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder to fill, which becomes ``folder`` once all is in it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = tempfile.mkdtemp(prefix=".", dir=folder.parent)
+    try:
+        yield Path(unfinished)
+        os.chmod(unfinished, 0o755)
+        os.rename(unfinished, folder)
+    except OSError:
+        if not folder.is_dir():  # it is there when another run was faster: the same content
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_image(name: str) -> bool:

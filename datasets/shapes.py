@@ -1,9 +1,6 @@
 """Drawn shapes in colours: the data set that is built in, so that everything runs at once."""
 
 import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from PIL import Image
@@ -11,6 +8,7 @@ from tqdm import tqdm
 
 from . import core, drawing
 from .base import CoOpDataset, read_split, register
+from .files import whole_folder
 from .sampling import Item, Split
 
 IMAGES_PER_CLASS = {"train": 32, "val": 8, "test": 40}
@@ -25,19 +23,10 @@ def recipe_digest() -> str:
 def draw_class(folder: Path, part: str, label: int, classname: str) -> None:
     """Draw the images of one class and part into ``folder``, which appears once it is whole."""
     count = IMAGES_PER_CLASS[part]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = tempfile.mkdtemp(prefix=".", dir=folder.parent)
-    try:
+    with whole_folder(folder) as unfinished:
         for n in range(count):
             _, pixels = drawing.sample(part, label * count + n, classname)
-            Image.fromarray(pixels).save(os.path.join(unfinished, f"{n:03d}.png"))
-        os.chmod(unfinished, 0o755)
-        os.rename(unfinished, folder)
-    except OSError:
-        if not folder.is_dir():  # it is there when another run was faster: the same images
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            Image.fromarray(pixels).save(unfinished / f"{n:03d}.png")
 
 
 def draw_all(folder: Path) -> Split:

@@ -8,9 +8,6 @@ use from the code of :mod:`.drawing`, the same on every machine.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from tqdm import tqdm
 
 from . import core, drawing
 from .base import read_split, register
+from .files import whole_folder
 from .sampling import Item, Split
 from .shapes import IMAGES_PER_CLASS, Shapes
 
@@ -139,27 +137,19 @@ class DrawnTest(Shapes):
     def draw_into(cls, folder: Path) -> None:
         """Draw all images and their manifest into ``folder``, which appears once it is whole."""
         core.io.writable_dir(folder.parent)
-        unfinished = tempfile.mkdtemp(prefix=".", dir=folder.parent)
         items, names, own = [], cls.class_names(), zlib.crc32(cls.__name__.encode())
-        try:
+        with whole_folder(folder) as unfinished:
             for label, name in enumerate(tqdm(names, desc=f"Drawing {cls.__name__}", unit="class")):
                 place = name.replace(" ", "_")
-                os.mkdir(os.path.join(unfinished, place))
+                (unfinished / place).mkdir()
                 for n in range(PER_CLASS):
                     index = label * PER_CLASS + n
                     image = cls.picture(index, name, np.random.default_rng([SALT, own, index]))
                     pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
                     items.append(Item(f"{place}/{n:03d}.png", label, name))
-                    Image.fromarray(pixels).save(os.path.join(unfinished, items[-1].path))
+                    Image.fromarray(pixels).save(unfinished / items[-1].path)
             split = Split(train=items, val=[], test=items)
-            core.io.write_json(os.path.join(unfinished, "manifest.json"), split._asdict())
-            os.chmod(unfinished, 0o755)
-            os.rename(unfinished, folder)
-        except OSError:
-            if not folder.is_dir():  # it is there when another run was faster: the same images
-                raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            core.io.write_json(unfinished / "manifest.json", split._asdict())
 
 
 # --- the classes of `shapes` in other looks ------------------------------------------------------
