@@ -1,8 +1,10 @@
 """tools.robustness: finished runs under other threat models."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import REPO, only_error
 from tools import robustness
@@ -96,11 +98,35 @@ def test_every_shipped_threat_model_can_be_asked_for(finished, pets):
 @pytest.mark.slow
 def test_every_shipped_threat_model_runs(test_of, finished, pets):
     files = sorted((REPO / "configs/attacks").glob("*.yaml"))
-    files = [file for file in files if file.stem != "rap16"]  # its weights come from the network
+    files = [file for file in files if file.stem != "rap16"]  # a test of its own, below
     code, _, err = test_of(*files, opts=["--opts", "TEST.SUBSET", "4"])
     assert code == 0, err
     made = [read_record(folder) for folder in (finished / "robustness").iterdir()]
     assert len(made) == len(files) and all(r["subset"] == 4 for r in made)
+
+
+@pytest.mark.slow
+def test_the_shipped_black_box_runs(test_of, finished, tmp_path, monkeypatch):
+    """rap16 as it is but for 2 of its 400 steps; ResNet-50 from the library's cache, untrained."""
+    from torchvision.models import ResNet50_Weights, resnet50
+
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(resnet50().state_dict(), cache / Path(ResNet50_Weights.IMAGENET1K_V1.url).name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    shipped = (REPO / "configs/attacks/rap16.yaml").read_text()
+    short = shipped.replace('surrogate: "', 'late_start: 1, surrogate: "')
+    short = short.replace('{NAME: rap, EPS: "16/255",', '{NAME: rap, EPS: "16/255", STEPS: 2,')
+    assert "STEPS: 2" in short and "late_start: 1" in short
+    file = tmp_path / "rap16.yaml"
+    file.write_text(short.replace("STEPS: 100", "STEPS: 2"))
+    code, _, err = test_of(file, opts=["--opts", "TEST.SUBSET", "2"])
+    assert code == 0, err
+    record = read_record(finished / "robustness" / "rap16_TEST.SUBSET-2")
+    rap, white = record["attacks"]
+    assert rap["target"] == "surrogate" and rap["kwargs"]["surrogate"] == "torchvision:resnet50"
+    assert rap["checks"]["max_linf"] > 15 / 255 and white["target"] == "end_to_end"
 
 
 def test_mistakes_are_found_before_anything_runs(test_of, finished, attack, tmp_path):
