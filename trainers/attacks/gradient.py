@@ -292,7 +292,10 @@ class GradientAttack:
         for step in range(self.spec.steps + 1):
             images.requires_grad_(True)
             loss, right = self.judge(images, rows)
-            self._check_loss(loss, images)
+            self._check_shape(loss, images)
+            finite = Finite()
+            finite.add(loss)
+            finite.check()
             first = loss.detach() if first is None else first  # (b,)
             over = ~right | (step == self.spec.steps)
             # a broken sample is kept whatever its loss, an unbroken one if it is the worst
@@ -302,7 +305,10 @@ class GradientAttack:
             kept.loss_first[at], kept.loss_last[at] = first[worse], loss.detach()[worse]
             if over.all():
                 return
-            grad = self._gradient(loss, images, rows, kept.zero_grad)
+            grad, peak = self._gradient(loss, images)
+            finite.add(loss, peak)
+            finite.check()
+            kept.zero_grad[rows] |= peak == 0
             rows, first = rows[~over], first[~over]
             self.keep(~over)
             with torch.no_grad():
@@ -315,41 +321,62 @@ class GradientAttack:
         with torch.no_grad():
             images = self.project(clean, self.start(clean, seeds))
         zero_grad = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
+        finite = Finite()  # looked at after the last step: a look waits for the GPU
         first = None
         for _ in range(self.spec.steps):
             images.requires_grad_(True)
             loss = self._loss(images)
-            grad = self._gradient(loss, images, slice(None), zero_grad)
+            grad, peak = self._gradient(loss, images)
+            finite.add(loss, peak)
+            zero_grad |= peak == 0
             first = loss.detach() if first is None else first
             with torch.no_grad():
                 step = self.spec.alpha * self.normalize(grad)
                 images = self.project(clean, images.detach() + step)
         with torch.no_grad():
             last = self._loss(images) if scored else loss.detach()
+            finite.add(last)
             right = None if still_right is None else still_right(images).bool()
+        finite.check()
         first = last.clone() if first is None else first
         return AttackResult(images, 0.0, zero_grad, first, last, right)
 
-    def _gradient(self, loss: Tensor, images: Tensor, rows, zero_grad: Tensor) -> Tensor:
+    def _gradient(self, loss: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient (b, 3, H, W) and its largest value per sample (b,)."""
         if not loss.requires_grad:
             raise RuntimeError("the attack's loss does not depend on the images")
         (grad,) = torch.autograd.grad(loss.sum(), images)
-        peak = grad.abs().flatten(1).amax(dim=1)  # (b,)
-        if not torch.isfinite(peak).all():
-            raise NotFinite("the attack's gradient is not finite; compute in fp32")
-        zero_grad[rows] |= peak == 0
-        return grad
+        return grad, grad.abs().flatten(1).amax(dim=1)
 
     def _loss(self, images: Tensor) -> Tensor:
         loss = self.objective(images)
-        self._check_loss(loss, images)
+        self._check_shape(loss, images)
         return loss
 
-    def _check_loss(self, loss: Tensor, images: Tensor) -> None:
+    @staticmethod
+    def _check_shape(loss: Tensor, images: Tensor) -> None:
         if loss.shape != images.shape[:1]:
             raise ValueError(f"a loss per sample is needed, got shape {tuple(loss.shape)}")
-        if not torch.isfinite(loss).all():
-            raise NotFinite("the attack's loss is not finite; compute in fp32")
+
+
+class Finite:
+    """Remembers on the device whether losses and gradients stayed finite, and what went first."""
+
+    def __init__(self):
+        self.loss: Tensor | bool = True
+        self.gradient: Tensor | bool = True  # where losses had been finite until then
+
+    def add(self, loss: Tensor, peak: Tensor | None = None) -> None:
+        """Take in a loss (b,) and the largest gradient per sample (b,)."""
+        self.loss = loss.detach().isfinite().all() & self.loss
+        if peak is not None:
+            self.gradient = (peak.isfinite().all() | ~self.loss) & self.gradient
+
+    def check(self) -> None:
+        """Raise :class:`NotFinite` where something was not; this waits for the GPU."""
+        for what in ("gradient", "loss"):
+            if not getattr(self, what):
+                raise NotFinite(f"the attack's {what} is not finite; compute in fp32")
 
 
 def _largest(images: Tensor, clean: Tensor) -> float:

@@ -116,7 +116,6 @@ class RAP(Diversity):
         for _ in range(self.inner_steps):
             moved.requires_grad_(True)
             loss = losses.cross_entropy(self.logits(moved), self.labels)
-            self._check_loss(loss, moved)
             (grad,) = torch.autograd.grad(loss.sum(), moved)
             with torch.no_grad():
                 step = self.inner_eps / self.inner_steps * grad.sign()
