@@ -20,9 +20,8 @@ SPLIT_SEED = 1  # of splits made here, whatever the seed of the run
 
 
 def register(cls):
-    """Register a data set class under its own name, unless that name is taken."""
-    if cls.__name__ not in DATASET_REGISTRY.registered_names():
-        DATASET_REGISTRY.register(cls)
+    """Register a data set class under its own name, unless a fork has that name, or takes it."""
+    core.host.lend(DATASET_REGISTRY, cls)
     return cls
 
 

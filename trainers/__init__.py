@@ -5,26 +5,20 @@ Importing this package registers the trainers; ``extend_cfg(cfg)`` adds their co
 once installed and ``trainers.advprompt`` inside a fork, so everything in it imports relatively.
 """
 
+import importlib
+import importlib.util
 
-def _install_host() -> None:
-    """Make ``import dassl`` and ``import torchvision`` work before anything needs them."""
-    try:
-        from .compat import install  # installed: compat lies inside the package
-    except ImportError:
-        try:
-            from compat import install  # the clone: compat/ lies beside trainers/
-        except ImportError:
-            return  # copied into a fork, which brings its own Dassl
-    install()
-
-
-_install_host()
+# `import dassl` and `import torchvision` must work before anything needs them
+_COMPAT = "compat" if __name__ == "trainers" else f"{__name__}.compat"
+if importlib.util.find_spec(_COMPAT):
+    importlib.import_module(_COMPAT).install()
 
 from . import (  # noqa: E402, F401  registers the trainers
     advpt,
     apd,
     baselines,
     capt,
+    host,
     io,
     naptuning,
     own,
@@ -40,6 +34,7 @@ __all__ = [
     "UserError",
     "__version__",
     "extend_cfg",
+    "host",
     "io",
     "load",
     "nearest",

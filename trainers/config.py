@@ -7,7 +7,7 @@ from functools import cache
 from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
-from . import defences
+from . import defences, host
 from .attacks import specs_from_cfg
 from .attacks.catalogue import FAMILY
 from .errors import UserError
@@ -60,6 +60,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     defences.extend_cfg(cfg)
     for method in METHODS.values():
         method.extend_cfg(cfg)
+    host.attend(cfg, extend_cfg)
 
 
 @cache

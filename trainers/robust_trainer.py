@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
-from . import records, templates
+from . import host, records, templates
 from .attacks import compare, specs_from_cfg
-from .config import METHODS, check_cfg
+from .config import METHODS, check_cfg, extend_cfg
 from .defences import build_defence
 from .errors import UserError
 from .evaluation import Evaluation
@@ -36,9 +36,8 @@ MODEL_FILE = "model.json"  # what a run's figures are of: trainer, backbone, cla
 
 
 def register(cls):
-    """Register a trainer under its class name, unless a fork already has one of that name."""
-    if cls.__name__ not in TRAINER_REGISTRY.registered_names():
-        TRAINER_REGISTRY.register(cls)
+    """Register a trainer under its class name, unless a fork has one of that name, or gets one."""
+    if host.lend(TRAINER_REGISTRY, cls, forget=METHODS.pop):
         METHODS[cls.__name__] = cls
     return cls
 
@@ -84,7 +83,11 @@ class RobustTrainer(TrainerX):
         return {}
 
     def check_cfg(self, cfg):
+        host.complete(cfg, extend_cfg)
         check_cfg(cfg)
+        torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32
+        self.claimed = False  # the run folder is ours
+        self.tested: dict = {}  # of a run that only tests: which model
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
         self.origin: dict = {}  # of loaded prompts: how they were trained
@@ -180,10 +183,29 @@ class RobustTrainer(TrainerX):
     def train(self):
         self.check_training()
         self.load_init_weights()
+        if not self.claim():
+            return
         if self.trainable:
             super().train()
         else:
             self.test()
+
+    def claim(self) -> bool:
+        """Take the run folder, which a fork's train.py leaves to us; False if there is no need.
+
+        Raises:
+            UserError: the folder holds a run of another configuration.
+        """
+        if self.claimed:
+            return True
+        from . import runs  # which imports this module
+
+        self.claimed = True
+        if runs.is_done(self.cfg, **self.tested):
+            print(f"skipped: {self.output_dir} holds a completed record of this configuration")
+            return False
+        runs.claim(self.cfg, **self.tested)
+        return True
 
     def check_training(self) -> None:
         """Refuse to train on a data set that is fit for tests only.
@@ -321,6 +343,9 @@ class RobustTrainer(TrainerX):
         Raises:
             UserError: nothing there, damaged, or made by another trainer, width or class set.
         """
+        from .runs import test_facts  # which imports this module
+
+        self.tested = test_facts(True, directory, epoch)
         if not directory and self.trainable:
             raise UserError(
                 f"--eval-only tests trained prompts, but --model-dir, the run folder of a trained "
@@ -366,6 +391,8 @@ class RobustTrainer(TrainerX):
         Returns:
             clean accuracy in percent (as Dassl's trainers do).
         """
+        if self.tested and not self.claim():
+            return records.accuracy(records.completed_record(self.output_dir)["clean"])
         self.set_model_mode("eval")
         split = split or self.cfg.TEST.SPLIT
         if split == "val" and not self.dm.dataset.val:

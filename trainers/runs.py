@@ -20,8 +20,10 @@ from .exports import weights_file
 from .io import read_json, sha256_file, writable_dir, write_json
 from .records import completed_record, flat_config, write_record
 from .robust_trainer import RobustTrainer
+from .shipped import config_file
 
 CONFIG_FILE = "config.json"
+THREAT = "ATTACK.THREAT"  # no setting itself: the threat model whose settings it stands for
 RETESTS = "robustness"  # folder in a run's for tests under other threat models
 TESTED = ("eval_only", "model_dir", "load_epoch")  # what a run that only tests adds to its settings
 # Keys that change neither training nor figures
@@ -51,8 +53,19 @@ def merge_file(cfg, path) -> None:
         raise UserError(f"config file '{path}' is no valid yaml ({line})") from error
     if not isinstance(content, dict):
         raise UserError(f"config file '{path}' holds no keys; write lines such as 'OPTIM:'")
-    for key, value in _leaves(content, cfg):
-        merge(cfg, key, value, f"in '{path}'")
+    merge_content(cfg, content, f"in '{path}'")
+
+
+def merge_content(cfg, content: dict, where: str) -> None:
+    """Merge the keys of a yaml file; a threat model that it names comes before its own keys."""
+    for first in (True, False):
+        for key, value in _leaves(content, cfg):
+            if (key == THREAT) is not first:
+                continue
+            if first:
+                merge_file(cfg, config_file("attacks", value))
+            else:
+                merge(cfg, key, value, where)
 
 
 def merge_test_attacks(cfg, path) -> None:
@@ -82,14 +95,22 @@ def _leaves(node, cfg, prefix=""):
 def merge_opts(cfg, opts: list[str]) -> None:
     """Merge ``KEY VALUE`` pairs from the command line.
 
+    ``ATTACK.THREAT NAME`` stands for the settings of a shipped threat model, or of a yaml file;
+    all other pairs come after them.
+
     Raises:
         UserError: an odd number of words, an unknown key (nearest names offered), a wrong type.
     """
     opts = [word for word in opts if word != "--"]
     if len(opts) % 2:
         raise UserError(f"overrides come in pairs KEY VALUE, but '{opts[-1]}' stands alone")
-    for key, text in zip(opts[::2], opts[1::2], strict=True):
-        merge(cfg, key, _literal(text), "on the command line")
+    pairs = list(zip(opts[::2], opts[1::2], strict=True))
+    for key, text in pairs:
+        if key == THREAT:
+            merge_file(cfg, config_file("attacks", text))
+    for key, text in pairs:
+        if key != THREAT:
+            merge(cfg, key, _literal(text), "on the command line")
 
 
 def _literal(text: str):
@@ -234,6 +255,7 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
     log = getattr(sys.stdout, "file", None) or sys.stdout
     print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}", file=log)
     trainer = build_trainer(cfg)
+    trainer.claimed = True  # below, once nothing speaks against it
     if eval_only:
         trainer.load_model(model_dir, epoch=load_epoch)
     elif isinstance(trainer, RobustTrainer):
