@@ -1,8 +1,9 @@
 """Install the folders of this repository as one package, ``advprompt``.
 
-``trainers/`` becomes ``advprompt`` itself; ``datasets/``, ``tools/``, ``compat/`` and ``configs/``
-become its sub-packages, so that no name as common as ``trainers`` or ``datasets`` reaches
-site-packages. Everything about the build that is not a mapping of folders is in pyproject.toml.
+``trainers/`` becomes ``advprompt`` itself; ``datasets/``, ``tools/``, ``compat/``, ``configs/``
+and ``scripts/`` become its sub-packages, so that no name as common as ``trainers`` or ``datasets``
+reaches site-packages. Everything about the build that is not a mapping of folders is in
+pyproject.toml.
 """
 
 import re
@@ -18,6 +19,7 @@ FOLDERS = {
     "advprompt.tools": "tools",
     "advprompt.compat": "compat",
     "advprompt.configs": "configs",
+    "advprompt.scripts": "scripts",
 }
 
 
@@ -52,6 +54,7 @@ setup(
     package_data={
         "advprompt": ["assets/*.safetensors", "assets/*.md", "assets/*.json"],
         "advprompt.configs": ["**/*.yaml", "**/*.md"],
+        "advprompt.scripts": ["**/*.sh"],
     },
     install_requires=[
         "torch>=2.4",

@@ -19,6 +19,7 @@ TOOLS = {
     "explain": ("explain", "the words nearest to a run's learned text vectors"),
     "data": ("data", "data sets: what is there, what is missing, and fetching it"),
     "export": ("export", "what a run learned, with a card: an entry of a prompt zoo"),
+    "dropin": ("dropin", "our trainers copied into a fork of CoOp, or taken out again"),
     "picture": ("picture", "clean | perturbation | adversarial, from a run's saved examples"),
 }
 
