@@ -15,8 +15,12 @@ from . import core, plain
 attacks, prompting = (
     importlib.import_module(f"{core.__name__}.{name}") for name in ("attacks", "prompting")
 )
-prompted = importlib.import_module(f"{core.__name__}.prompting.prompted")
+dispatch, prompted = (
+    importlib.import_module(f"{core.__name__}.{name}")
+    for name in ("attacks.dispatch", "prompting.prompted")
+)
 
+CHUNK = 64  # classes per text pass where there are many
 SYLLABLES = ("ba", "co", "di", "fu", "ga", "he", "ji", "ko", "lu", "mo")
 
 
@@ -88,8 +92,15 @@ def _deep(clip, classes: int, depth: int):
     return prompted.PromptedCLIP(clip, names(classes), spec)
 
 
-def training(clip, classes: int, batch: int, at_least: float, depth: int = 9) -> Job:
-    """One adversarial step of independent prompts in both towers, PGD-2."""
+def training(
+    clip, classes: int, batch: int, at_least: float, depth: int = 9, *, prec="fp32", chunk=0
+) -> Job:
+    """One adversarial step of independent prompts in both towers, PGD-2.
+
+    Args:
+        prec: ``bf16``: of our side's attack.
+        chunk: classes per text pass on our side, which bounds its memory; 0: all at once.
+    """
     model, spec = _deep(clip, classes, depth), threat(2)
     pixels = images_for(clip, batch)
     labels = (torch.arange(batch) % classes).to(clip.device)
@@ -101,9 +112,9 @@ def training(clip, classes: int, batch: int, at_least: float, depth: int = 9) ->
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
 
     def ours():
-        texts = model.text_features()
+        texts = model.text_features(chunk)
         fixed = texts.detach()
-        loss = attacks.objective_for(spec, lambda x: model.logits(x, fixed), labels=labels)
+        loss = attacks.objective_for(spec, _inside(prec, model, fixed), labels=labels)
         run = attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False)
         return gradients(run.images, texts)
 
@@ -123,7 +134,7 @@ def training(clip, classes: int, batch: int, at_least: float, depth: int = 9) ->
     return Job(name, plainly, ours, difference, at_least)
 
 
-def evaluation(clip, classes: int, batch: int = 4, steps: int = 10) -> Job:
+def evaluation(clip, classes: int, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
     """Steps of a PGD test of deep prompts, whose text features are known before it starts."""
     model, spec = _deep(clip, classes, 9), threat(steps)
     pixels = images_for(clip, batch)
@@ -133,7 +144,7 @@ def evaluation(clip, classes: int, batch: int = 4, steps: int = 10) -> Job:
         texts = model.text_features()
 
     def ours():
-        loss = attacks.objective_for(spec, lambda x: model.logits(x, texts), labels=labels)
+        loss = attacks.objective_for(spec, _inside(prec, model, texts), labels=labels)
         return attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False).images
 
     def plainly():
@@ -154,7 +165,7 @@ def evaluation(clip, classes: int, batch: int = 4, steps: int = 10) -> Job:
     return Job(name, plainly, ours, difference, 3.3)
 
 
-def bank(clip, batch: int = 4, steps: int = 10) -> Job:
+def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
     """AdvPT's bank: PGD on the image tower alone; public code asks for all weights' gradients."""
     spec, pixels = threat(steps, "embedding_kl"), images_for(clip, batch)
     start = _start(spec, pixels)
@@ -162,7 +173,8 @@ def bank(clip, batch: int = 4, steps: int = 10) -> Job:
         reference = clip.encode_image(pixels)
 
     def ours():
-        loss = attacks.objective_for(spec, clip.encode_image, reference=reference)
+        tower = dispatch.tower_in(prec, clip.encode_image)
+        loss = attacks.objective_for(spec, tower, reference=reference)
         return attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False).images
 
     def plainly():
@@ -185,6 +197,12 @@ def bank(clip, batch: int = 4, steps: int = 10) -> Job:
     return Job(f"AdvPT bank, PGD-{steps}, batch {batch}", plainly, ours, difference, 1.4)
 
 
+def _inside(prec: str, model, texts: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return images -> logits (B, K) as an attack sees them, the image tower in ``prec``."""
+    tower = dispatch.tower_in(prec, model.image_features)
+    return lambda x: model.similarity(tower(x).float(), texts)
+
+
 def _start(spec, pixels: Tensor) -> Tensor:
     """Return the random start that the attack itself takes for seeds 0, 1, ..."""
     attack = attacks.GradientAttack(lambda x: x, spec)
@@ -203,7 +221,7 @@ def ratio_table(clip, *, quick: bool, many: int) -> list[Callable[[], Job]]:
         lambda: tuning(clip, 37),
         lambda: training(clip, 37, large, 1.8),
         lambda: training(clip, 37, 4, 4),
-        lambda: training(clip, many, 4, 10),
+        lambda: training(clip, many, 4, 10, chunk=CHUNK),
         lambda: evaluation(clip, 37),
         lambda: bank(clip),
     ]

@@ -1,10 +1,12 @@
 """The ratio table: plain computation against this project's, in pairs, on one machine.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.run --json ratios.json
+    OMP_NUM_THREADS=1 python -m benchmarks.run --json ratios.json --figure ratios.png
     python -m benchmarks.run --quick --backbone tiny
 
 Prints one line per job: median seconds of either side, the median ratio of the rounds, the largest
-relative difference between the results, and the share of the machine's own matrix-product speed.
+relative difference between the results, the peak memory of either side (above what the model holds
+before it starts, each in a process of its own), and the share of the machine's own matrix-product
+speed. On a GPU the budget table follows: whole jobs of the field on ViT-B/16, see ``budget.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tools.cli import run_tool
 
-from . import core, jobs
+from . import budget, core, jobs, memory
 from .timing import paired, ratio, seconds
 
 errors, io, machine, prompting = (
@@ -53,7 +55,7 @@ def peak_flops(device: str, clock) -> float:
 
 
 def measure(make, pairs: int, clock, peak: float) -> dict:
-    """Return one row."""
+    """Return one row, but for its memory."""
     job = make()
     taken = paired({"plain": job.plain, "ours": job.ours}, pairs=pairs, clock=clock)
     with FlopCounterMode(display=False) as counter:
@@ -70,16 +72,68 @@ def measure(make, pairs: int, clock, peak: float) -> dict:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="run", description=__doc__.partition("\n")[0])
+def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add what decides about the work itself."""
     parser.add_argument("--backbone", default="ViT-B/32", help="name; ViT-B/32 with random weights")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--pairs", type=int, default=5, help="rounds per job (default 5)")
     parser.add_argument("--classes", type=int, default=250, help="of the job with many classes")
-    parser.add_argument("--jobs", type=int, nargs="+", metavar="N", help="only these rows, from 1")
     parser.add_argument("--quick", action="store_true", help="smaller batches, three rounds")
+    return parser
+
+
+def shown(rows: list[dict]) -> str:
+    """Return the ratio table."""
+    table = [
+        [
+            row["job"], f"{row['plain_seconds']:.3g}", f"{row['ours_seconds']:.3g}",
+            f"{row['ratio']:.2f}", f"{row['at_least']:g}", f"{row['max_difference']:.1e}",
+            *(_mebibytes(row["peak_memory"][side]) for side in ("plain", "ours")),
+            f"{100 * row['share_of_peak']:.0f} %",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    heads = ["job", "plain s", "ours s", "ratio", "to reach", "difference", "plain MiB", "ours MiB"]
+    return tabulate(table, [*heads, "of peak"], disable_numparse=True)
+
+
+def _mebibytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 2**20:.0f}"
+
+
+def figure(path: str, rows: list[dict], caption: str) -> None:
+    """Draw the ratios beside those to reach."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    fig, ax = pyplot.subplots(figsize=(8, 0.5 * len(rows) + 1.2), layout="constrained")
+    places = range(len(rows))
+    bars = ax.barh(places, [row["ratio"] for row in rows], color="#4477aa", label="measured")
+    ax.bar_label(bars, fmt="%.1f", padding=3)
+    ax.plot([row["at_least"] for row in rows], places, "k|", ms=18, label="to reach")
+    ax.set_yticks(places, [row["job"] for row in rows], fontsize=8)
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.set_xlabel("times faster than the plain computation")
+    ax.set_title(caption, fontsize=8)
+    ax.legend(fontsize=8)
+    with io.atomic_write(path) as part:
+        fig.savefig(part, format="png", dpi=150)
+    pyplot.close(fig)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="run", description=__doc__.partition("\n")[0])
+    arguments(parser)
+    parser.add_argument("--pairs", type=int, default=5, help="rounds per job (default 5)")
+    parser.add_argument("--jobs", type=int, nargs="+", metavar="N", help="only these rows, from 1")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
+    parser.add_argument("--figure", metavar="FILE", help="also draw the ratios there (png)")
     args = parser.parse_args(argv)
+    if args.device != "cpu" and not torch.cuda.is_available():
+        raise errors.UserError(f"--device {args.device} needs a GPU that torch sees; use cpu")
 
     one_thread = args.device == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if one_thread else time.perf_counter
@@ -88,25 +142,30 @@ def main(argv: list[str] | None = None) -> int:
     chosen = args.jobs or range(1, len(makers) + 1)
     if bad := [n for n in chosen if not 1 <= n <= len(makers)]:
         raise errors.UserError(f"--jobs {bad[0]} is no row; there are rows 1 to {len(makers)}")
+    options = ["--backbone", args.backbone, "--device", args.device]
+    options += ["--classes", str(args.classes), *(["--quick"] if args.quick else [])]
     peak, rows = peak_flops(args.device, clock), []
     for n in chosen:
         print(f"row {n} of {len(makers)} ...", file=sys.stderr, flush=True)
-        rows.append(measure(makers[n - 1], 3 if args.quick else args.pairs, clock, peak))
-    table = [
-        [
-            row["job"], f"{row['plain_seconds']:.3g}", f"{row['ours_seconds']:.3g}",
-            f"{row['ratio']:.2f}", f"{row['at_least']:g}", f"{row['max_difference']:.1e}",
-            f"{100 * row['share_of_peak']:.0f} %",
-        ]
-        for row in rows
-    ]  # fmt: skip
-    heads = ["job", "plain s", "ours s", "ratio", "to reach", "difference", "of peak"]
-    print(tabulate(table, heads, disable_numparse=True))
+        row = measure(makers[n - 1], 3 if args.quick else args.pairs, clock, peak)
+        row["peak_memory"] = {
+            side: None if args.no_memory else memory.of_side(options, n, side)
+            for side in ("plain", "ours")
+        }
+        rows.append(row)
+    print(shown(rows))
     kind = "processor time, one thread" if one_thread else "wall time"
-    print(f"{args.backbone} on {args.device}, float32, {kind}, peak {peak / 1e9:.0f} GFLOP/s")
+    caption = f"{args.backbone} on {machine.device_name(args.device)}, float32, {kind}"
+    print(f"{caption}, peak {peak / 1e9:.0f} GFLOP/s")
+    facts = {"backbone": args.backbone, "device": args.device, "clock": kind, "peak": peak}
+    facts |= {"environment": machine.environment(args.device), "rows": rows}
+    if args.device != "cpu":
+        facts["budget"] = budget.table(backbone, args.device)
+        print(budget.shown(facts["budget"]))
     if args.json:
-        facts = {"backbone": args.backbone, "device": args.device, "clock": kind, "peak": peak}
-        io.write_json(args.json, facts | {"versions": machine.environment(), "rows": rows})
+        io.write_json(args.json, facts)
+    if args.figure:
+        figure(args.figure, rows, caption)
     return 0
 
 

@@ -1,0 +1,127 @@
+"""The budget table: whole jobs of the field on ViT-B/16, from steps timed on this device.
+
+A job is measured by some of its units (a batch, a step) after a warm-up and stands for all of
+them; decoding of images is left out. Towers and attacks run in bfloat16 autocast. The limit is what
+the job's own operations would take at the speed of the largest matrix product seen here; the
+budget is for one H200.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tabulate import tabulate
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import jobs
+from .timing import seconds
+
+PETS, SHOTS, TEST_IMAGES, IMAGENET = 37, 16, 3669, 1000  # classes, shots, images, classes
+EPOCHS, BATCH = 100, 32
+
+
+@dataclass
+class Budget:
+    """One job: ``units`` times ``unit``, to be done in ``budget`` seconds on one H200."""
+
+    name: str
+    unit: Callable[[], object]
+    units: float
+    budget: float
+
+
+def in_bf16(work: Callable[[], object], device: str) -> Callable[[], object]:
+    """Return ``work`` under autocast."""
+
+    def run():
+        with torch.autocast(torch.device(device).type, torch.bfloat16, cache_enabled=False):
+            return work()
+
+    return run
+
+
+def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
+    """Return the makers of all jobs; one is built when its turn comes.
+
+    Args:
+        batch: images at once where nothing is trained.
+    """
+    shots = PETS * SHOTS  # 592 images
+    steps = shots // BATCH  # an incomplete batch is dropped
+
+    def training(classes: int, units: float, budget: float) -> Budget:
+        job = jobs.training(clip, classes, min(batch, BATCH), 0, prec="bf16")
+        where = "Pets" if classes == PETS else "ImageNet"
+        name = f"adversarial training, {where} 16 shots, {EPOCHS} epochs, PGD-2"
+        return Budget(name, in_bf16(job.ours, device), units * BATCH / min(batch, BATCH), budget)
+
+    def bank() -> Budget:
+        job = jobs.bank(clip, batch, prec="bf16")
+        return Budget("AdvPT bank, Pets 16 shots, PGD-10", job.ours, shots / batch, 3)
+
+    def tuning() -> Budget:
+        job = jobs.tuning(clip, PETS)
+        name = f"AdvPT tuning, {EPOCHS} epochs x 19 steps"
+        return Budget(name, in_bf16(job.ours, device), EPOCHS * math.ceil(shots / BATCH), 6)
+
+    def evaluation() -> Budget:
+        job = jobs.evaluation(clip, PETS, batch, steps=10, prec="bf16")
+        return Budget("PGD-100 test, Pets 3,669 images", job.ours, TEST_IMAGES / batch * 10, 85)
+
+    return [
+        bank,
+        tuning,
+        lambda: training(PETS, EPOCHS * steps, 30),
+        lambda: training(IMAGENET, EPOCHS * IMAGENET * SHOTS // BATCH, 1000),
+        evaluation,
+    ]
+
+
+def peak_flops(device: str, clock, size: int) -> float:
+    """Return FLOP/s of a bfloat16 matrix product of ``size`` x ``size``, the best of five."""
+    a, b = (torch.rand(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    best = min(seconds(lambda: a @ b, clock) for _ in range(6))
+    return 2 * size**3 / best
+
+
+def table(backbone, device: str, *, name="ViT-B/16", rounds=5, batch=128, size=8192) -> list[dict]:
+    """Measure all jobs.
+
+    Args:
+        backbone: (name, device) -> frozen backbone.
+        rounds: units of each job that are timed.
+        size: of the matrix product that gives the device's speed.
+    """
+    clock = time.perf_counter
+    clip, rows = backbone(name, device), []
+    speed = peak_flops(device, clock, size)
+    for make in makers(clip, device, batch):
+        job = make()
+        job.unit()
+        taken = [seconds(job.unit, clock) for _ in range(rounds)]
+        with FlopCounterMode(display=False) as counter:
+            job.unit()
+        rows.append(
+            {
+                "job": job.name,
+                "backbone": name,
+                "seconds": statistics.median(taken) * job.units,
+                "limit_seconds": counter.get_total_flops() * job.units / speed,
+                "budget_seconds": job.budget,
+                "units": job.units,
+            }
+        )
+    return rows
+
+
+def shown(rows: list[dict]) -> str:
+    """Return the budget table."""
+    columns = ("seconds", "limit_seconds", "budget_seconds")
+    lines = [[row["job"], *(f"{row[column]:.3g}" for column in columns)] for row in rows]
+    heads = [f"job ({rows[0]['backbone']}, bfloat16)", "s", "limit s", "budget s (one H200)"]
+    return tabulate(lines, heads, disable_numparse=True)
