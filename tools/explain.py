@@ -109,13 +109,13 @@ def vocabulary(clip) -> tuple[torch.Tensor, list[str]]:
     """Return the token embedding (V, d_t) in float32 and its rows in words."""
     size = clip.vocabulary
     table = clip.embed_tokens(torch.arange(size)[None])[0].float().cpu()  # (V, d_t)
-    known = min(size, clip.tokenizer.eot + 1)  # rows beyond the tokenizer's have no word
+    known = min(size, clip.tokenizer.size)  # rows beyond the tokenizer's have no word
     return table[:known], [_word(clip.tokenizer, i) for i in range(known)]
 
 
 def _word(tokenizer, row: int) -> str:
     text = tokenizer.decode([row])
-    whole = text.endswith(" ") or row in (tokenizer.sot, tokenizer.eot)
+    whole = text.endswith(" ") or row in (*tokenizer.start, *tokenizer.end)
     return text.strip() + ("" if whole else "~")
 
 

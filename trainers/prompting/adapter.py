@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from . import tower
+from . import agreement, tower, vision
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -37,6 +37,7 @@ class CLIPAdapter(nn.Module):
         name: the name it was asked for by.
         sha256: hex digest of the weights' content.
         mean, std: per-channel statistics of the image preprocessing, in [0,1] units.
+        interpolation: how the images it was trained on were resized.
         precision: ``fp32``; ``fp16`` or ``bf16`` (weights in that type); ``amp`` (autocast around
             fp32 weights: float16 on a GPU, bfloat16 on a CPU).
     """
@@ -50,6 +51,7 @@ class CLIPAdapter(nn.Module):
         sha256: str,
         mean=CLIP_MEAN,
         std=CLIP_STD,
+        interpolation: str = "bicubic",
         precision: str = "fp32",
     ):
         super().__init__()
@@ -57,27 +59,34 @@ class CLIPAdapter(nn.Module):
             raise UserError(
                 f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}"
             )
-        self.name, self.sha256, self.precision = name, sha256, precision
-        self.tokenizer = tokenizer
-        self.model = _cast(model, precision).requires_grad_(False).eval()
+        self.name, self.sha256 = name, sha256
+        self.tokenizer, self.interpolation = tokenizer, interpolation
+        self.model = model.requires_grad_(False).eval()
         self.training = False
         # open_clip's CustomTextCLIP keeps its text tower in a module of its own
         self._custom_text = hasattr(model, "text")
+        # CoCa's encoders return unit length unless told
+        self._raw = {"normalize": False} if agreement.normalizes(model) else {}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self._describe_image_tower(model.visual)
         self._describe_text_tower()
+        self.precision = "fp32"  # the towers are tried in full precision, whatever they serve in
+        agreement.settle(self)
+        self.precision, self.model = precision, _cast(model, precision)
         self.logit_scale = float(model.logit_scale.detach().float().exp())
 
     # -- what it is ------------------------------------------------------------------------------
 
     def _describe_image_tower(self, visual: nn.Module) -> None:
-        blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-        self.is_vit = blocks is not None and hasattr(visual, "class_embedding")
-        self.vision_layers = len(blocks) if self.is_vit else None
-        self.vision_width = int(visual.class_embedding.shape[-1]) if self.is_vit else None
         size = getattr(visual, "input_resolution", None) or getattr(visual, "image_size", 224)
         self.resolution = int(size[0] if isinstance(size, (tuple, list)) else size)
+        self._set_image_face(vision.face_of(visual))
+
+    def _set_image_face(self, face) -> None:
+        self.is_vit = face is not None
+        self.vision_layers = len(face.block_modules) if face else None
+        self.vision_width = face.width if face else None
 
     def _describe_text_tower(self) -> None:
         text = self._text
@@ -147,8 +156,7 @@ class CLIPAdapter(nn.Module):
     # -- images ----------------------------------------------------------------------------------
 
     def _normalized(self, pixels: torch.Tensor, check: bool) -> torch.Tensor:
-        if self.model.visual is None:
-            raise RuntimeError(f"the image tower of {self.name} has been freed")
+        self._present_image_tower()
         if check:
             low, high = float(pixels.min()), float(pixels.max())
             if not (low >= -1e-4 and high <= 1 + 1e-4):  # also refuses NaN
@@ -180,56 +188,55 @@ class CLIPAdapter(nn.Module):
         """
         x = self._normalized(pixels, check)
         with self.autocast():
-            return self.model.encode_image(x).float()
+            return self.model.encode_image(x, **self._raw).float()
 
     def patch_tokens(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
-        """Return what enters the first image block: [CLS] + patches, positions added, ln_pre.
+        """Return what enters the first image block: native tokens, positions added, normalised.
+
+        Native tokens are [CLS], where the tower has one, and the patches.
 
         Returns:
-            (B, 1 + patches, d_v).
+            (B, N, d_v).
         """
         return self.norm_tokens(self.embed_patches(pixels, check=check))
 
     def embed_patches(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
-        """Return [CLS] + patches with positions, (B, 1 + patches, d_v), before ``ln_pre``."""
-        self._need_vit()
-        visual = self.model.visual
+        """Return the native tokens with positions, (B, N, d_v), before the norm."""
+        face = self._image_face
         x = self._normalized(pixels, check)
         with self.autocast():
-            x = visual.conv1(x).flatten(2).transpose(1, 2)  # (B, patches, d_v)
-            cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, d_v)
-            return torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)
+            return face.embed(x)
 
     def norm_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Apply ``ln_pre`` to tokens (B, N, d_v) of any number N, the last step before block 0."""
+        """Apply the norm before block 0 (``ln_pre``) to tokens (B, N, d_v) of any number N."""
         with self.autocast():
-            return self.model.visual.ln_pre(tokens)
+            return self._image_face.norm(tokens)
 
     @property
     def image_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
         """The image blocks as functions on tokens (B, N, d_v) of any number N."""
-        self._need_vit()
-        return [self._block(b) for b in self.model.visual.transformer.resblocks]
+        return self._image_face.callables(self._block)
 
     def pool_image(self, tokens: torch.Tensor) -> torch.Tensor:
         """Turn the tokens (B, N, d_v) after the last block into raw features (B, D), float32."""
-        self._need_vit()
-        visual = self.model.visual
+        face = self._image_face
         with self.autocast():
-            if hasattr(visual, "_pool"):  # open_clip: class token, average or attention pooling
-                pooled = visual._pool(tokens)[0]
-            else:
-                pooled = visual.ln_post(tokens[:, 0])
-            if visual.proj is not None:
-                pooled = pooled @ visual.proj
-            return pooled.float()
+            return face.pool(tokens).float()
 
-    def _need_vit(self) -> None:
+    @property
+    def _image_face(self):
+        """The image tower taken apart; made afresh because the tower may be freed or replaced."""
         if not self.is_vit:
             raise UserError(
                 f"backbone {self.name} is not a vision transformer, so its image tower takes no "
                 "prompts; choose a ViT backbone or a method with text prompts only"
             )
+        return vision.face_of(self._present_image_tower())
+
+    def _present_image_tower(self) -> nn.Module:
+        if self.model.visual is None:
+            raise RuntimeError(f"the image tower of {self.name} has been freed")
+        return self.model.visual
 
     # -- text ------------------------------------------------------------------------------------
 
@@ -295,6 +302,10 @@ class CLIPAdapter(nn.Module):
                 x = x @ text.text_projection
             return x.float()
 
+    def provider_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Encode token ids (K, L) by the provider's own ``encode_text``: raw (K, D), float32."""
+        return self.model.encode_text(tokens, **self._raw).float()
+
     def encode_text(self, tokens: torch.Tensor, *, class_chunk: int = 0) -> torch.Tensor:
         """Encode token ids (K, L) to raw features (K, D), float32.
 
@@ -304,7 +315,7 @@ class CLIPAdapter(nn.Module):
         if not self.causal:
             chunks = tokens.to(self.device).split(class_chunk or len(tokens))
             with self.autocast():
-                return torch.cat([self.model.encode_text(part).float() for part in chunks])
+                return torch.cat([self.provider_text(part) for part in chunks])
         eot = self.end_of_text(tokens)
         same = (tokens == tokens[:1]).all(dim=0)  # (L,)
         shared = int(same.cumprod(dim=0).sum())
@@ -404,14 +415,14 @@ class CLIPAdapter(nn.Module):
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         standard = tower.is_standard(block)
 
-        def run(x: torch.Tensor) -> torch.Tensor:
+        def run(x: torch.Tensor, **options) -> torch.Tensor:
             with self.autocast():
                 if standard:
                     return tower.run_block(block, x, causal=mask is not None)[0]
-                if mask is None:  # open_clip's custom block: batch-first, its own attention
-                    return block(x)
-                length = x.shape[1]
-                return block(x, attn_mask=mask[:length, :length].to(x))
+                if mask is not None:  # open_clip's custom block: batch-first, its own attention
+                    length = x.shape[1]
+                    options["attn_mask"] = mask[:length, :length].to(x)
+                return block(x, **options)
 
         return run
 

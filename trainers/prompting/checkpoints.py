@@ -20,9 +20,10 @@ from .archives import read_script_archive
 # where training scripts put the weights; TeCoA's 'state_dict' is its image prompter, so its
 # vision encoder comes first
 NESTED = ("vision_encoder_state_dict", "state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.", "image_encoder.")
 BARE_IMAGE_TOWER = ("conv1.weight", "positional_embedding", "proj")  # ViT without "visual."
 BARE_RESNET = ("conv1.weight", "layer1.0.conv1.weight", "attnpool.positional_embedding")
+BARE_TIMM = ("trunk.", "head.")  # open_clip around a tower of timm
 TEXT_TOWER = (
     "token_embedding.weight", "positional_embedding", "ln_final.weight", "text_projection",
 )  # fmt: skip
@@ -172,11 +173,13 @@ def _tensors(value: dict) -> dict[str, torch.Tensor]:
 def _arrange(state: dict[str, torch.Tensor], path: Path) -> Checkpoint:
     if any(all(key in state for key in keys) for keys in (BARE_IMAGE_TOWER, BARE_RESNET)):
         state = {f"visual.{key}": value for key, value in state.items()}
+    elif state and all(key.startswith(BARE_TIMM) for key in state):
+        state = {f"visual.{key}": value for key, value in state.items()}
     if "text.token_embedding.weight" in state:  # open_clip with its text tower in a module
         state = {key.removeprefix("text."): value for key, value in state.items()}
     has_text = any(not key.startswith("visual.") for key in state)
     has_image = any(key in state for key in IMAGE_TOWERS)
-    if has_image and not has_text:
+    if state and not has_text:
         return Checkpoint(state, image_tower_only=True, openai_layout=True)
     openai = has_image and all(key in state for key in TEXT_TOWER)
     if not openai and not any(key.startswith("visual.") for key in state):

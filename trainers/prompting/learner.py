@@ -157,7 +157,7 @@ def prompt_layout(
         raise UserError(
             f"CLASS_TOKEN_POSITION '{position}' is unknown.{nearest(position, POSITIONS)}"
         )
-    encode, sot, eot = clip.tokenizer.encode, clip.tokenizer.sot, clip.tokenizer.eot
+    tokenizer, encode = clip.tokenizer, clip.tokenizer.encode
     context = [-1 - j for j in range(n_ctx)]
     rows = []
     for name in names:
@@ -169,8 +169,8 @@ def prompt_layout(
             "front": ([], context),
         }[position]
         # the full stop stands last in every position, as in CoOp
-        split = len(encode(spoken)) if after else len(ids)
-        row = [sot, *before, *ids[:split], *after, *ids[split:], eot]
+        split = _split(encode(spoken), ids) if after else len(ids)
+        row = [*tokenizer.start, *before, *ids[:split], *after, *ids[split:], *tokenizer.end]
         if len(row) > clip.context_length:
             raise UserError(
                 f"class '{name}' with {n_ctx} context vectors takes {len(row)} tokens but the text "
@@ -179,10 +179,12 @@ def prompt_layout(
         rows.append(row)
     # a causal tower never looks past the end tokens; others see the padding too
     length = max(map(len, rows)) if clip.causal else clip.context_length
-    out = torch.zeros(len(rows), length, dtype=torch.long)
-    for target, row in zip(out, rows, strict=True):
-        target[: len(row)] = torch.tensor(row)
-    return out
+    return tokenizer.rows(rows, length)
+
+
+def _split(name: list[int], sentence: list[int]) -> int:
+    """Number of tokens of the name in front of the stop; all where the stop changes the name."""
+    return len(name) if sentence[: len(name)] == name else len(sentence)
 
 
 def _common_prefix(layout: torch.Tensor, csc: bool) -> int:

@@ -14,10 +14,17 @@ import torch
 
 from ..errors import UserError, nearest
 from ..io import sha256_file, tensors_digest, writable_dir
-from . import tiny, tokens
-from .adapter import CLIPAdapter
+from . import tiny
+from .adapter import CLIP_MEAN, CLIP_STD, CLIPAdapter
+from .architectures import (  # noqa: F401  the two checks are for other callers, too
+    architecture_weights,
+    check_architecture,
+    check_open_clip,
+    folder_weights,
+    tagged_weights,
+)
 from .checkpoints import read_checkpoint
-from .providers import NOT_WEIGHTS, Weights, build, load_strictly
+from .providers import NOT_WEIGHTS, Weights, build
 
 # OpenAI's files and the SHA-256 that they publish with them
 OPENAI = {
@@ -50,12 +57,15 @@ def load_clip(
     """Load a backbone by name.
 
     Args:
-        name: an OpenAI model (``ViT-B/16``, ``RN50``, ...); ``open_clip:ARCH/TAG``; ``tiny`` or
-            ``tiny-robust``; ``file:PATH`` for a local checkpoint (OpenAI archive, state dict,
-            open_clip, safetensors). A file with an image tower alone (TeCoA, FARE) names the
-            backbone that it belongs to: ``file:PATH?base=ViT-B/32``. A file that is not of
-            OpenAI's kind (other activation or text tower) names its open_clip architecture:
-            ``file:PATH?arch=ViT-B-32``.
+        name: an OpenAI model (``ViT-B/16``, ``RN50``, ...); ``open_clip:ARCH/TAG``, with the tag
+            ``random`` for untrained weights; ``tiny`` or ``tiny-robust``; ``file:PATH`` for a
+            local checkpoint (OpenAI archive, state dict, open_clip, safetensors) or a folder in
+            open_clip's layout. A file with an image tower alone (TeCoA, FARE) names the backbone
+            that it belongs to: ``file:PATH?base=ViT-B/32``. A file that is not of OpenAI's kind
+            (other activation or text tower) names its open_clip architecture:
+            ``file:PATH?arch=ViT-B-32``, where that is not enough also the open_clip weights that
+            share its image statistics, ``&tag=TAG``. Tokenizers that open_clip does not bring
+            may lie in a folder: ``?tokenizer=FOLDER``.
         device: where the adapter lives.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``amp``.
         weights_dir: folder of OpenAI's files; default ``~/.cache/clip``.
@@ -94,21 +104,28 @@ def make_adapter(
         sha256=digest,
         mean=weights.mean,
         std=weights.std,
+        interpolation=weights.interpolation,
         precision=precision,
     )
     return adapter if image_tower else adapter.without_image_tower()
 
 
 def weights_digest(weights: Weights) -> str:
-    """Hex digest of the weights' values: the same for any provider, file format or precision."""
+    """Hex digest of the weights' values and of what the images are normalised by.
+
+    The same for any provider, file format or precision.
+    """
     content = {
         key: value.float()
         for key, value in weights.state.items()
         if value.is_floating_point() and key not in NOT_WEIGHTS
     }
     digest = tensors_digest(content)
-    if weights.variant:
-        digest = hashlib.sha256(f"{weights.variant}|{digest}".encode()).hexdigest()
+    variant = weights.variant
+    if (weights.mean, weights.std) != (CLIP_MEAN, CLIP_STD):  # the same values see other images
+        variant += f"|{weights.mean}|{weights.std}"
+    if variant:
+        digest = hashlib.sha256(f"{variant}|{digest}".encode()).hexdigest()
     return digest
 
 
@@ -169,18 +186,16 @@ def _download(name: str, folder: Path) -> bool:
 
 
 def _file_weights(rest: str, weights_dir) -> Weights:
-    path, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = sorted(set(options) - {"base", "arch"})
-    if unknown:
-        raise UserError(
-            f"'{unknown[0]}' in 'file:{rest}' is unknown; write file:PATH, "
-            "file:PATH?base=BACKBONE or file:PATH?arch=ARCHITECTURE"
-        )
+    path, options = _options(rest, ("base", "arch", "tag", "tokenizer"), "file:PATH")
+    if Path(path).expanduser().is_dir():
+        return folder_weights(path)
     found = read_checkpoint(path)
     if not found.image_tower_only:
         if "arch" in options:
-            return _architecture(options["arch"], found.state, f"'{path}'")
+            return architecture_weights(
+                options["arch"], found.state, f"'{path}'",
+                tag=options.get("tag"), tokenizer=options.get("tokenizer"),
+            )  # fmt: skip
         if not found.openai_layout:
             raise UserError(
                 f"'{path}' is no CLIP of OpenAI's layout; name its open_clip architecture, e.g. "
@@ -193,107 +208,40 @@ def _file_weights(rest: str, weights_dir) -> Weights:
             f"file:{path}?base=ViT-B/32"
         )
     base = find_weights(options["base"], weights_dir)
-    for key, value in found.state.items():
-        if key not in base.state or base.state[key].shape != value.shape:
+    tower = {k for k in base.state if k.startswith("visual.") and not k.endswith("_tracked")}
+    for key in [*found.state, *sorted(tower - set(found.state))]:
+        here, there = found.state.get(key), base.state.get(key)
+        if here is None or there is None or here.shape != there.shape:
+            what = "is missing in it" if here is None else "is missing there or has another shape"
             raise UserError(
                 f"the image tower in '{path}' does not fit base '{options['base']}' (tensor "
-                f"'{key}' is missing there or has another shape); name the backbone it was "
-                "fine-tuned from"
+                f"'{key}' {what}); name the backbone it was fine-tuned from"
             )
     return replace(base, state={**base.state, **found.state}, origin=f"'{path}' over its base")
 
 
-def _architecture(arch: str, state: dict[str, torch.Tensor], origin: str) -> Weights:
-    """Weights of a named open_clip architecture."""
-    check_architecture(arch)
-    model, tokenizer = _create(arch, origin, pretrained_image=False, pretrained_text=False)
-    if hasattr(model, "text"):
-        from open_clip.model import convert_to_custom_text_state_dict
-
-        state = convert_to_custom_text_state_dict(state)
-    return _built(model, state, tokenizer, arch, origin)
-
-
-def check_open_clip(rest: str) -> tuple[str, str]:
-    """Return architecture and tag of ``ARCH/TAG``; nothing is loaded.
-
-    Raises:
-        UserError: open_clip is missing or knows no such weights.
-    """
-    arch, _, tag = rest.partition("/")
-    check_architecture(arch)
-    tags = _open_clip().list_pretrained_tags_by_model(arch)
-    if tag not in tags:
-        raise UserError(
-            f"open_clip has no weights '{tag}' for {arch}.{nearest(tag, tags)}"
-            if tags
-            else f"open_clip has no weights for {arch}; choose another architecture"
-        )
-    return arch, tag
-
-
 def _open_clip_weights(rest: str, weights_dir) -> Weights:
-    arch, tag = check_open_clip(rest)
+    name, options = _options(rest, ("tokenizer",), "open_clip:ARCH/TAG")
+    arch, tag = check_open_clip(name)
     if tag == "openai":  # the same files under our own names, read without running them
         by_arch = {_arch_of(name): name for name in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
-    model, tokenizer = _create(arch, f"open_clip:{rest}", pretrained=tag)
-    return _built(model, model.state_dict(), tokenizer, arch, f"open_clip:{rest}")
+    return tagged_weights(arch, tag, tokenizer=options.get("tokenizer"))
+
+
+def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[str, str]]:
+    """Split ``NAME?key=value&...``."""
+    name, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UserError(
+            f"'{unknown[0]}' in '{form.partition(':')[0]}:{rest}' is unknown; behind {form} may "
+            f"stand {', '.join(f'?{key}=' for key in known)}"
+        )
+    return name, options
 
 
 def _arch_of(name: str) -> str:
     """open_clip's name of an OpenAI model."""
     return name.replace("/", "-").replace("@336px", "-336")
-
-
-def _open_clip():
-    try:
-        import open_clip
-    except ImportError as error:
-        raise UserError(
-            f"open_clip is needed for this backbone but cannot be imported ({error}); run "
-            "'pip install open_clip_torch'"
-        ) from error
-    return open_clip
-
-
-def check_architecture(arch: str) -> None:
-    """Refuse an architecture that open_clip does not know."""
-    choices = _open_clip().list_models()
-    if arch not in choices:
-        raise UserError(f"open_clip has no architecture '{arch}'.{nearest(arch, choices)}")
-
-
-def _create(arch: str, origin: str, **options):
-    """An open_clip model and its tokenizer; both may need files from the network."""
-    open_clip = _open_clip()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = open_clip.create_model(arch, weights_only=True, **options)
-        return model, open_clip.get_tokenizer(arch)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"files for {origin} can be neither found nor fetched ({reason}); fetch them where "
-            f"there is a network, or name a local checkpoint as file:PATH?arch={arch}"
-        ) from error
-
-
-def _built(model, state: dict[str, torch.Tensor], tokenizer, arch: str, origin: str) -> Weights:
-    """Wrap an open_clip model that takes ``state`` when it is built."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    def fill(state: dict[str, torch.Tensor]):
-        load_strictly(model, state, origin)
-        return model
-
-    def tokenizer_face():
-        if isinstance(tokenizer, SimpleTokenizer):
-            return tokens.from_open_clip()
-        return tokens.ForeignTokenizer(tokenizer, getattr(tokenizer, "context_length", None) or 77)
-
-    preprocess = _open_clip().get_model_preprocess_cfg(model)
-    given = {k: tuple(preprocess[k]) for k in ("mean", "std") if preprocess.get(k) is not None}
-    return Weights(
-        state, build=fill, tokenizer=tokenizer_face, variant=arch, origin=origin, **given
-    )

@@ -38,6 +38,7 @@ class Weights:
     tokenizer: Callable[[], object] = tokens.from_open_clip
     mean: tuple = CLIP_MEAN
     std: tuple = CLIP_STD
+    interpolation: str = "bicubic"  # of the images that the weights were trained on
     variant: str = ""
     origin: str = "the state dict"
 

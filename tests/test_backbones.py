@@ -1,0 +1,427 @@
+"""open_clip's architectures: prompts in both towers, attack and step, equal to open_clip itself."""
+
+import json
+from dataclasses import replace
+
+import trainers  # noqa: F401  its torchvision guard comes before open_clip
+
+# isort: split
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from small_backbones import lively, shrink
+from toy import toy_clip
+
+from trainers.attacks import AttackSpec, GradientAttack
+from trainers.errors import UserError
+from trainers.losses import cross_entropy
+from trainers.prompting import (
+    PromptedCLIP,
+    PromptLearner,
+    PromptSpec,
+    load_clip,
+    make_adapter,
+    text_features,
+)
+from trainers.prompting import architectures as named
+from trainers.prompting.adapter import CLIP_MEAN
+from trainers.prompting.loading import find_weights
+from trainers.prompting.vision import TimmViT, unrotated_behind
+
+pytestmark = pytest.mark.filterwarnings("ignore:backbone open_clip.*untrained")
+NAMES = ["abyssinian cat", "dog", "great_white shark"]
+TEXTS = ["a photo of a cat.", "a photo of an old dog, a type of pet.", "zebra"]
+# architecture: text tower causal and cut, takes text prompts, image tower takes prompts
+KINDS = {
+    "ViT-B-16": (True, True, True),
+    "ViT-B-16-quickgelu": (True, True, True),
+    "ViT-B-16-SigLIP": (False, True, True),  # looks ahead, pools the last position
+    "ViT-B-16-SigLIP2": (False, True, True),
+    "EVA02-B-16": (True, True, True),  # positions by rotation
+    "PE-Core-B-16": (True, True, True),  # the same, pooled by attention
+    "MobileCLIP-B": (True, True, True),
+    "MobileCLIP-S1": (False, True, False),  # looks ahead; a convolutional image tower
+    "ViT-H-14-CLIPA": (False, True, True),
+    "ViT-H-14-worldwide": (True, True, True),  # finds the end token by its id
+    "convnext_base": (True, True, False),
+    "vit_relpos_medium_patch16_cls_224": (True, True, False),  # a bias for every pair of patches
+    "coca_ViT-B-32": (False, False, True),  # a class token behind the text
+}
+TEXT = {"ViT-H-14-worldwide": {"eos_id": 49407}}
+PROMPTED = [arch for arch, kind in KINDS.items() if kind[1]]
+TAKEN_APART = [arch for arch, kind in KINDS.items() if kind[2]]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Load small versions by architecture, each once."""
+    folder, known = tmp_path_factory.mktemp("small"), {}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def load(arch):
+            if arch not in known:
+                name = shrink(patch, folder, arch, **TEXT.get(arch, {}))
+                weights = find_weights(f"open_clip:{name}/random")
+                known[arch] = make_adapter(replace(weights, state=lively(weights.state)), name=arch)
+            return known[arch]
+
+        yield load
+
+
+def pixels(clip, n=2):
+    size = clip.resolution
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def close(found, expected, relative=1e-5):
+    assert expected.abs().max() > 1e-4
+    return (found - expected).abs().max() <= relative * expected.abs().max()
+
+
+def weighted(features):
+    noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(2))
+    return (features * noise).sum()
+
+
+@pytest.mark.parametrize("arch", KINDS)
+def test_what_each_kind_allows(small, arch):
+    clip = small(arch)
+    assert (clip.causal, clip.takes_prompts, clip.is_vit) == KINDS[arch]
+    assert (clip.vision_layers, clip.vision_width is not None) == (
+        (3, True) if clip.is_vit else (None, False)
+    )
+    assert not any(p.requires_grad for p in clip.parameters())
+
+
+@pytest.mark.parametrize("arch", KINDS)
+def test_images_equal_open_clip(small, arch):
+    """Features and gradients to the pixels, whole and block by block."""
+    clip = small(arch)
+    x = pixels(clip).requires_grad_()
+    visual = clip.model.visual((x - clip.mean) / clip.std)
+    expected = visual[0] if isinstance(visual, tuple) else visual  # CoCa also gives tokens
+    gradient = torch.autograd.grad(weighted(expected), x)[0]
+    found = [clip.encode_image(x)]
+    if clip.is_vit:
+        features, blocks = PromptedCLIP(clip, NAMES, PromptSpec()).image_features(x, blocks=True)
+        assert len(blocks) == 3 and blocks[0].shape == clip.patch_tokens(x).shape
+        found.append(features)
+    for features in found:
+        assert close(features, expected)
+        assert close(torch.autograd.grad(weighted(features), x)[0], gradient)
+
+
+@pytest.mark.parametrize("arch", KINDS)
+def test_texts_equal_open_clip(small, arch):
+    """Features and gradients to the token embeddings, cut and shared where that is allowed."""
+    clip, seen = small(arch), []
+
+    def watch(module, inputs, output):
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    tower = clip.model.text if hasattr(clip.model, "text") else clip.model
+    ids = clip.tokenize(TEXTS)
+    ways = [lambda: clip.model.encode_text(ids, normalize=False), lambda: clip.encode_text(ids)]
+    if clip.takes_prompts:
+        ways.append(
+            lambda: clip.encode_prompts(clip.embed_tokens(ids), clip.end_of_text(ids), shared=1)
+        )
+    handle = tower.token_embedding.register_forward_hook(watch)
+    try:
+        features = [way() for way in ways]
+    finally:
+        handle.remove()
+    gradients = [
+        torch.autograd.grad(weighted(found), leaf)[0]
+        for found, leaf in zip(features, seen, strict=True)
+    ]
+    for found, gradient in zip(features[1:], gradients[1:], strict=True):
+        assert close(found, features[0])
+        # the start token, computed once where it may be: its gradient lies in the first row
+        assert close(gradient[:, :1].sum(0), gradients[0][:, :1].sum(0))
+        assert close(gradient[:, 1:], gradients[0][:, 1:])
+    assert close(clip.encode_text(ids, class_chunk=2), features[0])
+
+
+@pytest.mark.parametrize("arch", PROMPTED)
+def test_a_later_word_changes_earlier_positions_only_where_the_tower_looks_ahead(small, arch):
+    clip = small(arch)
+    x = clip.add_positions(clip.embed_tokens(clip.tokenize(TEXTS[:1])))
+    changed = x.clone()
+    changed[:, 5] += 1
+    for block in clip.text_blocks:
+        x, changed = block(x), block(changed)
+    assert torch.equal(x[:, :5], changed[:, :5]) is clip.causal
+
+
+def spec_for(clip):
+    sizes = {"text": 2, "text_depth": 3, "refine_text": True} if clip.takes_prompts else {}
+    if clip.is_vit:
+        sizes |= {"vision": 2, "vision_depth": 3, "refine_vision": True}
+    return PromptSpec(**sizes, init_std=0.1)
+
+
+@pytest.mark.parametrize("arch", KINDS)
+def test_prompts_attack_and_one_training_step(small, arch):
+    clip, labels = small(arch), torch.tensor([0, 2])
+    torch.manual_seed(0)
+    model = PromptedCLIP(clip, NAMES, spec_for(clip))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    assert before
+    texts, x = model.text_features(), pixels(clip)
+    attack = AttackSpec("pgd", 8 / 255, 4 / 255, 2, 1, "uniform", "ce", "end_to_end")
+    found = GradientAttack(
+        lambda images: cross_entropy(model.logits(images, texts.detach()), labels), attack
+    ).run(x, [1, 2])
+    assert not found.zero_grad.any() and (found.loss_last > found.loss_first).all()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    cross_entropy(model.logits(found.images, texts), labels).sum().backward()
+    optimizer.step()
+    # the last block's prompts and refiners act through what follows: all of them learn
+    still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert still == []
+    assert not any(p.grad is not None for p in clip.parameters())
+
+
+@pytest.mark.parametrize("arch", [a for a in KINDS if a not in TAKEN_APART])
+def test_other_image_towers_say_so(small, arch):
+    clip = small(arch)
+    with pytest.raises(UserError, match="is not a vision transformer.*text prompts only"):
+        PromptedCLIP(clip, NAMES, PromptSpec(vision=2))
+
+
+def test_coca_says_that_its_texts_take_no_prompts(small):
+    clip = small("coca_ViT-B-32")
+    with pytest.raises(UserError, match="takes no learned prompts"):
+        PromptedCLIP(clip, NAMES, PromptSpec(text=2))
+    assert not torch.allclose(clip.encode_image(pixels(clip)).norm(dim=-1), torch.ones(2))
+
+
+@pytest.mark.parametrize("arch", ["EVA02-B-16", "PE-Core-B-16"])
+def test_visual_prompts_are_not_rotated(small, arch):
+    """They act as further class tokens would, which stand before the patches and do not turn."""
+    clip = small(arch)
+    model = PromptedCLIP(clip, NAMES, PromptSpec(vision=2, init_std=0.3))
+    found = model.image_features(pixels(clip))
+    face, trunk = clip._image_face, clip.model.visual.trunk
+    tokens = face.embed((pixels(clip) - clip.mean) / clip.std)  # (B, N, d_v)
+    prompts = model.vision_prompts[0].expand(2, -1, -1)
+    tokens = trunk.norm_pre(torch.cat([prompts, tokens], dim=1))
+    for block in trunk.blocks:
+        before, block.attn.num_prefix_tokens = block.attn.num_prefix_tokens, None
+        try:
+            block.attn.num_prefix_tokens = before + 2
+            tokens = block(tokens, rope=trunk.rope.get_embed())
+        finally:
+            block.attn.num_prefix_tokens = before
+    assert close(found, face.pool(tokens[:, 2:]))
+
+
+def test_rotations_of_every_layer():
+    rope = torch.rand(4, 2, 9, 6)  # layers, heads, patches, sines and cosines
+    longer = unrotated_behind(rope, 2)
+    assert torch.equal(longer[..., :9, :], rope) and longer.shape == (4, 2, 11, 6)
+    assert torch.equal(longer[..., 9:, :3], torch.zeros(4, 2, 2, 3))
+    assert torch.equal(longer[..., 9:, 3:], torch.ones(4, 2, 2, 3))
+    assert unrotated_behind(rope, 0) is rope
+
+
+# -- detection ------------------------------------------------------------------------------------
+
+
+def test_a_tower_that_only_seems_causal_is_found_out():
+    """A block that looks ahead behind a causal mask takes the plain path, or none."""
+    clip = toy_clip()
+    assert clip.causal
+    block = type(clip.model.transformer.resblocks[0])
+
+    class Peeking(block):
+        def forward(self, q_x, *args, **kwargs):
+            return super().forward(q_x, *args, **kwargs) + q_x.mean(dim=1, keepdim=True)
+
+    for layer in clip.model.transformer.resblocks:
+        layer.__class__ = Peeking
+    again = type(clip)(clip.model, clip.tokenizer, name="peeking", sha256="")
+    assert not again.causal and not again.takes_prompts
+    ids = again.tokenize(TEXTS)
+    assert torch.equal(again.encode_text(ids), again.model.encode_text(ids))
+
+
+def test_an_image_tower_that_does_more_between_its_blocks_is_found_out():
+    clip = toy_clip()
+    visual = clip.model.visual
+
+    class Scaled(type(visual)):
+        def forward(self, x):
+            return super().forward(x) * 1.01
+
+    visual.__class__ = Scaled
+    again = type(clip)(clip.model, clip.tokenizer, name="scaled", sha256="")
+    assert not again.is_vit and again.vision_width is None
+    assert not TimmViT.fits(visual)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "amp"])
+def test_low_precision_does_not_disturb_the_detection(precision):
+    clip = toy_clip(precision=precision)
+    assert clip.causal and clip.takes_prompts and clip.is_vit and clip.precision == precision
+
+
+def test_a_logit_bias_cancels_where_classes_compete(small):
+    """SigLIP's bias is the same for every class: probabilities and margins do not see it."""
+    clip = small("ViT-B-16-SigLIP")
+    assert float(clip.model.logit_bias) == -10
+    texts = text_features(clip, TEXTS)
+    images = F.normalize(clip.encode_image(pixels(clip)), dim=-1)
+    logits = clip.logit_scale * images @ texts.t()
+    theirs, _ = clip.model.get_logits((pixels(clip) - clip.mean) / clip.std, clip.tokenize(TEXTS))
+    assert torch.allclose(theirs, logits - 10, atol=1e-4)
+    assert torch.allclose(theirs.softmax(dim=-1), logits.softmax(dim=-1), atol=1e-5)
+
+
+# -- statistics -----------------------------------------------------------------------------------
+
+HALF = ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("arch", "tag", "mean", "interpolation"),
+    [
+        ("ViT-B-16", "laion2b_s34b_b88k", CLIP_MEAN, "bicubic"),
+        ("ViT-L-14", "laion2b_s32b_b82k", HALF[0], "bicubic"),
+        ("ViT-B-16-SigLIP", None, HALF[0], "bicubic"),
+        ("EVA02-B-16", None, CLIP_MEAN, "bicubic"),
+        ("PE-Core-B-16", None, HALF[0], "bilinear"),
+        ("MobileCLIP-S1", None, (0.0,) * 3, "bilinear"),
+        ("ViT-L-14-CLIPA", None, (0.485, 0.456, 0.406), "bilinear"),
+        ("ViT-e-14", None, CLIP_MEAN, "bicubic"),  # no weights known
+    ],
+)
+def test_each_model_has_its_own_statistics(arch, tag, mean, interpolation):
+    found = named.statistics(arch, tag)
+    assert found["mean"] == mean and found["interpolation"] == interpolation
+
+
+def test_where_weights_differ_the_file_must_say_whose_it_is():
+    with pytest.warns(UserWarning, match="laion2b_s32b_b82k.*add '&tag=laion2b_s32b_b82k'"):
+        assert named.statistics("ViT-L-14")["mean"] == CLIP_MEAN
+    with pytest.raises(UserError, match="no weights 'laion2b' for ViT-L-14. Did you mean"):
+        named.statistics("ViT-L-14", "laion2b")
+
+
+def register(monkeypatch, folder, *tags):
+    """Make tags with odd statistics known for the small ViT-B-16 and return its name."""
+    name = shrink(monkeypatch, folder, "ViT-B-16")
+    entries = {
+        tag: {"mean": (0.1 * i,) * 3, "std": (0.25,) * 3, "interpolation": "bilinear"}
+        for i, tag in enumerate(tags, 1)
+    }
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, entries)
+    return name
+
+
+def test_a_file_takes_the_statistics_of_its_kind(monkeypatch, tmp_path):
+    name = register(monkeypatch, tmp_path, "one")
+    clip = load_clip(f"open_clip:{name}/random")
+    assert clip.mean.flatten().tolist() == pytest.approx([0.1] * 3)
+    assert clip.interpolation == "bilinear"
+    torch.save(clip.model.state_dict(), tmp_path / "w.pt")
+    assert load_clip(f"file:{tmp_path / 'w.pt'}?arch={name}").sha256 == clip.sha256
+    register(monkeypatch, tmp_path, "one", "two")
+    other = load_clip(f"file:{tmp_path / 'w.pt'}?arch={name}&tag=two")
+    assert other.mean.flatten().tolist() == pytest.approx([0.2] * 3)
+    assert other.sha256 != clip.sha256  # the same values see other images
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+def test_untrained_weights_are_always_the_same_and_warned_of(monkeypatch, tmp_path):
+    name = shrink(monkeypatch, tmp_path, "ViT-B-16")
+    with pytest.warns(UserWarning, match="untrained weights.*not for results"):
+        first = load_clip(f"open_clip:{name}/random")
+        torch.rand(3)
+        again = load_clip(f"open_clip:{name}/random")
+    assert first.sha256 == again.sha256
+    with pytest.raises(UserError, match="no weights for Small-ViT-B-16.*'random' for untrained"):
+        load_clip(f"open_clip:{name}/laion")
+    with pytest.raises(UserError, match="'tokeniser' in 'open_clip:.* behind open_clip:ARCH/TAG"):
+        load_clip(f"open_clip:{name}/random?tokeniser=x")
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """A folder as downloaded from an open_clip model's page."""
+    name = shrink(monkeypatch, tmp_path, "ViT-B-16")
+    config = open_clip.get_model_config(name)
+    config["embed_dim"] = 48  # no architecture that open_clip knows
+    path = tmp_path / "model"
+    path.mkdir()
+    preprocess = {"mean": HALF[0], "std": HALF[1], "interpolation": "bilinear"}
+    (path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    )
+    state = lively(open_clip.CLIP(**config).state_dict())
+    torch.save(state, path / "open_clip_pytorch_model.bin")
+    return path, state
+
+
+def test_a_folder_of_the_hub(folder):
+    path, state = folder
+    clip = load_clip(f"file:{path}")
+    assert clip.embed_dim == 48 and clip.interpolation == "bilinear" and clip.causal
+    assert clip.mean.flatten().tolist() == [0.5] * 3
+    assert torch.equal(clip.model.visual.proj, state["visual.proj"])
+    PromptLearner(NAMES, clip, n_ctx=2)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda p: (p / "open_clip_config.json").unlink(), "without open_clip_config.json"),
+        (lambda p: (p / "open_clip_config.json").write_text("{"), "not valid JSON"),
+        (lambda p: (p / "open_clip_config.json").write_text("{}"), "no 'model_cfg'; fetch"),
+        (lambda p: (p / "open_clip_pytorch_model.bin").unlink(), "holds no weights; put"),
+        (lambda p: (p / "open_clip_pytorch_model.bin").write_text("x"), "no checkpoint"),
+    ],
+)
+def test_damaged_folders_are_named(folder, damage, sentence):
+    path, _ = folder
+    damage(path)
+    with pytest.raises(UserError, match=sentence):
+        load_clip(f"file:{path}")
+
+
+# -- fine-tuned image towers over their base ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "prefix"),
+    [("ViT-B-16", "module.model.visual."), ("EVA02-B-16", ""), ("ViT-B-16-SigLIP", "visual."),
+     ("convnext_base", "module.visual."), ("ViT-B-16", "image_encoder.")],
+)  # fmt: skip
+def test_fine_tuned_image_towers_of_any_kind(monkeypatch, tmp_path, arch, prefix):
+    base = f"open_clip:{shrink(monkeypatch, tmp_path, arch)}/random"
+    plain = load_clip(base)
+    tower = lively(plain.model.visual.state_dict())
+    torch.save({"state_dict": {prefix + k: v for k, v in tower.items()}}, tmp_path / "fare.pt")
+    clip = load_clip(f"file:{tmp_path / 'fare.pt'}?base={base}")
+    own = clip.model.visual.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in tower.items())
+    ids = clip.tokenize(TEXTS)
+    assert torch.equal(clip.encode_text(ids), plain.encode_text(ids))
+    assert clip.sha256 != plain.sha256
+
+
+def test_half_an_image_tower_is_refused(monkeypatch, tmp_path):
+    from toy import toy_state_dict
+
+    state = toy_state_dict()
+    torch.save(state, tmp_path / "base.pt")
+    part = {k: v for k, v in state.items() if k.startswith("visual.") and "resblocks.1" not in k}
+    torch.save(part, tmp_path / "part.pt")
+    with pytest.raises(UserError, match=r"does not fit base .*resblocks\.1.* is missing in it"):
+        load_clip(f"file:{tmp_path / 'part.pt'}?base=file:{tmp_path / 'base.pt'}")

@@ -1,0 +1,142 @@
+"""The image towers that visual prompts can enter: ViTs of CLIP's, open_clip's and timm's kind.
+
+A face takes such a tower apart into embedding, blocks and pooling. It only calls the tower's
+sub-modules; the tower is never changed. Towers that cannot be taken apart (ResNets, ConvNeXt,
+FastViT, Swin) have no face: they encode images, and take text prompts only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+class ClipViT:
+    """A ViT of OpenAI's ``clip`` or of open_clip: [CLS] first, then the patches."""
+
+    def __init__(self, visual: nn.Module):
+        self.visual = visual
+
+    @staticmethod
+    def fits(visual: nn.Module) -> bool:
+        """Whether ``visual`` has the parts of this kind of tower."""
+        blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+        return blocks is not None and hasattr(visual, "class_embedding")
+
+    @property
+    def width(self) -> int:
+        return int(self.visual.class_embedding.shape[-1])
+
+    @property
+    def block_modules(self) -> list[nn.Module]:
+        return list(self.visual.transformer.resblocks)
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised images (B, 3, H, W) -> tokens with positions (B, N, d_v), before the norm."""
+        x = self.visual.conv1(x).flatten(2).transpose(1, 2)  # (B, patches, d_v)
+        cls = self.visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, d_v)
+        return torch.cat([cls, x], dim=1) + self.visual.positional_embedding.to(x.dtype)
+
+    def norm(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The norm (B, N, d_v) -> (B, N, d_v) in front of block 0."""
+        return self.visual.ln_pre(tokens)
+
+    def callables(self, run: Callable[[nn.Module], Callable]) -> list[Callable]:
+        """The blocks as functions of tokens; ``run`` makes a function of one block."""
+        return [run(block) for block in self.block_modules]
+
+    def pool(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Native tokens (B, N, d_v) after the last block -> raw features (B, D)."""
+        visual = self.visual
+        if hasattr(visual, "_pool"):  # open_clip: class token, average or attention pooling
+            pooled = visual._pool(tokens)[0]
+        else:
+            pooled = visual.ln_post(tokens[:, 0])
+        return pooled if visual.proj is None else pooled @ visual.proj
+
+
+class TimmViT:
+    """A ViT of timm inside open_clip (SigLIP, EVA, MobileCLIP-B, PE, ViTamin).
+
+    Its native tokens are the class and register tokens, as far as it has any, and the patches.
+    Where positions enter the attention by rotation (EVA, PE), tokens behind the patches are not
+    rotated, like the class token.
+    """
+
+    PARTS = ("blocks", "patch_embed", "_pos_embed", "norm_pre", "norm", "forward_head", "embed_dim")
+
+    def __init__(self, visual: nn.Module):
+        self.visual, self.trunk = visual, visual.trunk
+
+    @classmethod
+    def fits(cls, visual: nn.Module) -> bool:
+        """Whether ``visual`` has the parts of this kind of tower."""
+        trunk = getattr(visual, "trunk", None)
+        return trunk is not None and all(hasattr(trunk, part) for part in cls.PARTS)
+
+    @property
+    def width(self) -> int:
+        return int(self.trunk.embed_dim)
+
+    @property
+    def block_modules(self) -> list[nn.Module]:
+        return list(self.trunk.blocks)
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised images (B, 3, H, W) -> tokens with positions (B, N, d_v), before the norm."""
+        tokens = self.trunk._pos_embed(self.trunk.patch_embed(x))
+        return tokens[0] if isinstance(tokens, tuple) else tokens  # EVA adds its rotations
+
+    def norm(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The norm (B, N, d_v) -> (B, N, d_v) in front of block 0."""
+        return self.trunk.norm_pre(tokens)
+
+    def callables(self, run: Callable[[nn.Module], Callable]) -> list[Callable]:
+        """The blocks as functions of tokens; ``run`` makes a function of one block."""
+        rotations = self._rotations()
+        if rotations is None:
+            return [run(block) for block in self.block_modules]
+        by_layer = bool(getattr(self.trunk, "rope_mixed", False))  # (layers, heads, patches, 2 d)
+
+        def rotated(block: Callable, rope: torch.Tensor) -> Callable:
+            def call(tokens: torch.Tensor) -> torch.Tensor:
+                known = self.trunk.num_prefix_tokens + rope.shape[-2]
+                return block(tokens, rope=unrotated_behind(rope, tokens.shape[1] - known))
+
+            return call
+
+        return [
+            rotated(run(block), rotations[layer] if by_layer else rotations)
+            for layer, block in enumerate(self.block_modules)
+        ]
+
+    def _rotations(self) -> torch.Tensor | None:
+        rope = getattr(self.trunk, "rope", None)
+        if rope is None:
+            return None
+        if hasattr(rope, "feat_shape"):
+            return rope.get_embed()  # (patches, 2 d/H): sines, then cosines
+        return rope.get_embed(shape=self.trunk.patch_embed.grid_size)
+
+    def pool(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Native tokens (B, N, d_v) after the last block -> raw features (B, D)."""
+        return self.visual.head(self.trunk.forward_head(self.trunk.norm(tokens)))
+
+
+def unrotated_behind(rope: torch.Tensor, count: int) -> torch.Tensor:
+    """Put ``count`` rotations by nothing (sine 0, cosine 1) behind ``rope`` (..., N, 2 d)."""
+    if count <= 0:
+        return rope
+    sine, cosine = rope[..., :1, :].chunk(2, dim=-1)  # (..., 1, d)
+    still = torch.cat([torch.zeros_like(sine), torch.ones_like(cosine)], dim=-1)
+    return torch.cat([rope, still.expand(*rope.shape[:-2], count, -1)], dim=-2)
+
+
+FACES = (ClipViT, TimmViT)
+
+
+def face_of(visual: nn.Module) -> ClipViT | TimmViT | None:
+    """Return the face of an image tower, None where it cannot be taken apart."""
+    return next((face(visual) for face in FACES if face.fits(visual)), None)
