@@ -18,13 +18,16 @@ import torch.nn.functional as F
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import MetricMeter, set_random_seed
 
+from . import ondevice
 from .attacks import AttackSpec, NotFinite, gradient_attack, objective_for, specs_from_cfg
 from .attacks.cost import attack_forwards
 from .config import PRECISIONS, add_defaults, at_least, one_of
 from .errors import UserError
 from .losses import mean_ce
+from .ondevice import DeviceLoader
 from .prompting.prompted import PromptedCLIP, PromptSpec
 from .robust_trainer import RobustTrainer
+from .versions import grad_scaler
 
 ATTACK_PRECISIONS = ("fp32", "bf16")  # float16 gradients underflow to exactly 0
 ATTACK_OBJECTIVES = ("ce", "margin", "kl")
@@ -137,6 +140,7 @@ class AdversarialTrainer(RobustTrainer):
     def check_keys(cls, cfg):
         keys, own = cfg.TRAINER.ADVERSARIAL, cfg.TRAINER[cls.node]
         one_of("TRAINER.ADVERSARIAL.PREC", keys.PREC, PRECISIONS)
+        one_of("DATALOADER.TRAIN_X.IN_MEMORY", cfg.DATALOADER.TRAIN_X.IN_MEMORY, ondevice.CHOICES)
         one_of("TRAINER.ADVERSARIAL.ATTACK_PREC", keys.ATTACK_PREC, ATTACK_PRECISIONS)
         at_least("TRAINER.ADVERSARIAL.ACCUMULATE", keys.ACCUMULATE, 1)
         at_least("TRAINER.ADVERSARIAL.CLASS_CHUNK", keys.CLASS_CHUNK, 0)
@@ -189,7 +193,13 @@ class AdversarialTrainer(RobustTrainer):
         """Return the loss to minimise and the terms to show beside the accuracies."""
         raise NotImplementedError
 
-    # --- model ------------------------------------------------------------------------------------
+    # --- data and model ---------------------------------------------------------------------------
+
+    def build_data_loader(self):
+        super().build_data_loader()
+        if ondevice.wanted(self.cfg, self.dm.dataset.train_x, self.device):
+            print("training images are kept decoded on the device and augmented there")
+            self.train_loader_x = DeviceLoader(self.train_loader_x, self.cfg, self.device)
 
     def build_model(self):
         self.clip = self.load_clip()
@@ -217,7 +227,7 @@ class AdversarialTrainer(RobustTrainer):
         self.optim = build_optimizer(module, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model("prompt_learner", module, self.optim, self.sched)
-        self.scaler = torch.amp.GradScaler(enabled=self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
+        self.scaler = grad_scaler(self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
         print(f"# trained values: {self.prompt_parameters():,}")
 
     def image_features(self, pixels):

@@ -26,6 +26,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     _default(cfg, "DATASET.TEMPLATE", "")  # hand-made prompt of data sets without one of their own
     _default(cfg, "DATASET.TRANSFORMS", [])  # in place of the trainer's INPUT.TRANSFORMS; []: those
     _default(cfg, "DATASET.FOLDER_NAME", "folder")  # data set `folder`: its folder below the root
+    _default(cfg, "DATALOADER.TRAIN_X.IN_MEMORY", "auto")  # on the device: auto, yes or no
     _default(cfg, "TEST.SUBSET", 0)  # fixed stratified draw of n test images; 0: all
     _default(cfg, "TEST.FIRST", 0)  # in its place: first n by file name (ImageNet, cars); 0: all
     _default(cfg, "TEST.PROTOCOL", "")  # for the record; "" follows from the other keys
