@@ -1,0 +1,169 @@
+"""Run a fork's own train.py on the stand-in or on Dassl itself and record what it computes.
+
+As a module: helpers for the tests of this folder. As a program, it is the interpreter in which
+a fork runs: ``python dassl_runs.py JOB.json`` writes every loss and every score to JOB's ``out``.
+Nothing in the fork or in Dassl is edited; two names are replaced while it runs, ``clip._download``
+(by the path of a toy CLIP) and the methods through which Dassl hears of losses and scores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = "Dassl.pytorch"  # its folder below ADVPROMPT_HOSTS
+STEPS_FIRST = 5  # losses that must agree at least
+
+
+def checkout(name: str) -> Path:
+    """Return the checkout ``name`` below ADVPROMPT_HOSTS, or skip the test."""
+    import pytest
+
+    folder = Path(os.environ.get("ADVPROMPT_HOSTS", "")) / name
+    if "ADVPROMPT_HOSTS" not in os.environ or not folder.is_dir():
+        pytest.skip(f"ADVPROMPT_HOSTS names no folder with {name}")
+    return folder.resolve()
+
+
+def real_dassl() -> Path:
+    """Return the checkout of Dassl itself, or skip the test."""
+    import pytest
+
+    folder = checkout(REAL)
+    pytest.importorskip("sklearn", reason="Dassl itself needs scikit-learn")
+    return folder
+
+
+def pets_of_noise(root: Path) -> Path:
+    """Make oxford_pets below ``root``, each class in a colour of its own, without JPEG's losses."""
+    import numpy as np
+    from PIL import Image
+
+    from tests.make_datasets import oxford_pets
+
+    oxford_pets(root)
+    draw = np.random.RandomState(0)
+    for number, path in enumerate(sorted((root / "oxford_pets" / "images").iterdir())):
+        colour = 60 + 45 * np.eye(3)["aAG".index(path.name[0])]
+        pixels = colour + draw.randint(0, 90, (40, 36 + number % 5, 3))
+        with path.open("wb") as file:  # Pillow goes by the content, not by the name
+            Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    return root
+
+
+def run_child(out: Path, *, host: Path, runs: list[list[str]] = (), dassl: Path | None = None,
+              paths=(), threads=1, **job) -> dict:  # fmt: skip
+    """Run the job in an interpreter of its own; return what it recorded.
+
+    Args:
+        host: folder whose ``train.py``, ``trainers``, ``datasets`` and ``clip`` are used.
+        runs: one list of arguments to ``train.py`` per run.
+        dassl: checkout of Dassl itself; None for the stand-in.
+        paths: further folders to import from.
+        job: ``weights`` (file that every backbone name stands for), ``datasets`` (see
+            :func:`list_datasets`).
+    """
+    job |= {"host": str(host), "runs": [list(map(str, run)) for run in runs], "out": str(out)}
+    file = out.with_suffix(".job")
+    file.write_text(json.dumps(job), encoding="utf-8")
+    extra = [str(path) for path in (dassl, *paths, ROOT) if path]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([*extra, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, __file__, str(file)]
+    done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    result = json.loads(out.read_text(encoding="utf-8"))
+    expected = (dassl or ROOT / "compat") / "dassl"
+    assert Path(result["dassl"]) == expected, "another Dassl is installed"
+    return result | {"log": done.stdout, "errors": done.stderr}
+
+
+def record(results: dict) -> None:
+    """Let every training step and every tested batch append to ``results``."""
+    from dassl.evaluation.evaluator import Classification
+    from dassl.utils import MetricMeter
+
+    step, test = MetricMeter.update, Classification.process
+
+    def update(self, values):
+        results["losses"].append(values["loss"])
+        step(self, values)
+
+    def process(self, mo, gt):
+        results["scores"] += mo.float().tolist()
+        test(self, mo, gt)
+
+    MetricMeter.update, Classification.process = update, process
+
+
+def give_weights(path: str) -> None:
+    """Let CoOp's ``load_clip_to_cpu`` find the toy CLIP whatever backbone it asks for."""
+    from clip import clip
+
+    clip._download = lambda url, *args: path
+
+
+def list_datasets(names: list[str], root: str, options: list) -> dict:
+    """Build data sets of the fork and return their splits as lists of plain values.
+
+    Args:
+        options: lists of overrides of the fork's configuration; the data sets are built for each.
+    """
+    from dassl.config import get_cfg_default
+    from dassl.data.datasets import build_dataset
+    from dassl.utils import set_random_seed
+
+    listed = {}
+    for name in names:
+        for overrides in options:
+            cfg = get_cfg_default()
+            cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # as the fork's extend_cfg does
+            cfg.merge_from_list(["DATASET.NAME", name, "DATASET.ROOT", root, *overrides])
+            set_random_seed(cfg.SEED)
+            data = build_dataset(cfg)
+            rows = {"classnames": data.classnames, "num_classes": data.num_classes}
+            for part in ("train_x", "val", "test"):
+                rows[part] = [
+                    (os.path.relpath(d.impath, root), d.label, d.domain, d.classname)
+                    for d in getattr(data, part) or ()
+                ]
+            listed[" ".join(map(str, [name, *overrides]))] = rows
+    return listed
+
+
+def main(file: str) -> None:
+    job = json.loads(Path(file).read_text(encoding="utf-8"))
+    sys.path[0] = job["host"]  # as if its train.py had been started
+    import compat
+
+    compat.guard_torchvision()
+    compat.ensure_dassl()
+    mended = compat.modernize_dassl()
+    import dassl
+
+    results = {"dassl": str(Path(dassl.__file__).parent), "mended": mended, "runs": []}
+    if job.get("weights"):
+        give_weights(job["weights"])
+    now: dict = {"losses": [], "scores": []}
+    record(now)
+    runpy.run_path(str(Path(job["host"]) / "train.py"))  # its imports: trainers and data sets
+    for run in job["runs"]:
+        now.update(losses=[], scores=[])
+        sys.argv = ["train.py", *run]
+        runpy.run_path(str(Path(job["host"]) / "train.py"), run_name="__main__")
+        results["runs"].append(dict(now))
+    if job.get("datasets"):
+        results["datasets"] = list_datasets(**job["datasets"])
+    Path(job["out"]).write_text(json.dumps(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

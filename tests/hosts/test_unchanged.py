@@ -1,0 +1,205 @@
+"""CoOp's and MaPLe's own trainers and data sets, unedited, on the stand-in and on Dassl itself.
+
+Needs ADVPROMPT_HOSTS, a folder with checkouts of CoOp, multimodal-prompt-learning and
+Dassl.pytorch; skipped without. A checkout runs by its own train.py with its own configs. Losses
+and scores must be equal to the last bit, because both sides do the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from tests.hosts.dassl_runs import checkout, pets_of_noise, real_dassl, run_child
+from tests.make_datasets import MAKERS, class_folders
+from tests.toy import toy_state_dict
+
+pytestmark = pytest.mark.slow
+
+
+class Fork(NamedTuple):
+    """What to run of a checkout, and the CLIP it needs."""
+
+    trainers: dict[str, tuple]  # name -> config file, overrides
+    sizes: dict  # of the toy CLIP
+    epochs: int  # of 6 steps: 12 images in batches of 2
+    zero_shot: tuple[str, ...] = ()  # trainers that are only tested
+
+
+FORKS = {
+    "CoOp": Fork(
+        {
+            "CoOp": ("CoOp/vit_b16.yaml", "TRAINER.COOP.PREC", "fp32"),
+            "CoCoOp": ("CoCoOp/vit_b16_c4_ep10_batch1_ctxv1.yaml", "TRAINER.COCOOP.PREC", "fp32"),
+        },
+        {},
+        2,  # the first at the rate of the warm-up
+        ("ZeroshotCLIP", "ZeroshotCLIP2"),
+    ),
+    # Its MaPLe writes CLIP's widths as numbers and runs in half precision only, which is slow here.
+    "multimodal-prompt-learning": Fork(
+        {"MaPLe": ("MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml", "OPTIM.WARMUP_EPOCH", "-1")},
+        {"vision_width": 768, "text_width": 512, "image": 16},
+        1,
+    ),
+}
+
+
+def derived(root: Path) -> list[Path]:
+    """What data sets have put beside their images: splits, few-shot draws, lists."""
+    return [*root.rglob("split_*"), *root.rglob("*.pkl")]
+
+
+def without_derived(root: Path) -> None:
+    for path in derived(root):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+class Commands:
+    """The arguments for a checkout's train.py: 4 shots of 3 breeds, a CLIP of toy size."""
+
+    def __init__(self, name: str, folder: Path):
+        self.fork, self.host, self.folder = FORKS[name], checkout(name), folder
+        self.root = pets_of_noise(folder / "data")
+        self.weights = folder / "clip.pt"
+        state = toy_state_dict(**self.fork.sizes)
+        torch.save({name: value.half() for name, value in state.items()}, self.weights)
+
+    def run(self, trainer: str, out: str, *more, epochs=None) -> list[str]:
+        first = next(iter(self.fork.trainers.values()))
+        config, *overrides = self.fork.trainers.get(trainer, first)
+        side = self.fork.sizes.get("image", 32)
+        configs = self.host / "configs"
+        return [
+            "--root", str(self.root), "--seed", "1", "--trainer", trainer,
+            "--dataset-config-file", str(configs / "datasets/oxford_pets.yaml"),
+            "--config-file", str(configs / "trainers" / config),
+            "--output-dir", str(self.folder / out), *map(str, more), *overrides,
+            "INPUT.SIZE", f"({side}, {side})", "DATASET.NUM_SHOTS", "4", "USE_CUDA", "False",
+            "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "2",
+            "OPTIM.MAX_EPOCH", str(self.fork.epochs), "TRAIN.CHECKPOINT_FREQ", "1",
+        ]  # fmt: skip
+
+    def all(self, out: str) -> dict[str, list[str]]:
+        """Return every trainer's training and test by name."""
+        runs = {}
+        for trainer in self.fork.trainers:
+            trained = self.folder / out / trainer
+            test = ("--eval-only", "--model-dir", trained, "--load-epoch", self.fork.epochs)
+            runs[trainer] = self.run(trainer, trained)
+            runs[f"{trainer} tested"] = self.run(trainer, trained, *test)
+        for trainer in self.fork.zero_shot:
+            runs[trainer] = self.run(trainer, f"{out}/{trainer}", "--eval-only")
+        return runs
+
+    def do(self, name: str, runs: dict, dassl: Path | None) -> dict:
+        """Run on Dassl itself or, with None, on the stand-in; ``runs`` becomes results by name."""
+        done = run_child(
+            self.folder / f"{name}.json", host=self.host, runs=list(runs.values()), dassl=dassl,
+            weights=str(self.weights),
+        )  # fmt: skip
+        return done | {"runs": dict(zip(runs, done["runs"], strict=True))}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Run a checkout's trainers on Dassl itself and on the stand-in: (commands, real, stand-in)."""
+    done = {}
+
+    def run(name):
+        if name not in done:
+            dassl = real_dassl()
+            commands = Commands(name, tmp_path_factory.mktemp("fork"))
+            real = commands.do("real", commands.all("real"), dassl)
+            without_derived(commands.root)
+            done[name] = commands, real, commands.do("standin", commands.all("standin"), None)
+        return done[name]
+
+    return run
+
+
+@pytest.mark.parametrize("name", FORKS)
+def test_losses_and_scores_are_those_of_dassl(name, both):
+    commands, real, standin = both(name)
+    assert real["mended"] == ["warm-up schedules", "autoaugment", "randaugment", "checkpoints"]
+    assert standin["mended"] == []
+    for name, run in real["runs"].items():
+        own, trained = standin["runs"][name], name in commands.fork.trainers
+        assert len(run["losses"]) == (6 * commands.fork.epochs if trained else 0)
+        assert own["losses"] == run["losses"], name
+        assert len(run["scores"]) == 9 and own["scores"] == run["scores"], name
+        assert len({tuple(row) for row in run["scores"]}) > 1  # the images make a difference
+        if trained:
+            assert len(set(run["losses"])) > 5  # and so do the steps
+            assert real["runs"][f"{name} tested"]["scores"] == run["scores"]  # as saved, so loaded
+
+
+def test_each_goes_on_from_checkpoints_of_the_other(both):
+    commands, real, _ = both("CoOp")
+    results = []
+    for folder in ("real", "standin"):
+        for pointer in (commands.folder / folder / "CoOp").glob("*/checkpoint"):
+            pointer.write_text("model.pth.tar-1\n")
+    for name, dassl in (("on real", real_dassl()), ("on standin", None)):
+        runs = {}
+        for folder in ("real", "standin"):
+            trained, out = commands.folder / folder / "CoOp", f"{name}/{folder}"
+            test = ("--eval-only", "--model-dir", trained, "--load-epoch", 2)
+            runs[f"tested {folder}"] = commands.run("CoOp", f"{out} tested", *test)
+            runs[f"resumed {folder}"] = commands.run("CoOp", out, "--resume", trained)
+        results.append(commands.do(name, runs, dassl)["runs"])
+    on_real, on_standin = results
+    assert on_real == on_standin
+    assert on_real["tested real"] == on_real["tested standin"] == real["runs"]["CoOp tested"]
+    assert on_real["resumed real"] == on_real["resumed standin"]
+    assert len(on_real["resumed real"]["losses"]) == 6
+
+
+# --- data sets ------------------------------------------------------------------------------
+
+
+def caltech101(root: Path) -> None:
+    folder = root / "caltech-101" / "101_ObjectCategories"
+    class_folders(folder, ("airplanes", "Faces", "accordion", "Faces_easy", "BACKGROUND_Google"), 6)
+
+
+def eurosat(root: Path) -> None:
+    class_folders(root / "eurosat" / "2750", ("AnnualCrop", "River", "SeaLake", "Forest"), 6)
+
+
+def ucf101(root: Path) -> None:
+    """UCF101 without the blank line at the end of a list, over which CoOp's reader stumbles."""
+    MAKERS["UCF101"](root)
+    path = root / "ucf101" / "ucfTrainTestlist" / "testlist01.txt"
+    path.write_bytes(path.read_bytes().rstrip())
+
+
+FOLDERS = MAKERS | {"Caltech101": caltech101, "EuroSAT": eurosat, "UCF101": ucf101}
+OPTIONS = [  # overrides with which each data set is built, in this order
+    ["SEED", 1, "DATASET.NUM_SHOTS", -1],
+    ["SEED", 1, "DATASET.NUM_SHOTS", 2],
+    ["SEED", 2, "DATASET.NUM_SHOTS", 1, "DATASET.SUBSAMPLE_CLASSES", "base"],
+    ["SEED", 2, "DATASET.NUM_SHOTS", 1, "DATASET.SUBSAMPLE_CLASSES", "new"],  # from the file
+]
+
+
+def test_all_data_sets_are_read_and_drawn_as_by_dassl(tmp_path):
+    pytest.importorskip("scipy")
+    host, dassl, root = checkout("CoOp"), real_dassl(), tmp_path / "data"
+    for make in FOLDERS.values():
+        make(root)
+    wanted = {"names": list(FOLDERS), "root": str(root), "options": OPTIONS}
+    listed = []
+    for step, path in enumerate((dassl, None, None, dassl)):
+        if step % 2 == 0:  # each reads the files of the other in the next step
+            without_derived(root)  # and in the same folder: some list it in the disk's order
+        done = run_child(tmp_path / f"{step}.json", host=host, dassl=path, datasets=wanted)
+        listed.append(done["datasets"])
+    assert listed[0] == listed[1] == listed[2] == listed[3]
+    assert len(FOLDERS) == 15 and len(listed[0]) == 15 * len(OPTIONS)
+    for name, rows in listed[0].items():
+        assert rows["train_x"] and rows["test"], name
