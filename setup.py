@@ -57,7 +57,7 @@ setup(
         "advprompt.scripts": ["**/*.sh"],
     },
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.0",
         "torchvision",
         "numpy",
         "pillow",
@@ -83,6 +83,10 @@ setup(
     entry_points={"console_scripts": ["advprompt = advprompt.tools.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Operating System :: OS Independent",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -8,6 +8,10 @@ once installed and ``trainers.advprompt`` inside a fork, so everything in it imp
 import importlib
 import importlib.util
 
+from .versions import check_torch
+
+check_torch()
+
 # `import dassl` and `import torchvision` must work before anything needs them
 _COMPAT = "compat" if __name__ == "trainers" else f"{__name__}.compat"
 if importlib.util.find_spec(_COMPAT):

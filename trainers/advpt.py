@@ -23,6 +23,7 @@ from .prompting import PromptLearner, text_features
 from .prompting.prompts import context_spec
 from .robust_trainer import RobustTrainer, register
 from .state import load_prompts
+from .versions import grad_scaler
 
 
 class PromptedText(nn.Module):
@@ -103,7 +104,7 @@ class AdvPT(RobustTrainer):
         self.optim = build_optimizer(learner, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model("prompt_learner", learner, self.optim, self.sched)
-        self.scaler = torch.amp.GradScaler(enabled=cfg.PREC == "amp")
+        self.scaler = grad_scaler(cfg.PREC == "amp")
 
     def before_train(self):
         """Phase A; afterwards the image tower is not needed and leaves the memory."""

@@ -171,7 +171,7 @@ def _of_tag(entry: dict) -> dict:
 
 
 def _create(arch: str, origin: str, **options):
-    """An open_clip model, its initial values always the same; it may need files from the network."""
+    """An open_clip model, its initial values always the same; it may have to fetch files."""
     open_clip = _open_clip()
     try:
         with torch.random.fork_rng(devices=[]), _without_warnings():

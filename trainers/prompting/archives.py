@@ -14,6 +14,8 @@ from collections import OrderedDict
 
 import torch
 
+from ..versions import itemsize
+
 STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -85,7 +87,7 @@ class _Reader(pickle.Unpickler):
             raise pickle.UnpicklingError("the archive refers to something that is no storage")
         if key not in self._cache:
             data = bytearray(self._archive.read(f"{self._root}data/{key}"))
-            if numel < 0 or len(data) < numel * dtype.itemsize:
+            if numel < 0 or len(data) < numel * itemsize(dtype):
                 raise pickle.UnpicklingError(f"storage {key} of the archive is truncated")
             self._cache[key] = (
                 torch.frombuffer(data, dtype=dtype, count=numel)
