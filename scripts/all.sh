@@ -22,7 +22,7 @@ for method in $METHODS; do
   fi
   with=$cfg
   if [ "$method" = tecoa_finetune ]; then method=tecoa with=${cfg}_finetune; fi
-  attempt "$method" bash "scripts/$method/${PROTOCOL:-main}.sh" "${words[@]}" "$with" \
+  attempt "$method" bash "$SCRIPTS/$method/${PROTOCOL:-main}.sh" "${words[@]}" "$with" \
     ${own[@]+"${own[@]}"} "$@"
 done
 [ -z "$failed" ] || fail "these did not finish, see above:$failed"

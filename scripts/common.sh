@@ -3,7 +3,14 @@
 #   environment: DATA, OUTPUT, SEEDS, ATTACK, TESTS, TARGETS, SOURCE_ONLY, PYTHON
 set -euo pipefail
 HERE=$PWD
-REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [ "${SCRIPTS##*/}" = advprompt ]; then # in a fork, where dropin has put them
+  REPO=$(cd "$SCRIPTS/../.." && pwd) CONFIGS=configs/advprompt TOOLS=trainers.advprompt.tools
+  TRAIN=(-m "$TOOLS.train") ADVICE="activate the fork's environment"
+else
+  REPO=$(cd "$SCRIPTS/.." && pwd) CONFIGS=configs TOOLS=tools
+  TRAIN=(train.py) ADVICE="run 'bash scripts/setup.sh'"
+fi
 
 absolute() { case $1 in /*) echo "$1" ;; "~"*) echo "$HOME${1#\~}" ;; *) echo "$HERE/$1" ;; esac; }
 fail() { echo "error: $1" >&2; exit 2; }
@@ -13,13 +20,13 @@ OUTPUT=$(absolute "${OUTPUT:-$REPO/output}")
 CACHE=$OUTPUT/cache # few-shot draws, drawings and banks: whatever runs can share
 SEEDS=${SEEDS:-1 2 3}
 if [ -z "${PYTHON:-}" ]; then
-  source "$REPO/scripts/active_python.sh"
+  source "$SCRIPTS/active_python.sh"
   PYTHON=${active:-$REPO/.venv/bin/python}
   [ -x "$PYTHON" ] || PYTHON=python3
 fi
 cd "$REPO"
 "$PYTHON" -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("yacs")))' 2>/dev/null ||
-  fail "'$PYTHON' lacks the requirements; run 'bash scripts/setup.sh' or set PYTHON to another interpreter"
+  fail "'$PYTHON' lacks the requirements; $ADVICE or set PYTHON to another interpreter"
 
 # --dry-run, anywhere among the words: the runs are noted in a file instead of being done. Scripts that
 # this one calls inherit its name; in the end one table says what they all would do.
@@ -33,7 +40,7 @@ if [ -n "${dry_run:-}" ] && [ -z "${ADVPROMPT_DRY_RUN_JOBS:-}" ]; then
   export ADVPROMPT_DRY_RUN_JOBS
   planned() {
     local code=$?
-    [ $code != 0 ] || "$PYTHON" train.py --dry-run --jobs "$ADVPROMPT_DRY_RUN_JOBS" || code=$?
+    [ $code != 0 ] || "$PYTHON" "${TRAIN[@]}" --dry-run --jobs "$ADVPROMPT_DRY_RUN_JOBS" || code=$?
     rm -f "$ADVPROMPT_DRY_RUN_JOBS"
     exit $code
   }
@@ -44,12 +51,12 @@ run() { # ARGUMENTS of train.py: do one run, or note it
   if [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ]; then
     printf '%s\0' "$#" "$@" >>"$ADVPROMPT_DRY_RUN_JOBS"
   else
-    "$PYTHON" train.py "$@"
+    "$PYTHON" "${TRAIN[@]}" "$@"
   fi
 }
 
 report() { # ARGUMENTS of tools.report: tables of what is there; after a dry run nothing is new
-  [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || "$PYTHON" -m tools.report "$@"
+  [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || "$PYTHON" -m "$TOOLS".report "$@"
 }
 
 attempt() { # WHAT COMMAND ...: go on where it fails, and remember WHAT in $failed
@@ -79,6 +86,11 @@ full_name() { # short or full data set name -> the name of its config file
   esac
 }
 
+dataset_config() { # NAME -> its config file; a fork's own comes first
+  if [ -f "configs/datasets/$1.yaml" ]; then echo "configs/datasets/$1.yaml"; else
+    echo "$CONFIGS/datasets/$1.yaml"; fi
+}
+
 backbone_config() { # default config: ViT-B/16 where its weights are at hand, else the built-in CLIP
   if [ -f "$HOME/.cache/clip/ViT-B-16.pt" ]; then echo vit_b16; else
     echo "note: no ViT-B-16.pt in ~/.cache/clip, so this runs the built-in small CLIP (config 'tiny');" \
@@ -96,7 +108,7 @@ default_attack() { # TRAINER CFG DATASET -> threat model; AdvPT's paper has one 
   case $1/$2 in
     AdvPT/tiny* | ZeroshotCLIP/tiny*) echo advpt_tiny ;;
     AdvPT/* | ZeroshotCLIP/*) echo advpt16 ;;
-    */tiny*) if [ -f "configs/attacks/tiny_$3.yaml" ]; then echo "tiny_$3"; else echo linf4_tiny; fi ;;
+    */tiny*) if [ -f "$CONFIGS/attacks/tiny_$3.yaml" ]; then echo "tiny_$3"; else echo linf4_tiny; fi ;;
     *) echo linf1 ;;
   esac
 }
@@ -118,9 +130,9 @@ train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or 
   [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ] ||
     echo "== $trainer $dataset shots=$shots config=$cfg attack=$attack seed=$seed -> $folder"
   run --root "$DATA" --seed "$seed" --trainer "$trainer" \
-    --dataset-config-file "configs/datasets/$dataset.yaml" \
-    --config-file "configs/trainers/$trainer/$cfg.yaml" \
-    --attack-config-file "configs/attacks/$attack.yaml" --output-dir "$folder" \
+    --dataset-config-file "$(dataset_config "$dataset")" \
+    --config-file "$CONFIGS/trainers/$trainer/$cfg.yaml" \
+    --attack-config-file "$CONFIGS/attacks/$attack.yaml" --output-dir "$folder" \
     ${flags[@]+"${flags[@]}"} DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" \
     TRAINER.ADVPT.BANK_DIR "$CACHE/banks" "$@" || return
   retest "$@"
@@ -141,10 +153,10 @@ retest() { # [KEY VALUE ...]: test the run of train again under each of $TESTS, 
       name+=_$(printf %s "${part%%=*}-${part#*=}" | tr -c 'A-Za-z0-9._-' '.')
     done
     attempt "$trainer/$dataset/seed$seed/$name" run --root "$DATA" --seed "$seed" --trainer "$trainer" \
-      --dataset-config-file "configs/datasets/$dataset.yaml" \
-      --config-file "configs/trainers/$trainer/$cfg.yaml" \
-      --attack-config-file "configs/attacks/$attack.yaml" \
-      --test-attack-config-file "configs/attacks/${parts[0]}.yaml" \
+      --dataset-config-file "$(dataset_config "$dataset")" \
+      --config-file "$CONFIGS/trainers/$trainer/$cfg.yaml" \
+      --attack-config-file "$CONFIGS/attacks/$attack.yaml" \
+      --test-attack-config-file "$CONFIGS/attacks/${parts[0]}.yaml" \
       --output-dir "$folder/robustness/$name" --eval-only --model-dir "${flags[2]:-$folder}" \
       DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" TRAINER.ADVPT.BANK_DIR "$CACHE/banks" \
       ${again[@]+"${again[@]}"} ${own[@]+"${own[@]}"}
@@ -221,8 +233,8 @@ beyond_source() { # PROTOCOL TRAINER SOURCE SHOTS [CFG] [KEY VALUE ...]: train o
   ATTACK=${ATTACK:-$(default_attack "$trainer" "$cfg" "$dataset")}
   for target in $targets; do # all of them first: a mistake in the last must not cost hours
     target=$(full_name "$target")
-    [ -f "configs/datasets/$target.yaml" ] ||
-      fail "target '$target' has no configs/datasets/$target.yaml; check TARGETS"
+    [ -f "$(dataset_config "$target")" ] ||
+      fail "target '$target' has no $(dataset_config "$target"); check TARGETS"
     places+=("$OUTPUT/$target")
   done
   for seed in $SEEDS; do

@@ -41,21 +41,21 @@ while [ $# -gt 0 ] && [[ $1 != *.* && $1 != SEED ]]; do chosen+=" $1"; shift; do
 keys=("$@") cfgs=${chosen:-$cfgs} shots=${SHOTS:-$shots} tests=${TESTS-$tests}
 methods=${METHODS:-$methods} full="" first="" source=""
 for cfg in $cfgs; do
-  [ -f "configs/trainers/ZeroshotCLIP/$cfg.yaml" ] ||
-    fail "there is no config '$cfg' (configs/trainers/ZeroshotCLIP/$cfg.yaml); choose one such as vit_b16 or tiny"
+  [ -f "$CONFIGS/trainers/ZeroshotCLIP/$cfg.yaml" ] ||
+    fail "there is no config '$cfg' ($CONFIGS/trainers/ZeroshotCLIP/$cfg.yaml); choose one such as vit_b16 or tiny"
 done
 for set in ${DATASETS:-$sets}; do
   set=$(full_name "$set")
-  [ -f "configs/datasets/$set.yaml" ] ||
-    fail "there is no data set '$set' (configs/datasets/$set.yaml); check DATASETS"
+  [ -f "$(dataset_config "$set")" ] ||
+    fail "there is no data set '$set' ($(dataset_config "$set")); check DATASETS"
   full+=" $set" first=${first:-$set}
   if [ -z "$source" ] || [ "$set" = imagenet ]; then source=$set; fi
 done
 sets=$full
 for test in ${TESTS:-}; do # as for data sets: a mistake is said before any work
   test=${test%%+*}
-  [ -z "$test" ] || [ "$test" = aa ] || [ -f "configs/attacks/$test.yaml" ] ||
-    fail "there is no test '$test' (configs/attacks/$test.yaml); check TESTS"
+  [ -z "$test" ] || [ "$test" = aa ] || [ -f "$CONFIGS/attacks/$test.yaml" ] ||
+    fail "there is no test '$test' ($CONFIGS/attacks/$test.yaml); check TESTS"
 done
 
 threats() { # CFG DATASET -> threat models; those of the papers are too strong for the built-in CLIP
@@ -78,8 +78,8 @@ choose_tests() { # CFG ATTACK: set TESTS of train to those of $tests that apply
     case $test in aa | aa+*) test=${2}_$test ;; +*) test=$2$test ;; esac
     case $1/$test in
       tiny*/rap*) note "test $test is left out: its surrogate takes larger images than config '$1'" ;;
-      *) if [ -f "configs/attacks/${test%%+*}.yaml" ]; then TESTS+="$test "; else
-        note "test $test is left out: there is no configs/attacks/${test%%+*}.yaml"
+      *) if [ -f "$CONFIGS/attacks/${test%%+*}.yaml" ]; then TESTS+="$test "; else
+        note "test $test is left out: there is no $CONFIGS/attacks/${test%%+*}.yaml"
       fi ;;
     esac
   done
@@ -98,7 +98,7 @@ part() { # PROTOCOL CFG DATASET SHOTS: all methods under every threat model
   for attack in $(threats "$2" "$3"); do
     export PROTOCOL=$1 METHODS=$methods ATTACK=$attack TESTS
     choose_tests "$2" "$attack"
-    attempt "$1/$3/$2/$attack/$4shots" bash scripts/all.sh "$3" "$4" "$2" \
+    attempt "$1/$3/$2/$attack/$4shots" bash "$SCRIPTS/all.sh" "$3" "$4" "$2" \
       ${own[@]+"${own[@]}"} ${keys[@]+"${keys[@]}"}
   done
 }
@@ -113,7 +113,7 @@ for protocol in $protocols; do
   fi
 done
 needed=$(printf '%s\n' $needed | grep -v '^shapes' | sort -u) || true
-if [ -n "$needed" ] && [ -f tools/data.py ]; then "$PYTHON" -m tools.data check $needed || true; fi
+if [ -n "$needed" ]; then "$PYTHON" -m "$TOOLS".data check $needed || true; fi
 
 for cfg in $cfgs; do
   for set in $sets; do
@@ -122,7 +122,7 @@ for cfg in $cfgs; do
   for protocol in $beyond; do part "$protocol" "$cfg" "$source" "$from"; done
   if [ -n "$ablation" ]; then
     ATTACK=$(threats "$cfg" "$first") && ATTACK=${ATTACK%% *} TESTS=""
-    attempt "$ablation/$first/$cfg" bash "scripts/$ablation.sh" "$first" "$from" "$cfg" \
+    attempt "$ablation/$first/$cfg" bash "$SCRIPTS/$ablation.sh" "$first" "$from" "$cfg" \
       ${keys[@]+"${keys[@]}"}
   fi
 done

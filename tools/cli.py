@@ -12,6 +12,7 @@ errors = importlib.import_module(f"{core.__name__}.errors")
 
 # command -> (module beside this one, what it does); the module offers main(argv)
 TOOLS = {
+    "train": ("train", "train and test, with CoOp's command line"),
     "report": ("report", "clean and robust accuracy from result records: tables, or one page"),
     "curves": ("curves", "accuracy over one setting (an ablation), drawn from result records"),
     "robustness": ("robustness", "finished runs tested under other threat models"),
@@ -19,6 +20,7 @@ TOOLS = {
     "explain": ("explain", "the words nearest to a run's learned text vectors"),
     "data": ("data", "data sets: what is there, what is missing, and fetching it"),
     "export": ("export", "what a run learned, with a card: an entry of a prompt zoo"),
+    "configs": ("configs", "the config files that come along: trainers, data sets, threat models"),
     "dropin": ("dropin", "our trainers copied into a fork of CoOp, or taken out again"),
     "picture": ("picture", "clean | perturbation | adversarial, from a run's saved examples"),
 }

@@ -53,6 +53,7 @@ if hasattr(train, "setup_cfg"):
     assert "TRAIN" in cfg.ATTACK and "ADVPT" in cfg.TRAINER, "its configuration lacks our keys"
 ours = [n for n in TRAINER_REGISTRY.registered_names()
         if TRAINER_REGISTRY.get(n).__module__.startswith(advprompt.__name__ + ".")]
+ours.sort(key=lambda name: ("." in name, name))
 assert "AdvPT" in ours, "AdvPT is not registered"
 import dassl
 print(json.dumps({"ours": ours, "dassl": dassl.__file__}))

@@ -146,7 +146,7 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
             "export it without figures by --unfinished"
         )
     name = cfg.TRAINER.NAME
-    method = config.METHODS.get(name)
+    method = config.method_called(name)
     if method is None:
         raise errors.UserError(
             f"'{folder}' was made by trainer '{name}', which is none of this project's."

@@ -79,7 +79,7 @@ class Plan:
         tested = runs.test_facts(eval_only, model_dir, load_epoch)
         mine = {key: value for key, value in config.items() if key not in runs.VOLATILE} | tested
         done = runs.is_done(cfg, **tested) or self._planned(folder, mine)
-        trainer = core.config.METHODS.get(cfg.TRAINER.NAME)
+        trainer = core.config.method_called(cfg.TRAINER.NAME)
         sizes, missing = sizes_of(cfg)
         forwards = None
         if trainer and sizes:

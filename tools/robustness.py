@@ -20,6 +20,7 @@ from .cli import run_tool
 
 runs = importlib.import_module(f"{core.__name__}.runs")
 config = importlib.import_module(f"{core.__name__}.config")
+host = importlib.import_module(f"{core.__name__}.host")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def register_datasets() -> None:
-    """Make our data sets known to Dassl."""
+    """Make the data sets known to Dassl: those of the fork around us, and ours."""
+    host.join()
     importlib.import_module(
         "datasets" if core.__name__ == "trainers" else f"{core.__name__}.datasets"
     )

@@ -202,7 +202,7 @@ def _new(folders, jobs, tests, facts: dict, specs) -> dict:
             {
                 "folder": str(folder),
                 "model_dir": str(model_dir),
-                "trainer": cfg.TRAINER.NAME,
+                "trainer": type(test.trainer).__name__,
                 "shots": training["shots"],
                 "seed": cfg.SEED,
                 "train_threat": training["train_threat"],

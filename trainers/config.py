@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from . import defences, host
@@ -62,6 +63,21 @@ def extend_cfg(cfg: CfgNode) -> None:
     for method in METHODS.values():
         method.extend_cfg(cfg)
     host.attend(cfg, extend_cfg)
+
+
+def method_called(name: str) -> type | None:
+    """Return our trainer of that name, with or without the ``advprompt.`` it has in some forks."""
+    return METHODS.get(name.removeprefix(host.PREFIX))
+
+
+def registered_name(name: str) -> str:
+    """Return the name under which our trainer of that name is registered here."""
+    method, bare = method_called(name), name.removeprefix(host.PREFIX)
+    if method is None:
+        return name
+    names = TRAINER_REGISTRY.registered_names()
+    ours = bare in names and TRAINER_REGISTRY.get(bare) is method
+    return bare if ours else f"{host.PREFIX}{bare}"
 
 
 @cache
@@ -123,8 +139,8 @@ def check_cfg(cfg: CfgNode) -> None:
                 f"'{spec.objective}'; use OBJECTIVE embedding_kl or TARGET end_to_end"
             )
     defences.build_defence(cfg)
-    if cfg.TRAINER.NAME in METHODS:
-        METHODS[cfg.TRAINER.NAME].check_keys(cfg)
+    if method := method_called(cfg.TRAINER.NAME):
+        method.check_keys(cfg)
 
 
 def one_of(key: str, value, choices) -> None:

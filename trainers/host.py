@@ -6,41 +6,82 @@ keys that the fork sets in its own ``extend_cfg`` stay as it sets them.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from functools import partial
+from pathlib import Path
 
 from .errors import UserError
 
 # Of ATTACK, merged by our rules: sizes as 4 or "4/255", and the name of a threat model
 OURS = ("THREAT", "TRAIN", "TEST")
+PREFIX = "advprompt."  # of our trainers whose names the host has
 
 
-def lend(registry, cls, forget=None) -> bool:
-    """Register ``cls`` under its own name until the host registers that name.
+def lend(registry, cls, *, alias: bool = False) -> None:
+    """Register ``cls`` under its own name, which a host may have already or take later.
 
     Args:
         registry: one of Dassl's registries.
-        forget: called with the name when the host takes it.
-
-    Returns:
-        False where the host has the name already; nothing is registered then.
+        alias: where the host has the name, ours is still there as ``advprompt.NAME``.
     """
-    name = cls.__name__
-    if name in registry.registered_names():
-        return False
     if "lent" not in vars(registry):
         registry.lent = {}
         registry._do_register = partial(_register, registry, registry._do_register)
-    registry.register(cls)
-    registry.lent[name] = forget
-    return True
+    name = cls.__name__
+    if name not in registry.registered_names():
+        registry.register(cls)
+        registry.lent[name] = alias
+    elif alias:
+        registry._obj_map.setdefault(f"{PREFIX}{name}", cls)
 
 
 def _register(registry, register, name, *args, **kwargs):
     if name in registry.lent:
-        del registry._obj_map[name]
-        if forget := registry.lent.pop(name):
-            forget(name)
+        ours = registry._obj_map.pop(name)
+        if registry.lent.pop(name):
+            registry._obj_map.setdefault(f"{PREFIX}{name}", ours)
     return register(name, *args, **kwargs)
+
+
+def folder() -> Path | None:
+    """Return the folder of the fork around us: that we lie in, or, installed, that we run in."""
+    if __package__ == "trainers":  # the clone is nobody's guest
+        return None
+    copied = __package__ == "trainers.advprompt"
+    place = Path(__file__).resolve().parents[2] if copied else Path.cwd()
+    train = place / "train.py"
+    ours = (place / "trainers").resolve() == Path(__file__).resolve().parent  # editable install
+    if ours or not (place / "trainers").is_dir() or not train.is_file():
+        return None
+    return place if b"dassl" in train.read_bytes() else None
+
+
+def join():
+    """Import the fork's train.py, which registers its data sets and trainers.
+
+    Returns:
+        the module; None where there is no fork around us.
+    """
+    place = folder()
+    if place is None:
+        return None
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+    try:
+        return importlib.import_module("train")
+    except Exception as error:
+        raise UserError(
+            f"'{place / 'train.py'}' cannot be imported ({type(error).__name__}: {error}), so that "
+            "the fork's data sets are not known; mend that, or start from another folder"
+        ) from error
+
+
+def extend_cfg(cfg) -> None:
+    """Add the settings of the fork around us, if there is one."""
+    extend = getattr(join(), "extend_cfg", None)
+    if extend:
+        extend(cfg)
 
 
 def attend(cfg, extend) -> None:

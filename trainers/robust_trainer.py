@@ -36,9 +36,12 @@ MODEL_FILE = "model.json"  # what a run's figures are of: trainer, backbone, cla
 
 
 def register(cls):
-    """Register a trainer under its class name, unless a fork has one of that name, or gets one."""
-    if host.lend(TRAINER_REGISTRY, cls, forget=METHODS.pop):
-        METHODS[cls.__name__] = cls
+    """Register a trainer under its class name; a fork's trainer of that name comes first.
+
+    Ours is then called ``advprompt.NAME``.
+    """
+    METHODS[cls.__name__] = cls
+    host.lend(TRAINER_REGISTRY, cls, alias=True)
     return cls
 
 
@@ -94,15 +97,11 @@ class RobustTrainer(TrainerX):
         self.init_sha256 = ""  # of the file that training starts from
 
     def load_clip(self):
-        """Load the frozen backbone and compare its resolution with ``INPUT.SIZE``."""
+        """Load the frozen backbone and compare its images with ``INPUT``."""
         cfg = self.cfg
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip = load_clip(cfg.MODEL.BACKBONE.NAME, device=self.device)
-        if tuple(cfg.INPUT.SIZE) != (clip.resolution, clip.resolution):
-            raise UserError(
-                f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)} but backbone {clip.name} takes "
-                f"({clip.resolution}, {clip.resolution}); set INPUT.SIZE to that"
-            )
+        clip.check_input(cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION)
         return clip
 
     # --- what a method puts around CLIP -----------------------------------------------------------

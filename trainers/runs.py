@@ -14,9 +14,10 @@ from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-from .config import defaults, extend_cfg
+from .config import defaults, extend_cfg, registered_name
 from .errors import UserError, nearest
 from .exports import weights_file
+from .host import PREFIX
 from .io import read_json, sha256_file, writable_dir, write_json
 from .records import completed_record, flat_config, write_record
 from .robust_trainer import RobustTrainer
@@ -220,6 +221,7 @@ def claim(cfg, **facts) -> None:
 def _identity(cfg, facts: dict) -> dict:
     """Return what makes a run: its settings, facts, and the content of what it starts from."""
     settings = {k: v for k, v in flat_config(cfg).items() if k not in VOLATILE}
+    settings["TRAINER.NAME"] = settings["TRAINER.NAME"].removeprefix(PREFIX)
     begin = settings.get("MODEL.INIT_WEIGHTS")
     if begin and not facts.get("eval_only"):
         settings["init_sha256"] = sha256_file(weights_file(begin))
@@ -280,6 +282,7 @@ def restore(cfg, settings: dict, where) -> None:
     for key, value in settings.items():
         if key in known:
             merge(cfg, key, value, f"in '{where}'")
+    cfg.TRAINER.NAME = registered_name(cfg.TRAINER.NAME)
 
 
 def stored(folder) -> tuple[dict, dict]:
