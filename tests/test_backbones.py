@@ -1,6 +1,8 @@
 """open_clip's architectures: prompts in both towers, attack and step, equal to open_clip itself."""
 
 import json
+import sys
+import types
 from dataclasses import replace
 
 import trainers  # noqa: F401  its torchvision guard comes before open_clip
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from small_backbones import lively, shrink
 from toy import toy_clip
 
+from tests.conftest import only_error
 from trainers.attacks import AttackSpec, GradientAttack
 from trainers.errors import UserError
 from trainers.losses import cross_entropy
@@ -425,3 +428,155 @@ def test_half_an_image_tower_is_refused(monkeypatch, tmp_path):
     torch.save(part, tmp_path / "part.pt")
     with pytest.raises(UserError, match=r"does not fit base .*resblocks\.1.* is missing in it"):
         load_clip(f"file:{tmp_path / 'part.pt'}?base=file:{tmp_path / 'base.pt'}")
+
+
+# -- tokenizers -----------------------------------------------------------------------------------
+
+
+class Pieces:
+    """A tokenizer in the manner of transformers: sentencepiece with the end token for padding."""
+
+    WORDS = [
+        "</s>", "\u2581a", "\u2581photo", "\u2581of", "\u2581cat", "\u2581an", "\u2581old",
+        "\u2581dog", "\u2581centered", "\u2581satellite", "\u2581forest", "ish",
+    ]  # fmt: skip
+    before: tuple = ()
+    known: list = []
+
+    @classmethod
+    def from_pretrained(cls, name, **options):
+        cls.known.append((name, options))
+        if not str(name).startswith("/"):
+            raise OSError("We couldn't connect to the hub\nand more")
+        return cls()
+
+    def __len__(self):
+        return len(self.WORDS)
+
+    def convert_ids_to_tokens(self, ids):
+        return [self.WORDS[i] for i in ids]
+
+    def ids(self, text):
+        pieces = [f"\u2581{word}" for word in text.replace("ish", " ish").split()]
+        return [self.WORDS.index(p) if p in self.WORDS else 11 for p in pieces]
+
+    def __call__(self, texts, add_special_tokens=True, max_length=None, **options):
+        if isinstance(texts, str):
+            found = self.ids(texts)
+            return {"input_ids": [*self.before, *found, 0] if add_special_tokens else found}
+        rows = torch.zeros(len(texts), max_length, dtype=torch.long)
+        for row, text in zip(rows, texts, strict=True):
+            ids = [*self.before, *self.ids(text), 0][:max_length]
+            row[: len(ids)] = torch.tensor(ids)
+        return type("Encoding", (), {"input_ids": rows})()
+
+
+class Bracketed(Pieces):
+    before = (0,)
+
+
+class Endless(Pieces):
+    """Its rows hold more than words and ends: they cannot be taken apart."""
+
+    def __call__(self, texts, **options):
+        found = super().__call__(texts, **options)
+        if not isinstance(texts, str):
+            found.input_ids[:, ::3] = 3
+        return found
+
+
+@pytest.fixture
+def transformers(monkeypatch):
+    """Put a package in place of transformers, which is not among the requirements."""
+
+    def place(tokenizer):
+        tokenizer.known = []
+        package = types.ModuleType("transformers")
+        package.AutoTokenizer = tokenizer
+        monkeypatch.setitem(sys.modules, "transformers", package)
+        return tokenizer
+
+    return place
+
+
+@pytest.fixture
+def slip(monkeypatch, tmp_path):
+    """A small SigLIP that asks for the tokenizer of the real one."""
+    shrink(monkeypatch, tmp_path, "ViT-B-16-SigLIP")
+    path = tmp_path / "Small-ViT-B-16-Slip.json"
+    config = json.loads(path.read_text())
+    config["text_cfg"] |= {
+        "hf_tokenizer_name": "timm/ViT-B-16-SigLIP",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "vocab_size": 12,
+    }
+    path.write_text(json.dumps(config))
+    open_clip.factory._rescan_model_configs()
+    return "open_clip:Small-ViT-B-16-Slip/random"
+
+
+@pytest.mark.parametrize("kind", [Pieces, Bracketed])
+def test_a_tokenizer_from_a_folder_serves_learned_prompts(slip, transformers, tmp_path, kind):
+    transformers(kind)
+    clip = load_clip(f"{slip}?tokenizer={tmp_path}")
+    assert kind.known == [(str(tmp_path), {"cache_dir": None, "trust_remote_code": False})]
+    reader = clip.tokenizer
+    assert reader.start == list(kind.before) and reader.end == [0] and reader.pad == 0
+    rows = clip.tokenize(["a photo of a CAT.", "an old dog"])
+    expected = kind()(["a photo of a cat", "an old dog"], max_length=64).input_ids
+    assert torch.equal(rows, expected)
+    with pytest.raises(UserError, match="takes 6[56] tokens but the text tower reads 64"):
+        clip.tokenize(["cat " * 64])
+    assert reader.decode([4]) == "cat " and reader.decode([11]) == "ish" and reader.size == 12
+    learner = PromptLearner(["cat", "old_dog"], clip, n_ctx=2, ctx_init="")
+    assert learner.fixed.shape[:2] == (2, 64)  # it looks ahead: the padding is part of the text
+    start = len(kind.before)
+    filled = clip.embed_tokens(rows[1:])[0, start + 1 : start + 3]  # old dog
+    assert torch.equal(learner.fixed[1, start + 2 : start + 4], filled)
+    model = PromptedCLIP(clip, ["cat", "old_dog"], PromptSpec(text=2, text_init="a photo"))
+    assert torch.equal(model.text_prompts[0], clip.embed_tokens(torch.tensor([[1, 2]]))[0])
+    assert torch.isfinite(model.text_features()).all()
+    for position in ("middle", "front"):
+        PromptedCLIP(clip, ["cat"], PromptSpec(text=2, position=position)).text_features()
+
+
+def test_a_tokenizer_that_cannot_be_taken_apart_serves_whole_texts(slip, transformers, tmp_path):
+    transformers(Endless)
+    clip = load_clip(f"{slip}?tokenizer={tmp_path}")
+    assert text_features(clip, ["a cat", "a dog"]).shape == (2, 64)
+    with pytest.raises(UserError, match="takes no learned prompts"):
+        PromptedCLIP(clip, ["cat"], PromptSpec(text=2))
+
+
+def test_a_tokenizer_nowhere_to_be_had_is_one_sentence(slip, transformers, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="'pip install transformers sentencepiece'"):
+        load_clip(slip)
+    transformers(Pieces)
+    with pytest.raises(UserError, match=r"hub \(We couldn't connect to the hub\).*\?tokenizer="):
+        load_clip(slip)
+    with pytest.raises(UserError, match="nowhere' .no such folder"):
+        load_clip(f"{slip}?tokenizer={tmp_path}/nowhere")
+
+
+# -- the whole road -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["ViT-B-16-SigLIP", "EVA02-B-16"])
+def test_one_epoch_of_naptuning_and_its_test(monkeypatch, tmp_path, white_box, run, arch):
+    name = f"open_clip:{shrink(monkeypatch, tmp_path, arch)}/random"
+    argv = white_box("NAPTuning", MODEL__BACKBONE__NAME=name, INPUT__INTERPOLATION="bilinear")
+    code, out, err = run(argv)
+    assert code == 0, err
+    assert "trained on images resized by 'bicubic' (INPUT.INTERPOLATION)" in out
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["backbone"] == name and record["attacks"][0]["n"] == 12
+
+
+def test_visual_prompts_in_a_convolutional_tower_end_in_one_sentence(
+    monkeypatch, tmp_path, white_box, run
+):
+    name = f"open_clip:{shrink(monkeypatch, tmp_path, 'convnext_base')}/random"
+    argv = white_box("AdvVPT", MODEL__BACKBONE__NAME=name, INPUT__SIZE="(64,64)")
+    code, _, err = run(argv)
+    assert "is not a vision transformer" in only_error(code, err)

@@ -153,6 +153,27 @@ class CLIPAdapter(nn.Module):
         self.model.visual = None
         return self
 
+    def check_input(self, size, interpolation: str) -> None:
+        """Compare the images that a config makes with those the backbone was trained on.
+
+        Args:
+            size: ``INPUT.SIZE``.
+            interpolation: ``INPUT.INTERPOLATION``; another than the backbone's is warned of.
+
+        Raises:
+            UserError: another size.
+        """
+        if tuple(size) != (self.resolution, self.resolution):
+            raise UserError(
+                f"INPUT.SIZE is {tuple(size)} but backbone {self.name} takes "
+                f"({self.resolution}, {self.resolution}); set INPUT.SIZE to that"
+            )
+        if interpolation != self.interpolation:
+            print(
+                f"warning: images are resized by '{interpolation}', but backbone {self.name} was "
+                f"trained on images resized by '{self.interpolation}' (INPUT.INTERPOLATION)"
+            )
+
     # -- images ----------------------------------------------------------------------------------
 
     def _normalized(self, pixels: torch.Tensor, check: bool) -> torch.Tensor:
