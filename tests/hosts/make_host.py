@@ -1,0 +1,299 @@
+"""Public CoOp-type repositories as hosts: clean copies, data and weights for them, and their runs.
+
+``ADVPROMPT_HOSTS`` names a folder of checkouts, each under its repository's name. Nothing in it is
+changed: a test works in a clone of its own. A run is the host's own ``train.py`` in a process of
+its own, started through ``runner.py``, which says what it puts in the way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+REPO = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+CLASSES = ("blue_circle", "green_heart", "red_star", "yellow_square")
+IMAGES = {"train": 5, "val": 2, "test": 2}  # per class
+SIDE = 80  # pixels of the images
+
+
+@dataclass(frozen=True)
+class Own:
+    """A run of a host's own trainer, with its own config file."""
+
+    trainer: str
+    config: str
+    weights: str = "random"
+    words: tuple[str, ...] = ()  # overrides
+    arguments: tuple[str, ...] = ()  # of its train.py
+
+
+@dataclass(frozen=True)
+class Host:
+    """One public repository.
+
+    Attributes:
+        name: its name, and that of its checkout's folder.
+        own: runs of its own trainers.
+        code: folder of ``train.py`` below the checkout.
+        dassl: its Dassl's folder below ``ADVPROMPT_HOSTS``.
+        needs: packages that it imports besides Dassl's and ours.
+        lacks: packages that it imports and that a current installation cannot have.
+    """
+
+    name: str
+    own: tuple[Own, ...]
+    code: str = "."
+    dassl: str = "Dassl.pytorch"
+    needs: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+
+COOP = Own("CoOp", "configs/trainers/CoOp/vit_b32.yaml", words=("TRAINER.COOP.PREC", "fp32"))
+MAPLE = Own(
+    "MaPLe",
+    "configs/trainers/MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml",
+    words=("TRAINER.MAPLE.PROMPT_DEPTH", "2"),
+)
+HOSTS = (
+    Host("CoOp", own=(COOP, replace(COOP, weights="tiny"))),
+    Host("multimodal-prompt-learning", own=(MAPLE, COOP)),
+    Host("PromptSRC", own=(MAPLE, COOP)),
+    Host(
+        "KgCoOp",
+        code="KgCoOp",
+        dassl="KgCoOp/Dassl.ProGrad.pytorch",
+        own=(
+            replace(COOP, config="configs/trainers/CoOp/rn50.yaml",
+                    words=(*COOP.words, "TRAINER.COOP.CTX_INIT", "False")),
+            Own("KgCoOp", "configs/trainers/KgCoOp/rn50_ep100.yaml", words=COOP.words),
+        ),
+    ),
+    Host(
+        "FAP",
+        own=(
+            Own("FAP", "configs/trainers/FAP/vit_b32_ep5_batch4_2ctx_notransform.yaml",
+                words=("TRAINER.FAP.PROMPT_DEPTH", "2", "ATTACK.PGD.TEST_ITER", "2",
+                       "ATTACK.PGD.ADV_TERM", "cos")),
+        ),
+        lacks=("autoattack", "pkg_resources"),
+        needs=("einops",),
+    ),
+    Host(
+        "APT",
+        code="apt",
+        own=(
+            Own("APT", "configs/trainers/APT/vit_b32.yaml", arguments=("--prompt-alpha", "0.1"),
+                words=(*COOP.words, "MODEL.BACKBONE.ROBUST", "False")),
+        ),
+    ),
+)  # fmt: skip
+BY_NAME = {host.name: host for host in HOSTS}
+
+
+def git(folder, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def clone(host: Host, hosts: Path, folder: Path) -> Path:
+    """Clone a checkout's commit to ``folder`` and return the folder of its ``train.py``."""
+    source, target = hosts / host.name, folder / host.name
+    git(folder, "clone", "--quiet", "--no-hardlinks", str(source), str(target))
+    return target / host.code
+
+
+def commit(host: Host, hosts: Path) -> str:
+    """Return the checkout's commit and its date."""
+    return git(hosts / host.name, "log", "-1", "--format=%h of %cs")
+
+
+def make_data(root: Path) -> Path:
+    """Draw a small data set into oxford_pets's folders with CoOp's split file; return the root.
+
+    Four classes of a colour and a shape, which the built-in CLIP knows.
+    """
+    from PIL import Image
+
+    from datasets import drawing
+
+    images = root / "oxford_pets" / "images"
+    images.mkdir(parents=True)
+    split, index = {part: [] for part in IMAGES}, 0
+    for part, count in IMAGES.items():
+        for label, name in enumerate(CLASSES):
+            for _ in range(count):
+                pixels = drawing.sample("check", index, name.replace("_", " "))[1]
+                file = f"{name}_{index}.jpg"
+                Image.fromarray(pixels).resize((SIDE, SIDE)).save(images / file, quality=95)
+                split[part].append([file, label, name])
+                index += 1
+    text = json.dumps(split)
+    (root / "oxford_pets" / "split_zhou_OxfordPets.json").write_text(text, encoding="utf-8")
+    return root
+
+
+def random_clip(blocks: int = 2) -> dict[str, torch.Tensor]:
+    """Return a random ViT-B/32 of few blocks in OpenAI's layout.
+
+    Widths, patches and resolution are ViT-B/32's, because MaPLe and FAP write 512 and 768 in
+    their code.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape, std=0.02):
+        return torch.randn(*shape, generator=generator) * std
+
+    state = {
+        "logit_scale": torch.tensor(4.6052),
+        "positional_embedding": normal(77, 512, std=0.01),
+        "text_projection": normal(512, 512, std=512**-0.5),
+        "token_embedding.weight": normal(49408, 512),
+        "ln_final.weight": torch.ones(512),
+        "ln_final.bias": torch.zeros(512),
+        "visual.class_embedding": normal(768, std=768**-0.5),
+        "visual.positional_embedding": normal(50, 768, std=768**-0.5),
+        "visual.proj": normal(768, 512, std=768**-0.5),
+        "visual.conv1.weight": normal(768, 3, 32, 32),
+    }
+    for tower, width in (("", 512), ("visual.", 768)):
+        for block in range(blocks):
+            to = f"{tower}transformer.resblocks.{block}."
+            state |= {
+                f"{to}attn.in_proj_weight": normal(3 * width, width, std=width**-0.5),
+                f"{to}attn.in_proj_bias": torch.zeros(3 * width),
+                f"{to}attn.out_proj.weight": normal(width, width, std=width**-0.5),
+                f"{to}attn.out_proj.bias": torch.zeros(width),
+                f"{to}mlp.c_fc.weight": normal(4 * width, width, std=width**-0.5),
+                f"{to}mlp.c_fc.bias": torch.zeros(4 * width),
+                f"{to}mlp.c_proj.weight": normal(width, 4 * width, std=width**-0.5),
+                f"{to}mlp.c_proj.bias": torch.zeros(width),
+            }
+            for norm in ("ln_1", "ln_2"):
+                state |= {f"{to}{norm}.weight": torch.ones(width)}
+                state |= {f"{to}{norm}.bias": torch.zeros(width)}
+    for norm in ("ln_pre", "ln_post"):
+        state |= {f"visual.{norm}.weight": torch.ones(768), f"visual.{norm}.bias": torch.zeros(768)}
+    return state
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict on disk and the side of the images it takes, in pixels."""
+
+    file: Path
+    size: int
+
+
+def make_weights(folder: Path) -> dict[str, Weights]:
+    """Write the random and the built-in CLIP as state dicts."""
+    from trainers.prompting.tiny import load_tiny_state
+
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+    for name, state, size in (
+        ("random", random_clip(), 224),
+        ("tiny", load_tiny_state("tiny"), 64),
+    ):
+        file = folder / f"{name}.pt"
+        torch.save(state, file)
+        made[name] = Weights(file, size)
+    return made
+
+
+def make_wheel(folder: Path) -> Path:
+    """Build the wheel from a copy of the sources and install it below ``folder``."""
+    source, target = folder / "source", folder / "site"
+    for name in ("trainers", "datasets", "tools", "compat", "configs", "scripts"):
+        ignore = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(REPO / name, source / name, ignore=ignore)
+    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md", "MANIFEST.in"):
+        shutil.copy(REPO / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    words = [*pip, "--no-deps", "--no-build-isolation", "--target", str(target), str(source)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+def add_two_lines(train: Path) -> None:
+    """Add the pip road's two lines to a host's ``train.py``."""
+    lines = train.read_text(encoding="utf-8").splitlines(keepends=True)
+    call = next(i for i, line in enumerate(lines) if line.strip() == "extend_cfg(cfg)")
+    indent = lines[call][: -len(lines[call].lstrip())]
+    lines.insert(call + 1, f"{indent}advprompt.extend_cfg(cfg)\n")
+    train.write_text("".join(["import advprompt\n", *lines]), encoding="utf-8")
+
+
+def environment(host: Host, hosts: Path, weights: dict[str, Weights], site=None) -> dict:
+    """Return a host's environment: its Dassl, our wheel if it is given, and nothing of this clone.
+
+    Args:
+        site: folder into which our wheel was installed.
+    """
+    path = [HERE / "shims", hosts / host.dassl, *([site] if site else [])]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "ADVPROMPT"))}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        "PYTHONDONTWRITEBYTECODE": "1",  # FAP keeps compiled files in git
+        "OMP_NUM_THREADS": "1",
+        "HOST_LACKS": " ".join(host.lacks),
+        "HOST_MODELS": json.dumps({name: str(made.file) for name, made in weights.items()}),
+    }
+
+
+@dataclass
+class Done:
+    """A finished run; ``folder`` is its output folder."""
+
+    folder: Path
+    code: int
+    seconds: float
+    output: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a host's ``train.py``: its arguments, without the output folder."""
+
+    name: str
+    words: tuple[str, ...]
+    env: dict
+
+
+def run(code: Path, env: dict, jobs: list[Job], out: Path, *, limit=3600) -> dict[str, Done]:
+    """Run a host's ``train.py`` in folder ``code`` once per job, into folders below ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    logs = {job.name: out / f"{job.name}.log" for job in jobs}
+    runs = [
+        {"words": ["--output-dir", str(out / job.name), *map(str, job.words)],
+         "log": str(logs[job.name]), "env": job.env}
+        for job in jobs
+    ]  # fmt: skip
+    file, results = out / "job.json", out / "results.json"
+    file.write_text(json.dumps({"runs": runs, "out": str(results)}), encoding="utf-8")
+    words = [sys.executable, str(HERE / "runner.py"), str(file)]
+    done = subprocess.run(words, cwd=code, env=env, capture_output=True, text=True, timeout=limit)
+    assert done.returncode == 0, f"train.py cannot be imported: {done.stdout}{done.stderr}"
+    found = json.loads(results.read_text(encoding="utf-8"))["runs"]
+    return {
+        job.name: Done(out / job.name, one["code"], one["seconds"], logs[job.name].read_text())
+        for job, one in zip(jobs, found, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class World:
+    """What all hosts share; ``site`` is where our wheel is installed."""
+
+    hosts: Path
+    weights: dict[str, Weights]
+    site: Path
