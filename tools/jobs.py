@@ -48,7 +48,8 @@ class Job:
     """One run of train.py.
 
     Attributes:
-        folder: of the run, absolute; no two jobs of a sweep share one.
+        place: the run's folder below the output folder; no two jobs of a sweep share one.
+        folder: the same, absolute.
         words: arguments of train.py.
         trainer, dataset, config, attack, shots, seed: for people; ``dataset`` is the tested one.
         role: "", or what the run is besides a few-shot run: base, new, xd, dg.
@@ -57,6 +58,7 @@ class Job:
         after: folders of runs that should have ended before, because they make what both use.
     """
 
+    place: str
     folder: str
     words: list[str]
     trainer: str
@@ -194,26 +196,27 @@ class Sweep:
     def _add(
         self, trainer, dataset, shots, config, attack, seed, opts, *, model="", origin="", role=""
     ) -> Job:
-        name = f"{config}_{attack}_{shots}shots{variant(opts, origin)}"
-        folder = f"{self.output}/{dataset}/{trainer}/{name}/seed{seed}"
+        setting = f"{config}_{attack}_{shots}shots{variant(opts, origin)}"
+        place = f"{dataset}/{trainer}/{setting}/seed{seed}"
+        folder = f"{self.output}/{place}"
         if folder in self.made:
             return self.made[folder]
-        cache = f"{self.output}/cache"
+        cache, yamls = f"{self.output}/cache", f"{self.configs}"
         files = (
-            self.configs / f"datasets/{dataset}.yaml",
-            self.configs / f"trainers/{trainer}/{config}.yaml",
-            self.configs / f"attacks/{attack}.yaml",
+            f"{yamls}/datasets/{dataset}.yaml",
+            f"{yamls}/trainers/{trainer}/{config}.yaml",
+            f"{yamls}/attacks/{attack}.yaml",
         )
         keys = ["DATASET.NUM_SHOTS", str(shots), "DATASET.CACHE_DIR", cache]
         keys += ["TRAINER.ADVPT.BANK_DIR", f"{cache}/banks", *opts]
         words = ["--root", self.root, "--seed", str(seed), "--trainer", trainer]
         for option, file in zip(("dataset", "", "attack"), files, strict=True):
-            words += [f"--{option}-config-file" if option else "--config-file", str(file)]
+            words += [f"--{option}-config-file" if option else "--config-file", file]
         words += ["--output-dir", folder]
         words += ["--eval-only", "--model-dir", model] if model else []
-        settings = Settings(tuple(map(str, files)), (*keys, "SEED", str(seed)))
+        settings = Settings(files, (*keys, "SEED", str(seed)))
         job = Job(
-            folder, words + keys, trainer, dataset, config, attack, shots, seed, role,
+            place, folder, words + keys, trainer, dataset, config, attack, shots, seed, role,
             settings, needs=(model,) if model else (),
         )  # fmt: skip
         job.after = tuple(dict.fromkeys(self._makers(job, opts, bool(model))))

@@ -247,7 +247,7 @@ class Pool:
     def _elsewhere(self, entry: Entry) -> None:
         """Wait for another process that has the job: of a sweep that was killed, or far away."""
         entry.state, entry.began = "elsewhere", time.monotonic()
-        event = self.place.last.get(entry.job.folder, {})
+        event = self.place.last.get(entry.job.place, {})
         entry.slot = event.get("slot", "") if event.get("host") == HOST else ""
         entry.why = f"on {event['host']}" if "host" in event else "by another process"
         self.tell(f"wait: {entry.job.name} is being run {entry.why}")

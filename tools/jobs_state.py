@@ -33,13 +33,11 @@ _EPOCH = re.compile(r"epoch\s*\[?\s*(\d+)\s*/\s*(\d+)", re.IGNORECASE)
 
 
 def state_of(job: Job) -> str:
-    """Return done, resume (begun) or run of a job, from its run folder."""
+    """Return done, other (done with other settings), resume (begun) or run, from the run folder."""
     record = completed(job.folder)
-    if record and job.settings.agree(record["config"]):
-        return "done"
-    begun = record or any(
-        os.path.exists(f"{job.folder}/{name}") for name in (runs.CONFIG_FILE, "unfinished")
-    )
+    if record:
+        return "done" if job.settings.agree(record["config"]) else "other"
+    begun = any(os.path.exists(f"{job.folder}/{name}") for name in (runs.CONFIG_FILE, "unfinished"))
     return "resume" if begun else "run"
 
 
@@ -56,8 +54,7 @@ class Place:
 
     def log(self, job: Job) -> Path:
         """Return the log of a job."""
-        name = os.path.relpath(job.folder, self.output).replace(os.sep, "/")
-        return self.folder / "logs" / f"{name}.log"
+        return Path(f"{self.folder}/logs/{job.place}.log")
 
     def read(self) -> Place:
         """Read the journals of all machines; a line that a crash has cut is passed over."""
@@ -71,9 +68,8 @@ class Place:
         return self
 
     def _learn(self, event: dict) -> None:
-        folder = f"{self.output}/{event['job']}"
-        if event["time"] >= self.last.get(folder, event)["time"]:
-            self.last[folder] = event
+        if event["time"] >= self.last.get(event["job"], event)["time"]:
+            self.last[event["job"]] = event
         if event["event"] == "done":
             kind = tuple(event["kind"])
             self.seconds[kind].append(float(event["seconds"]))
@@ -98,9 +94,8 @@ class Place:
 
     def note(self, event: str, job: Job, **facts) -> None:
         """Write an event into the journal."""
-        name = os.path.relpath(job.folder, self.output)
-        entry = {"time": round(time.time(), 3), "event": event, "job": name, "host": HOST, **facts}
-        entry |= {"kind": list(job.kind)}
+        entry = {"time": round(time.time(), 3), "event": event, "job": job.place, "host": HOST}
+        entry |= {**facts, "kind": list(job.kind)}
         self._learn(entry)
         if self.file is not None:
             os.write(self.file, (json.dumps(entry) + "\n").encode())
@@ -108,7 +103,7 @@ class Place:
     def busy(self, job: Job) -> bool:
         """Tell whether a process has the job, here or on a machine that shares the folder."""
         try:
-            file = os.open(self.log(job), os.O_RDWR)
+            file = os.open(f"{self.folder}/logs/{job.place}.log", os.O_RDWR)
         except OSError:
             return False
         try:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from . import core, report
+from . import core, report, robustness
 from .cli import run_tool
 from .jobs import COMMON, METHODS, PROTOCOLS, SHORT, TARGETS, Job, Sweep
 from .jobs_pool import Local, Pool, cores, failures
@@ -92,10 +92,8 @@ def plan(args: argparse.Namespace) -> Sweep:
         _known("data set", name, known, "--datasets or --targets")
     for name in args.protocols:
         _known("protocol", name, PROTOCOLS, "--protocols")
-    attacks = [
-        Path(name).stem if name.endswith(".yaml") else name for name in args.attack_config_file
-    ]
     threats = {path.stem for path in folder.glob("attacks/*.yaml")}
+    attacks = [_threat(name, folder / "attacks") for name in args.attack_config_file]
     for name in attacks:
         _known("threat model", name, {*threats, COMMON, ""}, "--attack-config-file")
     datasets, targets = sets[: len(args.datasets)], sets[len(args.datasets) :]
@@ -204,6 +202,29 @@ def _root(word: str, names: Sequence[str], folder: Path) -> str:
     return root
 
 
+def check_data(described: Sweep, todo: Sequence[Job]) -> None:
+    """Look whether the data sets are there, before every run of one finds out by itself.
+
+    Raises:
+        UserError: the folder of a data set does not exist.
+    """
+    from dassl.config import get_cfg_default
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    robustness.register_datasets()
+    for name in sorted({job.dataset for job in todo}):
+        cfg = get_cfg_default()
+        core.extend_cfg(cfg)
+        runs.merge_file(cfg, described.configs / f"datasets/{name}.yaml")
+        runs.merge_opts(cfg, list(described.opts))
+        made = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+        if hasattr(made, "counts") or not hasattr(made, "locate"):  # drawn, or a fork's own
+            continue
+        data = object.__new__(made)  # without its images, which __init__ reads
+        data.name, data.root = made.__name__, Path(described.root)
+        data.locate(cfg)
+
+
 def command(job: Job) -> list[str]:
     """Return what to start for a job: train.py of the clone, else what stands in for it."""
     if CLONE and (CLONE / "train.py").is_file():
@@ -278,12 +299,13 @@ def listing(todo: Sequence[Job], place: Place) -> str:
         state = state_of(job)
         if state != "done" and place.busy(job):
             state = "running"
-        elif state != "done" and place.last.get(job.folder, {}).get("event") == "failed":
+        elif state != "done" and place.last.get(job.place, {}).get("event") == "failed":
             state = "failed"  # last time; a sweep tries it again
         counts[state] += 1
-        rows.append((state, job.name, os.path.relpath(job.folder, place.output)))
+        rows.append((state, job.name, job.place))
     table = tabulate(rows, ["", "run", f"folder in {place.output}"], disable_numparse=True)
     order = {"run": "to run", "resume": "to resume", "failed": "failed before, to run again"}
+    order |= {"other": "completed with other settings, which train.py will refuse"}
     order |= {"running": "running", "done": "done"}
     said = ", ".join(f"{counts[s]} {words}" for s, words in order.items() if counts[s])
     return f"{table}\n\n{len(todo)} runs: {said}."
@@ -315,6 +337,7 @@ def main(argv: list[str]) -> int:
         print(listing(todo, place.read()))
         return 0
     slots = launcher(args, described.output)
+    check_data(described, todo)
     place.take()
     return work(todo, place.read(), slots, retries=args.retries)
 
