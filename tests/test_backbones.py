@@ -13,14 +13,16 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from small_backbones import lively, shrink
 from toy import toy_clip
 
-from tests.conftest import only_error
+from tests.conftest import REPO, only_error
 from trainers.attacks import AttackSpec, GradientAttack
 from trainers.errors import UserError
 from trainers.losses import cross_entropy
 from trainers.prompting import (
+    OPENAI,
     PromptedCLIP,
     PromptLearner,
     PromptSpec,
@@ -580,3 +582,37 @@ def test_visual_prompts_in_a_convolutional_tower_end_in_one_sentence(
     argv = white_box("AdvVPT", MODEL__BACKBONE__NAME=name, INPUT__SIZE="(64,64)")
     code, _, err = run(argv)
     assert "is not a vision transformer" in only_error(code, err)
+
+
+# -- configs --------------------------------------------------------------------------------------
+
+CONFIGS = sorted((REPO / "configs" / "trainers").glob("*/*.yaml"))
+
+
+def test_configs_name_known_backbones_and_their_resolution():
+    for path in CONFIGS:
+        config = yaml.safe_load(path.read_text())
+        name, size = config["MODEL"]["BACKBONE"]["NAME"], config["INPUT"]["SIZE"]
+        if name.startswith("file:"):
+            file, _, name = name[len("file:") :].partition("?base=")
+            assert f"at {file}.\n" in path.read_text().split("DATALOADER")[0], path
+        assert name in {*OPENAI, "tiny", "tiny-robust"}, path
+        side = 64 if name.startswith("tiny") else 336 if name.endswith("336px") else 224
+        assert size == [side, side] and config["INPUT"]["INTERPOLATION"] == "bicubic", path
+
+
+def test_every_method_has_the_backbones_of_the_field():
+    found = {path.parent.name: set() for path in CONFIGS}
+    for path in CONFIGS:
+        found[path.parent.name].add(path.stem)
+    for trainer, names in found.items():
+        wanted = {"vit_b16", "vit_b32", "vit_l14", "vit_l14_336"}
+        if trainer != "TeCoA":  # whose own work a robust backbone is
+            wanted |= {"vit_b32_tecoa", "vit_l14_fare"}
+        assert wanted <= names, trainer
+
+
+def test_a_robust_backbone_that_is_not_there_is_named(arguments, run):
+    argv = arguments("ZeroshotCLIP", MODEL__BACKBONE__NAME="file:backbone/no.pt?base=ViT-B/32")
+    code, _, err = run(argv)
+    assert "'backbone/no.pt' does not exist; check the path behind 'file:'" in only_error(code, err)
