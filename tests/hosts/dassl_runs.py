@@ -8,6 +8,8 @@ Nothing in the fork or in Dassl is edited; two names are replaced while it runs,
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import runpy
@@ -56,26 +58,37 @@ def pets_of_noise(root: Path) -> Path:
     return root
 
 
-def run_child(out: Path, *, host: Path, runs: list[list[str]] = (), dassl: Path | None = None,
-              paths=(), threads=1, **job) -> dict:  # fmt: skip
+def run_child(
+    out: Path,
+    *,
+    host: Path,
+    runs: list[list] = (),
+    dassl: Path | None = None,
+    paths=(ROOT,),
+    env=None,
+    **job,
+) -> dict:
     """Run the job in an interpreter of its own; return what it recorded.
 
     Args:
         host: folder whose ``train.py``, ``trainers``, ``datasets`` and ``clip`` are used.
         runs: one list of arguments to ``train.py`` per run.
         dassl: checkout of Dassl itself; None for the stand-in.
-        paths: further folders to import from.
-        job: ``weights`` (file that every backbone name stands for), ``datasets`` (see
-            :func:`list_datasets`).
+        paths: further folders to import from, where ``job["first"]`` is found.
+        env: environment variables.
+        job: ``first`` (what to import before all else: ``compat``, or a package that does what
+            ``compat`` does), ``weights`` (file that every backbone name stands for),
+            ``datasets`` (see :func:`list_datasets`).
     """
     job |= {"host": str(host), "runs": [list(map(str, run)) for run in runs], "out": str(out)}
     file = out.with_suffix(".job")
     file.write_text(json.dumps(job), encoding="utf-8")
-    extra = [str(path) for path in (dassl, *paths, ROOT) if path]
+    extra = [str(path) for path in (dassl, *paths) if path]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([*extra, *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        **(env or {}),
     }
     command = [sys.executable, __file__, str(file)]
     done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True)
@@ -87,21 +100,34 @@ def run_child(out: Path, *, host: Path, runs: list[list[str]] = (), dassl: Path 
 
 
 def record(results: dict) -> None:
-    """Let every training step and every tested batch append to ``results``."""
+    """Let every training step and every tested batch append to ``results``.
+
+    Must be called before train.py is imported.
+    """
+    from dassl import engine
     from dassl.evaluation.evaluator import Classification
-    from dassl.utils import MetricMeter
 
-    step, test = MetricMeter.update, Classification.process
+    build, test = engine.build_trainer, Classification.process
 
-    def update(self, values):
-        results["losses"].append(values["loss"])
-        step(self, values)
+    def build_trainer(cfg):
+        trainer = build(cfg)
+        if hasattr(trainer, "clip"):  # ours: whose code the towers are
+            results["code"] = sorted({type(part).__module__ for part in trainer.clip.modules()})
+        step = trainer.forward_backward
+
+        def forward_backward(batch):
+            summary = step(batch)
+            results["losses"].append(summary["loss"])
+            return summary
+
+        trainer.forward_backward = forward_backward
+        return trainer
 
     def process(self, mo, gt):
         results["scores"] += mo.float().tolist()
         test(self, mo, gt)
 
-    MetricMeter.update, Classification.process = update, process
+    engine.build_trainer, Classification.process = build_trainer, process
 
 
 def give_weights(path: str) -> None:
@@ -142,23 +168,23 @@ def list_datasets(names: list[str], root: str, options: list) -> dict:
 def main(file: str) -> None:
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     sys.path[0] = job["host"]  # as if its train.py had been started
-    import compat
-
-    compat.guard_torchvision()
-    compat.ensure_dassl()
-    mended = compat.modernize_dassl()
-    import dassl
-
-    results = {"dassl": str(Path(dassl.__file__).parent), "mended": mended, "runs": []}
+    first = importlib.import_module(job.get("first", "compat"))
+    results = {"mended": [], "runs": []}
+    if first.__name__ == "compat":
+        first.guard_torchvision()
+        first.ensure_dassl()
+        results["mended"] = first.modernize_dassl()
+    results["dassl"] = str(Path(importlib.import_module("dassl").__file__).parent)
+    now: dict = {}
+    record(now)
     if job.get("weights"):
         give_weights(job["weights"])
-    now: dict = {"losses": [], "scores": []}
-    record(now)
     runpy.run_path(str(Path(job["host"]) / "train.py"))  # its imports: trainers and data sets
     for run in job["runs"]:
         now.update(losses=[], scores=[])
         sys.argv = ["train.py", *run]
-        runpy.run_path(str(Path(job["host"]) / "train.py"), run_name="__main__")
+        with contextlib.suppress(SystemExit):  # ours ends with its exit code
+            runpy.run_path(str(Path(job["host"]) / "train.py"), run_name="__main__")
         results["runs"].append(dict(now))
     if job.get("datasets"):
         results["datasets"] = list_datasets(**job["datasets"])
