@@ -151,9 +151,10 @@ class Fork:
         """The statement behind which our keys belong, the configuration's name, and what it is."""
         defaults = None
         for function in ast.walk(self._tree):
-            if getattr(function, "name", "") == "extend_cfg":
+            body = getattr(function, "body", None)
+            if getattr(function, "name", "") == "extend_cfg" or not isinstance(body, list):
                 continue
-            for statement in getattr(function, "body", ()) or ():
+            for statement in body:
                 call = getattr(statement, "value", None)
                 if not isinstance(call, ast.Call):
                     continue

@@ -126,7 +126,7 @@ def _merge_other(cfg, extend, other) -> None:
     runs.merge_content(cfg, {"ATTACK": ours}, "in a config file")
     type(cfg).merge_from_other_cfg(cfg, other)
     # a data set knows what keeps its labels; the command line has the last word
-    cfg.INPUT.TRANSFORMS = other.get("DATASET", {}).get("TRANSFORMS") or cfg.INPUT.TRANSFORMS
+    cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
 
 
 def _merge_list(cfg, extend, words) -> None:
