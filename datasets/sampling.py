@@ -15,6 +15,7 @@ from typing import NamedTuple
 from . import core
 
 UserError = core.UserError
+stratified_subset = core.subset.stratified_subset
 
 
 class Item(NamedTuple):
@@ -97,32 +98,6 @@ def subsample_classes(split: Split, which: str) -> Split:
             for items in split
         )
     )
-
-
-def stratified_subset(items, n: int) -> list:
-    """Draw ``n`` items, the same at every call, in their old order (0: all items).
-
-    Classes get equal shares as far as their sizes allow; what cannot be shared equally goes
-    to classes drawn at random.
-    """
-    if n < 0:
-        raise UserError(f"TEST.SUBSET is {n}, expected the number of test images or 0 for all")
-    if n == 0 or n >= len(items):
-        return list(items)
-    rng = random.Random(0)
-    groups: dict[int, list[int]] = {}
-    for index, item in enumerate(items):
-        groups.setdefault(item.label, []).append(index)
-    share = 0
-    while sum(min(len(g), share + 1) for g in groups.values()) <= n:
-        share += 1
-    left = n - sum(min(len(g), share) for g in groups.values())
-    extra = set(rng.sample([y for y in sorted(groups) if len(groups[y]) > share], left))
-    kept = []
-    for label in sorted(groups):
-        size = min(len(groups[label]), share + (label in extra))
-        kept += rng.sample(groups[label], size)
-    return [items[index] for index in sorted(kept)]
 
 
 def first_by_name(items, n: int) -> list:

@@ -31,6 +31,7 @@ from .state import (
     set_rng_state,
     set_scheduler_state,
 )
+from .subset import images_to_test
 
 MODEL_FILE = "model.json"  # what a run's figures are of: trainer, backbone, classes, prompts
 
@@ -95,6 +96,10 @@ class RobustTrainer(TrainerX):
         self.preprocess = Preprocess(cfg)
         self.origin: dict = {}  # of loaded prompts: how they were trained
         self.init_sha256 = ""  # of the file that training starts from
+
+    def build_data_loader(self):
+        super().build_data_loader()
+        self.test_images = images_to_test(self.dm.dataset.test, self.cfg)
 
     def load_clip(self):
         """Load the frozen backbone and compare its images with ``INPUT``."""
@@ -400,7 +405,7 @@ class RobustTrainer(TrainerX):
             self.need_image_tower()
         evaluation = Evaluation(
             self,
-            self.dm.dataset.val if split == "val" else self.dm.dataset.test,
+            self.dm.dataset.val if split == "val" else self.test_images,
             folder=Path(self.output_dir) / "unfinished",
             cache=self.bank_folder(),
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
@@ -511,7 +516,7 @@ class RobustTrainer(TrainerX):
             classes=len(self.classnames),
             train_threat=training["train_threat"],
             epochs=training["epochs"],
-            # a smaller set is whole, and a fork's data sets do not know the key
+            # a smaller set is whole
             subset=cfg.TEST.SUBSET if cfg.TEST.SUBSET == len(right) else None,
             seconds={k: round(v, 3) for k, v in self.seconds.items()},
             clean={"n": len(right), "correct": int(right.sum())},
