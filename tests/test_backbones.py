@@ -370,6 +370,7 @@ def folder(monkeypatch, tmp_path):
         json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
     )
     state = lively(open_clip.CLIP(**config).state_dict())
+    state["logit_scale"] = state["logit_scale"].view(1)  # as some files have it
     torch.save(state, path / "open_clip_pytorch_model.bin")
     return path, state
 

@@ -249,8 +249,9 @@ class CLIPAdapter(nn.Module):
         """The image tower taken apart; made afresh because the tower may be freed or replaced."""
         if not self.is_vit:
             raise UserError(
-                f"backbone {self.name} is not a vision transformer, so its image tower takes no "
-                "prompts; choose a ViT backbone or a method with text prompts only"
+                f"backbone {self.name} is not a vision transformer that runs block by block, so "
+                "its image tower takes no prompts; choose a ViT backbone or a method with text "
+                "prompts only"
             )
         return vision.face_of(self._present_image_tower())
 

@@ -20,6 +20,7 @@ from .providers import Weights, load_strictly
 
 RANDOM = "random"  # the tag of untrained weights
 STATISTICS = ("mean", "std", "interpolation")
+SCALARS = ("logit_scale", "logit_bias")
 FOLDER_CONFIG = "open_clip_config.json"
 # how open_clip's folders on the Hugging Face hub call their weights
 FOLDER_WEIGHTS = (
@@ -232,13 +233,18 @@ def _reason(error: BaseException) -> str:
 
 
 def _named_like(model, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Name tensors as ``model`` does, which may keep its text tower in a module ``text``."""
-    own = model.state_dict()
+    """Name tensors as ``model`` does, which may keep its text tower in a module ``text``.
 
-    def name(key: str) -> str:
-        return f"text.{key}" if key not in own and f"text.{key}" in own else key
-
-    return {name(key): value for key, value in state.items()}
+    The two scalars may come as vectors of one value.
+    """
+    own, found = model.state_dict(), {}
+    for key, value in state.items():
+        if key not in own and f"text.{key}" in own:
+            key = f"text.{key}"
+        if key in SCALARS and key in own and value.numel() == 1:
+            value = value.reshape(own[key].shape)
+        found[key] = value
+    return found
 
 
 def _weights(model, state, tokenizer, variant: str, origin: str, **known) -> Weights:

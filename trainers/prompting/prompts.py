@@ -143,8 +143,9 @@ class PromptSpec:
         if (self.vision or self.refine_vision) and not clip.is_vit:
             what = "visual prompts" if self.vision else "refiners"
             raise UserError(
-                f"backbone {clip.name} is not a vision transformer, so its image tower takes no "
-                f"{what}; choose a ViT backbone or a method with text prompts only"
+                f"backbone {clip.name} is not a vision transformer that runs block by block, so "
+                f"its image tower takes no {what}; choose a ViT backbone or a method with text "
+                "prompts only"
             )
         used = {
             "text": (self.text or self.refine_text, self.text_depth, clip.text_layers),

@@ -30,6 +30,11 @@ class ClipViT:
         return int(self.visual.class_embedding.shape[-1])
 
     @property
+    def home(self) -> tuple[nn.Module, str]:
+        """The module that holds the blocks, and their name in it."""
+        return self.visual.transformer, "resblocks"
+
+    @property
     def block_modules(self) -> list[nn.Module]:
         return list(self.visual.transformer.resblocks)
 
@@ -79,6 +84,11 @@ class TimmViT:
     @property
     def width(self) -> int:
         return int(self.trunk.embed_dim)
+
+    @property
+    def home(self) -> tuple[nn.Module, str]:
+        """The module that holds the blocks, and their name in it."""
+        return self.trunk, "blocks"
 
     @property
     def block_modules(self) -> list[nn.Module]:
