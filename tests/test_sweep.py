@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -19,7 +18,7 @@ import pytest
 import train
 from tests import make_records
 from tests.conftest import REPO, only_error
-from tools import jobs, jobs_pool, jobs_settings, jobs_slurm, jobs_train, jobs_view, plan, sweep
+from tools import jobs, jobs_pool, jobs_settings, jobs_slurm, jobs_view, plan, sweep
 from tools.cli import run_tool
 from tools.jobs_pool import Local, Pool
 from tools.jobs_state import HOST, Place, epochs, last_lines, state_of
@@ -205,6 +204,10 @@ def test_one_job_per_folder_behind_what_it_needs(tmp_path):
     assert len(set(folders)) == len(folders)
     for i, job in enumerate(todo):
         assert {*job.needs, *job.after} <= set(folders[:i])
+        model = "--model-dir" in job.words
+        assert model == (job.trainer != "ZeroshotCLIP" and job.role in ("new", "xd", "dg"))
+        where = job.words.index("--model-dir") + 1 if model else 0
+        assert job.needs == ((job.words[where],) if model else ())
 
 
 def test_images_that_runs_share_are_made_by_the_first(tmp_path):
@@ -221,13 +224,6 @@ def test_images_that_runs_share_are_made_by_the_first(tmp_path):
         tmp_path, "--config-file vit_b16 --attack-config-file advpt16 advpt16_aa", "advpt"
     ).jobs()
     assert second.after == (first.folder,)
-
-
-def test_stand_in_for_train_builds_the_same_configuration(tmp_path):
-    todo = described(tmp_path, "--protocols base2new --opts OPTIM.LR 0.5", "capt advpt").jobs()
-    for job in todo:
-        mine = jobs_train.setup_cfg(jobs_train.parser().parse_args(job.words))
-        assert mine == train.setup_cfg(train.parser().parse_args(job.words))
 
 
 # --- which runs are done -------------------------------------------------------------------------
@@ -663,39 +659,37 @@ def test_submitit_itself_with_processes_for_a_cluster(tmp_path, fakes):
 
 # --- real runs -----------------------------------------------------------------------------------
 
-SHORT_RUN = (
-    "OPTIM.MAX_EPOCH 2 TEST.SUBSET 32 TEST.PICTURE 0 TEST.PROBES 0 ATTACK.TEST.STEPS 2 "
-    "DATALOADER.NUM_WORKERS 0 TRAIN.CHECKPOINT_FREQ 1 ATTACK.TEST.LIST []"
-)
-
 
 @pytest.mark.slow
-def test_kill_and_restart_of_real_runs(tmp_path, warm_python):
-    """Two methods on the built-in data and model, killed in between; then the script skips them."""
-    out = tmp_path / "out"
-    argv = f"--trainers zsclip coop --datasets shapes --shots 1 --seeds 1 --output {out} --jobs 1"
-    argv += (
-        f" --config-file tiny --attack-config-file tiny_shapes --root {tmp_path} --opts {SHORT_RUN}"
+def test_real_runs_stopped_and_started_again(tmp_path, pets, toy_file, warm_python):
+    """Two methods; the second is stopped in its training and resumed; the script skips both."""
+    opts = (
+        f"MODEL.BACKBONE.NAME file:{toy_file} INPUT.SIZE (32,32) OPTIM.MAX_EPOCH 40 "
+        "TRAIN.CHECKPOINT_FREQ 1 DATALOADER.NUM_WORKERS 0 ATTACK.TEST.STEPS 1 TEST.SUBSET 6 "
+        "TEST.PICTURE 0 TEST.PROBES 0"
     )
-    words = ["-m", "tools.sweep", *argv.split()]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    options = {"cwd": REPO, "env": env, "text": True}
-    first = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, **options)
-    with contextlib.closing(first.stdout):
-        for line in first.stdout:
-            if "start: CoOp" in line:
-                break
-        folder = next(out.glob("shapes/CoOp")) if (out / "shapes/CoOp").is_dir() else out
-        wait_for(lambda: list(out.glob("shapes/CoOp/*/seed1/config.json")), 120)
-        first.kill()
-        first.wait()
-    assert folder.exists() and len(load_records(out).records) == 1
-    again = subprocess.run([sys.executable, *words], capture_output=True, **options)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "2 jobs: 2 done" in again.stdout and "CoOp" in again.stdout
+    out = tmp_path / "out"
+    argv = "--trainers zsclip coop --datasets pets --shots 4 --seeds 1 --config-file vit_b32 "
+    argv += f"--attack-config-file common --root {pets} --output {out} --jobs 2 --gpus none"
+    argv = [*argv.split(), "--opts", *opts.split()]
+    first = forked(lambda: sweep.main(argv))
+    wait_for(lambda: list(out.glob("oxford_pets/CoOp/*/seed1/prompt_learner/model*")), 200)
+    os.kill(first, signal.SIGTERM)
+    assert code_of(first) == 130
+    assert not list(out.glob("oxford_pets/CoOp/*/seed1/record.json"))
+    second = forked(lambda: sweep.main(argv))
+    assert code_of(second) == 0
     assert len(load_records(out).records) == 2
-    script = ["bash", "scripts/coop/main.sh", "shapes", "1", "tiny", *SHORT_RUN.split()]
-    env |= {"PYTHON": str(warm_python), "DATA": str(tmp_path), "OUTPUT": str(out), "SEEDS": "1"}
-    env["ATTACK"] = "tiny_shapes"
-    done = subprocess.run(script, cwd=REPO, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and "skipped: " in done.stdout, done.stdout + done.stderr
+    (log,) = out.glob("sweep/logs/oxford_pets/CoOp/*/seed1.log")
+    assert "Resuming prompt_learner" in log.read_text()
+    for method in ("zsclip", "coop"):
+        call = ["bash", "scripts/" + method + "/main.sh", "pets", "4", "vit_b32", *opts.split()]
+        env = {"PYTHON": str(warm_python), "DATA": str(pets), "OUTPUT": str(out), "SEEDS": "1"}
+        done = subprocess.run(
+            call,
+            cwd=REPO,
+            env=os.environ | env | {"ATTACK": "linf1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and "skipped: " in done.stdout, done.stdout + done.stderr

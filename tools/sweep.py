@@ -226,10 +226,10 @@ def check_data(described: Sweep, todo: Sequence[Job]) -> None:
 
 
 def command(job: Job) -> list[str]:
-    """Return what to start for a job: train.py of the clone, else what stands in for it."""
+    """Return what to start for a job: train.py of the clone, else ``advprompt train``."""
     if CLONE and (CLONE / "train.py").is_file():
         return [sys.executable, "train.py", *job.words]
-    return [sys.executable, "-m", f"{__package__}.jobs_train", *job.words]
+    return [sys.executable, "-m", f"{__package__}.train", *job.words]
 
 
 def gpus(word: str) -> list[str]:
