@@ -80,6 +80,7 @@ HOSTS = (
         "FAP",
         own=(
             Own("FAP", "configs/trainers/FAP/vit_b32_ep5_batch4_2ctx_notransform.yaml",
+                "random-224",
                 words=("TRAINER.FAP.PROMPT_DEPTH", "2", "ATTACK.PGD.TEST_ITER", "2",
                        "ATTACK.PGD.ADV_TERM", "cos")),
         ),
@@ -141,11 +142,10 @@ def make_data(root: Path) -> Path:
     return root
 
 
-def random_clip(blocks: int = 2) -> dict[str, torch.Tensor]:
-    """Return a random ViT-B/32 of few blocks in OpenAI's layout.
+def random_clip(size: int, patch: int = 32, blocks: int = 2) -> dict[str, torch.Tensor]:
+    """Return a random ViT of few blocks for images of ``size`` pixels, in OpenAI's layout.
 
-    Widths, patches and resolution are ViT-B/32's, because MaPLe and FAP write 512 and 768 in
-    their code.
+    Its widths are ViT-B's, because MaPLe and FAP write 512 and 768 in their code.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -160,9 +160,9 @@ def random_clip(blocks: int = 2) -> dict[str, torch.Tensor]:
         "ln_final.weight": torch.ones(512),
         "ln_final.bias": torch.zeros(512),
         "visual.class_embedding": normal(768, std=768**-0.5),
-        "visual.positional_embedding": normal(50, 768, std=768**-0.5),
+        "visual.positional_embedding": normal((size // patch) ** 2 + 1, 768, std=768**-0.5),
         "visual.proj": normal(768, 512, std=768**-0.5),
-        "visual.conv1.weight": normal(768, 3, 32, 32),
+        "visual.conv1.weight": normal(768, 3, patch, patch),
     }
     for tower, width in (("", 512), ("visual.", 768)):
         for block in range(blocks):
@@ -194,18 +194,19 @@ class Weights:
 
 
 def make_weights(folder: Path) -> dict[str, Weights]:
-    """Write the random and the built-in CLIP as state dicts."""
+    """Write the built-in CLIP and random ones as state dicts; FAP's code takes 224 pixels only."""
     from trainers.prompting.tiny import load_tiny_state
 
     folder.mkdir(parents=True, exist_ok=True)
+    states = {
+        "random": (random_clip(64), 64),
+        "random-224": (random_clip(224), 224),
+        "tiny": (load_tiny_state("tiny"), 64),
+    }
     made = {}
-    for name, state, size in (
-        ("random", random_clip(), 224),
-        ("tiny", load_tiny_state("tiny"), 64),
-    ):
-        file = folder / f"{name}.pt"
-        torch.save(state, file)
-        made[name] = Weights(file, size)
+    for name, (state, size) in states.items():
+        torch.save(state, folder / f"{name}.pt")
+        made[name] = Weights(folder / f"{name}.pt", size)
     return made
 
 
@@ -269,8 +270,12 @@ class Job:
     env: dict
 
 
-def run(code: Path, env: dict, jobs: list[Job], out: Path, *, limit=3600) -> dict[str, Done]:
-    """Run a host's ``train.py`` in folder ``code`` once per job, into folders below ``out``."""
+def run(code: Path, env: dict, jobs: list[Job], out: Path, *, limit=3600) -> dict:
+    """Run a host's ``train.py`` in folder ``code`` once per job, into folders below ``out``.
+
+    Returns:
+        ``runs``, a :class:`Done` per job's name, and what ``runner.origins`` found.
+    """
     out.mkdir(parents=True, exist_ok=True)
     logs = {job.name: out / f"{job.name}.log" for job in jobs}
     runs = [
@@ -283,11 +288,25 @@ def run(code: Path, env: dict, jobs: list[Job], out: Path, *, limit=3600) -> dic
     words = [sys.executable, str(HERE / "runner.py"), str(file)]
     done = subprocess.run(words, cwd=code, env=env, capture_output=True, text=True, timeout=limit)
     assert done.returncode == 0, f"train.py cannot be imported: {done.stdout}{done.stderr}"
-    found = json.loads(results.read_text(encoding="utf-8"))["runs"]
-    return {
+    found = json.loads(results.read_text(encoding="utf-8"))
+    runs = {
         job.name: Done(out / job.name, one["code"], one["seconds"], logs[job.name].read_text())
-        for job, one in zip(jobs, found, strict=True)
+        for job, one in zip(jobs, found["runs"], strict=True)
     }
+    return found | {"runs": runs}
+
+
+def mended(env: dict) -> list[str]:
+    """Return what of a host's Dassl is mended when our package is imported."""
+    code = (
+        "import compat, json; compat.guard_torchvision(); compat.ensure_dassl(); "
+        "print(json.dumps(compat.modernize_dassl()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Every run has a process of its own, forked where train.py has been imported but not begun, so that
 its imports (most of the time of a short run) happen once. JOB lists ``runs``, each with the
 arguments ``words``, the file ``log`` for what it prints and, if given, variables ``env``; their
-exit codes and seconds are written to ``out``.
+exit codes and seconds are written to ``out``, with where Dassl and the registered classes are from.
 """
 
 import json
@@ -35,13 +35,26 @@ def run(words, log, env):
     return code
 
 
+def origins():
+    """Return the version and file of Dassl, and the modules of all trainers and data sets."""
+    import dassl
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    facts = {"version": dassl.__version__, "dassl": dassl.__file__}
+    for key, registry in (("trainers", TRAINER_REGISTRY), ("datasets", DATASET_REGISTRY)):
+        names = registry.registered_names()
+        facts[key] = {name: registry.get(name).__module__ for name in names}
+    return facts
+
+
 def main(job):
     with open(job, encoding="utf-8") as file:
         job = json.load(file)
     sys.path[0] = os.getcwd()  # as if train.py itself had been started
     clock = time.perf_counter()
     runpy.run_path("train.py", run_name="host")
-    imports = round(time.perf_counter() - clock, 1)
+    facts = {"imports": round(time.perf_counter() - clock, 1)} | origins()
     results = []
     for one in job["runs"]:
         clock = time.perf_counter()
@@ -51,7 +64,7 @@ def main(job):
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         results.append({"code": code, "seconds": round(time.perf_counter() - clock, 1)})
     with open(job["out"], "w", encoding="utf-8") as file:
-        json.dump({"imports": imports, "runs": results}, file)
+        json.dump(facts | {"runs": results}, file)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from tests.hosts.make_host import (
     environment,
     git,
     make_data,
+    mended,
     run,
 )
 
@@ -42,9 +43,11 @@ pytestmark = pytest.mark.slow
 ROADS = ("pip", "copy")
 OURS = ("AdvPT", "NAPTuning", "CAPT", "APD")
 TESTED = IMAGES["test"] * len(CLASSES)
+TEST = ("--eval-only", "--load-epoch", "1", "--model-dir")
+EPS = (16, 32)  # of the two attacks, in 1/255
 TWO_ATTACKS = (
-    "[{'EPS': '8', 'STEPS': 2, 'OBJECTIVE': 'embedding_kl', 'TARGET': 'embedding'},"
-    " {'EPS': '4', 'STEPS': 2}]"
+    f"[{{'EPS': '{EPS[0]}', 'STEPS': 2, 'OBJECTIVE': 'embedding_kl', 'TARGET': 'embedding'}},"
+    f" {{'EPS': '{EPS[1]}', 'ALPHA': '10', 'STEPS': 3}}]"
 )
 
 
@@ -60,6 +63,8 @@ class Trip:
     undone: str = ""  # what dropin --undo said
     runs: dict[str, Done] = field(default_factory=dict)
     seconds: float = 0.0
+    mended: list[str] = field(default_factory=list)  # of its Dassl
+    origins: dict = field(default_factory=dict)  # of Dassl, trainers and data sets
 
 
 def lead_in(road: str, code: Path, env: dict) -> None:
@@ -88,7 +93,7 @@ class Words:
     def __init__(self, world: World, configs, data: Path):
         self.world, self.configs, self.data = world, configs, data
 
-    def common(self, trainer: str, config, *extra: str) -> list[str]:
+    def common(self, trainer: str, config, *extra) -> list[str]:
         return [
             "--root", str(self.data), "--seed", "1", "--trainer", trainer, "--config-file",
             str(config), "--dataset-config-file", "configs/datasets/oxford_pets.yaml", *extra,
@@ -96,19 +101,19 @@ class Words:
             "DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.MAX_EPOCH", "1",
         ]  # fmt: skip
 
-    def own(self, run) -> Job:
+    def own(self, run, *extra, name="") -> Job:
         """A run of the host's own trainer; CLIP comes the way the host loads it."""
         size = self.world.weights[run.weights].size
-        words = self.common(run.trainer, run.config, *run.arguments)
+        words = self.common(run.trainer, run.config, *run.arguments, *extra)
         words += ["MODEL.BACKBONE.NAME", run.weights, "INPUT.SIZE", f"({size},{size})", *run.words]
         full = {"HOST_FULL_PRECISION": "1"}
-        return Job(f"own-{run.trainer}-{run.weights}", tuple(words), full)
+        return Job(name or f"own-{run.trainer}-{run.weights}", tuple(words), full)
 
-    def ours(self, trainer: str, weights: str, *extra: str, name="", **keys) -> Job:
+    def ours(self, trainer: str, weights: str, *extra, name="", **keys) -> Job:
         """A run of ours: the random CLIP through the host's clip/, or the built-in one."""
         random = weights == "random"
         config = f"{self.configs}/trainers/{trainer}/{'vit_b32' if random else 'tiny'}.yaml"
-        words = self.common(trainer, config, *extra)
+        words = self.common(trainer, config, *map(str, extra))
         options = {
             "ATTACK.THREAT": "advpt16" if trainer == "AdvPT" else "linf1",
             "ATTACK.TRAIN.STEPS": 2,
@@ -118,38 +123,39 @@ class Words:
         } | {key.replace("__", "."): value for key, value in keys.items()}
         if random:
             options["MODEL.BACKBONE.NAME"] = f"file:{self.world.weights['random'].file}"
+            options["INPUT.SIZE"] = "(64,64)"
         words += [str(word) for pair in options.items() for word in pair]
         env = {"ADVPROMPT_CLIP_PROVIDER": "clip" if random else "auto"}
         return Job(name or f"{trainer}-{weights}", tuple(words), env)
 
 
 def everyday(words: Words, out: Path) -> list[Job]:
-    """Runs of a fork's everyday: test again, base to new, another seed, twice."""
-    trained = str(out / "CAPT-tiny")
-    base = {"DATASET__SUBSAMPLE_CLASSES": "base"}
-    new = {"DATASET__SUBSAMPLE_CLASSES": "new"}
-    test = ("--eval-only", "--model-dir")
+    """What users of forks do besides: test again, and from base to new classes."""
+    classes = "DATASET__SUBSAMPLE_CLASSES"
+    return [
+        words.ours("CAPT", "tiny", *TEST, out / "CAPT-tiny", name="eval"),
+        words.ours("CAPT", "tiny", name="base", **{classes: "base"}),
+        words.ours("CAPT", "tiny", *TEST, out / "base", name="new", **{classes: "new"}),
+    ]
+
+
+def whole_and_cut(words: Words) -> list[Job]:
+    """Another seed with fewer test images, and two equal runs of which one will be cut."""
     two = {"OPTIM__MAX_EPOCH": 2, "TRAIN__CHECKPOINT_FREQ": 1}
     return [
-        words.ours("CAPT", "tiny", *test, trained, "--load-epoch", "1", name="eval"),
-        words.ours("CAPT", "tiny", name="base", **base),
-        words.ours("CAPT", "tiny", *test, str(out / "base"), "--load-epoch", "1", name="new",
-                   **new),
-        words.ours("CAPT", "tiny", "--seed", "2", name="seed2"),
-        words.ours("CAPT", "tiny", name="whole", **two),
-        words.ours("CAPT", "tiny", name="cut", OPTIM__MAX_EPOCH=2, TRAIN__CHECKPOINT_FREQ=1),
-    ]  # fmt: skip
+        words.ours("APD", "tiny", "--seed", "2", name="seed2", TEST__SUBSET=4),
+        words.ours("APD", "tiny", name="whole", **two),
+        words.ours("APD", "tiny", name="cut", **two),
+    ]
 
 
-def resume(words: Words, trip: Trip, code, env, out: Path) -> None:
+def resume(words: Words, code: Path, env: dict, out: Path) -> Done:
     """Take away what came after the first epoch of the run ``cut`` and start it again."""
-    folder = out / "cut"
-    (folder / "record.json").unlink()
-    prompts = folder / "prompt_learner"
-    (prompts / "model.pth.tar-2").unlink()
-    (prompts / "checkpoint").write_text("model.pth.tar-1\n")
-    again = words.ours("CAPT", "tiny", name="cut", OPTIM__MAX_EPOCH=2, TRAIN__CHECKPOINT_FREQ=1)
-    trip.runs["resumed"] = run(code, env, [again], out)["cut"]
+    folder = out / "cut" / "prompt_learner"
+    (out / "cut" / "record.json").unlink()
+    (folder / "model.pth.tar-2").unlink()
+    (folder / "checkpoint").write_text("model.pth.tar-1\n", encoding="utf-8")
+    return run(code, env, [whole_and_cut(words)[-1]], out)["runs"]["cut"]
 
 
 def journey(name: str, road: str, world: World, folder: Path) -> Trip:
@@ -163,18 +169,31 @@ def journey(name: str, road: str, world: World, folder: Path) -> Trip:
     places = {"pip": world.site / "advprompt/configs", "copy": "configs/advprompt"}
     words, out = Words(world, places[road], make_data(folder / "data")), folder / "out"
     jobs = [words.own(one) for one in host.own]
+    first, trained = host.own[0], out / jobs[0].name
+    jobs += [words.own(first, *TEST, trained, name=f"reload {first.trainer}")]
     jobs += [words.ours(t, weights) for weights in ("random", "tiny") for t in OURS]
-    jobs += everyday(words, out)
-    trip.runs = run(code, env, jobs, out)
-    if trip.runs["cut"].code == 0:
-        resume(words, trip, code, env, out)
+    jobs += everyday(words, out) + (whole_and_cut(words) if name == "CoOp" else [])
+    trip.mended = mended(env)
+    trip.origins = run(code, env, jobs, out)
+    trip.runs = trip.origins.pop("runs")
+    if name == "CoOp" and trip.runs["cut"].code == 0:
+        trip.runs["resumed"] = resume(words, code, env, out)
     trip.undone = lead_out(road, code, env)
     trip.left = git(code, "status", "--porcelain", "--ignored")
     trip.seconds = time.perf_counter() - clock
     return trip
 
 
-@pytest.fixture(scope="module", params=[f"{h}-{r}" for h in BY_NAME for r in ROADS])
+def trips(*names: str) -> pytest.MarkDecorator:
+    """Let a test look at the journeys to these hosts."""
+    params = [f"{name}-{road}" for name in names for road in ROADS]
+    return pytest.mark.parametrize("trip", params, indirect=True)
+
+
+everywhere, coop_alone = trips(*BY_NAME), trips("CoOp")
+
+
+@pytest.fixture(scope="module")
 def trip(request, hosts, world, tmp_path_factory):
     name, _, road = request.param.rpartition("-")
     if not (hosts / name).is_dir():
@@ -196,6 +215,10 @@ def passed(done: Done) -> str:
     return done.output
 
 
+def counted(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("* correct:")]
+
+
 def record(done: Done) -> dict:
     passed(done)
     return json.loads((done.folder / "record.json").read_text(encoding="utf-8"))
@@ -206,13 +229,32 @@ def prompts(done: Done, epoch: int) -> dict:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+@everywhere
+def test_the_hosts_names_and_dassl_stay_theirs(trip, hosts):
+    found, host = trip.origins, BY_NAME[trip.host]
+    assert Path(found["dassl"]) == hosts / host.dassl / "dassl" / "__init__.py"
+    assert trip.mended
+    ours = "advprompt." if trip.road == "pip" else "trainers.advprompt."
+    assert all(found["trainers"][name].startswith(ours) for name in OURS)
+    for own in host.own:
+        module = found["trainers"][own.trainer]
+        assert module.startswith("trainers.") and not module.startswith(ours)
+    assert found["datasets"]["OxfordPets"] == "datasets.oxford_pets"
+
+
+@everywhere
 def test_its_own_trainers_run(trip):
-    for own in BY_NAME[trip.host].own:
-        output = passed(trip.runs[f"own-{own.trainer}-{own.weights}"])
-        assert f"Loading trainer: {own.trainer}" in output
-        assert f"* total: {TESTED}" in output.replace(",", "")
+    own = BY_NAME[trip.host].own
+    for one in own:
+        output = passed(trip.runs[f"own-{one.trainer}-{one.weights}"])
+        assert f"Loading trainer: {one.trainer}" in output
+        assert f"* total: {TESTED}" in output
+    first = trip.runs[f"own-{own[0].trainer}-{own[0].weights}"]
+    again = passed(trip.runs[f"reload {own[0].trainer}"])
+    assert counted(again) == counted(first.output)
 
 
+@everywhere
 @pytest.mark.parametrize("weights", ("random", "tiny"))
 @pytest.mark.parametrize("trainer", OURS)
 def test_our_trainers_run(trip, trainer, weights):
@@ -222,15 +264,17 @@ def test_our_trainers_run(trip, trainer, weights):
     assert found["dataset"] == "OxfordPets" and found["prompt_parameters"] > 0
     assert found["clean"]["n"] == TESTED
     assert [attack["target"] for attack in found["attacks"]] == ["embedding", "end_to_end"]
-    for attack, eps in zip(found["attacks"], (8, 4), strict=True):
+    for attack, eps in zip(found["attacks"], EPS, strict=True):
         assert attack["n"] == TESTED
         assert attack["correct"] <= found["clean"]["correct"]
         assert attack["checks"]["max_linf"] <= eps / 255 + 1e-6 and attack["checks"]["in_range"]
     if weights == "tiny":  # it knows these classes
         assert found["clean"]["correct"] >= TESTED * 3 // 4
+        assert found["attacks"][1]["correct"] < found["clean"]["correct"]
     assert f"* record: {done.folder / 'record.json'}" in done.output
 
 
+@everywhere
 def test_a_trained_model_is_tested_again_with_the_same_result(trip):
     first, again = record(trip.runs["CAPT-tiny"]), record(trip.runs["eval"])
     assert again["clean"] == first["clean"]
@@ -238,6 +282,7 @@ def test_a_trained_model_is_tested_again_with_the_same_result(trip):
     assert same[0] == same[1]
 
 
+@everywhere
 def test_base_to_new(trip):
     base, new = record(trip.runs["base"]), record(trip.runs["new"])
     assert (base["split"], new["split"]) == ("base", "new")
@@ -245,13 +290,16 @@ def test_base_to_new(trip):
     assert new["protocol"] == "base2new" and new["epochs"] == 1
 
 
-def test_the_seed_is_the_runs(trip):
+@coop_alone
+def test_seed_and_subset_are_the_runs(trip):
     found = record(trip.runs["seed2"])
-    assert found["seed"] == 2 and record(trip.runs["CAPT-tiny"])["seed"] == 1
-    one, two = prompts(trip.runs["CAPT-tiny"], 1), prompts(trip.runs["seed2"], 1)
+    assert found["seed"] == 2 and record(trip.runs["APD-tiny"])["seed"] == 1
+    assert found["subset"] == found["clean"]["n"] == 4
+    one, two = prompts(trip.runs["APD-tiny"], 1), prompts(trip.runs["seed2"], 1)
     assert any(not torch.equal(one[key], two[key]) for key in one)
 
 
+@coop_alone
 def test_a_cut_run_resumes_to_the_same_weights(trip):
     passed(trip.runs["cut"])
     assert "(epoch 1)" in passed(trip.runs["resumed"])
@@ -259,6 +307,7 @@ def test_a_cut_run_resumes_to_the_same_weights(trip):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+@everywhere
 def test_the_host_is_as_before(trip):
     assert trip.changed
     assert not trip.left, trip.left + trip.undone
