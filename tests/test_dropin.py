@@ -391,6 +391,19 @@ def test_an_interrupted_apply_can_be_undone(fork, call, monkeypatch, stop):
     assert call("--undo")[0] == 0 and snapshot(fork) == before
 
 
+def test_a_fork_that_cannot_be_written_to_is_left_alone(fork, call, monkeypatch):
+    before = snapshot(fork)
+
+    def full(path, _):
+        path.parent.mkdir()
+        raise trainers.UserError("the disk is full")
+
+    monkeypatch.setattr(dropin.files, "write_json", full)
+    code, _, err = call("--apply")
+    assert code == 2 and err == "error: the disk is full; everything is as it was\n"
+    assert snapshot(fork) == before
+
+
 def interrupted_write(*_):
     raise KeyboardInterrupt
 

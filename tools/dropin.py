@@ -171,7 +171,11 @@ def apply(fork: Fork, edit: Edit, copies: dict[str, Path], python: str) -> None:
         write(fork.train, edit.after)
         facts = verify(fork, python)
     except (UserError, OSError) as error:
-        undo(fork.path, silent=True)
+        if (fork.path / MANIFEST).is_file():
+            undo(fork.path, silent=True)
+        else:
+            with contextlib.suppress(OSError):
+                (fork.path / PACKAGE).rmdir()
         raise UserError(f"{error}; everything is as it was") from error
     print(f"applied; {len(facts['ours'])} trainers are there: {', '.join(facts['ours'])}")
     print(f"Dassl: {facts['dassl']}")
