@@ -19,7 +19,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = "Dassl.pytorch"  # its folder below ADVPROMPT_HOSTS
-STEPS_FIRST = 5  # losses that must agree at least
+
+# Runs of ours that must be the same everywhere: 9 steps on 4 shots of 3 breeds
+COMMON = {
+    "DATASET.NAME": "OxfordPets", "DATASET.NUM_SHOTS": 4, "INPUT.SIZE": "(32,32)",
+    "INPUT.INTERPOLATION": "bicubic", "INPUT.TRANSFORMS": "('random_resized_crop','random_flip')",
+    "DATALOADER.NUM_WORKERS": 0, "DATALOADER.TRAIN_X.BATCH_SIZE": 4, "USE_CUDA": False,
+    "OPTIM.NAME": "sgd", "OPTIM.LR": 0.01, "OPTIM.LR_SCHEDULER": "cosine", "OPTIM.MAX_EPOCH": 3,
+    "OPTIM.WARMUP_EPOCH": 1, "OPTIM.WARMUP_TYPE": "constant", "ATTACK.TRAIN.STEPS": 2,
+    "ATTACK.TEST.LIST": "[{'EPS': '2', 'STEPS': 2}]", "TEST.PICTURE": 0, "TEST.PROBES": 0,
+}  # fmt: skip
+OURS = {
+    "AdvPT": {"TRAINER.ADVPT.N_CTX": 4, "ATTACK.TRAIN.EPS": "8", "ATTACK.TRAIN.ALPHA": "2"},
+    "CAPT": {
+        "TRAINER.CAPT.PROMPT_DEPTH": 2, "ATTACK.TRAIN.EPS": "1", "ATTACK.TRAIN.ALPHA": "0.5",
+        "ATTACK.TRAIN.OBJECTIVE": "ce", "ATTACK.TRAIN.TARGET": "end_to_end",
+    },
+}  # fmt: skip
+TOLERANCE = 1e-5
+LOSSES = {  # of those runs on Dassl 0.6.3 (commit c61a1b5) with PyTorch 2.13, one thread
+    "AdvPT": [1.0432653, 0.8268375, 1.0677266, 0.9540468, 0.7833261, 0.5990899, 0.7780424,
+              0.5724142, 0.3694046],
+    "CAPT": [1.3985031, 1.4298464, 0.8118545, 1.2646890, 1.1760758, 0.8882942, 0.9372486,
+             0.8969432, 0.7782065],
+}  # fmt: skip
 
 
 def checkout(name: str) -> Path:
@@ -56,6 +79,26 @@ def pets_of_noise(root: Path) -> Path:
         with path.open("wb") as file:  # Pillow goes by the content, not by the name
             Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
     return root
+
+
+def toy_weights(path: Path) -> Path:
+    """Write a toy CLIP with a logit scale of 10.
+
+    CLIP's own 100 would make of rounding, which depends on processor and threads, some 1e-5.
+    """
+    import torch
+
+    from tests.toy import toy_state_dict
+
+    torch.save(toy_state_dict() | {"logit_scale": torch.tensor(10.0).log()}, path)
+    return path
+
+
+def ours(trainer: str, root: Path, weights: Path, out: Path) -> list[str]:
+    """Return the arguments of our train.py, or of a fork's with our trainers."""
+    keys = {"MODEL.BACKBONE.NAME": f"file:{weights}"} | COMMON | OURS[trainer]
+    words = ["--root", root, "--seed", 1, "--trainer", trainer, "--output-dir", out]
+    return [str(word) for word in (*words, *(w for pair in keys.items() for w in pair))]
 
 
 def run_child(
@@ -99,6 +142,19 @@ def run_child(
     return result | {"log": done.stdout, "errors": done.stderr}
 
 
+def keep_losses(trainer, losses: list):
+    """Let every training step append its loss to ``losses``; return the trainer."""
+    step = trainer.forward_backward
+
+    def forward_backward(batch):
+        summary = step(batch)
+        losses.append(summary["loss"])
+        return summary
+
+    trainer.forward_backward = forward_backward
+    return trainer
+
+
 def record(results: dict) -> None:
     """Let every training step and every tested batch append to ``results``.
 
@@ -113,15 +169,7 @@ def record(results: dict) -> None:
         trainer = build(cfg)
         if hasattr(trainer, "clip"):  # ours: whose code the towers are
             results["code"] = sorted({type(part).__module__ for part in trainer.clip.modules()})
-        step = trainer.forward_backward
-
-        def forward_backward(batch):
-            summary = step(batch)
-            results["losses"].append(summary["loss"])
-            return summary
-
-        trainer.forward_backward = forward_backward
-        return trainer
+        return keep_losses(trainer, results["losses"])
 
     def process(self, mo, gt):
         results["scores"] += mo.float().tolist()

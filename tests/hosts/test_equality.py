@@ -11,30 +11,23 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.hosts.dassl_runs import ROOT, checkout, pets_of_noise, real_dassl, run_child
-from tests.toy import toy_state_dict
+from tests.hosts.dassl_runs import (
+    LOSSES,
+    OURS,
+    ROOT,
+    TOLERANCE,
+    checkout,
+    ours,
+    pets_of_noise,
+    real_dassl,
+    run_child,
+    toy_weights,
+)
 
 pytestmark = pytest.mark.slow
 
 CONTENT = shutil.ignore_patterns("__pycache__", ".*", "output")
-COMMON = {
-    "DATASET.NAME": "OxfordPets", "DATASET.NUM_SHOTS": 4, "INPUT.SIZE": "(32,32)",
-    "INPUT.INTERPOLATION": "bicubic", "INPUT.TRANSFORMS": "('random_resized_crop','random_flip')",
-    "DATALOADER.NUM_WORKERS": 0, "DATALOADER.TRAIN_X.BATCH_SIZE": 4, "USE_CUDA": False,
-    "OPTIM.NAME": "sgd", "OPTIM.LR": 0.002, "OPTIM.LR_SCHEDULER": "cosine", "OPTIM.MAX_EPOCH": 3,
-    "OPTIM.WARMUP_EPOCH": 1, "OPTIM.WARMUP_TYPE": "constant", "ATTACK.TRAIN.STEPS": 2,
-    "ATTACK.TEST.LIST": "[{'EPS': '2', 'STEPS': 2}]", "TEST.PICTURE": 0, "TEST.PROBES": 0,
-}  # fmt: skip
-OWN = {
-    "AdvPT": {"TRAINER.ADVPT.N_CTX": 4, "ATTACK.TRAIN.EPS": "8", "ATTACK.TRAIN.ALPHA": "2"},
-    "CAPT": {
-        "TRAINER.CAPT.PROMPT_DEPTH": 2, "ATTACK.TRAIN.EPS": "1", "ATTACK.TRAIN.ALPHA": "0.5",
-        "ATTACK.TRAIN.OBJECTIVE": "ce", "ATTACK.TRAIN.TARGET": "end_to_end",
-    },
-}  # fmt: skip
-TOLERANCE = 1e-5
 
 
 def as_package(site: Path) -> Path:
@@ -62,8 +55,7 @@ def places(tmp_path_factory):
     """Run AdvPT and CAPT in every place: place -> trainer -> losses and test counts."""
     dassl = real_dassl()
     folder = tmp_path_factory.mktemp("equality")
-    weights = folder / "toy.pt"
-    torch.save(toy_state_dict(), weights)
+    weights = toy_weights(folder / "toy.pt")
     root = pets_of_noise(folder / "data")
     fork = fork_of_coop(folder / "CoOp")
     pip = {"host": fork, "first": "advprompt", "paths": [as_package(folder / "site")]}
@@ -75,16 +67,10 @@ def places(tmp_path_factory):
         "fork, its clip": {**pip, "dassl": dassl, "env": {"ADVPROMPT_CLIP_PROVIDER": "clip"}},
     }.items():
         out = folder / place.replace(", ", "-")
-        runs = []
-        for trainer, own in OWN.items():
-            keys = {"MODEL.BACKBONE.NAME": f"file:{weights}"} | COMMON | own
-            runs.append([
-                "--root", root, "--seed", "1", "--trainer", trainer, "--output-dir",
-                out / trainer, *[word for pair in keys.items() for word in pair],
-            ])  # fmt: skip
+        runs = [ours(trainer, root, weights, out / trainer) for trainer in OURS]
         done = run_child(out.with_suffix(".json"), runs=runs, **job)
         found[place] = {}
-        for trainer, run in zip(OWN, done["runs"], strict=True):
+        for trainer, run in zip(OURS, done["runs"], strict=True):
             record = json.loads((out / trainer / "record.json").read_text())
             attacks = [(a["n"], a["correct"]) for a in record["attacks"]]
             counts = [(record["clean"]["n"], record["clean"]["correct"]), *attacks]
@@ -93,11 +79,14 @@ def places(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("trainer", OWN)
-@pytest.mark.parametrize("place", ["here, stand-in", "fork, open_clip", "fork, its clip"])
+PLACES = ("here, stand-in", "here, Dassl", "fork, open_clip", "fork, its clip")
+
+
+@pytest.mark.parametrize("trainer", OURS)
+@pytest.mark.parametrize("place", PLACES)
 def test_losses_are_those_on_dassl(place, trainer, places):
-    expected, counts = places["here, Dassl"][trainer]
-    losses, own_counts = places[place][trainer]
-    assert len(expected) == 9 and len({round(loss, 3) for loss in expected}) > 5
+    losses, counts = places[place][trainer]
+    expected, expected_counts = places["here, Dassl"][trainer]
+    assert losses == pytest.approx(LOSSES[trainer], abs=TOLERANCE, rel=0)
     assert losses == pytest.approx(expected, abs=TOLERANCE, rel=0)
-    assert own_counts == counts and counts[0][0] == 9
+    assert counts == expected_counts and counts[0][0] == 9
