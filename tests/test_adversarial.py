@@ -258,6 +258,7 @@ def test_every_config_merges(white_box, run):
         argv = ["--trainer", path.parent.name, "--config-file", str(path), "--attack-config-file"]
         advpt = path.parent.name in ("AdvPT", "ZeroshotCLIP")
         threats = ["advpt16"] if advpt else ["linf1", "linf4", "linf4_tiny", "nap1", "nap4"]
+        threats = threats if path.stem == "tiny" else threats[:1]  # they share no keys
         for threat in threats:
             attack = str(REPO / f"configs/attacks/{threat}.yaml")
             args = train.parser().parse_args([*argv, attack, "DATASET.NAME", "Shapes"])

@@ -33,6 +33,7 @@ from trainers.prompting import (
 from trainers.prompting import architectures as named
 from trainers.prompting.adapter import CLIP_MEAN
 from trainers.prompting.loading import find_weights
+from trainers.prompting.tokens import from_hugging_face
 from trainers.prompting.vision import TimmViT, unrotated_behind
 
 pytestmark = pytest.mark.filterwarnings("ignore:backbone open_clip.*untrained")
@@ -541,6 +542,19 @@ def test_a_tokenizer_from_a_folder_serves_learned_prompts(slip, transformers, tm
     assert torch.isfinite(model.text_features()).all()
     for position in ("middle", "front"):
         PromptedCLIP(clip, ["cat"], PromptSpec(text=2, position=position)).text_features()
+
+
+def test_a_short_context_does_not_hide_how_rows_are_made():
+    class Wrapped:
+        tokenizer, clean_fn = Pieces(), str
+
+        def __call__(self, texts, context_length):
+            return self.tokenizer(texts, max_length=context_length).input_ids
+
+    reader = from_hugging_face(Wrapped(), 4)
+    assert reader(["an old dog"]).tolist() == [[5, 6, 7, 0]]
+    with pytest.raises(UserError, match="takes 6 tokens but the text tower reads 4"):
+        reader(["a photo of a cat"])
 
 
 def test_a_tokenizer_that_cannot_be_taken_apart_serves_whole_texts(slip, transformers, tmp_path):
