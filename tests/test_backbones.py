@@ -276,6 +276,13 @@ def test_low_precision_does_not_disturb_the_detection(precision):
     assert clip.causal and clip.takes_prompts and clip.is_vit and clip.precision == precision
 
 
+def test_a_callers_precision_does_not_disturb_it_either():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        clip = toy_clip()
+    assert clip.causal and clip.takes_prompts and clip.is_vit
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_a_logit_bias_cancels_where_classes_compete(small):
     """SigLIP's bias is the same for every class: probabilities and margins do not see it."""
     clip = small("ViT-B-16-SigLIP")

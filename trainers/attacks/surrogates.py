@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from ..errors import UserError, nearest
 from ..io import tensors_digest
 from ..prompting import CLIPAdapter, load_clip, text_features
+from ..prompting.architectures import check_architecture, check_open_clip
 from ..prompting.checkpoints import read_state
-from ..prompting.loading import check_architecture, check_open_clip
 
 FILE = "?weights="
 KINDS = ("torchvision", "timm", "open_clip", "clip")

@@ -32,12 +32,29 @@ def settle(clip) -> None:
     can be run from embeddings) and ``is_vit`` (the image tower can be run block by block).
     """
     clip.model.float()
+    with _exact(clip.device.type):
+        _settle(clip)
+
+
+def _settle(clip) -> None:
     if clip.causal and not _texts_agree(clip):
         clip.causal = False
     if clip.takes_prompts and not clip.causal:
         clip.takes_prompts = _texts_agree(clip)
     if clip.is_vit and not _images_agree(clip):
         clip._set_image_face(None)
+
+
+@contextlib.contextmanager
+def _exact(device: str):
+    """Leave out every saving of precision that the caller has switched on."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextlib.contextmanager

@@ -16,13 +16,7 @@ from ..errors import UserError, nearest
 from ..io import sha256_file, tensors_digest, writable_dir
 from . import tiny
 from .adapter import CLIP_MEAN, CLIP_STD, CLIPAdapter
-from .architectures import (  # noqa: F401  the two checks are for other callers, too
-    architecture_weights,
-    check_architecture,
-    check_open_clip,
-    folder_weights,
-    tagged_weights,
-)
+from .architectures import architecture_weights, check_open_clip, folder_weights, tagged_weights
 from .checkpoints import read_checkpoint
 from .providers import NOT_WEIGHTS, Weights, build
 
