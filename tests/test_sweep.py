@@ -327,6 +327,22 @@ def test_no_retries(tmp_path, fakes):
     assert starts(asked.jobs()[0].folder) == 1
 
 
+def test_a_run_that_cannot_be_started(tmp_path, fakes, capsys, monkeypatch):
+    fakes()
+    start, asked = Local.start, described(tmp_path)
+
+    def broken(self, job, *words):
+        if job.trainer == "CoOp":
+            raise OSError("no more processes")
+        return start(self, job, *words)
+
+    monkeypatch.setattr(Local, "start", broken)
+    assert work(asked) == 1
+    captured = capsys.readouterr()
+    assert "cannot be started: no more processes" in captured.err
+    assert captured.out.count("failed: CoOp") == 2 and "1 done, 1 failed" in captured.out
+
+
 @pytest.mark.parametrize("gpus", [[], ["0", "3"]])
 def test_each_slot_has_one_run_its_gpu_and_its_share_of_the_cores(
     tmp_path, fakes, monkeypatch, gpus
@@ -489,7 +505,9 @@ def test_live_table_in_a_terminal_and_lines_elsewhere(tmp_path, fakes, monkeypat
     assert isinstance(screen, jobs_view.Screen)
     screen.every = 0.1
     todo = asked.jobs()
-    assert Pool(todo, place, Local(2), sweep.command, screen.tell, screen.watch).run()
+    pool = Pool(todo, place, Local(2), sweep.command, screen.tell, screen.watch)
+    assert pool.run()
+    screen.close(pool)
     os.close(place.file)
     text = screen.out.getvalue()
     assert "epoch 1/2" in text and "cpu.1" in text and re.search(r"\x1b\[\d+F\x1b\[J", text)

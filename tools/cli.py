@@ -13,6 +13,7 @@ errors = importlib.import_module(f"{core.__name__}.errors")
 # command -> (module beside this one, what it does); the module offers main(argv)
 TOOLS = {
     "train": ("train", "train and test, with CoOp's command line"),
+    "sweep": ("sweep", "many runs: trainers x data sets x shots x seeds, locally or on Slurm"),
     "report": ("report", "clean and robust accuracy from result records: tables, or one page"),
     "curves": ("curves", "accuracy over one setting (an ablation), drawn from result records"),
     "robustness": ("robustness", "finished runs tested under other threat models"),

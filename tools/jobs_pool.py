@@ -173,7 +173,6 @@ class Pool:
                 time.sleep(self.pause)
         finally:
             self.stop()
-            self.watch(self)
         return all(entry.state == "done" for entry in self.entries.values())
 
     def _step(self) -> bool:
@@ -214,39 +213,45 @@ class Pool:
 
     def _start(self, entry: Entry, slot: str) -> None:
         self.queue.remove(entry)
-        entry.log.parent.mkdir(parents=True, exist_ok=True)
         entry.state, entry.slot, entry.began = "running", slot, time.monotonic()
         entry.tries += 1
-        entry.handle = self.launcher.start(entry.job, self.command(entry.job), entry.log, slot)
+        try:
+            entry.log.parent.mkdir(parents=True, exist_ok=True)
+            entry.handle = self.launcher.start(entry.job, self.command(entry.job), entry.log, slot)
+        except (OSError, RuntimeError) as error:  # submitit raises these where sbatch fails
+            self._failed(entry, f"cannot be started: {error}")
+            return
         who = getattr(entry.handle, "pid", None)
         self.place.note("start", entry.job, slot=slot, attempt=entry.tries, pid=who)
         self.tell(f"start: {entry.job.name} on {slot}")
 
     def _ended(self, entry: Entry, code: int) -> None:
         seconds = time.monotonic() - entry.began
-        entry.handle, entry.slot = None, ""
-        if code == jobs_worker.BUSY or self.place.busy(entry.job):
+        if code == jobs_worker.BUSY:
             entry.tries -= 1
             self._elsewhere(entry)
-            return
-        if code == 0 and completed(entry.job.folder):  # train.py has judged the rest
-            entry.state = "done"
+        elif code == 0 and completed(entry.job.folder):  # train.py has judged the rest
+            entry.state, entry.slot, entry.handle = "done", "", None
             self.place.note("done", entry.job, seconds=round(seconds, 1))
             self.tell(f"done: {entry.job.name} in {in_words(seconds)}")
-            return
-        entry.why = _reason(code)
-        self.place.note("failed", entry.job, code=code, attempt=entry.tries)
-        if code != REFUSED and entry.tries <= self.retries:
+        else:
+            self._failed(entry, _reason(code), final=code == REFUSED)
+
+    def _failed(self, entry: Entry, why: str, *, final: bool = False) -> None:
+        """Try a job again, or give it up."""
+        entry.why, entry.slot, entry.handle = why, "", None
+        self.place.note("failed", entry.job, why=why, attempt=entry.tries)
+        if entry.tries <= self.retries and not final:
             entry.state = "waiting"
             self.queue.append(entry)  # behind the others, whose end may be what it lacked
-            self.tell(f"failed: {entry.job.name} ({entry.why}), to be tried again")
+            self.tell(f"failed: {entry.job.name} ({why}), to be tried again")
         else:
             entry.state = "failed"
-            self.tell(f"failed: {entry.job.name} ({entry.why}), see {entry.log}")
+            self.tell(f"failed: {entry.job.name} ({why}), see {entry.log}")
 
     def _elsewhere(self, entry: Entry) -> None:
         """Wait for another process that has the job: of a sweep that was killed, or far away."""
-        entry.state, entry.began = "elsewhere", time.monotonic()
+        entry.state, entry.began, entry.handle = "elsewhere", time.monotonic(), None
         event = self.place.last.get(entry.job.place, {})
         entry.slot = event.get("slot", "") if event.get("host") == HOST else ""
         entry.why = f"on {event['host']}" if "host" in event else "by another process"

@@ -13,7 +13,7 @@ from pathlib import Path
 from . import core, jobs_worker
 from .jobs import Job
 from .jobs_pool import REFUSED
-from .jobs_state import FOLDER, last_lines
+from .jobs_state import FOLDER, held, last_lines
 
 errors = importlib.import_module(f"{core.__name__}.errors")
 
@@ -30,6 +30,8 @@ class Submitted:
     def poll(self) -> int | None:
         if not self.job.done():
             return None
+        if held(f"{self.log}"):  # by another, so that this one had nothing to do
+            return jobs_worker.BUSY
         said = last_lines(self.log)
         return REFUSED if said and said[0].startswith("error: ") else 0
 

@@ -6,6 +6,7 @@ failed; without it nothing is lost but these.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -98,18 +99,24 @@ class Place:
         entry |= {**facts, "kind": list(job.kind)}
         self._learn(entry)
         if self.file is not None:
-            os.write(self.file, (json.dumps(entry) + "\n").encode())
+            with contextlib.suppress(OSError):  # a full disk; the runs say so
+                os.write(self.file, (json.dumps(entry) + "\n").encode())
 
     def busy(self, job: Job) -> bool:
         """Tell whether a process has the job, here or on a machine that shares the folder."""
-        try:
-            file = os.open(f"{self.folder}/logs/{job.place}.log", os.O_RDWR)
-        except OSError:
-            return False
-        try:
-            return not lock(file)
-        finally:
-            os.close(file)
+        return held(f"{self.folder}/logs/{job.place}.log")
+
+
+def held(log: str) -> bool:
+    """Tell whether a process has the job of this log."""
+    try:
+        file = os.open(log, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not lock(file)
+    finally:
+        os.close(file)
 
 
 def last_lines(log: Path, count: int = 1) -> list[str]:

@@ -41,8 +41,9 @@ class Lines:
             self.said = time.monotonic()
             self.tell(summary(pool))
 
-    def close(self) -> None:
-        """Nothing is left open."""
+    def close(self, pool: Pool) -> None:
+        """Say how it ended."""
+        print(summary(pool), file=self.out, flush=True)
 
 
 class Screen(Lines):
@@ -70,9 +71,9 @@ class Screen(Lines):
         self.out.flush()
         self.rows = len(lines)
 
-    def close(self) -> None:
-        """Leave the last table where it is."""
-        self.rows = 0
+    def close(self, pool: Pool) -> None:
+        self._erase()
+        super().close(pool)
 
     def _erase(self) -> None:
         if self.rows:

@@ -27,10 +27,11 @@ from .jobs import COMMON, METHODS, PROTOCOLS, SHORT, TARGETS, Job, Sweep
 from .jobs_pool import Local, Pool, cores, failures
 from .jobs_slurm import Slurm
 from .jobs_state import Place, state_of
-from .jobs_view import summary, view
+from .jobs_view import view
 
-errors, config, runs = (
-    importlib.import_module(f"{core.__name__}.{name}") for name in ("errors", "config", "runs")
+errors, config, runs, host, shipped = (
+    importlib.import_module(f"{core.__name__}.{name}")
+    for name in ("errors", "config", "runs", "host", "shipped")
 )
 
 CLONE = Path(__file__).resolve().parent.parent if core.__name__ == "trainers" else None
@@ -73,19 +74,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def configs() -> Path:
-    """Return the folder of the yaml files: beside the clone's packages, or inside ours."""
-    inside = Path(core.__file__).resolve().parent
-    return (inside if (inside / "configs").is_dir() else inside.parent) / "configs"
-
-
 def plan(args: argparse.Namespace) -> Sweep:
     """Return the sweep that the command line describes.
 
     Raises:
         UserError: an argument is unknown or makes no sense.
     """
-    folder = configs()
+    folder = shipped.configs_folder()
     sets = [SHORT.get(name, name) for name in (*args.datasets, *args.targets)]
     known = {path.stem for path in folder.glob("datasets/*.yaml")}
     for name in sets:
@@ -184,6 +179,7 @@ def _check_overrides(opts: Sequence[str]) -> None:
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
+    host.extend_cfg(cfg)  # a fork's keys, where it is around us
     core.extend_cfg(cfg)
     runs.merge_opts(cfg, list(opts))
     for key in opts[::2]:
@@ -214,6 +210,7 @@ def check_data(described: Sweep, todo: Sequence[Job]) -> None:
     robustness.register_datasets()
     for name in sorted({job.dataset for job in todo}):
         cfg = get_cfg_default()
+        host.extend_cfg(cfg)
         core.extend_cfg(cfg)
         runs.merge_file(cfg, described.configs / f"datasets/{name}.yaml")
         runs.merge_opts(cfg, list(described.opts))
@@ -352,8 +349,7 @@ def work(todo: Sequence[Job], place: Place, slots, *, retries: int = 1) -> int:
     try:
         done = pool.run()
     finally:
-        show.close()
-        print(summary(pool), flush=True)
+        show.close(pool)
     trouble = failures(pool)
     try:
         report.main([place.output])
