@@ -7,6 +7,7 @@
         --output-dir output/oxford_pets/AdvPT/seed1 DATASET.NUM_SHOTS 16
 
 With --dry-run it says what would be done and how many image forwards that takes, and does nothing.
+Many GPUs: `torchrun --nproc_per_node N train.py ...` (docs/distributed.md).
 """
 
 import sys

@@ -17,9 +17,9 @@ from . import core, plan
 from .cli import run_tool
 from .robustness import register_datasets
 
-runs, config, errors, host = (
+runs, config, distributed, errors, host = (
     importlib.import_module(f"{core.__name__}.{name}")
-    for name in ("runs", "config", "errors", "host")
+    for name in ("runs", "config", "distributed", "errors", "host")
 )
 UserError, nearest = errors.UserError, errors.nearest
 
@@ -113,7 +113,8 @@ def main(argv: list[str] | None = None) -> int:
         return dry_run([parser().parse_args(words) for words in plan.read_jobs(args.jobs)])
     if args.dry_run:
         return dry_run([args])
-    runs.start(setup_cfg(args), **what(args), no_train=args.no_train)
+    with distributed.processes():
+        runs.start(setup_cfg(args), **what(args), no_train=args.no_train)
     return 0
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import MetricMeter, set_random_seed
 
-from . import ondevice
+from . import distributed, ondevice
 from .attacks import AttackSpec, NotFinite, gradient_attack, objective_for, specs_from_cfg
 from .attacks.cost import attack_forwards
 from .config import PRECISIONS, add_defaults, at_least, one_of
@@ -60,11 +60,28 @@ class Batch:
         pixels: (B, 3, H, W) in [0, 1]; ``labels``: (B,); ``index``: positions in the data set.
         texts: (K, D) unit-length text features with gradients.
         attacked: whether an attack was run.
+        share: which rows these are of a batch of ``size``; of several processes, each has its own.
     """
 
-    def __init__(self, trainer: AdversarialTrainer, pixels, labels, texts, seeds, index):
+    def __init__(self, trainer: AdversarialTrainer, pixels, labels, texts, seeds, index, size):
         self.trainer, self.pixels, self.labels, self.texts = trainer, pixels, labels, texts
         self.seeds, self.index, self.attacked = seeds, index, False
+        self.size, self.share = size, distributed.share(size)
+
+    @property
+    def middle(self) -> int:
+        """How many of these rows are in the first half of the batch."""
+        return sum(position < self.size // 2 for position in range(self.size)[self.share.rows])
+
+    def whole(self, values: torch.Tensor) -> torch.Tensor:
+        """Return ``values`` (B, ...) of all rows of all processes' batch, without gradients."""
+        values = values.detach()
+        if distributed.world() == 1:
+            return values
+        rows = values.new_zeros(self.size, *values.shape[1:])
+        if self.share.weight:
+            rows[self.share.rows] = values
+        return distributed.total(rows)  # (size, ...)
 
     def output(self, images: torch.Tensor) -> Output:
         """Run the model on images, with gradients to the prompts."""
@@ -83,6 +100,8 @@ class Batch:
     def attack(self, rows: slice = slice(None)) -> torch.Tensor:
         """Return adversarial versions of the images in ``rows``."""
         self.attacked = True
+        if not len(self.labels[rows]):  # they are another process's
+            return self.pixels[rows]
         spec = self.trainer.attack_spec
         reference = self.clean.logits.detach()[rows] if spec.objective == "kl" else None
         texts = self.texts.detach()
@@ -104,11 +123,14 @@ class AdversarialTrainer(RobustTrainer):
         block_outputs: whether the loss reads the image blocks' outputs.
         alarm_key: the key to change when training collapses; None where it cannot.
         passes: images that the loss puts through a tower per training image, beside the attack.
+        mean_of_samples: the loss is a mean of what the samples give one by one, or what it needs
+            of the others comes from ``Batch.whole``; otherwise several processes are refused.
     """
 
     passes = 2.0  # clean and attacked
     frozen_image_tower = False  # once the prompts are known, as they say
     block_outputs = False
+    mean_of_samples = True
     alarm_key: str | None = None
 
     # --- configuration ----------------------------------------------------------------------------
@@ -201,6 +223,14 @@ class AdversarialTrainer(RobustTrainer):
             print("training images are kept decoded on the device and augmented there")
             self.train_loader_x = DeviceLoader(self.train_loader_x, self.cfg, self.device)
 
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        if distributed.world() > 1 and not self.mean_of_samples:
+            raise UserError(
+                f"the loss of {type(self).__name__} is not a mean over samples, so that "
+                f"{distributed.world()} processes cannot share a batch; start it with python"
+            )
+
     def build_model(self):
         self.clip = self.load_clip()
         self.attack_spec = self.train_spec(self.cfg) if self.is_adversarial(self.cfg) else None
@@ -277,14 +307,17 @@ class AdversarialTrainer(RobustTrainer):
 
     def make_batch(self, batch: dict) -> Batch:
         """Move a loader's batch to the device and encode the texts, once for the whole step."""
-        pixels, labels = batch["img"].to(self.device), batch["label"].to(self.device)
+        size = len(batch["label"])
+        rows, _ = distributed.share(size)
+        pixels, labels = batch["img"][rows].to(self.device), batch["label"][rows].to(self.device)
         with self.autocast(self.cfg.TRAINER.ADVERSARIAL.PREC):
             texts = self.text_features()
         seeds = [
             hash_seed(max(self.cfg.SEED, 0), self.epoch, self.batch_idx, position)
-            for position in range(len(labels))
+            for position in range(size)[rows]
         ]
-        return Batch(self, pixels, labels, texts, seeds, batch.get("index"))
+        index = batch["index"][rows] if "index" in batch else None
+        return Batch(self, pixels, labels, texts, seeds, index, size)
 
     def forward_backward(self, batch):
         group = self.cfg.TRAINER.ADVERSARIAL.ACCUMULATE
@@ -301,10 +334,11 @@ class AdversarialTrainer(RobustTrainer):
             raise RuntimeError(
                 f"{type(self).__name__} lost its attack: the loss never asked for it"
             )
+        weight = seen.share.weight
         summary = self._summary(loss, terms, seen)
         if not all(map(math.isfinite, summary.values())):
             raise self._not_finite("the loss is not finite", summary)
-        self.scaler.scale(loss / size).backward()
+        self.scaler.scale((loss if weight == 1 else loss * weight) / size).backward()
         if self.batch_idx + 1 == start + size:
             self._update(summary)
         if self.batch_idx + 1 == self.num_batches:
@@ -320,10 +354,12 @@ class AdversarialTrainer(RobustTrainer):
                 values.setdefault(f"loss_{name}", mean_ce(logits, seen.labels))
                 values.setdefault(f"acc_{name}", accuracy(logits, seen.labels))
         scalars = [torch.as_tensor(v, device=loss.device).detach().float() for v in values.values()]
-        numbers = torch.stack(scalars).tolist()  # one transfer for all of them
+        numbers = distributed.mean(torch.stack(scalars), seen.share.weight)
+        numbers = numbers.tolist()  # one transfer for all of them
         return dict(zip(values, numbers, strict=True))
 
     def _update(self, summary: dict) -> None:
+        distributed.sum_gradients(self.trained.parameters())
         self.scaler.unscale_(self.optim)
         if not self.scaler.is_enabled():  # a scaler skips such a step and lowers its scale
             peaks = [p.grad.abs().amax() for p in self.trained.parameters() if p.grad is not None]

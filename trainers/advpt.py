@@ -15,6 +15,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import nn
 
+from . import distributed
 from .attacks import specs_from_cfg
 from .attacks.cost import bank_forwards
 from .bank import Bank, build_bank
@@ -22,6 +23,7 @@ from .errors import UserError
 from .prompting import PromptLearner, text_features
 from .prompting.prompts import context_spec
 from .robust_trainer import RobustTrainer, register
+from .rows import Rows
 from .state import load_prompts
 from .versions import grad_scaler
 
@@ -43,7 +45,9 @@ class BankLoader:
     """Batches of a bank in Dassl's form; their order depends on (seed, epoch) alone."""
 
     def __init__(self, bank: Bank, batch_size: int, seed: int, device):
-        self.features, self.labels = bank.features.to(device), bank.labels.to(device)
+        self.on_disk, self.device = isinstance(bank.features, Rows), device
+        self.features = bank.features if self.on_disk else bank.features.to(device)
+        self.labels = bank.labels.to(device)
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
 
     def __len__(self) -> int:
@@ -51,9 +55,11 @@ class BankLoader:
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
-        for rows in order.split(self.batch_size):
-            yield {"img": self.features[rows], "label": self.labels[rows]}
+        order = torch.randperm(len(self.labels), generator=generator)
+        place = "cpu" if self.on_disk else self.device  # of the rows' numbers
+        for rows in order.to(place).split(self.batch_size):
+            label = self.labels[rows.to(self.device)]
+            yield {"img": self.features[rows].to(self.device), "label": label}
 
 
 @register
@@ -141,18 +147,22 @@ class AdvPT(RobustTrainer):
         self.train_loader_x.epoch = self.epoch
 
     def forward_backward(self, batch):
-        features, label = batch["img"], batch["label"]
+        rows, weight = distributed.share(len(batch["label"]))
+        features, label = batch["img"][rows], batch["label"][rows]
         with self._autocast():
             logits = self.model(features)  # (B, K)
         loss = F.cross_entropy(logits.float(), label)
-        self.detect_anomaly(loss)
+        shown = torch.stack([loss.detach(), compute_accuracy(logits, label)[0].reshape(())])
+        shown = distributed.mean(shown, weight)
+        self.detect_anomaly(shown[0])
         self.optim.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss * weight if weight != 1 else loss).backward()
+        distributed.sum_gradients(self.model.prompt_learner.parameters())
         self.scaler.step(self.optim)
         self.scaler.update()
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return {"loss": loss.item(), "acc": compute_accuracy(logits, label)[0].item()}
+        return dict(zip(("loss", "acc"), shown.tolist(), strict=True))
 
     def _autocast(self):
         precision = self.cfg.TRAINER.ADVPT.PREC

@@ -15,6 +15,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch import nn
 
+from . import distributed
 from .adversarial import AdversarialTrainer, NonFiniteLoss, hash_seed, in_both_towers
 from .config import add_defaults, at_least, one_of
 from .losses import apd_student, apd_teacher, mean_ce
@@ -125,28 +126,32 @@ class APD(AdversarialTrainer):
         cfg = self.cfg
         epochs = self.keys.TEACHER_EPOCHS or cfg.OPTIM.MAX_EPOCH
         path = Path(self.output_dir) / "teacher" / f"model.pth.tar-{epochs}"
-        if path.is_file():
+        if distributed.agree(path.is_file):
             load_prompts(self.teacher, load_checkpoint(path)["state_dict"], path)
         else:
+            distributed.align(self.teacher)
             optim = build_optimizer(self.teacher, cfg.OPTIM)
             sched = build_lr_scheduler(optim, cfg.OPTIM)
             for epoch in range(epochs):
                 set_random_seed(hash_seed(max(cfg.SEED, 0), epoch, -1) % 2**32)
                 for batch in self.train_loader_x:
-                    loss = mean_ce(
-                        self.teach(batch["img"].to(self.device)), batch["label"].to(self.device)
-                    )
-                    if not torch.isfinite(loss):
+                    rows, weight = distributed.share(len(batch["label"]))
+                    pixels, labels = (batch[k][rows].to(self.device) for k in ("img", "label"))
+                    loss = mean_ce(self.teach(pixels), labels)
+                    shown = distributed.mean(loss.detach(), weight)
+                    if not torch.isfinite(shown):
                         raise NonFiniteLoss(
-                            f"the teacher's loss is {loss.item()} at epoch {epoch + 1}; nothing "
+                            f"the teacher's loss is {shown.item()} at epoch {epoch + 1}; nothing "
                             "was saved, lower OPTIM.LR or set TRAINER.ADVERSARIAL.PREC fp32"
                         )
                     optim.zero_grad(set_to_none=True)
-                    self.scaler.scale(loss).backward()
+                    self.scaler.scale(loss if weight == 1 else loss * weight).backward()
+                    distributed.sum_gradients(self.teacher.parameters())
                     self.scaler.step(optim)
                     self.scaler.update()
                 sched.step()
-                print(f"teacher epoch [{epoch + 1}/{epochs}] loss {loss.item():.4f}")
+                print(f"teacher epoch [{epoch + 1}/{epochs}] loss {shown.item():.4f}")
             weights = {k: v.cpu() for k, v in self.teacher.state_dict().items()}
-            save_checkpoint(path, {"state_dict": weights, "epoch": epochs})
+            if distributed.is_main():
+                save_checkpoint(path, {"state_dict": weights, "epoch": epochs})
         self.teacher.requires_grad_(False)

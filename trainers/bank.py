@@ -2,7 +2,8 @@
 
 Row order is item-major: row ``i * views + v`` is view ``v`` of item ``i``. The cache is addressed
 by content: every ingredient of the features is in the file's name, so a bank is either right or
-not found. The transfer test set is a bank of the test images.
+not found. The transfer test set is a bank of the test images. A bank that is larger than
+``IN_MEMORY`` stays on disk, and its rows are read as they are asked for.
 
 Source: AdvPT (arXiv 2311.11261), phase A.
 """
@@ -13,7 +14,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from . import distributed
 from .attacks import (
     AttackChecks,
     AttackSpec,
@@ -34,9 +36,12 @@ from .attacks import (
 from .errors import UserError
 from .images import batches
 from .io import load_tensors, save_tensors, sha256_file, writable_dir
+from .rows import Rows, save_rows
 
 SCHEMA = 1
 BANK, PART = "embedding bank", "part of an embedding bank"
+IN_MEMORY = 1 << 28  # bytes of features: 131,072 rows of 512
+ADVICE = "delete it and run again to make it anew"
 
 
 @dataclass
@@ -44,7 +49,8 @@ class Bank:
     """Features of images, clean or under one attack, with their labels.
 
     Attributes:
-        features: (N * views, D) float32 on the CPU, raw (un-normalised).
+        features: (N * views, D) float32 on the CPU, raw (un-normalised); ``Rows`` of the file
+            where they are too large for the memory.
         labels: (N * views,) int64.
         index: (N * views,) int64, row -> position in the list of items.
         key: hex SHA-256 over all ingredients.
@@ -54,7 +60,7 @@ class Bank:
         path: the cache file.
     """
 
-    features: Tensor
+    features: Tensor | Rows
     labels: Tensor
     index: Tensor
     key: str
@@ -65,6 +71,13 @@ class Bank:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield the features in order: as they are in memory, or from the file bit by bit."""
+        if isinstance(self.features, Rows):
+            yield from self.features.blocks()
+        else:
+            yield self.features
 
 
 def bank_key(
@@ -98,7 +111,10 @@ def bank_key(
         "precision": str(precision),
         "seed": int(seed),
     }
-    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for piece in json.JSONEncoder(sort_keys=True).iterencode(ingredients):
+        digest.update(piece.encode())
+    return digest.hexdigest()
 
 
 def sample_seed(seed: int, digest: str, view: int) -> int:
@@ -129,8 +145,8 @@ def build_bank(
     """Return the bank from the cache, or compute it; a run that was killed goes on where it was.
 
     Every ``chunk`` images the rows are written as a part; whole parts are reused, damaged ones are
-    computed again. The result does not depend on ``batch_size`` (up to float noise) and not on
-    interruptions.
+    computed again. Several processes share the parts, in a folder that all of them see. The result
+    does not depend on ``batch_size`` (up to float noise), on interruptions or on processes.
 
     Args:
         clip: frozen adapter in eval mode with ``encode_image(pixels) -> (B, D)`` raw features,
@@ -156,7 +172,8 @@ def build_bank(
     _check_arguments(pairs, spec, views, batch_size, chunk)
     _check_model(clip, precision)
     cache_dir = writable_dir(cache_dir)
-    digests = [_digest(path) for path, _ in _progress(pairs, f"{title}: reading")]
+    with _progress(len(pairs[distributed.rank() :: distributed.world()]), title) as bar:
+        digests = distributed.spread(lambda pair: _digest(pair[0], bar), pairs)
     labels = [label for _, label in pairs]
     key = bank_key(
         weights=clip.sha256,
@@ -169,64 +186,69 @@ def build_bank(
         seed=seed,
     )
     path = cache_dir / f"{key}.safetensors"
-    if path.exists():
+    if distributed.agree(path.exists):
         return load_bank(path, key=key)
 
     folder = cache_dir / f"{key}.parts"
     device = next(clip.parameters()).device if device is None else torch.device(device)
-    rows, checks, seconds = [], AttackChecks(), 0.0
-    with tqdm(total=len(pairs), desc=title, unit="image") as bar:
-        for number, begin in enumerate(range(0, len(pairs), chunk)):
+    parts = Parts(folder, key, len(pairs), views, chunk)
+    own = range(distributed.rank(), len(parts), distributed.world())
+    images = sum(len(parts.span(number)) for number in own)
+    with tqdm(total=images, desc=title, unit="image", disable=not distributed.is_main()) as bar:
+        for number in own:
             if path.exists():  # another run was faster
-                return load_bank(path, key=key)
-            span = range(begin, min(begin + chunk, len(pairs)))
-            header = {"kind": PART, "key": key, "begin": span.start, "end": span.stop}
-            part_path = folder / f"{number:05d}.safetensors"
-            part = _read_part(part_path, header, len(span) * views)
-            if part is None:
-                clock = time.perf_counter()
-                paths = [pairs[i][0] for i in span]
-                seeds = [[sample_seed(seed, digests[i], v) for v in range(views)] for i in span]
-                with torch.autocast(device.type, enabled=False):  # the key names the precision
-                    features, found = _attack_chunk(
-                        clip, paths, seeds, spec, preprocess, batch_size, device, precision, bar
-                    )
-                part = features, asdict(found), time.perf_counter() - clock
-                meta = {**header, "checks": part[1], "seconds": part[2]}
-                _save_part(part_path, features, meta, bank=path)
-            else:
+                break
+            span = parts.span(number)
+            if parts.is_whole(number):
                 bar.update(len(span))
-            rows.append(part[0])
-            checks.merge(AttackChecks(**part[1]))
-            seconds += part[2]
+                continue
+            clock = time.perf_counter()
+            paths = [pairs[i][0] for i in span]
+            seeds = [[sample_seed(seed, digests[i], v) for v in range(views)] for i in span]
+            with torch.autocast(device.type, enabled=False):  # the key names the precision
+                features, found = _attack_chunk(
+                    clip, paths, seeds, spec, preprocess, batch_size, device, precision, bar
+                )
+            took = time.perf_counter() - clock
+            parts.save(number, features, asdict(found), took, bank=path)
+    distributed.wait()
+    if distributed.is_main() and not path.exists():
+        try:
+            join(parts, path, labels, spec)
+        except UserError:  # another run was faster after all, and took the parts away
+            if not path.exists():
+                raise
+    distributed.wait()
+    return load_bank(path, key=key)
 
+
+def join(parts: Parts, path: Path, labels: list[int], spec: AttackSpec | None) -> None:
+    """Write the bank from its parts, one of them in memory at a time, and remove them."""
+    checks, seconds = AttackChecks(), 0.0
+    for number in range(len(parts)):
+        meta = parts.meta(number)
+        checks.merge(AttackChecks(**meta["checks"]))
+        seconds += meta["seconds"]
     summary = {} if spec is None else checks.summary()
-    bank = Bank(
-        features=torch.cat(rows),  # (N * views, D)
-        labels=torch.tensor(labels).repeat_interleave(views),
-        index=torch.arange(len(pairs)).repeat_interleave(views),
-        key=key,
-        checks=summary,
-        warnings=[] if spec is None else verify(spec, summary),
-        seconds=seconds,
-        path=path,
-    )
-    save_tensors(
-        path,
-        {"features": bank.features, "labels": bank.labels, "index": bank.index},
-        {
-            "kind": BANK,
-            "schema": SCHEMA,
-            "key": key,
-            "views": views,
-            "attack": None if spec is None else spec.describe(),
-            "checks": bank.checks,
-            "warnings": bank.warnings,
-            "seconds": seconds,
-        },
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    return bank
+    views = parts.views
+    meta = {
+        "kind": BANK,
+        "schema": SCHEMA,
+        "key": parts.key,
+        "views": views,
+        "attack": None if spec is None else spec.describe(),
+        "checks": summary,
+        "warnings": [] if spec is None else verify(spec, summary),
+        "seconds": seconds,
+    }
+    columns = {
+        "labels": torch.tensor(labels).repeat_interleave(views),
+        "index": torch.arange(len(labels)).repeat_interleave(views),
+    }
+    blocks = (parts.features(number) for number in range(len(parts)))
+    shape = len(labels) * views, parts.width
+    save_rows(path, "features", blocks, shape, columns, meta)
+    shutil.rmtree(parts.folder, ignore_errors=True)
 
 
 def load_bank(path, *, key: str | None = None) -> Bank:
@@ -236,15 +258,15 @@ def load_bank(path, *, key: str | None = None) -> Bank:
         UserError: missing, truncated, altered, no bank, or another bank.
     """
     path = Path(path)
-    tensors, meta = load_tensors(path)
-    advice = "delete it and run again to make it anew"
+    rows = _rows_on_disk(path)
+    tensors, meta = _columns(rows) if rows else load_tensors(path, advice=ADVICE)
     whole = {"features", "labels", "index"} <= tensors.keys()
     whole = whole and {"key", "checks", "warnings", "seconds"} <= meta.keys()
     if not whole or meta.get("kind") != BANK or meta.get("schema") != SCHEMA:
-        raise UserError(f"'{path}' is no embedding bank of this version; {advice}")
+        raise UserError(f"'{path}' is no embedding bank of this version; {ADVICE}")
     if key is not None and meta["key"] != key:
         raise UserError(
-            f"'{path}' holds another bank (key {meta['key'][:12]}, expected {key[:12]}); {advice}"
+            f"'{path}' holds another bank (key {meta['key'][:12]}, expected {key[:12]}); {ADVICE}"
         )
     return Bank(
         features=tensors["features"],
@@ -256,6 +278,20 @@ def load_bank(path, *, key: str | None = None) -> Bank:
         seconds=meta["seconds"],
         path=path,
     )
+
+
+def _rows_on_disk(path: Path) -> Rows | None:
+    """Return the rows of a large bank; None for one that is read whole, or is none."""
+    if not path.is_file() or path.stat().st_size <= IN_MEMORY:
+        return None
+    return Rows(path, "features", advice=ADVICE)
+
+
+def _columns(rows: Rows) -> tuple[dict, dict]:
+    """Return what of a large bank is in memory, and its metadata, once its content is verified."""
+    columns = {name: rows.column(name) for name in ("index", "labels")}
+    rows.verify(**columns)
+    return {"features": rows, **columns}, rows.meta
 
 
 # --- checks before the work -------------------------------------------------------------------
@@ -302,8 +338,9 @@ def _check_model(clip, precision: str) -> None:
         )
 
 
-def _digest(path: str) -> str:
+def _digest(path: str, bar: tqdm) -> str:
     try:
+        bar.update()
         return sha256_file(path)
     except OSError as error:
         raise UserError(
@@ -311,32 +348,74 @@ def _digest(path: str) -> str:
         ) from error
 
 
-def _progress(sequence, description):
-    return tqdm(sequence, desc=description, unit="image", leave=False, delay=2)
+def _progress(count: int, title: str) -> tqdm:
+    quiet = not distributed.is_main()
+    return tqdm(
+        total=count, desc=f"{title}: reading", unit="image", leave=False, delay=2, disable=quiet
+    )
 
 
 # --- one chunk --------------------------------------------------------------------------------
 
 
-def _read_part(path: Path, header: dict, rows: int):
-    """Return (features, checks, seconds) of a whole part that belongs here, else None."""
-    try:
-        tensors, meta = load_tensors(path)
-    except UserError:  # not there yet, or damaged: it is computed again
-        return None
-    features = tensors.get("features")
-    if any(meta.get(k) != v for k, v in header.items()) or features is None:
-        return None
-    return (features, meta["checks"], meta["seconds"]) if len(features) == rows else None
+class Parts:
+    """The files ``00000.safetensors``, ... of a bank that is being made."""
 
+    def __init__(self, folder: Path, key: str, images: int, views: int, chunk: int):
+        self.folder, self.key, self.views = folder, key, views
+        self.images, self.chunk = images, chunk
 
-def _save_part(part: Path, features: Tensor, meta: dict, *, bank: Path) -> None:
-    """Keep a part; a run that finished the same bank meanwhile may have taken its folder away."""
-    try:
-        save_tensors(part, {"features": features}, meta)
-    except UserError:
-        if not bank.exists():
-            raise
+    def __len__(self) -> int:
+        return -(-self.images // self.chunk)
+
+    def span(self, number: int) -> range:
+        """Return the positions of a part's images."""
+        begin = number * self.chunk
+        return range(begin, min(begin + self.chunk, self.images))
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.safetensors"
+
+    def _header(self, number: int) -> dict:
+        span = self.span(number)
+        return {"kind": PART, "key": self.key, "begin": span.start, "end": span.stop}
+
+    def _read(self, number: int) -> tuple[Tensor, dict]:
+        tensors, meta = load_tensors(self.path(number))
+        features = tensors.get("features")
+        right = all(meta.get(k) == v for k, v in self._header(number).items())
+        rows = len(self.span(number)) * self.views
+        if not right or features is None or len(features) != rows:
+            raise UserError(f"'{self.path(number)}' is no part of this bank; {ADVICE}")
+        return features, meta
+
+    @property
+    def width(self) -> int:
+        return Rows(self.path(0), "features", advice=ADVICE).shape[1]
+
+    def is_whole(self, number: int) -> bool:
+        """Tell whether a part is there, undamaged, and belongs here."""
+        try:
+            self._read(number)
+        except UserError:  # it is computed again
+            return False
+        return True
+
+    def features(self, number: int) -> Tensor:
+        return self._read(number)[0]
+
+    def meta(self, number: int) -> dict:
+        """Return a part's ``checks`` and ``seconds``."""
+        return Rows(self.path(number), "features", advice=ADVICE).meta
+
+    def save(self, number: int, features: Tensor, checks: dict, seconds: float, *, bank: Path):
+        """Keep a part; a run that finished this bank meanwhile may have taken the folder away."""
+        meta = {**self._header(number), "checks": checks, "seconds": seconds}
+        try:
+            save_tensors(self.path(number), {"features": features}, meta)
+        except UserError:
+            if not bank.exists():
+                raise
 
 
 def _attack_chunk(

@@ -67,10 +67,13 @@ class CAPT(AdversarialTrainer):
     def loss(self, batch):
         keys, clean, adv = self.keys, batch.clean.logits, batch.adv.logits
         frozen = self.frozen_answers(batch)
+        answers = frozen, clean, batch.labels
+        if keys.ALPHA == "acc":  # of the whole batch; one value for all of its samples
+            answers = map(batch.whole, answers)
         alpha = capt_alpha(
-            keys.ALPHA, frozen, clean, batch.labels,
+            keys.ALPHA, *answers,
             constant=keys.ALPHA_CONST, progress=self.epoch / self.max_epoch,
-        )  # fmt: skip
+        )[: len(batch.labels)]  # fmt: skip
         consistency, train, frz = capt_consistency(
             adv, clean, frozen, alpha,
             detach_target=keys.DETACH_TARGET, target_first=keys.KL_DIRECTION == "target_first",

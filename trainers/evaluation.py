@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import templates
+from . import distributed, templates
 from .attacks import (
     RAP,
     AttackChecks,
@@ -33,7 +33,7 @@ from .attacks import (
     verify,
 )
 from .attacks.spec import LABELLED
-from .bank import build_bank, sample_seed
+from .bank import Bank, build_bank, sample_seed
 from .defences import Defence, defended
 from .images import batches
 from .io import read_json, sha256_file, write_json
@@ -46,12 +46,38 @@ CPU_BATCH = 50  # of attacks that take thousands of forwards, so that a killed o
 
 @dataclass
 class _Partial:
-    """An attack's evaluation so far; kept on disk so that a killed one goes on."""
+    """An attack's evaluation so far; kept on disk so that a killed one goes on.
+
+    Attributes:
+        right: whether a sample is still right; None, or not in the list: not known yet.
+    """
 
     key: str
-    right: list[bool] = field(default_factory=list)
+    right: list[bool | None] = field(default_factory=list)
     checks: dict = field(default_factory=dict)
     seconds: float = 0.0
+
+    def pad(self, count: int) -> None:
+        """Have ``right`` speak of ``count`` samples."""
+        self.right += [None] * (count - len(self.right))
+
+    def unknown(self) -> list[int]:
+        return [i for i, right in enumerate(self.right) if right is None]
+
+    def add(self, parts: list[_Partial]) -> None:
+        """Add what several processes found at the same time; nothing counts twice."""
+        took = 0.0
+        for part in parts:
+            self.pad(len(part.right))
+            found = {i: right for i, right in enumerate(part.right) if right is not None}
+            if not found or any(self.right[i] is not None for i in found):
+                continue
+            for i, right in found.items():
+                self.right[i] = right
+            checks = AttackChecks(**self.checks)
+            checks.merge(AttackChecks(**part.checks))
+            self.checks, took = asdict(checks), max(took, part.seconds)
+        self.seconds += took
 
 
 class Evaluation:
@@ -89,7 +115,7 @@ class Evaluation:
         self.device = trainer.clip.device
         self.labels = torch.tensor([item.label for item in self.items], device=self.device)
         with torch.no_grad():
-            self.texts = trainer.text_features()  # (K, D), unit length
+            self.texts = distributed.same(trainer.text_features())  # (K, D), unit length
         self.clean_right: torch.Tensor | None = None
         self.surrogates: dict[str, Surrogate] = {}  # by name
         # of the attacks so far: what it was, whether it went through the defence, (N,) bool
@@ -134,9 +160,13 @@ class Evaluation:
         return self.surrogates[name]
 
     def pixels(self, positions: list[int], title: str, batch_size: int = 0):
-        """Yield (positions, pixels) in batches, with a progress bar over images."""
+        """Yield (positions, pixels) in batches, with a progress bar over images.
+
+        Of several processes, the first shows its own images.
+        """
         paths = [self.items[i].impath for i in positions]
-        with tqdm(total=len(paths), desc=title, unit="image", delay=1) as bar:
+        quiet = not distributed.is_main()
+        with tqdm(total=len(paths), desc=title, unit="image", delay=1, disable=quiet) as bar:
             done = 0
             for pixels in batches(paths, self.trainer.preprocess, batch_size or self.batch_size):
                 yield positions[done : done + len(pixels)], pixels.to(self.device)
@@ -149,11 +179,13 @@ class Evaluation:
     def clean(self) -> torch.Tensor:
         """Return the logits (N, K) on clean images and remember which are right."""
         if self.trainer.frozen_image_tower and self.defence is None:
-            rows = self._bank(None, "clean features").features.to(self.device)
-            logits = self.logits_of(rows, self.texts)
+            logits = self._bank_logits(self._bank(None, "clean features"))
         else:
-            everything = list(range(len(self.items)))
-            logits = torch.cat([self.logits(x) for _, x in self.pixels(everything, "clean")])
+            logits = torch.zeros(len(self.items), len(self.texts), device=self.device)  # (N, K)
+            own = distributed.deal(range(len(self.items)), self.batch_size)
+            for where, pixels in self.pixels(own, "clean"):
+                logits[where] = self.logits(pixels)
+            distributed.total(logits)
         self.clean_right = logits.argmax(1) == self.labels
         return logits
 
@@ -216,11 +248,15 @@ class Evaluation:
             title=title,
         )
 
+    @torch.no_grad()
+    def _bank_logits(self, bank: Bank) -> torch.Tensor:
+        parts = (self.logits_of(rows.to(self.device), self.texts) for rows in bank.blocks())
+        return torch.cat(list(parts))  # (N, K)
+
     def _from_bank(self, spec: AttackSpec):
         """Score cached features: the attack saw no prompt, so all prompts share its images."""
         bank = self._bank(spec, f"{spec.target} attack")
-        with torch.no_grad():
-            logits = self.logits_of(bank.features.to(self.device), self.texts)
+        logits = self._bank_logits(bank)
         return logits.argmax(1) == self.labels, bank.checks, bank.seconds
 
     def _attack_parts(self, spec: AttackSpec, seen: bool):
@@ -241,19 +277,26 @@ class Evaluation:
     def _attack_images(self, spec: AttackSpec, right: torch.Tensor, seen: bool):
         """Attack the samples in ``right`` (N,); return which of them are left."""
         positions = right.nonzero().flatten().tolist()
-        key = self._key(spec, seen, [self.items[i].impath for i in positions])
+        names = [self.items[i].impath for i in positions]
+        key = distributed.agree(lambda: self._key(spec, seen, names))
         path = self.folder / f"{key[:16]}.json"
-        state = self._resume(path, key)
+        whole = self._resume(path, key)
         shards = self._shards(spec, seen, key)
-        if shards and not shards.resume(len(state.right)):
-            state = _Partial(key)
+        if shards and not shards.resume(len(whole.right) - len(whole.unknown())):
+            whole = _Partial(key)
+        whole.pad(len(positions))
+        together = distributed.world() > 1
+        state = _Partial(key, [None] * len(positions)) if together else whole
+        file = path.with_suffix(f".{distributed.rank()}.json") if together else path
         checks, saved = AttackChecks(**state.checks), time.monotonic()
         size = self.batch_size
         if (spec.adaptive or spec.library) and self.device.type == "cpu":
             size = min(size, CPU_BATCH)
         title = f"{spec.target} {spec.name}"
         clock, before = time.perf_counter(), state.seconds
-        for where, pixels in self.pixels(positions[len(state.right) :], title, size):
+        own = distributed.deal(whole.unknown(), size)
+        number = {positions[i]: i for i in own}
+        for where, pixels in self.pixels(list(number), title, size):
             result = self.run_attack(spec, where, pixels, seen=seen)
             checks.add(result, pixels)
             with torch.no_grad():
@@ -264,15 +307,20 @@ class Evaluation:
             if shards:
                 paths, labels = [self.items[i].impath for i in where], self.labels[where]
                 shards.add(result.images, pixels, labels, still, paths, self.logits)
-            state.right += still.tolist()
+            for position, kept in zip(where, still.tolist(), strict=True):
+                state.right[number[position]] = kept
             state.checks, state.seconds = asdict(checks), before + time.perf_counter() - clock
             if shards or time.monotonic() - saved > SAVE_SECONDS:
-                write_json(path, asdict(state))
+                write_json(file, asdict(state))
                 saved = time.monotonic()
-        write_json(path, asdict(state))
+        write_json(file, asdict(state))
+        if together:
+            whole.add([_Partial(**found) for found in distributed.gather(asdict(state))])
+            if distributed.is_main():
+                self._keep(path, whole)
         left = torch.zeros_like(right)
-        left[positions] = torch.tensor(state.right, dtype=torch.bool, device=self.device)
-        return left, checks, state.seconds
+        left[positions] = torch.tensor(whole.right, dtype=torch.bool, device=self.device)
+        return left, AttackChecks(**whole.checks), whole.seconds
 
     def _shards(self, spec: AttackSpec, seen: bool, key: str) -> Shards | None:
         if self.keep is None:
@@ -321,8 +369,30 @@ class Evaluation:
         return digest.hexdigest()
 
     def _resume(self, path: Path, key: str) -> _Partial:
-        if path.is_file():
-            stored = _Partial(**read_json(path))
-            if stored.key == key:
-                return stored
-        return _Partial(key)
+        """Return what is known of an evaluation, from however many processes."""
+        return _Partial(**distributed.agree(lambda: asdict(self._known(path, key))))
+
+    def _known(self, path: Path, key: str) -> _Partial:
+        whole = _read(path, key) or _Partial(key)
+        if parts := _parts(path):
+            whole.add([state for part in parts if (state := _read(part, key))])
+            self._keep(path, whole)
+        return whole
+
+    def _keep(self, path: Path, whole: _Partial) -> None:
+        """Write what is known as one file, in the place of the processes' own."""
+        write_json(path, asdict(whole))
+        for part in _parts(path):
+            part.unlink()
+
+
+def _read(path: Path, key: str) -> _Partial | None:
+    if not path.is_file():
+        return None
+    stored = _Partial(**read_json(path))
+    return stored if stored.key == key else None
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return the files of single processes that belong to an evaluation's file."""
+    return sorted(path.parent.glob(f"{path.stem}.*.json"))

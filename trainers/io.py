@@ -108,9 +108,20 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        digest.update(digest_head(name, value.dtype, value.shape))
+        digest.update(bytes_of(value))
     return digest.hexdigest()
+
+
+def digest_head(name: str, dtype: torch.dtype, shape) -> bytes:
+    """Return what stands before a tensor's bytes in :func:`tensors_digest`."""
+    return f"{name}|{dtype}|{tuple(shape)}|".encode()
+
+
+def bytes_of(value: torch.Tensor) -> memoryview:
+    """Return the bytes of a contiguous CPU tensor, without a copy."""
+    flat = value.detach().flatten()
+    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
 
 
 def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None = None) -> None:

@@ -173,7 +173,8 @@ _FIELDS = {
     "git_commit": _optional(_TEXT),
     "created": _Rule("an ISO date and time with its zone", _is_date),
 }
-_LATER = {"source": _optional(_TEXT)}  # fields that older records of this schema do not have
+# fields that older records of this schema do not have
+_LATER = {"source": _optional(_TEXT), "processes": _optional(_integer(1))}
 
 
 def _check_fields(values, rules: Mapping[str, _Rule], prefix: str, fail) -> None:
@@ -330,6 +331,7 @@ def new_record(
     attacks=(),
     status: str = "running",
     device="cpu",
+    processes: int = 1,
 ) -> dict:
     """Build and check a record of the current schema.
 
@@ -347,6 +349,7 @@ def new_record(
         clean: ``n`` and ``correct``; may wait until the test while status is ``running``.
         attacks: one dict per test attack: its description, n, correct, seconds, checks, warnings.
         device: the torch device the run used; the record states it in words.
+        processes: how many of them shared the work; the seconds are of all together.
 
     Raises:
         UserError: a field has a wrong type or range.
@@ -370,6 +373,7 @@ def new_record(
         "epochs": epochs,
         "subset": subset or None,
         "seconds": {"train": 0.0, "bank": 0.0, "eval": 0.0} | dict(seconds or {}),
+        "processes": processes,
         "clean": None if clean is None else dict(clean),
         "attacks": [dict(attack) for attack in attacks],
         "config": flat_config(config),

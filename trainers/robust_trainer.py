@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
-from . import host, records, templates
+from . import distributed, host, records, templates
 from .attacks import compare, specs_from_cfg
 from .config import METHODS, check_cfg, extend_cfg
 from .defences import build_defence
@@ -69,6 +69,11 @@ class RobustTrainer(TrainerX):
     frozen_image_tower = True
     spec: PromptSpec | None = None
 
+    def __init__(self, cfg):
+        distributed.join()  # in a fork, whose train.py does not
+        super().__init__(cfg)
+        distributed.refuse_data_parallel(vars(self).values())
+
     @classmethod
     def extend_cfg(cls, cfg) -> None:
         """Add the method's own config keys with their defaults."""
@@ -92,12 +97,18 @@ class RobustTrainer(TrainerX):
         torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32
         self.claimed = False  # the run folder is ours
         self.tested: dict = {}  # of a run that only tests: which model
+        if cfg.TEST.SAVE_ADV and distributed.world() > 1:
+            raise UserError(
+                f"TEST.SAVE_ADV is True, but {distributed.world()} processes test together; set "
+                "it False, and test the trained model again in one process with --eval-only"
+            )
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
         self.origin: dict = {}  # of loaded prompts: how they were trained
         self.init_sha256 = ""  # of the file that training starts from
 
     def build_data_loader(self):
+        self.device = distributed.device(self.device)  # Dassl's is the first GPU
         super().build_data_loader()
         self.test_images = images_to_test(self.dm.dataset.test, self.cfg)
 
@@ -205,10 +216,11 @@ class RobustTrainer(TrainerX):
         from . import runs  # which imports this module
 
         self.claimed = True
-        if runs.is_done(self.cfg, **self.tested):
+        if distributed.agree(lambda: runs.is_done(self.cfg, **self.tested)):
             print(f"skipped: {self.output_dir} holds a completed record of this configuration")
             return False
-        runs.claim(self.cfg, **self.tested)
+        if distributed.is_main():
+            runs.claim(self.cfg, **self.tested)
         return True
 
     def check_training(self) -> None:
@@ -253,12 +265,21 @@ class RobustTrainer(TrainerX):
         self.init_sha256 = sha256_file(file)
         print(f"Starting from {file}")
 
+    def before_train(self):
+        super().before_train()
+        for module in self._models.values():
+            distributed.align(module)
+
     def before_epoch(self):
         self._clock = time.perf_counter()
 
     def after_epoch(self):
         self.seconds["train"] += time.perf_counter() - self._clock
         super().after_epoch()
+
+    def init_writer(self, log_dir):
+        if distributed.is_main():
+            super().init_writer(log_dir)
 
     def checkpoint_facts(self) -> dict:
         """Return what a checkpoint must agree with before it is loaded."""
@@ -282,7 +303,7 @@ class RobustTrainer(TrainerX):
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Write Dassl's files ``<directory>/<name>/model.pth.tar-<epoch>``, atomically."""
-        for name in self.get_model_names():
+        for name in self.get_model_names() if distributed.is_main() else ():
             folder = Path(directory) / name
             state = {
                 "state_dict": {k: v.cpu() for k, v in self._models[name].state_dict().items()},
@@ -306,6 +327,7 @@ class RobustTrainer(TrainerX):
             with atomic_write(folder / "checkpoint") as temporary:
                 temporary.write_text(f"{file}\n", encoding="utf-8")
             print(f"Checkpoint saved to {folder / file}")
+        distributed.wait()  # it is there before anybody looks for it
 
     def resume_model_if_exist(self, directory):
         """Go on from the newest checkpoint; return the epoch to start with.
@@ -318,7 +340,7 @@ class RobustTrainer(TrainerX):
         start = 0
         for name in self.get_model_names():
             folders = [Path(self.output_dir) / name, Path(directory) / name]
-            path = next(filter(None, map(newest_checkpoint, folders)), None)
+            path = distributed.agree(lambda among=folders: _newest_of(among))
             if path is None and self.cfg.RESUME:
                 raise UserError(
                     f"there is no checkpoint to resume from in '{folders[-1]}'; give --resume the "
@@ -438,10 +460,11 @@ class RobustTrainer(TrainerX):
         for i, warnings in compare(attacks).items():
             attacks[i]["warnings"] += warnings
             print("".join(f"  warning: {warning}\n" for warning in warnings), end="")
-        self._picture(evaluation)
-        self.seconds["eval"] = round(time.perf_counter() - clock, 3)
-        self._write_record(evaluation, attacks)
-        shutil.rmtree(evaluation.folder, ignore_errors=True)  # the record holds it all now
+        if distributed.is_main():
+            self._picture(evaluation)
+            self.seconds["eval"] = round(time.perf_counter() - clock, 3)
+            self._write_record(evaluation, attacks)
+            shutil.rmtree(evaluation.folder, ignore_errors=True)  # the record holds it all now
         return clean
 
     def need_image_tower(self) -> None:
@@ -524,6 +547,7 @@ class RobustTrainer(TrainerX):
             config=records.flat_config(cfg) | start,
             status="completed",
             device=self.device,
+            processes=distributed.world(),
         )
         write_json(Path(self.output_dir) / MODEL_FILE, self.checkpoint_facts())
         print(f"* record: {records.write_record(self.output_dir, record)}")
@@ -531,3 +555,9 @@ class RobustTrainer(TrainerX):
     def train_threat(self) -> dict | None:
         """Return the description of the training attack; None for methods that see none."""
         return None
+
+
+def _newest_of(folders: list[Path]) -> str | None:
+    """Return the newest checkpoint of the first folder that holds one."""
+    found = next(filter(None, map(newest_checkpoint, folders)), None)
+    return None if found is None else str(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import random
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import torch
 import yaml
 from dassl.config import get_cfg_default
-from dassl.engine import build_trainer
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
+from . import distributed
 from .config import defaults, extend_cfg, registered_name
 from .errors import UserError, nearest
 from .exports import weights_file
@@ -238,32 +240,34 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
     Raises:
         UserError: the folder cannot be written, holds another run, or the model does not fit.
     """
+    _check_processes(cfg.TRAINER.NAME)
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
+    elif distributed.world() > 1:  # no seed, but the same for all
+        set_random_seed(distributed.agree(lambda: random.randrange(2**32)))
     writable_dir(cfg.OUTPUT_DIR)
     tested = test_facts(eval_only, model_dir, load_epoch)
-    if is_done(cfg, **tested):
-        print(f"skipped: {cfg.OUTPUT_DIR} holds a completed record of this configuration")
+    if distributed.agree(lambda: _nothing_left(cfg, tested, model_dir)):
         return
-    if eval_only and load_epoch is None and (record := record_of_same_test(cfg, model_dir)):
-        claim(cfg, **tested)
-        print(f"* record: {write_record(cfg.OUTPUT_DIR, record)} (as tested in {model_dir})")
-        return
-    setup_logger(cfg.OUTPUT_DIR)
+    if distributed.is_main():
+        setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32
-    # long, and rarely read: into log.txt rather than onto the screen
-    log = getattr(sys.stdout, "file", None) or sys.stdout
-    print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}", file=log)
-    trainer = build_trainer(cfg)
+    if distributed.is_main():
+        # long, and rarely read: into log.txt rather than onto the screen
+        log = getattr(sys.stdout, "file", None) or sys.stdout
+        print(f"** Config **\n{cfg}\n** Environment **\n{collect_env_info()}", file=log)
+    with distributed.main_first():  # what it draws or fetches is there for the others
+        trainer = build_trainer(cfg)
     trainer.claimed = True  # below, once nothing speaks against it
     if eval_only:
         trainer.load_model(model_dir, epoch=load_epoch)
     elif isinstance(trainer, RobustTrainer):
         trainer.check_training()
         trainer.load_init_weights()
-    claim(cfg, **tested)  # only now: a mistake mended must not find its folder taken
+    if distributed.is_main():
+        claim(cfg, **tested)  # only now: a mistake mended must not find its folder taken
     if eval_only:
         trainer.test()
     elif not no_train:
@@ -274,6 +278,29 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
         ) as error:  # from Dassl's loaders; one in a worker process brings its traceback
             why = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
             raise UserError(f"training stopped, its checkpoints are kept: {why}") from error
+
+
+def _check_processes(trainer: str) -> None:
+    """Refuse trainers that would each do the whole run, and write over one another."""
+    ours = issubclass(TRAINER_REGISTRY.get(trainer), RobustTrainer)
+    if distributed.world() > 1 and not ours:
+        raise UserError(
+            f"{distributed.world()} processes were started, but trainer {trainer} is the fork's "
+            "own and cannot share its work among them; start it with python in place of torchrun"
+        )
+
+
+def _nothing_left(cfg, tested: dict, model_dir: str) -> bool:
+    """Tell whether the record is there, or is now, as another run made the same test."""
+    if is_done(cfg, **tested):
+        print(f"skipped: {cfg.OUTPUT_DIR} holds a completed record of this configuration")
+        return True
+    final = tested and tested["load_epoch"] is None
+    if not (final and (record := record_of_same_test(cfg, model_dir))):
+        return False
+    claim(cfg, **tested)
+    print(f"* record: {write_record(cfg.OUTPUT_DIR, record)} (as tested in {model_dir})")
+    return True
 
 
 def restore(cfg, settings: dict, where) -> None:

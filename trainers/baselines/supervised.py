@@ -41,14 +41,15 @@ class Supervised(AdversarialTrainer):
     def loss(self, batch):
         kind, labels = self.at_loss(self.cfg), batch.labels
         if kind == "half":
-            middle = len(labels) // 2
+            middle = batch.middle
             images = torch.cat([batch.pixels[:middle], batch.attack(slice(middle, None))])
             logits = batch.output(images).logits  # (B, K)
-            terms = {}
+            terms, middle = {}, batch.size // 2
+            shown, known = batch.whole(logits), batch.whole(labels)
             for name, part in (("clean", slice(middle)), ("adv", slice(middle, None))):
-                if len(labels[part]):
-                    terms[f"loss_{name}"] = mean_ce(logits[part], labels[part])
-                    terms[f"acc_{name}"] = accuracy(logits[part], labels[part])
+                if len(known[part]):
+                    terms[f"loss_{name}"] = mean_ce(shown[part], known[part])
+                    terms[f"acc_{name}"] = accuracy(shown[part], known[part])
             return mean_ce(logits, labels), terms
         output = batch.adv if kind == "adv" else batch.clean
         return mean_ce(output.logits, labels), {}
