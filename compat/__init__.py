@@ -16,7 +16,11 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).resolve().parent
-UNUSED_IMPORTS = {"wilds": ["get_dataset"], "pandas": ["read_csv"]}  # by Dassl's WILDS data sets
+UNUSED_IMPORTS = {  # by Dassl: for its WILDS data sets, and for downloads
+    "wilds": ["get_dataset"],
+    "pandas": ["read_csv"],
+    "gdown": ["download"],
+}
 _libraries = []  # an operator lives as long as the library that defines it
 
 
@@ -133,7 +137,9 @@ def _import_dassl() -> None:
 
 def _stub(package) -> types.ModuleType:
     def missing(*args, **kwargs):
-        raise ImportError(f"this data set needs the package '{package}': pip install {package}")
+        raise ImportError(
+            f"this part of Dassl needs the package '{package}': pip install {package}"
+        )
 
     module = types.ModuleType(package)
     module.__spec__ = ModuleSpec(package, None)

@@ -1,17 +1,17 @@
 """The repairs of Dassl, the choice between Dassl and the stand-in, and the torchvision guard.
 
 Each case runs in its own interpreter, because it is about what an import finds. With
-ADVPROMPT_DASSL=<checkout of Dassl.pytorch> a fork-style run is also made on Dassl itself.
+ADVPROMPT_HOSTS=<folder with a checkout of Dassl.pytorch> the same is done to Dassl itself.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,11 @@ import compat
 
 ROOT = Path(compat.__file__).resolve().parents[1]
 FORK = Path(__file__).parent / "dassl_fork" / "toy_fork.py"
-REAL = os.environ.get("ADVPROMPT_DASSL")
+REAL = Path(os.environ.get("ADVPROMPT_HOSTS", "")) / "Dassl.pytorch"
+needs_real = pytest.mark.skipif(
+    "ADVPROMPT_HOSTS" not in os.environ or not REAL.is_dir() or not find_spec("sklearn"),
+    reason="ADVPROMPT_HOSTS names no folder with Dassl.pytorch, or scikit-learn is missing",
+)
 
 # A package with Dassl's module names and exactly its breakages.
 FAKE = {
@@ -100,8 +104,8 @@ def write_package(folder, *layers):
 
 def run(code, *paths, args=(), cwd=None):
     """Run ``code`` with ``paths`` importable before the repository; return what it prints."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*paths, ROOT]))}
-    environment["OMP_NUM_THREADS"] = "1"
+    folders = [*map(str, [*paths, ROOT]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *(["-c", code] if code else [str(FORK)]), *map(str, args)]
     done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -294,16 +298,128 @@ def check_fork(whole, again, folder):
 
 @pytest.mark.slow
 def test_a_fork_runs_and_resumes_on_the_stand_in(tmp_path):
-    if importlib.util.find_spec("dassl") and not compat._is_stand_in(compat._find_dassl()):
+    if find_spec("dassl") and not compat._is_stand_in(compat._find_dassl()):
         pytest.skip("Dassl itself is installed")
     check_fork(*fork_run(tmp_path), ROOT / "compat")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL, reason="set ADVPROMPT_DASSL to a checkout of Dassl.pytorch")
+@needs_real
 def test_a_fork_runs_and_resumes_on_dassl_itself(tmp_path):
-    for package in ("gdown", "sklearn"):
-        pytest.importorskip(package, reason="Dassl itself needs it")
     whole, again = fork_run(tmp_path, REAL)
-    check_fork(whole, again, Path(REAL))
+    check_fork(whole, again, REAL)
     assert whole["mended"] == []  # all of it was mended by install()
+
+
+# --- Dassl itself, as published and as somebody may have mended it ------------------------------
+
+# Prints which breakages show, what is mended and which then still show.
+BREAKAGES = """
+import json, pickle
+import compat
+compat.guard_torchvision()
+compat.ensure_dassl()
+import numpy as np, torch
+from PIL import Image
+import dassl
+from dassl.data.transforms.autoaugment import ImageNetPolicy
+from dassl.data.transforms.randaugment import SolarizeAdd
+from dassl.optim.lr_scheduler import ConstantWarmupScheduler, LinearWarmupScheduler
+from dassl.utils import load_checkpoint, save_checkpoint
+
+def main_schedule():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6.0)
+
+def warm_up(kind):
+    kind(main_schedule().optimizer, main_schedule(), 1, 0.01)
+
+def stored(**state):
+    torch.save(state, "file")  # as Dassl has always written it
+    load_checkpoint("file")
+
+TRIALS = {
+    "constant warm-up": lambda: warm_up(ConstantWarmupScheduler),
+    "linear warm-up": lambda: warm_up(LinearWarmupScheduler),
+    "autoaugment": ImageNetPolicy,
+    "randaugment": lambda: SolarizeAdd(Image.new("RGB", (8, 8))),
+    "NumPy result": lambda: stored(val_result=np.float64(7)),
+    "stored schedule": lambda: stored(scheduler={"successor": main_schedule()}),
+}
+def broken():
+    names = []
+    for name, trial in TRIALS.items():
+        try:
+            trial()
+        except (TypeError, AttributeError, pickle.UnpicklingError):
+            names.append(name)
+    return names
+before = broken()
+mended = compat.modernize_dassl()
+import dassl.data.transforms.autoaugment as a, dassl.utils.torchtools as t
+untouched = a.np is np and t.torch is torch
+found = [before, mended, broken(), untouched, dassl.__file__]
+"""
+EVERY = [
+    "constant warm-up", "linear warm-up", "autoaugment", "randaugment", "NumPy result",
+    "stored schedule",
+]  # fmt: skip
+BY_HAND = {  # file -> what to put in place of what
+    "data/transforms/autoaugment.py": ("np.int)", "int)"),
+    "data/transforms/randaugment.py": ("np.int)", "int)"),
+    "optim/lr_scheduler.py": (
+        "super().__init__(optimizer, last_epoch, verbose)",
+        "super().__init__(optimizer, last_epoch)",
+    ),
+    "utils/torchtools.py": (
+        "torch.load(fpath, map_location=map_location)",
+        "torch.load(fpath, map_location=map_location, weights_only=False)",
+    ),
+}
+
+
+@needs_real
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="Dassl breaks with PyTorch 2.7 and newer")
+def test_every_known_breakage_shows_in_dassl_itself_and_is_mended(tmp_path):
+    show = "print(json.dumps(found))"
+    hidden = blocked("wilds", "pandas", "gdown")
+    out, err = run(hidden + BREAKAGES + show, REAL, cwd=tmp_path)
+    before, mended, after, untouched, file = json.loads(out.splitlines()[-1])
+    assert before == EVERY and after == [] and not untouched
+    assert mended == ["warm-up schedules", "autoaugment", "randaugment", "checkpoints"]
+    assert Path(file).parent == REAL / "dassl" and "cannot be imported" not in err
+
+
+@needs_real
+def test_dassl_itself_mended_by_hand_is_left_alone(tmp_path):
+    copy = tmp_path / "dassl"
+    shutil.copytree(REAL / "dassl", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, (old, new) in BY_HAND.items():
+        text = (copy / name).read_text()
+        assert old in text
+        (copy / name).write_text(text.replace(old, new))
+    out, _ = run(BREAKAGES + "print(json.dumps(found))", tmp_path, cwd=tmp_path)
+    assert json.loads(out.splitlines()[-1]) == [[], [], [], True, str(copy / "__init__.py")]
+
+
+@needs_real
+def test_packages_that_are_there_serve_dassl_itself(tmp_path):
+    """Only what is missing is stood in for, and only while Dassl is imported."""
+    for name in ("wilds", "pandas"):
+        text = f"def get_dataset(): return 'own {name}'\nread_csv = get_dataset\n"
+        (tmp_path / f"{name}.py").write_text(text)
+    code = """
+import compat, sys
+compat.install()
+import pandas, wilds
+from dassl.data.datasets.dg.wilds import iwildcam, wilds_base
+import dassl.data.datasets.base_dataset as base
+print(wilds_base.wilds_get_dataset(), "and", iwildcam.pd.read_csv())
+assert "gdown" not in sys.modules
+try:
+    base.gdown.download("address")
+except ImportError as error:
+    assert "pip install gdown" in str(error)
+"""
+    out, _ = run(blocked("gdown") + code, tmp_path, REAL)
+    assert out.splitlines()[-1] == "own wilds and own pandas"
