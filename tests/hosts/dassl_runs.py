@@ -19,6 +19,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = "Dassl.pytorch"  # its folder below ADVPROMPT_HOSTS
+OPTIMIZERS = ("adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw")
+TRANSFORMS = (
+    "random_translation", "random_crop", "random_resized_crop", "random_flip", "colorjitter",
+    "randomgrayscale", "gaussian_blur", "cutout", "normalize", "gaussian_noise", "instance_norm",
+)  # fmt: skip
 
 # Runs of ours that must be the same everywhere: 9 steps on 4 shots of 3 breeds
 COMMON = {
@@ -121,7 +126,7 @@ def run_child(
         env: environment variables.
         job: ``first`` (what to import before all else: ``compat``, or a package that does what
             ``compat`` does), ``weights`` (file that every backbone name stands for),
-            ``datasets`` (see :func:`list_datasets`).
+            ``datasets`` (see :func:`list_datasets`), ``parts`` (see :func:`list_parts`).
     """
     job |= {"host": str(host), "runs": [list(map(str, run)) for run in runs], "out": str(out)}
     file = out.with_suffix(".job")
@@ -213,6 +218,42 @@ def list_datasets(names: list[str], root: str, options: list) -> dict:
     return listed
 
 
+def list_parts() -> dict:
+    """Return what each optimizer and each transform that both have makes of fixed input."""
+    import numpy as np
+    import torch
+    from dassl.config import get_cfg_default
+    from dassl.data.transforms import build_transform
+    from dassl.optim import build_lr_scheduler, build_optimizer
+    from dassl.utils import set_random_seed
+    from PIL import Image
+
+    found = {}
+    for name in OPTIMIZERS:
+        cfg = get_cfg_default().OPTIM
+        cfg.NAME, cfg.LR = name, 0.1
+        set_random_seed(1)
+        model = torch.nn.Linear(3, 2)
+        optimizer = build_optimizer(model, cfg)
+        schedule = build_lr_scheduler(optimizer, cfg)
+        for _ in range(12):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+            schedule.step()
+        found[name] = model.weight.flatten().tolist()
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 52, 3), np.uint8)
+    for name in TRANSFORMS:
+        for train in (True, False):
+            cfg = get_cfg_default()
+            cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = (24, 24), "bicubic"
+            transform = build_transform(cfg, is_train=train, choices=[name])
+            set_random_seed(3)
+            drawn = torch.stack([transform(Image.fromarray(pixels)) for _ in range(8)])
+            found[f"{name} {train}"] = drawn[:, :, ::5, ::5].flatten().tolist()
+    return found
+
+
 def main(file: str) -> None:
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     sys.path[0] = job["host"]  # as if its train.py had been started
@@ -236,6 +277,8 @@ def main(file: str) -> None:
         results["runs"].append(dict(now))
     if job.get("datasets"):
         results["datasets"] = list_datasets(**job["datasets"])
+    if job.get("parts"):
+        results["parts"] = list_parts()
     Path(job["out"]).write_text(json.dumps(results), encoding="utf-8")
 
 

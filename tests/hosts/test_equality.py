@@ -7,11 +7,15 @@ Dassl itself gives are also in tests/test_compat_equality.py, which needs no che
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.hosts import make_host
 from tests.hosts.dassl_runs import (
     LOSSES,
     OURS,
@@ -27,27 +31,26 @@ from tests.hosts.dassl_runs import (
 
 pytestmark = pytest.mark.slow
 
-CONTENT = shutil.ignore_patterns("__pycache__", ".*", "output")
+PLACES = {  # place -> road into a fork of CoOp (none: here), provider of CLIP
+    "here, stand-in": ("", "open_clip"),
+    "here, Dassl": ("", "open_clip"),
+    "fork, pip": ("pip", "open_clip"),
+    "fork, pip, its clip": ("pip", "clip"),
+    "fork, copied, its clip": ("copy", "clip"),
+}
 
 
-def as_package(site: Path) -> Path:
-    """Lay this repository's folders out below ``site`` as pip installs them."""
-    for folder in ("trainers", "datasets", "tools", "compat", "configs"):
-        inside = "advprompt" if folder == "trainers" else f"advprompt/{folder}"
-        shutil.copytree(ROOT / folder, site / inside, ignore=CONTENT, dirs_exist_ok=True)
-    return site
-
-
-def fork_of_coop(folder: Path) -> Path:
-    """Copy CoOp's checkout and add the two lines that make our trainers its own."""
-    shutil.copytree(checkout("CoOp"), folder, ignore=CONTENT)
-    path = folder / "train.py"
-    source = path.read_text(encoding="utf-8")
-    line = "    cfg = get_cfg_default()\n    extend_cfg(cfg)\n"
-    assert line in source
-    source = source.replace(line, f"{line}    advprompt.extend_cfg(cfg)\n")
-    path.write_text(f"import advprompt\n{source}", encoding="utf-8")
-    return folder
+def fork_of_coop(folder: Path, road: str) -> dict:
+    """Copy CoOp's checkout, bring our trainers into it and return how to run it."""
+    host = folder / f"CoOp-{road}"
+    shutil.copytree(checkout("CoOp"), host, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+    if road == "pip":
+        make_host.add_two_lines(host / "train.py")
+        return {"host": host, "first": "advprompt", "paths": [make_host.make_wheel(folder)]}
+    words = [sys.executable, "-m", "tools.dropin", str(host), "--apply"]
+    path = os.pathsep.join(filter(None, [str(real_dassl()), os.environ.get("PYTHONPATH")]))
+    subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, check=True)
+    return {"host": host, "first": "trainers.advprompt", "paths": []}
 
 
 @pytest.fixture(scope="module")
@@ -57,29 +60,26 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("equality")
     weights = toy_weights(folder / "toy.pt")
     root = pets_of_noise(folder / "data")
-    fork = fork_of_coop(folder / "CoOp")
-    pip = {"host": fork, "first": "advprompt", "paths": [as_package(folder / "site")]}
+    hosts = {"": {"host": ROOT}} | {road: fork_of_coop(folder, road) for road in ("pip", "copy")}
     found = {}
-    for place, job in {
-        "here, stand-in": {"host": ROOT},
-        "here, Dassl": {"host": ROOT, "dassl": dassl},
-        "fork, open_clip": {**pip, "dassl": dassl},
-        "fork, its clip": {**pip, "dassl": dassl, "env": {"ADVPROMPT_CLIP_PROVIDER": "clip"}},
-    }.items():
+    for place, (road, provider) in PLACES.items():
         out = folder / place.replace(", ", "-")
         runs = [ours(trainer, root, weights, out / trainer) for trainer in OURS]
-        done = run_child(out.with_suffix(".json"), runs=runs, **job)
+        done = run_child(
+            out.with_suffix(".json"),
+            runs=runs,
+            dassl=None if place.endswith("stand-in") else dassl,
+            env={"ADVPROMPT_CLIP_PROVIDER": provider},
+            **hosts[road],
+        )
         found[place] = {}
         for trainer, run in zip(OURS, done["runs"], strict=True):
             record = json.loads((out / trainer / "record.json").read_text())
             attacks = [(a["n"], a["correct"]) for a in record["attacks"]]
             counts = [(record["clean"]["n"], record["clean"]["correct"]), *attacks]
             found[place][trainer] = run["losses"], counts
-            assert ("clip.model" in run["code"]) == place.endswith("its clip")
+            assert ("clip.model" in run["code"]) == (provider == "clip")
     return found
-
-
-PLACES = ("here, stand-in", "here, Dassl", "fork, open_clip", "fork, its clip")
 
 
 @pytest.mark.parametrize("trainer", OURS)

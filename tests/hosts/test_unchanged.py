@@ -14,7 +14,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from tests.hosts.dassl_runs import checkout, pets_of_noise, real_dassl, run_child
+from tests.hosts.dassl_runs import (
+    OPTIMIZERS,
+    TRANSFORMS,
+    checkout,
+    pets_of_noise,
+    real_dassl,
+    run_child,
+)
 from tests.make_datasets import MAKERS, class_folders
 from tests.toy import toy_state_dict
 
@@ -157,6 +164,18 @@ def test_each_goes_on_from_checkpoints_of_the_other(both):
     assert on_real["tested real"] == on_real["tested standin"] == real["runs"]["CoOp tested"]
     assert on_real["resumed real"] == on_real["resumed standin"]
     assert len(on_real["resumed real"]["losses"]) == 6
+
+
+def test_optimizers_and_transforms_are_those_of_dassl(tmp_path):
+    host, dassl = checkout("CoOp"), real_dassl()
+    real, standin = (
+        run_child(tmp_path / f"{name}.json", host=host, dassl=path, parts=True)["parts"]
+        for name, path in (("real", dassl), ("standin", None))
+    )
+    assert real.keys() == standin.keys() and len(real) == len(OPTIMIZERS) + 2 * len(TRANSFORMS)
+    for name, values in real.items():
+        assert standin[name] == pytest.approx(values, abs=1e-6, rel=1e-6), name
+        assert len(set(values)) > 5
 
 
 # --- data sets ------------------------------------------------------------------------------
