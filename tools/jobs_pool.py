@@ -108,7 +108,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """A job and how it fares: ``state`` is waiting, running, elsewhere or one of ``ENDED``."""
 
@@ -270,7 +270,7 @@ class Pool:
 
     def stop(self) -> None:
         """Stop what runs: ask, wait a while, then end it."""
-        running = self.of("running")
+        running = [entry for entry in self.of("running") if entry.handle]
         for entry in running:
             entry.handle.stop()
         until = time.monotonic() + PATIENCE

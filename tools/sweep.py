@@ -341,15 +341,18 @@ def main(argv: list[str]) -> int:
 
 def work(todo: Sequence[Job], place: Place, slots, *, retries: int = 1) -> int:
     """Run the jobs and print the report; 0 if all are completed, else 1."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one of them
-            signal.signal(number, _interrupt)
+    # Ctrl-C, kill and a closed terminal end it alike; nohup ignores the last
+    ends = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in ends:
+        signal.signal(number, _interrupt)
     show = view()
     pool = Pool(todo, place, slots, command, show.tell, show.watch, retries)
     try:
         done = pool.run()
     finally:
         show.close(pool)
+        for number in ends:
+            signal.signal(number, signal.SIG_DFL)
     trouble = failures(pool)
     try:
         report.main([place.output])
