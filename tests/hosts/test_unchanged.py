@@ -7,6 +7,8 @@ and scores must be equal to the last bit, because both sides do the same arithme
 
 from __future__ import annotations
 
+import ast
+import importlib
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -176,6 +178,21 @@ def test_optimizers_and_transforms_are_those_of_dassl(tmp_path):
     for name, values in real.items():
         assert standin[name] == pytest.approx(values, abs=1e-6, rel=1e-6), name
         assert len(set(values)) > 5
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+@pytest.mark.parametrize("name", ["CoOp", "multimodal-prompt-learning", "PromptSRC", "FAP", "APT"])
+def test_the_stand_in_has_every_name_that_a_fork_imports(name):
+    """Trainers and data sets that no test runs would stop at their imports at least."""
+    if not hasattr(importlib.import_module("dassl"), "STAND_IN"):
+        pytest.skip("Dassl itself is installed")
+    imported = set()
+    for path in checkout(name).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dassl":
+                imported |= {(node.module, alias.name) for alias in node.names}
+    lacking = [pair for pair in imported if not hasattr(importlib.import_module(pair[0]), pair[1])]
+    assert len(imported) > 8 and not lacking
 
 
 # --- data sets ------------------------------------------------------------------------------
