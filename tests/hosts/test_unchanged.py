@@ -58,13 +58,9 @@ FORKS = {
 }
 
 
-def derived(root: Path) -> list[Path]:
-    """What data sets have put beside their images: splits, few-shot draws, lists."""
-    return [*root.rglob("split_*"), *root.rglob("*.pkl")]
-
-
 def without_derived(root: Path) -> None:
-    for path in derived(root):
+    """Remove what data sets have put beside their images: splits, few-shot draws, lists."""
+    for path in [*root.rglob("split_*"), *root.rglob("*.pkl")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -78,7 +74,7 @@ class Commands:
         state = toy_state_dict(**self.fork.sizes)
         torch.save({name: value.half() for name, value in state.items()}, self.weights)
 
-    def run(self, trainer: str, out: str, *more, epochs=None) -> list[str]:
+    def run(self, trainer: str, out: str, *more) -> list[str]:
         first = next(iter(self.fork.trainers.values()))
         config, *overrides = self.fork.trainers.get(trainer, first)
         side = self.fork.sizes.get("image", 32)
@@ -134,7 +130,6 @@ def both(tmp_path_factory):
 @pytest.mark.parametrize("name", FORKS)
 def test_losses_and_scores_are_those_of_dassl(name, both):
     commands, real, standin = both(name)
-    assert real["mended"] == ["warm-up schedules", "autoaugment", "randaugment", "checkpoints"]
     assert standin["mended"] == []
     for name, run in real["runs"].items():
         own, trained = standin["runs"][name], name in commands.fork.trainers
