@@ -51,7 +51,7 @@ YOUNGER = {
     "torch.nn.RMSNorm": "2.4",
     "torch.nn.Buffer": "2.5",
 }
-YOUNGER_METHODS = {"itemsize": "2.1"}
+YOUNGER_METHODS = {"itemsize": "2.1", "fp32_precision": "2.9"}
 YOUNGER_ARGUMENTS = {  # call: argument: release
     "torch.load": {"mmap": "2.1"},
     "load_state_dict": {"assign": "2.1"},
@@ -168,6 +168,7 @@ def test_what_pytorch_20_lacks_is_used_in_one_place():
         "torch.amp.GradScaler()", "from torch.nn.attention import sdpa_kernel",
         "import torch.compiler", "torch.float32.itemsize", "m.load_state_dict(s, assign=True)",
         "torch.load(p, mmap=True)", "from torch import accelerator",
+        "torch.backends.cuda.matmul.fp32_precision",
     ],
 )  # fmt: skip
 def test_the_check_of_the_names_can_fail(source):
@@ -224,6 +225,42 @@ def test_gradient_scaler_by_its_old_name(monkeypatch):
     assert type(old) is torch.cuda.amp.GradScaler and not old.is_enabled()
     loss = torch.tensor(3.0)
     assert old.scale(loss) is loss and old.state_dict() == {}
+
+
+NEW_SWITCHES = """
+import torch
+from versions import exact_products
+
+products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+products[0].fp32_precision, products[1].fp32_precision = "tf32", "bf16"
+with exact_products():
+    assert [p.fp32_precision for p in products] == ["ieee", "ieee"]
+assert [p.fp32_precision for p in products] == ["tf32", "bf16"]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="there is one switch only"
+)
+def test_products_are_exact_where_the_new_switches_were_used():
+    """In a process of its own: from then on PyTorch refuses to read the old switch."""
+    done = subprocess.run(
+        [sys.executable, "-c", NEW_SWITCHES], cwd=REPO / "trainers", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_products_are_exact_where_there_is_one_switch(monkeypatch):
+    monkeypatch.setattr(versions, "hasattr", lambda *_: False, raising=False)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with versions.exact_products():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32, torch.bool])

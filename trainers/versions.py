@@ -7,6 +7,7 @@ it finds by itself.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 
 import torch
@@ -46,6 +47,29 @@ def grad_scaler(enabled: bool):
     if hasattr(torch.amp, "GradScaler"):  # since 2.3
         return torch.amp.GradScaler(enabled=enabled)
     return torch.cuda.amp.GradScaler(enabled=enabled)  # its old name, deprecated since 2.4
+
+
+@contextlib.contextmanager
+def exact_products():
+    """Multiply float32 matrices in float32 for a while, whatever the caller has switched on."""
+    switches = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    if all(hasattr(switch, "fp32_precision") for switch in switches):
+        # since 2.9; where they were used the old switch can no longer be read
+        saving = {s: s.fp32_precision for s in switches if s.fp32_precision in ("tf32", "bf16")}
+        for switch in saving:
+            switch.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for switch, before in saving.items():
+                switch.fp32_precision = before
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def itemsize(dtype: torch.dtype) -> int:

@@ -15,6 +15,8 @@ import inspect
 import torch
 from torch import nn
 
+from ..versions import exact_products
+
 TOLERANCE = 1e-4  # of the largest value; rounding stays below 1e-5
 
 
@@ -32,7 +34,7 @@ def settle(clip) -> None:
     can be run from embeddings) and ``is_vit`` (the image tower can be run block by block).
     """
     clip.model.float()
-    with _exact(clip.device.type):
+    with torch.autocast(clip.device.type, enabled=False), exact_products():
         _settle(clip)
 
 
@@ -43,18 +45,6 @@ def _settle(clip) -> None:
         clip.takes_prompts = _texts_agree(clip)
     if clip.is_vit and not _images_agree(clip):
         clip._set_image_face(None)
-
-
-@contextlib.contextmanager
-def _exact(device: str):
-    """Leave out every saving of precision that the caller has switched on."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @contextlib.contextmanager
