@@ -222,7 +222,7 @@ def test_depth_beyond_the_towers_is_cut_and_said(white_box, run, tmp_path):
     ("keys", "words"),
     [
         ({"ATTACK__TRAIN__TARGET": "embedding", "ATTACK__TRAIN__OBJECTIVE": "embedding_kl"},
-         ["ATTACK.TRAIN", "linf1.yaml"]),
+         ["ATTACK.TRAIN", "ATTACK.THREAT linf1"]),
         ({"TRAINER__ADVERSARIAL__PREC": "fp8"}, ["PREC", "'fp8'", "bf16"]),
         ({"TRAINER__ADVERSARIAL__ATTACK_PREC": "amp"}, ["ATTACK_PREC", "'amp'"]),
         ({"TRAINER__ADVERSARIAL__ACCUMULATE": 0}, ["ACCUMULATE", "0"]),

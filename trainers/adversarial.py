@@ -181,9 +181,9 @@ class AdversarialTrainer(RobustTrainer):
         if spec.target != "end_to_end" or spec.objective not in ATTACK_OBJECTIVES:
             raise UserError(
                 f"{cls.__name__} trains on attacks through the whole model, but ATTACK.TRAIN has "
-                f"target '{spec.target}' and objective '{spec.objective}'; give "
-                "--attack-config-file configs/attacks/linf1.yaml or set ATTACK.TRAIN.TARGET "
-                "end_to_end and ATTACK.TRAIN.OBJECTIVE ce"
+                f"target '{spec.target}' and objective '{spec.objective}'; end the command line "
+                "with ATTACK.THREAT linf1, or set ATTACK.TRAIN.TARGET end_to_end and "
+                "ATTACK.TRAIN.OBJECTIVE ce"
             )
 
     @classmethod

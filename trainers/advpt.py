@@ -80,8 +80,8 @@ class AdvPT(RobustTrainer):
         if (spec.objective, spec.target) != ("embedding_kl", "embedding"):
             raise UserError(
                 f"AdvPT's bank is made without any text, but ATTACK.TRAIN has objective "
-                f"'{spec.objective}' and target '{spec.target}'; give --attack-config-file "
-                "configs/attacks/advpt16.yaml, or set ATTACK.TRAIN.OBJECTIVE embedding_kl and "
+                f"'{spec.objective}' and target '{spec.target}'; end the command line with "
+                "ATTACK.THREAT advpt16, or set ATTACK.TRAIN.OBJECTIVE embedding_kl and "
                 "ATTACK.TRAIN.TARGET embedding"
             )
 

@@ -65,7 +65,16 @@ MAPLE = Own(
 HOSTS = (
     Host("CoOp", own=(COOP, replace(COOP, weights="tiny"))),
     Host("multimodal-prompt-learning", own=(MAPLE, COOP)),
-    Host("PromptSRC", own=(MAPLE, COOP)),
+    Host(
+        "PromptSRC",
+        own=(
+            MAPLE,
+            COOP,
+            Own("PromptSRC", "configs/trainers/PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx.yaml",
+                words=("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", "2",
+                       "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "2")),
+        ),
+    ),
     Host(
         "KgCoOp",
         code="KgCoOp",
