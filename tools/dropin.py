@@ -17,6 +17,7 @@ import difflib
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,13 +37,15 @@ TARGETS = (PACKAGE, "configs/advprompt", "scripts/advprompt")
 SUFFIXES = (".py", ".yaml", ".json", ".md", ".safetensors", ".sh")
 # scripts that set this repository up, or make its own pages
 LEFT_OUT = ("setup.sh", "test.sh", "quickstart.sh", "results.sh")
+ABOVE = ("configs", "scripts")  # folders that a fork may lack
 PART = ".dropin-part"  # of a copy under way
 
 # Runs in the fork's folder: are our trainers there, and do the keys reach its configuration?
 VERIFY = """
-import json, sys
+import json, sys, warnings
 sys.path.insert(0, "")
-import train
+with warnings.catch_warnings(record=True) as caught:
+    import train
 from dassl.engine import TRAINER_REGISTRY
 from trainers import advprompt
 class Unset:
@@ -56,7 +59,8 @@ ours = [n for n in TRAINER_REGISTRY.registered_names()
 ours.sort(key=lambda name: ("." in name, name))
 assert "AdvPT" in ours, "AdvPT is not registered"
 import dassl
-print(json.dumps({"ours": ours, "dassl": dassl.__file__}))
+notes = [text for text in map(str, (w.message for w in caught)) if text.startswith("Dassl at ")]
+print("\\n" + json.dumps({"ours": ours, "dassl": dassl.__file__, "notes": notes}))
 """
 
 
@@ -124,23 +128,52 @@ def refuse_apply(fork: Fork, force: bool) -> None:
     """Raise where the changes must not be made.
 
     Raises:
-        UserError: applied already, something is in the way, or git has uncommitted changes.
+        UserError: something is in the way, or git has uncommitted changes.
     """
-    if (fork.path / MANIFEST).exists():
-        raise UserError(
-            f"'{fork.path}' has been changed by dropin already, perhaps not to the end; run "
-            f"'dropin {fork.path} --undo' first"
-        )
     for target in TARGETS:
-        if os.path.lexists(fork.path / target):
+        if os.path.lexists(fork.path / target) and not only_folders(fork.path / target):
             raise UserError(
                 f"'{fork.path / target}' is there already and not from dropin; move it away"
             )
-    if (dirty := fork.git_status()) and not force:
+    dirty = fork.git_status()
+    if dirty is None and fork.in_git() and not force:
+        raise UserError(
+            f"git cannot say whether '{fork.path}' has uncommitted changes; see what 'git status' "
+            "says there, or add --force"
+        )
+    if dirty and not force:
         raise UserError(
             f"git has uncommitted changes in '{fork.path}' ({', '.join(dirty[:3])}"
             f"{', ...' if len(dirty) > 3 else ''}); commit or stash them, or add --force"
         )
+
+
+def refuse_applied(path: Path) -> None:
+    """Raise where the changes have been made.
+
+    Raises:
+        UserError: there is a manifest.
+    """
+    if (path / MANIFEST).exists():
+        raise UserError(
+            f"'{path}' has been changed by dropin already, perhaps not to the end; give the same "
+            "command with --undo first"
+        )
+
+
+def only_folders(path: Path) -> bool:
+    """Tell whether there is nothing but empty folders and parts of files that dropin wrote."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return all(
+        p.is_dir() and not p.is_symlink() or unfinished(p, MANIFEST) for p in path.rglob("*")
+    )
+
+
+def unfinished(path: Path, place: str) -> bool:
+    """Tell whether ``path`` is what a killed write of the file ``place`` left beside it."""
+    name = re.escape(Path(place).name)
+    return re.fullmatch(rf"\.{name}\.\d+\.[0-9a-f]{{8}}\.tmp", path.name) is not None
 
 
 def apply(fork: Fork, edit: Edit, copies: dict[str, Path], python: str) -> None:
@@ -178,7 +211,7 @@ def apply(fork: Fork, edit: Edit, copies: dict[str, Path], python: str) -> None:
                 (fork.path / PACKAGE).rmdir()
         raise UserError(f"{error}; everything is as it was") from error
     print(f"applied; {len(facts['ours'])} trainers are there: {', '.join(facts['ours'])}")
-    print(f"Dassl: {facts['dassl']}")
+    print("\n".join([f"Dassl: {facts['dassl']}", *facts.get("notes", ())]))
 
 
 def copy(source: Path, target: Path) -> None:
@@ -191,11 +224,13 @@ def copy(source: Path, target: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace the content of a file and keep its permissions."""
-    mode = path.stat().st_mode
+    """Replace the content of a file and keep its owner and permissions."""
+    before = path.stat()
     with files.atomic_write(path) as temporary:
         temporary.write_bytes(content)
-        temporary.chmod(mode)
+        with contextlib.suppress(OSError):  # whoever is not root keeps his own files only
+            os.chown(temporary, before.st_uid, before.st_gid)
+        temporary.chmod(before.st_mode)
 
 
 def verify(fork: Fork, python: str) -> dict:
@@ -213,7 +248,13 @@ def verify(fork: Fork, python: str) -> dict:
             f"the changed fork cannot be imported by '{python}' ({why}); install what is missing, "
             "or name the interpreter that the fork runs with: --python PATH"
         )
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            "importing the changed train.py ended the process; what it runs belongs below "
+            "'if __name__ == \"__main__\":'"
+        ) from error
 
 
 # --- undo -----------------------------------------------------------------------------------------
@@ -235,7 +276,7 @@ def undo(path: Path, *, silent: bool = False) -> None:
         edit, bytecode = Edit.restored(manifest["train.py"]), set(manifest["bytecode"] or ())
         inside = all(
             place.startswith(tuple(f"{target}/" for target in TARGETS)) and ".." not in place
-            for place in listed
+            for place in (*listed, *(f"{folder}/" for folder in folders if folder not in ABOVE))
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         inside = False
@@ -249,9 +290,17 @@ def undo(path: Path, *, silent: bool = False) -> None:
         if restored != content:
             write(train, restored)
         if left:
-            kept.append(f"train.py, in which a line was changed; remove it by hand: {left[0]}")
+            lines = "; ".join(left)
+            kept.append(f"train.py, in which lines were changed; remove them by hand: {lines}")
+    for near, place in ((path, "train.py"), ((path / MANIFEST).parent, MANIFEST)):
+        for temporary in near.glob(".*.tmp"):  # of a write that was killed
+            if unfinished(temporary, place):
+                temporary.unlink()
     for place, checksum in listed.items():
         target = path / place
+        if not target.parent.resolve().is_relative_to(path):
+            kept.append(f"{place}, behind a link that leads out of the fork")
+            continue
         target.with_name(target.name + PART).unlink(missing_ok=True)
         if target.is_file():
             if files.sha256_file(target) != checksum:
@@ -291,6 +340,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.undo:
         undo(path)
         return 0
+    refuse_applied(path)
     fork = Fork(path)
     fork.check()
     if args.apply:

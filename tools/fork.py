@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import hashlib
 import importlib
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -16,8 +18,12 @@ from . import core
 UserError = importlib.import_module(f"{core.__name__}.errors").UserError
 
 MARK = "# added by advprompt dropin"
+# Nothing of the fork is run: not even a file of its called like a module of Python's own
 FIND_DASSL = """
-import importlib.util, sys
+import sys
+if sys.path[0] == "":
+    del sys.path[0]
+import importlib.util
 sys.path.insert(0, "")
 spec = importlib.util.find_spec("dassl")
 print(spec.origin if spec and spec.origin else "")
@@ -66,15 +72,21 @@ class Edit:
     def undone(self, content: bytes) -> tuple[bytes, list[str]]:
         """Return ``content`` without what was inserted, and the inserted lines that are left.
 
-        The file may have been changed elsewhere since.
+        The file may have been changed elsewhere since; then only whole lines go, and only where
+        the rest can still be parsed.
         """
         if hashlib.sha256(content).hexdigest() == self.checksums[1]:
             for offset, text in reversed(self.inserted):
                 content = content[:offset] + content[offset + len(text) :]
         else:
+            ours, rest = {text.strip(b"\r\n") for _, text in self.inserted}, content
             for _, text in self.inserted:
-                if content.count(text) == 1:
-                    content = content.replace(text, b"")
+                if text[:1] in (b"\r", b"\n"):  # the file had no newline at its end
+                    rest = rest.removesuffix(text)
+            lines = rest.splitlines(keepends=True)
+            rest = b"".join(line for line in lines if line.rstrip(b"\r\n") not in ours)
+            if _parses(rest) or not _parses(content):
+                content = rest
         lines = content.decode("utf-8", errors="replace").splitlines()
         return content, [line.strip() for line in lines if MARK in line]
 
@@ -108,6 +120,17 @@ class Fork:
             raise UserError(
                 f"'{path}' is no fork of CoOp: it has no {missing}"
                 + (hint or "; give the folder that holds train.py, trainers/ and datasets/")
+            )
+        for name in ("train.py", "trainers", "configs", "scripts"):
+            if not (path / name).resolve().is_relative_to(path.resolve()):
+                raise UserError(
+                    f"'{path / name}' is a link that leads out of the fork, to "
+                    f"'{(path / name).resolve()}', where others may use it; put a copy in its place"
+                )
+        if self.train.is_symlink():
+            raise UserError(
+                f"'{self.train}' is a link to '{self.train.resolve()}', which would be replaced by "
+                "a file; put a copy in its place"
             )
         if not self._dassl_import:
             raise UserError(
@@ -185,6 +208,8 @@ class Fork:
         for line in lines:
             starts.append(starts[-1] + len(line))
         first = self._dassl_import.lineno - 1
+        if first == 0 and self.content.startswith(codecs.BOM_UTF8):
+            starts[0] = len(codecs.BOM_UTF8)
         ending = _ending(lines[first]) or b"\n"
         imports = f"from trainers import advprompt  {MARK}".encode() + ending
         statement, name, _ = self._config_line
@@ -210,7 +235,8 @@ class Fork:
     def facts(self, python: str) -> dict[str, str]:
         """Return what was found, by name: fork, clip, dassl, train.py."""
         status = self.git_status()
-        state = "no git" if status is None else f"git, {len(status)} changes" if status else "git"
+        state = "git" if status is not None else "git, unreadable" if self.in_git() else "no git"
+        state += f", {len(status)} changes" if status else ""
         statement, name, what = self._config_line
         return {
             "fork": f"{self.path} ({state})",
@@ -254,23 +280,36 @@ class Fork:
     # --- git --------------------------------------------------------------------------------------
 
     def _git(self, *command: str) -> list[str] | None:
-        """Return the output, split at NUL; None outside of git."""
+        """Return the output, split at NUL; None where git has nothing to say."""
+        words = ["git", "--no-optional-locks", "-C", self.path, *command]
         try:
-            done = subprocess.run(
-                ["git", "-C", self.path, *command], capture_output=True, text=True
-            )
+            done = subprocess.run(words, capture_output=True)
         except OSError:
             return None
-        return None if done.returncode else [part for part in done.stdout.split("\0") if part]
+        return None if done.returncode else [os.fsdecode(w) for w in done.stdout.split(b"\0") if w]
 
     def git_status(self) -> list[str] | None:
         """Return what differs from the commit in this folder; None outside of git."""
-        lines = self._git("status", "--porcelain", "-z", "--", ".")
-        return lines if lines is None else [line[3:] for line in lines]
+        lines = self._git("status", "--porcelain", "--no-renames", "-z", "--", ".")
+        if lines is None:
+            return None
+        return [line[3:].encode("utf-8", errors="replace").decode() for line in lines]
+
+    def in_git(self) -> bool:
+        """Tell whether this folder looks like part of a git repository, whatever git says."""
+        return any((p / ".git").exists() for p in (self.path, *self.path.parents))
 
     def bytecode(self) -> list[str] | None:
         """Return the compiled files that git sees as new; None outside of git."""
         return self._git("ls-files", "-z", "--others", "--exclude-standard", "--", "*.pyc")
+
+
+def _parses(content: bytes) -> bool:
+    try:
+        ast.parse(content)
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def _ending(line: bytes) -> bytes:
