@@ -36,12 +36,13 @@ def lend(registry, cls, *, alias: bool = False) -> None:
         registry._obj_map.setdefault(f"{PREFIX}{name}", cls)
 
 
-def _register(registry, register, name, *args, **kwargs):
-    if name in registry.lent:
+def _register(registry, register, name, obj, *args, **kwargs):
+    ours = obj.__module__.startswith(f"{__package__}.")  # two of ours collide as ever
+    if name in registry.lent and not ours:
         ours = registry._obj_map.pop(name)
         if registry.lent.pop(name):
             registry._obj_map.setdefault(f"{PREFIX}{name}", ours)
-    return register(name, *args, **kwargs)
+    return register(name, obj, *args, **kwargs)
 
 
 def folder() -> Path | None:
@@ -126,7 +127,8 @@ def _merge_other(cfg, extend, other) -> None:
     runs.merge_content(cfg, {"ATTACK": ours}, "in a config file")
     type(cfg).merge_from_other_cfg(cfg, other)
     # a data set knows what keeps its labels; the command line has the last word
-    cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
+    if cfg.DATASET.TRANSFORMS:
+        cfg.INPUT["TRANSFORMS"] = cfg.DATASET.TRANSFORMS  # also where it is frozen, as yacs does
 
 
 def _merge_list(cfg, extend, words) -> None:

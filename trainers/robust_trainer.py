@@ -40,7 +40,16 @@ def register(cls):
     """Register a trainer under its class name; a fork's trainer of that name comes first.
 
     Ours is then called ``advprompt.NAME``.
+
+    Raises:
+        UserError: another of our trainers has that name.
     """
+    there = METHODS.setdefault(cls.__name__, cls)
+    if there.__module__ != cls.__module__:
+        raise UserError(
+            f"trainer {cls.__name__!r} of {cls.__module__} has the name of one in "
+            f"{there.__module__}; give it another class name"
+        )
     METHODS[cls.__name__] = cls
     host.lend(TRAINER_REGISTRY, cls, alias=True)
     return cls
