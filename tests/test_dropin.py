@@ -16,10 +16,10 @@ from PIL import Image
 from yacs.config import CfgNode
 
 import trainers
-from tools import configs, dropin
+from tools import configs, dropin, robustness
 from tools.cli import run_tool
 from tools.fork import MARK, Edit, Fork
-from trainers import config, host, runs, shipped
+from trainers import config, host, robust_trainer, runs, shipped
 
 TOY = Path(__file__).parent / "dassl_fork" / "coop"
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
@@ -58,6 +58,19 @@ def test_two_classes_of_the_host_still_collide():
     with pytest.raises(KeyError):
         registry.register(named("CoOp"))
     registry.register(named("CoOp"), force=True)
+
+
+def test_two_of_ours_collide(monkeypatch):
+    """Neither replaces the other silently, also where a method of one's own is added."""
+    registry, ours = Registry("THING"), named("CoOp")
+    host.lend(registry, ours)
+    mine = type("CoOp", (), {"__module__": "trainers.own.mine"})
+    with pytest.raises(KeyError):
+        registry.register(mine)
+    assert registry.get("CoOp") is ours
+    monkeypatch.setattr(robust_trainer, "METHODS", {"CoOp": config.METHODS["CoOp"]})
+    with pytest.raises(trainers.UserError, match=r"of trainers\.own\.mine has the name of one in"):
+        robust_trainer.register(mine)
 
 
 def test_our_trainers_are_found_by_either_name(monkeypatch):
@@ -159,6 +172,22 @@ def test_a_data_sets_augmentation_reaches_the_forks_loader():
     assert list(node.INPUT.TRANSFORMS) == ["random_translation"]
 
 
+def test_a_frozen_configuration_takes_files_as_ever(cfg, tmp_path):
+    (tmp_path / "mine.yaml").write_text("DATASET: {TRANSFORMS: [random_flip]}\nSEED: 5\n")
+    cfg.merge_from_list(["SEED", "4"])  # adds what is missing
+    cfg.freeze()
+    cfg.merge_from_file(str(tmp_path / "mine.yaml"))
+    assert cfg.SEED == 5 and cfg.INPUT.TRANSFORMS == ["random_flip"] and cfg.is_frozen()
+
+
+def test_tests_of_finished_runs_know_the_forks_keys(monkeypatch, tmp_path):
+    monkeypatch.setattr(host, "join", lambda: type("train", (), {"extend_cfg": fork_extend}))
+    (tmp_path / runs.CONFIG_FILE).write_text('{"TRAINER.NAME": "AdvPT", "ATTACK.PGD.EPS": 9}')
+    file = str(shipped.config_file("attacks", "linf1"))
+    cfg, _ = robustness.settings(str(tmp_path), file, "data", [])
+    assert (cfg.ATTACK.PGD.EPS, cfg.TRAINER.COOP.N_CTX, cfg.ATTACK.TEST.EPS) == (9, 7, "1/255")
+
+
 def test_a_missing_second_line_is_named():
     with pytest.raises(trainers.UserError, match=r"'advprompt\.extend_cfg\(cfg\)' into train\.py"):
         host.complete(get_cfg_default(), trainers.extend_cfg)
@@ -241,6 +270,87 @@ def test_two_lines_go_in_and_out(fork, shape):
     assert again.undone(changed) == (b"# mine\n" + content, [])
     _, left = again.undone(edit.after.replace(b"advprompt.extend_cfg(", b"advprompt.extend_cfg( "))
     assert len(left) == 1 and "extend_cfg(" in left[0]
+    other = edit.after.replace(b"\r\n", b"\n") if b"\r" in content else changed
+    assert again.undone(other)[1] == []  # an editor has changed the ends of lines
+
+
+def test_lines_that_moved_are_left_rather_than_the_file_broken():
+    content = SHAPES["coop"]
+    first, second = (b"from trainers import advprompt", b"    advprompt.extend_cfg(cfg)")
+    mark = f"  {MARK}\n".encode()
+    at = content.index(b"from dassl.config"), content.index(b"    if args.dataset_config_file")
+    edit = Edit.of(content, [(at[0], first + mark), (at[1], second + mark)])
+    # indented by the user: neither line is whole any more
+    moved = edit.after.replace(first + mark, b"try:\n    " + first + mark + b"except OSError: 0\n")
+    undone, left = edit.undone(moved)
+    assert undone == moved.replace(second + mark, b"") and left == [(first + mark).decode().strip()]
+    # the only line of a block
+    block = edit.after.replace(second, b"    if 1:\n    " + second)
+    edit = Edit.of(content, [(at[1], b"    " + second + mark)])
+    undone, left = edit.undone(block)
+    assert undone == block and len(left) == 2
+
+
+def test_a_byte_order_mark_stays_in_front(fork):
+    content = b"\xef\xbb\xbfimport dassl\nextend_cfg(cfg)\n"
+    (fork / "train.py").write_bytes(content)
+    edit = Fork(fork).edit()
+    assert edit.after.startswith(b"\xef\xbb\xbffrom trainers") and edit.after.count(b"\xef") == 1
+    assert edit.undone(edit.after) == (content, [])
+
+
+@pytest.mark.parametrize("name", ["train.py", "trainers", "configs"])
+def test_what_lies_behind_a_link_is_left_alone(fork, call, tmp_path, name):
+    outside = tmp_path / "outside"
+    if (fork / name).exists():
+        (fork / name).rename(outside)
+    else:
+        outside.mkdir()
+    (fork / name).symlink_to(outside)
+    before = snapshot(fork), snapshot(tmp_path)
+    code, _, err = call("--apply", "--force")
+    assert code == 2 and f"'{fork / name}' is a link that leads out of the fork" in err
+    assert (snapshot(fork), snapshot(tmp_path)) == before
+
+
+def test_undo_stops_at_links_that_came_later(fork, call, tmp_path):
+    assert call("--apply")[0] == 0
+    (fork / "trainers/advprompt/own").rename(tmp_path / "own")
+    (fork / "trainers/advprompt/own").symlink_to(tmp_path / "own")
+    code, out, _ = call("--undo")
+    assert code == 0 and "own/__init__.py, behind a link" in out
+    assert (tmp_path / "own/__init__.py").is_file()
+
+
+def test_looking_runs_nothing_of_the_fork(fork, tmp_path):
+    run = f"open({str(tmp_path / 'run')!r}, 'a').write(__name__)\n"
+    for name in ("threading", "warnings", "contextlib", "types", "sitecustomize", "usercustomize"):
+        (fork / f"{name}.py").write_text(run)
+    (fork / "dassl").mkdir()
+    (fork / "dassl/__init__.py").write_text(run)
+    (fork / "train.py").write_bytes(run.encode() + SHAPES["coop"])
+    assert Fork(fork).dassl(sys.executable) == f"of unknown version, {fork / 'dassl'}"
+    assert run_tool(dropin.main, [str(fork)]) == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_git_that_cannot_answer_is_no_clean_tree(fork, call):
+    (fork / ".git/HEAD").unlink()
+    code, out, err = call("--apply")
+    assert code == 2 and "git cannot say" in err and "git, unreadable" not in err
+    assert "(git, unreadable)" in call()[1]
+    assert call("--apply", "--force")[0] == 0
+
+
+def test_file_names_of_any_bytes(fork, call):
+    name = b"caf\xe9.pyc"
+    with open(os.fsencode(fork) + b"/" + name, "wb"):
+        pass
+    assert "1 changes" in call()[1]
+    code, _, err = call("--apply")
+    assert code == 2 and "caf?.pyc" in err
+    assert call("--apply", "--force")[0] == 0 and call("--undo")[0] == 0
+    assert name in os.listdir(os.fsencode(fork))
 
 
 @pytest.mark.parametrize(
@@ -345,10 +455,14 @@ def test_refusals(fork, call):
     assert code == 2 and "uncommitted changes" in err and "notes.txt" in err and "--force" in err
     assert call("--apply", "--force")[0] == 0
     code, _, err = call("--apply", "--force")
-    assert code == 2 and "mentions advprompt already" in err or "--undo" in err
+    assert code == 2 and "changed by dropin already" in err and "--undo" in err
+    assert call()[0] == 2
     assert call("--undo")[0] == 0
     assert (fork / "notes.txt").exists()
-    (fork / "configs/advprompt").mkdir(parents=True)
+    (fork / "configs/advprompt/empty").mkdir(parents=True)  # nothing that could be in the way
+    assert call("--apply", "--force")[0] == 0 and call("--undo")[0] == 0
+    (fork / "configs/advprompt/mine.yaml").parent.mkdir(exist_ok=True, parents=True)
+    (fork / "configs/advprompt/mine.yaml").write_text("SEED: 1")
     code, _, err = call("--apply", "--force")
     assert code == 2 and "is there already and not from dropin" in err
 
@@ -387,8 +501,38 @@ def test_an_interrupted_apply_can_be_undone(fork, call, monkeypatch, stop):
     assert call("--apply")[0] == 130
     monkeypatch.undo()
     code, _, err = call("--apply", "--force")
-    assert code == 2 and "--undo' first" in err
+    assert code == 2 and "--undo first" in err
+    killed = "4711.0123abcd.tmp"  # what no 'finally' could remove
+    for part in (f".train.py.{killed}", f"trainers/advprompt/.dropin.json.{killed}"):
+        (fork / part).write_bytes(b"half")
     assert call("--undo")[0] == 0 and snapshot(fork) == before
+
+
+def test_an_apply_killed_before_its_list_is_in_the_way_of_none(fork, call):
+    (fork / "trainers/advprompt").mkdir()
+    (fork / "trainers/advprompt/.dropin.json.4711.0123abcd.tmp").write_bytes(b"half")
+    assert call("--apply", "--force")[0] == 0
+    assert call("--undo")[0] == 0 and git(fork, "status", "--porcelain") == ""
+
+
+def test_an_undo_killed_anywhere_is_finished_by_the_next(fork, call, monkeypatch):
+    before, unlink = snapshot(fork), Path.unlink
+    for stop in (50, "manifest"):
+        assert call("--apply")[0] == 0
+        left = [stop]
+
+        def killed(path, left=left, **words):
+            at_list = left[0] == "manifest" and path.name == "dropin.json"
+            if at_list or left[0] == 0:
+                raise KeyboardInterrupt
+            if path.exists() and left[0] != "manifest":
+                left[0] -= 1
+            unlink(path, **words)
+
+        monkeypatch.setattr(Path, "unlink", killed)
+        assert call("--undo")[0] == 130
+        monkeypatch.setattr(Path, "unlink", unlink)
+        assert call("--undo")[0] == 0 and snapshot(fork) == before
 
 
 def test_a_fork_that_cannot_be_written_to_is_left_alone(fork, call, monkeypatch):
@@ -418,7 +562,11 @@ def test_a_failure_leaves_everything_as_it_was(fork, capsys):
     assert snapshot(fork) == before
 
 
-@pytest.mark.parametrize("content", ["{}", '{"files": {"../x": "1"}}', "[]"])
+OUTSIDE = {"inserted": [], "before": "", "after": ""}
+OUTSIDE = {"files": {}, "folders": ["../x"], "train.py": OUTSIDE, "bytecode": []}
+
+
+@pytest.mark.parametrize("content", ["{}", '{"files": {"../x": "1"}}', "[]", json.dumps(OUTSIDE)])
 def test_a_damaged_list_is_refused(fork, call, content):
     (fork / "trainers/advprompt").mkdir()
     (fork / dropin.MANIFEST).write_text(content)
@@ -473,7 +621,9 @@ def test_a_fork_trains_and_tests_ours_with_its_own_command_line(fork, tmp_path):
     assert "this is the fork's OxfordPets" in out
     record = json.loads((trained / "record.json").read_text())
     assert (record["trainer"], record["dataset"], record["seed"]) == ("AdvPT", "OxfordPets", 1)
-    assert record["train_threat"]["eps"] == "4/255" or record["train_threat"]["steps"] == 1
+    threat = yaml.safe_load(shipped.config_file("attacks", "advpt_tiny").read_text())["ATTACK"]
+    assert record["train_threat"]["eps"] == threat["TRAIN"]["EPS"]  # of ATTACK.THREAT
+    assert record["train_threat"]["steps"] == 1  # of the key beside it
     again = ("--eval-only", "--model-dir", trained, "--output-dir", tested)
     run("train.py", *data, *mine, *again, *SHORT)
     assert json.loads((tested / "record.json").read_text())["clean"] == record["clean"]

@@ -56,6 +56,7 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str], epoch: i
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
+    host.extend_cfg(cfg)
     core.extend_cfg(cfg)
     stored, tested = runs.stored(folder)
     kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}
