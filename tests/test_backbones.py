@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from small_backbones import lively, shrink
-from toy import toy_clip
+from toy import toy_clip, toy_state_dict
 
 from tests.conftest import REPO, only_error
 from trainers.attacks import AttackSpec, GradientAttack
@@ -300,6 +300,15 @@ def test_a_logit_bias_cancels_where_classes_compete(small):
     assert torch.allclose(theirs.softmax(dim=-1), logits.softmax(dim=-1), atol=1e-5)
 
 
+@pytest.mark.parametrize("tower", ["visual.transformer", "transformer"])
+def test_weights_that_are_no_numbers_are_not_taken_for_another_kind_of_tower(tmp_path, tower):
+    state = toy_state_dict()
+    state[f"{tower}.resblocks.0.mlp.c_fc.bias"][3] = float("nan")
+    torch.save(state, tmp_path / "nan.pt")
+    with pytest.raises(UserError, match=rf"hold NaN or infinite values .*'{tower}\.resblocks\.0"):
+        load_clip(f"file:{tmp_path / 'nan.pt'}")
+
+
 # -- statistics -----------------------------------------------------------------------------------
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
@@ -370,6 +379,49 @@ def test_untrained_weights_are_always_the_same_and_warned_of(monkeypatch, tmp_pa
         load_clip(f"open_clip:{name}/random?tokeniser=x")
 
 
+def test_weights_made_with_another_activation_name_their_architecture():
+    """open_clip only warns; the features would be wrong."""
+    with pytest.raises(UserError, match="QuickGELU.*open_clip:ViT-B-32-quickgelu/metaclip_400m"):
+        named.check_open_clip("ViT-B-32/metaclip_400m")
+    for name in ("ViT-B-32-quickgelu/metaclip_400m", "ViT-B-32/openai", "ViT-B-32/laion2b_e16"):
+        assert "/".join(named.check_open_clip(name)) == name
+    # open_clip knows it by one architecture only
+    assert named.check_open_clip("roberta-ViT-B-32/laion2b_s12b_b32k")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("?tag=laion", "'tag' in 'file:.*' has no effect: it goes with .*'.arch=ARCH'; leave"),
+        ("?tokenizer=here", "'tokenizer' in 'file:.*' has no effect"),
+    ],
+)
+def test_options_that_change_nothing_are_refused(tmp_path, options, sentence):
+    state = toy_state_dict()
+    torch.save(state, tmp_path / "whole.pt")
+    with pytest.raises(UserError, match=sentence):
+        load_clip(f"file:{tmp_path / 'whole.pt'}{options}")
+    tower = {key: value for key, value in state.items() if key.startswith("visual.")}
+    torch.save(tower, tmp_path / "tower.pt")
+    with pytest.raises(UserError, match="no effect: an image tower takes everything else"):
+        load_clip(f"file:{tmp_path / 'tower.pt'}{options}&base=file:{tmp_path / 'whole.pt'}")
+
+
+@pytest.mark.filterwarnings("ignore:images for .* are normalised as by OpenAI")
+def test_paths_behind_options_are_taken_as_they_stand(monkeypatch, tmp_path):
+    """With '+', '%' and the base's own options."""
+    name = register(monkeypatch, tmp_path, "one", "two")
+    state = named.tagged_weights(name, "random").state
+    home = tmp_path / "a+b%20c"
+    home.mkdir()
+    torch.save(state, home / "whole.pt")
+    tower = {key: value for key, value in state.items() if key.startswith("visual.")}
+    torch.save(tower, tmp_path / "tower.pt")
+    base = f"file:{home / 'whole.pt'}?arch={name}&tag=two"
+    clip = load_clip(f"file:{tmp_path / 'tower.pt'}?base={base}")
+    assert clip.mean.flatten().tolist() == pytest.approx([0.2] * 3)
+
+
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     """A folder as downloaded from an open_clip model's page."""
@@ -414,6 +466,45 @@ def test_damaged_folders_are_named(folder, damage, sentence):
         load_clip(f"file:{path}")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        (
+            "mean",
+            [0.5],
+            r"'mean' in the 'preprocess_cfg' of .* is \[0.5\] but must be three numbers",
+        ),
+        ("mean", 0.5, "must be three numbers"),
+        ("std", [0.5, 0, 0.5], "must be three numbers above 0"),
+        ("interpolation", 3, "must be a word"),
+    ],
+)
+def test_odd_statistics_in_a_folder_are_named(folder, key, value, sentence):
+    path, _ = folder
+    file = path / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["preprocess_cfg"][key] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=sentence):
+        load_clip(f"file:{path}")
+    file.write_text(json.dumps(config | {"preprocess_cfg": [value]}))
+    with pytest.raises(UserError, match="'preprocess_cfg' in .* is no table"):
+        load_clip(f"file:{path}")
+
+
+@pytest.mark.parametrize("change", [{"embed_dim": None}, {"odd": 1}, {"text_cfg": {"width": "x"}}])
+def test_a_folder_that_open_clip_cannot_build_is_named(folder, change):
+    path, _ = folder
+    file = path / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"] |= change
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="open_clip cannot build .* from its config .*; fetch"):
+        load_clip(f"file:{path}")
+    with pytest.raises(UserError, match="no effect: a folder says by itself"):
+        load_clip(f"file:{path}?arch=ViT-B-16")
+
+
 # -- fine-tuned image towers over their base ------------------------------------------------------
 
 
@@ -435,9 +526,7 @@ def test_fine_tuned_image_towers_of_any_kind(monkeypatch, tmp_path, arch, prefix
     assert clip.sha256 != plain.sha256
 
 
-def test_half_an_image_tower_is_refused(monkeypatch, tmp_path):
-    from toy import toy_state_dict
-
+def test_half_an_image_tower_is_refused(tmp_path):
     state = toy_state_dict()
     torch.save(state, tmp_path / "base.pt")
     part = {k: v for k, v in state.items() if k.startswith("visual.") and "resblocks.1" not in k}

@@ -15,6 +15,7 @@ import inspect
 import torch
 from torch import nn
 
+from ..errors import UserError
 from ..versions import exact_products
 
 TOLERANCE = 1e-4  # of the largest value; rounding stays below 1e-5
@@ -32,6 +33,9 @@ def settle(clip) -> None:
 
     Sets ``causal`` (cutting and sharing the prefix are exact), ``takes_prompts`` (the text tower
     can be run from embeddings) and ``is_vit`` (the image tower can be run block by block).
+
+    Raises:
+        UserError: the towers disagree because weights are NaN or infinite.
     """
     clip.model.float()
     with torch.autocast(clip.device.type, enabled=False), exact_products():
@@ -39,12 +43,25 @@ def settle(clip) -> None:
 
 
 def _settle(clip) -> None:
+    promised = clip.causal, clip.takes_prompts, clip.is_vit
     if clip.causal and not _texts_agree(clip):
         clip.causal = False
     if clip.takes_prompts and not clip.causal:
         clip.takes_prompts = _texts_agree(clip)
     if clip.is_vit and not _images_agree(clip):
         clip._set_image_face(None)
+    if (clip.causal, clip.takes_prompts, clip.is_vit) != promised:
+        _check_finite(clip)
+
+
+def _check_finite(clip) -> None:
+    """Tell broken weights from a tower that works otherwise: NaN agrees with nothing."""
+    for name, value in clip.model.named_parameters():
+        if not value.isfinite().all():
+            raise UserError(
+                f"the weights of backbone {clip.name} hold NaN or infinite values (tensor "
+                f"'{name}'); fetch them again or choose others"
+            )
 
 
 @contextlib.contextmanager

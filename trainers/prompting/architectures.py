@@ -19,7 +19,7 @@ from .checkpoints import read_checkpoint
 from .providers import Weights, load_strictly
 
 RANDOM = "random"  # the tag of untrained weights
-STATISTICS = ("mean", "std", "interpolation")
+OPENAI_TAG = "openai"  # OpenAI's own files, built with their activation whatever the architecture
 SCALARS = ("logit_scale", "logit_bias")
 FOLDER_CONFIG = "open_clip_config.json"
 # how open_clip's folders on the Hugging Face hub call their weights
@@ -27,6 +27,18 @@ FOLDER_WEIGHTS = (
     "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt",
 )  # fmt: skip
+
+
+def _triple(value) -> bool:
+    return isinstance(value, list) and [type(v) in (int, float) for v in value] == [True] * 3
+
+
+# what a folder's config may state: in words, and its test
+STATISTICS = {
+    "mean": ("three numbers", _triple),
+    "std": ("three numbers above 0", lambda value: _triple(value) and min(value) > 0),
+    "interpolation": ("a word", lambda value: isinstance(value, str)),
+}
 
 
 def _open_clip():
@@ -51,12 +63,14 @@ def check_open_clip(name: str) -> tuple[str, str]:
     """Return architecture and tag of ``ARCH/TAG``; nothing is loaded.
 
     Raises:
-        UserError: open_clip is missing or knows no such weights.
+        UserError: open_clip is missing, knows no such weights, or knows them for another
+            activation than the architecture's.
     """
     arch, _, tag = name.partition("?")[0].partition("/")
     check_architecture(arch)
     if tag != RANDOM:
         check_tag(arch, tag)
+        _check_activation(arch, tag)
     return arch, tag
 
 
@@ -69,6 +83,19 @@ def check_tag(arch: str, tag: str) -> None:
             if tags
             else f"open_clip has no weights for {arch}; choose another architecture, or '{RANDOM}' "
             "for untrained weights"
+        )
+
+
+def _check_activation(arch: str, tag: str) -> None:
+    """Refuse weights trained with QuickGELU for an architecture that has a sibling with it."""
+    open_clip, sibling = _open_clip(), f"{arch}-quickgelu"
+    quick = open_clip.get_pretrained_cfg(arch, tag).get("quick_gelu", False)
+    if tag == OPENAI_TAG or not quick or open_clip.get_model_config(arch).get("quick_gelu"):
+        return
+    if tag in open_clip.list_pretrained_tags_by_model(sibling):
+        raise UserError(
+            f"the weights '{tag}' were trained with QuickGELU, which {arch} does not have; name "
+            f"open_clip:{sibling}/{tag}"
         )
 
 
@@ -128,8 +155,7 @@ def folder_weights(folder: str) -> Weights:
     file = next((path / name for name in names if (path / name).is_file()), None)
     if file is None:
         raise UserError(f"{origin} holds no weights; put {FOLDER_WEIGHTS[0]} there")
-    preprocess = config.get("preprocess_cfg") or {}
-    known = {key: preprocess[key] for key in STATISTICS if preprocess.get(key)}
+    known = _stated(config.get("preprocess_cfg") or {}, origin)
     schema = f"local-dir:{path}"
     reader = _tokenizer(schema, origin)
     model = _create(schema, origin, load_weights=False, pretrained_text=False)
@@ -137,6 +163,21 @@ def folder_weights(folder: str) -> Weights:
     content = json.dumps(config["model_cfg"], sort_keys=True).encode()
     variant = f"config {hashlib.sha256(content).hexdigest()}"
     return _weights(model, state, reader, variant, origin, **known)
+
+
+def _stated(preprocess, origin: str) -> dict:
+    """Image statistics and interpolation as far as a folder's config states them."""
+    if not isinstance(preprocess, dict):
+        raise UserError(f"'preprocess_cfg' in {origin} is no table; fetch {FOLDER_CONFIG} again")
+    known = {key: preprocess[key] for key in STATISTICS if preprocess.get(key)}
+    for key, value in known.items():
+        expected, fits = STATISTICS[key]
+        if not fits(value):
+            raise UserError(
+                f"'{key}' in the 'preprocess_cfg' of {origin} is {value!r} but must be {expected}; "
+                f"fetch {FOLDER_CONFIG} again"
+            )
+    return known
 
 
 def statistics(arch: str, tag: str | None = None) -> dict:
@@ -183,6 +224,11 @@ def _create(arch: str, origin: str, **options):
         raise UserError(
             f"files for {origin} can be neither found nor fetched ({_reason(error)}); fetch them "
             f"where there is a network{advice}"
+        ) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"open_clip cannot build {origin} from its config ({_reason(error)}); fetch the config "
+            "again, or upgrade open_clip_torch"
         ) from error
 
 

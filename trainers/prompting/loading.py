@@ -6,9 +6,9 @@ import hashlib
 import os
 import socket
 import tempfile
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import torch
 
@@ -16,7 +16,13 @@ from ..errors import UserError, nearest
 from ..io import sha256_file, tensors_digest, writable_dir
 from . import tiny
 from .adapter import CLIP_MEAN, CLIP_STD, CLIPAdapter
-from .architectures import architecture_weights, check_open_clip, folder_weights, tagged_weights
+from .architectures import (
+    OPENAI_TAG,
+    architecture_weights,
+    check_open_clip,
+    folder_weights,
+    tagged_weights,
+)
 from .checkpoints import read_checkpoint
 from .providers import NOT_WEIGHTS, Weights, build
 
@@ -182,51 +188,64 @@ def _download(name: str, folder: Path) -> bool:
 def _file_weights(rest: str, weights_dir) -> Weights:
     path, options = _options(rest, ("base", "arch", "tag", "tokenizer"), "file:PATH")
     if Path(path).expanduser().is_dir():
+        _need_none(options, rest, "a folder says by itself what it is")
         return folder_weights(path)
     found = read_checkpoint(path)
-    if not found.image_tower_only:
-        if "arch" in options:
-            return architecture_weights(
-                options["arch"], found.state, f"'{path}'",
-                tag=options.get("tag"), tokenizer=options.get("tokenizer"),
-            )  # fmt: skip
-        if not found.openai_layout:
-            raise UserError(
-                f"'{path}' is no CLIP of OpenAI's layout; name its open_clip architecture, e.g. "
-                f"file:{path}?arch=ViT-B-16-SigLIP"
-            )
-        return Weights(found.state, origin=f"'{path}'")
+    if found.image_tower_only:
+        return _over_base(path, found.state, options, rest, weights_dir)
+    if "arch" in options:
+        return architecture_weights(
+            options["arch"], found.state, f"'{path}'",
+            tag=options.get("tag"), tokenizer=options.get("tokenizer"),
+        )  # fmt: skip
+    if not found.openai_layout:
+        raise UserError(
+            f"'{path}' is no CLIP of OpenAI's layout; name its open_clip architecture, e.g. "
+            f"file:{path}?arch=ViT-B-16-SigLIP"
+        )
+    besides = options.keys() - {"base"}
+    _need_none(besides, rest, "it goes with the name of an architecture, '?arch=ARCH'")
+    return Weights(found.state, origin=f"'{path}'")
+
+
+def _over_base(path: str, state: dict, options: dict[str, str], rest: str, weights_dir) -> Weights:
+    """Put an image tower over the backbone that ``base`` names."""
     if not options.get("base"):
         raise UserError(
             f"'{path}' holds an image tower only; name the backbone it belongs to, e.g. "
             f"file:{path}?base=ViT-B/32"
         )
+    besides = options.keys() - {"base"}
+    _need_none(besides, rest, "an image tower takes everything else from its base")
     base = find_weights(options["base"], weights_dir)
     tower = {k for k in base.state if k.startswith("visual.") and not k.endswith("_tracked")}
-    for key in [*found.state, *sorted(tower - set(found.state))]:
-        here, there = found.state.get(key), base.state.get(key)
+    for key in [*state, *sorted(tower - set(state))]:
+        here, there = state.get(key), base.state.get(key)
         if here is None or there is None or here.shape != there.shape:
             what = "is missing in it" if here is None else "is missing there or has another shape"
             raise UserError(
                 f"the image tower in '{path}' does not fit base '{options['base']}' (tensor "
                 f"'{key}' {what}); name the backbone it was fine-tuned from"
             )
-    return replace(base, state={**base.state, **found.state}, origin=f"'{path}' over its base")
+    return replace(base, state={**base.state, **state}, origin=f"'{path}' over its base")
 
 
 def _open_clip_weights(rest: str, weights_dir) -> Weights:
     name, options = _options(rest, ("tokenizer",), "open_clip:ARCH/TAG")
     arch, tag = check_open_clip(name)
-    if tag == "openai":  # the same files under our own names, read without running them
+    if tag == OPENAI_TAG:  # the same files under our own names, read without running them
         by_arch = {_arch_of(name): name for name in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
     return tagged_weights(arch, tag, tokenizer=options.get("tokenizer"))
 
 
 def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[str, str]]:
-    """Split ``NAME?key=value&...``."""
+    """Split ``NAME?key=value&...``, values as they stand; a base keeps what follows it."""
     name, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    query, based, base = f"&{query}".partition("&base=")
+    options = dict(part.partition("=")[::2] for part in query.split("&") if part)
+    if based:
+        options["base"] = base
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(
@@ -234,6 +253,12 @@ def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[st
             f"stand {', '.join(f'?{key}=' for key in known)}"
         )
     return name, options
+
+
+def _need_none(options: Collection[str], rest: str, why: str) -> None:
+    """Refuse options that would change nothing."""
+    if options:
+        raise UserError(f"'{min(options)}' in 'file:{rest}' has no effect: {why}; leave it out")
 
 
 def _arch_of(name: str) -> str:
