@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -819,3 +820,10 @@ def test_default_model_is_a_backbone_with_a_head():
     net = SimpleNet(cfg, cfg.MODEL, 4)
     scores, features = net(torch.rand(2, 3, 8, 8), return_feature=True)
     assert (scores.shape, features.shape, net.fdim) == ((2, 4), (2, 5), 5)
+
+
+def test_importing_the_trainers_leaves_torchvision_alone():
+    code = "import sys, trainers; print({'torchvision', 'open_clip'} & set(sys.modules))"
+    words, here = [sys.executable, "-c", code], Path(__file__).parents[1]
+    done = subprocess.run(words, cwd=here, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"  # it takes seconds, and --help needs none of it

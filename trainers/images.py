@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from dassl.data.transforms import build_transform
 from PIL import Image
 
 from .errors import UserError
@@ -22,6 +21,8 @@ class Preprocess:
     """
 
     def __init__(self, cfg):
+        from dassl.data.transforms import build_transform  # torchvision, which takes seconds
+
         self._transform = build_transform(cfg, is_train=False)
         size = "x".join(str(s) for s in cfg.INPUT.SIZE)
         self.key = f"dassl-test {size} {cfg.INPUT.INTERPOLATION}"

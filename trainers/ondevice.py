@@ -14,9 +14,6 @@ from functools import cached_property
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms.v2 import functional as F
-from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
 from .errors import UserError
@@ -79,10 +76,15 @@ class DeviceLoader:
     """
 
     def __init__(self, loader, cfg, device):
+        import torchvision.transforms as transforms  # takes seconds: when needed
+        from torchvision.transforms import functional
+
+        self.get_crop = transforms.RandomResizedCrop.get_params
+        self.resize, self.to_bytes = functional.resize, functional.pil_to_tensor
         self.loader, self.device = loader, torch.device(device)
         self.items = loader.dataset.data_source
         self.size, self.scale = list(cfg.INPUT.SIZE), tuple(cfg.INPUT.RRCROP_SCALE)
-        self.mode = InterpolationMode(cfg.INPUT.INTERPOLATION)
+        self.mode = transforms.InterpolationMode(cfg.INPUT.INTERPOLATION)
         self.crops = "random_resized_crop" in cfg.INPUT.TRANSFORMS
         self.flips = "random_flip" in cfg.INPUT.TRANSFORMS
         self.labels = torch.tensor([item.label for item in self.items], device=self.device)
@@ -96,7 +98,7 @@ class DeviceLoader:
         """
         paths = [item.impath for item in self.items]
         with ThreadPoolExecutor(DECODERS) as pool:
-            decoded = pool.map(lambda path: load_image(path, pil_to_tensor), paths)
+            decoded = pool.map(lambda path: load_image(path, self.to_bytes), paths)
             shown = tqdm(decoded, "decoding training images", len(paths), unit="image", delay=1)
             return [image.to(self.device) for image in shown]
 
@@ -124,9 +126,9 @@ class DeviceLoader:
     def augment(self, image: Tensor) -> Tensor:
         """Return (3, H, W) in [0, 1] from bytes (3, h, w), by draws of torch's CPU generator."""
         if self.crops:
-            top, left, height, width = RandomResizedCrop.get_params(image, self.scale, RATIO)
+            top, left, height, width = self.get_crop(image, self.scale, RATIO)
             image = image[:, top : top + height, left : left + width]
-        image = F.resize(image.float() / 255, self.size, self.mode, antialias=True).clamp(0, 1)
+        image = self.resize(image.float() / 255, self.size, self.mode, antialias=True).clamp(0, 1)
         if self.flips and torch.rand(1) < FLIPPED:
             image = image.flip(-1)
         return image

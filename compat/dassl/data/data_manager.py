@@ -1,14 +1,15 @@
-"""From ``cfg`` to the data set and its loaders."""
+"""From ``cfg`` to the data set and its loaders.
+
+Transforms, and with them torchvision, are imported when they are used: that takes seconds.
+"""
 
 import torch
-import torchvision.transforms as T
 from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset
 
 from ..utils import read_image
 from .datasets import build_dataset
 from .samplers import build_sampler
-from .transforms import INTERPOLATION_MODES, build_transform
 
 
 def build_data_loader(
@@ -64,6 +65,8 @@ class DataManager:
     """
 
     def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
+        from .transforms import build_transform
+
         dataset = build_dataset(cfg)
         if custom_tfm_train is not None:
             print("* Using custom transform for training")
@@ -147,6 +150,10 @@ class DatasetWrapper(Dataset):
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
+        import torchvision.transforms as T
+
+        from .transforms import INTERPOLATION_MODES
+
         self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
