@@ -1,6 +1,6 @@
 # Shared by all run scripts; sourced, never run. The command line of docs/protocols.md:
 #   DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
-#   environment: DATA, OUTPUT, SEEDS, ATTACK, TESTS, TARGETS, SOURCE_ONLY, PYTHON
+#   environment: DATA, OUTPUT, SEEDS, ATTACK, TESTS, TARGETS, SOURCE_ONLY, PYTHON, PROCESSES
 set -euo pipefail
 HERE=$PWD
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -51,7 +51,9 @@ run() { # ARGUMENTS of train.py: do one run, or note it
   if [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ]; then
     printf '%s\0' "$#" "$@" >>"$ADVPROMPT_DRY_RUN_JOBS"
   else
-    "$PYTHON" "${TRAIN[@]}" "$@"
+    local together=()
+    [ "${PROCESSES:-1}" = 1 ] || together=(-m torch.distributed.run --standalone --nproc_per_node "$PROCESSES")
+    "$PYTHON" ${together[@]+"${together[@]}"} "${TRAIN[@]}" "$@"
   fi
 }
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .errors import UserError
 
-TIMEOUT = 1800  # s without an answer before a process gives the others up; ADVPROMPT_TIMEOUT
+TIMEOUT = 7200  # s without an answer before a process gives the others up; ADVPROMPT_TIMEOUT
 TOLD = "advprompt/told"  # a counter: only the first process to fail says why
 _group: dict = {}  # rank, world, local and store, once joined
 
@@ -114,20 +114,21 @@ def processes():
     try:
         yield
     except (UserError, KeyboardInterrupt) as error:
-        if _first_to_tell():
+        if not _group:
             raise
-        time.sleep(1)  # torchrun ends the others as soon as one has: let it be told first
-        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
+        stopped = isinstance(error, KeyboardInterrupt)
+        if _first_to_tell():
+            print("interrupted" if stopped else f"error: {error}", file=sys.stderr, flush=True)
+        time.sleep(1)  # those who find the same mistake can still learn that it was told
+        raise SystemExit(130 if stopped else 2) from None
     leave()
 
 
 def _first_to_tell() -> bool:
-    if not _group:
-        return True
     try:
         return _group["store"].add(TOLD, 1) == 1
-    except RuntimeError:  # it went with the process that kept it, which has told
-        return False
+    except RuntimeError:  # it has gone with the process that kept it
+        return True
 
 
 def device(chosen: torch.device) -> torch.device:

@@ -349,7 +349,7 @@ def new_record(
         clean: ``n`` and ``correct``; may wait until the test while status is ``running``.
         attacks: one dict per test attack: its description, n, correct, seconds, checks, warnings.
         device: the torch device the run used; the record states it in words.
-        processes: how many of them shared the work; the seconds are of all together.
+        processes: how many of them shared the work.
 
     Raises:
         UserError: a field has a wrong type or range.
