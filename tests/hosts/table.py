@@ -28,7 +28,9 @@ def row(trip: dict) -> str:
             ours.setdefault(CLIPS["-".join(rest)], []).append(shown(name, first))
         else:
             besides.append(shown(name, name))
-    both = "; ".join(f"{clip}: {', '.join(names)}" for clip, names in ours.items())
+    if len(set(map(tuple, ours.values()))) == 1:  # the same on both
+        ours = {" and ".join(ours): next(iter(ours.values()))}
+    both = "; ".join(f"{', '.join(names)} ({clip})" for clip, names in ours.items())
     cells = [
         trip["host"], trip["commit"], trip["origins"]["version"], trip["road"], ", ".join(own),
         both, ", ".join(besides), "yes" if not trip["left"] else "no", f"{trip['seconds']:.0f}",
