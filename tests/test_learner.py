@@ -57,6 +57,16 @@ def test_position_of_the_name(clip, position, template):
         assert torch.equal(row[: end + 1], embed(clip, text, end + 1))
 
 
+def test_names_are_counted_as_in_coop_where_the_stop_changes_their_last_token(clip):
+    """CoOp takes as many tokens for the name as it has without the stop."""
+    encode = clip.tokenizer.encode
+    ids, count = encode("what?!."), len(encode("what?!"))
+    assert ids[:count] != encode("what?!") and len(ids) > count
+    learner = PromptLearner(["what?!"], clip, n_ctx=2, position="front")
+    row = [*clip.tokenizer.start, *ids[:count], 0, 0, *ids[count:], *clip.tokenizer.end]
+    assert torch.equal(learner.fixed[0, : len(row)], clip.embed_tokens(torch.tensor([row]))[0])
+
+
 @pytest.mark.parametrize(
     ("position", "csc", "shared"),
     [("end", False, 6), ("middle", False, 3), ("front", False, 1), ("end", True, 1)],

@@ -169,7 +169,7 @@ def prompt_layout(
             "front": ([], context),
         }[position]
         # the full stop stands last in every position, as in CoOp
-        split = _split(encode(spoken), ids) if after else len(ids)
+        split = len(encode(spoken)) if after else len(ids)
         row = [*tokenizer.start, *before, *ids[:split], *after, *ids[split:], *tokenizer.end]
         if len(row) > clip.context_length:
             raise UserError(
@@ -180,11 +180,6 @@ def prompt_layout(
     # a causal tower never looks past the end tokens; others see the padding too
     length = max(map(len, rows)) if clip.causal else clip.context_length
     return tokenizer.rows(rows, length)
-
-
-def _split(name: list[int], sentence: list[int]) -> int:
-    """Number of tokens of the name in front of the stop; all where the stop changes the name."""
-    return len(name) if sentence[: len(name)] == name else len(sentence)
 
 
 def _common_prefix(layout: torch.Tensor, csc: bool) -> int:
