@@ -318,6 +318,24 @@ def test_a_gpu_for_each_process(as_one_of, monkeypatch, capsys):
         distributed.device(gpu)
 
 
+def test_each_process_makes_its_own_images(build, as_one_of):
+    keys = {"INPUT__TRANSFORMS": "('random_resized_crop', 'random_flip')"}
+    loader = build("CoOp", DATALOADER__TRAIN_X__IN_MEMORY="yes", **keys).train_loader_x
+
+    def batches():
+        torch.manual_seed(3)
+        return [batch["img"] for batch in loader]
+
+    alone, parts = batches(), []
+    for rank in range(3):
+        as_one_of(rank, 3)
+        parts.append(batches())
+    for whole, *shares in zip(alone, *parts, strict=True):
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[rank::3], whole[rank::3]) and share.any((1, 2, 3)).sum() < 4
+        assert torch.equal(sum(shares), whole)  # the others' are black
+
+
 def test_data_parallel_is_refused(build, monkeypatch):
     whole = RobustTrainer.build_data_loader
 

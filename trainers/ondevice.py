@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from . import distributed
 from .errors import UserError
 from .images import DECODERS, load_image
 
@@ -68,7 +69,8 @@ class DeviceLoader:
 
     Draws the same images in the same order as ``loader`` would with the same random state; the
     augmentation has draws of its own. Each batch is a dict like Dassl's, with ``img``
-    (B, 3, H, W) in [0, 1], ``label`` and ``index`` as tensors on the device.
+    (B, 3, H, W) in [0, 1], ``label`` and ``index`` as tensors on the device. Of several processes,
+    each makes the images that are its share; the others are black.
 
     Args:
         loader: torch's loader over Dassl's ``DatasetWrapper``.
@@ -113,22 +115,29 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[dict]:
         torch.empty((), dtype=torch.int64).random_()  # a loader draws its workers' seed first
         for rows in self.loader.batch_sampler:
+            own = range(len(rows))[distributed.share(len(rows)).rows]
             chosen = [self.items[i] for i in rows]
             index = torch.tensor(rows, device=self.device)
             yield {
-                "img": torch.stack([self.augment(self.images[i]) for i in rows]),  # (B, 3, H, W)
+                "img": torch.stack(  # (B, 3, H, W)
+                    [self.augment(self.images[i], make=n in own) for n, i in enumerate(rows)]
+                ),
                 "label": self.labels[index],
                 "domain": torch.tensor([item.domain for item in chosen]),
                 "impath": [item.impath for item in chosen],
                 "index": index,
             }
 
-    def augment(self, image: Tensor) -> Tensor:
-        """Return (3, H, W) in [0, 1] from bytes (3, h, w), by draws of torch's CPU generator."""
+    def augment(self, image: Tensor, *, make: bool = True) -> Tensor:
+        """Return (3, H, W) in [0, 1] from bytes (3, h, w), by draws of torch's CPU generator.
+
+        Without ``make``, which is for images of another process, it draws and returns black.
+        """
         if self.crops:
             top, left, height, width = self.get_crop(image, self.scale, RATIO)
             image = image[:, top : top + height, left : left + width]
+        flipped = self.flips and torch.rand(1) < FLIPPED
+        if not make:
+            return torch.zeros(3, *self.size, device=self.device)
         image = self.resize(image.float() / 255, self.size, self.mode, antialias=True).clamp(0, 1)
-        if self.flips and torch.rand(1) < FLIPPED:
-            image = image.flip(-1)
-        return image
+        return image.flip(-1) if flipped else image
