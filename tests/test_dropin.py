@@ -227,7 +227,8 @@ SHAPES = {
     "crlf": (TOY / "train.py").read_bytes().replace(b"\n", b"\r\n"),
     "tabs": (TOY / "train.py").read_bytes().replace(b"    ", b"\t"),
     "no extend_cfg": b"import dassl\ncfg = get_cfg_default()\n",
-    "no newline": b"from __future__ import annotations\nimport dassl.engine\nextend_cfg(cfg)",
+    "no newline": b"from __future__ import annotations\nimport dassl.engine\n"
+    b"if __name__ == '__main__':\n    extend_cfg(cfg)",
     "latin": b"# -*- coding: latin-1 -*-\n# \xe9\nimport dassl\nextend_cfg(node)  # \xe9\n",
     "guarded": b"try:\n    import dassl\nexcept ImportError:\n    pass\nif 1:\n    extend_cfg(c)\n",
 }
@@ -334,6 +335,25 @@ def test_looking_runs_nothing_of_the_fork(fork, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_fork_whose_import_would_run_it_is_not_imported(fork, tmp_path, monkeypatch):
+    (fork / "train.py").write_text(f"import dassl\nopen({str(tmp_path / 'run')!r}, 'w')\n")
+    monkeypatch.setattr(host, "folder", lambda: fork)
+    with pytest.raises(trainers.UserError, match="importing it for the fork's data sets would run"):
+        host.join()
+    assert not (tmp_path / "run").exists()
+
+
+def test_interpreters_are_named_from_where_the_user_is(fork, call, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    assert call("--python", "bin/python")[0] == 0
+    code, _, err = call("--python", "bin/none")
+    assert code == 2 and f"'{tmp_path / 'bin/none'}' cannot be run" in err
+    code, _, err = call("--python", shutil.which("false"))
+    assert code == 2 and "is no Python that runs here (exit code 1)" in err
+
+
 def test_git_that_cannot_answer_is_no_clean_tree(fork, call):
     (fork / ".git/HEAD").unlink()
     code, out, err = call("--apply")
@@ -357,10 +377,11 @@ def test_file_names_of_any_bytes(fork, call):
     ("content", "sentence"),
     [
         (b"import torch\n", "does not import dassl at its top level"),
-        (b"import dassl\nprint(1)\n", "calls neither extend_cfg"),
+        (b"import dassl\nprint('__main__')\n", "calls neither extend_cfg"),
         (b"import dassl\ndef f(:\n", "cannot be parsed"),
-        (b"import advprompt, dassl\nextend_cfg(c)\n", "mentions advprompt already"),
-        (b"import dassl\nx = [\n1]; extend_cfg(c) if 0 else 1\n", "calls neither"),
+        (b"import dassl\nextend_cfg(c)\n", "importing it would run it"),
+        (b"import advprompt, dassl\nextend_cfg(c)  # __main__\n", "mentions advprompt already"),
+        (b"import dassl\nx = [\n1]; extend_cfg(c) if 0 else '__main__'\n", "calls neither"),
         (None, "it has no train.py"),
     ],
 )

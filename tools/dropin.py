@@ -341,6 +341,8 @@ def main(argv: list[str] | None = None) -> int:
         undo(path)
         return 0
     refuse_applied(path)
+    if os.sep in args.python:  # else it would be looked for in the fork's folder
+        args.python = os.path.abspath(os.path.expanduser(args.python))
     fork = Fork(path)
     fork.check()
     if args.apply:

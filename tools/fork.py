@@ -137,6 +137,11 @@ class Fork:
                 f"'{self.train}' does not import dassl at its top level, so this is no fork of "
                 "CoOp; write the two lines of docs/dropin.md where its configuration is made"
             )
+        if b"__main__" not in self.content:
+            raise UserError(
+                f"'{self.train}' has no 'if __name__ == \"__main__\":', so that importing it would "
+                "run it; put what it does below such a line"
+            )
         if b"advprompt" in self.content:
             raise UserError(
                 f"'{self.train}' mentions advprompt already; remove those lines, or keep to them"
@@ -270,6 +275,9 @@ class Fork:
             )
         except OSError as error:
             raise UserError(f"--python '{python}' cannot be run ({error.strerror})") from error
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise UserError(f"--python '{python}' is no Python that runs here ({why})")
         origin = done.stdout.strip()
         if not origin:
             return "not found; the stand-in that is copied along will serve"

@@ -67,6 +67,11 @@ def join():
     place = folder()
     if place is None:
         return None
+    if b"__main__" not in (place / "train.py").read_bytes():
+        raise UserError(
+            f"'{place / 'train.py'}' has no 'if __name__ == \"__main__\":', so that importing it "
+            "for the fork's data sets would run it; put what it does below such a line"
+        )
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
     try:
