@@ -394,9 +394,9 @@ def test_clips_of_open_clip(monkeypatch, tmp_path):
         lambda name, device: asked.append(name) or toy_clip(),
     )
     (tmp_path / "own.pt").write_bytes(b"")
-    load_surrogate("open_clip:RN50/yfcc15m", prompts=PROMPTS)
+    load_surrogate("open_clip:RN50-quickgelu/yfcc15m", prompts=PROMPTS)
     load_surrogate(f"open_clip:RN50?weights={tmp_path / 'own.pt'}", prompts=PROMPTS)
-    assert asked == ["open_clip:RN50/yfcc15m", f"file:{tmp_path / 'own.pt'}?arch=RN50"]
+    assert asked == ["open_clip:RN50-quickgelu/yfcc15m", f"file:{tmp_path / 'own.pt'}?arch=RN50"]
 
 
 # --- from a config to the record -----------------------------------------------------------------
