@@ -343,6 +343,13 @@ def test_a_fork_whose_import_would_run_it_is_not_imported(fork, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
+def test_an_installed_package_does_not_mix_with_a_forks_copy(fork, call, monkeypatch):
+    assert call("--apply")[0] == 0
+    monkeypatch.setattr(host, "folder", lambda: fork)
+    with pytest.raises(trainers.UserError, match="has a copy of advprompt of its own"):
+        host.join()
+
+
 def test_interpreters_are_named_from_where_the_user_is(fork, call, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").symlink_to(sys.executable)

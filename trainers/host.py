@@ -67,6 +67,12 @@ def join():
     place = folder()
     if place is None:
         return None
+    copied = place / "trainers" / "advprompt"
+    if (copied / "__init__.py").is_file() and copied.resolve() != Path(__file__).resolve().parent:
+        raise UserError(
+            f"'{place}' has a copy of advprompt of its own, and two do not mix; use its tools, such "
+            "as 'python -m trainers.advprompt.tools.train', or take it out with 'dropin --undo'"
+        )
     if b"__main__" not in (place / "train.py").read_bytes():
         raise UserError(
             f"'{place / 'train.py'}' has no 'if __name__ == \"__main__\":', so that importing it "
