@@ -70,8 +70,8 @@ def join():
     copied = place / "trainers" / "advprompt"
     if (copied / "__init__.py").is_file() and copied.resolve() != Path(__file__).resolve().parent:
         raise UserError(
-            f"'{place}' has a copy of advprompt of its own, and two do not mix; use its tools, such "
-            "as 'python -m trainers.advprompt.tools.train', or take it out with 'dropin --undo'"
+            f"'{place}' has a copy of advprompt of its own, and two do not mix; use the copy, by "
+            "'python -m trainers.advprompt.tools.train' and the like, or undo dropin"
         )
     if b"__main__" not in (place / "train.py").read_bytes():
         raise UserError(
