@@ -2,7 +2,7 @@
 
 ``ADVPROMPT_HOSTS`` names a folder of checkouts, each under its repository's name. Nothing in it is
 changed: a test works in a clone of its own. A run is the host's own ``train.py`` in a process of
-its own, started through ``runner.py``, which says what it puts in the way.
+its own, forked by ``runner.py``; ``shims/sitecustomize.py`` says what is put in its way.
 """
 
 from __future__ import annotations
