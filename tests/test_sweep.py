@@ -257,6 +257,10 @@ def test_settings_are_those_of_a_built_configuration(tmp_path):
         assert job.settings.agree(config)
         for key, value in {"SEED": 7, "OPTIM.LR": 2.0, "INPUT.SIZE": [32, 31]}.items():
             assert not job.settings.agree(config | {key: value}), key
+    for opts in ("INPUT.TRANSFORMS ['random_flip']", "DATASET.TRANSFORMS ['random_flip']"):
+        (job,) = described(tmp_path, f"--opts {opts}", "coop").jobs()
+        cfg = train.setup_cfg(train.parser().parse_args(job.words))
+        assert job.settings.agree(jobs_settings.records.flat_config(cfg)), opts
 
 
 def test_ten_thousand_runs_are_listed_with_one_look_at_each(tmp_path, monkeypatch, capsys):
@@ -428,6 +432,35 @@ def test_ctrl_c_stops_the_runs_and_a_restart_ends_them(tmp_path, fakes, number):
     assert [starts(folder) for folder in folders] == [2, 2]
 
 
+def test_a_run_that_cannot_be_ended_keeps_no_other_alive(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs_pool, "PATIENCE", 0.2)
+    asked = described(tmp_path, "--seeds 1 2 3", "coop")
+    pool, heard = Pool(asked.jobs(), Place(asked.output), Local(3), sweep.command), []
+
+    class Run:
+        def __init__(self, ends_at: str):
+            self.ends_at, self.code = ends_at, None
+
+        def poll(self):
+            return self.code
+
+        def stop(self, how="stop"):
+            heard.append((self.ends_at, how))
+            if heard == [("never", "stop")]:
+                raise KeyboardInterrupt  # a second Ctrl-C, while the first is being answered
+            self.code = 1 if how == self.ends_at else None
+
+        def kill(self):
+            self.stop("kill")
+
+    for entry, ends_at in zip(pool.entries.values(), ("never", "stop", "kill"), strict=True):
+        entry.state, entry.handle = "running", Run(ends_at)
+    pool.stop()
+    assert heard[1:4] == [("never", "kill"), ("stop", "kill"), ("kill", "kill")]
+    assert heard[-1] == ("stop", "kill") and len(heard) == 6
+    assert pool.counts() == {"waiting": 3}
+
+
 def test_after_a_kill_the_runs_that_go_on_are_waited_for(tmp_path, fakes, capsys, monkeypatch):
     monkeypatch.setattr(jobs_pool, "GLANCE", 0.05)
     fakes(seconds=1.5)
@@ -549,6 +582,7 @@ MISTAKES = """
 --opts OPTIM.LR | overrides come in pairs KEY VALUE, but 'OPTIM.LR' stands alone
 --opts OPTIM.LRR 1 | config key 'OPTIM.LRR' on the command line is unknown. Did you mean
 --opts DATASET.NUM_SHOTS 1 | --opts has DATASET.NUM_SHOTS, which the sweep sets; use --shots
+--opts ATTACK.THREAT linf1 | --opts has ATTACK.THREAT, which the sweep sets; use --attack-co
 --jobs 0 | --jobs is 0, expected 1 or more
 --gpus 0,x | --gpus is '0,x', expected all, none, or indices such as 0,1
 --retries -1 | --retries is -1, expected 0 or more

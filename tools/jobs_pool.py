@@ -271,19 +271,22 @@ class Pool:
     def stop(self) -> None:
         """Stop what runs: ask, wait a while, then end it."""
         running = [entry for entry in self.of("running") if entry.handle]
+        for how in ("stop", "kill", "kill"):
+            with contextlib.suppress(KeyboardInterrupt):  # who asks twice does not want to wait
+                _end([entry.handle for entry in running], how)
         for entry in running:
-            entry.handle.stop()
-        until = time.monotonic() + PATIENCE
-        for entry in running:
-            while entry.handle.poll() is None and time.monotonic() < until + PATIENCE:
-                try:
-                    if time.monotonic() > until:
-                        entry.handle.kill()
-                    time.sleep(0.05)
-                except KeyboardInterrupt:  # who asks twice does not want to wait
-                    until = time.monotonic()
             self.place.note("stopped", entry.job)
             entry.state, entry.slot, entry.handle = "waiting", "", None
+
+
+def _end(handles: Sequence[Handle], how: str) -> None:
+    """Stop or kill those that live, and wait a while for all of them."""
+    alive = [handle for handle in handles if handle.poll() is None]
+    for handle in alive:
+        getattr(handle, how)()
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and any(handle.poll() is None for handle in alive):
+        time.sleep(0.05)
 
 
 def _reason(code: int) -> str:

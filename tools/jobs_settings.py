@@ -33,9 +33,10 @@ class Settings:
 
     def asked(self) -> dict:
         """Return every setting they name, flat; what changes no figure is left out."""
-        flat = _merged(self.files) | dict(zip(self.opts[::2], self.opts[1::2], strict=True))
+        flat = dict(_merged(self.files))
         if _plain(flat.get("DATASET.TRANSFORMS")):  # stands in the trainer's place
             flat["INPUT.TRANSFORMS"] = flat["DATASET.TRANSFORMS"]
+        flat |= zip(self.opts[::2], self.opts[1::2], strict=True)  # the last word, as in train.py
         return {key: value for key, value in flat.items() if key not in runs.VOLATILE}
 
     def agree(self, config: Mapping) -> bool:

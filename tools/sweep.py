@@ -39,7 +39,7 @@ CORES_PER_JOB = 4  # on a CPU, where --jobs is not given
 OWN_KEYS = {  # what the sweep sets itself
     "SEED": "--seeds", "DATASET.NUM_SHOTS": "--shots", "DATASET.SUBSAMPLE_CLASSES": "--protocols",
     "TEST.PROTOCOL": "--protocols", "DATASET.NAME": "--datasets", "TRAINER.NAME": "--trainers",
-    "OUTPUT_DIR": "--output", "DATASET.ROOT": "--root",
+    "OUTPUT_DIR": "--output", "DATASET.ROOT": "--root", runs.THREAT: "--attack-config-file",
 }  # fmt: skip
 
 
