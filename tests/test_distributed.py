@@ -23,7 +23,8 @@ from trainers.evaluation import Evaluation, _Partial
 from trainers.records import read_record
 from trainers.robust_trainer import RobustTrainer
 
-OURS = {"processes", "seconds", "created", "config"}  # what may differ between two runs' records
+# what may differ between two runs' records
+OURS = {"processes", "seconds", "created", "config", "git_commit"}
 NOISE = ("seconds", "batch_logits")  # of an attack's entry
 
 
@@ -366,6 +367,39 @@ def test_trainers_of_a_fork_are_refused(as_one_of, monkeypatch):
     as_one_of(0, 2)
     with pytest.raises(UserError, match="trainer Theirs is the fork's own"):
         runs._check_processes("Theirs")
+
+
+def test_processes_of_different_runs_are_refused(build, as_one_of, monkeypatch, tmp_path):
+    from trainers import runs
+
+    trainer = build("CoOp")
+    distributed.check_same("numbers", lambda: pytest.fail("one process has nobody to ask"))
+    as_one_of(0, 2)
+    monkeypatch.setattr(distributed, "gather", lambda value: [value, value])
+    distributed.check_same("numbers", lambda: [1])
+    monkeypatch.setattr(distributed, "gather", lambda value: [value, "another"])
+    trainer.claimed = True
+    with pytest.raises(UserError, match="2 processes of this run have different training images"):
+        trainer.train()
+    with pytest.raises(UserError, match="different test images"):
+        trainer.test()
+    with pytest.raises(UserError, match="different settings"):
+        runs.start(trainer.cfg)
+
+
+@pytest.mark.parametrize("size", ["", "1", "many"])
+def test_a_size_of_the_world_alone_starts_nothing(monkeypatch, size):
+    monkeypatch.setattr(distributed, "_group", {})
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.delenv("RANK", raising=False)
+    distributed.join()
+    assert distributed.world() == 1
+
+
+def test_an_evaluation_of_before_there_were_processes_goes_on():
+    state = _Partial("key", [True, False])  # the images so far, and no word of the others
+    state.pad(4)
+    assert state.unknown() == [2, 3] and state.right == [True, False, None, None]
 
 
 def test_a_timeout_that_is_no_number_is_refused(monkeypatch):

@@ -13,6 +13,7 @@ In one process every function here returns at once and changes nothing.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -75,7 +76,7 @@ def join() -> None:
     Raises:
         UserError: the environment is not torchrun's, or the others did not come.
     """
-    if _group or int(os.environ.get("WORLD_SIZE", 1)) < 2 or "RANK" not in os.environ:
+    if _group or "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "") in ("", "0", "1"):
         return
     text = os.environ.get("ADVPROMPT_TIMEOUT", TIMEOUT)
     try:
@@ -246,6 +247,25 @@ def gather(value) -> list:
     with _exchange():
         dist.all_gather(found, padded)
     return [_decode(data[:size]) for data, size in zip(found, sizes, strict=True)]
+
+
+def check_same(what: str, make: Callable[[], object]) -> None:
+    """Refuse processes that would share the work of different runs.
+
+    Args:
+        what: the name of what ``make()`` gives (JSON-able), in the plural.
+
+    Raises:
+        UserError: it differs between the processes.
+    """
+    if world() == 1:
+        return
+    digest = hashlib.sha256(json.dumps(make(), sort_keys=True).encode()).hexdigest()
+    if len(set(gather(digest))) > 1:
+        raise UserError(
+            f"the {world()} processes of this run have different {what}; start all of them with "
+            "the same arguments, a --seed among them, and on the same data"
+        )
 
 
 def _encode(value) -> Tensor:

@@ -114,6 +114,7 @@ class Evaluation:
         self.probes, self.defence, self.eot, self.keep = probes, defence, eot, keep
         self.device = trainer.clip.device
         self.labels = torch.tensor([item.label for item in self.items], device=self.device)
+        distributed.check_same("test images", lambda: names_of(self.items))
         with torch.no_grad():
             self.texts = distributed.same(trainer.text_features())  # (K, D), unit length
         self.clean_right: torch.Tensor | None = None
@@ -230,6 +231,8 @@ class Evaluation:
         whole = (seen or self.defence is None) and len(self.texts) > 1
         if not (labelled and whole and able and self.probes and spec.eps and spec.steps):
             return {}, []
+        if not distributed.is_main():  # which writes the record
+            return {}, []
         chosen = sorted({able[i * len(able) // self.probes] for i in range(self.probes)})
         where, pixels = next(self.pixels(chosen, "probes", len(chosen)))
         model = self.attacked(self.bare, seen)
@@ -251,7 +254,7 @@ class Evaluation:
     @torch.no_grad()
     def _bank_logits(self, bank: Bank) -> torch.Tensor:
         parts = (self.logits_of(rows.to(self.device), self.texts) for rows in bank.blocks())
-        return torch.cat(list(parts))  # (N, K)
+        return distributed.same(torch.cat(list(parts)))  # (N, K)
 
     def _from_bank(self, spec: AttackSpec):
         """Score cached features: the attack saw no prompt, so all prompts share its images."""
@@ -384,6 +387,11 @@ class Evaluation:
         write_json(path, asdict(whole))
         for part in _parts(path):
             part.unlink()
+
+
+def names_of(items) -> list:
+    """Return what tells lists of images apart on machines whose folders differ."""
+    return [(Path(item.impath).name, item.label) for item in items]
 
 
 def _read(path: Path, key: str) -> _Partial | None:

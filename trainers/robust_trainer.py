@@ -15,7 +15,7 @@ from .attacks import compare, specs_from_cfg
 from .config import METHODS, check_cfg, extend_cfg
 from .defences import build_defence
 from .errors import UserError
-from .evaluation import Evaluation
+from .evaluation import Evaluation, names_of
 from .exports import read_start
 from .images import Preprocess
 from .io import atomic_write, sha256_file, tensors_digest, write_json
@@ -209,6 +209,7 @@ class RobustTrainer(TrainerX):
         self.load_init_weights()
         if not self.claim():
             return
+        distributed.check_same("training images", lambda: names_of(self.dm.dataset.train_x))
         if self.trainable:
             super().train()
         else:

@@ -222,12 +222,16 @@ def claim(cfg, **facts) -> None:
 
 def _identity(cfg, facts: dict) -> dict:
     """Return what makes a run: its settings, facts, and the content of what it starts from."""
-    settings = {k: v for k, v in flat_config(cfg).items() if k not in VOLATILE}
+    settings = _settings(cfg)
     settings["TRAINER.NAME"] = settings["TRAINER.NAME"].removeprefix(PREFIX)
     begin = settings.get("MODEL.INIT_WEIGHTS")
     if begin and not facts.get("eval_only"):
         settings["init_sha256"] = sha256_file(weights_file(begin))
     return settings | facts
+
+
+def _settings(cfg) -> dict:
+    return {k: v for k, v in flat_config(cfg).items() if k not in VOLATILE}
 
 
 def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False) -> None:
@@ -247,6 +251,7 @@ def start(cfg, *, eval_only=False, model_dir="", load_epoch=None, no_train=False
         set_random_seed(distributed.agree(lambda: random.randrange(2**32)))
     writable_dir(cfg.OUTPUT_DIR)
     tested = test_facts(eval_only, model_dir, load_epoch)
+    distributed.check_same("settings", lambda: _settings(cfg) | tested)
     if distributed.agree(lambda: _nothing_left(cfg, tested, model_dir)):
         return
     if distributed.is_main():
