@@ -545,6 +545,8 @@ def count_images(monkeypatch) -> Counter:
         monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
     trainer = robust_trainer.RobustTrainer
     monkeypatch.setattr(trainer, "test", during("test", trainer.test))
+    # one image tries the tower when it is loaded, whatever the run
+    monkeypatch.setattr(trainer, "load_clip", during("loading", trainer.load_clip))
     monkeypatch.setattr(advpt, "build_bank", during("bank", advpt.build_bank))
     return counted
 
