@@ -78,6 +78,7 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
     cfg = node()
     cfg.OUTPUT_DIR = str(tmp_path / "run")
     cfg.STEPS = 5
+    cfg.TRAINER = CfgNode({"NAME": "AdvPT"})
     assert runs.is_done(cfg) is False  # asking takes nothing
     cfg.STEPS = 3
     assert runs.is_done(cfg) is False
@@ -89,6 +90,8 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
     with pytest.raises(UserError, match="STEPS = 3, this one has 4"):
         runs.is_done(cfg)
     cfg.STEPS, cfg.LATER = 3, "a key of a later version"
+    assert runs.is_done(cfg) is False
+    cfg.TRAINER.NAME = "advprompt.AdvPT"  # its name where a fork has an AdvPT of its own
     assert runs.is_done(cfg) is False
     (tmp_path / "moved").mkdir()
     (tmp_path / "run" / "config.json").rename(tmp_path / "moved" / "config.json")
