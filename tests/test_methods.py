@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trainers.config import METHODS
+from trainers.errors import UserError
 from trainers.records import read_record
 
 D, LAYERS = 64, 2  # width and blocks of both toy towers
@@ -263,14 +264,15 @@ def test_fine_tuning_leaves_the_frozen_tower_alone(build):
 # --- the registry -------------------------------------------------------------------------------
 
 
-def test_a_forks_class_stays(monkeypatch):
+def test_two_trainers_of_one_name_are_refused():
+    """What a fork registers itself takes the name: tests/test_dropin.py."""
     from dassl.engine import TRAINER_REGISTRY
 
     from trainers.robust_trainer import RobustTrainer, register
 
     ours = TRAINER_REGISTRY.get("CoOp")
-    mine = type("CoOp", (RobustTrainer,), {})
-    assert register(mine) is mine
+    with pytest.raises(UserError, match="'CoOp' of .* has the name of one in .*baselines.coop"):
+        register(type("CoOp", (RobustTrainer,), {"__module__": "trainers.own.mine"}))
     assert TRAINER_REGISTRY.get("CoOp") is ours and METHODS["CoOp"] is ours
 
 

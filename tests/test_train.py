@@ -353,7 +353,7 @@ def test_random_vit_b32_checkpoint_trains_two_batches(arguments, run, tmp_path):
         ({"ATTACK__TEST__LIST": "[{'TARGET': 'embedding'}]"}, ["'embedding'", "embedding_kl"]),
         (
             {"ATTACK__TRAIN__OBJECTIVE": "ce", "ATTACK__TRAIN__TARGET": "end_to_end"},
-            ["ATTACK.TRAIN", "'ce'", "advpt16.yaml"],
+            ["ATTACK.TRAIN", "'ce'", "ATTACK.THREAT advpt16"],
         ),
         ({"TRAINER__ADVPT__PREC": "fp8"}, ["'fp8'", "fp32"]),
         ({"TRAINER__ADVPT__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
