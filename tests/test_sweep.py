@@ -389,6 +389,8 @@ def forked(call) -> int:
     pid = os.fork()
     if pid == 0:
         code = 99
+        # tests that run in the background of a shell have Ctrl-C ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             code = run_tool(lambda argv: call())
         finally:
