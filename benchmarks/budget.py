@@ -19,7 +19,7 @@ from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import jobs
-from .timing import seconds
+from .timing import peak_flops, seconds
 
 PETS, SHOTS, TEST_IMAGES, IMAGENET = 37, 16, 3669, 1000  # classes, shots, images, classes
 EPOCHS, BATCH = 100, 32
@@ -82,13 +82,6 @@ def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
     ]
 
 
-def peak_flops(device: str, clock, size: int) -> float:
-    """Return FLOP/s of a bfloat16 matrix product of ``size`` x ``size``, the best of five."""
-    a, b = (torch.rand(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = min(seconds(lambda: a @ b, clock) for _ in range(6))
-    return 2 * size**3 / best
-
-
 def table(backbone, device: str, *, name="ViT-B/16", rounds=5, batch=128, size=8192) -> list[dict]:
     """Measure all jobs.
 
@@ -99,7 +92,7 @@ def table(backbone, device: str, *, name="ViT-B/16", rounds=5, batch=128, size=8
     """
     clock = time.perf_counter
     clip, rows = backbone(name, device), []
-    speed = peak_flops(device, clock, size)
+    speed = peak_flops(device, clock, size, torch.bfloat16)
     for make in makers(clip, device, batch):
         job = make()
         job.unit()

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tools.cli import run_tool
 
 from . import budget, core, jobs, memory
-from .timing import paired, ratio, seconds
+from .timing import paired, peak_flops, ratio
 
 errors, io, machine, prompting = (
     importlib.import_module(f"{core.__name__}.{name}")
@@ -44,14 +44,6 @@ def backbone(name: str, device: str):
     loading = importlib.import_module(f"{core.__name__}.prompting.loading")
     state = model.state_dict()
     return loading.make_adapter(state, name=name, provider="open_clip").to(device)
-
-
-def peak_flops(device: str, clock) -> float:
-    """Return FLOP/s of a large float32 matrix product, the best of five."""
-    n = 4096 if device != "cpu" else 1024
-    a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
-    best = min(seconds(lambda: a @ b, clock) for _ in range(5))
-    return 2 * n**3 / best
 
 
 def measure(make, pairs: int, clock, peak: float) -> dict:
@@ -144,7 +136,8 @@ def main(argv: list[str] | None = None) -> int:
         raise errors.UserError(f"--jobs {bad[0]} is no row; there are rows 1 to {len(makers)}")
     options = ["--backbone", args.backbone, "--device", args.device]
     options += ["--classes", str(args.classes), *(["--quick"] if args.quick else [])]
-    peak, rows = peak_flops(args.device, clock), []
+    size = 1024 if args.device == "cpu" else 4096
+    peak, rows = peak_flops(args.device, clock, size), []
     for n in chosen:
         print(f"row {n} of {len(makers)} ...", file=sys.stderr, flush=True)
         row = measure(makers[n - 1], 3 if args.quick else args.pairs, clock, peak)

@@ -23,6 +23,12 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def peak_flops(device: str, clock: Callable[[], float], size: int, dtype=torch.float32) -> float:
+    """Return FLOP/s of a matrix product of ``size`` x ``size``, the best of five."""
+    a, b = (torch.rand(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / min(seconds(lambda: a @ b, clock) for _ in range(5))
+
+
 def paired(
     ways: Mapping[str, Callable[[], object]],
     *,
