@@ -180,7 +180,7 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
     def plainly():
         clip.model.visual.requires_grad_(True)
         try:
-            return plain.embedding_pgd(clip.encode_image, pixels, reference, start, spec)
+            return plain.embedding_pgd(clip.provider_image, pixels, reference, start, spec)
         finally:
             clip.model.visual.requires_grad_(False).zero_grad()
 
@@ -188,7 +188,7 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
         loss = attacks.objective_for(spec, clip.encode_image, reference=reference)
         x, y = (start.clone().requires_grad_() for _ in range(2))
         kl = F.kl_div(
-            clip.encode_image(y).log_softmax(dim=-1), reference.log_softmax(dim=-1),
+            clip.provider_image(y).log_softmax(dim=-1), reference.log_softmax(dim=-1),
             log_target=True, reduction="sum",
         )  # fmt: skip
         mine = torch.autograd.grad(loss(x).sum(), x)[0]

@@ -140,7 +140,8 @@ def test_composed_towers_equal_the_encoders(clip_package, provider):
     assert len(clip.image_blocks) == clip.vision_layers == 3
     for block in clip.image_blocks:
         tokens = block(tokens)
-    assert close(clip.pool_image(tokens), clip.encode_image(x))
+    assert close(clip.pool_image(tokens), clip.provider_image(x))
+    assert close(clip.encode_image(x), clip.provider_image(x))
 
     text = clip.add_positions(clip.embed_tokens(ids))
     assert text.shape == (3, clip.context_length, clip.text_width)
@@ -169,7 +170,8 @@ def test_other_open_clip_image_towers(vision):
     x = clip.patch_tokens(pixels())
     for block in clip.image_blocks:
         x = block(x)
-    assert close(clip.pool_image(x), clip.encode_image(pixels()))
+    assert close(clip.pool_image(x), clip.provider_image(pixels()))
+    assert close(clip.encode_image(pixels()), clip.provider_image(pixels()))
 
 
 def test_it_is_frozen_and_stays_in_evaluation_mode(clip):

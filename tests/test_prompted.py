@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_clip_adapter import random_state
 from test_text_tower import open_clip_adapter
+from torch.utils.flop_counter import FlopCounterMode
 from toy import toy_clip, toy_state_dict
 
 from trainers.errors import UserError
@@ -245,7 +246,9 @@ def test_the_prefix_is_computed_once_with_deep_prompts(clip, monkeypatch):
     seen = []
     original = tower._heads
     monkeypatch.setattr(
-        tower, "_heads", lambda block, x: seen.append(tuple(x.shape[:2])) or original(block, x)
+        tower,
+        "_heads",
+        lambda block, x, *first: seen.append(tuple(x.shape[:2])) or original(block, x, *first),
     )
     model = prompted(clip, EVERYTHING)
     model.text_features(class_chunk=2)
@@ -393,9 +396,9 @@ def test_nothing_learned_is_plain_clip(clip):
     assert not list(model.parameters()) and not model.state_dict()
     texts = [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]
     assert_same(model.text_features(), text_features(clip, texts))
-    assert_same(model.image_features(pixels()), clip.encode_image(pixels()))
-    assert_same(model.image_features(pixels(), blocks=True)[0], clip.encode_image(pixels()))
-    expected = 100 * F.normalize(clip.encode_image(pixels()), dim=-1) @ model.text_features().T
+    assert_same(model.image_features(pixels()), clip.provider_image(pixels()))
+    assert_same(model.image_features(pixels(), blocks=True)[0], clip.provider_image(pixels()))
+    expected = 100 * F.normalize(clip.provider_image(pixels()), dim=-1) @ model.text_features().T
     assert_same(model(pixels()), expected)
 
 
@@ -411,7 +414,7 @@ def test_zero_refiners_are_the_identity(clip, text):
         refiner_init="zero",
     )
     model = PromptedCLIP(clip, NAMES, spec)
-    assert_same(model.image_features(pixels()), clip.encode_image(pixels()))
+    assert_same(model.image_features(pixels()), clip.provider_image(pixels()))
     without = PromptedCLIP(clip, NAMES, replace(spec, refine_text=False, text_depth=1))
     if text:  # the same deep vectors without refiners
         deep = PromptedCLIP(clip, NAMES, replace(spec, refine_text=False))
@@ -420,7 +423,7 @@ def test_zero_refiners_are_the_identity(clip, text):
     else:
         assert_same(model.text_features(), without.text_features())
     default = PromptedCLIP(clip, NAMES, replace(spec, refiner_init="default"))
-    assert (default.image_features(pixels()) - clip.encode_image(pixels())).abs().max() > 1e-3
+    assert (default.image_features(pixels()) - clip.provider_image(pixels())).abs().max() > 1e-3
 
 
 def test_zero_refiners_learn():
@@ -516,11 +519,34 @@ def test_image_pooling_sees_no_prompts(pool):
     model.load_state_dict(random_state(model))
     clip = CLIPAdapter(model, tokens.from_open_clip(), name="other", sha256="")
     plain = PromptedCLIP(clip, NAMES, PromptSpec())
-    assert_same(plain.image_features(pixels(), blocks=True)[0], clip.encode_image(pixels()))
+    assert_same(plain.image_features(pixels(), blocks=True)[0], clip.provider_image(pixels()))
     with_prompts = prompted(clip, PromptSpec(vision=3))
     features, blocks = with_prompts.image_features(pixels(), blocks=True)
     assert_same(features, clip.pool_image(blocks[-1]))
-    assert (features - clip.encode_image(pixels())).abs().max() > 1e-3
+    assert_same(features, with_prompts.image_features(pixels()))
+    assert (features - clip.provider_image(pixels())).abs().max() > 1e-3
+
+
+def test_the_last_image_block_computes_only_what_is_pooled(clip):
+    """Features and gradients as with all tokens, for less work."""
+    model, work, found = prompted(clip, EVERYTHING), [], []
+    for blocks in (True, False):
+        x = pixels().requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            features = model.image_features(x, blocks=blocks)
+        features = features[0] if blocks else features
+        inputs = [x, *model.parameters()]
+        grads = torch.autograd.grad(features.square().sum(), inputs, allow_unused=True)
+        found.append([features, *(g for g in grads if g is not None)])
+        work.append(counter.get_total_flops())
+    assert len(found[0]) == len(found[1]) > 10
+    for whole, cut in zip(*found, strict=True):
+        assert_same(cut, whole)
+    share = work[1] / work[0]  # 1/4 of the blocks does without most of its 10/12
+    assert 0.75 < share < 0.9
+    tokens = clip.patch_tokens(pixels())
+    assert clip.pooling_blocks[-1](tokens).shape == (3, 1, clip.vision_width)
+    assert clip.image_blocks[-1](tokens).shape == tokens.shape
 
 
 # -- refusals -------------------------------------------------------------------------------------

@@ -116,7 +116,9 @@ def test_only_the_necessary_positions_are_computed(clip, monkeypatch):
     seen = []
     original = tower._heads
     monkeypatch.setattr(
-        tower, "_heads", lambda block, x: seen.append(tuple(x.shape[:2])) or original(block, x)
+        tower,
+        "_heads",
+        lambda block, x, *first: seen.append(tuple(x.shape[:2])) or original(block, x, *first),
     )
     learner = PromptLearner(NAMES, clip, n_ctx=5)
     text_features(clip, learner())

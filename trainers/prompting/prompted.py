@@ -198,14 +198,14 @@ class PromptedCLIP(nn.Module):
         native = tokens.shape[1]
         tokens = clip.norm_tokens(_append(tokens, vectors[0] if vectors else None))
         outputs = []
-        for layer, block in enumerate(clip.image_blocks):
+        for layer, block in enumerate(clip.image_blocks if blocks else clip.pooling_blocks):
             if 0 < layer < spec.vision_depth:
                 tokens = tokens[:, :native]
                 if str(layer) in self.vision_refiners:
                     with clip.autocast():
                         tokens = self.vision_refiners[str(layer)](tokens)
                 tokens = _append(tokens, vectors[layer] if vectors else None)
-            tokens = block(tokens)  # (B, N + M, d_v)
+            tokens = block(tokens)  # (B, N + M, d_v), at the end (B, 1, d_v) if [CLS] is pooled
             if blocks:
                 outputs.append(tokens[:, :native])
         features = clip.pool_image(tokens[:, :native])  # (B, D)

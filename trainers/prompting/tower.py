@@ -34,12 +34,23 @@ def is_causal(mask: torch.Tensor | None) -> bool:
     return bool((hidden == torch.ones_like(hidden).triu(1)).all())
 
 
-def _heads(block: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Queries, keys and values (H, B, N, d/H) of the normalised tokens (B, N, d)."""
-    attn = block.attn
-    qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)  # (B, N, 3d)
-    qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # (B, N, 3, H, d/H)
-    return qkv.permute(2, 3, 0, 1, 4).unbind(0)  # 3 x (H, B, N, d/H)
+def _heads(block: nn.Module, x: torch.Tensor, first: int | None = None) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values (H, B, N, d/H) of the normalised tokens (B, N, d).
+
+    With ``first`` there are queries (H, B, first, d/H) of the first tokens only.
+    """
+    attn, x = block.attn, block.ln_1(x)
+    weight, bias = attn.in_proj_weight, attn.in_proj_bias
+    if first is None:
+        qkv = F.linear(x, weight, bias)  # (B, N, 3d)
+        qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # (B, N, 3, H, d/H)
+        return qkv.permute(2, 3, 0, 1, 4).unbind(0)  # 3 x (H, B, N, d/H)
+    own, others = (slice(0, x.shape[-1]), slice(x.shape[-1], None))
+    q = F.linear(x[:, :first], weight[own], None if bias is None else bias[own])  # (B, first, d)
+    kv = F.linear(x, weight[others], None if bias is None else bias[others])  # (B, N, 2d)
+    q = q.unflatten(-1, (attn.num_heads, -1)).permute(2, 0, 1, 3)  # (H, B, first, d/H)
+    kv = kv.unflatten(-1, (2, attn.num_heads, -1))  # (B, N, 2, H, d/H)
+    return q, *kv.permute(2, 3, 0, 1, 4).unbind(0)  # and 2 x (H, B, N, d/H)
 
 
 def _finish(block: nn.Module, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
@@ -53,16 +64,19 @@ def _finish(block: nn.Module, x: torch.Tensor, mixed: torch.Tensor) -> torch.Ten
 
 
 def run_block(
-    block: nn.Module, x: torch.Tensor, *, causal: bool
+    block: nn.Module, x: torch.Tensor, *, causal: bool, first: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run a standard block on tokens (B, N, d) of any number.
 
+    Args:
+        first: how many of the new tokens are wanted, from the first; None is all.
+
     Returns:
-        the new tokens (B, N, d) and the keys and values (H, B, N, d/H) of the attention.
+        the new tokens (B, N or first, d) and the keys and values (H, B, N, d/H) of the attention.
     """
-    q, k, v = _heads(block, x)
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (H, B, N, d/H)
-    return _finish(block, x, mixed), k, v
+    q, k, v = _heads(block, x, first)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (H, B, N or first, d/H)
+    return _finish(block, x[:, :first], mixed), k, v
 
 
 def run_suffix(

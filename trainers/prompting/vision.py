@@ -52,6 +52,13 @@ class ClipViT:
         """The blocks as functions of tokens; ``run`` makes a function of one block."""
         return [run(block) for block in self.block_modules]
 
+    @property
+    def pools_first(self) -> bool:
+        """Whether pooling reads the first token, [CLS], and no other."""
+        visual = self.visual
+        whole = getattr(visual, "attn_pool", None) is not None
+        return not whole and getattr(visual, "pool_type", "tok") == "tok"
+
     def pool(self, tokens: torch.Tensor) -> torch.Tensor:
         """Native tokens (B, N, d_v) after the last block -> raw features (B, D)."""
         visual = self.visual
