@@ -168,3 +168,18 @@ def test_a_tower_with_an_extra_class_token_takes_no_prompts():
         PromptLearner(["cat"], clip, n_ctx=2)
     with pytest.raises(UserError, match="takes no learned prompts"):
         clip.embed_tokens(ids)
+
+
+def test_quick_gelu_equals_its_formula_in_value_and_gradient():
+    x = torch.cat([torch.linspace(-40, 40, 401), torch.tensor([0.0, 1e-20, -1e-20, 3e4, -3e4])])
+    x = x.double().requires_grad_()
+    expected = x * torch.sigmoid(1.702 * x)
+    found = tower._QuickGELU.apply(x)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(len(x), generator=torch.Generator().manual_seed(0)).double()
+    a, b = (torch.autograd.grad((weights * out).sum(), x)[0] for out in (found, expected))
+    torch.testing.assert_close(a, b)
+    assert torch.autograd.gradcheck(tower._QuickGELU.apply, (x[150:250].detach().requires_grad_(),))
+    low = tower._QuickGELU.apply(x.detach().bfloat16())
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.double(), expected.detach(), rtol=0.03, atol=0.02)
