@@ -26,6 +26,13 @@ elsewhere() { # the papers' four methods on other classes and other looks than t
       bash scripts/all.sh shapes 16 tiny "${common[@]}"
   done
 }
+ablations() { # one setting over its values, on EuroSAT with tiny
+  bash scripts/advpt/ablate_vectors.sh eurosat 16 tiny "${common[@]}"
+  local script
+  for script in apd/ablate_teacher capt/ablate_alpha naptuning/ablate_depth; do
+    bash scripts/$script.sh eurosat 16 tiny "${common[@]}" OPTIM.MAX_EPOCH 20
+  done
+}
 show() { # FOLDER ... -- ARGUMENTS: report what is there, by its path as seen from the repository
   local found=()
   while [ "$1" != -- ]; do [ ! -d "$1" ] || found+=("${1#"$REPO/"}"); shift; done
@@ -46,6 +53,12 @@ for seed in $SEEDS; do
   novel shapes
   novel eurosat OPTIM.MAX_EPOCH 20
   elsewhere
+  ablations
+  for name in advpt_vectors apd_teacher capt_alpha naptuning_depth; do
+    write $name "$OUTPUT/ablations/$name/eurosat"
+    curve=$OUTPUT/ablations/$name/eurosat/curve.png
+    [ ! -e "$curve" ] || install -D -m 644 "$curve" "$(dirname "$PAGE")/images/$name.png"
+  done
   for name in shapes eurosat; do
     write $name "$OUTPUT/$name" "$OUTPUT/${name}_"*
     write parts-$name "$OUTPUT/ablations/naptuning_parts/$name"
