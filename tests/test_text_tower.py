@@ -97,7 +97,7 @@ def test_text_features_are_normalised_and_take_texts(clip):
 
 
 def test_class_chunks_bound_the_memory_for_gradients(clip):
-    names = [f"{a} {b}" for a in ("red", "green", "blue") for b in NAMES]
+    names = [f"{a} {b}" for a in ("red", "green", "blue", "grey", "pink") for b in NAMES]
     learner = PromptLearner(names, clip, n_ctx=4)
 
     def kept(class_chunk):
@@ -183,3 +183,22 @@ def test_quick_gelu_equals_its_formula_in_value_and_gradient():
     low = tower._QuickGELU.apply(x.detach().bfloat16())
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.double(), expected.detach(), rtol=0.03, atol=0.02)
+
+
+def test_the_last_block_asks_only_where_it_is_read(clip):
+    """One position of each suffix as if all had been computed, in value and in gradient."""
+    block = clip.model.transformer.resblocks[-1]
+    generator = torch.Generator().manual_seed(0)
+    prefix, suffix = (torch.randn(n, 5, 64, generator=generator) for n in (1, 3))
+    _, keys, values = tower.run_block(block, prefix, causal=True)
+    at, found = torch.tensor([4, 0, 2]), []
+    for asked in (None, at):
+        x = suffix.clone().requires_grad_()
+        out = tower.run_suffix(block, x, keys, values, asked)
+        out = out[torch.arange(3), at] if asked is None else out[:, 0]
+        assert out.shape == (3, 64)
+        found.append((out, torch.autograd.grad(out.square().sum(), x)[0]))
+    for whole, one in zip(*found, strict=True):
+        torch.testing.assert_close(one, whole, rtol=1e-4, atol=1e-5)
+    assert found[1][1][0].abs().sum(dim=-1).min() > 0  # all that comes before takes part
+    assert found[1][1][1, 1:].abs().max() == 0  # and nothing that comes after

@@ -415,8 +415,10 @@ class CLIPAdapter(nn.Module):
                         x = between(layer, x, rows, shared)
                     if past is None:
                         x = self._block(block, self._causal_mask)(x)
-                    else:
+                    elif layer < len(past) - 1:
                         x = tower.run_suffix(block, x, *past[layer])
+                    else:  # of the last block nothing but the end tokens is read
+                        x, ends = tower.run_suffix(block, x, *past[layer], ends), ends * 0
                 return self.pool_text(x, ends)
 
         if not class_chunk or class_chunk >= len(suffix):

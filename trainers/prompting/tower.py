@@ -65,21 +65,23 @@ def is_causal(mask: torch.Tensor | None) -> bool:
     return bool((hidden == torch.ones_like(hidden).triu(1)).all())
 
 
-def _heads(block: nn.Module, x: torch.Tensor, first: int | None = None) -> tuple[torch.Tensor, ...]:
+def _heads(
+    block: nn.Module, x: torch.Tensor, asked: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
     """Queries, keys and values (H, B, N, d/H) of the normalised tokens (B, N, d).
 
-    With ``first`` there are queries (H, B, first, d/H) of the first tokens only.
+    With ``asked`` (B, A, d), some of the tokens, there are queries (H, B, A, d/H) of those only.
     """
     attn, x = block.attn, block.ln_1(x)
     weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    if first is None:
+    if asked is None:
         qkv = F.linear(x, weight, bias)  # (B, N, 3d)
         qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # (B, N, 3, H, d/H)
         return qkv.permute(2, 3, 0, 1, 4).unbind(0)  # 3 x (H, B, N, d/H)
     own, others = (slice(0, x.shape[-1]), slice(x.shape[-1], None))
-    q = F.linear(x[:, :first], weight[own], None if bias is None else bias[own])  # (B, first, d)
+    q = F.linear(block.ln_1(asked), weight[own], None if bias is None else bias[own])  # (B, A, d)
     kv = F.linear(x, weight[others], None if bias is None else bias[others])  # (B, N, 2d)
-    q = q.unflatten(-1, (attn.num_heads, -1)).permute(2, 0, 1, 3)  # (H, B, first, d/H)
+    q = q.unflatten(-1, (attn.num_heads, -1)).permute(2, 0, 1, 3)  # (H, B, A, d/H)
     kv = kv.unflatten(-1, (2, attn.num_heads, -1))  # (B, N, 2, H, d/H)
     return q, *kv.permute(2, 3, 0, 1, 4).unbind(0)  # and 2 x (H, B, N, d/H)
 
@@ -105,30 +107,46 @@ def run_block(
     Returns:
         the new tokens (B, N or first, d) and the keys and values (H, B, N, d/H) of the attention.
     """
-    q, k, v = _heads(block, x, first)
+    asked = None if first is None else x[:, :first]  # (B, first, d)
+    q, k, v = _heads(block, x, asked)
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (H, B, N or first, d/H)
-    return _finish(block, x[:, :first], mixed), k, v
+    return _finish(block, x if asked is None else asked, mixed), k, v
 
 
 def run_suffix(
-    block: nn.Module, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    block: nn.Module,
+    x: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    at: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Run a causal standard block on suffixes (C, M, d) that follow one shared prefix.
 
     ``keys`` and ``values`` (H, 1, S, d/H) of the prefix are used in place by all C classes: the
     scores against them are one matrix product per head, so nothing is copied per class.
+
+    Args:
+        at: (C,) the one position of each suffix that is wanted; None is all.
+
+    Returns:
+        the new tokens (C, M, d), with ``at`` (C, 1, d).
     """
-    q, k, v = _heads(block, x)  # (H, C, M, d/H)
+    places = torch.arange(x.shape[1], device=x.device)  # (M,)
+    asked, asking = None, places[:, None]
+    if at is not None:
+        at = at.to(x.device)
+        asked = x[torch.arange(len(x), device=x.device), at].unsqueeze(1)  # (C, 1, d)
+        asking = at[:, None, None]  # (C, 1, 1)
+    q, k, v = _heads(block, x, asked)  # q (H, C, A, d/H), k and v (H, C, M, d/H)
     n_heads, n_class, length, width = q.shape
     shared = keys.shape[2]
     q = q * width**-0.5
-    flat = q.reshape(n_heads, n_class * length, width)  # (H, C*M, d/H)
-    past = flat @ keys[:, 0].transpose(1, 2)  # (H, C*M, S)
-    own = q @ k.transpose(2, 3)  # (H, C, M, M)
-    later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-    own = own.masked_fill(later, float("-inf"))
+    flat = q.reshape(n_heads, n_class * length, width)  # (H, C*A, d/H)
+    past = flat @ keys[:, 0].transpose(1, 2)  # (H, C*A, S)
+    own = q @ k.transpose(2, 3)  # (H, C, A, M)
+    own = own.masked_fill(places > asking, float("-inf"))  # what comes later is hidden
     scores = torch.cat([past.view(n_heads, n_class, length, shared), own], dim=-1)
-    weights = scores.softmax(dim=-1).to(v.dtype)  # (H, C, M, S + M)
+    weights = scores.softmax(dim=-1).to(v.dtype)  # (H, C, A, S + M)
     past = weights[..., :shared].reshape(n_heads, n_class * length, shared)
     mixed = (past @ values[:, 0]).view(n_heads, n_class, length, width)
-    return _finish(block, x, mixed + weights[..., shared:] @ v)
+    return _finish(block, x if asked is None else asked, mixed + weights[..., shared:] @ v)
