@@ -162,6 +162,17 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
     assert "Caltech101" in gap and "EuroSAT" not in gap
 
 
+def test_a_source_without_its_targets_has_no_average():
+    """As when a report is asked for of the source's folder alone."""
+    (join,), _ = build_joins(listed([across("ImageNet"), across("ImageNet", seed=2)]))
+    sheet = layouts.join_sheet(join)
+    assert sheet.title == "ImageNet without a target, cross-dataset, tiny"
+    assert [(c.group, c.name) for c in sheet.blocks[0].columns[3:]] == [
+        ("source", "ImageNet"), ("", "seeds n"),
+    ]  # fmt: skip
+    assert [len(row) for row in shown(sheet)] == [2]
+
+
 def test_a_target_that_would_be_augmented_otherwise_is_the_same_model():
     made = [across("ImageNet", config=FLIPS), across("Shapes", config=SHIFTS)]
     (join,), _ = build_joins(listed(made))

@@ -148,7 +148,7 @@ def _by_figure(join: Join) -> list[Block]:
         *MODEL,
         *(Column(SHORT.get(name, name).lstrip("-"), "source") for name in source),
         *(Column(_short(name, join), "target") for name in join.targets),
-        Column("average", "target"),
+        *([Column("average", "target")] if join.targets else []),
         Column("seeds n"),
     ]
     blocks = []
@@ -156,7 +156,8 @@ def _by_figure(join: Join) -> list[Block]:
         rows = [
             model_cells(joined.row)
             + [_of_part(joined, part, signature) for part in join.tables]
-            + [cell(joined.averages(join.targets, signature)), joined.seeds]
+            + ([cell(joined.averages(join.targets, signature))] if join.targets else [])
+            + [joined.seeds]
             for joined in join.rows
         ]
         blocks.append(Block(columns, rows, heading=name))
@@ -177,6 +178,8 @@ def join_title(join: Join) -> str:
             f"{first['dataset']}, {protocol}, {' and '.join(counts)} classes, {first['backbone']}"
         )
     count = len(join.targets)
+    if not count:  # only the source's folder was given
+        return f"{join.source} without a target, {protocol}, {first['backbone']}"
     what = "data set" if join.protocol == CROSS else "shifted data set"
     targets = f"{count} {what}{'' if count == 1 else 's'}"
     start = f"{join.source} to {targets}" if join.source else targets
