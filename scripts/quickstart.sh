@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From a fresh clone to a table and a picture: bash scripts/quickstart.sh
 # Sets up, then runs the main job on the built-in data with the built-in model (2 CPU cores):
-# zero-shot CLIP and AdvPT, 16 shots, one seed, 640 test images. Results go to output/quickstart (or $OUTPUT).
+# zero-shot CLIP and AdvPT, 16 shots, one seed, 640 test images.
+# Results go to output/quickstart (or $OUTPUT).
 set -euo pipefail
 case ${OUTPUT:-/} in /*) ;; *) OUTPUT=$PWD/$OUTPUT ;; esac # relative to where it was called
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

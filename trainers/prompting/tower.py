@@ -78,9 +78,10 @@ def _heads(
         qkv = F.linear(x, weight, bias)  # (B, N, 3d)
         qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # (B, N, 3, H, d/H)
         return qkv.permute(2, 3, 0, 1, 4).unbind(0)  # 3 x (H, B, N, d/H)
-    own, others = (slice(0, x.shape[-1]), slice(x.shape[-1], None))
-    q = F.linear(block.ln_1(asked), weight[own], None if bias is None else bias[own])  # (B, A, d)
-    kv = F.linear(x, weight[others], None if bias is None else bias[others])  # (B, N, 2d)
+    width = x.shape[-1]
+    q_bias, kv_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+    q = F.linear(block.ln_1(asked), weight[:width], q_bias)  # (B, A, d)
+    kv = F.linear(x, weight[width:], kv_bias)  # (B, N, 2d)
     q = q.unflatten(-1, (attn.num_heads, -1)).permute(2, 0, 1, 3)  # (H, B, A, d/H)
     kv = kv.unflatten(-1, (2, attn.num_heads, -1))  # (B, N, 2, H, d/H)
     return q, *kv.permute(2, 3, 0, 1, 4).unbind(0)  # and 2 x (H, B, N, d/H)
