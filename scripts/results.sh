@@ -26,11 +26,13 @@ elsewhere() { # the papers' four methods on other classes and other looks than t
       bash scripts/all.sh shapes 16 tiny "${common[@]}"
   done
 }
+settings="advpt/vectors apd/teacher capt/alpha naptuning/depth"
 ablations() { # one setting over its values, on EuroSAT with tiny
-  bash scripts/advpt/ablate_vectors.sh eurosat 16 tiny "${common[@]}"
-  local script
-  for script in apd/ablate_teacher capt/ablate_alpha naptuning/ablate_depth; do
-    bash scripts/$script.sh eurosat 16 tiny "${common[@]}" OPTIM.MAX_EPOCH 20
+  local setting epochs
+  for setting in $settings; do
+    epochs=(OPTIM.MAX_EPOCH 20)
+    [ "${setting%/*}" != advpt ] || epochs=() # it tunes on a bank
+    bash "scripts/${setting/\//\/ablate_}.sh" eurosat 16 tiny "${common[@]}" ${epochs[@]+"${epochs[@]}"}
   done
 }
 show() { # FOLDER ... -- ARGUMENTS: report what is there, by its path as seen from the repository
@@ -54,10 +56,12 @@ for seed in $SEEDS; do
   novel eurosat OPTIM.MAX_EPOCH 20
   elsewhere
   ablations
-  for name in advpt_vectors apd_teacher capt_alpha naptuning_depth; do
+  for setting in $settings; do
+    name=${setting/\//_}
     write $name "$OUTPUT/ablations/$name/eurosat"
     curve=$OUTPUT/ablations/$name/eurosat/curve.png
-    [ ! -e "$curve" ] || install -D -m 644 "$curve" "$(dirname "$PAGE")/images/$name.png"
+    [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || [ ! -e "$curve" ] ||
+      install -D -m 644 "$curve" "$(dirname "$PAGE")/images/$name.png"
   done
   for name in shapes eurosat; do
     write $name "$OUTPUT/$name" "$OUTPUT/${name}_"*
