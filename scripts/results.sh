@@ -26,13 +26,17 @@ elsewhere() { # the papers' four methods on other classes and other looks than t
       bash scripts/all.sh shapes 16 tiny "${common[@]}"
   done
 }
-settings="advpt/vectors apd/teacher capt/alpha naptuning/depth"
-ablations() { # one setting over its values, on EuroSAT with tiny
-  local setting epochs
+settings="advpt/vectors apd/teacher capt/alpha capt/terms naptuning/depth"
+ablations() { # one setting over its values, on EuroSAT
+  local setting backbone epochs
   for setting in $settings; do
     epochs=(OPTIM.MAX_EPOCH 20)
-    [ "${setting%/*}" != advpt ] || epochs=() # it tunes on a bank
-    bash "scripts/${setting/\//\/ablate_}.sh" eurosat 16 tiny "${common[@]}" ${epochs[@]+"${epochs[@]}"}
+    backbone=tiny
+    case ${setting%/*} in
+      advpt) epochs=() ;;                 # it tunes on a bank
+      capt | apd) backbone=tiny_robust ;; # prompts alone do nothing on tiny
+    esac
+    bash "scripts/${setting/\//\/ablate_}.sh" eurosat 16 $backbone "${common[@]}" ${epochs[@]+"${epochs[@]}"}
   done
 }
 show() { # FOLDER ... -- ARGUMENTS: report what is there, by its path as seen from the repository
