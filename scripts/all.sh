@@ -2,9 +2,11 @@
 # Every trainer under one threat model: bash scripts/all.sh DATASET SHOTS [CFG] [KEY VALUE ...]
 #   bash scripts/all.sh shapes 16 tiny
 # Finished runs are skipped, cut ones go on; --dry-run only says what there is to do.
-# METHODS chooses some: METHODS="zsclip apd". PROTOCOL chooses the scripts: main, base2new, xd or dg.
+# METHODS chooses some: METHODS="zsclip apd"; else those without a config CFG are left out.
+# PROTOCOL chooses the scripts: main, base2new, xd or dg.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ $# -ge 2 ] || fail "usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"
+chosen=${METHODS:-}
 METHODS=${METHODS:-zsclip advpt coop maple advcoop advvpt advmaple advivlp fap tecoa tecoa_finetune capt apd naptuning}
 words=("$1" "$2"); shift 2
 cfg=$(config_for "${1:-}")
@@ -22,6 +24,11 @@ for method in $METHODS; do
   fi
   with=$cfg
   if [ "$method" = tecoa_finetune ]; then method=tecoa with=${cfg}_finetune; fi
+  trainer=$(ls "$CONFIGS/trainers" | grep -ix "$method") || true # zsclip's is called otherwise
+  if [ -z "$chosen" ] && [ -n "$trainer" ] && [ ! -f "$CONFIGS/trainers/$trainer/$with.yaml" ]; then
+    echo "note: $trainer has no config '$with' and is left out"
+    continue
+  fi
   attempt "$method" bash "$SCRIPTS/$method/${PROTOCOL:-main}.sh" "${words[@]}" "$with" \
     ${own[@]+"${own[@]}"} "$@"
 done

@@ -154,6 +154,8 @@ SAME = [
     ("all.sh eurosat 4 tiny", "all", "--datasets eurosat --attack-config-file common", {}),
     ("all.sh dtd 2 vit_b16 OPTIM.LR 1", "all",
      "--datasets dtd --shots 2 --attack-config-file nap4 --opts OPTIM.LR 1", {"ATTACK": "nap4"}),
+    ("all.sh pets 4 vit_b32_tecoa", "all",  # which TeCoA has not
+     "--datasets pets --attack-config-file common", {}),
     ("all.sh shapes 4 tiny", "all", "--protocols xd --attack-config-file common",
      {"PROTOCOL": "xd"}),
 ]  # fmt: skip

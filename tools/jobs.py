@@ -126,6 +126,8 @@ class Sweep:
         ):
             backbone, attack, dataset, protocol, (trainer, ending) = rest
             config = backbone + ending
+            if not (self.configs / f"trainers/{trainer}/{config}.yaml").is_file():
+                continue  # of all trainers, one that has none for this backbone
             zero = trainer == ZERO_SHOT
             if zero and seed != self.seeds[0]:  # nothing is drawn: one seed says all
                 continue

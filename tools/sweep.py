@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from . import core, report, robustness
 from .cli import run_tool
-from .jobs import COMMON, METHODS, PROTOCOLS, SHORT, TARGETS, Job, Sweep
+from .jobs import COMMON, METHODS, PROTOCOLS, SHORT, TARGETS, ZERO_SHOT, Job, Sweep
 from .jobs_pool import Local, Pool, cores, failures
 from .jobs_slurm import Slurm
 from .jobs_state import Place, state_of
@@ -101,10 +101,15 @@ def plan(args: argparse.Namespace) -> Sweep:
                 )
     methods = _methods(args.trainers)
     backbones = args.config_file or [_default_backbone()]
+    everyone = "all" in map(str.lower, args.trainers)
+    widest = {path.stem for path in folder.glob(f"trainers/{ZERO_SHOT}/*.yaml")}
     for trainer, ending in methods:
         there = {path.stem for path in folder.glob(f"trainers/{trainer}/*.yaml")}
         for name in backbones:
-            _known(f"config of {trainer}", f"{name}{ending}", there, "--config-file")
+            if everyone and name in widest and f"{name}{ending}" not in there:
+                print(f"note: {trainer} has no config '{name}{ending}' and is left out")
+            else:
+                _known(f"config of {trainer}", f"{name}{ending}", there, "--config-file")
     seeds = [_integer(word, "--seeds", 0) for word in args.seeds]
     shots = [-1 if word == "all" else _integer(word, "--shots", 1) for word in args.shots]
     if args.retries < 0:
