@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
+from typing import ClassVar
 
 import pytest
 import torch
@@ -34,17 +37,35 @@ def test_the_attack_leaves_no_gradients_in_the_prompts(build, name):
     assert trainer.model.training
 
 
-def test_one_step_costs_what_it_must(build, monkeypatch):
-    trainer = build("AdvIVLP", ATTACK__TRAIN__STEPS=3)
+@pytest.mark.parametrize(
+    ("name", "texts", "others"),  # others: passes of clean images
+    [("AdvIVLP", 1, []), ("AdvMaPLe", 1, []), ("AdvCoOp", 1, []),
+     ("NAPTuning", 1, ["prompted"]), ("FAP", 1, ["prompted"]),
+     ("CAPT", 1, ["prompted", "frozen"]), ("APD", 2, ["teacher"])],
+)  # fmt: skip
+def test_one_step_costs_what_it_must(build, monkeypatch, name, texts, others):
+    trainer = build(name, ATTACK__TRAIN__STEPS=3)
     calls = []
-    for name in ("image_features", "text_features"):
-        method = getattr(PromptedCLIP, name)
-        monkeypatch.setattr(
-            PromptedCLIP, name,
-            lambda *a, _m=method, _n=name, **k: (calls.append(_n), _m(*a, **k))[1],
-        )  # fmt: skip
+
+    def count(owner, method, label):
+        original = getattr(owner, method)
+
+        def counted(*args, **options):
+            calls.append(label(args[0]))
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, method, counted)
+
+    count(PromptedCLIP, "text_features", lambda model: "texts")
+    count(
+        PromptedCLIP, "image_features",
+        lambda model: "teacher" if model is getattr(trainer, "teacher", None) else "prompted",
+    )  # fmt: skip
+    if name == "CAPT":
+        count(trainer.clip, "encode_image", lambda pixels: "frozen")
+        trainer.handmade  # noqa: B018  (once per run, not per step)
     trainer.forward_backward(next(iter(trainer.train_loader_x)))
-    assert calls == ["text_features"] + ["image_features"] * (3 + 1)
+    assert sorted(calls) == sorted(["texts"] * texts + ["prompted"] * (3 + 1) + others)
 
 
 @pytest.mark.parametrize("attack", ["fp32", "bf16"])
@@ -72,6 +93,29 @@ def test_bf16_keeps_attack_and_gradients(build, name, attack):
     for name, grad in exact.items():
         cosine = torch.cosine_similarity(grad.flatten(), grads[name].flatten(), dim=0)
         assert grads[name].dtype == torch.float32 and cosine > 0.8, name
+
+
+@pytest.mark.parametrize("name", ["AdvIVLP", "APD"])
+def test_scaled_float16_keeps_attack_and_step(build, name):
+    """What amp does on a GPU, with the scaler that PyTorch has for a CPU."""
+
+    def step(half):
+        trainer = build(name, OPTIM__WARMUP_EPOCH=-1, OPTIM__LR=1.0, ATTACK__TRAIN__STEPS=1)
+        if half:
+            trainer.cfg.defrost()
+            trainer.cfg.TRAINER.ADVERSARIAL.PREC = "amp"
+            trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        before = [p.detach().clone() for p in trainer.trained.parameters()]
+        summary = trainer.forward_backward(next(iter(trainer.train_loader_x)))
+        after = trainer.trained.parameters()
+        return summary, [(p - q).detach() for p, q in zip(after, before, strict=True)]
+
+    summary, moved = step(half=True)
+    exact_summary, exact = step(half=False)
+    assert summary["loss"] == pytest.approx(exact_summary["loss"], rel=0.05)
+    for ours, wanted in zip(moved, exact, strict=True):
+        assert ours.dtype == torch.float32 and float(wanted.abs().max()) > 0
+        assert torch.cosine_similarity(ours.flatten(), wanted.flatten(), dim=0) > 0.8
 
 
 def test_bf16_runs_attack_every_batch(white_box, run, tmp_path, monkeypatch):
@@ -125,9 +169,17 @@ def test_accumulated_batches_equal_one_large_batch(white_box, run, tmp_path):
         torch.testing.assert_close(small[name], large[name], atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["AdvIVLP", "APD"])
-def test_resuming_equals_not_stopping(white_box, run, tmp_path, monkeypatch, name):
-    keys = {"OPTIM__MAX_EPOCH": 4}
+ADAM = {"OPTIM__NAME": "adamw", "OPTIM__LR": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("AdvIVLP", {}), ("APD", {}), ("NAPTuning", ADAM),
+     ("TeCoA", ADAM | {"TRAINER__TECOA__VARIANT": "finetune"}),
+     ("CAPT", {"TRAINER__ADVERSARIAL__ACCUMULATE": 2})],
+)  # fmt: skip
+def test_resuming_equals_not_stopping(white_box, run, tmp_path, monkeypatch, name, keys):
+    keys = {"OPTIM__MAX_EPOCH": 4} | keys
     assert run(white_box(name, out="whole", **keys))[0] == 0
     step = AdversarialTrainer.forward_backward
 
@@ -205,7 +257,6 @@ def test_the_collapse_alarm_in_a_run(white_box, run, monkeypatch):
         return features[:1].expand_as(features)
 
     monkeypatch.setattr(PromptedCLIP, "text_features", all_the_same)
-    keys |= {"TRAINER__CAPT__ALPHA": "const", "TRAINER__CAPT__ALPHA_CONST": "0.0"}
     code, out, err = run(white_box("CAPT", out="collapsed", **keys))
     assert code == 0, err
     (line,) = [x for x in out.splitlines() if "may have collapsed" in x]  # once, after warm-up
@@ -228,6 +279,9 @@ def test_depth_beyond_the_towers_is_cut_and_said(white_box, run, tmp_path):
         ({"TRAINER__ADVERSARIAL__ACCUMULATE": 0}, ["ACCUMULATE", "0"]),
         ({"TRAINER__ADVIVLP__AT_LOSS": "most"}, ["AT_LOSS", "'most'", "half"]),
         ({"TRAINER__ADVIVLP__PROMPT_DEPTH": 0}, ["PROMPT_DEPTH", "0"]),
+        ({"TRAINER__ADVIVLP__N_CTX": 0}, ["TRAINER.ADVIVLP.N_CTX", "at least 1"]),
+        ({"ATTACK__TRAIN__EPS": 0}, ["ATTACK.TRAIN", "EPS 0", "CoOp"]),
+        ({"ATTACK__TRAIN__STEPS": 0, "ATTACK__TRAIN__START": "zero"}, ["STEPS 0", "START zero"]),
     ],
 )  # fmt: skip
 def test_wrong_keys_are_refused_before_anything_is_written(white_box, run, tmp_path, keys, words):
@@ -235,6 +289,39 @@ def test_wrong_keys_are_refused_before_anything_is_written(white_box, run, tmp_p
     sentence = only_error(code, err)
     assert all(word in sentence for word in words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "keys", [{"PROMPT_DEPTH": 1}, {"REFINER__TEXT": False, "REFINER__VISION": False}]
+)
+def test_nap_without_prompts_and_refiners_is_refused(white_box, run, tmp_path, keys):
+    own = {f"TRAINER__NAPTUNING__{k}": v for k, v in ({"N_CTX": 0} | keys).items()}
+    sentence = only_error(*run(white_box("NAPTuning", **own))[::2])
+    assert "TRAINER.NAPTUNING.N_CTX is 0" in sentence and not (tmp_path / "run").exists()
+
+
+def test_scalars_for_tensorboard(white_box, run, monkeypatch):
+    class Writer:  # the package is optional
+        values: ClassVar[dict] = {}
+
+        def __init__(self, log_dir):
+            assert log_dir.endswith("tensorboard")
+
+        def add_scalar(self, tag, value, step=None):
+            self.values.setdefault(tag, []).append((step, float(value)))
+
+        def close(self):
+            pass
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    code, _, err = run(white_box("NAPTuning", OPTIM__MAX_EPOCH=2))
+    assert code == 0, err
+    names = ["loss", "loss_clean", "loss_adv", "loss_cons", "lambda", "acc_clean", "acc_adv", "lr"]
+    for name in names:
+        steps, values = zip(*Writer.values[f"train/{name}"], strict=True)
+        assert steps == tuple(range(2 * 3)) and all(map(math.isfinite, values)), name
 
 
 def test_amp_needs_a_gpu(white_box, run, monkeypatch):

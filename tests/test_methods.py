@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 
+from tests.conftest import only_error
 from trainers.config import METHODS
 from trainers.errors import UserError
+from trainers.prompting.learner import context_words, embed_words
 from trainers.records import read_record
 
 D, LAYERS = 64, 2  # width and blocks of both toy towers
@@ -76,15 +78,43 @@ def test_only_what_is_learned_moves(build, name):
         assert not torch.equal(value, before[key]), f"{key} did not move"
 
 
-def test_base_to_new_classes(white_box, run, tmp_path):
-    assert run(white_box("CAPT", DATASET__SUBSAMPLE_CLASSES="base"))[0] == 0
+@pytest.mark.parametrize("name", [*sorted(TRAINED), "TeCoA finetune"])
+def test_base_to_new_classes(white_box, run, tmp_path, name):
+    name, _, variant = name.partition(" ")
+    keys = {"TRAINER__TECOA__VARIANT": variant} if variant else {}
+    assert run(white_box(name, DATASET__SUBSAMPLE_CLASSES="base", **keys))[0] == 0
     code, _, err = run(white_box(
-        "CAPT", "--eval-only", "--model-dir", str(tmp_path / "run"), out="new",
-        DATASET__SUBSAMPLE_CLASSES="new",
+        name, "--eval-only", "--model-dir", str(tmp_path / "run"), out="new",
+        DATASET__SUBSAMPLE_CLASSES="new", **keys,
     ))  # fmt: skip
     assert code == 0, err
     base, new = (read_record(tmp_path / d / "record.json") for d in ("run", "new"))
     assert (base["classes"], new["classes"]) == (2, 1)
+    assert base["prompt_parameters"] == new["prompt_parameters"]
+
+
+def test_class_specific_contexts_serve_no_other_classes(white_box, run, tmp_path):
+    keys = {"TRAINER__ADVCOOP__CSC": True}
+    assert run(white_box("AdvCoOp", DATASET__SUBSAMPLE_CLASSES="base", **keys))[0] == 0
+    code, _, err = run(white_box(
+        "AdvCoOp", "--eval-only", "--model-dir", str(tmp_path / "run"), out="new",
+        DATASET__SUBSAMPLE_CLASSES="new", **keys,
+    ))  # fmt: skip
+    assert "made for other classes" in only_error(code, err)
+    assert not (tmp_path / "new" / "record.json").exists()
+
+
+def test_words_behind_the_vectors_are_part_of_a_checkpoint(white_box, run, tmp_path):
+    assert run(white_box("CAPT"))[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    code, _, err = run(white_box("CAPT", *load, out="other", TRAINER__CAPT__CTX_INIT=""))
+    assert "a photo of a" in only_error(code, err)  # "of a" would no longer follow
+    file = tmp_path / "run" / "prompt_learner" / "model.pth.tar-1"
+    state = torch.load(file, weights_only=True)
+    del state["advprompt"]["prompts"]["text_init"]  # of an older version
+    torch.save(state, file)
+    code, _, err = run(white_box("CAPT", *load, out="older"))
+    assert code == 0, err
 
 
 # --- switches -----------------------------------------------------------------------------------
@@ -126,16 +156,20 @@ def test_coop_contexts(build, csc, words):
         ({"PROMPT_DEPTH": 1}, 16 * D + LINEAR),  # nothing between the blocks
         ({"CONSISTENCY": False}, 2 * 16 * D + 2 * LINEAR + 2 * REFINER),
         ({"SCHEDULE": "constant"}, 2 * 16 * D + 2 * LINEAR + 2 * REFINER),
+        ({"SCHEDULE": "constant", "LAMBDA": 0.25, "CONSISTENCY_WEIGHT": 3.0},
+         2 * 16 * D + 2 * LINEAR + 2 * REFINER),
+        ({"REFINER__RATIO": 1}, 2 * 16 * D + 2 * LINEAR + 2 * 2 * LINEAR),
     ],
-)
+)  # fmt: skip
 def test_nap_switches(build, keys, parameters):
     trainer = build("NAPTuning", **{f"TRAINER__NAPTUNING__{k}": v for k, v in keys.items()})
     assert trainer.prompt_parameters() == parameters
     summary = step(trainer)
-    lam = 0.5 if "SCHEDULE" in keys else 0.0  # the first of the epochs
+    lam = keys.get("LAMBDA", 0.5) if "SCHEDULE" in keys else 0.0  # the first of the epochs
     assert summary["lambda"] == lam
+    weight = keys.get("CONSISTENCY_WEIGHT", 1.0)
     expected = (1 - lam) * summary["loss_clean"] + lam * (
-        summary["loss_adv"] + summary["loss_cons"]
+        summary["loss_adv"] + weight * summary["loss_cons"]
     )
     assert summary["loss"] == pytest.approx(expected, rel=1e-5)
     assert (summary["loss_cons"] == 0) == (keys.get("CONSISTENCY") is False)
@@ -147,18 +181,46 @@ def test_nap_switches(build, keys, parameters):
         {"ALPHA": "acc"}, {"ALPHA": "entropy"}, {"ALPHA": "ramp"},
         {"ALPHA": "const", "ALPHA_CONST": 0.25}, {"COUPLING": "vision_to_text"},
         {"COUPLING": "none"}, {"KL_DIRECTION": "adversarial_first"}, {"DETACH_TARGET": True},
-        {"INNER": "kl"}, {"N_CTX": 5},
+        {"INNER": "kl"}, {"N_CTX": 5}, {"LAMBDA": 0.25}, {"CTX_INIT": ""},
     ],
 )  # fmt: skip
 def test_capt_switches(build, keys):
     trainer = build("CAPT", **{f"TRAINER__CAPT__{k}": v for k, v in keys.items()})
     summary = step(trainer)
-    expected = summary["loss_clean"] + 1.5 * summary["loss_cons"]
+    expected = summary["loss_clean"] + keys.get("LAMBDA", 1.5) * summary["loss_cons"]
     assert summary["loss"] == pytest.approx(expected, rel=1e-5)
     if "ALPHA_CONST" in keys:
         mix = 0.75 * summary["loss_cons_train"] + 0.25 * summary["loss_cons_frz"]
         assert summary["loss_cons"] == pytest.approx(mix, rel=1e-5)
     assert trainer.train_threat()["objective"] == keys.get("INNER", "ce")
+
+
+def test_words_start_the_vectors_or_stay_behind_them(build):
+    with_words, without = (
+        build("CAPT", TRAINER__CAPT__CTX_INIT=words).model for words in ("a photo of a", "")
+    )
+    clip = with_words.clip
+    start = embed_words(clip, context_words(clip, "a photo"))  # (2, d_t)
+    assert torch.equal(with_words.text_prompts[0].detach(), start)
+    assert not torch.equal(without.text_prompts[0].detach(), start)
+    behind = with_words.frame.fixed[:, 3:5]  # after the start token and two vectors
+    assert torch.equal(behind[0], embed_words(clip, context_words(clip, "of a")))
+    assert with_words.frame.fixed.shape[1] == without.frame.fixed.shape[1] + 2
+
+
+def test_classes_in_chunks_change_nothing(build):
+    losses = []
+    for chunk in (0, 1, 2):
+        trainer = build("NAPTuning", TRAINER__ADVERSARIAL__CLASS_CHUNK=chunk)
+        assert trainer.cfg.TRAINER.ADVERSARIAL.CLASS_CHUNK == chunk
+        losses.append(step(trainer)["loss"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_faps_weight_reaches_its_loss(build):
+    summary = step(build("FAP", TRAINER__FAP__LAMBDA=0.25))
+    expected = summary["loss_clean"] + 0.25 * summary["loss_cons"]
+    assert summary["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_capt_asks_the_frozen_model_once_where_images_never_vary(build, monkeypatch):
@@ -180,6 +242,34 @@ def test_capt_asks_the_frozen_model_once_where_images_never_vary(build, monkeypa
 def test_capt_refuses_a_kl_attack_from_the_clean_image(white_box, run):
     code, _, err = run(white_box("CAPT", TRAINER__CAPT__INNER="kl", ATTACK__TRAIN__START="zero"))
     assert code == 2 and "exactly 0" in err
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"BETA": 0.25}, {"TEMPERATURE": 3.0}, {"FEEDBACK": 0.5}, {"FEEDBACK": 0.0},
+     {"TEACHER": "zero_shot"}, {"INNER": "kl"}],
+)  # fmt: skip
+def test_apd_switches_reach_the_loss(build, keys):
+    trainer = build("APD", **{f"TRAINER__APD__{k}": v for k, v in keys.items()})
+    with torch.no_grad():  # the teacher leaves its start, which is the student's
+        for value in trainer.trained.parameters():
+            value += 0.1 * torch.randn_like(value)
+    seen = trainer.make_batch(next(iter(trainer.train_loader_x)))
+    loss, _ = trainer.loss(seen)
+    adv, taught = seen.adv.logits, trainer.teach(seen.pixels)  # (B, K) each
+    beta, t = keys.get("BETA", 0.5), keys.get("TEMPERATURE", 1.0)
+
+    def ce(logits):
+        return -logits.log_softmax(1)[range(len(adv)), seen.labels]
+
+    def kl(p, q):
+        return (p.softmax(1) * (p.log_softmax(1) - q.log_softmax(1))).sum(1)
+
+    expected = (1 - beta) * ce(adv) + beta * t**2 * kl(taught / t, adv / t)
+    if "TEACHER" not in keys:
+        expected = expected + ce(taught) + keys.get("FEEDBACK", 1.0) * kl(adv, taught)
+    torch.testing.assert_close(loss, expected.mean(), rtol=1e-4, atol=1e-5)
+    assert trainer.train_threat()["objective"] == keys.get("INNER", "ce")
 
 
 @pytest.mark.parametrize("teacher", ["online", "offline", "zero_shot"])

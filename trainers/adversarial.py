@@ -122,16 +122,19 @@ class AdversarialTrainer(RobustTrainer):
     Attributes:
         block_outputs: whether the loss reads the image blocks' outputs.
         alarm_key: the key to change when training collapses; None where it cannot.
+        alarm_term: the term that goes to 0 when the model answers all images alike.
         passes: images that the loss puts through a tower per training image, beside the attack.
         mean_of_samples: the loss is a mean of what the samples give one by one, or what it needs
             of the others comes from ``Batch.whole``; otherwise several processes are refused.
     """
 
     passes = 2.0  # clean and attacked
+    least_vectors = 1  # fewer would leave nothing to train
     frozen_image_tower = False  # once the prompts are known, as they say
     block_outputs = False
     mean_of_samples = True
     alarm_key: str | None = None
+    alarm_term = "loss_cons"
 
     # --- configuration ----------------------------------------------------------------------------
 
@@ -170,7 +173,7 @@ class AdversarialTrainer(RobustTrainer):
             raise UserError(
                 "TRAINER.ADVERSARIAL.PREC is 'amp', which needs a GPU; use fp32 or bf16"
             )
-        for name, least in (("N_CTX", 0), ("PROMPT_DEPTH", 1)):
+        for name, least in (("N_CTX", cls.least_vectors), ("PROMPT_DEPTH", 1)):
             if name in own:
                 at_least(f"TRAINER.{cls.node}.{name}", own[name], least)
         if "INNER" in own:
@@ -178,6 +181,12 @@ class AdversarialTrainer(RobustTrainer):
         if not cls.is_adversarial(cfg):
             return
         spec = cls.train_spec(cfg)
+        if spec.eps == 0 or (spec.steps == 0 and spec.start == "zero"):
+            raise UserError(
+                f"{cls.__name__} trains on attacked images, but ATTACK.TRAIN with EPS "
+                f"{spec.facts()['eps']}, STEPS {spec.steps} and START {spec.start} leaves them as "
+                "they are; give it a size such as 1/255, or train CoOp or MaPLe on clean images"
+            )
         if spec.target != "end_to_end" or spec.objective not in ATTACK_OBJECTIVES:
             raise UserError(
                 f"{cls.__name__} trains on attacks through the whole model, but ATTACK.TRAIN has "
@@ -388,7 +397,7 @@ class AdversarialTrainer(RobustTrainer):
         means = {name: meter.avg for name, meter in self.meter.meters.items()}
         if self.alarm_key and self.epoch >= self.cfg.OPTIM.WARMUP_EPOCH:
             warning = collapse_warning(
-                means.get("loss_clean"), means.get("loss_cons"), len(self.classnames),
+                means.get("loss_clean"), means.get(self.alarm_term), len(self.classnames),
                 self.alarm_key,
             )  # fmt: skip
             if warning:

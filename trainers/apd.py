@@ -55,7 +55,6 @@ class APD(AdversarialTrainer):
         super().check_keys(cfg)
         keys = cfg.TRAINER.APD
         one_of("TRAINER.APD.TEACHER", keys.TEACHER, TEACHERS)
-        at_least("TRAINER.APD.N_CTX", keys.N_CTX, 1)
         at_least("TRAINER.APD.TEACHER_EPOCHS", keys.TEACHER_EPOCHS, 0)
         at_least("TRAINER.APD.BETA", keys.BETA, 0, 1)
         at_least("TRAINER.APD.TEMPERATURE", keys.TEMPERATURE, 1e-3)

@@ -28,6 +28,7 @@ class CAPT(AdversarialTrainer):
     paper = "https://arxiv.org/abs/2405.11154"
     node = "CAPT"
     alarm_key = "TRAINER.CAPT.LAMBDA"
+    alarm_term = "loss_cons_train"  # the other one compares with a model that never collapses
     passes = 3.0  # clean, attacked, and frozen CLIP's on the clean image
 
     @classmethod
@@ -58,7 +59,6 @@ class CAPT(AdversarialTrainer):
         one_of("TRAINER.CAPT.KL_DIRECTION", keys.KL_DIRECTION, directions)
         at_least("TRAINER.CAPT.LAMBDA", keys.LAMBDA, 0)
         at_least("TRAINER.CAPT.ALPHA_CONST", keys.ALPHA_CONST, 0, 1)
-        at_least("TRAINER.CAPT.N_CTX", keys.N_CTX, 1)
 
     @classmethod
     def prompt_spec(cls, keys, clip):

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from .adversarial import AdversarialTrainer, in_both_towers
 from .config import add_defaults, at_least, one_of
+from .errors import UserError
 from .losses import block_consistency, mean_ce, nap
 from .robust_trainer import register
 
 
 @register
 class NAPTuning(AdversarialTrainer):
-    """(1 - lambda) CE(x) + lambda CE(x_adv) + lambda w sum_l (1 - cos(F_l(x), F_l(x_adv)))."""
+    """(1 - lambda) CE(x) + lambda CE(x_adv) + lambda w sum_l (1 - cos(F_l(x), F_l(x_adv))).
+
+    F_l: [CLS] and patches after image block l; outputs of prompts do not count (ours).
+    """
 
     paper = "https://arxiv.org/abs/2506.12706"
     node = "NAPTUNING"
+    least_vectors = 0  # refiners alone
 
     @property
     def block_outputs(self):
@@ -55,6 +60,12 @@ class NAPTuning(AdversarialTrainer):
         at_least("TRAINER.NAPTUNING.REFINER.RATIO", keys.REFINER.RATIO, 1)
         at_least("TRAINER.NAPTUNING.CONSISTENCY_WEIGHT", keys.CONSISTENCY_WEIGHT, 0)
         at_least("TRAINER.NAPTUNING.LAMBDA", keys.LAMBDA, 0, 1)
+        refined = (keys.REFINER.VISION or keys.REFINER.TEXT) and keys.PROMPT_DEPTH > 1
+        if not (keys.N_CTX or refined):
+            raise UserError(
+                "TRAINER.NAPTUNING.N_CTX is 0 and no refiner is trained; set it to 1 or more, or "
+                "PROMPT_DEPTH to 2 or more with REFINER.VISION or REFINER.TEXT"
+            )
 
     @classmethod
     def prompt_spec(cls, keys, clip):

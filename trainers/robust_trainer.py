@@ -405,7 +405,7 @@ class RobustTrainer(TrainerX):
         theirs, mine = state.get("advprompt") or {}, self.checkpoint_facts()
         names = {"trainer": "trainer", "weights_sha256": "backbone weights", "prompts": "prompts"}
         for key, what in names.items():
-            if key in theirs and theirs[key] != mine.get(key):
+            if key in theirs and not _agree(theirs[key], mine.get(key)):
                 raise UserError(
                     f"checkpoint '{path}' was made with {what} '{theirs[key]}', not "
                     f"'{mine.get(key)}'; use the trainer, backbone and prompts it was trained with"
@@ -565,6 +565,13 @@ class RobustTrainer(TrainerX):
     def train_threat(self) -> dict | None:
         """Return the description of the training attack; None for methods that see none."""
         return None
+
+
+def _agree(theirs, mine) -> bool:
+    """Whether facts agree in all that a checkpoint notes; older versions noted fewer."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        return all(key in mine and mine[key] == value for key, value in theirs.items())
+    return theirs == mine
 
 
 def _newest_of(folders: list[Path]) -> str | None:

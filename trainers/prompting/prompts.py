@@ -10,7 +10,7 @@ from .learner import INIT_STD, POSITIONS, context_words
 from .refiner import INITS
 
 COUPLINGS = ("none", "text_to_vision", "vision_to_text")
-STARTS = ("text_init", "init_std", "refiner_init", "template")  # no matter once values are loaded
+STARTS = ("init_std", "refiner_init", "template")  # no matter once values are loaded
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,10 @@ class PromptSpec:
         return max(self.text_depth, self.vision_depth)
 
     def facts(self) -> dict:
-        """Return what two models must have in common for one to take the other's values."""
+        """Return what two models must have in common for one to take the other's values.
+
+        ``text_init`` is among it for the words that stay behind the vectors.
+        """
         return {name: value for name, value in asdict(self).items() if name not in STARTS}
 
     def cut_to(self, clip: CLIPAdapter) -> PromptSpec:
