@@ -22,9 +22,9 @@ class StanfordCars(CoOpDataset):
     fetch_name = "cars"
     numbered_at_random = True
     source = (
-        "unpack cars_train.tgz and cars_test.tgz of "
-        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html into '{dir}' and put CoOp's split "
-        "file (https://drive.google.com/file/d/1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT) beside them, or "
+        "unpack cars_train.tgz and cars_test.tgz, which their publisher no longer serves, from a "
+        "copy into '{dir}' and put CoOp's split file "
+        "(https://drive.google.com/file/d/1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT) beside them, or "
         "car_devkit.tgz (it makes the folder devkit) and cars_test_annos_withlabels.mat"
     )
 

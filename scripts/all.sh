@@ -5,15 +5,16 @@
 # METHODS chooses some: METHODS="zsclip apd"; else those without a config CFG are left out.
 # PROTOCOL chooses the scripts: main, base2new, xd or dg.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-[ $# -ge 2 ] || fail "usage: bash $0 DATASET SHOTS [CFG] [KEY VALUE ...]"
-chosen=${METHODS:-}
+command_line "$@"
+lenient=${LENIENT:-}
+[ -n "${METHODS:-}" ] || lenient=1
 METHODS=${METHODS:-zsclip advpt coop maple advcoop advvpt advmaple advivlp fap tecoa tecoa_finetune capt apd naptuning}
-words=("$1" "$2"); shift 2
-cfg=$(config_for "${1:-}")
-[ "$cfg" != "${1:-}" ] || shift
-export DATA OUTPUT SEEDS PYTHON ATTACK=${ATTACK:-$(default_attack all "$cfg" "$(full_name "${words[0]}")")}
+PROTOCOL=${PROTOCOL:-main}
+known_words "$dataset" "$cfg" $METHODS
+export DATA OUTPUT SEEDS PYTHON PROTOCOL ATTACK=${ATTACK:-$(default_attack all "$cfg" "$dataset")}
 for method in $METHODS; do
-  own=()
+  own=() script=${method%_finetune} with=$cfg
+  [ "$script" = "$method" ] || with=${cfg}_finetune
   if [ "$method" = advpt ] && [[ $ATTACK != advpt* && $ATTACK != rap* ]]; then
     # its bank is made without text, whatever the test is
     case $cfg in tiny*) own=(ATTACK.TRAIN.EPS 2/255 ATTACK.TRAIN.ALPHA 0.25/255) ;;
@@ -22,14 +23,12 @@ for method in $METHODS; do
       ATTACK.TRAIN.OBJECTIVE embedding_kl ATTACK.TRAIN.TARGET embedding)
     case $ATTACK in nap*) own+=(ATTACK.TRAIN.START uniform) ;; esac # embedding_kl is flat at zero
   fi
-  with=$cfg
-  if [ "$method" = tecoa_finetune ]; then method=tecoa with=${cfg}_finetune; fi
-  trainer=$(ls "$CONFIGS/trainers" | grep -ix "$method") || true # zsclip's is called otherwise
-  if [ -z "$chosen" ] && [ -n "$trainer" ] && [ ! -f "$CONFIGS/trainers/$trainer/$with.yaml" ]; then
+  trainer=$(ls "$CONFIGS/trainers" | grep -ix "$script") || true # zsclip's is called otherwise
+  if [ -n "$lenient" ] && [ -n "$trainer" ] && [ ! -f "$CONFIGS/trainers/$trainer/$with.yaml" ]; then
     echo "note: $trainer has no config '$with' and is left out"
     continue
   fi
-  attempt "$method" bash "$SCRIPTS/$method/${PROTOCOL:-main}.sh" "${words[@]}" "$with" \
-    ${own[@]+"${own[@]}"} "$@"
+  attempt "$method" bash "$SCRIPTS/$script/$PROTOCOL.sh" "$dataset" "$shots" "$with" \
+    ${own[@]+"${own[@]}"} ${opts[@]+"${opts[@]}"}
 done
 [ -z "$failed" ] || fail "these did not finish, see above:$failed"

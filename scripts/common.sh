@@ -18,12 +18,16 @@ fail() { echo "error: $1" >&2; exit 2; }
 DATA=$(absolute "${DATA:-$REPO/data}")
 OUTPUT=$(absolute "${OUTPUT:-$REPO/output}")
 CACHE=$OUTPUT/cache # few-shot draws, drawings and banks: whatever runs can share
-SEEDS=${SEEDS:-1 2 3}
+SEEDS=$(echo ${SEEDS:-1 2 3}) # single blanks
 if [ -z "${PYTHON:-}" ]; then
   source "$SCRIPTS/active_python.sh"
   PYTHON=${active:-$REPO/.venv/bin/python}
   [ -x "$PYTHON" ] || PYTHON=python3
 fi
+for number in $SEEDS; do
+  [[ $number =~ ^[0-9]+$ ]] || fail "SEEDS has '$number', expected numbers with blanks between them, such as '1 2 3'"
+done
+[[ ${PROCESSES:-1} =~ ^[1-9][0-9]*$ ]] || fail "PROCESSES is '$PROCESSES', expected a number from 1"
 cd "$REPO"
 "$PYTHON" -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("yacs")))' 2>/dev/null ||
   fail "'$PYTHON' lacks the requirements; $ADVICE or set PYTHON to another interpreter"
@@ -170,10 +174,30 @@ command_line() { # DATASET SHOTS [CFG] [KEY VALUE ...] -> the variables dataset 
   [ $# -ge 2 ] || fail "$usage"
   dataset=$(full_name "$1") shots=$2; shift 2
   [ "$shots" = all ] && shots=-1
-  [[ $shots =~ ^(-1|[0-9]+)$ ]] || fail "SHOTS is '$shots', expected a number such as 16, or all; $usage"
+  [[ $shots =~ ^(-1|[1-9][0-9]*)$ || $shots/${zero:-} = 0/1 ]] ||
+    fail "SHOTS is '$shots', expected a number such as 16, or all; $usage"
   cfg=$(config_for "${1:-}")
   [ "$cfg" != "${1:-}" ] || shift
   opts=("$@")
+  local test
+  for test in ${TESTS:-}; do # a mistake is said before any work
+    [ -f "$CONFIGS/attacks/${test%%+*}.yaml" ] ||
+      fail "there is no test '${test%%+*}' ($CONFIGS/attacks/${test%%+*}.yaml); check TESTS"
+  done
+}
+
+known_words() { # DATASET CFG METHOD ...: each must be there, with scripts for $PROTOCOL
+  local dataset=$1 cfg=$2 method; shift 2
+  [ -f "$(dataset_config "$dataset")" ] ||
+    fail "there is no data set '$dataset' ($(dataset_config "$dataset")); check DATASET"
+  [ -f "$CONFIGS/trainers/ZeroshotCLIP/$cfg.yaml" ] ||
+    fail "there is no config '$cfg' ($CONFIGS/trainers/ZeroshotCLIP/$cfg.yaml); choose one such as vit_b16 or tiny"
+  for method in "$@"; do
+    [ -f "$SCRIPTS/${method%_finetune}/main.sh" ] ||
+      fail "there is no method '$method' ($SCRIPTS/${method%_finetune}/main.sh); check METHODS"
+    [ -f "$SCRIPTS/${method%_finetune}/$PROTOCOL.sh" ] ||
+      fail "there is no protocol '$PROTOCOL' ($SCRIPTS/${method%_finetune}/$PROTOCOL.sh); PROTOCOL is main, base2new, xd or dg"
+  done
 }
 
 few_shot() { # TRAINER DATASET SHOTS [CFG] [KEY VALUE ...]: all seeds, then the table
@@ -190,7 +214,8 @@ zero_shot() { # PROTOCOL DATASET [SHOTS] [CFG] [KEY VALUE ...]: nothing is drawn
   local protocol=$1 dataset; shift
   [ $# -ge 1 ] || fail "usage: bash $0 DATASET [CFG] [KEY VALUE ...]"
   SEEDS=${SEEDS%% *} dataset=$1; shift
-  if [[ ${1:-} =~ ^([0-9]+|all)$ ]]; then shift; fi
+  if [[ ${1:-} =~ ^(-1|[0-9]+|all)$ ]]; then shift; fi
+  local zero=1
   "$protocol" ZeroshotCLIP "$dataset" 0 "$@"
 }
 

@@ -39,15 +39,18 @@ chosen=""
 while [ $# -gt 0 ] && [[ $1 != *.* && $1 != SEED ]]; do chosen+=" $1"; shift; done
 [ $(($# % 2)) = 0 ] || fail "overrides come in pairs KEY VALUE, but '${*: -1}' stands alone; $usage"
 keys=("$@") cfgs=${chosen:-$cfgs} shots=${SHOTS:-$shots} tests=${TESTS-$tests}
-methods=${METHODS:-$methods} full="" first="" source=""
-for cfg in $cfgs; do
-  [ -f "$CONFIGS/trainers/ZeroshotCLIP/$cfg.yaml" ] ||
-    fail "there is no config '$cfg' ($CONFIGS/trainers/ZeroshotCLIP/$cfg.yaml); choose one such as vit_b16 or tiny"
+chosen_methods=${METHODS:-} methods=${METHODS:-$methods} full="" first="" source=""
+PROTOCOL=main
+for number in $shots; do
+  [[ $number =~ ^(all|[1-9][0-9]*)$ ]] || fail "SHOTS has '$number', expected numbers such as 16, or all"
+done
+for attack in ${ATTACKS:-}; do
+  [ -f "$CONFIGS/attacks/$attack.yaml" ] ||
+    fail "there is no threat model '$attack' ($CONFIGS/attacks/$attack.yaml); check ATTACKS"
 done
 for set in ${DATASETS:-$sets}; do
   set=$(full_name "$set")
-  [ -f "$(dataset_config "$set")" ] ||
-    fail "there is no data set '$set' ($(dataset_config "$set")); check DATASETS"
+  for cfg in $cfgs; do known_words "$set" "$cfg" $methods; done
   full+=" $set" first=${first:-$set}
   if [ -z "$source" ] || [ "$set" = imagenet ]; then source=$set; fi
 done
@@ -104,6 +107,7 @@ part() { # PROTOCOL CFG DATASET SHOTS: all methods under every threat model
 }
 
 export DATA OUTPUT SEEDS PYTHON
+[ -n "$chosen_methods" ] || export LENIENT=1 # a paper's method that has no config CFG is left out
 needed=$sets protocols=$beyond beyond=""
 for protocol in $protocols; do
   if targets=$(targets_of "$protocol" "$source" 2>/dev/null); then

@@ -5,15 +5,21 @@
 # Many hours on 2 CPU cores, seed by seed. Finished runs are skipped, cut ones go on; the tables are
 # written anew from what is there. PAGE=FILE writes them elsewhere.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+[ $# = 0 ] || fail "usage: DATA=/path/to/data bash $0 [--dry-run]"
 PAGE=$(absolute "${PAGE:-$REPO/docs/results.md}")
 export DATA OUTPUT PYTHON
 common=(TEST.SUBSET 200 TEST.PICTURE 0)
 tuned="advcoop advvpt advmaple advivlp fap tecoa tecoa_finetune capt apd naptuning"
 
 both() { # CFG: all trainers on both data sets; EuroSAT has a third of the images and twice the epochs
+  local whole="" radii=""
+  if [ "$1/$SEEDS" = tiny/1 ]; then # AutoAttack whole, and the accuracy over eps, on fewer images
+    whole=tiny_eurosat_aa+TEST.SUBSET=60 radii=sweep_eps+TEST.SUBSET=100
+  fi
   bash scripts/all.sh shapes 16 "$1" "${common[@]}"
-  METHODS="zsclip advpt coop maple" bash scripts/all.sh eurosat 16 "$1" "${common[@]}"
-  METHODS=$tuned bash scripts/all.sh eurosat 16 "$1" "${common[@]}" OPTIM.MAX_EPOCH 20
+  METHODS="zsclip coop naptuning capt" TESTS=$radii bash scripts/all.sh shapes 16 "$1" "${common[@]}"
+  METHODS="zsclip advpt coop maple" TESTS=$whole bash scripts/all.sh eurosat 16 "$1" "${common[@]}"
+  METHODS=$tuned TESTS=$whole bash scripts/all.sh eurosat 16 "$1" "${common[@]}" OPTIM.MAX_EPOCH 20
 }
 novel() { # DATASET [KEY VALUE ...]: base-to-novel on the robust backbone
   PROTOCOL=base2new METHODS="zsclip advmaple capt apd" \

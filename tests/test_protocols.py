@@ -194,8 +194,13 @@ def test_zero_shot_is_tested_plainly_and_a_failing_target_stops_no_other(shell, 
 @pytest.mark.slow
 def test_tests_of_finished_runs_are_those_of_the_robustness_tool(shell, small, tmp_path, world):
     words = ("pets", "vit_b32", *small)
-    done = shell("zsclip/main.sh", *words, TESTS="linf4_tiny+DEFENCE.NAME=jpeg nosuch")
+    good = "linf4_tiny+DEFENCE.NAME=jpeg"
+    done = shell("zsclip/main.sh", *words, TESTS=f"{good} nosuch")
     assert done.returncode == 2 and "nosuch.yaml" in done.stderr
+    assert not (tmp_path / "out").exists()
+    # one that is refused later stops neither the other tests nor the code 2 in the end
+    done = shell("zsclip/main.sh", *words, TESTS=f"linf4_tiny+DEFENCE.NAME=jpg {good}")
+    assert done.returncode == 2 and "'jpg'" in done.stderr
     (path,) = (tmp_path / "out").rglob("robustness/*/record.json")
     assert path.parent.name == "linf4_tiny_DEFENCE.NAME-jpeg"
     record = read_record(path)

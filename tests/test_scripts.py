@@ -77,6 +77,33 @@ def test_wrong_calls_end_with_one_sentence_and_code_2(shell, tmp_path, args, wor
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("call", "env", "words"),
+    [
+        ("all.sh petz 16 tiny", {}, ["'petz'", "DATASET"]),
+        ("all.sh shapes tiny", {}, ["SHOTS is 'tiny'", "usage"]),
+        ("all.sh shapes 16 tyny", {}, ["'tyny'", "tiny"]),
+        ("all.sh shapes 16 tiny", {"METHODS": "zsclip capd"}, ["'capd'", "METHODS"]),
+        ("all.sh shapes 16 tiny", {"PROTOCOL": "fewshot"}, ["'fewshot'", "base2new"]),
+        ("capt/main.sh shapes 0 tiny", {}, ["SHOTS is '0'"]),
+        ("capt/main.sh shapes 16 tiny", {"SEEDS": "1,2"}, ["SEEDS has '1,2'", "blanks"]),
+        ("capt/main.sh shapes 16 tiny", {"PROCESSES": "two"}, ["PROCESSES is 'two'"]),
+        ("capt/main.sh shapes 16 tiny", {"TESTS": "linf1_bb"}, ["'linf1_bb'", "TESTS"]),
+        ("reproduce.sh capt tiny", {"SHOTS": "few"}, ["SHOTS has 'few'"]),
+        ("reproduce.sh capt tiny", {"ATTACKS": "linf3"}, ["'linf3'", "ATTACKS"]),
+        ("results.sh --help", {}, ["usage", "results.sh"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_words_of_a_call_are_checked_before_any_work(shell, tmp_path, call, env, words):
+    done = shell(*call.split(" "), **({"SEEDS": "1"} | env))
+    assert done.returncode == 2
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+    assert all(word in line for word in words)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_environment_is_explained(shell):
     done = shell("advpt/main.sh", "pets", "16", PYTHON="/bin/false")
     assert done.returncode == 2 and "scripts/setup.sh" in done.stderr

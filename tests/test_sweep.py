@@ -252,7 +252,9 @@ def test_a_run_is_done_by_its_record_with_its_settings(tmp_path):
 
 
 def test_settings_are_those_of_a_built_configuration(tmp_path):
-    words = "--protocols few_shot base2new --opts INPUT.SIZE (32,32) ATTACK.TEST.EPS 4 OPTIM.LR 1"
+    words = (
+        "--protocols few_shot base2new --opts INPUT.SIZE (32,32) ATTACK.TEST.DROP False OPTIM.LR 1"
+    )
     for job in described(tmp_path, words, "all").jobs():
         cfg = train.setup_cfg(train.parser().parse_args(job.words))
         config = jobs_settings.records.flat_config(cfg)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 from dassl.config import get_cfg_default
+from dassl.data.transforms import transforms
 from dassl.engine import TRAINER_REGISTRY
+from dassl.optim.lr_scheduler import AVAI_SCHEDS
+from dassl.optim.optimizer import AVAI_OPTIMS
 from yacs.config import CfgNode
 
 from . import defences, host
@@ -16,6 +19,7 @@ from .records import flat_config
 
 PRECISIONS = ("fp32", "amp", "bf16")
 POSITIONS = ("end", "middle", "front")
+TRANSFORMS = (*transforms.AVAI_CHOICES, *getattr(transforms, "ONLY_IN_DASSL", ()))
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
 METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
 
@@ -115,6 +119,15 @@ def check_cfg(cfg: CfgNode) -> None:
             "INPUT.TRANSFORMS holds 'normalize', but attacks need pixels in [0, 1] and the model "
             "normalises by itself; remove it from INPUT.TRANSFORMS"
         )
+    one_of("OPTIM.NAME", cfg.OPTIM.NAME, AVAI_OPTIMS)
+    one_of("OPTIM.LR_SCHEDULER", cfg.OPTIM.LR_SCHEDULER, AVAI_SCHEDS)
+    for name in cfg.INPUT.TRANSFORMS:
+        one_of("a word of INPUT.TRANSFORMS", name, TRANSFORMS)
+    one_of("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES, ("all", "base", "new"))
+    for part in ("TRAIN_X", "TEST"):
+        at_least(f"DATALOADER.{part}.BATCH_SIZE", cfg.DATALOADER[part].BATCH_SIZE, 1)
+    for key in ("SUBSET", "FIRST"):
+        at_least(f"TEST.{key}", cfg.TEST[key], 0)
     advpt = cfg.TRAINER.ADVPT
     one_of("TRAINER.ADVPT.PREC", advpt.PREC, PRECISIONS)
     one_of("TRAINER.ADVPT.CLASS_TOKEN_POSITION", advpt.CLASS_TOKEN_POSITION, POSITIONS)

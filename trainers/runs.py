@@ -102,7 +102,8 @@ def merge_opts(cfg, opts: list[str]) -> None:
     all other pairs come after them.
 
     Raises:
-        UserError: an odd number of words, an unknown key (nearest names offered), a wrong type.
+        UserError: an odd number of words, an unknown key (nearest names offered), a wrong type, a
+            setting of ``ATTACK.TEST`` that every attack of its ``LIST`` has for itself.
     """
     opts = [word for word in opts if word != "--"]
     if len(opts) % 2:
@@ -114,6 +115,14 @@ def merge_opts(cfg, opts: list[str]) -> None:
     for key, text in pairs:
         if key != THREAT:
             merge(cfg, key, _literal(text), "on the command line")
+    entries = cfg.get("ATTACK", {}).get("TEST", {}).get("LIST", ())
+    for key, text in pairs:
+        node, _, name = key.rpartition(".")
+        if node == "ATTACK.TEST" and entries and all(name in entry for entry in entries):
+            raise UserError(
+                f"{key} {text} would change nothing: every attack of ATTACK.TEST.LIST has its own "
+                f"{name}; set ATTACK.TEST.LIST, '[]' for the one attack that ATTACK.TEST describes"
+            )
 
 
 def _literal(text: str):
