@@ -290,6 +290,34 @@ def test_apd_teachers(white_box, run, tmp_path, teacher):
         assert code == 0 and "teacher epoch [" not in out, err
 
 
+def test_apd_goes_on_with_a_teacher_that_was_cut(white_box, run, tmp_path, monkeypatch):
+    from trainers.apd import APD
+
+    keys = {"TRAINER__APD__TEACHER": "offline", "TRAINER__APD__TEACHER_EPOCHS": 4}
+    assert run(white_box("APD", out="whole", **keys))[0] == 0
+    teach, calls = APD.teach, []
+
+    def stop_in_epoch_4(self, pixels):  # three batches each
+        calls.append(len(pixels))
+        if len(calls) == 3 * 3 + 2:
+            raise KeyboardInterrupt
+        return teach(self, pixels)
+
+    monkeypatch.setattr(APD, "teach", stop_in_epoch_4)
+    assert run(white_box("APD", out="cut", **keys))[0] == 130
+    monkeypatch.setattr(APD, "teach", teach)
+    torch.manual_seed(99)  # whatever the state of the generators is
+    code, out, err = run(white_box("APD", out="cut", **keys))
+    assert code == 0 and "Resuming teacher" in out and "teacher epoch [3/4]" in out, err
+    assert "teacher epoch [2/4]" not in out
+    for file in ("teacher/model.pth.tar-4", "prompt_learner/model.pth.tar-1"):
+        whole, cut = (
+            torch.load(tmp_path / d / file, weights_only=True)["state_dict"]
+            for d in ("whole", "cut")
+        )
+        assert all(torch.equal(value, cut[key]) for key, value in whole.items())
+
+
 def test_apd_names_a_teacher_that_diverges(white_box, run, tmp_path, monkeypatch):
     from trainers.apd import APD
 

@@ -7,21 +7,14 @@ deployed. What the abstract leaves open is a key, marked as ours.
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-
-import torch
-from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import set_random_seed
 from torch import nn
 
-from . import distributed
-from .adversarial import AdversarialTrainer, NonFiniteLoss, hash_seed, in_both_towers
+from .adversarial import AdversarialTrainer, in_both_towers
 from .config import add_defaults, at_least, one_of
 from .losses import apd_student, apd_teacher, mean_ce
 from .prompting.prompted import PromptedCLIP
 from .robust_trainer import register
-from .state import load_checkpoint, load_prompts, save_checkpoint
+from .teacher import tune_on_clean
 
 TEACHERS = ("online", "offline", "zero_shot")
 
@@ -111,46 +104,8 @@ class APD(AdversarialTrainer):
             texts = self.teacher.text_features(self.cfg.TRAINER.ADVERSARIAL.CLASS_CHUNK)
         return self.output(pixels, texts, model=self.teacher).logits
 
-    # --- the offline teacher ----------------------------------------------------------------------
-
     def before_train(self):
         if self.keys.TEACHER == "offline":
-            clock = time.perf_counter()
-            self.tune_teacher()
-            self.seconds["train"] += time.perf_counter() - clock
+            epochs = self.keys.TEACHER_EPOCHS or self.cfg.OPTIM.MAX_EPOCH
+            tune_on_clean(self, self.teacher, epochs)
         super().before_train()
-
-    def tune_teacher(self) -> None:
-        """Tune the teacher on clean images, or load the one this run tuned before; freeze it."""
-        cfg = self.cfg
-        epochs = self.keys.TEACHER_EPOCHS or cfg.OPTIM.MAX_EPOCH
-        path = Path(self.output_dir) / "teacher" / f"model.pth.tar-{epochs}"
-        if distributed.agree(path.is_file):
-            load_prompts(self.teacher, load_checkpoint(path)["state_dict"], path)
-        else:
-            distributed.align(self.teacher)
-            optim = build_optimizer(self.teacher, cfg.OPTIM)
-            sched = build_lr_scheduler(optim, cfg.OPTIM)
-            for epoch in range(epochs):
-                set_random_seed(hash_seed(max(cfg.SEED, 0), epoch, -1) % 2**32)
-                for batch in self.train_loader_x:
-                    rows, weight = distributed.share(len(batch["label"]))
-                    pixels, labels = (batch[k][rows].to(self.device) for k in ("img", "label"))
-                    loss = mean_ce(self.teach(pixels), labels)
-                    shown = distributed.mean(loss.detach(), weight)
-                    if not torch.isfinite(shown):
-                        raise NonFiniteLoss(
-                            f"the teacher's loss is {shown.item()} at epoch {epoch + 1}; nothing "
-                            "was saved, lower OPTIM.LR or set TRAINER.ADVERSARIAL.PREC fp32"
-                        )
-                    optim.zero_grad(set_to_none=True)
-                    self.scaler.scale(loss if weight == 1 else loss * weight).backward()
-                    distributed.sum_gradients(self.teacher.parameters())
-                    self.scaler.step(optim)
-                    self.scaler.update()
-                sched.step()
-                print(f"teacher epoch [{epoch + 1}/{epochs}] loss {shown.item():.4f}")
-            weights = {k: v.cpu() for k, v in self.teacher.state_dict().items()}
-            if distributed.is_main():
-                save_checkpoint(path, {"state_dict": weights, "epoch": epochs})
-        self.teacher.requires_grad_(False)
