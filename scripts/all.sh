@@ -6,7 +6,7 @@
 # PROTOCOL chooses the scripts: main, base2new, xd or dg.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 command_line "$@"
-lenient=${LENIENT:-}
+lenient=${ADVPROMPT_LENIENT:-}
 [ -n "${METHODS:-}" ] || lenient=1
 METHODS=${METHODS:-zsclip advpt coop maple advcoop advvpt advmaple advivlp fap tecoa tecoa_finetune capt apd naptuning}
 PROTOCOL=${PROTOCOL:-main}

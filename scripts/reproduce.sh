@@ -107,7 +107,7 @@ part() { # PROTOCOL CFG DATASET SHOTS: all methods under every threat model
 }
 
 export DATA OUTPUT SEEDS PYTHON
-[ -n "$chosen_methods" ] || export LENIENT=1 # a paper's method that has no config CFG is left out
+[ -n "$chosen_methods" ] || export ADVPROMPT_LENIENT=1 # a paper's method that has no config CFG is left out
 needed=$sets protocols=$beyond beyond=""
 for protocol in $protocols; do
   if targets=$(targets_of "$protocol" "$source" 2>/dev/null); then

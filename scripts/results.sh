@@ -40,7 +40,7 @@ ablations() { # one setting over its values, on EuroSAT
     backbone=tiny
     case ${setting%/*} in
       advpt) epochs=() ;;                 # it tunes on a bank
-      capt | apd) backbone=tiny_robust ;; # prompts alone do nothing on tiny
+      capt | apd) backbone=tiny_robust ;; # whose prompts do nothing on tiny
     esac
     bash "scripts/${setting/\//\/ablate_}.sh" eurosat 16 $backbone "${common[@]}" ${epochs[@]+"${epochs[@]}"}
   done
