@@ -33,16 +33,16 @@ elsewhere() { # the papers' four methods on other classes and other looks than t
   done
 }
 settings="advpt/vectors apd/teacher capt/alpha capt/terms naptuning/depth"
-ablations() { # one setting over its values, on EuroSAT
-  local setting backbone epochs
+ablations() { # one setting over its values, on EuroSAT, under PGD alone; AdvPT's under its own attacks
+  local setting backbone keys
   for setting in $settings; do
-    epochs=(OPTIM.MAX_EPOCH 20)
+    keys=(OPTIM.MAX_EPOCH 20 ATTACK.TEST.LIST "[{'NAME': 'pgd'}]")
     backbone=tiny
     case ${setting%/*} in
-      advpt) epochs=() ;;                 # it tunes on a bank
+      advpt) keys=() ;;                   # it tunes on a bank
       capt | apd) backbone=tiny_robust ;; # whose prompts do nothing on tiny
     esac
-    bash "scripts/${setting/\//\/ablate_}.sh" eurosat 16 $backbone "${common[@]}" ${epochs[@]+"${epochs[@]}"}
+    bash "scripts/${setting/\//\/ablate_}.sh" eurosat 16 $backbone "${common[@]}" ${keys[@]+"${keys[@]}"}
   done
 }
 show() { # FOLDER ... -- ARGUMENTS: report what is there, by its path as seen from the repository
