@@ -25,6 +25,12 @@ novel() { # DATASET [KEY VALUE ...]: base-to-novel on the robust backbone
   PROTOCOL=base2new METHODS="zsclip advmaple capt apd" \
     bash scripts/all.sh "$1" 16 tiny_robust "${common[@]}" "${@:2}"
 }
+novel_again() { # the same prompts on more images of EuroSAT's new classes, where 200 tell too little
+  [ -z "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || return 0
+  "$PYTHON" -m tools.robustness --root "$DATA" --attack-config-file configs/attacks/tiny_eurosat.yaml \
+    --model-dir "$OUTPUT"/eurosat/*/tiny_robust_*SUBSAMPLE_CLASSES-new_*/seed"$1" \
+    --opts TEST.SUBSET 1000 TEST.PICTURE 0 ATTACK.TEST.LIST "[{'NAME':'pgd','STEPS':20}]"
+}
 elsewhere() { # the papers' four methods on other classes and other looks than they were trained on
   local protocol
   for protocol in base2new xd dg; do
@@ -64,6 +70,7 @@ for seed in $SEEDS; do
   both tiny_robust
   novel shapes
   novel eurosat OPTIM.MAX_EPOCH 20
+  novel_again "$seed"
   elsewhere
   ablations
   for setting in $settings; do
