@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 from dassl.config import get_cfg_default
-from dassl.data.transforms import transforms
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim.lr_scheduler import AVAI_SCHEDS
 from dassl.optim.optimizer import AVAI_OPTIMS
@@ -19,7 +18,7 @@ from .records import flat_config
 
 PRECISIONS = ("fp32", "amp", "bf16")
 POSITIONS = ("end", "middle", "front")
-TRANSFORMS = (*transforms.AVAI_CHOICES, *getattr(transforms, "ONLY_IN_DASSL", ()))
+TRANSFORMS = {"random_resized_crop", "random_flip", "random_translation", "center_crop"}  # of ours
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
 METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
 
@@ -121,8 +120,12 @@ def check_cfg(cfg: CfgNode) -> None:
         )
     one_of("OPTIM.NAME", cfg.OPTIM.NAME, AVAI_OPTIMS)
     one_of("OPTIM.LR_SCHEDULER", cfg.OPTIM.LR_SCHEDULER, AVAI_SCHEDS)
-    for name in cfg.INPUT.TRANSFORMS:
-        one_of("a word of INPUT.TRANSFORMS", name, TRANSFORMS)
+    if unusual := sorted(set(cfg.INPUT.TRANSFORMS) - TRANSFORMS):
+        from dassl.data.transforms import transforms  # imports torchvision, a second or two
+
+        known = (*transforms.AVAI_CHOICES, *getattr(transforms, "ONLY_IN_DASSL", ()))
+        for name in unusual:
+            one_of("a word of INPUT.TRANSFORMS", name, known)
     one_of("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES, ("all", "base", "new"))
     for part in ("TRAIN_X", "TEST"):
         at_least(f"DATALOADER.{part}.BATCH_SIZE", cfg.DATALOADER[part].BATCH_SIZE, 1)
