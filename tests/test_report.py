@@ -336,6 +336,12 @@ def test_a_setting_that_a_record_is_too_old_to_have_is_its_default():
     assert [row.variant for row in table.rows] == ["DEFENCE.QUALITY=50", "DEFENCE.QUALITY=75"]
 
 
+def test_numbers_in_names_of_rows_are_in_their_order():
+    made = [make(config={"TRAINER.ADVPT.N_CTX": n}) for n in (16, 4, 1.5, 50, 2)]
+    (table,) = tables(*made)
+    assert [row.variant for row in table.rows] == [f"N_CTX={n}" for n in (1.5, 2, 4, 16, 50)]
+
+
 def test_a_methods_own_setting_names_the_row_and_the_rest_goes_below():
     made = [
         make(trainer="TeCoA", config={"TRAINER.TECOA.VARIANT": v, "OPTIM.LR": lr})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -254,8 +255,10 @@ def _table(members: Mapping[Path, dict]) -> Table:
 
 
 def row_order(row: Row) -> tuple:
-    """Return the key that sorts rows: zero-shot first, then by trainer and shots."""
-    return row.shots != 0, row.trainer, row.shots < 0, row.shots, row.name
+    """Return the key that sorts rows: zero-shot first, then by trainer, shots and settings."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", row.name)  # text and numbers in turn: 2 before 16
+    name = tuple(float(part) if i % 2 else part for i, part in enumerate(parts))
+    return row.shots != 0, row.trainer, row.shots < 0, row.shots, name
 
 
 def collect(members: Mapping[Path, dict]) -> Table:
