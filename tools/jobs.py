@@ -119,6 +119,8 @@ class Sweep:
     def jobs(self) -> list[Job]:
         """Return the jobs, one per run folder, each behind those that it waits for."""
         self.made, self.first = {}, {}
+        files = (self.configs / "trainers").glob("*/*.yaml")
+        known = {(path.parent.name, path.stem) for path in files}
         # zero-shot first: what its test makes serves others; seed by seed, for early tables
         methods = sorted(self.methods, key=lambda method: method[0] != ZERO_SHOT)
         for seed, *rest in itertools.product(
@@ -126,8 +128,8 @@ class Sweep:
         ):
             backbone, attack, dataset, protocol, (trainer, ending) = rest
             config = backbone + ending
-            if not (self.configs / f"trainers/{trainer}/{config}.yaml").is_file():
-                continue  # of all trainers, one that has none for this backbone
+            if (trainer, config) not in known:  # of all trainers, one without this backbone
+                continue
             zero = trainer == ZERO_SHOT
             if zero and seed != self.seeds[0]:  # nothing is drawn: one seed says all
                 continue
