@@ -1,7 +1,7 @@
 """Install the folders of this repository as one package, ``advprompt``.
 
-``trainers/`` becomes ``advprompt`` itself; ``datasets/``, ``tools/``, ``compat/``, ``configs/``
-and ``scripts/`` become its sub-packages, so that no name as common as ``trainers`` or ``datasets``
+``trainers/`` becomes ``advprompt`` itself; ``datasets/``, ``configs/`` and ``scripts/`` become
+its sub-packages, so that no name as common as ``trainers`` or ``datasets``
 reaches site-packages. Everything about the build that is not a mapping of folders is in
 pyproject.toml.
 """
@@ -16,8 +16,6 @@ DEFENCES = ["scikit-image", "PyWavelets", "diffusers"]
 FOLDERS = {
     "advprompt": "trainers",
     "advprompt.datasets": "datasets",
-    "advprompt.tools": "tools",
-    "advprompt.compat": "compat",
     "advprompt.configs": "configs",
     "advprompt.scripts": "scripts",
 }
@@ -41,7 +39,7 @@ PACKAGES = all_packages()
 
 setup(
     name="advprompt",
-    version=re.search(r'__version__ = "(.+)"', read("trainers/version.py"))[1],
+    version=re.search(r'__version__ = "(.+)"', read("trainers/utils/version.py"))[1],
     description="Adversarially robust prompt learning for CLIP, on top of CoOp and Dassl",
     long_description=read("README.md"),
     long_description_content_type="text/markdown",
@@ -80,7 +78,7 @@ setup(
             *DEFENCES,
         ],
     },
-    entry_points={"console_scripts": ["advprompt = advprompt.tools.cli:main"]},
+    entry_points={"console_scripts": ["advprompt = advprompt.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.10",

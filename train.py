@@ -6,16 +6,35 @@
         --attack-config-file configs/attacks/advpt16.yaml \
         --output-dir output/oxford_pets/AdvPT/seed1 DATASET.NUM_SHOTS 16
 
-With --dry-run it says what would be done and how many image forwards that takes, and does nothing.
+With --dry-run it says what would be done and does nothing.
 Many GPUs: `torchrun --nproc_per_node N train.py ...` (docs/distributed.md).
 """
 
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-from tools.cli import run_tool
-from tools.train import dry_run, main, parser, setup_cfg, what
+HERE = Path(__file__).resolve().parent
 
-__all__ = ["dry_run", "main", "parser", "setup_cfg", "what"]
+
+def other_advprompt() -> str:
+    """Return why the package that `import advprompt` finds is not this clone's; "" if it is."""
+    spec = find_spec("advprompt")
+    if spec is None:
+        return "advprompt is not installed here; run 'bash scripts/setup.sh' in this clone"
+    found = Path(spec.origin).resolve().parent
+    if found == HERE / "trainers":
+        return ""
+    return (
+        f"'import advprompt' finds '{found}', not this clone; run 'bash scripts/setup.sh' here, or "
+        "activate the environment in which this clone is installed"
+    )
+
 
 if __name__ == "__main__":
+    if why := other_advprompt():
+        sys.exit(print(f"error: {why}", file=sys.stderr) or 2)
+    from advprompt.cli.train import main
+    from advprompt.utils.entry import run_tool
+
     sys.exit(run_tool(main))

@@ -9,7 +9,6 @@ and the batches of one epoch are the program's own. Printed are seconds and the 
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import tempfile
 import time
@@ -19,14 +18,13 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from tools.cli import run_tool
+from advprompt import advpt
+from advprompt.evaluation import bank
+from advprompt.utils import errors, io, machine
+from advprompt.utils.entry import run_tool
 
-from . import core, memory
+from . import memory
 
-advpt, bank, errors, io, machine = (
-    importlib.import_module(f"{core.__name__}.{name}")
-    for name in ("advpt", "bank", "errors", "io", "machine")
-)
 KEY = "0" * 64
 
 

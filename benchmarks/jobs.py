@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,15 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import core, plain
+from advprompt import attacks
+from advprompt import backbone as prompting
+from advprompt.attacks import dispatch
+from advprompt.prompting import prompted
 
-attacks, prompting = (
-    importlib.import_module(f"{core.__name__}.{name}") for name in ("attacks", "prompting")
-)
-dispatch, prompted = (
-    importlib.import_module(f"{core.__name__}.{name}")
-    for name in ("attacks.dispatch", "prompting.prompted")
-)
+from . import plain
 
 CHUNK = 64  # classes per text pass where there are many
 SYLLABLES = ("ba", "co", "di", "fu", "ga", "he", "ji", "ko", "lu", "mo")
@@ -188,9 +184,11 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
         loss = attacks.objective_for(spec, clip.encode_image, reference=reference)
         x, y = (start.clone().requires_grad_() for _ in range(2))
         kl = F.kl_div(
-            clip.provider_image(y).log_softmax(dim=-1), reference.log_softmax(dim=-1),
-            log_target=True, reduction="sum",
-        )  # fmt: skip
+            clip.provider_image(y).log_softmax(dim=-1),
+            reference.log_softmax(dim=-1),
+            log_target=True,
+            reduction="sum",
+        )
         mine = torch.autograd.grad(loss(x).sum(), x)[0]
         return apart(mine, torch.autograd.grad(kl, y)[0])
 

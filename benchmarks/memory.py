@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from tools.cli import run_tool
+from advprompt.utils.entry import run_tool
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")  # "5" forgets the highest resident size so far (Linux)

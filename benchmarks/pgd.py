@@ -9,7 +9,6 @@ hand-made prompt, both judged by this project; time is a batch of 50 images, in 
 from __future__ import annotations
 
 import argparse
-import importlib
 import statistics
 import sys
 import time
@@ -18,17 +17,15 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from tools.cli import run_tool
-from tools.tiny_figures import classifier, drawn
+from advprompt import attacks
+from advprompt import backbone as prompting
+from advprompt.datasets import drawing
+from advprompt.experiments.tiny.figures import classifier, drawn
+from advprompt.prompting import templates
+from advprompt.utils import io
+from advprompt.utils.entry import run_tool
 
-from . import core
 from .timing import paired, ratio
-
-attacks, prompting, templates, io = (
-    importlib.import_module(f"{core.__name__}.{name}")
-    for name in ("attacks", "prompting", "templates", "io")
-)
-drawing = importlib.import_module("datasets.drawing")
 
 
 def ways(logits, spec):

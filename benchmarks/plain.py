@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import core  # noqa: F401  the package must be imported before its parts
-
 
 def whole_prompts(clip, embeddings: Tensor) -> Tensor:
     """Pad prompts (K, L, d_t), cut after the last end token, to the tower's whole length."""

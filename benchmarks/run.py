@@ -12,7 +12,6 @@ speed. On a GPU the budget table follows: whole jobs of the field on ViT-B/16, s
 from __future__ import annotations
 
 import argparse
-import importlib
 import statistics
 import sys
 import time
@@ -21,15 +20,13 @@ import torch
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
-from tools.cli import run_tool
+from advprompt import backbone as prompting
+from advprompt.utils import errors, io, machine
+from advprompt.utils.entry import run_tool
 
-from . import budget, core, jobs, memory
+from . import budget, jobs, memory
 from .timing import paired, peak_flops, ratio
 
-errors, io, machine, prompting = (
-    importlib.import_module(f"{core.__name__}.{name}")
-    for name in ("errors", "io", "machine", "prompting")
-)
 RANDOM = {"ViT-B/32", "ViT-B/16", "ViT-L/14"}
 
 
@@ -37,11 +34,13 @@ def backbone(name: str, device: str):
     """Return a backbone; OpenAI's names come with random weights, whose speed is the same."""
     if name not in RANDOM:
         return prompting.load_clip(name, device=device)
-    open_clip = importlib.import_module("open_clip")
+    import open_clip
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = open_clip.create_model(name.replace("/", "-"), force_quick_gelu=True)
-    loading = importlib.import_module(f"{core.__name__}.prompting.loading")
+    from advprompt.backbone import loading
+
     state = model.state_dict()
     return loading.make_adapter(state, name=name, provider="open_clip").to(device)
 
@@ -77,13 +76,17 @@ def shown(rows: list[dict]) -> str:
     """Return the ratio table."""
     table = [
         [
-            row["job"], f"{row['plain_seconds']:.3g}", f"{row['ours_seconds']:.3g}",
-            f"{row['ratio']:.2f}", f"{row['at_least']:g}", f"{row['max_difference']:.1e}",
+            row["job"],
+            f"{row['plain_seconds']:.3g}",
+            f"{row['ours_seconds']:.3g}",
+            f"{row['ratio']:.2f}",
+            f"{row['at_least']:g}",
+            f"{row['max_difference']:.1e}",
             *(_mebibytes(row["peak_memory"][side]) for side in ("plain", "ours")),
             f"{100 * row['share_of_peak']:.0f} %",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     heads = ["job", "plain s", "ours s", "ratio", "to reach", "difference", "plain MiB", "ours MiB"]
     return tabulate(table, [*heads, "of peak"], disable_numparse=True)
 

@@ -1,12 +1,28 @@
 """Data sets in CoOp's layout, registered under CoOp's names in Dassl's registry.
 
-A name that is registered already, by a fork or another plug-in, is left as it is. ``core`` is
-the package with the trainers under whatever name it was imported.
+A name that is registered already, by a fork or another plug-in, is left as it is.
 """
 
-import importlib
-
-core = importlib.import_module(__name__.rpartition(".")[0] or "trainers")
+from . import (
+    caltech101,
+    dtd,
+    eurosat,
+    fgvc_aircraft,
+    folder,
+    food101,
+    imagenet,
+    imagenet_a,
+    imagenet_r,
+    imagenet_sketch,
+    imagenetv2,
+    oxford_flowers,
+    oxford_pets,
+    shapes,
+    shifts,
+    stanford_cars,
+    sun397,
+    ucf101,
+)
 
 __all__ = [
     "caltech101",
@@ -28,5 +44,3 @@ __all__ = [
     "sun397",
     "ucf101",
 ]
-for _name in __all__:
-    importlib.import_module(f".{_name}", __name__)

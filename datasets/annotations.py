@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import core
-
-UserError = core.UserError
+from ..utils.errors import UserError
 
 
 def find(data, name: str) -> Path:

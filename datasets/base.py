@@ -10,18 +10,21 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
-from . import core
+from ..config import host
+from ..prompting import templates
+from ..utils import io
+from ..utils.errors import UserError
+from ..utils.subset import stratified_subset
 from .files import missing_files
-from .sampling import Item, Split, draw_shots, first_by_name, stratified_subset, subsample_classes
+from .sampling import Item, Split, draw_shots, first_by_name, subsample_classes
 from .splits import check_labels, read_shots, read_split, split_digest
 
-UserError = core.UserError
 SPLIT_SEED = 1  # of splits made here, whatever the seed of the run
 
 
 def register(cls):
     """Register a data set class under its own name, unless a fork has that name, or takes it."""
-    core.host.lend(DATASET_REGISTRY, cls)
+    host.lend(DATASET_REGISTRY, cls)
     return cls
 
 
@@ -83,7 +86,7 @@ class CoOpDataset(DatasetBase):
     image_folder = ""  # folder of the images, under dataset_dir
     split_file = ""  # CoOp's split file in dataset_dir
     source = ""  # where the files come from, as the end of a sentence
-    fetch_name = ""  # what `python -m tools.data fetch` calls it; "": it cannot be fetched
+    fetch_name = ""  # what `python -m advprompt data fetch` calls it; "": it cannot be fetched
     test_only = False  # nothing to train on: the training images are a stand-in
     short = ""
     numbered_at_random = False  # file names of test images say nothing of the class
@@ -94,9 +97,7 @@ class CoOpDataset(DatasetBase):
         self.locate(cfg)
         self.image_dir = self.dataset_dir / self.image_folder
         self.cache_dir = cache_folder(cfg, self.dataset_dir)
-        self.template = getattr(cfg.DATASET, "TEMPLATE", "") or core.templates.template_for(
-            self.name
-        )
+        self.template = getattr(cfg.DATASET, "TEMPLATE", "") or templates.template_for(self.name)
         if "{}" not in self.template:
             raise UserError(
                 f"DATASET.TEMPLATE is '{self.template}', expected '{{}}' in the place of the class"
@@ -123,7 +124,7 @@ class CoOpDataset(DatasetBase):
         source = self.source.format(dir=self.dataset_dir)
         if not self.fetch_name:
             return source
-        return f"run 'python -m tools.data fetch {self.fetch_name}', or {source}"
+        return f"run 'python -m advprompt data fetch {self.fetch_name}', or {source}"
 
     def load(self, shots: int, seed: int) -> Split:
         """Return the split; with ``shots`` of 1 or more, training and validation are drawn."""
@@ -150,7 +151,7 @@ class CoOpDataset(DatasetBase):
                 f"'{self.image_folder}' is in '{self.dataset_dir}'; {self.advice()}"
             )
         split = self.make_split()
-        core.io.write_json(self.cache_dir / self.split_file, split._asdict())
+        io.write_json(self.cache_dir / self.split_file, split._asdict())
         print(f"Made the split and saved it to {self.cache_dir / self.split_file}")
         return split
 
@@ -178,7 +179,7 @@ class CoOpDataset(DatasetBase):
             self.short = str(error)
             return draw_shots(*given, shots, seed, strict=False)
         rows = {"checksum": split_digest([train, val]), "train": train, "val": val}
-        core.io.write_json(path, key | rows)
+        io.write_json(path, key | rows)
         return train, val
 
     def choose_test(self, test: list[Item], keys) -> list[Item]:

@@ -3,12 +3,10 @@
 import random
 from pathlib import Path
 
-from . import core
+from ..utils.errors import UserError
 from .base import SPLIT_SEED, CoOpDataset, register
 from .files import class_folders, list_images
 from .sampling import Item, Split, split_all
-
-UserError = core.UserError
 
 
 class ClassFolders(CoOpDataset):

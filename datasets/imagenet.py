@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import core
+from ..utils import io
+from ..utils.errors import UserError
 from .annotations import read_rows
 from .base import CoOpDataset, register
 from .files import class_folders, image_names
 from .sampling import Item, Split
 from .splits import check_labels, split_digest
 
-UserError = core.UserError
 NAMES = "classnames.txt"
 GOT_NAMES = "https://drive.google.com/file/d/1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"
 
@@ -109,7 +109,7 @@ class ImageNet(CoOpDataset):
                 f"more) is in only one of train and val below '{self.image_dir}'; {self.advice()}"
             )
         if index != stored:
-            core.io.write_json(paths[0], index)
+            io.write_json(paths[0], index)
             print(f"Saved the list of images to {paths[0]}")
         return index
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import core
+from ..utils.errors import UserError
 from .base import CoOpDataset
 from .files import class_folders, image_names
 from .imagenet import named, read_classnames
@@ -23,7 +23,7 @@ class ImageNetVariant(CoOpDataset):
     def load(self, shots: int, seed: int) -> Split:
         present = class_folders(self.image_dir) if self.image_dir.is_dir() else []
         if len(present) != self.n_classes:
-            raise core.UserError(
+            raise UserError(
                 f"data set {self.name} is incomplete: '{self.image_dir}' has {len(present)} class "
                 f"folders, expected {self.n_classes}; {self.advice()}"
             )
@@ -32,7 +32,7 @@ class ImageNetVariant(CoOpDataset):
         for label, (folder, classname) in enumerate(classes):
             names = image_names(self.image_dir / folder)
             if not names:
-                raise core.UserError(
+                raise UserError(
                     f"class folder '{self.image_dir / folder}' has no images; {self.advice()}"
                 )
             items = [Item(f"{folder}/{name}", label, classname) for name in names]

@@ -1,6 +1,6 @@
 """ImageNetV2, matched frequency: new images of ImageNet's classes (Recht et al., 2019)."""
 
-from . import core
+from ..utils.errors import UserError
 from .base import register
 from .imagenet_variants import ImageNetVariant
 
@@ -23,7 +23,7 @@ class ImageNetV2(ImageNetVariant):
         numbers = [str(label) for label in range(len(names))]
         if set(present) != set(numbers):
             odd = sorted(set(present) ^ set(numbers))[0]
-            raise core.UserError(
+            raise UserError(
                 f"data set {self.name} has {len(present)} class folders and {len(names)} lines in "
                 f"classnames.txt, and '{odd}' is in one of them only; {self.advice()}"
             )

@@ -2,7 +2,8 @@
 
 import random
 
-from . import core
+from ..utils import io
+from ..utils.errors import UserError
 from .annotations import find, read_mat
 from .base import SPLIT_SEED, CoOpDataset, register
 from .sampling import Item, Split, split_all
@@ -27,10 +28,10 @@ class OxfordFlowers(CoOpDataset):
     def make_split(self) -> Split:
         labels = read_mat(self, "imagelabels.mat", lambda mat: list(map(int, mat["labels"][0])))
         path = find(self, "cat_to_name.json")
-        names = core.io.read_json(path)  # keys are labels, counted from 1
+        names = io.read_json(path)  # keys are labels, counted from 1
         for label in sorted(set(labels)):
             if not isinstance(names, dict) or str(label) not in names:
-                raise core.UserError(f"'{path}' has no name of class {label}; {self.advice()}")
+                raise UserError(f"'{path}' has no name of class {label}; {self.advice()}")
         items = [
             Item(f"image_{n:05d}.jpg", label - 1, names[str(label)])
             for n, label in enumerate(labels, start=1)

@@ -12,10 +12,7 @@ import math
 import random
 from typing import NamedTuple
 
-from . import core
-
-UserError = core.UserError
-stratified_subset = core.subset.stratified_subset
+from ..utils.errors import UserError
 
 
 class Item(NamedTuple):

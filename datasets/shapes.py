@@ -6,7 +6,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from . import core, drawing
+from ..utils import io
+from ..utils.errors import UserError
+from . import drawing
 from .base import CoOpDataset, read_split, register
 from .files import whole_folder
 from .sampling import Item, Split
@@ -35,7 +37,7 @@ def draw_all(folder: Path) -> Split:
     Returns:
         the split, with paths such as ``train/red_circle/000.png`` relative to ``folder``.
     """
-    core.io.writable_dir(folder)
+    io.writable_dir(folder)
     split = {part: [] for part in Split._fields}
     units = [(p, y, name) for p in split for y, name in enumerate(drawing.shape_classes())]
     for part, label, classname in tqdm(units, desc="Drawing shapes", unit="folder"):
@@ -44,14 +46,14 @@ def draw_all(folder: Path) -> Split:
             try:
                 draw_class(folder / unit, part, label, classname)
             except OSError as error:
-                raise core.UserError(
+                raise UserError(
                     f"cannot draw the images in '{folder / unit}' ({error.strerror or error}); "
                     "free some space or set DATASET.CACHE_DIR to a folder that is writable"
                 ) from error
         split[part] += [
             Item(f"{unit}/{n:03d}.png", label, classname) for n in range(IMAGES_PER_CLASS[part])
         ]
-    core.io.write_json(folder / "manifest.json", split)
+    io.write_json(folder / "manifest.json", split)
     return Split(**split)
 
 

@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from . import core, drawing
+from ..utils import io
+from ..utils.errors import UserError
+from . import drawing
 from .base import read_split, register
 from .files import whole_folder
 from .sampling import Item, Split
@@ -127,7 +129,7 @@ class DrawnTest(Shapes):
         try:
             self.draw_into(self.image_dir)
         except OSError as error:
-            raise core.UserError(
+            raise UserError(
                 f"cannot draw the images in '{self.image_dir}' ({error.strerror or error}); "
                 "free some space or set DATASET.CACHE_DIR to a folder that is writable"
             ) from error
@@ -136,7 +138,7 @@ class DrawnTest(Shapes):
     @classmethod
     def draw_into(cls, folder: Path) -> None:
         """Draw all images and their manifest into ``folder``, which appears once it is whole."""
-        core.io.writable_dir(folder.parent)
+        io.writable_dir(folder.parent)
         items, names, own = [], cls.class_names(), zlib.crc32(cls.__name__.encode())
         with whole_folder(folder) as unfinished:
             for label, name in enumerate(tqdm(names, desc=f"Drawing {cls.__name__}", unit="class")):
@@ -149,7 +151,7 @@ class DrawnTest(Shapes):
                     items.append(Item(f"{place}/{n:03d}.png", label, name))
                     Image.fromarray(pixels).save(unfinished / items[-1].path)
             split = Split(train=items, val=[], test=items)
-            core.io.write_json(unfinished / "manifest.json", split._asdict())
+            io.write_json(unfinished / "manifest.json", split._asdict())
 
 
 # --- the classes of `shapes` in other looks ------------------------------------------------------

@@ -3,7 +3,7 @@
 Addresses and Google Drive files are those of CoOp's DATASETS.md and of the publishers' pages.
 Sizes and checksums are those that TensorFlow Datasets (SHA-256) and torchvision (MD5) record for
 the same files; the MD5s of ImageNet-A and ImageNet-R are those of public code that uses them, that
-of EuroSAT's second address is Zenodo's. ``python -m tools.data`` reads this; docs/data.md tells
+of EuroSAT's second address is Zenodo's. ``python -m advprompt data`` reads this; docs/data.md tells
 what was tried.
 """
 

@@ -6,10 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from . import core
+from ..utils import io
+from ..utils.errors import UserError
 from .sampling import Item, Split
-
-UserError = core.UserError
 
 
 def split_digest(split) -> str:
@@ -24,7 +23,7 @@ def to_items(rows) -> list[Item]:
 
 def read_split(path) -> Split:
     """Read a split file of CoOp's form: train, val and test, each [path, label, class name]s."""
-    stored = core.io.read_json(path)
+    stored = io.read_json(path)
     try:
         return Split(*(to_items(stored[part]) for part in Split._fields))
     except (KeyError, TypeError, ValueError) as error:

@@ -21,5 +21,5 @@ sweep() { # KEY "VALUE ..." [KEY VALUE ...]: every value, every seed
 curve() { # KEY: the table of all these runs, and the picture of their accuracy over KEY
   [ -z "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || return 0 # a dry run
   conclude "$OUTPUT/$dataset"
-  "$PYTHON" -m "$TOOLS".curves "$OUTPUT/$dataset" --over "$1" --out "$OUTPUT/$dataset/curve.png"
+  "$PYTHON" -m "$PACKAGE" curves "$OUTPUT/$dataset" --over "$1" --out "$OUTPUT/$dataset/curve.png"
 }

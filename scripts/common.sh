@@ -5,10 +5,10 @@ set -euo pipefail
 HERE=$PWD
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ "${SCRIPTS##*/}" = advprompt ]; then # in a fork, where dropin has put them
-  REPO=$(cd "$SCRIPTS/../.." && pwd) CONFIGS=configs/advprompt TOOLS=trainers.advprompt.tools
-  TRAIN=(-m "$TOOLS.train") ADVICE="activate the fork's environment"
+  REPO=$(cd "$SCRIPTS/../.." && pwd) CONFIGS=configs/advprompt PACKAGE=trainers.advprompt
+  TRAIN=(-m "$PACKAGE" train) ADVICE="activate the fork's environment"
 else
-  REPO=$(cd "$SCRIPTS/.." && pwd) CONFIGS=configs TOOLS=tools
+  REPO=$(cd "$SCRIPTS/.." && pwd) CONFIGS=configs PACKAGE=advprompt
   TRAIN=(train.py) ADVICE="run 'bash scripts/setup.sh'"
 fi
 
@@ -61,8 +61,8 @@ run() { # ARGUMENTS of train.py: do one run, or note it
   fi
 }
 
-report() { # ARGUMENTS of tools.report: tables of what is there; after a dry run nothing is new
-  [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || "$PYTHON" -m "$TOOLS".report "$@"
+report() { # ARGUMENTS of advprompt report: tables of what is there; after a dry run nothing is new
+  [ -n "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || "$PYTHON" -m "$PACKAGE" report "$@"
 }
 
 attempt() { # WHAT COMMAND ...: go on where it fails, and remember WHAT in $failed
@@ -140,11 +140,11 @@ train() { # TRAINER DATASET SHOTS CFG SEED [KEY VALUE ...]: one run, skipped or 
     --config-file "$CONFIGS/trainers/$trainer/$cfg.yaml" \
     --attack-config-file "$CONFIGS/attacks/$attack.yaml" --output-dir "$folder" \
     ${flags[@]+"${flags[@]}"} DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" \
-    TRAINER.ADVPT.BANK_DIR "$CACHE/banks" "$@" || return
+    DATASET.FEATURE_DIR "$CACHE/banks" "$@" || return
   retest "$@"
 }
 
-retest() { # [KEY VALUE ...]: test the run of train again under each of $TESTS, as tools.robustness does:
+retest() { # [KEY VALUE ...]: test the run of train again under each of $TESTS, as advprompt robustness does:
   # names of configs/attacks/, settings behind a plus: "linf1_aa advpt16+DEFENCE.NAME=jpeg"
   local test part parts again=() own name
   while [ $# -gt 0 ]; do
@@ -164,7 +164,7 @@ retest() { # [KEY VALUE ...]: test the run of train again under each of $TESTS, 
       --attack-config-file "$CONFIGS/attacks/$attack.yaml" \
       --test-attack-config-file "$CONFIGS/attacks/${parts[0]}.yaml" \
       --output-dir "$folder/robustness/$name" --eval-only --model-dir "${flags[2]:-$folder}" \
-      DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" TRAINER.ADVPT.BANK_DIR "$CACHE/banks" \
+      DATASET.NUM_SHOTS "$shots" DATASET.CACHE_DIR "$CACHE" DATASET.FEATURE_DIR "$CACHE/banks" \
       ${again[@]+"${again[@]}"} ${own[@]+"${own[@]}"}
   done
 }

@@ -117,7 +117,7 @@ for protocol in $protocols; do
   fi
 done
 needed=$(printf '%s\n' $needed | grep -v '^shapes' | sort -u) || true
-if [ -n "$needed" ]; then "$PYTHON" -m "$TOOLS".data check $needed || true; fi
+if [ -n "$needed" ]; then "$PYTHON" -m "$PACKAGE" data check $needed || true; fi
 
 for cfg in $cfgs; do
   for set in $sets; do

@@ -28,7 +28,7 @@ novel() { # DATASET [KEY VALUE ...]: base-to-novel on the robust backbone
 novel_again() { # the same prompts on more images of EuroSAT's new classes, where 200 tell too little;
   # a dry run does not see them, as it counts only what the scripts train
   [ -z "${ADVPROMPT_DRY_RUN_JOBS:-}" ] || return 0
-  "$PYTHON" -m tools.robustness --root "$DATA" --attack-config-file configs/attacks/tiny_eurosat.yaml \
+  "$PYTHON" -m advprompt robustness --root "$DATA" --attack-config-file configs/attacks/tiny_eurosat.yaml \
     --model-dir "$OUTPUT"/eurosat/*/tiny_robust_*SUBSAMPLE_CLASSES-new_*/seed"$1" \
     --opts TEST.SUBSET 1000 TEST.PICTURE 0 ATTACK.TEST.LIST "[{'NAME':'pgd','STEPS':20}]"
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import trainers  # noqa: F401  makes `import dassl` work
+import advprompt  # noqa: F401  makes `import dassl` work
 from tests import warm
 
 REPO = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def pets(tmp_path_factory) -> Path:
     """A data root with oxford_pets in CoOp's layout: 3 classes of drawn 40x40 images."""
     from PIL import Image
 
-    from datasets import drawing
+    from advprompt.datasets import drawing
 
     root = tmp_path_factory.mktemp("data")
     images = root / "oxford_pets" / "images"
@@ -81,7 +81,7 @@ def arguments(pets, toy_file, tmp_path):
             "INPUT.SIZE": "(32,32)",
             "DATASET.NUM_SHOTS": 4,
             "DATASET.CACHE_DIR": str(tmp_path / "cache"),
-            "TRAINER.ADVPT.BANK_DIR": str(tmp_path / "banks"),
+            "DATASET.FEATURE_DIR": str(tmp_path / "banks"),
             "TRAINER.ADVPT.N_CTX": 4,
             "OPTIM.MAX_EPOCH": 4,
             "TRAIN.CHECKPOINT_FREQ": 2,
@@ -93,11 +93,21 @@ def arguments(pets, toy_file, tmp_path):
         } | {key.replace("__", "."): value for key, value in keys.items()}
         words = [str(word) for pair in options.items() for word in pair]
         return [
-            "--root", str(root or pets), "--seed", str(seed), "--trainer", trainer,
-            "--dataset-config-file", str(REPO / "configs/datasets/oxford_pets.yaml"),
-            "--config-file", str(REPO / f"configs/trainers/{trainer}/vit_b32.yaml"),
-            "--output-dir", str(tmp_path / out), *extra, *words,
-        ]  # fmt: skip
+            "--root",
+            str(root or pets),
+            "--seed",
+            str(seed),
+            "--trainer",
+            trainer,
+            "--dataset-config-file",
+            str(REPO / "configs/datasets/oxford_pets.yaml"),
+            "--config-file",
+            str(REPO / f"configs/trainers/{trainer}/vit_b32.yaml"),
+            "--output-dir",
+            str(tmp_path / out),
+            *extra,
+            *words,
+        ]
 
     return build
 
@@ -107,12 +117,22 @@ def white_box(arguments):
     """Like ``arguments``, with small attacks through the whole model and 3 batches an epoch."""
 
     def build(trainer: str, *extra: str, **keys) -> list[str]:
-        return arguments(trainer, *extra, **({
-            "ATTACK__TRAIN__OBJECTIVE": "ce", "ATTACK__TRAIN__TARGET": "end_to_end",
-            "ATTACK__TRAIN__EPS": "4/255", "ATTACK__TRAIN__ALPHA": "2/255",
-            "ATTACK__TEST__LIST": "[{'EPS': '4', 'STEPS': 2}]", "OPTIM__MAX_EPOCH": 1,
-            "DATALOADER__TRAIN_X__BATCH_SIZE": 4,
-        } | keys))  # fmt: skip
+        return arguments(
+            trainer,
+            *extra,
+            **(
+                {
+                    "ATTACK__TRAIN__OBJECTIVE": "ce",
+                    "ATTACK__TRAIN__TARGET": "end_to_end",
+                    "ATTACK__TRAIN__EPS": "4/255",
+                    "ATTACK__TRAIN__ALPHA": "2/255",
+                    "ATTACK__TEST__LIST": "[{'EPS': '4', 'STEPS': 2}]",
+                    "OPTIM__MAX_EPOCH": 1,
+                    "DATALOADER__TRAIN_X__BATCH_SIZE": 4,
+                }
+                | keys
+            ),
+        )
 
     return build
 
@@ -123,7 +143,7 @@ def build(white_box, capsys):
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
-    import train
+    from advprompt.cli import train
 
     def make(name: str, **keys):
         cfg = train.setup_cfg(train.parser().parse_args(white_box(name, **keys)))
@@ -140,8 +160,8 @@ def build(white_box, capsys):
 @pytest.fixture
 def run(capsys):
     """Run train.py in this process: ``run(argv) -> (exit code, output, errors)``."""
-    import train
-    from tools.cli import run_tool
+    from advprompt.cli import train
+    from advprompt.utils.entry import run_tool
 
     def call(argv: list[str]) -> tuple[int, str, str]:
         stdout = sys.stdout

@@ -81,8 +81,9 @@ def fgvc_aircraft(root: Path) -> Made:
     variants = ("707-320", "Eurofighter Typhoon", "F/A-18")
     text(folder / "variants.txt", variants)
     for start, part in ((10, "train"), (20, "val"), (30, "test")):
-        rows = [f"{start * 1000 + 10 * y + n:07d} {v}" for n in range(5) for y, v in
-                enumerate(variants)]  # fmt: skip
+        rows = [
+            f"{start * 1000 + 10 * y + n:07d} {v}" for n in range(5) for y, v in enumerate(variants)
+        ]
         text(folder / f"images_variant_{part}.txt", rows)
         images(folder / "images", (f"{row[:7]}.jpg" for row in rows))
     lists = tuple(f"images_variant_{part}.txt" for part in ("train", "val", "test"))
@@ -118,8 +119,10 @@ def stanford_cars(root: Path) -> Made:
     names[0] = cars
     savemat(folder / "devkit" / "cars_meta.mat", class_names=names)
     fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
-    files = {"cars_train": "devkit/cars_train_annos.mat", "cars_test":
-             "cars_test_annos_withlabels.mat"}  # fmt: skip
+    files = {
+        "cars_train": "devkit/cars_train_annos.mat",
+        "cars_test": "cars_test_annos_withlabels.mat",
+    }
     for (part, file), count in zip(files.items(), (10, 4), strict=True):
         labels = [y for _ in range(count) for y in (3, 1, 2)]
         rows = np.empty((1, len(labels)), dtype=[(field, object) for field in fields])
@@ -136,8 +139,9 @@ def sun397(root: Path) -> Made:
     classes = ("/a/abbey", "/a/apartment_building/outdoor", "/b/badminton_court/indoor")
     text(folder / "ClassName.txt", classes)
     for part, numbers in (("Training", range(10)), ("Testing", range(10, 14))):
-        rows = [f"{name}/sun_{chr(97 + n)}{y}.jpg" for y, name in enumerate(classes) for n in
-                numbers]  # fmt: skip
+        rows = [
+            f"{name}/sun_{chr(97 + n)}{y}.jpg" for y, name in enumerate(classes) for n in numbers
+        ]
         text(folder / f"{part}_01.txt", rows)
         images(folder / "SUN397", (row[1:] for row in rows))
     named = {0: "abbey", 1: "outdoor apartment_building", 2: "indoor badminton_court"}

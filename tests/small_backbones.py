@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import trainers  # noqa: F401  its torchvision guard comes before open_clip
+import advprompt  # noqa: F401  its torchvision guard comes before open_clip
 
 # isort: split
 

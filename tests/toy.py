@@ -65,6 +65,6 @@ def toy_state_dict(
 
 def toy_clip(*, precision: str = "fp32", provider: str = "open_clip", **sizes):
     """An adapter around :func:`toy_state_dict` (32x32 images, 32 features)."""
-    from trainers.prompting import make_adapter
+    from advprompt.backbone import make_adapter
 
     return make_adapter(toy_state_dict(**sizes), name="toy", precision=precision, provider=provider)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers import losses
-from trainers.attacks import NotFinite
-from trainers.errors import UserError
+from advprompt import losses
+from advprompt.attacks import NotFinite
+from advprompt.utils.errors import UserError
 
 NORMS = ("linf", "l2")
 EPS = {"linf": 3 / 255, "l2": 0.1}  # where the victim keeps some samples and loses others
@@ -25,9 +25,12 @@ def net(classes: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GELU(), nn.Flatten(),
+            nn.Conv2d(3, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.GELU(),
+            nn.Flatten(),
             nn.Linear(8 * 36, classes),
-        )  # fmt: skip
+        )
     return model.double().eval()
 
 

@@ -42,7 +42,7 @@ def serve(address: str) -> None:
     sys.path.insert(0, str(REPO))
     import matplotlib.pyplot  # noqa: F401
 
-    import train  # noqa: F401
+    from advprompt.cli import train  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
     with socket.socket(socket.AF_UNIX) as listener:

@@ -15,17 +15,19 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import nn
 
-from . import distributed
 from .attacks import specs_from_cfg
 from .attacks.cost import bank_forwards
-from .bank import Bank, build_bank
-from .errors import UserError
-from .prompting import PromptLearner, text_features
+from .backbone import text_features
+from .config.keys import POSITIONS, PRECISIONS, add_defaults, at_least, one_of
+from .engine.checkpoints import load_prompts
+from .engine.trainer import RobustTrainer, register
+from .evaluation.bank import Bank, build_bank
+from .evaluation.rows import Rows
+from .prompting import PromptLearner
 from .prompting.prompts import context_spec
-from .robust_trainer import RobustTrainer, register
-from .rows import Rows
-from .state import load_prompts
-from .versions import grad_scaler
+from .utils import distributed
+from .utils.errors import UserError
+from .utils.versions import grad_scaler
 
 
 class PromptedText(nn.Module):
@@ -69,6 +71,21 @@ class AdvPT(RobustTrainer):
     paper = "https://arxiv.org/abs/2311.11261"
     node = "ADVPT"
 
+    @classmethod
+    def extend_cfg(cls, cfg):
+        add_defaults(
+            cfg,
+            "TRAINER.ADVPT",
+            N_CTX=32,  # number of context vectors (paper)
+            CTX_INIT="",  # words to start from; "": N(0, 0.02^2)
+            CSC=False,  # class-specific contexts
+            CLASS_TOKEN_POSITION="end",  # end, middle or front
+            PREC="fp32",  # of the tuning: fp32, amp (GPU) or bf16
+            CLASS_CHUNK=0,  # classes per text pass; 0: all at once
+            VIEWS=1,  # random starts per bank image (our choice)
+            BANK_BATCH=32,  # images per forward of the bank
+        )
+
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
         if cfg.TRAINER.ADVPT.PREC == "amp" and not (cfg.USE_CUDA and torch.cuda.is_available()):
@@ -76,6 +93,11 @@ class AdvPT(RobustTrainer):
 
     @classmethod
     def check_keys(cls, cfg):
+        keys = cfg.TRAINER.ADVPT
+        one_of("TRAINER.ADVPT.PREC", keys.PREC, PRECISIONS)
+        one_of("TRAINER.ADVPT.CLASS_TOKEN_POSITION", keys.CLASS_TOKEN_POSITION, POSITIONS)
+        for key, least in (("N_CTX", 1), ("VIEWS", 1), ("BANK_BATCH", 1), ("CLASS_CHUNK", 0)):
+            at_least(f"TRAINER.ADVPT.{key}", keys[key], least)
         (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
         if (spec.objective, spec.target) != ("embedding_kl", "embedding"):
             raise UserError(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from .adversarial import AdversarialTrainer, in_both_towers
-from .config import add_defaults, at_least, one_of
+from .config.keys import add_defaults, at_least, one_of
+from .engine.adversarial import AdversarialTrainer, in_both_towers
+from .engine.teacher import tune_on_clean
+from .engine.trainer import register
 from .losses import apd_student, apd_teacher, mean_ce
 from .prompting.prompted import PromptedCLIP
-from .robust_trainer import register
-from .teacher import tune_on_clean
 
 TEACHERS = ("online", "offline", "zero_shot")
 

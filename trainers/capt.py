@@ -11,10 +11,10 @@ from functools import cached_property
 
 import torch
 
-from .adversarial import AdversarialTrainer, in_both_towers
-from .config import add_defaults, at_least, one_of
+from .config.keys import add_defaults, at_least, one_of
+from .engine.adversarial import AdversarialTrainer, in_both_towers
+from .engine.trainer import register
 from .losses import capt_alpha, capt_consistency, mean_ce
-from .robust_trainer import register
 
 ALPHAS = ("conf", "acc", "entropy", "const", "ramp")
 COUPLINGS = ("text_to_vision", "vision_to_text", "none")
@@ -71,13 +71,19 @@ class CAPT(AdversarialTrainer):
         if keys.ALPHA == "acc":  # of the whole batch; one value for all of its samples
             answers = map(batch.whole, answers)
         alpha = capt_alpha(
-            keys.ALPHA, *answers,
-            constant=keys.ALPHA_CONST, progress=self.epoch / self.max_epoch,
-        )[: len(batch.labels)]  # fmt: skip
+            keys.ALPHA,
+            *answers,
+            constant=keys.ALPHA_CONST,
+            progress=self.epoch / self.max_epoch,
+        )[: len(batch.labels)]
         consistency, train, frz = capt_consistency(
-            adv, clean, frozen, alpha,
-            detach_target=keys.DETACH_TARGET, target_first=keys.KL_DIRECTION == "target_first",
-        )  # fmt: skip
+            adv,
+            clean,
+            frozen,
+            alpha,
+            detach_target=keys.DETACH_TARGET,
+            target_first=keys.KL_DIRECTION == "target_first",
+        )
         loss = mean_ce(clean, batch.labels) + keys.LAMBDA * consistency.mean()
         terms = {"cons": consistency, "cons_train": train, "cons_frz": frz}
         return loss, {f"loss_{k}": v.mean() for k, v in terms.items()} | {"alpha": alpha.mean()}

@@ -7,11 +7,11 @@ abstract does not say follows the authors' development code, and the rest is mar
 
 from __future__ import annotations
 
-from .adversarial import AdversarialTrainer, in_both_towers
-from .config import add_defaults, at_least, one_of
-from .errors import UserError
+from .config.keys import add_defaults, at_least, one_of
+from .engine.adversarial import AdversarialTrainer, in_both_towers
+from .engine.trainer import register
 from .losses import block_consistency, mean_ce, nap
-from .robust_trainer import register
+from .utils.errors import UserError
 
 
 @register

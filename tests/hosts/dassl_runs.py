@@ -20,33 +20,75 @@ ROOT = Path(__file__).resolve().parents[2]
 REAL = "Dassl.pytorch"  # its folder below ADVPROMPT_HOSTS
 OPTIMIZERS = ("adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw")
 TRANSFORMS = (
-    "random_translation", "random_crop", "random_resized_crop", "random_flip", "colorjitter",
-    "randomgrayscale", "gaussian_blur", "cutout", "normalize", "gaussian_noise", "instance_norm",
-)  # fmt: skip
+    "random_translation",
+    "random_crop",
+    "random_resized_crop",
+    "random_flip",
+    "colorjitter",
+    "randomgrayscale",
+    "gaussian_blur",
+    "cutout",
+    "normalize",
+    "gaussian_noise",
+    "instance_norm",
+)
 
 # Runs of ours that must be the same everywhere: 9 steps on 4 shots of 3 breeds
 COMMON = {
-    "DATASET.NAME": "OxfordPets", "DATASET.NUM_SHOTS": 4, "INPUT.SIZE": "(32,32)",
-    "INPUT.INTERPOLATION": "bicubic", "INPUT.TRANSFORMS": "('random_resized_crop','random_flip')",
-    "DATALOADER.NUM_WORKERS": 0, "DATALOADER.TRAIN_X.BATCH_SIZE": 4, "USE_CUDA": False,
-    "OPTIM.NAME": "sgd", "OPTIM.LR": 0.01, "OPTIM.LR_SCHEDULER": "cosine", "OPTIM.MAX_EPOCH": 3,
-    "OPTIM.WARMUP_EPOCH": 1, "OPTIM.WARMUP_TYPE": "constant", "ATTACK.TRAIN.STEPS": 2,
-    "ATTACK.TEST.LIST": "[{'EPS': '2', 'STEPS': 2}]", "TEST.PICTURE": 0, "TEST.PROBES": 0,
-}  # fmt: skip
+    "DATASET.NAME": "OxfordPets",
+    "DATASET.NUM_SHOTS": 4,
+    "INPUT.SIZE": "(32,32)",
+    "INPUT.INTERPOLATION": "bicubic",
+    "INPUT.TRANSFORMS": "('random_resized_crop','random_flip')",
+    "DATALOADER.NUM_WORKERS": 0,
+    "DATALOADER.TRAIN_X.BATCH_SIZE": 4,
+    "USE_CUDA": False,
+    "OPTIM.NAME": "sgd",
+    "OPTIM.LR": 0.01,
+    "OPTIM.LR_SCHEDULER": "cosine",
+    "OPTIM.MAX_EPOCH": 3,
+    "OPTIM.WARMUP_EPOCH": 1,
+    "OPTIM.WARMUP_TYPE": "constant",
+    "ATTACK.TRAIN.STEPS": 2,
+    "ATTACK.TEST.LIST": "[{'EPS': '2', 'STEPS': 2}]",
+    "TEST.PICTURE": 0,
+    "TEST.PROBES": 0,
+}
 OURS = {
     "AdvPT": {"TRAINER.ADVPT.N_CTX": 4, "ATTACK.TRAIN.EPS": "8", "ATTACK.TRAIN.ALPHA": "2"},
     "CAPT": {
-        "TRAINER.CAPT.PROMPT_DEPTH": 2, "ATTACK.TRAIN.EPS": "1", "ATTACK.TRAIN.ALPHA": "0.5",
-        "ATTACK.TRAIN.OBJECTIVE": "ce", "ATTACK.TRAIN.TARGET": "end_to_end",
+        "TRAINER.CAPT.PROMPT_DEPTH": 2,
+        "ATTACK.TRAIN.EPS": "1",
+        "ATTACK.TRAIN.ALPHA": "0.5",
+        "ATTACK.TRAIN.OBJECTIVE": "ce",
+        "ATTACK.TRAIN.TARGET": "end_to_end",
     },
-}  # fmt: skip
+}
 TOLERANCE = 1e-5
 LOSSES = {  # of those runs on Dassl 0.6.3 (commit c61a1b5) with PyTorch 2.13, one thread
-    "AdvPT": [1.0432653, 0.8268375, 1.0677266, 0.9540468, 0.7833261, 0.5990899, 0.7780424,
-              0.5724142, 0.3694046],
-    "CAPT": [1.3985031, 1.4298464, 0.8118545, 1.2646890, 1.1760758, 0.8882942, 0.9372486,
-             0.8969432, 0.7782065],
-}  # fmt: skip
+    "AdvPT": [
+        1.0432653,
+        0.8268375,
+        1.0677266,
+        0.9540468,
+        0.7833261,
+        0.5990899,
+        0.7780424,
+        0.5724142,
+        0.3694046,
+    ],
+    "CAPT": [
+        1.3985031,
+        1.4298464,
+        0.8118545,
+        1.2646890,
+        1.1760758,
+        0.8882942,
+        0.9372486,
+        0.8969432,
+        0.7782065,
+    ],
+}
 
 
 def checkout(name: str) -> Path:

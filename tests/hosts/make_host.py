@@ -70,9 +70,16 @@ HOSTS = (
         own=(
             MAPLE,
             COOP,
-            Own("PromptSRC", "configs/trainers/PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx.yaml",
-                words=("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", "2",
-                       "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "2")),
+            Own(
+                "PromptSRC",
+                "configs/trainers/PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx.yaml",
+                words=(
+                    "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION",
+                    "2",
+                    "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT",
+                    "2",
+                ),
+            ),
         ),
     ),
     Host(
@@ -80,18 +87,30 @@ HOSTS = (
         code="KgCoOp",
         dassl="KgCoOp/Dassl.ProGrad.pytorch",
         own=(
-            replace(COOP, config="configs/trainers/CoOp/rn50.yaml",
-                    words=(*COOP.words, "TRAINER.COOP.CTX_INIT", "False")),
+            replace(
+                COOP,
+                config="configs/trainers/CoOp/rn50.yaml",
+                words=(*COOP.words, "TRAINER.COOP.CTX_INIT", "False"),
+            ),
             Own("KgCoOp", "configs/trainers/KgCoOp/rn50_ep100.yaml", words=COOP.words),
         ),
     ),
     Host(
         "FAP",
         own=(
-            Own("FAP", "configs/trainers/FAP/vit_b32_ep5_batch4_2ctx_notransform.yaml",
+            Own(
+                "FAP",
+                "configs/trainers/FAP/vit_b32_ep5_batch4_2ctx_notransform.yaml",
                 "random-224",
-                words=("TRAINER.FAP.PROMPT_DEPTH", "2", "ATTACK.PGD.TEST_ITER", "2",
-                       "ATTACK.PGD.ADV_TERM", "cos")),
+                words=(
+                    "TRAINER.FAP.PROMPT_DEPTH",
+                    "2",
+                    "ATTACK.PGD.TEST_ITER",
+                    "2",
+                    "ATTACK.PGD.ADV_TERM",
+                    "cos",
+                ),
+            ),
         ),
         lacks=("autoattack", "pkg_resources"),
         needs=("einops",),
@@ -100,11 +119,15 @@ HOSTS = (
         "APT",
         code="apt",
         own=(
-            Own("APT", "configs/trainers/APT/vit_b32.yaml", arguments=("--prompt-alpha", "0.1"),
-                words=(*COOP.words, "MODEL.BACKBONE.ROBUST", "False")),
+            Own(
+                "APT",
+                "configs/trainers/APT/vit_b32.yaml",
+                arguments=("--prompt-alpha", "0.1"),
+                words=(*COOP.words, "MODEL.BACKBONE.ROBUST", "False"),
+            ),
         ),
     ),
-)  # fmt: skip
+)
 BY_NAME = {host.name: host for host in HOSTS}
 
 
@@ -288,10 +311,13 @@ def run(code: Path, env: dict, jobs: list[Job], out: Path, *, limit=3600) -> dic
     out.mkdir(parents=True, exist_ok=True)
     logs = {job.name: out / f"{job.name}.log" for job in jobs}
     runs = [
-        {"words": ["--output-dir", str(out / job.name), *map(str, job.words)],
-         "log": str(logs[job.name]), "env": job.env}
+        {
+            "words": ["--output-dir", str(out / job.name), *map(str, job.words)],
+            "log": str(logs[job.name]),
+            "env": job.env,
+        }
         for job in jobs
-    ]  # fmt: skip
+    ]
     file, results = out / "job.json", out / "results.json"
     file.write_text(json.dumps({"runs": runs, "out": str(results)}), encoding="utf-8")
     words = [sys.executable, str(HERE / "runner.py"), str(file)]

@@ -32,9 +32,16 @@ def row(trip: dict) -> str:
         ours = {" and ".join(ours): next(iter(ours.values()))}
     both = "; ".join(f"{', '.join(names)} ({clip})" for clip, names in ours.items())
     cells = [
-        trip["host"], trip["commit"], trip["origins"]["version"], trip["road"], ", ".join(own),
-        both, ", ".join(besides), "yes" if not trip["left"] else "no", f"{trip['seconds']:.0f}",
-    ]  # fmt: skip
+        trip["host"],
+        trip["commit"],
+        trip["origins"]["version"],
+        trip["road"],
+        ", ".join(own),
+        both,
+        ", ".join(besides),
+        "yes" if not trip["left"] else "no",
+        f"{trip['seconds']:.0f}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 

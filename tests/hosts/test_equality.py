@@ -47,7 +47,7 @@ def fork_of_coop(folder: Path, road: str) -> dict:
     if road == "pip":
         make_host.add_two_lines(host / "train.py")
         return {"host": host, "first": "advprompt", "paths": [make_host.make_wheel(folder)]}
-    words = [sys.executable, "-m", "tools.dropin", str(host), "--apply"]
+    words = [sys.executable, "-m", "advprompt", "dropin", str(host), "--apply"]
     path = os.pathsep.join(filter(None, [str(real_dassl()), os.environ.get("PYTHONPATH")]))
     subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, check=True)
     return {"host": host, "first": "trainers.advprompt", "paths": []}

@@ -81,7 +81,7 @@ def lead_out(road: str, code: Path, env: dict) -> str:
 
 
 def dropin(code: Path, env: dict, what: str) -> str:
-    words = [sys.executable, "-m", "tools.dropin", str(code), what]
+    words = [sys.executable, "-m", "advprompt", "dropin", str(code), what]
     done = subprocess.run(words, cwd=REPO, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -95,11 +95,26 @@ class Words:
 
     def common(self, trainer: str, config, *extra) -> list[str]:
         return [
-            "--root", str(self.data), "--seed", "1", "--trainer", trainer, "--config-file",
-            str(config), "--dataset-config-file", "configs/datasets/oxford_pets.yaml", *extra,
-            "DATALOADER.NUM_WORKERS", "0", "DATASET.NUM_SHOTS", "2",
-            "DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.MAX_EPOCH", "1",
-        ]  # fmt: skip
+            "--root",
+            str(self.data),
+            "--seed",
+            "1",
+            "--trainer",
+            trainer,
+            "--config-file",
+            str(config),
+            "--dataset-config-file",
+            "configs/datasets/oxford_pets.yaml",
+            *extra,
+            "DATALOADER.NUM_WORKERS",
+            "0",
+            "DATASET.NUM_SHOTS",
+            "2",
+            "DATALOADER.TRAIN_X.BATCH_SIZE",
+            "4",
+            "OPTIM.MAX_EPOCH",
+            "1",
+        ]
 
     def own(self, run, *extra, name="") -> Job:
         """A run of the host's own trainer; CLIP comes the way the host loads it."""

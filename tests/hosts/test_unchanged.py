@@ -80,14 +80,35 @@ class Commands:
         side = self.fork.sizes.get("image", 32)
         configs = self.host / "configs"
         return [
-            "--root", str(self.root), "--seed", "1", "--trainer", trainer,
-            "--dataset-config-file", str(configs / "datasets/oxford_pets.yaml"),
-            "--config-file", str(configs / "trainers" / config),
-            "--output-dir", str(self.folder / out), *map(str, more), *overrides,
-            "INPUT.SIZE", f"({side}, {side})", "DATASET.NUM_SHOTS", "4", "USE_CUDA", "False",
-            "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "2",
-            "OPTIM.MAX_EPOCH", str(self.fork.epochs), "TRAIN.CHECKPOINT_FREQ", "1",
-        ]  # fmt: skip
+            "--root",
+            str(self.root),
+            "--seed",
+            "1",
+            "--trainer",
+            trainer,
+            "--dataset-config-file",
+            str(configs / "datasets/oxford_pets.yaml"),
+            "--config-file",
+            str(configs / "trainers" / config),
+            "--output-dir",
+            str(self.folder / out),
+            *map(str, more),
+            *overrides,
+            "INPUT.SIZE",
+            f"({side}, {side})",
+            "DATASET.NUM_SHOTS",
+            "4",
+            "USE_CUDA",
+            "False",
+            "DATALOADER.NUM_WORKERS",
+            "0",
+            "DATALOADER.TRAIN_X.BATCH_SIZE",
+            "2",
+            "OPTIM.MAX_EPOCH",
+            str(self.fork.epochs),
+            "TRAIN.CHECKPOINT_FREQ",
+            "1",
+        ]
 
     def all(self, out: str) -> dict[str, list[str]]:
         """Return every trainer's training and test by name."""
@@ -104,9 +125,12 @@ class Commands:
     def do(self, name: str, runs: dict, dassl: Path | None) -> dict:
         """Run on Dassl itself or, with None, on the stand-in; ``runs`` becomes results by name."""
         done = run_child(
-            self.folder / f"{name}.json", host=self.host, runs=list(runs.values()), dassl=dassl,
+            self.folder / f"{name}.json",
+            host=self.host,
+            runs=list(runs.values()),
+            dassl=dassl,
             weights=str(self.weights),
-        )  # fmt: skip
+        )
         return done | {"runs": dict(zip(runs, done["runs"], strict=True))}
 
 

@@ -1,5 +1,6 @@
 """Gradient attacks on images in [0, 1]: what they are, the one loop, their self-checks."""
 
+from . import keys  # noqa: F401  declares ATTACK
 from .autoattack import parts_of
 from .checks import AttackChecks, summarise, verify
 from .dispatch import run_attack, tower_in

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import losses
-from ..errors import UserError
+from ..utils.errors import UserError
 from .geometry import into_ball, length
 from .gradient import AttackResult, _mix
 from .labelled import LabelledAttack
@@ -64,11 +64,20 @@ class _Samples:
         rows = torch.arange(len(clean), device=clean.device)
         lowest = per_sample - torch.inf
         return cls(
-            rows, clean, images, images, per_pixel, images, per_pixel,
-            best_loss=lowest, loss=per_sample, rises=per_sample, reviewed_loss=lowest,
+            rows,
+            clean,
+            images,
+            images,
+            per_pixel,
+            images,
+            per_pixel,
+            best_loss=lowest,
+            loss=per_sample,
+            rises=per_sample,
+            reviewed_loss=lowest,
             halved=torch.ones_like(rows, dtype=torch.bool),
             step_size=torch.full_like(clean[:, :1, :1, :1], step_size),
-        )  # fmt: skip
+        )
 
     def keep(self, chosen: Tensor) -> _Samples:
         """Return the samples where ``chosen`` (b,) is True."""

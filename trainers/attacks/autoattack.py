@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .apgd import APGD, TargetedAPGD, UntargetedDLR
 from .fab import FAB
 from .spec import ADAPTIVE, AttackSpec

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from ..errors import UserError, nearest
+from ..utils.errors import UserError, nearest
 from .surrogates import check_surrogate
 from .units import in_255, parse_255
 
@@ -121,16 +121,32 @@ REFUSED = {
 }
 # argument of a class -> the attack's field that fills it
 FILLED = {
-    "eps": "EPS", "max_epsilon": "EPS", "alpha": "ALPHA", "norm": "NORM", "n_restarts": "RESTARTS",
-    "steps": "STEPS", "num_iter_set": "STEPS", "nb_iter": "STEPS", "n_queries": "STEPS",
+    "eps": "EPS",
+    "max_epsilon": "EPS",
+    "alpha": "ALPHA",
+    "norm": "NORM",
+    "n_restarts": "RESTARTS",
+    "steps": "STEPS",
+    "num_iter_set": "STEPS",
+    "nb_iter": "STEPS",
+    "n_queries": "STEPS",
     "max_iterations": "STEPS",
-}  # fmt: skip
+}
 HIDDEN = ("seed", "verbose", "update_each_iteration")  # the last one takes single images only
 # what a class measures where its arguments do not say it; the others with an eps are L_inf
 MEASURES = {
-    "PGDL2": "l2", "PGDRSL2": "l2", "CW": "l2", "DeepFool": "l2", "EADEN": "l2", "GN": "l2",
-    "EADL1": "l1", "SparseFool": "l0", "OnePixel": "l0", "Pixle": "l0", "JSMA": "l0",
-}  # fmt: skip
+    "PGDL2": "l2",
+    "PGDRSL2": "l2",
+    "CW": "l2",
+    "DeepFool": "l2",
+    "EADEN": "l2",
+    "GN": "l2",
+    "EADL1": "l1",
+    "SparseFool": "l0",
+    "OnePixel": "l0",
+    "Pixle": "l0",
+    "JSMA": "l0",
+}
 BALLS = ("linf", "l2")
 # steps where the class' own number is none (GN is noise) or too few to be believed
 USUAL_STEPS = {"APGD": 100, "APGDT": 100, "FAB": 100, "AutoAttack": 100, "SPSA": 100, "GN": 0}
@@ -247,8 +263,13 @@ def library_fields(
         raise UserError(f"{label} needs at least {least} steps, not {steps}")
     kwargs = _library_settings(entry, kwargs or {})
     return {
-        "name": label, "norm": norm, "eps": eps, "alpha": alpha, "steps": steps, "kwargs": kwargs,
-    }  # fmt: skip
+        "name": label,
+        "norm": norm,
+        "eps": eps,
+        "alpha": alpha,
+        "steps": steps,
+        "kwargs": kwargs,
+    }
 
 
 def _library_settings(entry: LibraryClass, kwargs: Mapping) -> dict:

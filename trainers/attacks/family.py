@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import losses
-from ..errors import UserError
+from ..utils.errors import UserError
 from .catalogue import family_settings
 from .geometry import into_ball, length
 from .gradient import GradientAttack, Labelled, _mix

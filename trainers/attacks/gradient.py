@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import losses
-from ..errors import UserError
+from ..utils.errors import UserError
 from .spec import AttackSpec
 
 RANGE_SLACK = 1e-6  # interpolation in float32 may end at 1.0000001

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .. import losses
-from ..errors import UserError
+from ..utils.errors import UserError
 from .catalogue import FILLED, library_class, library_fields
 from .geometry import into_ball, length
 from .gradient import AttackResult, NotFinite, _mix

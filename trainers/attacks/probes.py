@@ -44,9 +44,13 @@ def probe(
     start = replace(spec, name="pgd", kwargs={}, start="uniform", restarts=1, drop=True)
     noise = replace(start, steps=0)
     large = replace(
-        start, norm="linf", eps=LARGE_EPS, alpha=LARGE_EPS / 4, steps=LARGE_STEPS,
+        start,
+        norm="linf",
+        eps=LARGE_EPS,
+        alpha=LARGE_EPS / 4,
+        steps=LARGE_STEPS,
         objective="margin",
-    )  # fmt: skip
+    )
 
     def run(threat):
         loss = objective_for(threat, logits, labels=labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
-from ..errors import UserError, nearest
+from ..utils.errors import UserError, nearest
 from .catalogue import FAMILY, PREFIX, family_settings, library_fields, rap_settings
 from .units import in_255, parse_255
 
@@ -24,9 +24,15 @@ BLACK_BOX = ("rap",)  # made on another model, the surrogate
 NAMES = (*FAMILY, *ADAPTIVE, *BLACK_BOX)
 # of an entry of LIST: steps and alpha are both authors', start and objective those of AdvPT's code
 RAP_FIELDS = {
-    "target": "surrogate", "objective": "logit", "start": "uniform", "alpha": "2/255",
-    "steps": 400, "restarts": 1, "drop": False, "norm": "linf",
-}  # fmt: skip
+    "target": "surrogate",
+    "objective": "logit",
+    "start": "uniform",
+    "alpha": "2/255",
+    "steps": 400,
+    "restarts": 1,
+    "drop": False,
+    "norm": "linf",
+}
 STARTS = ("uniform", "one_sided", "zero")
 OBJECTIVES = ("ce", "margin", "kl", "embedding_kl")
 RAP_OBJECTIVES = ("logit", "ce")

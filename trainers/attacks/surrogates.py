@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest
-from ..io import tensors_digest
-from ..prompting import CLIPAdapter, load_clip, text_features
-from ..prompting.architectures import check_architecture, check_open_clip
-from ..prompting.checkpoints import read_state
+from ..backbone import CLIPAdapter, load_clip, text_features
+from ..backbone.architectures import check_architecture, check_open_clip
+from ..backbone.weights_files import read_state
+from ..utils.errors import UserError, nearest
+from ..utils.io import tensors_digest
 
 FILE = "?weights="
 KINDS = ("torchvision", "timm", "open_clip", "clip")
@@ -205,10 +205,18 @@ def _load_torchvision(name: str, model: str, path: str, classes: int, device) ->
     state = {OLDER.sub(r"\1\2", key): value for key, value in state.items()}
     shown = weights.transforms()
     return _classifier(
-        name, build, IMAGENET_CLASSES, state, path, classes, device,
-        size=shown.crop_size[0], interpolation=shown.interpolation.value,
-        mean=shown.mean, std=shown.std,
-    )  # fmt: skip
+        name,
+        build,
+        IMAGENET_CLASSES,
+        state,
+        path,
+        classes,
+        device,
+        size=shown.crop_size[0],
+        interpolation=shown.interpolation.value,
+        mean=shown.mean,
+        std=shown.std,
+    )
 
 
 def _check_timm(model: str) -> None:
@@ -237,10 +245,18 @@ def _load_timm(name: str, model: str, path: str, classes: int, device) -> Surrog
     shown = timm.data.resolve_model_data_config(plain)
     known = shown["interpolation"] in ("bilinear", "bicubic")
     return _classifier(
-        name, build, plain.num_classes, state, path, classes, device,
-        size=shown["input_size"][-1], mean=shown["mean"], std=shown["std"],
+        name,
+        build,
+        plain.num_classes,
+        state,
+        path,
+        classes,
+        device,
+        size=shown["input_size"][-1],
+        mean=shown["mean"],
+        std=shown["std"],
         interpolation=shown["interpolation"] if known else "bicubic",
-    )  # fmt: skip
+    )
 
 
 def _fetched(name: str, get: Callable):
@@ -276,11 +292,13 @@ def _classifier(
             (
                 len(state[key])
                 for key, value in model.state_dict().items()
-                if key in state and value.ndim and len(value) == usual != len(state[key])
+                if key in state
+                and value.ndim
+                and len(value) == usual != len(state[key])
                 and value.shape[1:] == state[key].shape[1:]
             ),
             usual,
-        )  # fmt: skip
+        )
         model = model if found == usual else build(found)
     if not found:
         raise UserError(f"surrogate '{name}' gives features, no classes; name a classifier")
@@ -304,7 +322,11 @@ def _classifier(
         return model((pixels - mean) / std)
 
     return Surrogate(
-        name, logits, size, interpolation, found,
+        name,
+        logits,
+        size,
+        interpolation,
+        found,
         of_dataset=bool(path) and found == classes,
         sha256=tensors_digest({k: v for k, v in model.state_dict().items() if k not in counters}),
-    )  # fmt: skip
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 
 def parse_255(value, key: str, most: float = 255) -> float:

@@ -1,3 +1,13 @@
-"""The methods that the four are compared with; importing this package registers them."""
+"""Baselines on the same engine: one short file each."""
 
-from . import advcoop, advivlp, advmaple, advvpt, coop, fap, maple, tecoa, zsclip  # noqa: F401
+from . import (  # noqa: F401
+    advcoop,
+    advivlp,
+    advmaple,
+    advvpt,
+    coop,
+    fap,
+    maple,
+    tecoa,
+    zsclip,
+)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..config import add_defaults
-from ..robust_trainer import register
+from ..config.keys import add_defaults
+from ..engine.trainer import register
 from .coop import CoOp
 
 

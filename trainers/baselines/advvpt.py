@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..config import add_defaults
+from ..config.keys import add_defaults
+from ..engine.trainer import register
 from ..prompting.prompted import PromptSpec
-from ..robust_trainer import register
 from .supervised import Supervised
 
 

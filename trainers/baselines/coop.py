@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..config import POSITIONS, add_defaults, one_of
+from ..config.keys import POSITIONS, add_defaults, one_of
+from ..engine.trainer import register
 from ..prompting.prompts import context_spec
-from ..robust_trainer import register
 from .supervised import Supervised
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..adversarial import AdversarialTrainer, in_both_towers
-from ..config import add_defaults, at_least
+from ..config.keys import add_defaults, at_least
+from ..engine.adversarial import AdversarialTrainer, in_both_towers
+from ..engine.trainer import register
 from ..losses import fap_consistency, mean_ce
-from ..robust_trainer import register
 
 
 @register

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..adversarial import in_both_towers
-from ..config import add_defaults
-from ..robust_trainer import register
+from ..config.keys import add_defaults
+from ..engine.adversarial import in_both_towers
+from ..engine.trainer import register
 from .supervised import Supervised
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..adversarial import AdversarialTrainer, accuracy
-from ..config import one_of
+from ..config.keys import one_of
+from ..engine.adversarial import AdversarialTrainer, accuracy
 from ..losses import mean_ce
 
 AT_LOSSES = ("adv", "half", "clean")

@@ -11,9 +11,9 @@ import copy
 import torch
 from torch import nn
 
-from ..config import add_defaults, one_of
+from ..config.keys import add_defaults, one_of
+from ..engine.trainer import register
 from ..prompting.prompted import PromptSpec
-from ..robust_trainer import register
 from .supervised import Supervised
 
 

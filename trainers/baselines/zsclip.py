@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..robust_trainer import RobustTrainer, register
+from ..engine.trainer import RobustTrainer, register
 
 
 @register

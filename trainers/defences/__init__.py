@@ -6,8 +6,8 @@ in front of a forward function, for the evaluation and, if it is adaptive, for t
 
 from __future__ import annotations
 
-from .. import config  # which imports this package: only to be used inside functions
-from ..errors import UserError, nearest
+from ..config import keys as config
+from ..utils.errors import UserError, nearest
 from .base import DEFENCES, Defence, content_seeds, defended, register, straight_through
 from .diffpure import DiffPure
 from .jpeg import JPEG
@@ -63,3 +63,6 @@ def build_defence(cfg) -> Defence | None:
     config.one_of("DEFENCE.ADAPTIVE", node.ADAPTIVE, ADAPTIVE)
     config.at_least("DEFENCE.EOT", node.EOT, 1)
     return DEFENCES[node.NAME].from_cfg(node) if node.NAME else None
+
+
+config.section(extend_cfg, build_defence)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from .. import config
-from ..errors import UserError
-from ..io import read_json, tensors_digest
+from ..config import keys as config
+from ..utils.errors import UserError
+from ..utils.io import read_json, tensors_digest
 from .base import Defence, generators, need, register
 
 FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors", "scheduler/*.json")

@@ -25,9 +25,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..prompting.checkpoints import refused_import
-from ..versions import take_over
+from ..backbone.weights_files import refused_import
+from ..utils.errors import UserError
+from ..utils.versions import take_over
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in [0, 1]
 LAYOUT = "a state dict of EDSR: head.0, body.0 .. body.R, tail.0, tail.1, 3x3 kernels and biases"

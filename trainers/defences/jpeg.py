@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from .. import config
+from ..config import keys as config
 from .base import Defence, each_image, register
 
 

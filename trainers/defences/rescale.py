@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .. import config
+from ..config import keys as config
 from .base import Defence, generators, register
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..io import sha256_file
+from ..utils.io import sha256_file
 from .base import Defence, register
 from .edsr import load_edsr
 from .wavelet import Wavelet

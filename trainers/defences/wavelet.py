@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from .. import config
+from ..config import keys as config
 from .base import Defence, each_image, need, register
 
 

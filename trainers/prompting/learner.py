@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..errors import UserError, nearest
-from .adapter import CLIPAdapter
-from .features import Prompts
+from ..backbone.adapter import CLIPAdapter
+from ..backbone.features import Prompts
+from ..utils.errors import UserError, nearest
 
 POSITIONS = ("end", "middle", "front")
 INIT_STD = 0.02

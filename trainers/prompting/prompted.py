@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import UserError
-from .adapter import CLIPAdapter
-from .features import text_features
+from ..backbone.adapter import CLIPAdapter
+from ..backbone.features import text_features
+from ..utils.errors import UserError
 from .learner import PromptFrame, context_words, embed_words, prompt_layout
 from .prompts import PromptSpec
 from .refiner import TokenRefiner

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from ..errors import UserError, nearest
-from .adapter import CLIPAdapter
+from ..backbone.adapter import CLIPAdapter
+from ..utils.errors import UserError, nearest
 from .learner import INIT_STD, POSITIONS, context_words
 from .refiner import INITS
 
@@ -61,17 +61,23 @@ class PromptSpec:
 
     def __post_init__(self):
         for field, least in (
-            ("text", 0), ("vision", 0), ("text_depth", 1), ("vision_depth", 1),
-            ("refiner_ratio", 1), ("init_std", 0),
-        ):  # fmt: skip
+            ("text", 0),
+            ("vision", 0),
+            ("text_depth", 1),
+            ("vision_depth", 1),
+            ("refiner_ratio", 1),
+            ("init_std", 0),
+        ):
             value = getattr(self, field)
             if value < least:
                 raise UserError(
                     f"prompt setting {field} is {value} but must be {least} or more; raise it"
                 )
         for field, choices in (
-            ("coupling", COUPLINGS), ("refiner_init", INITS), ("position", POSITIONS),
-        ):  # fmt: skip
+            ("coupling", COUPLINGS),
+            ("refiner_init", INITS),
+            ("position", POSITIONS),
+        ):
             value = getattr(self, field)
             if value not in choices:
                 raise UserError(

@@ -1,0 +1,304 @@
+"""Curves from records: what is one line, what is one panel, what is refused, what is drawn."""
+
+from pathlib import Path
+
+import pytest
+from make_records import BANK, TRANSFER, WHITE_BOX, make, outcome, zero_shot
+from matplotlib.figure import Figure
+from PIL import Image
+
+from advprompt import records
+from advprompt.cli.main import dispatch
+from advprompt.report import curves
+from advprompt.report.tables import build_tables
+from advprompt.utils.entry import run_tool
+from advprompt.utils.errors import UserError
+
+DEPTH, REFINER = "TRAINER.NAPTUNING.PROMPT_DEPTH", "TRAINER.NAPTUNING.REFINER.TEXT"
+ALPHA = "TRAINER.CAPT.ALPHA"
+
+
+def tables(made):
+    return build_tables({Path(f"run{i}/record.json"): record for i, record in enumerate(made)})
+
+
+def run(key, value, seed=1, *, config=None, **changes):
+    return make(seed=seed, config={key: value} | (config or {}), **changes)
+
+
+def panels(made, key, along=()):
+    return curves.build_panels(tables(made), key, along)
+
+
+def write(folder, made):
+    for i, record in enumerate(made):
+        records.write_record(folder / f"run{i}", record)
+    return str(folder)
+
+
+def test_a_curve_is_sorted_by_number_and_averages_seeds():
+    made = [
+        run(DEPTH, depth, seed, clean=70 + depth + seed, white_box=depth)
+        for depth in (12, 2, 1)
+        for seed in (1, 2, 3)
+    ]
+    ((panel,), notes) = panels(made, DEPTH)
+    (curve,) = panel.curves
+    assert list(curve.rows) == [1, 2, 12] and panel.numeric and not notes
+    assert curve.rows[12].accuracies() == [83, 84, 85]
+    assert curve.rows[2].accuracies(panel.table.signatures[1]) == [2, 2, 2]
+    assert curve.name == "AdvPT"
+
+
+LINES = {
+    "setting": (
+        {"config": {REFINER: True}},
+        {"config": {REFINER: False}},
+        ["AdvPT (REFINER.TEXT=false)", "AdvPT (REFINER.TEXT=true)"],
+    ),
+    "trainer": ({"trainer": "APD"}, {}, ["APD", "AdvPT"]),
+    "shots": ({"shots": 1}, {}, ["AdvPT (shots=1)", "AdvPT (shots=16)"]),
+    "epochs": ({"epochs": 5}, {}, ["AdvPT (epochs=5)", "AdvPT (epochs=50)"]),
+    "training": (
+        {"train_threat": BANK | {"eps": "4/255"}},
+        {},
+        [
+            "AdvPT (trained with=PGD-10 4/255 (embedding-KL))",
+            "AdvPT (trained with=PGD-10 8/255 (embedding-KL))",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("first, second, names", LINES.values(), ids=LINES)
+def test_what_else_differs_is_another_line(first, second, names):
+    made = [run(DEPTH, depth, **other) for depth in (1, 2) for other in (first, second)]
+    ((panel,), _) = panels(made, DEPTH)
+    assert sorted(curve.name for curve in panel.curves) == names
+    assert all(list(curve.rows) == [1, 2] for curve in panel.curves)
+
+
+OTHER_THREAT = [TRANSFER | outcome(40), WHITE_BOX | outcome(30) | {"eps": "4/255"}]
+APART = {
+    "attack": {"attacks": OTHER_THREAT},
+    "data set": {"dataset": "Caltech101"},
+    "split": {"split": "new"},
+    "backbone": {"backbone": "ViT-B/16"},
+    "weights": {"weights_sha256": "cd" * 32},
+    "subset": {"subset": 100},
+}
+
+
+@pytest.mark.parametrize("changes", APART.values(), ids=APART)
+def test_what_may_not_be_compared_is_another_panel(changes):
+    made = [run(DEPTH, depth, **other) for depth in (1, 2) for other in ({}, changes)]
+    found, _ = panels(made, DEPTH)
+    assert [list(panel.curves[0].rows) for panel in found] == [[1, 2], [1, 2]]
+    with pytest.raises(UserError, match=f"no two comparable runs differ in {DEPTH}.*1, 2"):
+        panels([run(DEPTH, 1), run(DEPTH, 2, **changes)], DEPTH)
+
+
+VALUES = {
+    "words": (["ramp", "conf", "acc"], ["acc", "conf", "ramp"], False),
+    "flags": ([True, False], ["false", "true"], False),
+    "sizes in 1/255": (["4/255", "0.5/255", "16"], [0.5, 4, 16], True),
+    "numbers and words": ([2, "all", 1], [1, 2, "all"], False),
+    "nothing and a word": (["", "kl"], ['""', "kl"], False),
+}
+
+
+@pytest.mark.parametrize("given, axis, numeric", VALUES.values(), ids=VALUES)
+def test_values_on_the_axis(given, axis, numeric):
+    ((panel,), _) = panels([run(ALPHA, value) for value in given], ALPHA)
+    assert sorted(panel.values, key=str) == sorted(axis, key=str)
+    assert panel.numeric is numeric
+    if numeric:
+        assert panel.values == axis
+
+
+def test_shots_are_an_axis():
+    made = [make(shots=shots) for shots in (16, -1, 1, 4)]
+    ((panel,), _) = panels(made, "DATASET.NUM_SHOTS")
+    assert panel.values == [1, 4, 16, "all"]
+    ((panel,), _) = panels(made[:1] + made[2:], "DATASET.NUM_SHOTS")
+    assert panel.values == [1, 4, 16] and panel.numeric
+
+
+def test_the_training_attack_is_an_axis():
+    made = [
+        make(train_threat=BANK | {"eps": eps}, config={"ATTACK.TRAIN.EPS": eps})
+        for eps in ("1/255", "2/255")
+    ]
+    ((panel,), _) = panels(made, "ATTACK.TRAIN.EPS")
+    assert panel.values == [1, 2] and [curve.name for curve in panel.curves] == ["AdvPT"]
+
+
+def test_epochs_are_an_axis():
+    made = [make(epochs=n, config={"OPTIM.MAX_EPOCH": n}) for n in (5, 50)]
+    ((panel,), _) = panels(made, "OPTIM.MAX_EPOCH")
+    assert panel.values == [5, 50]
+
+
+def test_along_keeps_settings_that_change_together_on_one_curve():
+    made = [make(shots=s, epochs=e, config={"OPTIM.MAX_EPOCH": e}) for s, e in ((1, 20), (4, 50))]
+    with pytest.raises(UserError, match="--along"):
+        panels(made, "DATASET.NUM_SHOTS")
+    ((panel,), _) = panels(made, "DATASET.NUM_SHOTS", ["OPTIM.MAX_EPOCH"])
+    assert panel.values == [1, 4]
+    twins = [*made, make(shots=4, epochs=9, config={"OPTIM.MAX_EPOCH": 9})]
+    with pytest.raises(UserError, match="both have DATASET.NUM_SHOTS=4"):
+        panels(twins, "DATASET.NUM_SHOTS", ["OPTIM.MAX_EPOCH"])
+
+
+OWN = "TRAINER.SOMEBODYS.DEPTH"  # a setting of one's own method, without a default here
+
+
+def test_lone_points_are_left_out_and_told():
+    made = [run(OWN, 1), run(OWN, 2), run(OWN, 12, trainer="CoOp"), make(trainer="APD")]
+    ((panel,), notes) = panels(made, OWN)
+    assert [curve.name for curve in panel.curves] == ["AdvPT"]
+    assert any("CoOp" in note and f"{OWN}=12 alone" in note for note in notes)
+    assert any("APD" in note and "does not know" in note for note in notes)
+
+
+def test_zero_shot_is_a_reference():
+    ((panel,), notes) = panels([run(DEPTH, 1), run(DEPTH, 2), zero_shot()], DEPTH)
+    assert [row.trainer for row in panel.references] == ["ZeroshotCLIP"] and not notes
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("TRAINER.NAPTUNING.PROMPT_DEPT", "Did you mean TRAINER.NAPTUNING.PROMPT_DEPTH"),
+        ("TRAINER.CAPT.ALPHA", "no completed record has a setting 'TRAINER.CAPT.ALPHA'"),
+        ("SEED", "no completed record has a setting 'SEED' that tells"),
+        ("ATTACK.TEST.EPS", "no completed record has a setting 'ATTACK.TEST.EPS' that tells"),
+    ],
+)
+def test_settings_that_are_no_axis_are_refused(key, words, tmp_path, capsys):
+    seeds = [run(DEPTH, depth, seed, config={"SEED": seed}) for depth in (1, 2) for seed in (1, 2)]
+    root, out = write(tmp_path / "runs", seeds), tmp_path / "curve.png"
+    assert run_tool(curves.main, [root, "--over", key, "--out", str(out)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert words in captured.err and captured.out == "" and not out.exists()
+
+
+def drawn(panel_list, key, monkeypatch, tmp_path):
+    """Draw, and return the figure."""
+    seen = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (seen.append(f), save(f, *a, **k))[1])
+    path = curves.draw(tmp_path / "curve.png", panel_list, key)
+    assert Image.open(path).width > 800
+    return seen[0]
+
+
+def words_of(axes):
+    texts = [t.get_text() for t in axes.texts] + [axes.get_title(loc="left"), axes.get_xlabel()]
+    legend = axes.get_legend()
+    texts += [t.get_text() for t in legend.get_texts()] + [legend.get_title().get_text()]
+    return " ".join(" ".join(texts).split())
+
+
+def test_the_picture_shows_means_intervals_and_threat_models(monkeypatch, tmp_path):
+    made = [
+        run(
+            DEPTH,
+            depth,
+            seed,
+            clean=78 + seed,
+            transfer=40,
+            white_box=10 * depth,
+            config={REFINER: refiner},
+            subset=100,
+        )
+        for depth in (1, 2, 3)
+        for seed in (1, 2, 3)
+        for refiner in (True, False)
+    ]
+    reference = zero_shot(clean=50, transfer=20, white_box=5, subset=100)
+    found, _ = panels([*made, reference], DEPTH)
+    (axes,) = drawn(found, DEPTH, monkeypatch, tmp_path).axes
+    lines = [x for x in axes.lines if len(x.get_xdata()) == 3 and x.get_linestyle() != "None"]
+    assert len(lines) == 2 * 3  # curves x (clean, two attacks)
+    heights = sorted(tuple(line.get_ydata()) for line in lines)
+    assert heights[0] == (10, 20, 30) and heights[-1] == (80, 80, 80)
+    # the band of clean accuracy is 80 +- 4.30 / sqrt(3)
+    bands = [c.get_paths()[0].vertices[:, 1] for c in axes.collections if len(c.get_paths()) == 1]
+    assert any(abs(band.max() - 82.484) < 1e-2 for band in bands)
+    flat = [line.get_ydata()[0] for line in axes.lines if len(line.get_xdata()) == 2]
+    assert sorted(set(flat) & {50, 20, 5}) == [5, 20, 50]
+    text = words_of(axes)
+    for wanted in (
+        "REFINER.TEXT=true",
+        "ZeroshotCLIP",
+        "end-to-end PGD-100 1/255",
+        "n = 3",
+        DEPTH,
+        "TEST.SUBSET 100",
+        "shots: 16",
+        "trained with: PGD-10",
+        "95 % t-interval",
+        "never saw the learned prompt",
+        "EuroSAT, few-shot",
+    ):
+        assert wanted in text, wanted
+
+
+def test_doubling_values_are_spread_and_words_are_not_joined(monkeypatch, tmp_path):
+    vectors = [run("TRAINER.ADVPT.N_CTX", n) for n in (1, 2, 4, 8, 16, 32, 50)]
+    found, _ = panels(vectors, "TRAINER.ADVPT.N_CTX")
+    (axes,) = drawn(found, "TRAINER.ADVPT.N_CTX", monkeypatch, tmp_path).axes
+    assert axes.get_xscale() == "log"
+    assert [t.get_text() for t in axes.get_xticklabels()] == "1 2 4 8 16 32 50".split()
+    found, _ = panels([run(ALPHA, rule) for rule in ("conf", "$acc$")], ALPHA)
+    (axes,) = drawn(found, ALPHA, monkeypatch, tmp_path).axes
+    assert {line.get_linestyle() for line in axes.lines if len(line.get_xdata())} <= {"None"}
+    assert r"\$acc\$" in [t.get_text() for t in axes.get_xticklabels()]
+
+
+def test_one_figure_has_a_panel_per_group(monkeypatch, tmp_path):
+    other = {"attacks": OTHER_THREAT}
+    made = [run(DEPTH, depth, **changes) for depth in (1, 2) for changes in ({}, other)]
+    found, _ = panels(made, DEPTH)
+    first, second = map(words_of, drawn(found, DEPTH, monkeypatch, tmp_path).axes)
+    assert ("PGD-100 4/255" in first) != ("PGD-100 4/255" in second)
+    assert ("PGD-100 1/255" in first) != ("PGD-100 1/255" in second)
+
+
+def test_the_command(tmp_path, capsys):
+    made = [run(DEPTH, 1), run(DEPTH, 2), make(status="running", clean=None, attacks=[])]
+    root, out = write(tmp_path / "runs", made), tmp_path / "depth.png"
+    assert run_tool(dispatch, ["curves", root, "--over", DEPTH, "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"wrote {out}\n" and "unfinished" in captured.err
+    assert Image.open(out).format == "PNG"
+    assert run_tool(curves.main, [str(tmp_path / "no"), "--over", DEPTH]) == 2
+
+
+def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
+    names = [f"Method{i:02}" for i in range(10)]  # more than there are colours
+    made = [make(trainer=name, shots=shots, clean=50 + shots) for name in names for shots in (1, 4)]
+    found, _ = panels(made, "DATASET.NUM_SHOTS")
+    split = curves.per_figure(found)
+    assert [panel.only for panel in split] == ["clean", *found[0].table.headings]
+    assert [[name for name, _ in panel.figures] for panel in split] == [[p.only] for p in split]
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: saved.append(self))
+    curves.save("x.png", split, "shots", captions=False)
+    (figure,) = saved
+    assert [axes.get_ylabel().partition(",")[0] for axes in figure.axes][0] == "clean"
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if len(line.get_xdata()) == 2]
+        looks = {(line.get_color(), line.get_linestyle()) for line in lines if line.get_marker()}
+        assert len(looks) >= len(names)
+        assert not axes.texts or not axes.texts[0].get_text()
+        assert [text.get_text() for text in axes.get_legend().texts] == names
+    monkeypatch.undo()
+    root = write(tmp_path, made)
+    out = tmp_path / "shots.png"
+    argv = [root, "--over", "DATASET.NUM_SHOTS", "--per-figure", "--out", str(out)]
+    assert run_tool(curves.main, argv) == 0
+    width, height = Image.open(out).size
+    assert height > 1.5 * width

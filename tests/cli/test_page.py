@@ -1,0 +1,381 @@
+"""The HTML page: everything on it, nothing fetched, no record that can inject; in a browser too."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from make_records import WHITE_BOX, make, outcome, zero_shot
+from PIL import Image
+
+from advprompt import records
+from advprompt.attacks import AttackSpec
+from advprompt.cli import transfer
+from advprompt.evaluation import pictures
+from advprompt.report import command as report
+from advprompt.report import gallery
+from advprompt.report.charts import build_charts
+from advprompt.report.tables import build_tables
+from advprompt.utils.entry import run_tool
+from advprompt.utils.io import write_json
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--allow-file-access-from-files",
+]
+HOSTILE = "\"><script>hacked=1</script><img src=x onerror=hacked=1>' $x$ &amp; <b>"
+SPEC = AttackSpec("pgd", 1 / 255, 1 / 255, 20, 1, "uniform", "ce", "end_to_end")
+
+
+class Counter(HTMLParser):
+    """Elements by name, and every attribute's value."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.values, self.names = {}, {}, set()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        for name, value in attrs:
+            self.names.add(name)
+            self.values.setdefault((tag, name), []).append(value)
+
+
+def keep_examples(folder, *names, n=4, size=24):
+    clean = torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
+    pictures.save_examples(
+        folder,
+        clean=clean,
+        adversarial=(clean + 0.02).clamp(0, 1),
+        classnames=names or ("a_cat", "a_dog"),
+        labels=torch.zeros(n, dtype=torch.long),
+        before=torch.tensor([[0.9, 0.1]] * n),
+        after=torch.tensor([[0.2, 0.8]] * n),
+        spec=SPEC,
+    )
+
+
+def matrix(*names, **changes):
+    run = {"backbone": "tiny", "weights_sha256": "ab" * 32, "clean": {"n": 100, "correct": 90}}
+    rows = [{"correct": [30 + i] * len(names), "warnings": []} for i in range(len(names))]
+    return {
+        "kind": "transfer",
+        "schema": transfer.SCHEMA,
+        "status": "completed",
+        "dataset": "Shapes",
+        "n": 100,
+        "subset": None,
+        "runs": [run | {"name": name} for name in names],
+        "tables": [{"attack": WHITE_BOX, "rows": rows, "warnings": []}],
+    } | changes
+
+
+def write(folder, made):
+    for i, record in enumerate(made):
+        records.write_record(folder / f"run{i}", record)
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Few-shot runs over shots, a sweep over eps, an ablation, both halves, pictures, a matrix."""
+    folder = tmp_path / "output"
+    checks = outcome(1)["checks"] | {"max_linf": 0.0}
+    sweep = [
+        WHITE_BOX | {"eps": f"{e}/255", "alpha": f"{e / 4}/255"} | outcome(60 - e, checks=checks)
+        for e in (1, 2, 4)
+    ]
+    half = {"protocol": "base2new", "classes": 5}
+    depth = "TRAINER.NAPTUNING.PROMPT_DEPTH"
+    write(
+        folder,
+        [
+            *(
+                make(trainer=name, shots=shots, clean=60 + shots)
+                for name in ("APD", "FAP")
+                for shots in (1, 16)
+            ),
+            zero_shot(),
+            make(dataset="Shapes", attacks=sweep),
+            *(make(trainer="NAPTuning", dataset="Shapes", config={depth: d}) for d in (1, 6)),
+            *(
+                make(split=s, config={"DATASET.SUBSAMPLE_CLASSES": s}, **half)
+                for s in ("base", "new")
+            ),
+            make(seed=2, status="running", clean=None, attacks=[]),
+            make(trainer="APD", seed=2),
+        ],
+    )
+    keep_examples(folder / "run0")
+    write_json(folder / "transfer.json", matrix("APD", "FAP"))
+    return folder
+
+
+def page_of(*folders, **options):
+    text, remarks = report.render(map(str, folders), "html", **options)
+    assert not remarks
+    return text
+
+
+def test_everything_is_on_the_page(output):
+    page = page_of(output)
+    found = Counter(page)
+    for section in ("tables", "curves", "transfer", "costs", "pictures", "problems"):
+        assert f'<section id="{section}"' in page and f'href="#{section}"' in page
+    assert "published" not in page and 'id="published-figures"' in page_of(output, paper=True)
+    assert found.tags["table"] == 4 + 1 + 4  # tables, transfer, costs
+    assert page.count('<figure class="chart">') == 3 + 1 + 1  # shots x 3 figures, eps, depth
+    assert found.tags["img"] == 5 + 3 * gallery.ROWS
+    assert "3 of 4 kept images" in page and "1 of the 1 models that have pictures" in page
+    assert "never saw the learned prompt" in page and "5 base and 5 new classes" in page
+    assert re.search(r"unfinished: .*run10", page) and "missing" in page
+    assert "predicted a cat, 90\xa0%" in page and "predicted a dog, 80\xa0%" in page
+
+
+def test_nothing_is_fetched(output):
+    found = Counter(page_of(output, paper=True))
+    assert all(uri.startswith("data:image/png;base64,") for uri in found.values["img", "src"])
+    assert all(link.startswith("#") for link in found.values["a", "href"])
+    assert not {"link", "iframe", "object", "embed", "base"} & set(found.tags)
+    assert found.tags["script"] == 1 and ("script", "src") not in found.values
+    assert found.values["meta", "content"][0].startswith("default-src 'none'; img-src data:")
+
+
+def hostile(folder):
+    """Every text that a record, pictures or a matrix can hold is markup."""
+    attacks = [WHITE_BOX | {"name": HOSTILE} | outcome(3, warnings=[HOSTILE])]
+    texts = {
+        "trainer": HOSTILE,
+        "backbone": HOSTILE,
+        "device": HOSTILE,
+        "attacks": attacks,
+        "train_threat": WHITE_BOX | {"name": HOSTILE, "start": HOSTILE},
+    }
+    for i, (shots, dataset) in enumerate([(1, HOSTILE), (2, HOSTILE), (1, "\ud800\u202e")]):
+        config = {"TRAINER.X": HOSTILE, "OPTIM.NAME": HOSTILE + str(i // 2)}
+        record = make(shots=shots, config=config) | texts | {"dataset": dataset}
+        target = folder / f"{'<i>' * (i + 1)}" / records.FILE_NAME
+        target.parent.mkdir(parents=True)
+        target.write_text(json.dumps(record))
+        keep_examples(target.parent, HOSTILE, "other")
+    write_json(folder / "transfer.json", matrix(HOSTILE, "b", dataset=HOSTILE))
+    (folder / "transfer<b>.json").write_text('{"kind": "transfer", "schema": "<script>"}')
+
+
+def test_no_text_of_a_record_is_markup(tmp_path, capsys):
+    folder, plain = tmp_path / "hostile", tmp_path / "plain"
+    hostile(folder)
+    write(plain, [make()])
+    assert run_tool(report.main, [str(folder), "--format", "html", "--out", f"{plain}.html"]) == 0
+    page = (tmp_path / "plain.html").read_text(encoding="utf-8")
+    found = Counter(page)
+    assert found.tags["script"] == 1 and "b" in found.tags  # our own, of the notes
+    assert "i" not in found.tags and "onerror" not in found.names
+    assert "hacked=1&lt;/script&gt;" in page and "<script>hacked" not in page
+    assert all(uri.startswith("data:") for uri in found.values["img", "src"])
+    capsys.readouterr()
+
+
+def charted(*made):
+    found = {Path(f"run{i}/record.json"): record for i, record in enumerate(made)}
+    charts, problems = build_charts(found, build_tables(found))
+    return len(charts), problems
+
+
+def test_runs_that_no_curve_can_hold_are_problems(tmp_path):
+    def run(shots, epochs):
+        return make(shots=shots, epochs=epochs, config={"OPTIM.MAX_EPOCH": epochs})
+
+    assert charted(run(1, 50), run(16, 100)) == (3, [])  # epochs may go along with the shots
+    conflict = [run(1, 50), run(16, 100), run(16, 200)]
+    count, (problem,) = charted(*conflict)
+    assert count == 0 and "both have DATASET.NUM_SHOTS=16" in problem
+    count, problems = charted(*conflict, run(4, 200))  # which make a curve without the others
+    assert count == 3 and len(problems) == 2
+    assert all("left out: AdvPT" in problem for problem in problems)
+    write(tmp_path, conflict)
+    assert "both have DATASET.NUM_SHOTS" in page_of(tmp_path).partition('id="problems"')[2]
+
+
+def test_runs_left_out_of_curves_are_problems():
+    depths = [
+        make(config={"TRAINER.ADVPT.N_CTX": n, "OPTIM.LR": lr})
+        for n, lr in ((4, 0.1), (16, 0.1), (16, 0.2))
+    ]
+    count, (problem,) = charted(*depths)
+    assert count == 1 and "curves over TRAINER.ADVPT.N_CTX: EuroSAT" in problem
+    assert "left out: AdvPT" in problem and "N_CTX=16 alone" in problem
+
+
+def test_models_left_out_of_a_sweep_are_problems():
+    checks = outcome(1)["checks"] | {"max_linf": 0.0}
+    attacks = [
+        WHITE_BOX | {"eps": f"{e}/255"} | outcome(60 - e, checks=checks, warnings=["odd"])
+        for e in (1, 4)
+    ]
+    count, (problem,) = charted(make(attacks=attacks), make(trainer="APD", attacks=attacks[:1]))
+    assert count == 1 and "left out: APD" in problem and "eps 1 alone" in problem
+
+
+def test_nothing_that_varies_is_no_problem():
+    assert charted(make(), make(seed=2), make(trainer="APD"), zero_shot()) == (0, [])
+
+
+def test_damaged_pictures_and_matrices_are_problems(output):
+    (output / "run1" / pictures.EXAMPLES).write_bytes(b"no tensors")
+    write_json(output / "transfer_2.json", matrix("APD", "FAP", status="running"))
+    write_json(output / "transfer_3.json", matrix("APD", "FAP", runs=[{}]))
+    write_json(output / "transfer_4.json", ["something else"])
+    page = page_of(output)
+    for name in (f"run1/{pictures.EXAMPLES}", "transfer_2", "transfer_3", "transfer_4"):
+        assert name in page.partition('id="problems"')[2], name
+
+
+def test_many_runs_show_some_pictures_and_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "RUNS", 2)
+    made = [make(trainer=f"T{i:02}", seed=s) for i in range(4) for s in (1, 2)]
+    found = {}
+    for i, record in enumerate(made):
+        found[tmp_path / f"run{i}" / records.FILE_NAME] = record
+        keep_examples(tmp_path / f"run{i}", n=1, size=8)
+    shown = gallery.build_gallery(found)
+    assert (len(shown.shown), shown.runs, shown.problems) == (2, 4, [])
+    titles = {(run.about, len(run.examples)) for run in shown.shown}
+    assert titles == {("16 shots, seed 1", 1)}
+
+
+def test_other_settings_are_other_models_with_pictures(tmp_path):
+    sizes = [{"config": {"TRAINER.ADVPT.N_CTX": n}} for n in (4, 16)]
+    threats = [{"trainer": "APD", "train_threat": t} for t in (None, WHITE_BOX)]
+    shifts = [
+        {"trainer": "CoOp", "protocol": "xd", "source": s, "seed": n}
+        for n, s in enumerate(("ImageNet", "Shapes", None, None), 1)
+    ]
+    found = {}
+    for i, changes in enumerate([*sizes, sizes[0] | {"seed": 2}, *threats, *shifts]):
+        found[tmp_path / f"run{i}" / records.FILE_NAME] = make(**changes)
+        keep_examples(tmp_path / f"run{i}", n=1, size=8)
+    shown = gallery.build_gallery(found)
+    assert (shown.runs, shown.problems) == (8, [])
+    told = [run.title.partition(" (")[2] for run in shown.shown]
+    assert sorted(told) == [
+        "N_CTX=16)",
+        "N_CTX=4)",
+        'source="ImageNet")',
+        'source="Shapes")',
+        'source="unknown 1")',
+        'source="unknown 2")',
+        "trained with PGD-100 1/255)",
+        "trained with clean images)",
+    ]
+
+
+def test_large_pictures_shrink():
+    uri = gallery.data_uri(torch.rand(3, 300, 200))
+    assert Image.open(_bytes(uri)).size == (107, gallery.EDGE)
+    assert Image.open(_bytes(gallery.data_uri(torch.rand(3, 8, 8)))).size == (8, 8)
+
+
+def _bytes(uri):
+    import base64
+    import io
+
+    return io.BytesIO(base64.b64decode(uri.partition(",")[2]))
+
+
+def test_a_page_is_not_put_between_marks(output, tmp_path, capsys):
+    argv = [str(output), "--format", "html", "--out", str(tmp_path / "x.md"), "--mark", "a"]
+    assert run_tool(report.main, argv) == 2
+    assert "--mark" in capsys.readouterr().err and not (tmp_path / "x.md").exists()
+
+
+# the page in two widths inside another, which asks the browser what it made of it
+PROBE = """<!doctype html><body><pre id=result>unfinished</pre><script>
+const sizes = {desktop: 1280, phone: 390}, answers = {};
+for (const [name, width] of Object.entries(sizes)) {
+  const frame = document.createElement("iframe");
+  frame.width = width; frame.height = 900; frame.src = "page.html";
+  frame.onload = () => {
+    const inner = frame.contentDocument, images = [...inner.images];
+    const bodies = [...inner.querySelectorAll("table.sortable tbody")];
+    const longest = bodies.sort((a, b) => b.rows.length - a.rows.length)[0].parentElement;
+    const button = longest.querySelectorAll("thead tr:last-child button")[3];
+    const column = () => [...button.closest("table").tBodies[0].rows].map(
+      row => parseFloat(row.cells[3].textContent));
+    button.click(); const up = column(); button.click(); const down = column();
+    answers[name] = {
+      tables: inner.querySelectorAll("table").length,
+      buttons: inner.querySelectorAll("th button").length,
+      broken: images.filter(image => !image.naturalWidth).length, images: images.length,
+      overflow: inner.documentElement.scrollWidth - width,
+      outside: [...inner.querySelectorAll("main section > *")].filter(
+        element => element.getBoundingClientRect().right > width + 1).length,
+      up, down, hacked: typeof frame.contentWindow.hacked,
+      ground: getComputedStyle(inner.body).backgroundColor,
+    };
+    if (Object.keys(answers).length === 2)
+      document.getElementById("result").textContent = "done " + JSON.stringify(answers);
+  };
+  document.body.append(frame);
+}
+</script>"""
+
+
+def browse(tmp_path, page, *flags):
+    profile = tmp_path / f"profile{len(list(tmp_path.glob('profile*')))}"
+    return subprocess.run(
+        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which(CHROMIUM), reason="chromium is not installed")
+def test_a_browser_shows_it_whole(output, tmp_path):
+    hostile(tmp_path / "hostile")
+    argv = [str(output), str(tmp_path / "hostile"), "--paper", "--format", "html"]
+    page = tmp_path / "page.html"
+    assert run_tool(report.main, [*argv, "--out", str(page)]) == 0
+    expected = Counter(page.read_text(encoding="utf-8"))
+    probe = tmp_path / "probe.html"
+    probe.write_text(PROBE)
+
+    done = browse(tmp_path, probe, "--dump-dom", "--virtual-time-budget=60000")
+    result = re.search(r"<pre id=\"?result\"?>done (.*?)</pre>", done.stdout)
+    assert result, done.stdout[-500:] + done.stderr[-2000:]
+    for name, found in json.loads(result[1]).items():
+        assert found["tables"] == expected.tags["table"], name
+        assert found["images"] == expected.tags["img"] and not found["broken"], name
+        assert found["buttons"] > 4 * found["tables"], name  # the script ran
+        assert found["up"] == sorted(found["up"]) != found["down"], name
+        assert found["down"] == sorted(found["down"], reverse=True), name
+        assert (found["overflow"], found["outside"], found["hacked"]) == (0, 0, "undefined"), name
+    assert "CONSOLE" not in done.stderr  # errors, warnings, and what its policy refused
+
+    shots = {}
+    for scheme, number in (("dark", 0), ("light", 1)):
+        picture = tmp_path / f"{scheme}.png"
+        flags = [f"--blink-settings=preferredColorScheme={number}", "--window-size=1280,1200"]
+        browse(tmp_path, page, *flags, f"--screenshot={picture}")
+        shots[scheme] = Image.open(picture).convert("L")
+        assert len(shots[scheme].getcolors()) > 50  # something is drawn
+    assert shots["dark"].getpixel((3, 3)) < 60 and shots["light"].getpixel((3, 3)) > 240

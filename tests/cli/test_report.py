@@ -1,0 +1,385 @@
+"""Tables from records: what stands side by side, what never does, and what is told beside it."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from make_records import BANK, TRANSFER, WHITE_BOX, make, outcome, zero_shot
+
+from advprompt import records
+from advprompt.cli.main import dispatch
+from advprompt.report import command as report
+from advprompt.report import layouts, sheets
+from advprompt.report.tables import build_tables
+from advprompt.report.threats import attack_headings, threat_label
+from advprompt.utils.entry import run_tool
+from advprompt.utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tables(*made):
+    return build_tables({Path(f"run{i}/record.json"): record for i, record in enumerate(made)})
+
+
+def write(folder, *made):
+    for i, record in enumerate(made):
+        records.write_record(folder / f"run{i}", record)
+    return str(folder)
+
+
+TWO = [TRANSFER | outcome(40), WHITE_BOX | outcome(30)]
+APART = {
+    "dataset": {"dataset": "Caltech101"},
+    "protocol": {"protocol": "xd"},
+    "split": {"split": "base"},
+    "classes": {"classes": 5},
+    "subset": {"subset": 100},
+    "backbone": {"backbone": "ViT-B/16"},
+    "weights": {"weights_sha256": "cd" * 32},
+    "test images": {"n": 99},
+    "fewer attacks": {"attacks": TWO[:1]},
+    **{
+        f"attack {key}": {"attacks": [TWO[0] | {key: value}, TWO[1]]}
+        for key, value in {
+            "objective": "kl",
+            "target": "frozen_prompt",
+            "eps": "8/255",
+            "alpha": "4/255",
+            "steps": 10,
+            "restarts": 5,
+            "start": "one_sided",
+            "norm": "l2",
+            "momentum": 1.0,
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("changes", APART.values(), ids=APART)
+def test_never_in_one_table(changes):
+    assert len(tables(make(), make(seed=2))) == 1
+    assert len(tables(make(), make(**{"seed": 2} | changes))) == 2
+
+
+def test_the_order_of_attacks_does_not_matter():
+    (table,) = tables(make(attacks=TWO), make(seed=2, attacks=TWO[::-1]))
+    (row,) = table.rows
+    assert row.accuracies(table.signatures[0]) == [40, 40]
+    assert row.accuracies(table.signatures[1]) == [30, 30]
+
+
+def test_a_local_checkpoint_is_known_by_its_content():
+    made = [make(backbone="file:/a/x.pt"), make(seed=2, backbone="file:/b/y.pt")]
+    assert len(tables(*made)) == 1
+
+
+def test_rows_are_trainer_by_shots_with_zero_shot_first():
+    made = [make(shots=16), make(shots=-1), make(shots=4), make(trainer="APD"), zero_shot()]
+    (table,) = tables(*made)
+    rows = [(row.trainer, row.shots_label) for row in table.rows]
+    assert rows == [
+        ("ZeroshotCLIP", "zero-shot"),
+        ("APD", "16"),
+        ("AdvPT", "4"),
+        ("AdvPT", "16"),
+        ("AdvPT", "all"),
+    ]
+
+
+def test_zero_shot_joins_the_tables_of_its_setting_only():
+    made = [make(), make(protocol="dg"), zero_shot(), zero_shot(dataset="Caltech101")]
+    found = {(t.first["dataset"], t.first["protocol"]): len(t.rows) for t in tables(*made)}
+    assert found == {
+        ("EuroSAT", "few_shot"): 2,
+        ("EuroSAT", "dg"): 2,
+        ("Caltech101", "zero_shot"): 1,
+    }
+
+
+def test_figures_are_the_mean_and_interval_over_seeds():
+    (table,) = tables(*(make(clean=c, seed=s) for s, c in enumerate([79, 80, 81])))
+    (block,) = layouts.table_sheet(table).blocks
+    assert block.rows[0] == [
+        "AdvPT",
+        "16",
+        "PGD-10 8/255 (embedding-KL)",
+        "80.0 ± 2.5",
+        "40.0 ± 0.0",
+        "30.0 ± 0.0",
+        "4096",
+        "3",
+    ]
+    assert layouts.cell([61.25]) == "61.2"
+
+
+def test_other_settings_are_other_rows():
+    made = [make(), make(seed=2, config={"OPTIM": {"LR": 0.1}, "SEED": 2})]
+    (table,) = tables(*made)
+    assert sorted(row.name for row in table.rows) == [
+        "AdvPT (OPTIM.LR=0.002)",
+        "AdvPT (OPTIM.LR=0.1)",
+    ]
+
+
+def test_settings_that_change_no_figure_are_one_row():
+    neutral = {"OUTPUT_DIR": "x", "DATASET.ROOT": "y", "DATASET.FEATURE_DIR": "z"}
+    made = [make(), make(seed=2, config={"OPTIM.LR": 0.002, "SEED": 2} | neutral)]
+    (table,) = tables(*made)
+    assert [len(row.runs) for row in table.rows] == [2]
+
+
+def test_training_threats_share_a_table_and_are_told():
+    made = [make(), make(train_threat=None, seed=2), make(train_threat=WHITE_BOX, seed=3)]
+    (table,) = tables(*made, zero_shot())
+    assert [row.trained_with for row in table.rows][0] == "not trained"
+    assert {row.trained_with for row in table.rows[1:]} == {
+        "PGD-10 8/255 (embedding-KL)",
+        "clean images",
+        "PGD-100 1/255",
+    }
+    (block,) = layouts.table_sheet(table).blocks
+    assert "trained with" in [column.name for column in block.columns]
+
+
+def test_the_newer_duplicate_counts_and_both_are_named():
+    older = make(clean=70) | {"created": "2024-01-01T00:00:00+00:00"}
+    (table,) = tables(make(clean=80), older)
+    assert table.rows[0].accuracies() == [80]
+    (note,) = table.notes
+    assert "run1/record.json" in note and "run0/record.json" in note and "seed 1" in note
+
+
+def test_missing_seeds_are_named():
+    made = [make(seed=s) for s in (1, 2, 3)] + [make(seed=2, shots=4), zero_shot()]
+    (table,) = tables(*made)
+    assert table.notes == ["missing: AdvPT, 4 shots has no seed 1, 3, which other rows have"]
+
+
+def test_warnings_of_self_checks_are_told():
+    attacks = [TWO[0], TWO[1] | {"warnings": ["zero_grad_share: 2 %"]}]
+    (table,) = tables(make(attacks=attacks))
+    (note,) = table.notes
+    assert "zero_grad_share: 2 %" in note
+    assert "AdvPT, 16 shots, seed 1, end-to-end PGD-100 1/255" in note
+
+
+HEADINGS = [
+    ([TRANSFER], ["transfer PGD-40 16/255 (embedding-KL)"]),
+    ([WHITE_BOX], ["end-to-end PGD-100 1/255"]),
+    ([WHITE_BOX | {"name": "autoattack"}], ["end-to-end AutoAttack 1/255"]),
+    ([WHITE_BOX | {"steps": 0}], ["end-to-end noise 1/255"]),
+    ([WHITE_BOX | {"objective": "margin"}], ["end-to-end PGD-100 1/255 (margin)"]),
+    (
+        [WHITE_BOX, WHITE_BOX | {"restarts": 5}],
+        ["end-to-end PGD-100 1/255, 1 restarts", "end-to-end PGD-100 1/255, 5 restarts"],
+    ),
+    (
+        [WHITE_BOX, WHITE_BOX | {"momentum": 1.0}],
+        ["end-to-end PGD-100 1/255", "end-to-end PGD-100 1/255, momentum 1.0"],
+    ),
+]
+
+
+@pytest.mark.parametrize("attacks, headings", HEADINGS)
+def test_headings(attacks, headings):
+    assert attack_headings(attacks) == headings
+
+
+def test_fractions_of_255_are_short():
+    assert threat_label(BANK | {"eps": "0.125/255"}) == "PGD-10 0.125/255 (embedding-KL)"
+    assert threat_label(BANK | {"eps": "2.6667/255"}) == "PGD-10 2.67/255 (embedding-KL)"
+
+
+@pytest.mark.parametrize("style", report.FORMATS)
+def test_every_format_tells_figures_threats_and_what_is_left_out(style, tmp_path):
+    cut = make(seed=2, status="running", clean=None, attacks=[])
+    root = write(tmp_path, make(), make(seed=3, subset=100), cut)
+    text, remarks = report.render([root], style)
+    flat = " ".join((text + " ".join(remarks)).replace("\\", "").split())
+    for wanted in ("80", "EuroSAT", "16/255", "embedding-KL", "4096", "unfinished", "run2"):
+        assert wanted in flat
+    if style != "csv":
+        assert not remarks
+        for wanted in ("never saw the learned prompt", "100 test images", "TEST.SUBSET", " x CPU "):
+            assert wanted in flat
+
+
+def test_csv_is_tidy_and_exact(tmp_path):
+    made = [make(clean=c, n=300, seed=s) for s, c in enumerate([100, 101])]
+    text, _ = report.render([write(tmp_path, *made)], "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["figure"] for row in rows] == [
+        "clean",
+        "transfer PGD-40 16/255 (embedding-KL)",
+        "end-to-end PGD-100 1/255",
+    ]
+    assert float(rows[0]["mean"]) == pytest.approx(33.5)
+    assert float(rows[0]["ci95"]) == pytest.approx(12.7062 * (1 / 6), rel=1e-4)
+    assert rows[0]["seeds"] == "0 1" and rows[1]["attack_eps"] == "16/255"
+    assert rows[0]["attack_eps"] == "" and rows[0]["weights_sha256"] == "ab" * 32
+
+
+def test_markdown_is_one_table_per_group(tmp_path):
+    text, _ = report.render([write(tmp_path, make(), make(dataset="Caltech101"))], "markdown")
+    assert sum(line.startswith("|-") or line.startswith("|:") for line in text.splitlines()) == 2
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {9}
+
+
+def test_latex_is_escaped(tmp_path):
+    made = [make(dataset="my_set", seed=seed) for seed in (1, 2)]
+    text, _ = report.render([write(tmp_path, *made)], "latex")
+    assert r"my\_set" in text and r"$\pm$" in text and r"95 \%" in text
+    assert "my_set" not in text.replace(r"\_", "")
+    for rule in ("toprule", "midrule", "bottomrule", "begin{tabular}", "end{table}"):
+        assert text.count("\\" + rule) == 1
+
+
+@pytest.mark.parametrize("kind", ["empty", "absent", "unfinished", "bad out", "unwritable out"])
+def test_mistakes_end_with_code_2(kind, tmp_path, capsys):
+    root = tmp_path / "output"
+    root.mkdir()
+    argv = [str(root)]
+    if kind == "absent":
+        argv = [str(tmp_path / "nothing")]
+    elif kind == "unfinished":
+        write(root, make(status="running", clean=None, attacks=[]))
+    elif kind == "bad out":
+        write(root, make())
+        argv += ["--out", str(tmp_path)]
+    elif kind == "unwritable out":
+        write(root, make())
+        (tmp_path / "file").write_text("")
+        argv += ["--out", str(tmp_path / "file" / "report.md")]
+    before = sorted(tmp_path.rglob("*"))
+    assert run_tool(report.main, argv) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err and captured.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_out_replaces_the_file(tmp_path, capsys):
+    root = write(tmp_path / "output", make())
+    target = tmp_path / "report.md"
+    target.write_text("old")
+    assert run_tool(report.main, [root, "--format", "markdown", "--out", str(target)]) == 0
+    assert target.read_text(encoding="utf-8").startswith("### EuroSAT, few-shot")
+    assert capsys.readouterr().out == f"wrote {target}\n"
+
+
+def test_the_command_dispatches(tmp_path, capsys):
+    root = write(tmp_path, make())
+    assert run_tool(dispatch, ["report", root]) == 0
+    assert "EuroSAT" in capsys.readouterr().out
+    assert run_tool(dispatch, ["reprot", root]) == 2
+    assert "Did you mean report" in capsys.readouterr().err
+    assert run_tool(dispatch, []) == 0
+    assert "picture" in capsys.readouterr().out
+
+
+def raiser(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "main, code",
+    [
+        (raiser(UserError("no")), 2),
+        (raiser(KeyboardInterrupt()), 130),
+        (lambda argv: None, 0),
+        (lambda argv: 7, 7),
+    ],
+)
+def test_exit_codes(main, code):
+    assert run_tool(main, []) == code
+
+
+def test_a_bug_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_tool(raiser(ZeroDivisionError()), [])
+
+
+@pytest.mark.slow
+def test_as_a_module(tmp_path):
+    write(tmp_path, make())
+    broken = tmp_path / "run0" / "record.json"
+    command = [sys.executable, "-m", "advprompt", "report", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    good = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert good.returncode == 0 and "± 95 %" in good.stdout
+    broken.write_text(json.dumps(make() | {"schema": 99}))
+    bad = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stdout == ""
+    assert bad.stderr.startswith("error: ") and "schema 99" in bad.stderr
+
+
+def test_tables_take_their_place_in_a_page(tmp_path, capsys):
+    write(tmp_path / "out", make())
+    page, root = tmp_path / "page.md", str(tmp_path / "out")
+    page.write_text("above\n<!-- report a -->\nold\n<!-- end a -->\nbelow\n", encoding="utf-8")
+    call = [root, "--format", "markdown", "--out", str(page)]
+    for _ in range(2):  # twice is as once
+        assert run_tool(report.main, [*call, "--mark", "a"]) == 0
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith("above\n<!-- report a -->\n\n### EuroSAT")
+        assert text.endswith("\n\n<!-- end a -->\nbelow\n") and "old" not in text
+    assert run_tool(report.main, [*call, "--mark", "b"]) == 2
+    assert "<!-- report b -->" in capsys.readouterr().err
+    assert run_tool(report.main, [root, "--mark", "a"]) == 2
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_autoattack_is_told_in_words(tmp_path):
+    auto = WHITE_BOX | {
+        "name": "autoattack",
+        "alpha": None,
+        "start": None,
+        "objective": None,
+        "drop": True,
+    }
+    (table,) = tables(make(attacks=[WHITE_BOX | outcome(30), auto | outcome(20)]))
+    assert table.headings == ["end-to-end PGD-100 1/255", "end-to-end AutoAttack 1/255"]
+    (text,) = sheets.terminal([layouts.table_sheet(table)])
+    assert (
+        "100 steps, 1 restart, on the samples that the other attacks of the row have left" in text
+    )
+    assert "every iterate scored" not in text
+    (table,) = tables(make(attacks=[WHITE_BOX | {"drop": True} | outcome(30)]))
+    assert "every iterate scored" in next(iter(sheets.terminal([layouts.table_sheet(table)])))
+
+
+def test_a_setting_that_a_record_is_too_old_to_have_is_its_default():
+    new = {"OPTIM": {"LR": 0.002}, "SEED": 1, "DEFENCE": {"QUALITY": 75}}
+    changed = new | {"DEFENCE": {"QUALITY": 50}}
+    (table,) = tables(make(seed=1), make(seed=2, config=new))
+    assert [sorted(row.runs) for row in table.rows] == [[1, 2]]
+    (table,) = tables(make(seed=1), make(seed=2, config=changed))
+    assert [row.variant for row in table.rows] == ["DEFENCE.QUALITY=50", "DEFENCE.QUALITY=75"]
+
+
+def test_numbers_in_names_of_rows_are_in_their_order():
+    made = [make(config={"TRAINER.ADVPT.N_CTX": n}) for n in (16, 4, 1.5, 50, 2)]
+    (table,) = tables(*made)
+    assert [row.variant for row in table.rows] == [f"N_CTX={n}" for n in (1.5, 2, 4, 16, 50)]
+
+
+def test_a_methods_own_setting_names_the_row_and_the_rest_goes_below():
+    made = [
+        make(trainer="TeCoA", config={"TRAINER.TECOA.VARIANT": v, "OPTIM.LR": lr})
+        for v, lr in (("prompt", 0.1), ("finetune", 0.2))
+    ]
+    (table,) = tables(*made)
+    assert [row.variant for row in table.rows] == ['VARIANT="finetune"', 'VARIANT="prompt"']
+    assert any("finetune" in note and "OPTIM.LR=0.2" in note for note in table.notes)
+    (table,) = tables(*made, make(trainer="TeCoA", config=made[0]["config"] | {"OPTIM.LR": 0.3}))
+    assert all("OPTIM.LR" in row.variant for row in table.rows)  # needed, and so in the name

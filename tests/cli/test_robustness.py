@@ -1,0 +1,143 @@
+"""tools.robustness: finished runs under other threat models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from advprompt import records
+from advprompt.cli import robustness
+from advprompt.evaluation import evaluator as evaluation
+from advprompt.utils.entry import run_tool
+from tests.conftest import REPO, only_error
+
+
+def read_record(folder):
+    return records.read_record(folder / records.FILE_NAME)
+
+
+@pytest.fixture
+def finished(run, white_box, tmp_path):
+    code, _, err = run(white_box("AdvIVLP"))
+    assert code == 0, err
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def attack(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "ATTACK:\n  TRAIN:\n    EPS: 99\n  TEST:\n    EPS: 2\n    LIST:\n"
+        "      - {NAME: pgd, STEPS: 4}\n      - {NAME: apgd, STEPS: 4}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def test_of(finished, pets, capsys):
+    def call(*files, folder=finished, opts=()):
+        words = ["--model-dir", str(folder), "--attack-config-file", *map(str, files)]
+        code = run_tool(robustness.main, [*words, "--root", str(pets), *opts])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def facts(record):
+    """What must not depend on when and in how many pieces a test was made."""
+    attacks = [{k: v for k, v in a.items() if k != "seconds"} for a in record["attacks"]]
+    return record["clean"], attacks, record["train_threat"], record["prompt_parameters"]
+
+
+def test_a_finished_run_gets_a_record_per_threat_model(test_of, finished, attack):
+    code, out, err = test_of(attack)
+    assert code == 0, err
+    before, record = read_record(finished), read_record(finished / "robustness" / "mine")
+    assert [(a["name"], a["eps"], a["steps"]) for a in record["attacks"]] == [
+        ("pgd", "2/255", 4),
+        ("apgd", "2/255", 4),
+    ]
+    for key in ("trainer", "shots", "seed", "epochs", "train_threat", "clean", "weights_sha256"):
+        assert record[key] == before[key], key
+    assert record["train_threat"]["eps"] == "4/255"  # not the attack file's
+    assert "skipped" in test_of(attack)[1]
+
+
+def test_a_killed_test_gives_the_same_record(test_of, finished, attack, monkeypatch):
+    assert test_of(attack)[0] == 0
+    whole = read_record(finished / "robustness" / "mine")
+    (finished / "robustness").rename(finished / "first")
+    real, calls = evaluation.Evaluation.run_attack, []
+
+    def killed(self, *args, **keys):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, *args, **keys)
+
+    monkeypatch.setattr(evaluation, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(evaluation, "CPU_BATCH", 2)
+    monkeypatch.setattr(evaluation.Evaluation, "run_attack", killed)
+    assert test_of(attack)[0] == 130
+    assert not (finished / "robustness" / "mine" / "record.json").exists()
+    assert list((finished / "robustness" / "mine" / "unfinished").glob("*.json"))
+    monkeypatch.setattr(evaluation.Evaluation, "run_attack", real)
+    assert test_of(attack)[0] == 0
+    assert facts(read_record(finished / "robustness" / "mine")) == facts(whole)
+
+
+def test_every_shipped_threat_model_can_be_asked_for(finished, pets):
+    files = sorted((REPO / "configs/attacks").glob("*.yaml"))
+    assert len(files) >= 9
+    for file in files:
+        cfg, model = robustness.settings(str(finished), str(file), str(pets), [])
+        assert cfg.OUTPUT_DIR.endswith(f"robustness/{file.stem}") and model == str(finished)
+        assert cfg.ATTACK.TRAIN.EPS == "4/255" and cfg.OPTIM.MAX_EPOCH == 1
+
+
+@pytest.mark.slow
+def test_every_shipped_threat_model_runs(test_of, finished, pets):
+    files = sorted((REPO / "configs/attacks").glob("*.yaml"))
+    files = [file for file in files if file.stem != "rap16"]  # a test of its own, below
+    code, _, err = test_of(*files, opts=["--opts", "TEST.SUBSET", "4"])
+    assert code == 0, err
+    made = [read_record(folder) for folder in (finished / "robustness").iterdir()]
+    assert len(made) == len(files) and all(r["subset"] == 4 for r in made)
+
+
+@pytest.mark.slow
+def test_the_shipped_black_box_runs(test_of, finished, tmp_path, monkeypatch):
+    """rap16 as it is but for 2 of its 400 steps; ResNet-50 from the library's cache, untrained."""
+    from torchvision.models import ResNet50_Weights, resnet50
+
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(resnet50().state_dict(), cache / Path(ResNet50_Weights.IMAGENET1K_V1.url).name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    shipped = (REPO / "configs/attacks/rap16.yaml").read_text()
+    short = shipped.replace('surrogate: "', 'late_start: 1, surrogate: "')
+    short = short.replace('{NAME: rap, EPS: "16/255",', '{NAME: rap, EPS: "16/255", STEPS: 2,')
+    assert "STEPS: 2" in short and "late_start: 1" in short
+    file = tmp_path / "rap16.yaml"
+    file.write_text(short.replace("STEPS: 100", "STEPS: 2"))
+    code, _, err = test_of(file, opts=["--opts", "TEST.SUBSET", "2"])
+    assert code == 0, err
+    record = read_record(finished / "robustness" / "rap16_TEST.SUBSET-2")
+    rap, white = record["attacks"]
+    assert rap["target"] == "surrogate" and rap["kwargs"]["surrogate"] == "torchvision:resnet50"
+    assert rap["checks"]["max_linf"] > 15 / 255 and white["target"] == "end_to_end"
+
+
+def test_mistakes_are_found_before_anything_runs(test_of, finished, attack, tmp_path):
+    assert "holds no run" in only_error(*test_of(attack, folder=tmp_path)[::2])
+    missing = tmp_path / "mien.yaml"
+    assert "mine.yaml" in only_error(*test_of(attack, missing)[::2])
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("ATTACK:\n  TEST:\n    LIST:\n      - {NAME: pgdd}\n")
+    assert "pgdd" in only_error(*test_of(attack, wrong)[::2])
+    assert not (finished / "robustness").exists()
+    (finished / "config.json").write_text(json.dumps({"TRAINER.NAME": "AdvIVLP"})[:-3])
+    assert "config.json" in only_error(*test_of(attack)[::2])

@@ -1,0 +1,547 @@
+"""train.py end to end on a toy CLIP: training, testing, resuming, and every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from advprompt import advpt
+from advprompt.records import read_record
+from tests.conftest import REPO, only_error, weights
+
+# --- what works ---------------------------------------------------------------------------------
+
+
+def test_advpt_trains_tests_and_writes_a_record(arguments, run, tmp_path):
+    code, out, err = run(arguments("AdvPT", TEST__PICTURE=2))
+    assert code == 0, err
+    record = read_record(tmp_path / "run" / "record.json")
+    assert record["status"] == "completed" and record["trainer"] == "AdvPT"
+    assert (record["shots"], record["seed"], record["classes"]) == (4, 1, 3)
+    assert record["prompt_parameters"] == 4 * 64
+    assert record["clean"]["n"] == 12
+    transfer, white_box = record["attacks"]
+    assert (transfer["target"], transfer["eps"]) == ("embedding", "16/255")
+    assert (white_box["target"], white_box["eps"]) == ("end_to_end", "4/255")
+    assert white_box["correct"] <= record["clean"]["correct"]
+    assert 0 < white_box["checks"]["max_linf"] <= 4 / 255 + 1e-6
+    assert record["train_threat"]["objective"] == "embedding_kl"
+    assert record["seconds"]["bank"] > 0 and record["seconds"]["train"] > 0
+    picture = tmp_path / "run" / "picture.png"
+    assert str(picture) in out and Image.open(picture).width > 300
+    assert not list((tmp_path / "run").glob("**/*.tmp"))
+    assert not (tmp_path / "run" / "unfinished").exists()
+
+
+def test_the_loss_falls(arguments, run, tmp_path):
+    from advprompt.advpt import PromptedText
+    from advprompt.evaluation.bank import load_bank
+    from advprompt.prompting import PromptLearner
+    from tests.toy import toy_clip
+
+    code, _, err = run(
+        arguments("AdvPT", OPTIM__MAX_EPOCH=30, OPTIM__LR=0.02, OPTIM__WARMUP_EPOCH=-1)
+    )
+    assert code == 0, err
+    banks = [load_bank(p) for p in (tmp_path / "banks").glob("*.safetensors")]
+    (bank,) = [
+        b
+        for b in banks
+        if b.checks
+        and len(b) == 12
+        and b.labels.bincount()[0] == 4
+        and b.checks["max_linf"] < 10 / 255
+    ]
+    clip = toy_clip()
+    torch.manual_seed(1)
+    names = ["red circle", "green square", "blue arrow"]
+    model = PromptedText(clip, PromptLearner(names, clip, n_ctx=4), 0)
+    with torch.no_grad():
+        before = torch.nn.functional.cross_entropy(model(bank.features), bank.labels)
+        model.prompt_learner.load_state_dict(weights(tmp_path / "run", 30)["state_dict"])
+        after = torch.nn.functional.cross_entropy(model(bank.features), bank.labels)
+    assert after < 0.7 * before
+
+
+def test_zero_shot_needs_no_training(arguments, run, tmp_path):
+    code, _, err = run(arguments("ZeroshotCLIP"))
+    assert code == 0, err
+    record = read_record(tmp_path / "run" / "record.json")
+    assert record["protocol"] == "zero_shot" and record["prompt_parameters"] == 0
+    assert record["train_threat"] is None and len(record["attacks"]) == 2
+
+
+def test_seed_zero_is_a_seed(arguments, run, tmp_path):
+    code, _, err = run(arguments("AdvPT", seed=0))
+    assert code == 0, err
+    assert read_record(tmp_path / "run" / "record.json")["seed"] == 0
+    assert (tmp_path / "cache/oxford_pets/split_fewshot/shot_4-seed_0.json").is_file()
+
+
+@pytest.mark.parametrize("where", ["end", "middle", "front"])
+@pytest.mark.parametrize("csc", [False, True])
+def test_positions_and_class_specific_contexts(arguments, run, tmp_path, where, csc):
+    options = {"TRAINER__ADVPT__CLASS_TOKEN_POSITION": where, "TRAINER__ADVPT__CSC": csc}
+    code, _, err = run(arguments("AdvPT", OPTIM__MAX_EPOCH=1, **options))
+    assert code == 0, err
+    shape = weights(tmp_path / "run", 1)["state_dict"]["ctx"].shape
+    assert shape == ((3, 4, 64) if csc else (4, 64))
+
+
+def test_bf16_tuning_and_words_to_start_from(arguments, run, tmp_path):
+    options = {"TRAINER__ADVPT__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo of a"}
+    code, _, err = run(arguments("AdvPT", **options))
+    assert code == 0, err
+    state = weights(tmp_path / "run")["state_dict"]["ctx"]
+    assert state.dtype == torch.float32 and torch.isfinite(state).all()
+
+
+def test_base_and_new_classes(arguments, run, tmp_path):
+    assert run(arguments("AdvPT", DATASET__SUBSAMPLE_CLASSES="base"))[0] == 0
+    new = arguments(
+        "AdvPT",
+        "--eval-only",
+        "--model-dir",
+        str(tmp_path / "run"),
+        "--load-epoch",
+        "4",
+        out="new",
+        DATASET__SUBSAMPLE_CLASSES="new",
+    )
+    code, _, err = run(new)
+    assert code == 0, err
+    base, novel = (read_record(tmp_path / d / "record.json") for d in ("run", "new"))
+    assert (base["classes"], novel["classes"]) == (2, 1)
+    assert (base["protocol"], novel["split"]) == ("base2new", "new")
+
+
+def test_evaluation_equals_the_test_after_training(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    again = arguments("AdvPT", "--eval-only", "--model-dir", str(tmp_path / "run"), out="again")
+    assert run(again)[0] == 0
+    first, second = (read_record(tmp_path / d / "record.json") for d in ("run", "again"))
+    assert first["clean"] == second["clean"]
+    for a, b in zip(first["attacks"], second["attacks"], strict=True):
+        assert a["correct"] == b["correct"] and a["checks"] == b["checks"]
+
+
+def test_a_finished_run_is_skipped_because_of_its_record(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    before = (tmp_path / "run" / "record.json").read_bytes()
+    code, out, _ = run(arguments("AdvPT"))
+    assert code == 0 and "skipped: " in out
+    assert (tmp_path / "run" / "record.json").read_bytes() == before
+    (tmp_path / "run" / "record.json").unlink()  # a folder alone is no reason to skip
+    code, out, _ = run(arguments("AdvPT"))
+    assert code == 0 and "skipped: " not in out
+    assert (tmp_path / "run" / "record.json").is_file()
+
+
+def test_resuming_equals_not_stopping(arguments, run, tmp_path, monkeypatch):
+
+    assert run(arguments("AdvPT", out="whole"))[0] == 0
+
+    step = advpt.AdvPT.forward_backward
+
+    def stop_in_epoch_3(self, batch):
+        if self.epoch == 3:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(advpt.AdvPT, "forward_backward", stop_in_epoch_3)
+    assert run(arguments("AdvPT", out="cut"))[0] == 130
+    assert not (tmp_path / "cut" / "record.json").exists()
+    monkeypatch.setattr(advpt.AdvPT, "forward_backward", step)
+    torch.manual_seed(99)  # whatever the state of the generators is
+    code, out, err = run(arguments("AdvPT", out="cut"))
+    assert code == 0 and "epoch 2" in out, err
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert torch.equal(whole["state_dict"]["ctx"], cut["state_dict"]["ctx"])
+    momentum = [s["optimizer"]["state"][0]["momentum_buffer"] for s in (whole, cut)]
+    assert torch.equal(*momentum)
+
+
+def test_an_interrupted_attack_goes_on(arguments, run, tmp_path, monkeypatch):
+    from advprompt.evaluation import evaluator as evaluation
+
+    assert run(arguments("ZeroshotCLIP", out="whole"))[0] == 0
+    monkeypatch.setattr(evaluation, "SAVE_SECONDS", -1)
+    attack, calls = evaluation.Evaluation.run_attack, []
+
+    def stop_at_third(self, spec, where, pixels, **keys):
+        calls.append(where)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return attack(self, spec, where, pixels, **keys)
+
+    monkeypatch.setattr(evaluation.Evaluation, "run_attack", stop_at_third)
+    one = {"DATALOADER__TEST__BATCH_SIZE": 1}
+    assert run(arguments("ZeroshotCLIP", out="cut", **one))[0] == 130
+    done = calls[:2]
+    calls.clear()
+
+    def go_on(self, spec, where, pixels, **keys):
+        calls.append(where)
+        return attack(self, spec, where, pixels, **keys)
+
+    monkeypatch.setattr(evaluation.Evaluation, "run_attack", go_on)
+    assert run(arguments("ZeroshotCLIP", out="cut", **one))[0] == 0
+    assert not [where for where in calls if where in done]  # none is attacked twice
+    whole, cut = (read_record(tmp_path / d / "record.json") for d in ("whole", "cut"))
+    assert [a["correct"] for a in whole["attacks"]] == [a["correct"] for a in cut["attacks"]]
+
+
+def test_the_tuning_has_no_image_tower_in_memory(arguments, run, monkeypatch):
+
+    step, seen = advpt.AdvPT.forward_backward, []
+
+    def look(self, batch):
+        seen.append(self.clip.model.visual)
+        return step(self, batch)
+
+    monkeypatch.setattr(advpt.AdvPT, "forward_backward", look)
+    assert run(arguments("AdvPT"))[0] == 0
+    assert seen and all(tower is None for tower in seen)
+
+
+def test_without_a_seed_the_record_says_so(arguments, run, tmp_path):
+    assert run(arguments("ZeroshotCLIP", seed=-1))[0] == 0
+    assert read_record(tmp_path / "run" / "record.json")["seed"] == -1
+
+
+def test_best_val_never_looks_at_the_test_set(arguments, run, pets, tmp_path, monkeypatch):
+
+    best = {"TEST__FINAL_MODEL": "best_val", "OPTIM__LR": 0.02}
+    step, towers = advpt.AdvPT.forward_backward, []
+
+    def look(self, batch):
+        towers.append(self.clip.model.visual)
+        assert not (tmp_path / "run" / "record.json").exists()
+        return step(self, batch)
+
+    monkeypatch.setattr(advpt.AdvPT, "forward_backward", look)
+    code, out, err = run(arguments("AdvPT", **best))
+    assert code == 0, err
+    assert out.count("Evaluate on the *val* set") == 1 + 4 and towers and not any(towers)
+    assert out.count("Evaluate on the *test* set") == 1 and "model-best.pth.tar" in out
+
+    root = tmp_path / "no_val"
+    shutil.copytree(pets, root)
+    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
+    split.write_text(json.dumps(json.loads(split.read_text()) | {"val": []}))
+    sentence = only_error(*run(arguments("AdvPT", root=root, out="b", **best))[::2])
+    assert "best_val" in sentence and "last_step" in sentence
+
+
+def test_a_record_tells_how_the_loaded_prompts_were_trained(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run"), "--load-epoch"]
+    other = {"DATASET__NUM_SHOTS": 2, "ATTACK__TRAIN__EPS": 3}
+    assert run(arguments("AdvPT", *load, "2", out="eval", **other))[0] == 0
+    record = read_record(tmp_path / "eval" / "record.json")
+    assert (record["shots"], record["epochs"]) == (4, 2)
+    assert record["train_threat"]["eps"] == "8/255"
+    # another epoch is another model: neither skipped nor overwritten
+    sentence = only_error(*run(arguments("AdvPT", *load, "4", out="eval", **other))[::2])
+    assert "load_epoch = 2" in sentence
+    assert "--model-dir" in only_error(*run(arguments("AdvPT", "--eval-only", out="c"))[::2])
+    assert "tar-0" in only_error(*run(arguments("AdvPT", *load, "0", out="d"))[::2])
+
+
+def test_an_older_checkpoint_learns_its_data_set_from_its_run(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    (path,) = (tmp_path / "run").rglob("model.pth.tar-4")
+    state = torch.load(path, weights_only=True)
+    assert state["training"].pop("dataset") == "OxfordPets"
+    torch.save(state, path)
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run"), "--load-epoch", "4"]
+    assert run(arguments("AdvPT", *load, out="told"))[0] == 0
+    assert read_record(tmp_path / "told" / "record.json")["source"] == "OxfordPets"
+    (tmp_path / "run" / "record.json").unlink()
+    assert run(arguments("AdvPT", *load, out="untold"))[0] == 0
+    assert read_record(tmp_path / "untold" / "record.json")["source"] is None
+
+
+def test_class_specific_contexts_serve_their_own_classes_only(arguments, run, pets, tmp_path):
+    assert run(arguments("AdvPT", TRAINER__ADVPT__CSC=True))[0] == 0
+    root = tmp_path / "renamed"
+    shutil.copytree(pets, root)
+    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
+    split.write_text(split.read_text().replace('"red_circle"', '"red_disc"'))
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    argv = arguments("AdvPT", *load, root=root, out="b", TRAINER__ADVPT__CSC=True)
+    sentence = only_error(*run(argv)[::2])
+    assert "red_circle" in sentence and "red_disc" in sentence
+
+
+def test_resume_goes_on_from_another_folder(arguments, run, tmp_path):
+    assert run(arguments("AdvPT", out="first"))[0] == 0
+    code, out, _ = run(arguments("AdvPT", "--resume", str(tmp_path / "first"), out="second"))
+    assert code == 0 and f"from {tmp_path / 'first'}" in out
+    nowhere = arguments("AdvPT", "--resume", str(tmp_path / "nowhere"), out="third")
+    assert "nowhere" in only_error(*run(nowhere)[::2])
+
+
+def test_a_deleted_or_torn_checkpoint_does_not_block_resuming(tmp_path):
+    from advprompt.engine.checkpoints import newest_checkpoint
+
+    assert newest_checkpoint(tmp_path) is None
+    for epoch in (2, 10):
+        (tmp_path / f"model.pth.tar-{epoch}").touch()
+    assert newest_checkpoint(tmp_path).name == "model.pth.tar-10"
+    (tmp_path / "checkpoint").write_text("model.pth.tar-2\n")
+    assert newest_checkpoint(tmp_path).name == "model.pth.tar-2"
+    for pointer in ("model.pth.tar-99\n", ""):
+        (tmp_path / "checkpoint").write_text(pointer)
+        assert newest_checkpoint(tmp_path).name == "model.pth.tar-10"
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes(arguments, tmp_path):
+    argv = arguments("AdvPT", OPTIM__MAX_EPOCH=400, TRAIN__CHECKPOINT_FREQ=1)
+    command = [sys.executable, str(REPO / "train.py"), *argv]
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL)
+    folder, limit = tmp_path / "run" / "prompt_learner", time.monotonic() + 120
+    while not (folder / "model.pth.tar-3").exists():
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = max(int(p.name.rpartition("-")[2]) for p in folder.glob("model.pth.tar-*"))
+    assert reached < 400
+    again = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "Resuming prompt_learner" in again.stdout
+    assert read_record(tmp_path / "run" / "record.json")["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_random_vit_b32_checkpoint_trains_two_batches(arguments, run, tmp_path):
+    from tests.toy import toy_state_dict
+
+    state = toy_state_dict(
+        vision_width=768,
+        layers=12,
+        patch=32,
+        image=224,
+        text_width=512,
+        text_layers=12,
+        embed_dim=512,
+    )
+    torch.save({k: v.half() for k, v in state.items()}, tmp_path / "b32.pt")
+    code, out, err = run(
+        arguments(
+            "AdvPT",
+            MODEL__BACKBONE__NAME=f"file:{tmp_path / 'b32.pt'}",
+            INPUT__SIZE="(224,224)",
+            OPTIM__MAX_EPOCH=1,
+            DATALOADER__TRAIN_X__BATCH_SIZE=6,
+            ATTACK__TRAIN__STEPS=1,
+            ATTACK__TEST__LIST="[{'STEPS': 1}]",
+            TEST__SUBSET=3,
+            TRAINER__ADVPT__N_CTX=32,
+        )
+    )
+    assert code == 0, err
+    assert "epoch [1/1] batch [2/2]" in out
+    assert read_record(tmp_path / "run" / "record.json")["prompt_parameters"] == 32 * 512
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"DATASET__NAME": "OxfordPet"}, ["'OxfordPet'", "OxfordPets"]),
+        ({"MODEL__BACKBONE__NAME": "ViT-B/61"}, ["'ViT-B/61'", "ViT-B/16"]),
+        ({"TRAINER__ADVPT__NCTX": 3}, ["TRAINER.ADVPT.NCTX", "TRAINER.ADVPT.N_CTX"]),
+        ({"OPTIM__LR": "fast"}, ["OPTIM.LR", "'fast'", "float"]),
+        ({"INPUT__TRANSFORMS": "['normalize']"}, ["INPUT.TRANSFORMS", "[0, 1]"]),
+        ({"ATTACK__TRAIN__EPS": 0.0157}, ["0.0157", "4"]),
+        ({"ATTACK__TEST__LIST": "[{'EPS': 0}]"}, ["EPS 0", "1/255"]),
+        ({"ATTACK__TEST__LIST": "[{'EPS': 0.0157}]"}, ["0.0157", "4"]),
+        ({"ATTACK__TEST__LIST": "[{'EPSILON': 4}]"}, ["EPSILON", "EPS"]),
+        ({"ATTACK__TEST__LIST": "[{'EPS': 4}, {'EPS': '4/255'}]"}, ["twice", "4/255"]),
+        ({"ATTACK__TEST__LIST": "[{'TARGET': 'embedding'}]"}, ["'embedding'", "embedding_kl"]),
+        (
+            {"ATTACK__TRAIN__OBJECTIVE": "ce", "ATTACK__TRAIN__TARGET": "end_to_end"},
+            ["ATTACK.TRAIN", "'ce'", "ATTACK.THREAT advpt16"],
+        ),
+        ({"TRAINER__ADVPT__PREC": "fp8"}, ["'fp8'", "fp32"]),
+        ({"TRAINER__ADVPT__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
+        ({"DATASET__NUM_SHOTS": 7}, ["red_circle", "6", "7"]),
+        ({"INPUT__SIZE": "(64,64)"}, ["(64, 64)", "(32, 32)"]),
+        ({"DATASET__SUBSAMPLE_CLASSES": "half"}, ["'half'", "base"]),
+    ],
+)
+def test_bad_configuration_is_one_sentence(arguments, run, tmp_path, keys, words):
+    code, _, err = run(arguments("AdvPT", **keys))
+    sentence = only_error(code, err)
+    for word in words:
+        assert word in sentence
+    assert not (tmp_path / "run" / "record.json").exists()
+    assert not (tmp_path / "run" / "config.json").exists()  # the corrected call may use the folder
+
+
+def test_unknown_trainer_and_missing_config(arguments, run):
+    argv = arguments("AdvPT")
+    argv[argv.index("--trainer") + 1] = "AdvTP"
+    assert "AdvPT" in only_error(*run(argv)[::2])
+    argv = arguments("AdvPT")
+    argv[argv.index("--config-file") + 1] = str(REPO / "configs/trainers/AdvPT/vit_b61.yaml")
+    assert "vit_b16.yaml" in only_error(*run(argv)[::2])
+
+
+def test_missing_data_says_where_it_belongs(arguments, run, pets, tmp_path):
+    sentence = only_error(*run(arguments("AdvPT", root=tmp_path / "nowhere"))[::2])
+    assert str(tmp_path / "nowhere" / "oxford_pets") in sentence
+    root = tmp_path / "part"
+    shutil.copytree(pets, root)
+    gone = sorted((root / "oxford_pets" / "images").glob("red_circle_*.png"))
+    for path in gone:
+        path.unlink()
+    sentence = only_error(*run(arguments("AdvPT", root=root))[::2])
+    assert "images are missing" in sentence and gone[0].name.partition("_")[0] in sentence
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_training_image_is_named(white_box, run, pets, tmp_path, workers):
+    root = tmp_path / "root"
+    shutil.copytree(pets, root)
+    for path in (root / "oxford_pets" / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    keys = {"DATALOADER__NUM_WORKERS": workers}
+    sentence = only_error(*run(white_box("AdvIVLP", root=root, **keys))[::2])
+    assert str(root / "oxford_pets" / "images") in sentence and "replace or remove it" in sentence
+
+
+def test_corrupt_image_is_named(arguments, run, pets, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(pets, root)
+    images = sorted((root / "oxford_pets" / "images").iterdir())
+    for path in images:
+        path.write_bytes(path.read_bytes()[:60])
+    sentence = only_error(*run(arguments("AdvPT", root=root))[::2])
+    assert str(root / "oxford_pets" / "images") in sentence and "corrupt" in sentence
+
+
+def test_checkpoints_of_others_are_refused(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+
+    other_length = run(arguments("AdvPT", *load, out="a", TRAINER__ADVPT__N_CTX=5))
+    assert "(4, 64)" in only_error(*other_length[::2])
+    classes = run(arguments("AdvPT", *load, out="b", TRAINER__ADVPT__CSC=True))
+    assert "'csc': True" in only_error(*classes[::2])
+    place = run(arguments("AdvPT", *load, out="p", TRAINER__ADVPT__CLASS_TOKEN_POSITION="front"))
+    assert "'position': 'front'" in only_error(*place[::2])
+    none = run(arguments("AdvPT", *load, "--load-epoch", "77", out="c"))
+    assert "model.pth.tar-77" in only_error(*none[::2])
+
+    path = tmp_path / "run" / "prompt_learner" / "model.pth.tar-4"
+    state = torch.load(path, weights_only=True)
+    state["advprompt"]["trainer"] = "CAPT"
+    torch.save(state, path)
+    assert "'CAPT'" in only_error(*run(arguments("AdvPT", *load, out="d"))[::2])
+    torch.save({"weights": torch.zeros(3)}, path)
+    assert "state_dict" in only_error(*run(arguments("AdvPT", *load, out="e"))[::2])
+    path.write_bytes(path.read_bytes()[:100])
+    assert "truncated" in only_error(*run(arguments("AdvPT", *load, out="f"))[::2])
+
+
+class Payload:
+    """A pickle that would touch a file when loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_checkpoint_that_would_execute_code_is_refused(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    path = tmp_path / "run" / "prompt_learner" / "model.pth.tar-4"
+    torch.save({"state_dict": {"ctx": Payload(tmp_path / "executed")}}, path)
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    assert "could execute code" in only_error(*run(arguments("AdvPT", *load, out="x"))[::2])
+    path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    assert "mkdir" in only_error(*run(arguments("AdvPT", *load, out="y"))[::2])
+    assert not (tmp_path / "executed").exists()
+    path.write_text('{"no": "pickle"}')
+    assert "no checkpoint" in only_error(*run(arguments("AdvPT", *load, out="z"))[::2])
+
+
+def test_a_damaged_bank_is_named(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    for path in (tmp_path / "banks").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-5])
+    sentence = only_error(*run(arguments("AdvPT", out="again"))[::2])
+    assert str(tmp_path / "banks") in sentence
+
+
+def test_another_configuration_does_not_overwrite_a_run(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    sentence = only_error(*run(arguments("AdvPT", OPTIM__MAX_EPOCH=5))[::2])
+    assert "OPTIM.MAX_EPOCH" in sentence and "5" in sentence
+    assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+def test_an_output_folder_that_is_a_file(arguments, run, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    sentence = only_error(*run(arguments("AdvPT"))[::2])
+    assert str(tmp_path / "run") in sentence
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    from advprompt.engine.checkpoints import load_checkpoint, save_checkpoint
+    from advprompt.utils.errors import UserError
+
+    path = tmp_path / "model.pth.tar-1"
+    save_checkpoint(path, {"state_dict": {"ctx": torch.ones(2)}})
+
+    def full(state, target):
+        target.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="unchanged"):
+        save_checkpoint(path, {"state_dict": {"ctx": torch.zeros(2)}})
+    assert torch.equal(load_checkpoint(path)["state_dict"]["ctx"], torch.ones(2))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_records_hold_the_whole_configuration(arguments, run, tmp_path):
+    assert run(arguments("ZeroshotCLIP"))[0] == 0
+    stored = json.loads((tmp_path / "run" / "record.json").read_text())["config"]
+    assert stored["ATTACK.TEST.LIST"][0]["EPS"] == "16" and stored["SEED"] == 1
+
+
+def test_a_data_set_may_say_which_augmentation_keeps_its_labels(arguments, tmp_path):
+    from advprompt.cli import train
+
+    yaml = tmp_path / "own.yaml"
+    yaml.write_text("DATASET:\n  NAME: Shapes\n  TRANSFORMS: [random_translation]\n")
+
+    def transforms(*extra, file=yaml):
+        words = arguments("AdvPT")
+        words[words.index("--dataset-config-file") + 1] = str(file)
+        return train.setup_cfg(train.parser().parse_args([*words, *extra])).INPUT.TRANSFORMS
+
+    usual = ["random_resized_crop", "random_flip"]
+    assert list(transforms(file=REPO / "configs/datasets/oxford_pets.yaml")) == usual
+    assert list(transforms()) == ["random_translation"]
+    assert list(transforms("INPUT.TRANSFORMS", "['random_flip']")) == ["random_flip"]

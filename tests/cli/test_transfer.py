@@ -1,0 +1,173 @@
+"""tools.transfer: images made against one run, shown to the others."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from advprompt import records
+from advprompt.cli import transfer
+from advprompt.cli.main import dispatch
+from advprompt.evaluation import evaluator as evaluation
+from advprompt.utils.entry import run_tool
+from tests.conftest import only_error
+
+ATTACK = "ATTACK: {TEST: {EPS: 0.5, ALPHA: 0.25/255, STEPS: 3, LIST: %s}}"
+
+
+@pytest.fixture
+def finished(run, white_box, tmp_path):
+    """Three runs, whose own test is the attack of ``attack``."""
+    keys = {"ATTACK__TEST__LIST": "[{'EPS': '0.5', 'ALPHA': '0.25/255', 'STEPS': 3}]"}
+    for name in ("AdvCoOp", "AdvIVLP", "ZeroshotCLIP"):
+        code, _, err = run(white_box(name, out=name, **keys))
+        assert code == 0, err
+    return [tmp_path / name for name in ("AdvCoOp", "AdvIVLP", "ZeroshotCLIP")]
+
+
+@pytest.fixture
+def attack(tmp_path):
+    path = tmp_path / "attack.yaml"
+    path.write_text(ATTACK % "[]")
+    return path
+
+
+@pytest.fixture
+def matrix(attack, pets, capsys, tmp_path):
+    def call(folders, *words, file=attack, out="m.json"):
+        words = [*map(str, folders), "--attack-config-file", str(file), *words]
+        capsys.readouterr()
+        code = run_tool(transfer.main, [*words, "--root", str(pets), "--out", str(tmp_path / out)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def own_test(folder):
+    record = records.read_record(folder / records.FILE_NAME)
+    return record["clean"]["correct"], record["attacks"][0]["correct"]
+
+
+def counts(path):
+    record = json.loads(path.read_text())
+    return [[row["correct"] for row in table["rows"]] for table in record["tables"]]
+
+
+def test_the_diagonal_is_the_white_box_test(matrix, finished, tmp_path):
+    code, out, err = matrix(finished)
+    assert code == 0, err
+    record = json.loads((tmp_path / "m.json").read_text())
+    (table,) = record["tables"]
+    assert record["status"] == "completed" and record["n"] == 12
+    for i, folder in enumerate(finished):
+        clean, robust = own_test(folder)
+        assert record["runs"][i]["clean"]["correct"] == clean
+        assert table["rows"][i]["correct"][i] == robust
+        assert table["rows"][i]["checks"]["max_linf"] <= 0.5 / 255 + 1e-6
+        for j, tested in enumerate(record["runs"]):
+            assert 0 <= table["rows"][i]["correct"][j] <= tested["clean"]["correct"]
+    lines = out.splitlines()
+    assert lines[3].split()[-3:] == ["AdvCoOp", "AdvIVLP", "ZeroshotCLIP"]
+    assert sum("[" in line for line in lines) == 3 and "end-to-end PGD-3 0.5/255" in lines[0]
+
+
+def test_off_the_diagonal_stand_the_other_runs_answers(matrix, finished, tmp_path, monkeypatch):
+    """Recomputed from the kept images: made against run i, scored by a model of run j."""
+    images, real = {}, evaluation.Evaluation.run_attack
+
+    def watched(self, spec, where, pixels, **keys):
+        result = real(self, spec, where, pixels, **keys)
+        images.setdefault(type(self.trainer).__name__, []).append((self, where, result.images))
+        return result
+
+    monkeypatch.setattr(evaluation.Evaluation, "run_attack", watched)
+    assert matrix(finished)[0] == 0
+    (rows,) = counts(tmp_path / "m.json")
+    names = [folder.name for folder in finished]
+    tests = {name: found[0][0] for name, found in images.items()}
+    for i, made in enumerate(names):
+        for j, tested in enumerate(names):
+            other, expected = tests[tested], 0
+            for test, where, adversarial in images[made]:
+                clean = next(x for w, x in test.pixels(where, "again", len(where)))
+                right = other.logits(clean).argmax(1) == other.labels[where]
+                right &= other.logits(adversarial).argmax(1) == other.labels[where]
+                expected += int(right.sum())
+            assert rows[i][j] == expected, (made, tested)
+
+
+def test_a_killed_matrix_goes_on_behind_its_last_row(matrix, finished, tmp_path, monkeypatch):
+    assert matrix(finished, out="whole.json")[0] == 0
+    real, made = transfer.make_row, []
+
+    def killed(source, *args):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(source)
+        return real(source, *args)
+
+    monkeypatch.setattr(transfer, "make_row", killed)
+    assert matrix(finished)[0] == 130
+    assert json.loads((tmp_path / "m.json").read_text())["status"] == "running"
+    made.clear()
+    assert matrix(finished)[0] == 0 and made == [2]
+    assert counts(tmp_path / "m.json") == counts(tmp_path / "whole.json")
+    made.clear()
+    code, out, err = matrix(finished)
+    assert code == 0 and made == [] and "skipped" in err and "AdvIVLP" in out
+
+
+def test_attacks_get_a_table_each_and_composed_ones_run_whole(matrix, finished, tmp_path, attack):
+    attack.write_text(
+        ATTACK % "[{NAME: pgd}, {NAME: apgd, STEPS: 3}, {NAME: pgd, TARGET: frozen_prompt}]"
+    )
+    code, out, err = matrix(finished[:2], "--format", "markdown")
+    assert code == 0, err
+    assert len(counts(tmp_path / "m.json")) == 2  # the frozen-prompt attack is none of them
+    assert out.count("### OxfordPets, transfer of ") == 2 and out.count("**") == 8
+    text = matrix(finished[:2], "--format", "csv")[1]
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 2 * 4 and {r["attack_name"] for r in rows} == {"pgd", "apgd"}
+    assert all(
+        float(r["accuracy"]) == pytest.approx(100 * int(r["correct"]) / 12, abs=1e-3) for r in rows
+    )
+
+
+def test_a_column_below_its_diagonal_is_told():
+    runs = [{"name": "A"}, {"name": "B"}]
+    rows = [{"correct": [5, 2]}, {"correct": [6, 3]}]
+    (warning,) = transfer._order(runs, rows)
+    assert warning.startswith("transfer_order: B gets 2 right on images made against A, but 3")
+
+
+def test_names_tell_runs_apart():
+    run = {"trainer": "FAP", "shots": 16, "seed": 1, "folder": "a"}
+    assert transfer.names_of([run, run | {"trainer": "APD"}]) == ["FAP", "APD"]
+    assert transfer.names_of([run, run | {"seed": 2}]) == ["FAP, seed 1", "FAP, seed 2"]
+    assert transfer.names_of([run, run | {"shots": -1}]) == ["FAP, 16 shots", "FAP, all shots"]
+    assert transfer.names_of([run, run | {"folder": "b"}]) == ["FAP, a", "FAP, b"]
+
+
+def test_mistakes(matrix, finished, run, white_box, tmp_path, attack):
+    assert "two different run folders" in only_error(*matrix(finished[:1])[::2])
+    assert "two different run folders" in only_error(*matrix(finished[:1] * 2)[::2])
+    assert "holds no run" in only_error(*matrix([finished[0], tmp_path])[::2])
+    frozen = tmp_path / "frozen.yaml"
+    frozen.write_text("ATTACK: {TEST: {TARGET: frozen_prompt}}")
+    assert "end_to_end" in only_error(*matrix(finished, file=frozen)[::2])
+    assert run(white_box("ZeroshotCLIP", out="base", DATASET__SUBSAMPLE_CLASSES="base"))[0] == 0
+    assert "differ in classes" in only_error(*matrix([finished[0], tmp_path / "base"])[::2])
+    defended = matrix(finished, "--opts", "DEFENCE.NAME", "jpeg")
+    assert "defence 'jpeg'" in only_error(*defended[::2])
+    (tmp_path / "m.json").write_text("{}")
+    assert "something else" in only_error(*matrix(finished)[::2])
+    assert (tmp_path / "m.json").read_text() == "{}"
+    assert (
+        run_tool(
+            dispatch,
+            ["transfer", str(tmp_path), str(finished[0]), "--attack-config-file", str(attack)],
+        )
+        == 2
+    )

@@ -1,0 +1,380 @@
+"""The adversarial step: what is computed how often, what trains, what stops it, what resumes."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+from typing import ClassVar
+
+import pytest
+import torch
+
+from advprompt.attacks import GradientAttack
+from advprompt.config import keys
+from advprompt.engine.adversarial import AdversarialTrainer, collapse_warning, hash_seed
+from advprompt.prompting.prompted import PromptedCLIP
+from advprompt.records import read_record
+from tests.conftest import REPO, only_error, weights
+
+
+def first_batch(trainer):
+    return trainer.make_batch(next(iter(trainer.train_loader_x)))
+
+
+# --- the attack ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["AdvIVLP", "NAPTuning", "TeCoA"])
+def test_the_attack_leaves_no_gradients_in_the_prompts(build, name):
+    trainer = build(name)
+    seen = first_batch(trainer)
+    images = seen.attack()
+    assert not images.requires_grad
+    moved = (images - seen.pixels).abs()
+    assert 0 < float(moved.max()) <= 4 / 255 + 1e-6
+    parameters = list(trainer.model.parameters())
+    assert all(p.grad is None and p.requires_grad for p in parameters)
+    assert trainer.model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "others"),  # others: passes of clean images
+    [
+        ("AdvIVLP", 1, []),
+        ("AdvMaPLe", 1, []),
+        ("AdvCoOp", 1, []),
+        ("NAPTuning", 1, ["prompted"]),
+        ("FAP", 1, ["prompted"]),
+        ("CAPT", 1, ["prompted", "frozen"]),
+        ("APD", 2, ["teacher"]),
+    ],
+)
+def test_one_step_costs_what_it_must(build, monkeypatch, name, texts, others):
+    trainer = build(name, ATTACK__TRAIN__STEPS=3)
+    calls = []
+
+    def count(owner, method, label):
+        original = getattr(owner, method)
+
+        def counted(*args, **options):
+            calls.append(label(args[0]))
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, method, counted)
+
+    count(PromptedCLIP, "text_features", lambda model: "texts")
+    count(
+        PromptedCLIP,
+        "image_features",
+        lambda model: "teacher" if model is getattr(trainer, "teacher", None) else "prompted",
+    )
+    if name == "CAPT":
+        count(trainer.clip, "encode_image", lambda pixels: "frozen")
+        trainer.handmade  # noqa: B018  (once per run, not per step)
+    trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    assert sorted(calls) == sorted(["texts"] * texts + ["prompted"] * (3 + 1) + others)
+
+
+@pytest.mark.parametrize("attack", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["NAPTuning", "AdvMaPLe"])
+def test_bf16_keeps_attack_and_gradients(build, name, attack):
+    # a refiner that starts as the identity has no gradient in its first layer yet
+    own = {"TRAINER__NAPTUNING__REFINER__INIT": "default"}
+
+    def step(precision):
+        trainer = build(
+            name,
+            **own,
+            TRAINER__ADVERSARIAL__PREC=precision,
+            OPTIM__WARMUP_EPOCH=-1,
+            TRAINER__ADVERSARIAL__ATTACK_PREC=attack if precision == "bf16" else "fp32",
+            ATTACK__TRAIN__STEPS=1,
+        )
+        trainer.epoch, trainer.max_epoch = 1, 2  # NAP's lambda is not 0
+        seen = first_batch(trainer)
+        loss, _ = trainer.loss(seen)
+        loss.backward()
+        assert seen.attacked
+        grads = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+        return float(loss.detach()), grads
+
+    loss, grads = step("bf16")
+    exact_loss, exact = step("fp32")
+    assert loss == pytest.approx(exact_loss, rel=0.05)
+    assert set(grads) == set(exact)
+    for name, grad in exact.items():
+        cosine = torch.cosine_similarity(grad.flatten(), grads[name].flatten(), dim=0)
+        assert grads[name].dtype == torch.float32 and cosine > 0.8, name
+
+
+@pytest.mark.parametrize("name", ["AdvIVLP", "APD"])
+def test_scaled_float16_keeps_attack_and_step(build, name):
+    """What amp does on a GPU, with the scaler that PyTorch has for a CPU."""
+
+    def step(half):
+        trainer = build(name, OPTIM__WARMUP_EPOCH=-1, OPTIM__LR=1.0, ATTACK__TRAIN__STEPS=1)
+        if half:
+            trainer.cfg.defrost()
+            trainer.cfg.TRAINER.ADVERSARIAL.PREC = "amp"
+            trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        before = [p.detach().clone() for p in trainer.trained.parameters()]
+        summary = trainer.forward_backward(next(iter(trainer.train_loader_x)))
+        after = trainer.trained.parameters()
+        return summary, [(p - q).detach() for p, q in zip(after, before, strict=True)]
+
+    summary, moved = step(half=True)
+    exact_summary, exact = step(half=False)
+    assert summary["loss"] == pytest.approx(exact_summary["loss"], rel=0.05)
+    for ours, wanted in zip(moved, exact, strict=True):
+        assert ours.dtype == torch.float32 and float(wanted.abs().max()) > 0
+        assert torch.cosine_similarity(ours.flatten(), wanted.flatten(), dim=0) > 0.8
+
+
+def test_bf16_runs_attack_every_batch(white_box, run, tmp_path, monkeypatch):
+    attack, calls = GradientAttack.run, []
+
+    def count(self, pixels, *args, **options):
+        result = attack(self, pixels, *args, **options)
+        calls.append(result.max_linf)
+        return result
+
+    monkeypatch.setattr(GradientAttack, "run", count)
+    code, _, err = run(white_box("AdvIVLP", TRAINER__ADVERSARIAL__PREC="bf16", TEST__PROBES=0))
+    assert code == 0, err
+    assert len(calls) == 3 + 1 and min(calls) > 0  # three batches, and the test
+    assert read_record(tmp_path / "run" / "record.json")["train_threat"]["eps"] == "4/255"
+
+
+def test_a_loss_that_forgets_its_attack_is_refused(build, monkeypatch):
+    trainer = build("AdvIVLP")
+    monkeypatch.setattr(trainer, "loss", lambda batch: (batch.clean.logits.mean(), {}))
+    with pytest.raises(RuntimeError, match="lost its attack"):
+        trainer.forward_backward(next(iter(trainer.train_loader_x)))
+
+
+def test_seeds_differ_by_epoch_step_and_position():
+    seeds = {hash_seed(1, e, s, p) for e in range(3) for s in range(3) for p in range(3)}
+    assert len(seeds) == 27 and hash_seed(1, 2, 3, 4) == hash_seed(1, 2, 3, 4)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("objective", ["kl", "margin"])
+def test_other_objectives_of_the_attack(build, objective):
+    trainer = build("AdvIVLP", ATTACK__TRAIN__OBJECTIVE=objective)
+    summary = trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    assert all(map(math.isfinite, summary.values()))
+    assert trainer.train_threat()["objective"] == objective
+
+
+# --- the optimizer ------------------------------------------------------------------------------
+
+
+def test_accumulated_batches_equal_one_large_batch(white_box, run, tmp_path):
+    keys = {"ATTACK__TRAIN__START": "zero", "OPTIM__MAX_EPOCH": 2}
+    small = white_box("AdvIVLP", out="small", TRAINER__ADVERSARIAL__ACCUMULATE=3, **keys)
+    large = white_box("AdvIVLP", out="large", DATALOADER__TRAIN_X__BATCH_SIZE=12, **keys)
+    for argv in (small, large):
+        code, _, err = run(argv)
+        assert code == 0, err
+    small, large = (weights(tmp_path / d, 2)["state_dict"] for d in ("small", "large"))
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], atol=1e-5, rtol=1e-3)
+
+
+ADAM = {"OPTIM__NAME": "adamw", "OPTIM__LR": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("AdvIVLP", {}),
+        ("APD", {}),
+        ("NAPTuning", ADAM),
+        ("TeCoA", ADAM | {"TRAINER__TECOA__VARIANT": "finetune"}),
+        ("CAPT", {"TRAINER__ADVERSARIAL__ACCUMULATE": 2}),
+    ],
+)
+def test_resuming_equals_not_stopping(white_box, run, tmp_path, monkeypatch, name, keys):
+    keys = {"OPTIM__MAX_EPOCH": 4} | keys
+    assert run(white_box(name, out="whole", **keys))[0] == 0
+    step = AdversarialTrainer.forward_backward
+
+    def stop_in_epoch_3(self, batch):
+        if self.epoch == 3 and self.batch_idx == 1:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(AdversarialTrainer, "forward_backward", stop_in_epoch_3)
+    assert run(white_box(name, out="cut", **keys))[0] == 130
+    monkeypatch.setattr(AdversarialTrainer, "forward_backward", step)
+    torch.manual_seed(99)  # whatever the state of the generators is
+    code, out, err = run(white_box(name, out="cut", **keys))
+    assert code == 0 and "(epoch 2)" in out, err
+    whole, cut = weights(tmp_path / "whole", 4), weights(tmp_path / "cut", 4)
+    assert whole["state_dict"].keys() == cut["state_dict"].keys()
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, cut["state_dict"][key]), key
+    first, second = (read_record(tmp_path / d / "record.json") for d in ("whole", "cut"))
+    assert first["clean"] == second["clean"]
+    assert [a["correct"] for a in first["attacks"]] == [a["correct"] for a in second["attacks"]]
+
+
+# --- what stops or warns ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient", "attack"])
+def test_a_non_finite_step_stops_with_its_facts(white_box, run, tmp_path, monkeypatch, where):
+    summary, make_batch = AdversarialTrainer._summary, AdversarialTrainer.make_batch
+
+    def spoiled_summary(self, loss, terms, seen):
+        if (self.epoch, self.batch_idx) == (2, 1):
+            if where == "loss":
+                terms = terms | {"loss_cons": loss.detach() * math.nan}
+            elif where == "gradient":
+                next(self.trained.parameters()).register_hook(lambda grad: grad * math.inf)
+        return summary(self, loss, terms, seen)
+
+    def spoiled_prompts(self, batch):
+        if (self.epoch, self.batch_idx) == (2, 1) and where == "attack":
+            next(self.trained.parameters()).data.fill_(math.nan)
+        return make_batch(self, batch)
+
+    monkeypatch.setattr(AdversarialTrainer, "_summary", spoiled_summary)
+    monkeypatch.setattr(AdversarialTrainer, "make_batch", spoiled_prompts)
+    code, _, err = run(white_box("AdvIVLP", OPTIM__MAX_EPOCH=4, OPTIM__WARMUP_EPOCH=-1))
+    sentence = only_error(code, err)
+    assert "epoch 3" in sentence and "lr " in sentence and "not finite" in sentence
+    assert "batch 2 of 3" in sentence
+    assert "loss_adv" in sentence or where == "attack"
+    state = weights(tmp_path / "run", 2)["state_dict"]
+    assert all(torch.isfinite(v).all() for v in state.values())
+    assert not (tmp_path / "run" / "prompt_learner" / "model.pth.tar-3").exists()
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_the_collapse_alarm_knows_its_case():
+    chance = math.log(10)
+    warning = collapse_warning(chance, 0.001, 10, "TRAINER.CAPT.LAMBDA")
+    assert "TRAINER.CAPT.LAMBDA" in warning and "2.303" in warning and "0.001" in warning
+    assert collapse_warning(0.5 * chance, 0.001, 10, "K") is None  # learns, and is robust
+    assert collapse_warning(chance, 0.5, 10, "K") is None  # learns nothing yet
+    assert collapse_warning(None, None, 10, "K") is None
+    assert collapse_warning(0.0, 0.0, 1, "K") is None  # one class
+
+
+def test_the_collapse_alarm_in_a_run(white_box, run, monkeypatch):
+    keys = {"OPTIM__MAX_EPOCH": 3}
+    code, out, err = run(white_box("CAPT", out="well", **keys))
+    assert code == 0 and "collapsed" not in out, err
+    texts = PromptedCLIP.text_features
+
+    def all_the_same(self, class_chunk=0):  # answers nothing, and so is perfectly consistent
+        features = texts(self, class_chunk)
+        return features[:1].expand_as(features)
+
+    monkeypatch.setattr(PromptedCLIP, "text_features", all_the_same)
+    code, out, err = run(white_box("CAPT", out="collapsed", **keys))
+    assert code == 0, err
+    (line,) = [x for x in out.splitlines() if "may have collapsed" in x]  # once, after warm-up
+    assert "epoch 2" in line and "TRAINER.CAPT.LAMBDA" in line and "1.099" in line
+
+
+def test_depth_beyond_the_towers_is_cut_and_said(white_box, run, tmp_path):
+    code, out, err = run(white_box("AdvIVLP", TRAINER__ADVIVLP__PROMPT_DEPTH=9))
+    assert code == 0, err
+    assert "text_depth 9 is cut to the 2 blocks" in out and "vision_depth 9" in out
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            {"ATTACK__TRAIN__TARGET": "embedding", "ATTACK__TRAIN__OBJECTIVE": "embedding_kl"},
+            ["ATTACK.TRAIN", "ATTACK.THREAT linf1"],
+        ),
+        ({"TRAINER__ADVERSARIAL__PREC": "fp8"}, ["PREC", "'fp8'", "bf16"]),
+        ({"TRAINER__ADVERSARIAL__ATTACK_PREC": "amp"}, ["ATTACK_PREC", "'amp'"]),
+        ({"TRAINER__ADVERSARIAL__ACCUMULATE": 0}, ["ACCUMULATE", "0"]),
+        ({"TRAINER__ADVIVLP__AT_LOSS": "most"}, ["AT_LOSS", "'most'", "half"]),
+        ({"TRAINER__ADVIVLP__PROMPT_DEPTH": 0}, ["PROMPT_DEPTH", "0"]),
+        ({"TRAINER__ADVIVLP__N_CTX": 0}, ["TRAINER.ADVIVLP.N_CTX", "at least 1"]),
+        ({"OPTIM__NAME": "sdg"}, ["OPTIM.NAME", "'sdg'", "'sgd'"]),
+        ({"OPTIM__LR_SCHEDULER": "cosin"}, ["OPTIM.LR_SCHEDULER", "'cosine'"]),
+        ({"INPUT__TRANSFORMS": "['flip']"}, ["INPUT.TRANSFORMS", "'flip'", "'random_flip'"]),
+        ({"DATASET__SUBSAMPLE_CLASSES": "news"}, ["SUBSAMPLE_CLASSES", "'news'", "'new'"]),
+        ({"DATALOADER__TRAIN_X__BATCH_SIZE": 0}, ["TRAIN_X.BATCH_SIZE", "at least 1"]),
+        ({"TEST__SUBSET": -1}, ["TEST.SUBSET", "-1"]),
+        ({"ATTACK__TEST__EPS": "8/255"}, ["ATTACK.TEST.EPS 8/255 would change nothing", "LIST"]),
+        ({"ATTACK__TRAIN__EPS": 0}, ["ATTACK.TRAIN", "EPS 0", "CoOp"]),
+        ({"ATTACK__TRAIN__STEPS": 0, "ATTACK__TRAIN__START": "zero"}, ["STEPS 0", "START zero"]),
+    ],
+)
+def test_wrong_keys_are_refused_before_anything_is_written(white_box, run, tmp_path, keys, words):
+    code, _, err = run(white_box("AdvIVLP", **keys))
+    sentence = only_error(code, err)
+    assert all(word in sentence for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "keys", [{"PROMPT_DEPTH": 1}, {"REFINER__TEXT": False, "REFINER__VISION": False}]
+)
+def test_nap_without_prompts_and_refiners_is_refused(white_box, run, tmp_path, keys):
+    own = {f"TRAINER__NAPTUNING__{k}": v for k, v in ({"N_CTX": 0} | keys).items()}
+    sentence = only_error(*run(white_box("NAPTuning", **own))[::2])
+    assert "TRAINER.NAPTUNING.N_CTX is 0" in sentence and not (tmp_path / "run").exists()
+
+
+def test_scalars_for_tensorboard(white_box, run, monkeypatch):
+    class Writer:  # the package is optional
+        values: ClassVar[dict] = {}
+
+        def __init__(self, log_dir):
+            assert log_dir.endswith("tensorboard")
+
+        def add_scalar(self, tag, value, step=None):
+            self.values.setdefault(tag, []).append((step, float(value)))
+
+        def close(self):
+            pass
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    code, _, err = run(white_box("NAPTuning", OPTIM__MAX_EPOCH=2))
+    assert code == 0, err
+    names = ["loss", "loss_clean", "loss_adv", "loss_cons", "lambda", "acc_clean", "acc_adv", "lr"]
+    for name in names:
+        steps, values = zip(*Writer.values[f"train/{name}"], strict=True)
+        assert steps == tuple(range(2 * 3)) and all(map(math.isfinite, values)), name
+
+
+def test_amp_needs_a_gpu(white_box, run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = run(white_box("CAPT", TRAINER__ADVERSARIAL__PREC="amp"))
+    assert "GPU" in only_error(code, err)
+
+
+def test_checkpoints_of_other_prompts_are_refused(white_box, run, tmp_path):
+    assert run(white_box("CoOp"))[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    argv = white_box("CoOp", *load, out="a", TRAINER__COOP__CLASS_TOKEN_POSITION="front")
+    assert "front" in only_error(*run(argv)[::2])
+
+
+def test_every_config_merges(white_box, run):
+    from advprompt.cli import train
+
+    for path in sorted((REPO / "configs" / "trainers").glob("*/*.yaml")):
+        argv = ["--trainer", path.parent.name, "--config-file", str(path), "--attack-config-file"]
+        advpt = path.parent.name in ("AdvPT", "ZeroshotCLIP")
+        threats = ["advpt16"] if advpt else ["linf1", "linf4", "linf4_tiny", "nap1", "nap4"]
+        threats = threats if path.stem == "tiny" else threats[:1]  # they share no keys
+        for threat in threats:
+            attack = str(REPO / f"configs/attacks/{threat}.yaml")
+            args = train.parser().parse_args([*argv, attack, "DATASET.NAME", "Shapes"])
+            assert train.setup_cfg(args).MODEL.BACKBONE.NAME
+        head = path.read_text().split("DATALOADER")[0]
+        assert f"main.sh {'shapes' if 'tiny' in path.name else 'pets'}" in head, path
+    assert set(keys.METHODS) == {p.name for p in (REPO / "configs" / "trainers").iterdir()}

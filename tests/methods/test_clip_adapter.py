@@ -1,0 +1,353 @@
+"""One face for every CLIP: providers agree, the adapter equals them, pixels are guarded."""
+
+import sys
+
+import advprompt  # noqa: F401  its torchvision guard comes before open_clip
+
+# isort: split
+
+import open_clip
+import openai_clip_reference as reference
+import pytest
+import torch
+from toy import toy_clip, toy_state_dict
+
+from advprompt.backbone import loading, make_adapter, providers, tiny, tower
+from advprompt.backbone.adapter import CLIP_MEAN, CLIP_STD
+from advprompt.utils.errors import UserError
+
+TEXTS = ["a photo of a cat.", "a photo of an old dog.", "zebra"]
+PLAIN = "from openai_clip_reference import build_model\n"
+DESIGNED = """
+import openai_clip_reference
+def build_model(state_dict, design_details):
+    assert design_details["trainer"] == "CoOp"
+    assert not any(design_details[k] for k in
+                   ("vision_depth", "language_depth", "vision_ctx", "language_ctx"))
+    return openai_clip_reference.build_model(state_dict)
+"""
+TOKENIZER = """
+from open_clip.tokenizer import SimpleTokenizer as Base
+class SimpleTokenizer(Base):
+    def __init__(self):
+        super().__init__()
+        self.encoder["<|startoftext|>"], self.encoder["<|endoftext|>"] = 49406, 49407
+"""
+
+
+@pytest.fixture
+def clip_package(tmp_path, monkeypatch):
+    """Make a package ``clip`` with the given source of ``clip/model.py`` importable."""
+
+    def write(model_source):
+        folder = tmp_path / "clip"
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+        if model_source:
+            (folder / "model.py").write_text(model_source)
+            (folder / "simple_tokenizer.py").write_text(TOKENIZER)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    known = [name for name in sys.modules if name.split(".")[0] == "clip"]
+    for name in known:
+        monkeypatch.delitem(sys.modules, name)
+    yield write
+    for name in [name for name in sys.modules if name.split(".")[0] == "clip"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return toy_clip()
+
+
+def pixels(n=2, size=32):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def close(found, expected, relative=1e-5):
+    return (found - expected).abs().max() <= relative * expected.abs().max()
+
+
+def random_state(model):
+    """Values of sensible size for every tensor of an open_clip model."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, value in model.state_dict().items():
+        if not value.is_floating_point():
+            state[name] = value
+        elif name.endswith("running_var"):
+            state[name] = torch.rand(value.shape, generator=generator) + 0.5
+        elif value.dim() >= 2:
+            noise = torch.randn(value.shape, generator=generator)
+            state[name] = noise * value[0].numel() ** -0.5
+        else:
+            offset = 1.0 if name.endswith("weight") else 0.0
+            state[name] = offset + 0.1 * torch.randn(value.shape, generator=generator)
+    return state
+
+
+def assert_providers_agree(state, size):
+    ours = make_adapter(state, name="ours", provider="open_clip")
+    theirs = make_adapter(state, name="theirs", provider="clip")
+    assert isinstance(theirs.model, reference.CLIP) and ours.sha256 == theirs.sha256
+    x, ids = pixels(2, size), ours.tokenize(TEXTS)
+    assert torch.equal(ids, theirs.tokenize(TEXTS))
+    normalised = (x - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
+    with torch.no_grad():
+        expected = theirs.model.encode_image(normalised)
+        assert close(theirs.encode_image(x), expected)
+        assert close(ours.encode_image(x), expected)
+        expected = theirs.model.encode_text(ids)
+        assert close(theirs.encode_text(ids), expected)
+        assert close(ours.encode_text(ids), expected)
+        assert close(ours.model.encode_text(ids), expected)
+
+
+@pytest.mark.parametrize("source", [PLAIN, DESIGNED], ids=["plain", "design_details"])
+def test_providers_agree_on_a_toy(clip_package, source):
+    clip_package(source)
+    assert_providers_agree(toy_state_dict(vision_width=128, layers=3), 32)
+
+
+def test_providers_agree_on_a_toy_resnet(clip_package):
+    clip_package(PLAIN)
+    vision = {"layers": (1, 2, 1, 1), "width": 16, "image_size": 64}
+    text = {"width": 64, "heads": 1, "layers": 1, "vocab_size": 49408}
+    state = random_state(open_clip.CLIP(32, vision, text, quick_gelu=True))
+    assert_providers_agree(state, 64)
+    adapter = make_adapter(state, name="toy resnet")
+    assert not adapter.is_vit and adapter.resolution == 64 and adapter.vision_width is None
+    with pytest.raises(UserError, match="toy resnet is not a vision transformer"):
+        adapter.patch_tokens(pixels(1, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["ViT-B-32-quickgelu", "RN50-quickgelu"])
+def test_providers_agree_on_real_sizes(clip_package, arch):
+    clip_package(PLAIN)
+    state = random_state(open_clip.create_model(arch))
+    assert_providers_agree(state, 224)
+
+
+@pytest.mark.parametrize("provider", ["open_clip", "clip"])
+def test_composed_towers_equal_the_encoders(clip_package, provider):
+    clip_package(PLAIN)
+    clip = toy_clip(provider=provider, layers=3)
+    x, ids = pixels(), clip.tokenize(TEXTS)
+    tokens = clip.patch_tokens(x)
+    assert tokens.shape == (2, 17, clip.vision_width)
+    assert len(clip.image_blocks) == clip.vision_layers == 3
+    for block in clip.image_blocks:
+        tokens = block(tokens)
+    assert close(clip.pool_image(tokens), clip.provider_image(x))
+    assert close(clip.encode_image(x), clip.provider_image(x))
+
+    text = clip.add_positions(clip.embed_tokens(ids))
+    assert text.shape == (3, clip.context_length, clip.text_width)
+    for block in clip.text_blocks:
+        text = block(text)
+    expected = clip.model.encode_text(ids)
+    assert close(clip.pool_text(text, clip.end_of_text(ids)), expected)
+    assert close(clip.encode_text(ids), expected)
+    more = torch.cat([clip.patch_tokens(x), torch.zeros(2, 4, clip.vision_width)], dim=1)
+    assert clip.image_blocks[0](more).shape == (2, 21, clip.vision_width)  # prompts fit in
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"pool_type": "avg"},
+        {"attentional_pool": True, "attn_pooler_heads": 4},
+        {"ls_init_value": 0.3, "no_ln_pre": True, "final_ln_after_pool": True},
+        {"qk_norm": True},
+    ],
+)
+def test_other_open_clip_image_towers(vision):
+    from advprompt.backbone import CLIPAdapter, tokens
+
+    torch.manual_seed(0)
+    vision = {"layers": 2, "width": 64, "patch_size": 8, "image_size": 32, **vision}
+    text = {"layers": 1, "width": 64, "heads": 1, "vocab_size": 49408}
+    model = open_clip.CLIP(32, vision, text)
+    clip = CLIPAdapter(model, tokens.from_open_clip(), name="other", sha256="")
+    x = clip.patch_tokens(pixels())
+    for block in clip.image_blocks:
+        x = block(x)
+    assert close(clip.pool_image(x), clip.provider_image(pixels()))
+    assert close(clip.encode_image(pixels()), clip.provider_image(pixels()))
+
+
+def test_it_is_frozen_and_stays_in_evaluation_mode(clip):
+    clip.train()
+    assert not any(module.training for module in clip.modules())
+    x = pixels().requires_grad_()
+    clip.encode_image(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is None and not p.requires_grad for p in clip.parameters())
+
+
+def test_building_leaves_the_random_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    toy_clip()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_description(clip):
+    assert (clip.resolution, clip.embed_dim, clip.text_width, clip.vision_width) == (32, 32, 64, 64)
+    assert (clip.is_vit, clip.vision_layers, clip.text_layers) == (True, 2, 2)
+    assert clip.context_length == 77 and clip.logit_scale == pytest.approx(100.0)
+    assert clip.mean.shape == clip.std.shape == (1, 3, 1, 1)
+    assert clip.device.type == "cpu" and clip.dtype == torch.float32 and clip.causal
+
+
+def test_the_digest_is_of_the_content(clip):
+    same = make_adapter({k: v.double() for k, v in toy_state_dict().items()}, name="b")
+    low = toy_clip(precision="bf16")
+    assert same.sha256 == clip.sha256 == low.sha256 and len(clip.sha256) == 64
+    assert toy_clip(seed=1).sha256 != clip.sha256
+    changed = toy_state_dict()
+    changed["visual.proj"][0, 0] += 1
+    assert make_adapter(changed, name="c").sha256 != clip.sha256
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("bf16", 0.1), ("amp", 0.1)])
+@pytest.mark.parametrize("provider", ["open_clip", "clip"])
+def test_low_precision_is_near_and_returns_float32(
+    clip, clip_package, provider, precision, tolerance
+):
+    clip_package(PLAIN)
+    low = toy_clip(precision=precision, provider=provider)
+    ids = clip.tokenize(TEXTS)
+    for found, expected in (
+        (low.encode_image(pixels()), clip.encode_image(pixels())),
+        (low.encode_text(ids), clip.encode_text(ids)),
+    ):
+        assert found.dtype == torch.float32 and not torch.equal(found, expected)
+        assert close(found, expected, tolerance)
+
+
+def test_without_image_tower(clip):
+    small = toy_clip().without_image_tower()
+    assert not any(name.startswith("model.visual") for name, _ in small.named_parameters())
+    ids = clip.tokenize(TEXTS)
+    assert torch.equal(small.encode_text(ids), clip.encode_text(ids))
+    assert small.sha256 == clip.sha256
+    with pytest.raises(RuntimeError, match="image tower of toy has been freed"):
+        small.encode_image(pixels())
+
+
+@pytest.mark.parametrize("shift", [-0.01, 0.5, float("nan")])
+def test_pixels_out_of_range_are_refused_when_checked(clip, shift):
+    with pytest.raises(UserError, match=r"must lie in \[0, 1\]; remove 'normalize'"):
+        clip.encode_image(pixels().clamp(0.001, 0.999) * 0 + shift * 3, check=True)
+    clip.encode_image(pixels() * 1.00001, check=True)  # rounding is no mistake
+
+
+def test_wrong_size_long_text_and_wrong_precision_are_named(clip):
+    with pytest.raises(UserError, match="images of 40x40 pixels do not fit toy.*32x32"):
+        clip.encode_image(pixels(1, 40))
+    with pytest.raises(UserError, match="takes 102 tokens but the text tower reads 77"):
+        clip.tokenize(["cat " * 100])
+    with pytest.raises(UserError, match="precision 'half' is unknown"):
+        toy_clip(precision="half")
+
+
+def test_the_clipboard_package_is_recognised(clip_package):
+    clip_package("")
+    with pytest.raises(UserError, match="is not OpenAI's CLIP, probably the clipboard tool"):
+        toy_clip(provider="clip")
+
+
+def test_a_clip_package_that_fails_to_import(clip_package, tmp_path):
+    clip_package(PLAIN)
+    (tmp_path / "clip" / "__init__.py").write_text("import package_that_is_gone")
+    with pytest.raises(UserError, match="'clip' cannot be imported .*package_that_is_gone"):
+        toy_clip(provider="clip")
+
+
+def test_choice_of_the_provider(monkeypatch):
+    installed = {"open_clip", "clip"}
+    monkeypatch.setattr(providers, "_installed", installed.__contains__)
+    assert providers.choose_provider() == "open_clip"
+    installed.remove("open_clip")
+    assert providers.choose_provider() == "clip"
+    installed.clear()
+    with pytest.raises(UserError, match="no CLIP code is installed"):
+        providers.choose_provider()
+    with pytest.raises(UserError, match="'opencip' is unknown. Did you mean open_clip"):
+        providers.choose_provider("opencip")
+
+
+def test_environment_chooses_the_provider(clip_package, monkeypatch):
+    clip_package(PLAIN)
+    monkeypatch.setenv("ADVPROMPT_CLIP_PROVIDER", "clip")
+    adapter = make_adapter(toy_state_dict(), name="toy")
+    assert isinstance(adapter.model, reference.CLIP)
+
+
+def test_masks():
+    mask = torch.full((4, 4), float("-inf")).triu(1)
+    assert tower.is_causal(mask)
+    assert not tower.is_causal(None) and not tower.is_causal(torch.zeros(4, 4))
+
+
+def shipped(tmp_path, rows=(0, 320, 1929, 49406, 49407), robust=True):
+    """Files of the built-in CLIP's format with random toy weights."""
+    from advprompt.utils.io import save_tensors
+
+    state = {k: v.half() for k, v in toy_state_dict().items()}
+    rows = torch.tensor(rows)
+    state["token_embedding.weight"] = state["token_embedding.weight"][rows]
+    save_tensors(tmp_path / "tiny.safetensors", {**state, "token_rows": rows})
+    if robust:
+        visual = {k: v + 1 for k, v in state.items() if k.startswith("visual.")}
+        save_tensors(tmp_path / "tiny-robust.safetensors", visual)
+    return state, rows
+
+
+def test_tiny_is_expanded(tmp_path):
+    stored, rows = shipped(tmp_path)
+    state = tiny.load_tiny_state("tiny", tmp_path)
+    table = state["token_embedding.weight"]
+    assert table.shape == (49408, 64) and "token_rows" not in state
+    assert torch.equal(table[rows], stored["token_embedding.weight"].float())
+    others = torch.ones(49408, dtype=torch.bool)
+    others[rows] = False
+    assert table[others].std() == pytest.approx(0.02, rel=0.01)
+    assert torch.equal(table, tiny.load_tiny_state("tiny", tmp_path)["token_embedding.weight"])
+    assert all(value.dtype == torch.float32 for value in state.values())
+
+
+def test_tiny_robust_replaces_the_image_tower(tmp_path, monkeypatch):
+    stored, _ = shipped(tmp_path)
+    monkeypatch.setattr(tiny, "ASSETS", tmp_path)
+    plain, robust = loading.load_clip("tiny"), loading.load_clip("tiny-robust")
+    assert plain.name == "tiny" and robust.resolution == 32
+    assert torch.equal(robust.model.visual.proj, (stored["visual.proj"] + 1).float())
+    ids = plain.tokenize(TEXTS)
+    assert torch.equal(plain.encode_text(ids), robust.encode_text(ids))
+    assert plain.sha256 != robust.sha256
+
+
+def test_missing_tiny_is_named(tmp_path):
+    shipped(tmp_path, robust=False)
+    with pytest.raises(UserError, match="tiny-robust.safetensors' .* is missing"):
+        tiny.load_tiny_state("tiny-robust", tmp_path)
+
+
+def test_a_release_of_open_clip_with_another_table(clip, monkeypatch):
+    """Tables that no state dict fills keep the values that open_clip gives them."""
+
+    class Newer(open_clip.CLIP):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.register_buffer("table", torch.ones(2), persistent=False)
+
+    monkeypatch.setattr(open_clip, "CLIP", Newer)
+    newer = toy_clip()
+    assert torch.equal(newer.model.table, torch.ones(2))
+    ids = clip.tokenize(TEXTS)
+    assert torch.equal(newer.model.encode_text(ids), clip.model.encode_text(ids))

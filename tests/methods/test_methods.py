@@ -1,0 +1,443 @@
+"""Every method end to end on a toy CLIP: what it trains, its switches, its checkpoints."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import advprompt
+from advprompt.config.keys import METHODS
+from advprompt.prompting.learner import context_words, embed_words
+from advprompt.records import read_record
+from advprompt.utils.errors import UserError
+from tests.conftest import only_error
+
+D, LAYERS = 64, 2  # width and blocks of both toy towers
+LINEAR = D * D + D
+REFINER = (D * 2 * D + 2 * D) + (2 * D * D + D)  # ratio 2
+DEEP = LAYERS * 2 * D  # 2 vectors per block
+# trainer -> values it trains with its default keys, both depths cut to 2 blocks
+TRAINED = {
+    "NAPTuning": LAYERS * 16 * D + LAYERS * LINEAR + 2 * (LAYERS - 1) * REFINER,
+    "CAPT": DEEP + LAYERS * LINEAR,
+    "APD": 2 * DEEP,
+    "CoOp": 16 * D,
+    "MaPLe": DEEP + LAYERS * LINEAR,
+    "AdvCoOp": 16 * D,
+    "AdvVPT": DEEP,
+    "AdvMaPLe": DEEP + LAYERS * LINEAR,
+    "AdvIVLP": 2 * DEEP,
+    "FAP": DEEP + LAYERS * LINEAR,
+    "TeCoA": 16 * D,
+}
+CLEAN = ("CoOp", "MaPLe")
+
+
+def step(trainer):
+    """One batch forward, backward and update; returns the numbers of the log line."""
+    summary = trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    assert all(map(math.isfinite, summary.values())), summary
+    return summary
+
+
+@pytest.mark.parametrize("name", sorted(TRAINED))
+def test_an_epoch_a_record_and_its_evaluation(white_box, run, tmp_path, name):
+    code, out, err = run(white_box(name))
+    assert code == 0, err
+    record = read_record(tmp_path / "run" / "record.json")
+    assert record["status"] == "completed" and record["trainer"] == name
+    assert record["prompt_parameters"] == TRAINED[name]
+    assert record["paper"].startswith("https://arxiv.org/abs/")
+    assert (record["train_threat"] is None) == (name in CLEAN)
+    (attack,) = record["attacks"]
+    assert attack["target"] == "end_to_end"
+    assert 0 < attack["checks"]["max_linf"] <= 4 / 255 + 1e-6
+    line = next(x for x in out.splitlines() if x.startswith("epoch [1/1] batch [3/3]"))
+    wanted = "acc_clean" if name in (*CLEAN, "CAPT", "FAP", "NAPTuning") else "acc_adv"
+    assert wanted in line and " lr " in line
+
+    again = white_box(name, "--eval-only", "--model-dir", str(tmp_path / "run"), out="again")
+    code, _, err = run(again)
+    assert code == 0, err
+    second = read_record(tmp_path / "again" / "record.json")
+    assert second["clean"] == record["clean"]
+    assert second["attacks"][0]["correct"] == attack["correct"]
+
+
+@pytest.mark.parametrize("name", sorted(TRAINED))
+def test_only_what_is_learned_moves(build, name):
+    trainer = build(name, OPTIM__WARMUP_EPOCH=-1)
+    trainer.epoch, trainer.max_epoch = 1, 2  # NAP's lambda is not 0
+    frozen = {k: v.clone() for k, v in trainer.clip.state_dict().items()}
+    before = {k: v.clone() for k, v in trainer.trained.state_dict().items()}
+    step(trainer)
+    assert all(torch.equal(v, frozen[k]) for k, v in trainer.clip.state_dict().items())
+    assert all(p.grad is None for p in trainer.clip.parameters())
+    for key, value in trainer.trained.state_dict().items():
+        assert not torch.equal(value, before[key]), f"{key} did not move"
+
+
+@pytest.mark.parametrize("name", [*sorted(TRAINED), "TeCoA finetune"])
+def test_base_to_new_classes(white_box, run, tmp_path, name):
+    name, _, variant = name.partition(" ")
+    keys = {"TRAINER__TECOA__VARIANT": variant} if variant else {}
+    assert run(white_box(name, DATASET__SUBSAMPLE_CLASSES="base", **keys))[0] == 0
+    code, _, err = run(
+        white_box(
+            name,
+            "--eval-only",
+            "--model-dir",
+            str(tmp_path / "run"),
+            out="new",
+            DATASET__SUBSAMPLE_CLASSES="new",
+            **keys,
+        )
+    )
+    assert code == 0, err
+    base, new = (read_record(tmp_path / d / "record.json") for d in ("run", "new"))
+    assert (base["classes"], new["classes"]) == (2, 1)
+    assert base["prompt_parameters"] == new["prompt_parameters"]
+
+
+def test_class_specific_contexts_serve_no_other_classes(white_box, run, tmp_path):
+    keys = {"TRAINER__ADVCOOP__CSC": True}
+    assert run(white_box("AdvCoOp", DATASET__SUBSAMPLE_CLASSES="base", **keys))[0] == 0
+    code, _, err = run(
+        white_box(
+            "AdvCoOp",
+            "--eval-only",
+            "--model-dir",
+            str(tmp_path / "run"),
+            out="new",
+            DATASET__SUBSAMPLE_CLASSES="new",
+            **keys,
+        )
+    )
+    assert "made for other classes" in only_error(code, err)
+    assert not (tmp_path / "new" / "record.json").exists()
+
+
+def test_words_behind_the_vectors_are_part_of_a_checkpoint(white_box, run, tmp_path):
+    assert run(white_box("CAPT"))[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    code, _, err = run(white_box("CAPT", *load, out="other", TRAINER__CAPT__CTX_INIT=""))
+    assert "a photo of a" in only_error(code, err)  # "of a" would no longer follow
+    file = tmp_path / "run" / "prompt_learner" / "model.pth.tar-1"
+    state = torch.load(file, weights_only=True)
+    del state["advprompt"]["prompts"]["text_init"]  # of an older version
+    torch.save(state, file)
+    code, _, err = run(white_box("CAPT", *load, out="older"))
+    assert code == 0, err
+
+
+# --- switches -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["AdvCoOp", "AdvVPT", "AdvMaPLe", "AdvIVLP", "TeCoA"])
+@pytest.mark.parametrize("kind", ["adv", "half", "clean"])
+def test_at_loss_chooses_the_images(build, name, kind):
+    trainer = build(name, **{f"TRAINER__{name.upper()}__AT_LOSS": kind})
+    summary = step(trainer)
+    shown = {key for key in summary if key.startswith("loss_")}
+    both = {"loss_clean", "loss_adv"}
+    assert shown == {"adv": {"loss_adv"}, "half": both, "clean": {"loss_clean"}}[kind]
+    assert (trainer.train_threat() is None) == (kind == "clean")
+    if kind == "half":
+        mean = (summary["loss_clean"] + summary["loss_adv"]) / 2
+        assert summary["loss"] == pytest.approx(mean, rel=1e-5)
+    else:
+        assert summary["loss"] == pytest.approx(summary[f"loss_{kind}"])
+
+
+@pytest.mark.parametrize("csc", [False, True])
+@pytest.mark.parametrize("words", ["", "a photo of a"])
+def test_coop_contexts(build, csc, words):
+    trainer = build("AdvCoOp", TRAINER__ADVCOOP__CSC=csc, TRAINER__ADVCOOP__CTX_INIT=words)
+    assert trainer.frozen_image_tower
+    vectors = 4 if words else 16  # words set their number
+    assert trainer.prompt_parameters() == vectors * D * (3 if csc else 1)
+    step(trainer)
+
+
+@pytest.mark.parametrize(
+    ("keys", "parameters"),
+    [
+        ({"REFINER__VISION": False, "REFINER__TEXT": False}, 2 * 16 * D + 2 * LINEAR),
+        ({"REFINER__TEXT": False}, 2 * 16 * D + 2 * LINEAR + REFINER),
+        ({"N_CTX": 0}, 2 * REFINER),  # refiners alone, the parameter-matched adapter
+        ({"REFINER__INIT": "zero"}, 2 * 16 * D + 2 * LINEAR + 2 * REFINER),
+        ({"PROMPT_DEPTH": 1}, 16 * D + LINEAR),  # nothing between the blocks
+        ({"CONSISTENCY": False}, 2 * 16 * D + 2 * LINEAR + 2 * REFINER),
+        ({"SCHEDULE": "constant"}, 2 * 16 * D + 2 * LINEAR + 2 * REFINER),
+        (
+            {"SCHEDULE": "constant", "LAMBDA": 0.25, "CONSISTENCY_WEIGHT": 3.0},
+            2 * 16 * D + 2 * LINEAR + 2 * REFINER,
+        ),
+        ({"REFINER__RATIO": 1}, 2 * 16 * D + 2 * LINEAR + 2 * 2 * LINEAR),
+    ],
+)
+def test_nap_switches(build, keys, parameters):
+    trainer = build("NAPTuning", **{f"TRAINER__NAPTUNING__{k}": v for k, v in keys.items()})
+    assert trainer.prompt_parameters() == parameters
+    summary = step(trainer)
+    lam = keys.get("LAMBDA", 0.5) if "SCHEDULE" in keys else 0.0  # the first of the epochs
+    assert summary["lambda"] == lam
+    weight = keys.get("CONSISTENCY_WEIGHT", 1.0)
+    expected = (1 - lam) * summary["loss_clean"] + lam * (
+        summary["loss_adv"] + weight * summary["loss_cons"]
+    )
+    assert summary["loss"] == pytest.approx(expected, rel=1e-5)
+    assert (summary["loss_cons"] == 0) == (keys.get("CONSISTENCY") is False)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"ALPHA": "acc"},
+        {"ALPHA": "entropy"},
+        {"ALPHA": "ramp"},
+        {"ALPHA": "const", "ALPHA_CONST": 0.25},
+        {"COUPLING": "vision_to_text"},
+        {"COUPLING": "none"},
+        {"KL_DIRECTION": "adversarial_first"},
+        {"DETACH_TARGET": True},
+        {"INNER": "kl"},
+        {"N_CTX": 5},
+        {"LAMBDA": 0.25},
+        {"CTX_INIT": ""},
+    ],
+)
+def test_capt_switches(build, keys):
+    trainer = build("CAPT", **{f"TRAINER__CAPT__{k}": v for k, v in keys.items()})
+    summary = step(trainer)
+    expected = summary["loss_clean"] + keys.get("LAMBDA", 1.5) * summary["loss_cons"]
+    assert summary["loss"] == pytest.approx(expected, rel=1e-5)
+    if "ALPHA_CONST" in keys:
+        mix = 0.75 * summary["loss_cons_train"] + 0.25 * summary["loss_cons_frz"]
+        assert summary["loss_cons"] == pytest.approx(mix, rel=1e-5)
+    assert trainer.train_threat()["objective"] == keys.get("INNER", "ce")
+
+
+def test_words_start_the_vectors_or_stay_behind_them(build):
+    with_words, without = (
+        build("CAPT", TRAINER__CAPT__CTX_INIT=words).model for words in ("a photo of a", "")
+    )
+    clip = with_words.clip
+    start = embed_words(clip, context_words(clip, "a photo"))  # (2, d_t)
+    assert torch.equal(with_words.text_prompts[0].detach(), start)
+    assert not torch.equal(without.text_prompts[0].detach(), start)
+    behind = with_words.frame.fixed[:, 3:5]  # after the start token and two vectors
+    assert torch.equal(behind[0], embed_words(clip, context_words(clip, "of a")))
+    assert with_words.frame.fixed.shape[1] == without.frame.fixed.shape[1] + 2
+
+
+def test_classes_in_chunks_change_nothing(build):
+    losses = []
+    for chunk in (0, 1, 2):
+        trainer = build("NAPTuning", TRAINER__ADVERSARIAL__CLASS_CHUNK=chunk)
+        assert trainer.cfg.TRAINER.ADVERSARIAL.CLASS_CHUNK == chunk
+        losses.append(step(trainer)["loss"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_faps_weight_reaches_its_loss(build):
+    summary = step(build("FAP", TRAINER__FAP__LAMBDA=0.25))
+    expected = summary["loss_clean"] + 0.25 * summary["loss_cons"]
+    assert summary["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_capt_asks_the_frozen_model_once_where_images_never_vary(build, monkeypatch):
+    trainer = build("CAPT", INPUT__TRANSFORMS="()", DATALOADER__TRAIN_X__BATCH_SIZE=12)
+    encode, calls = trainer.clip.encode_image, []
+    monkeypatch.setattr(
+        trainer.clip, "encode_image", lambda x: (calls.append(len(x)), encode(x))[1]
+    )
+    (batch,) = trainer.train_loader_x
+    fresh = trainer.frozen_answers(trainer.make_batch(batch))
+    assert torch.equal(fresh, trainer.frozen_answers(trainer.make_batch(batch)))
+    assert calls == [12]
+    varying = build("CAPT")
+    batch = varying.make_batch(next(iter(varying.train_loader_x)))
+    varying.frozen_answers(batch)
+    assert not varying.cached
+
+
+def test_capt_refuses_a_kl_attack_from_the_clean_image(white_box, run):
+    code, _, err = run(white_box("CAPT", TRAINER__CAPT__INNER="kl", ATTACK__TRAIN__START="zero"))
+    assert code == 2 and "exactly 0" in err
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"BETA": 0.25},
+        {"TEMPERATURE": 3.0},
+        {"FEEDBACK": 0.5},
+        {"FEEDBACK": 0.0},
+        {"TEACHER": "zero_shot"},
+        {"INNER": "kl"},
+    ],
+)
+def test_apd_switches_reach_the_loss(build, keys):
+    trainer = build("APD", **{f"TRAINER__APD__{k}": v for k, v in keys.items()})
+    with torch.no_grad():  # the teacher leaves its start, which is the student's
+        for value in trainer.trained.parameters():
+            value += 0.1 * torch.randn_like(value)
+    seen = trainer.make_batch(next(iter(trainer.train_loader_x)))
+    loss, _ = trainer.loss(seen)
+    adv, taught = seen.adv.logits, trainer.teach(seen.pixels)  # (B, K) each
+    beta, t = keys.get("BETA", 0.5), keys.get("TEMPERATURE", 1.0)
+
+    def ce(logits):
+        return -logits.log_softmax(1)[range(len(adv)), seen.labels]
+
+    def kl(p, q):
+        return (p.softmax(1) * (p.log_softmax(1) - q.log_softmax(1))).sum(1)
+
+    expected = (1 - beta) * ce(adv) + beta * t**2 * kl(taught / t, adv / t)
+    if "TEACHER" not in keys:
+        expected = expected + ce(taught) + keys.get("FEEDBACK", 1.0) * kl(adv, taught)
+    torch.testing.assert_close(loss, expected.mean(), rtol=1e-4, atol=1e-5)
+    assert trainer.train_threat()["objective"] == keys.get("INNER", "ce")
+
+
+@pytest.mark.parametrize("teacher", ["online", "offline", "zero_shot"])
+def test_apd_teachers(white_box, run, tmp_path, teacher):
+    keys = {"TRAINER__APD__TEACHER": teacher, "TRAINER__APD__TEACHER_EPOCHS": 2}
+    code, out, err = run(white_box("APD", **keys))
+    assert code == 0, err
+    state = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-1", weights_only=True)
+    owners = {key.partition(".")[0] for key in state["state_dict"]}
+    assert owners == ({"student", "teacher"} if teacher == "online" else {"student"})
+    assert read_record(tmp_path / "run" / "record.json")["prompt_parameters"] == TRAINED["APD"]
+    assert out.count("teacher epoch [") == (2 if teacher == "offline" else 0)
+    file = tmp_path / "run" / "teacher" / "model.pth.tar-2"
+    assert file.is_file() == (teacher == "offline")
+    if teacher == "offline":  # a run that goes on does not tune its teacher again
+        (tmp_path / "run" / "record.json").unlink()
+        code, out, err = run(white_box("APD", **keys))
+        assert code == 0 and "teacher epoch [" not in out, err
+
+
+def test_apd_goes_on_with_a_teacher_that_was_cut(white_box, run, tmp_path, monkeypatch):
+    from advprompt.apd import APD
+
+    keys = {"TRAINER__APD__TEACHER": "offline", "TRAINER__APD__TEACHER_EPOCHS": 4}
+    assert run(white_box("APD", out="whole", **keys))[0] == 0
+    teach, calls = APD.teach, []
+
+    def stop_in_epoch_4(self, pixels):  # three batches each
+        calls.append(len(pixels))
+        if len(calls) == 3 * 3 + 2:
+            raise KeyboardInterrupt
+        return teach(self, pixels)
+
+    monkeypatch.setattr(APD, "teach", stop_in_epoch_4)
+    assert run(white_box("APD", out="cut", **keys))[0] == 130
+    monkeypatch.setattr(APD, "teach", teach)
+    torch.manual_seed(99)  # whatever the state of the generators is
+    code, out, err = run(white_box("APD", out="cut", **keys))
+    assert code == 0 and "Resuming teacher" in out and "teacher epoch [3/4]" in out, err
+    assert "teacher epoch [2/4]" not in out
+    for file in ("teacher/model.pth.tar-4", "prompt_learner/model.pth.tar-1"):
+        whole, cut = (
+            torch.load(tmp_path / d / file, weights_only=True)["state_dict"]
+            for d in ("whole", "cut")
+        )
+        assert all(torch.equal(value, cut[key]) for key, value in whole.items())
+
+
+def test_apd_names_a_teacher_that_diverges(white_box, run, tmp_path, monkeypatch):
+    from advprompt.apd import APD
+
+    teach = APD.teach
+    monkeypatch.setattr(APD, "teach", lambda self, pixels: teach(self, pixels) * math.nan)
+    code, _, err = run(white_box("APD", TRAINER__APD__TEACHER="offline"))
+    assert code == 2 and "teacher's loss is nan at epoch 1" in err
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_apd_student_and_teacher_do_not_mix_gradients(build):
+    trainer = build("APD", TRAINER__APD__FEEDBACK=0.0)
+    seen = trainer.make_batch(next(iter(trainer.train_loader_x)))
+    loss, terms = trainer.loss(seen)
+    loss.backward()
+    both = [p.grad.clone() for p in trainer.teacher.parameters()]
+    trainer.optim.zero_grad(set_to_none=True)
+    terms["loss_teacher"] = torch.nn.functional.cross_entropy(
+        trainer.teach(seen.pixels), seen.labels
+    )
+    terms["loss_teacher"].backward()
+    assert all(p.grad is None for p in trainer.model.parameters())
+    for grad, p in zip(both, trainer.teacher.parameters(), strict=True):
+        torch.testing.assert_close(grad, p.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_fine_tuning_the_image_tower(white_box, run, tmp_path, toy_file):
+    keys = {
+        "TRAINER__TECOA__VARIANT": "finetune",
+        "OPTIM__NAME": "adamw",
+        "OPTIM__LR": 1e-3,
+        "OPTIM__WARMUP_EPOCH": -1,
+        "OPTIM__MAX_EPOCH": 2,
+    }
+    code, _, err = run(white_box("TeCoA", **keys))
+    assert code == 0, err
+    record = read_record(tmp_path / "run" / "record.json")
+    visual = {k: v for k, v in torch.load(toy_file).items() if k.startswith("visual.")}
+    assert record["prompt_parameters"] == sum(v.numel() for v in visual.values())
+    state = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-2", weights_only=True)
+    assert all(key.startswith("visual.") for key in state["state_dict"])
+    again = white_box("TeCoA", "--eval-only", "--model-dir", str(tmp_path / "run"), out="b", **keys)
+    code, _, err = run(again)
+    assert code == 0, err
+    second = read_record(tmp_path / "b" / "record.json")
+    assert second["clean"] == record["clean"]
+    # the other variant is another method as far as checkpoints go
+    keys["TRAINER__TECOA__VARIANT"] = "prompt"
+    code, _, err = run(
+        white_box("TeCoA", "--eval-only", "--model-dir", str(tmp_path / "run"), out="c", **keys)
+    )
+    assert code == 2 and "another method" in err
+
+
+def test_fine_tuning_leaves_the_frozen_tower_alone(build):
+    trainer = build(
+        "TeCoA", TRAINER__TECOA__VARIANT="finetune", OPTIM__LR=0.1, OPTIM__WARMUP_EPOCH=-1
+    )
+    pixels = torch.rand(2, 3, 32, 32)
+    before = trainer.clip.encode_image(pixels)
+    torch.testing.assert_close(trainer.image_features(pixels), before)
+    step(trainer)
+    assert torch.equal(trainer.clip.encode_image(pixels), before)
+    assert not torch.allclose(trainer.image_features(pixels), before)
+    assert trainer.model.clip.model.transformer is trainer.clip.model.transformer  # one text tower
+
+
+# --- the registry -------------------------------------------------------------------------------
+
+
+def test_two_trainers_of_one_name_are_refused():
+    """What a fork registers itself takes the name: tests/test_dropin.py."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    from advprompt.engine.trainer import RobustTrainer, register
+
+    ours = TRAINER_REGISTRY.get("CoOp")
+    with pytest.raises(UserError, match="'CoOp' of .* has the name of one in .*baselines.coop"):
+        register(type("CoOp", (RobustTrainer,), {"__module__": "advprompt.custom.mine"}))
+    assert TRAINER_REGISTRY.get("CoOp") is ours and METHODS["CoOp"] is ours
+
+
+def test_a_forks_keys_stay():
+    from dassl.config import get_cfg_default
+    from yacs.config import CfgNode
+
+    cfg = get_cfg_default()
+    cfg.TRAINER.MAPLE = CfgNode({"N_CTX": 7})
+    advprompt.extend_cfg(cfg)
+    assert cfg.TRAINER.MAPLE.N_CTX == 7 and cfg.TRAINER.MAPLE.PROMPT_DEPTH == 9
+    assert cfg.TRAINER.CAPT.LAMBDA == 1.5

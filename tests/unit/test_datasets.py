@@ -1,0 +1,553 @@
+"""Data sets: CoOp's draws and splits, the caches, base and new classes, and broken folders."""
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from yacs.config import CfgNode
+
+import advprompt
+from advprompt.datasets import base, sampling
+from advprompt.datasets.base import read_split, split_digest
+from advprompt.datasets.caltech101 import Caltech101
+from advprompt.datasets.eurosat import EuroSAT
+from advprompt.datasets.folder import Folder
+from advprompt.datasets.oxford_pets import OxfordPets
+from advprompt.datasets.sampling import (
+    Item,
+    Split,
+    draw_shots,
+    subsample_classes,
+)
+from advprompt.prompting import templates
+from advprompt.utils.subset import stratified_subset
+
+UserError = advprompt.UserError
+BREEDS = ("Abyssinian", "american_bulldog", "Great_Pyrenees", "Sphynx", "pug")
+CONFIGS = sorted(Path(__file__).parents[2].joinpath("configs", "datasets").glob("*.yaml"))
+REAL_DATA = os.environ.get("ADVPROMPT_REAL_DATA", "")
+needs_real_data = pytest.mark.skipif(not REAL_DATA, reason="ADVPROMPT_REAL_DATA is not set")
+
+
+def config(root, shots=-1, *, seed=1, subset=0, output="output", **dataset):
+    return CfgNode(
+        {
+            "DATASET": {"ROOT": str(root), "NUM_SHOTS": shots, **dataset},
+            "TEST": {"SUBSET": subset},
+            "SEED": seed,
+            "OUTPUT_DIR": str(output),
+        }
+    )
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def names(datums):
+    return [Path(d.impath).name for d in datums]
+
+
+def digest(items):
+    return hashlib.sha256("\n".join(item.path for item in items).encode()).hexdigest()[:16]
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A root with oxford_pets as the archives leave it: 5 breeds, 20 + 6 images each."""
+    folder = tmp_path / "data" / "oxford_pets"
+    (folder / "annotations").mkdir(parents=True)
+    for name, numbers in (("trainval", range(20)), ("test", range(100, 106))):
+        rows = [f"{b}_{n} {y} 1 1" for n in numbers for y, b in enumerate(BREEDS, start=1)]
+        (folder / "annotations" / f"{name}.txt").write_text("\n".join(rows) + "\n")
+        touch(*(folder / "images" / f"{row.split()[0]}.jpg" for row in rows))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """The data folders count as read-only; permission bits would not stop root."""
+    monkeypatch.setattr(base, "writable", lambda folder: False)
+
+
+# --- the few-shot draw -----------------------------------------------------------------------
+
+# Made with Dassl 0.6.3: random.seed(seed), generate_fewshot_dataset(train, shots), then
+# generate_fewshot_dataset(val, min(shots, 4)), on the lists of `toy_lists`.
+COOP_DRAWS = {
+    (1, 1): ("b6a25108dcefa2ae", "7ac4fdd16ba97415"),
+    (1, 2): ("74cdf9d7c072f5b3", "b4b826d5d56d93b5"),
+    (1, 3): ("a41ba53c43e8775c", "4359f56f036461a3"),
+    (4, 1): ("acf5e2935168b933", "434d47c2222023a8"),
+    (4, 2): ("680817eeae7c2f24", "dd403d5d505a4b86"),
+    (4, 3): ("4b5f4b409e48cfae", "7808a2a76361f2cc"),
+    (16, 1): ("70632757e4fa5d71", "4f95be57b49544a0"),
+    (16, 2): ("896d8ff969553912", "37710ec2b9c2c1b6"),
+    (16, 3): ("396ad4de0d59fd2b", "e7d7da7829280773"),
+}
+# The same on CoOp's own split files: 16 shots, then all of 1, 2, 4 and 8 shots together.
+COOP_REAL_DRAWS = {
+    ("OxfordPets", 1): ("711e62ca7ba4bf69", "b75fc02100f37a51", "9c245e5a851d2149"),
+    ("OxfordPets", 2): ("3ecc09fd23ef3845", "6d954be12352e3e9", "3ddfbd9bbb9b46dd"),
+    ("OxfordPets", 3): ("45933e694768aaab", "fb9f327e6bdd6bb5", "94441c8b61e6710b"),
+    ("Caltech101", 1): ("e60a836bd33cbba3", "53555d3fce94587d", "8ac6c7f5fe813a9d"),
+    ("Caltech101", 2): ("62be9f804c23dea9", "0ac3f0ace7d75ed1", "735fe3641519b2b3"),
+    ("Caltech101", 3): ("8c465c68bff43c6e", "bf481ac8e217d48d", "bcea4e2a69c50169"),
+    ("EuroSAT", 1): ("ad260707da9107f1", "f171ab42c4e4c55c", "7342bf9b9a95d398"),
+    ("EuroSAT", 2): ("212e6c8813227418", "6741b81e637a61cd", "c98ef3b2a080d7a3"),
+    ("EuroSAT", 3): ("9dad8ac018414f09", "e428abf9f2933efb", "f2fd63319a0689ef"),
+    ("OxfordFlowers", 1): ("ea366f552e24a82b", "3a88b427e7b187eb", "d0231712b2208316"),
+    ("OxfordFlowers", 2): ("3966d8c7701959cc", "c14f6cff29a850b7", "47f199d966b820ea"),
+    ("OxfordFlowers", 3): ("d027071e2f771db1", "c05b4617c2ae8656", "cd7eef0be3559f6e"),
+    ("StanfordCars", 1): ("f7d56096c7921e7a", "edeb0808f53c4619", "829f3a79702e07cd"),
+    ("StanfordCars", 2): ("c8392ec0f0d4a698", "831f6ef98ba7c20d", "50201e5fbd795ff2"),
+    ("StanfordCars", 3): ("d5d533f8b5c5caf8", "38ae4c6127e51931", "995875582178e517"),
+    ("DescribableTextures", 1): ("daf3b28e531fbc4b", "9ef81bd9b8f31885", "c7a4ab4cb5013648"),
+    ("DescribableTextures", 2): ("a34259006a2af32a", "82e7c16834cbe39f", "ec3dcb9d58072283"),
+    ("DescribableTextures", 3): ("d4a9dc52a372cccc", "17e14a57620535f1", "a836d6bebc92c375"),
+    ("UCF101", 1): ("b88bd6d2db741f87", "6499ec117e625487", "39fbd2241a2bfca8"),
+    ("UCF101", 2): ("a510bb0001f043a5", "6e94bbb892da9b1f", "2e8f8e1b874a140c"),
+    ("UCF101", 3): ("6bfebd6fbe0806ac", "f08db7c0e2d6981c", "607beef103a23ecf"),
+}
+
+
+def toy_lists():
+    """Five classes in a mixed order, 20 training images each; 3 to 7 for validation."""
+    train = [Item(f"c{y}/{n:02d}.jpg", y, f"class {y}") for n in range(20) for y in (2, 0, 1, 4, 3)]
+    val = [Item(f"c{y}/v{n:02d}.jpg", y, f"class {y}") for y in range(5) for n in range(3 + y)]
+    return train, val
+
+
+@pytest.mark.parametrize(("shots", "seed"), COOP_DRAWS)
+def test_draw_is_coops(shots, seed):
+    train, val = draw_shots(*toy_lists(), shots, seed)
+    assert (digest(train), digest(val)) == COOP_DRAWS[shots, seed]
+
+
+def test_first_images_of_seed_1():
+    train, val = draw_shots(*toy_lists(), 1, 1)
+    paths = ["c2/04.jpg", "c0/18.jpg", "c1/02.jpg", "c4/08.jpg", "c3/03.jpg"]
+    assert [item.path for item in train] == paths
+    assert [item.path for item in val][:2] == ["c0/v01.jpg", "c1/v03.jpg"]
+
+
+def test_draw_takes_dassls_datums_and_leaves_the_global_state(tmp_path):
+    train, val = toy_lists()
+    touch(*(tmp_path / item.path for item in train + val))
+    datums = [
+        [base.Datum(impath=str(tmp_path / i.path), label=i.label, classname=i.classname) for i in x]
+        for x in (train, val)
+    ]
+    state = random.getstate()
+    drawn = draw_shots(*datums, 4, 2)
+    assert random.getstate() == state
+    paths = ["\n".join(os.path.relpath(d.impath, tmp_path) for d in part) for part in drawn]
+    digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in paths]
+    assert tuple(digests) == COOP_DRAWS[4, 2]
+
+
+@needs_real_data
+@pytest.mark.parametrize(("name", "seed"), COOP_REAL_DRAWS)
+def test_draw_from_coops_split_files(name, seed):
+    folder = Path(REAL_DATA) / ("eurosat" if name == "EuroSAT" else "splits")
+    split = read_split(folder / f"split_zhou_{name}.json")
+    train, val = draw_shots(split.train, split.val, 16, seed)
+    fewer = [draw_shots(split.train, split.val, shots, seed) for shots in (1, 2, 4, 8)]
+    fewer = [item for parts in fewer for part in parts for item in part]
+    assert (digest(train), digest(val), digest(fewer)) == COOP_REAL_DRAWS[name, seed]
+
+
+def test_too_few_images_names_class_count_and_shots():
+    train, val = toy_lists()
+    train = [item for item in train if item.label != 3 or item.path < "c3/05"]
+    with pytest.raises(UserError, match=r"'class 3' has 5 training images, fewer than the 8 shots"):
+        draw_shots(train, val, 8, 1)
+
+
+# --- classes and test subsets ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("which", "kept"), [("base", [0, 1, 2]), ("new", [3, 4])])
+def test_half_of_the_classes_is_relabelled(which, kept):
+    train, val = toy_lists()
+    half = subsample_classes(Split(train, val, val), which)
+    for old, new in ((train, half.train), (val, half.val), (val, half.test)):
+        wanted = [(i.path, kept.index(i.label), i.classname) for i in old if i.label in kept]
+        assert [tuple(item) for item in new] == wanted
+
+
+def test_unknown_half_is_refused():
+    train, val = toy_lists()
+    with pytest.raises(UserError, match="is 'novel', expected all, base or new"):
+        subsample_classes(Split(train, val, val), "novel")
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 12, 24])
+def test_subset_is_fixed_balanced_and_in_order(n):
+    _, items = toy_lists()  # classes of 3, 4, 5, 6 and 7 images
+    subset = stratified_subset(items, n)
+    assert subset == stratified_subset(items, n)
+    assert len(subset) == n == len(set(subset))
+    assert [items.index(item) for item in subset] == sorted(items.index(item) for item in subset)
+    counts, sizes = Counter(i.label for i in subset), Counter(i.label for i in items)
+    for a in sizes:  # a class has less than another only where it is exhausted, or by one
+        for b in sizes:
+            assert counts[a] >= counts[b] - 1 or counts[a] == sizes[a]
+
+
+@pytest.mark.parametrize("n", [0, 25, 1000])
+def test_subset_of_everything(n):
+    _, items = toy_lists()
+    assert stratified_subset(items, n) == items
+
+
+def test_negative_subset_is_refused():
+    with pytest.raises(UserError, match="TEST.SUBSET is -1"):
+        stratified_subset(toy_lists()[0], -1)
+
+
+def test_subset_does_not_depend_on_the_seed_or_the_shots(pets):
+    first = OxfordPets(config(pets, 2, seed=1, subset=11))
+    other = OxfordPets(config(pets, 4, seed=3, subset=11))
+    assert names(first.test) == names(other.test)
+    assert len(first.test) == 11
+    base_set = OxfordPets(config(pets, 2, subset=7, SUBSAMPLE_CLASSES="base"))
+    assert len(base_set.test) == 7 and base_set.num_classes == 3  # drawn after the classes
+
+
+# --- Oxford Pets, EuroSAT, Caltech101 --------------------------------------------------------
+
+
+def test_pets_split_is_made_and_kept(pets):
+    data = OxfordPets(config(pets))
+    assert [len(part) for part in (data.train_x, data.val, data.test)] == [80, 20, 30]
+    assert data.classnames == [b.lower() for b in BREEDS]
+    assert data.template == "a photo of a {}, a type of pet."
+    assert Counter(d.label for d in data.val) == dict.fromkeys(range(5), 4)
+    stored = json.loads((pets / "oxford_pets" / "split_zhou_OxfordPets.json").read_text())
+    assert stored["test"][0] == ["Abyssinian_100.jpg", 0, "abyssinian"]
+    again = OxfordPets(config(pets, seed=2))  # another seed keeps the split
+    assert names(again.train_x) == names(data.train_x)
+
+
+def test_split_rules_are_coops():
+    items = [Item(f"{n:02d}.jpg", n % 2, str(n % 2)) for n in range(20)]
+    train, val = sampling.split_trainval(items, random.Random(1))
+    order = list(range(0, 20, 2))
+    rng = random.Random(1)  # CoOp shuffles the class's indices; the first fifth is validation
+    rng.shuffle(order)
+    assert [i.path for i in val[:2]] == [f"{n:02d}.jpg" for n in order[:2]]
+    assert [i.path for i in train[:8]] == [f"{n:02d}.jpg" for n in order[2:]]
+    parts = sampling.split_all(items, random.Random(1))
+    assert [len(part) for part in parts] == [10, 4, 6]
+    assert [i.path for i in parts.train[:5]] == [f"{n:02d}.jpg" for n in order[:5]]
+    with pytest.raises(UserError, match="'0' has 3 images, too few"):
+        sampling.split_all(items[:6], random.Random(1))
+
+
+def test_the_present_split_file_wins(pets):
+    OxfordPets(config(pets))
+    path = pets / "oxford_pets" / "split_zhou_OxfordPets.json"
+    stored = json.loads(path.read_text())
+    stored["test"] = stored["test"][:3]
+    path.write_text(json.dumps(stored))
+    assert len(OxfordPets(config(pets)).test) == 3
+
+
+def test_eurosat_has_coops_class_names(tmp_path):
+    for folder in EuroSAT.class_names:
+        touch(*(tmp_path / "eurosat" / "2750" / folder / f"{folder}_{n}.jpg" for n in range(10)))
+    data = EuroSAT(config(tmp_path, 2))
+    assert data.classnames[:2] == ["Annual Crop Land", "Forest"]
+    assert [len(part) for part in (data.train_x, data.val, data.test)] == [20, 20, 30]
+
+
+def test_eurosat_of_nine_folders_is_refused(tmp_path):
+    for folder in list(EuroSAT.class_names)[1:]:
+        touch(*(tmp_path / "eurosat" / "2750" / folder / f"{n}.jpg" for n in range(4)))
+    with pytest.raises(UserError, match=r"has 9 class folders, expected 10; .*EuroSAT.zip"):
+        EuroSAT(config(tmp_path))
+    assert os.listdir(tmp_path / "eurosat") == ["2750"]
+
+
+def test_caltech_leaves_the_background_out(tmp_path):
+    images = tmp_path / "caltech-101" / "101_ObjectCategories"
+    kept = ["Faces", "airplanes", *(f"class_{n:02d}" for n in range(98))]
+    for folder in ["BACKGROUND_Google", "Faces_easy", *kept]:
+        touch(*(images / folder / f"image_{n:04d}.jpg" for n in range(4)))
+    data = Caltech101(config(tmp_path))
+    assert data.num_classes == 100
+    assert data.classnames[:2] == ["face", "airplane"]
+    assert not any("BACKGROUND" in d.impath or "_easy" in d.impath for d in data.train_x)
+
+
+@needs_real_data
+@pytest.mark.parametrize("cls", [EuroSAT, Caltech101])
+def test_real_images_load_quickly(cls, tmp_path):
+    cfg = config(REAL_DATA, 16, subset=1000, CACHE_DIR=str(tmp_path))
+    first = cls(cfg)
+    start = time.perf_counter()
+    second = cls(cfg)
+    assert time.perf_counter() - start < 2
+    assert names(first.train_x) == names(second.train_x)
+    assert len(first.train_x) == 16 * first.num_classes
+
+
+# --- caches ----------------------------------------------------------------------------------
+
+
+def test_few_shots_are_kept_as_json_and_read_again(pets, monkeypatch):
+    first = OxfordPets(config(pets, 2, seed=3))
+    path = pets / "oxford_pets" / "split_fewshot" / "shot_2-seed_3.json"
+    assert [row[0] for row in json.loads(path.read_text())["train"]] == names(first.train_x)
+    monkeypatch.setattr(base, "draw_shots", None)  # a second draw would fail
+    second = OxfordPets(config(pets, 2, seed=3))
+    assert names(second.train_x) == names(first.train_x)
+    assert names(second.val) == names(first.val)
+    assert len(second.val) == 2 * 5
+
+
+def test_seeds_and_zero(pets):
+    draws = [names(OxfordPets(config(pets, 2, seed=seed)).train_x) for seed in (0, 1, 2)]
+    assert len(set(map(tuple, draws))) == 3
+    assert len(OxfordPets(config(pets, 0)).train_x) == 80  # below 1: all images
+
+
+def test_stale_cache_is_made_anew(pets):
+    OxfordPets(config(pets, 2))
+    path = pets / "oxford_pets" / "split_zhou_OxfordPets.json"
+    stored = json.loads(path.read_text())
+    stored["train"] = stored["train"][::-1]
+    path.write_text(json.dumps(stored))
+    expected, _ = draw_shots(*read_split(path)[:2], 2, 1)
+    assert names(OxfordPets(config(pets, 2)).train_x) == [item.path for item in expected]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"shots": 2}', "foreign"])
+def test_damaged_cache_is_made_anew(pets, content):
+    first = OxfordPets(config(pets, 2))
+    path = pets / "oxford_pets" / "split_fewshot" / "shot_2-seed_1.json"
+    if content == "foreign":  # the right key, but images of another set
+        content = json.dumps(json.loads(path.read_text()) | {"train": [["x.jpg", 0, "x"]]})
+    path.write_text(content)
+    assert names(OxfordPets(config(pets, 2)).train_x) == names(first.train_x)
+    assert json.loads(path.read_text())["shots"] == 2
+
+
+class Payload:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_coops_pickle_is_not_loaded(pets, tmp_path):
+    folder = pets / "oxford_pets" / "split_fewshot"
+    folder.mkdir()
+    content = pickle.dumps({"train": Payload(tmp_path / "ran"), "val": []})
+    (folder / "shot_2-seed_1.pkl").write_bytes(content)
+    data = OxfordPets(config(pets, 2))
+    assert len(data.train_x) == 10
+    assert not (tmp_path / "ran").exists()
+    assert (folder / "shot_2-seed_1.pkl").read_bytes() == content
+
+
+def test_read_only_root_falls_back_to_the_output(pets, tmp_path, read_only):
+    before = sorted(pets.rglob("*"))
+    data = OxfordPets(config(pets, 2, output=tmp_path / "out"))
+    assert sorted(pets.rglob("*")) == before
+    made = tmp_path / "out" / "cache" / "oxford_pets"
+    assert (made / "split_fewshot" / "shot_2-seed_1.json").is_file()
+    assert (made / "split_zhou_OxfordPets.json").is_file()
+    assert names(OxfordPets(config(pets, 2, output=tmp_path / "out")).test) == names(data.test)
+
+
+def test_cache_dir_comes_first(pets, tmp_path):
+    before = sorted(pets.rglob("*"))
+    OxfordPets(config(pets, 2, CACHE_DIR=str(tmp_path / "cache")))
+    assert sorted(pets.rglob("*")) == before
+    assert (tmp_path / "cache" / "oxford_pets" / "split_fewshot" / "shot_2-seed_1.json").is_file()
+
+
+def test_writable_respects_permission_bits(tmp_path):
+    assert base.writable(tmp_path / "not" / "there" / "yet")
+    (tmp_path / "closed").mkdir(mode=0o555)
+    assert not base.writable(tmp_path / "closed")
+    assert not base.writable(tmp_path / "closed" / "inner")
+    touch(tmp_path / "file")
+    assert not base.writable(tmp_path / "file" / "inner")
+
+
+# --- what is missing or broken ---------------------------------------------------------------
+
+
+def test_missing_folder_says_where_it_belongs(tmp_path):
+    with pytest.raises(UserError) as error:
+        OxfordPets(config(tmp_path))
+    text = str(error.value)
+    assert str(tmp_path / "oxford_pets") in text and "images.tar.gz" in text and "--root" in text
+    assert not (tmp_path / "oxford_pets").exists()
+
+
+@pytest.mark.parametrize(("folder", "word"), [("images", "'images'"), ("annotations", "trainval")])
+def test_missing_part_of_pets(pets, folder, word):
+    (pets / "oxford_pets" / folder).rename(pets / "elsewhere")
+    with pytest.raises(UserError, match=word):
+        OxfordPets(config(pets))
+
+
+def test_missing_images_are_counted_and_named(pets):
+    for n in range(100, 105):
+        (pets / "oxford_pets" / "images" / f"pug_{n}.jpg").unlink()
+    with pytest.raises(UserError) as error:
+        OxfordPets(config(pets, 1))
+    text = str(error.value)
+    assert "5 of 40 images are missing" in text and "'pug_100.jpg'" in text
+    assert "pug_104" not in text and "images.tar.gz" in text
+    # images that are not used may be absent
+    assert len(OxfordPets(config(pets, 1, SUBSAMPLE_CLASSES="base")).test) == 18
+
+
+def test_odd_annotation_line_is_shown(pets):
+    path = pets / "oxford_pets" / "annotations" / "trainval.txt"
+    path.write_text(path.read_text() + "pug_1 one\n")
+    with pytest.raises(UserError, match="'pug_1 one'"):
+        OxfordPets(config(pets))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"train": []}', '{"train": [[1]], "val": 0}'])
+def test_broken_split_file_is_named(pets, content):
+    path = pets / "oxford_pets" / "split_zhou_OxfordPets.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match="split_zhou_OxfordPets.json"):
+        OxfordPets(config(pets))
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ([["a", 0, "x"], ["b", 2, "y"]], [["c", 0, "x"]], r"labels \[0, 2\]"),
+        ([["a", 0, "x"]], [["c", 0, "z"]], "class 'z'"),
+        ([["a", 0, "x"]], [["c", 1, "y"]], "label 1"),
+        ([["a", 0, "x"]], [], "no test images"),
+    ],
+)
+def test_inconsistent_split_is_refused(pets, train, test, words):
+    path = pets / "oxford_pets" / "split_zhou_OxfordPets.json"
+    path.write_text(json.dumps({"train": train, "val": [], "test": test}))
+    with pytest.raises(UserError, match=words):
+        OxfordPets(config(pets))
+
+
+def test_digest_sees_labels_names_and_order():
+    train, val = toy_lists()
+    first = Split(train, val, val)
+    others = [
+        Split(train[::-1], val, val),
+        Split([train[0]._replace(label=0), *train[1:]], val, val),
+        Split(train, val, [val[0]._replace(classname="?"), *val[1:]]),
+    ]
+    assert split_digest(first) not in map(split_digest, others)
+    assert split_digest(first) == split_digest(Split(list(train), list(val), list(val)))
+
+
+# --- the user's own folder -------------------------------------------------------------------
+
+
+def images(folder, count, suffix="jpg"):
+    touch(*(folder / f"{n}.{suffix}" for n in range(count)))
+
+
+def test_folder_of_train_and_test(tmp_path):
+    for name in ("cat", "dog_house"):
+        images(tmp_path / "mine" / "train" / name, 6, "PNG")
+        images(tmp_path / "mine" / "test" / name / "deeper", 3)
+    touch(tmp_path / "mine" / "train" / "cat" / "notes.txt")
+    data = Folder(config(tmp_path, 4, FOLDER_NAME="mine", TEMPLATE="a sketch of {}."))
+    assert data.classnames == ["cat", "dog_house"]
+    assert [len(part) for part in (data.train_x, data.val, data.test)] == [8, 0, 6]
+    assert data.template == "a sketch of {}."
+    images(tmp_path / "mine" / "val" / "dog_house", 2)
+    data = Folder(config(tmp_path, 4, FOLDER_NAME="mine"))
+    assert [d.label for d in data.val] == [1, 1]
+    assert data.template == "a photo of a {}."
+
+
+def test_folder_of_classes_is_split(tmp_path):
+    for name in ("cat", "train"):  # a class may be called so
+        images(tmp_path / "folder" / name, 10)
+    first = Folder(config(tmp_path, 2))
+    assert [len(part) for part in (first.train_x, first.val, first.test)] == [4, 4, 6]
+    second = Folder(config(tmp_path, 2, seed=2))  # and split_fewshot is no class
+    assert second.classnames == ["cat", "train"]
+    assert names(second.test) == names(first.test)
+    images(tmp_path / "folder" / "owl", 10)
+    assert Folder(config(tmp_path, 2)).classnames == ["cat", "owl", "train"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ({}, "does not exist"),
+        ({"notes": 0}, "has no images"),
+        ({"train/cat": 4}, "has train only"),
+        ({"train/cat": 4, "test/owl": 4}, "class 'owl', which is not in"),
+        ({"train/cat": 4, "train/owl": 0, "test/cat": 2}, "owl' has no images"),
+        ({"cat": 3}, "'cat' has 3 images, too few"),
+    ],
+)
+def test_broken_folders(tmp_path, layout, words):
+    for name, count in layout.items():
+        (tmp_path / "folder" / name).mkdir(parents=True)
+        images(tmp_path / "folder" / name, count)
+    with pytest.raises(UserError, match=words):
+        Folder(config(tmp_path))
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="0 class folders"):
+        Folder(config(tmp_path))
+
+
+def test_template_without_a_place_for_the_class(tmp_path):
+    images(tmp_path / "folder" / "cat", 4)
+    with pytest.raises(UserError, match="'a photo', expected '{}'"):
+        Folder(config(tmp_path, TEMPLATE="a photo"))
+
+
+# --- the registry ----------------------------------------------------------------------------
+
+
+def test_registered_under_coops_names():
+    registered = base.DATASET_REGISTRY.registered_names()
+    assert set(templates.TEMPLATES) | {"Folder"} <= set(registered)
+
+
+def test_a_taken_name_is_left_as_it_is():
+    own = type("OxfordPets", (base.CoOpDataset,), {})
+    assert base.register(own) is own
+    assert base.DATASET_REGISTRY.get("OxfordPets") is OxfordPets
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_name_registered_data_sets(path):
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    advprompt.extend_cfg(cfg)
+    cfg.merge_from_file(str(path))
+    assert cfg.DATASET.NAME in base.DATASET_REGISTRY.registered_names()
+    assert path.read_text().startswith("# ")

@@ -1,0 +1,495 @@
+"""CoOp's data sets in the form they are published in: counts, class names, draws, mistakes."""
+
+import gc
+import hashlib
+import json
+import os
+import random
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from make_datasets import MAKERS, TEXT, Made, classnames, imagenet, images, picture, text, wordnet
+from make_records import make as make_record
+from yacs.config import CfgNode
+
+import advprompt
+from advprompt.datasets import base, files, ucf101
+from advprompt.datasets import imagenet as imagenet_module
+from advprompt.datasets.sampling import Item
+from advprompt.datasets.splits import read_split
+from advprompt.prompting import templates
+from advprompt.report import layouts
+from advprompt.report.joins import build_joins
+from advprompt.report.tables import build_tables
+from advprompt.utils.subset import stratified_subset
+
+UserError = advprompt.UserError
+REAL_DATA = os.environ.get("ADVPROMPT_REAL_DATA", "")
+needs_real_data = pytest.mark.skipif(not REAL_DATA, reason="ADVPROMPT_REAL_DATA is not set")
+TESTS_ONLY = ("ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
+MATLAB = {"OxfordFlowers", "StanfordCars"}
+
+
+def data_set(name, root, shots=-1, *, seed=1, test=None, **dataset):
+    cfg = {
+        "DATASET": {"ROOT": str(root), "NUM_SHOTS": shots, **dataset},
+        "TEST": {"SUBSET": 0, "FIRST": 0, **(test or {})},
+        "SEED": seed,
+        "OUTPUT_DIR": str(root / "output"),
+    }
+    return base.DATASET_REGISTRY.get(name)(CfgNode(cfg))
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory):
+    """Make a data set once; returns its root and facts. Tests may not change it."""
+    made: dict[str, tuple[Path, Made]] = {}
+
+    def make(name):
+        if name in MATLAB:
+            pytest.importorskip("scipy")
+        if name not in made:
+            root = tmp_path_factory.mktemp(name)
+            made[name] = root, MAKERS[name](root)
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """Write a data set below a root; those of 200 or 1,000 classes count as whole with four."""
+
+    def build(name, root):
+        if name in MATLAB:
+            pytest.importorskip("scipy")
+        if name not in TESTS_ONLY:
+            return MAKERS[name](root)
+        monkeypatch.setattr(base.DATASET_REGISTRY.get(name), "n_classes", 4)
+        return MAKERS[name](root, classes=4)
+
+    return build
+
+
+def folder_of(name, root):
+    return root / base.DATASET_REGISTRY.get(name).dataset_dir
+
+
+def below(data, datums):
+    return [(os.path.relpath(d.impath, data.image_dir), d.label, d.classname) for d in datums]
+
+
+# --- what is there ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_counts_and_class_names(name, pristine, tmp_path):
+    root, made = pristine(name)
+    data = data_set(name, root, CACHE_DIR=str(tmp_path))
+    assert tuple(len(part) for part in (data.train_x, data.val, data.test)) == made.sizes
+    assert data.num_classes == made.classes == len(data.classnames)
+    assert {label: data.classnames[label] for label in made.names} == made.names
+    assert all(Path(d.impath).read_bytes() == picture() for d in data.test[:3])
+    assert "{}" in data.template and (name in templates.TEMPLATES)
+    parts = [set(below(data, part)) for part in (data.train_x, data.val, data.test)]
+    assert data.test_only or not parts[0] & parts[2] and not parts[1] & (parts[0] | parts[2])
+    again = data_set(name, root, seed=2, CACHE_DIR=str(tmp_path))
+    assert below(again, again.train_x) == below(data, data.train_x)
+
+
+def coops_draw(items, shots):
+    """Draw from Python's global state as Dassl's ``generate_fewshot_dataset`` does."""
+    groups = {}
+    for item in items:
+        groups.setdefault(item[1], []).append(item)
+    return [x for g in groups.values() for x in (random.sample(g, shots) if len(g) >= shots else g)]
+
+
+# One shot with seeds 1, 2 and 3; made with Dassl 0.6.3 on the same lists.
+FROZEN = {
+    "OxfordPets": ("956ca6a4d4f0035a", "da7ffb053d455b74", "a1a35083cd6b7454"),
+    "OxfordFlowers": ("b5f676055f36d1ef", "deb81552125bb635", "f8d436b44be55610"),
+    "FGVCAircraft": ("04307308befed69f", "f996225517a59836", "715191fe07069f11"),
+    "DescribableTextures": ("220f1cba0b9b69b8", "cac7edc92d6f920d", "2a6eb5cb45dc7199"),
+    "StanfordCars": ("54c0687e1d566677", "b921cc75bb38de41", "bbaab61284976a35"),
+    "Food101": ("6ca89629c3cd467d", "9f6e2b4acbe5dbdb", "1e4a68820fbb49a9"),
+    "SUN397": ("abaea3523a36b807", "caf127cdaf25d53b", "9eefb5e6e8658b38"),
+    "UCF101": ("aab50ac1db405d14", "91e3a6de271af3a9", "73f1e6ac565ae2ca"),
+    "ImageNet": ("c1ab724f5956c029", "70994a5c689846cd", "b93810c750412daf"),
+}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", FROZEN)
+def test_few_shots_are_coops(name, seed, pristine, tmp_path):
+    root, _ = pristine(name)
+    whole = data_set(name, root, CACHE_DIR=str(tmp_path))
+    data = data_set(name, root, 1, seed=seed, CACHE_DIR=str(tmp_path))
+    state = random.getstate()
+    random.seed(seed)
+    train = coops_draw(below(whole, whole.train_x), 1)
+    val = coops_draw(below(whole, whole.val), 1)
+    random.setstate(state)
+    assert (below(data, data.train_x), below(data, data.val)) == (train, val)
+    drawn = "\n".join(path for path, _, _ in train + val)
+    assert hashlib.sha256(drawn.encode()).hexdigest()[:16] == FROZEN[name][seed - 1]
+
+
+@pytest.mark.parametrize("name", ["OxfordFlowers", "StanfordCars", "SUN397", "UCF101", "Food101"])
+def test_the_split_is_kept_in_coops_form_and_wins(name, tmp_path, make):
+    made = make(name, tmp_path)
+    data = data_set(name, tmp_path)
+    path = folder_of(name, tmp_path) / f"split_zhou_{name}.json"
+    stored = json.loads(path.read_text())
+    assert [tuple(row) for row in stored["test"]] == below(data, data.test)
+    for file in made.annotations:
+        (folder_of(name, tmp_path) / file).unlink()
+    stored["test"] = stored["test"][:2]
+    path.write_text(json.dumps(stored))
+    assert len(data_set(name, tmp_path).test) == 2
+
+
+# --- what is not ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_absent_folder_says_where_it_belongs(name, tmp_path):
+    with pytest.raises(UserError) as error:
+        data_set(name, tmp_path)
+    sentence, cls = str(error.value), base.DATASET_REGISTRY.get(name)
+    assert str(folder_of(name, tmp_path)) in sentence and "http" in sentence
+    assert "{" not in sentence
+    assert not cls.fetch_name or f"advprompt data fetch {cls.fetch_name}'" in sentence
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_each_absent_annotation_is_named(name, tmp_path, make):
+    made = make(name, tmp_path)
+    for file in made.annotations:
+        path = folder_of(name, tmp_path) / file
+        path.rename(tmp_path / "aside")
+        with pytest.raises(UserError, match=re.escape(f"'{file}' is")):
+            data_set(name, tmp_path)
+        (tmp_path / "aside").rename(path)
+    assert not list(tmp_path.rglob("split_zhou_*.json"))
+    data_set(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_each_broken_annotation_is_named(name, tmp_path, make):
+    made = make(name, tmp_path)
+    for file in made.annotations:
+        path = folder_of(name, tmp_path) / file
+        content = path.read_bytes()
+        broken = [content + f"{TEXT}\n".encode(), b"\n\n"]
+        if file == "variants.txt":  # any line is a name there
+            broken = [b"\n\n", b"707-320\n"]
+        if file == "classnames.txt":
+            broken = [content + b"n99999999\n", b""]
+        if path.suffix in (".mat", ".json"):
+            broken = [content[: len(content) // 2], b"", b"[1, 2]"]
+        for wrong in broken:
+            path.write_bytes(wrong)
+            with pytest.raises(UserError, match=re.escape(str(folder_of(name, tmp_path)))) as error:
+                data_set(name, tmp_path)
+            assert wrong == b"707-320\n" or str(path) in str(error.value)
+        path.write_bytes(content)
+    assert not list(tmp_path.rglob("split_zhou_*.json"))
+
+
+def test_an_odd_line_is_shown_with_what_is_expected(tmp_path, make):
+    make("SUN397", tmp_path)
+    path = tmp_path / "sun397" / "Testing_01.txt"
+    path.write_text(path.read_text() + "/z/zoo/sun_x.jpg\n")
+    with pytest.raises(UserError, match=r"'/z/zoo/sun_x.jpg', expected an image of a class of"):
+        data_set("SUN397", tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(MATLAB))
+def test_without_scipy(name, tmp_path, monkeypatch, make):
+    make(name, tmp_path)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(UserError, match=rf"'pip install scipy', or put CoOp's 'split_zhou_{name}"):
+        data_set(name, tmp_path)
+
+
+@pytest.mark.parametrize("label", [0, 4])
+def test_a_label_without_a_name(label, tmp_path, make):
+    np, io = pytest.importorskip("numpy"), pytest.importorskip("scipy.io")
+    make("StanfordCars", tmp_path)
+    path = tmp_path / "stanford_cars" / "cars_test_annos_withlabels.mat"
+    rows = io.loadmat(str(path))["annotations"]
+    rows[0, 1]["class"] = np.array([[label]])
+    io.savemat(str(path), {"annotations": rows})
+    with pytest.raises(UserError, match="cars_test_annos_withlabels.mat' is damaged or not the"):
+        data_set("StanfordCars", tmp_path)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_absent_images(name, tmp_path, make):
+    make(name, tmp_path)
+    if not (name in TESTS_ONLY or name == "ImageNet"):
+        data_set(name, tmp_path)
+    cls = base.DATASET_REGISTRY.get(name)
+    for folder in ("cars_train", "cars_test") if name == "StanfordCars" else [cls.image_folder]:
+        (tmp_path / cls.dataset_dir / folder).rename(tmp_path / folder)
+    with pytest.raises(UserError, match="is incomplete: ") as error:
+        data_set(name, tmp_path)
+    assert str(tmp_path / cls.dataset_dir) in str(error.value)
+
+
+# --- ImageNet ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def net(tmp_path):
+    imagenet(tmp_path)
+    return tmp_path
+
+
+def test_imagenet_is_listed_once(net, monkeypatch):
+    first = data_set("ImageNet", net, 2, seed=3)
+    stored = json.loads((net / "imagenet" / "preprocessed.json").read_text())
+    entry = stored["train"]["n01440764"]
+    assert entry["names"] == "/".join(f"n01440764_{n}.JPEG" for n in range(6))
+    assert (net / "imagenet" / "split_fewshot" / "shot_2-seed_3.json").is_file()
+    monkeypatch.setattr(imagenet_module, "image_names", None)  # listing again would fail
+    monkeypatch.setattr(base, "draw_shots", None)
+    second = data_set("ImageNet", net, 2, seed=3)
+    assert below(second, second.train_x) == below(first, first.train_x)
+    assert len(second.test) == 10 and second.val == []
+
+
+def test_changed_folders_are_listed_again(net, monkeypatch):
+    first = data_set("ImageNet", net, 2)
+    folder = net / "imagenet" / "images" / "train" / wordnet(5)[4]
+    images(folder, ["n_new.JPEG"])
+    listed = []
+    monkeypatch.setattr(
+        imagenet_module, "image_names", lambda f: listed.append(f) or files.image_names(f)
+    )
+    assert len(data_set("ImageNet", net).train_x) == 31
+    assert listed == [folder]
+    second = data_set("ImageNet", net, 2)  # drawn anew: the first four classes come out the same
+    assert below(second, second.train_x)[:8] == below(first, first.train_x)[:8]
+    assert listed == [folder]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"train": {}}', '{"train": 1, "val": 2}', '{"train": {"n01440764": 3}, "val": {}}'],
+)
+def test_a_damaged_list_of_images_is_made_anew(net, content):
+    data_set("ImageNet", net)
+    path = net / "imagenet" / "preprocessed.json"
+    whole = path.read_text()
+    path.write_text(content)
+    assert len(data_set("ImageNet", net).train_x) == 30
+    assert path.read_text() == whole
+
+
+def test_imagenet_in_a_read_only_place(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "writable", lambda folder: False)
+    before = sorted((net / "imagenet").rglob("*"))
+    assert len(data_set("ImageNet", net, 2).train_x) == 10
+    assert sorted((net / "imagenet").rglob("*")) == before
+    assert (net / "output" / "cache" / "imagenet" / "preprocessed.json").is_file()
+
+
+def test_coops_pickles_are_not_loaded(net):
+    for name in ("preprocessed.pkl", "split_fewshot/shot_2-seed_1.pkl"):
+        text(net / "imagenet" / name, ["cos\nsystem\n(S'touch ran'\ntR."])
+    assert len(data_set("ImageNet", net, 2).train_x) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: (f / "val").rename(f / "validation"), "images/val' is not there"),
+        (lambda f: (f / "val" / wordnet(5)[1]).rename(f / "x"), f"'{wordnet(5)[1]}' .and 0 more"),
+        (lambda f: (f / "train" / wordnet(5)[1]).rename(f / "x"), "is in only one of train and"),
+        (lambda f: [p.unlink() for p in (f / "val" / "n01440764").iterdir()], "has no images"),
+        (lambda f: classnames(f.parent, 4), f"folder '{wordnet(5)[4]}' is not in 'classnames.txt'"),
+    ],
+)
+def test_broken_imagenet(net, change, words):
+    change(net / "imagenet" / "images")
+    with pytest.raises(UserError, match=words):
+        data_set("ImageNet", net)
+
+
+def test_one_test_image_of_each_of_a_thousand_classes():
+    items = [Item(f"val/{n}.JPEG", n // 50, f"thing {n // 50}") for n in range(50_000)]
+    subset = stratified_subset(items, 1000)
+    assert [item.label for item in subset] == list(range(1000))
+    assert len({item.path for item in subset}) == 1000
+
+
+def test_first_images_go_by_their_names(net):
+    data = data_set("ImageNet", net, test={"FIRST": 7})
+    assert [int(d.impath[-13:-5]) for d in data.test] == list(range(1, 8))
+    assert [d.label for d in data.test] == [0, 1, 2, 3, 4, 0, 1]
+    half = data_set("ImageNet", net, test={"FIRST": 3}, SUBSAMPLE_CLASSES="new")
+    assert [d.impath[-7:-5] for d in half.test] == ["04", "05", "09"] and half.num_classes == 2
+    assert len(data_set("ImageNet", net, test={"FIRST": 99}).test) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "test", "words"),
+    [
+        ("ImageNet", {"FIRST": -5}, "TEST.FIRST is -5"),
+        ("ImageNet", {"FIRST": 5, "SUBSET": 5}, "TEST.SUBSET is 5 and TEST.FIRST is 5"),
+        ("OxfordPets", {"FIRST": 5}, "file names of OxfordPets follow its classes"),
+    ],
+)
+def test_first_images_are_refused(name, test, words, pristine, tmp_path):
+    root, _ = pristine(name)
+    with pytest.raises(UserError, match=words):
+        data_set(name, root, test=test, CACHE_DIR=str(tmp_path))
+
+
+def test_tables_tell_first_images_from_other_subsets():
+    asked = [{}, {"SUBSET": 100}, {"FIRST": 100}]
+    made = [
+        make_record(config={"TEST": keys}, subset=keys.get("SUBSET"), n=100 if keys else 500)
+        for keys in asked
+    ]
+    found = build_tables({Path(f"run{i}/record.json"): record for i, record in enumerate(made)})
+    words = {next(w for w in layouts.caption(t) if "test images" in w) for t in found}
+    assert words == {
+        "500 test images (all of the test set)",
+        "100 test images (a fixed stratified subset, TEST.SUBSET 100)",
+        "100 test images (the first by file name, TEST.FIRST 100)",
+    }
+    halves = [make_record(config=r["config"], split="base", protocol="base2new") for r in made[1:]]
+    joins, _ = build_joins({Path(f"run{i}/record.json"): r for i, r in enumerate(halves)})
+    assert len(joins) == 2
+
+
+# --- the test sets of ImageNet's classes -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TESTS_ONLY)
+def test_shots_mean_nothing_to_a_test_set(name, pristine, tmp_path):
+    root, made = pristine(name)
+    whole, few = (data_set(name, root, n, CACHE_DIR=str(tmp_path)) for n in (-1, 16))
+    assert whole.test_only and few.test_only
+    assert below(few, few.test) == below(whole, whole.test)
+    assert [d.label for d in few.train_x] == list(range(made.classes)) and few.val == []
+    assert list(tmp_path.rglob("*")) == []
+    subset = data_set(name, root, 16, test={"SUBSET": made.classes}, CACHE_DIR=str(tmp_path))
+    assert sorted(d.label for d in subset.test) == list(range(made.classes))
+
+
+@pytest.mark.parametrize("name", TESTS_ONLY)
+def test_class_names_of_imagenet_serve_its_test_sets(name, tmp_path, make):
+    made = make(name, tmp_path)
+    folder = folder_of(name, tmp_path)
+    (tmp_path / "imagenet").mkdir()
+    (folder / "classnames.txt").rename(tmp_path / "imagenet" / "classnames.txt")
+    assert data_set(name, tmp_path).classnames[0] == made.names[0]
+
+
+@pytest.mark.parametrize("name", TESTS_ONLY)
+def test_an_incomplete_test_set(name, tmp_path, make):
+    make(name, tmp_path)
+    folder = folder_of(name, tmp_path) / base.DATASET_REGISTRY.get(name).image_folder
+    one = next(f for f in sorted(folder.iterdir()) if f.is_dir())
+    one.rename(folder / "n99999999")
+    with pytest.raises(UserError, match="n99999999|'0' is in one of them only"):
+        data_set(name, tmp_path)
+    (folder / "n99999999").rename(tmp_path / "aside")
+    with pytest.raises(UserError, match=r"has 3 class folders, expected 4"):
+        data_set(name, tmp_path)
+    one.mkdir()
+    with pytest.raises(UserError, match=f"{one.name}' has no images"):
+        data_set(name, tmp_path)
+
+
+def test_prompts_of_imagenet_are_tested_on_its_test_sets(tmp_path, make, arguments, run):
+    root = tmp_path / "data"
+    keys = {"root": root, "OPTIM__MAX_EPOCH": 2, "ATTACK__TEST__LIST": "[{'STEPS': 1}]"}
+    make("ImageNet", root)
+    assert run(arguments("AdvPT", **keys, DATASET__NAME="ImageNet", TEST__FIRST=8))[0] == 0
+    make("ImageNetR", root)
+    only_test = ("--eval-only", "--model-dir", str(tmp_path / "run"))
+    argv = arguments("AdvPT", *only_test, **keys, DATASET__NAME="ImageNetR", out="target")
+    code, _, errors = run(argv)
+    assert code == 0, errors
+    records = [json.loads((tmp_path / f / "record.json").read_text()) for f in ("run", "target")]
+    facts = [(r["dataset"], r["clean"]["n"], r["classes"], r["shots"]) for r in records]
+    assert facts == [("ImageNet", 8, 5, 4), ("ImageNetR", 12, 4, 4)]
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("many", [1, 100])
+def test_missing_files(tmp_path, many):
+    text(tmp_path / "a" / "here.jpg", [])
+    (tmp_path / "a" / "folder.jpg").mkdir()
+    (tmp_path / "a" / "dead.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a" / "link.jpg").symlink_to(tmp_path / "a" / "here.jpg")
+    text(tmp_path / "top.jpg", [])
+    paths = ["a/here.jpg", "a/folder.jpg", "a/dead.jpg", "a/link.jpg", "b/x.jpg", "top.jpg", "no"]
+    missing = files.missing_files(str(tmp_path), paths, many)
+    assert sorted(missing) == ["a/dead.jpg", "a/folder.jpg", "b/x.jpg", "no"]
+
+
+def test_datums_are_dassls(pristine, tmp_path):
+    root, _ = pristine("OxfordPets")
+    datum = data_set("OxfordPets", root, CACHE_DIR=str(tmp_path)).test[4]
+    plain = base.Datum(impath=datum.impath, label=datum.label, classname=datum.classname)
+    assert isinstance(datum, base.Datum) and vars(datum) == vars(plain)
+
+
+def test_the_collector_runs_again_after_a_mistake(tmp_path):
+    (tmp_path / "oxford_pets").mkdir()
+    with pytest.raises(UserError):
+        data_set("OxfordPets", tmp_path)
+    assert gc.isenabled()
+
+
+# --- CoOp's own split files --------------------------------------------------------------------
+
+PUBLISHED = {  # classes, training, validation and test images (CoOp's paper, table of data sets)
+    "OxfordPets": (37, 2944, 736, 3669),
+    "Caltech101": (100, 4128, 1649, 2465),
+    "EuroSAT": (10, 13500, 5400, 8100),
+    "OxfordFlowers": (102, 4093, 1633, 2463),
+    "StanfordCars": (196, 6509, 1635, 8041),
+    "DescribableTextures": (47, 2820, 1128, 1692),
+    "UCF101": (101, 7639, 1898, 3783),
+}
+
+
+def real_split(name):
+    folder = Path(REAL_DATA) / ("eurosat" if name == "EuroSAT" else "splits")
+    return read_split(folder / f"split_zhou_{name}.json")
+
+
+@needs_real_data
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_split_files_are_as_published(name):
+    split = real_split(name)
+    base.check_labels(split, name)
+    classes = {item.label for item in split.train}
+    assert (len(classes), *map(len, split)) == PUBLISHED[name]
+    assert min(Counter(item.label for item in split.train).values()) >= 16
+    assert set(Path(item.path).suffix for part in split for item in part) <= {".jpg"}
+
+
+@needs_real_data
+def test_class_names_of_the_split_files_follow_the_rules():
+    for item in sum(real_split("UCF101"), []):
+        action = item.path.split("/")[1].split("_")[1].replace("HandStand", "Handstand")
+        assert item.classname == ucf101.class_name(action) == item.path.split("/")[0]
+    for item in sum(real_split("DescribableTextures"), []):
+        assert item.classname == item.path.split("/")[0]
+    assert all(item.classname[:4].isdigit() for item in real_split("StanfordCars").test)
+    folders = {item.path.split("/")[0] for part in real_split("StanfordCars") for item in part}
+    assert folders == {"cars_train", "cars_test"}

@@ -1,0 +1,458 @@
+"""Base-to-novel, cross-dataset, domain-shift tables: what joins, what never does, what is told."""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+from make_records import TRANSFER, WHITE_BOX, make, outcome, zero_shot
+
+from advprompt import records
+from advprompt.report import command as report
+from advprompt.report import layouts
+from advprompt.report.costs import cost_sheet
+from advprompt.report.joins import Join, build_joins
+from advprompt.report.tidy import tidy_csv
+from advprompt.utils.io import write_json
+
+FLIPS, SHIFTS = ({"INPUT.TRANSFORMS": [t]} for t in ("random_flip", "random_translation"))
+TWO = {"base": (80, 40, 30), "new": (60, 20, 0)}
+
+
+def listed(made):
+    return {Path(f"run{i}/record.json"): record for i, record in enumerate(made)}
+
+
+def joined(*made):
+    """The only join of these records, and its sheet."""
+    ((join,), tables) = build_joins(listed(made))
+    assert not tables
+    return join, layouts.join_sheet(join)
+
+
+def scored(clean, transfer, white_box):
+    return {"clean": clean, "transfer": transfer, "white_box": white_box}
+
+
+def half(split, seed=1, **changes):
+    """A base-to-novel record of one half of the classes."""
+    facts = {"DATASET.SUBSAMPLE_CLASSES": split, "OUTPUT_DIR": f"{split}/{seed}"}
+    fields = {"protocol": "base2new", "split": split, "seed": seed, "classes": 5, "config": facts}
+    return make(**scored(*TWO[split]) | fields | changes)
+
+
+def across(dataset, seed=1, protocol="xd", source="ImageNet", config=None, **changes):
+    """A record of prompts of ``source``, tested on ``dataset``; older ones have no source."""
+    config = {"DATASET.NAME": dataset, "TEST.PROTOCOL": protocol} | (config or {})
+    record = make(dataset=dataset, protocol=protocol, seed=seed, config=config, **changes)
+    return record if source is None else record | {"source": source}
+
+
+def shown(sheet, block=0, text=" "):
+    """A block's rows without the columns that tell the model."""
+    return [row[3:] for row in sheet.blocks[block].rows if text in " ".join(row)]
+
+
+def test_base_and_new_stand_in_one_table_with_the_mean_of_the_averages():
+    made = [half(split, seed) for split in TWO for seed in (1, 2)]
+    made += [half("base", 3, clean=89), half("new", 3, clean=66)]
+    join, sheet = joined(*made)
+    assert [(c.group, c.name) for c in sheet.blocks[0].columns[3:-1]] == [
+        (figure, name)
+        for figure in ("clean", "transfer PGD-40 16/255 (embedding-KL)", "end-to-end PGD-100 1/255")
+        for name in ("base", "new", "H")
+    ]
+    ((*cells, seeds),) = shown(sheet)
+    assert cells == [
+        "83.0 ± 12.9",
+        "62.0 ± 8.6",
+        "71.0",  # 2 * 83 * 62 / 145, of the averages
+        "40.0 ± 0.0",
+        "20.0 ± 0.0",
+        "26.7",
+        "30.0 ± 0.0",
+        "0.0 ± 0.0",
+        "0.0",
+    ]
+    assert seeds == "3" and not sheet.notes
+    assert sheet.title == "EuroSAT, base-to-novel, 5 base and 5 new classes, tiny"
+
+
+def test_zero_shot_rows_join_whatever_their_protocol():
+    halves = [half(split) for split in TWO]
+    own = [zero_shot(split=s, classes=5, config={"DATASET.SUBSAMPLE_CLASSES": s}) for s in TWO]
+    under = [record | {"protocol": "base2new"} for record in own]
+    for untrained in (own, under):
+        _, sheet = joined(*halves, *untrained)
+        assert [row[0] for row in sheet.blocks[0].rows] == ["ZeroshotCLIP", "AdvPT"]
+    ((join,), _) = build_joins(listed(under))  # alone
+    assert len(join.rows) == 1
+    _, tables = build_joins(listed(own))
+    assert len(tables) == 2
+
+
+APART = {
+    "data": {"dataset": "Caltech101"},
+    "subset": {"subset": 100},
+    "backbone": {"backbone": "ViT-B/16"},
+    "weights": {"weights_sha256": "cd" * 32},
+    "attacks": {"attacks": [TRANSFER | outcome(20)]},
+    "threat": {"attacks": [TRANSFER | outcome(20), WHITE_BOX | outcome(0) | {"eps": "4/255"}]},
+}
+
+
+@pytest.mark.parametrize("changes", APART.values(), ids=APART)
+def test_halves_of_other_settings_never_meet(changes):
+    joins, _ = build_joins(listed([half("base"), half("new", **changes)]))
+    assert [len(join.tables) for join in joins] == [1, 1]
+    for join in joins:
+        assert any(note.startswith("missing: ") for note in join.notes)
+        assert shown(layouts.join_sheet(join))[0].count("–") == 2 * (1 + len(join.signatures))
+
+
+def test_other_training_is_another_row():
+    made = [
+        half(s, config={"DATASET.SUBSAMPLE_CLASSES": s, "OPTIM.LR": lr})
+        for s in TWO
+        for lr in (0.1, 0.2)
+    ]
+    join, sheet = joined(*made)
+    assert [row.row.name for row in join.rows] == ["AdvPT (OPTIM.LR=0.1)", "AdvPT (OPTIM.LR=0.2)"]
+    assert all("–" not in row for row in shown(sheet))
+
+
+def test_missing_halves_seeds_and_duplicates_are_told():
+    older = {"created": "2024-01-01T00:00:00+00:00"}
+    made = [half("base", 1), half("base", 2), half("new", 1), half("base", 1) | older]
+    made += [half("base", trainer="APD")]
+    join, sheet = joined(*made)
+    assert sorted(note.partition(":")[0] for note in sheet.notes) == ["duplicate"] + ["missing"] * 3
+    text = " ".join(sheet.notes)
+    assert "AdvPT, 16 shots has no seed 2 on the new classes" in text
+    assert "APD, 16 shots has no run on the new classes" in text
+    assert "run3/record.json" in text
+    assert [row[-1] for row in sheet.blocks[0].rows] == ["1", "1 to 2"]
+
+
+def test_another_test_set_of_a_half_keeps_a_table_of_its_own():
+    made = [half("base"), half("new"), half("new", 2), half("new", 3, n=150)]
+    (join,), (table,) = build_joins(listed(made))
+    assert table.first["clean"]["n"] == 150
+    assert any(note.startswith("apart: ") and "run3" in note for note in join.notes)
+
+
+def test_a_smaller_test_set_than_the_subset_is_whole_and_joins():
+    sizes = [
+        half("base", subset=100, n=100, config={"TEST.SUBSET": 100}),
+        half("new", n=70, config={"TEST.SUBSET": 100}),
+    ]
+    _, sheet = joined(*sizes)
+    assert any("base 100, new 70 (a fixed" in fact for fact in sheet.facts)
+
+
+def test_source_targets_and_average_stand_in_a_block_per_figure():
+    made = [
+        across(name, seed, clean=clean + seed)
+        for name, clean in (("ImageNet", 69), ("EuroSAT", 40), ("OxfordPets", 81))
+        for seed in (0, 1, 2)
+    ]
+    made += [zero_shot(dataset=name) for name in ("EuroSAT", "OxfordPets", "ImageNet", "Food101")]
+    joins, (alone,) = build_joins(listed(made))
+    assert alone.first["dataset"] == "Food101"  # which no prompt was tested on
+    (join,) = joins
+    sheet = layouts.join_sheet(join)
+    assert [block.heading for block in sheet.blocks] == [
+        "clean",
+        "transfer PGD-40 16/255 (embedding-KL)",
+        "end-to-end PGD-100 1/255",
+    ]
+    assert [(c.group, c.name) for c in sheet.blocks[0].columns[3:]] == [
+        ("source", "ImageNet"),
+        ("target", "Pets"),
+        ("target", "EuroSAT"),
+        ("target", "average"),
+        ("", "seeds n"),
+    ]
+    (zero, prompts) = shown(sheet)
+    assert zero == ["80.0", "80.0", "80.0", "80.0", "1"]
+    assert prompts == ["70.0 ± 2.5", "82.0 ± 2.5", "41.0 ± 2.5", "61.5 ± 2.5", "3"]
+    assert sheet.title == "ImageNet to 2 data sets, cross-dataset, tiny"
+    (gap,) = [note for note in sheet.notes if "papers" in note]
+    assert "Caltech101" in gap and "EuroSAT" not in gap
+
+
+def test_a_source_without_its_targets_has_no_average():
+    """As when a report is asked for of the source's folder alone."""
+    (join,), _ = build_joins(listed([across("ImageNet"), across("ImageNet", seed=2)]))
+    sheet = layouts.join_sheet(join)
+    assert sheet.title == "ImageNet without a target, cross-dataset, tiny"
+    assert [(c.group, c.name) for c in sheet.blocks[0].columns[3:]] == [
+        ("source", "ImageNet"),
+        ("", "seeds n"),
+    ]
+    assert [len(row) for row in shown(sheet)] == [2]
+
+
+def test_a_target_that_would_be_augmented_otherwise_is_the_same_model():
+    made = [across("ImageNet", config=FLIPS), across("Shapes", config=SHIFTS)]
+    (join,), _ = build_joins(listed(made))
+    (row,) = join.rows
+    assert set(row.parts) == {"ImageNet", "Shapes"}
+
+
+def ambiguous(join):
+    """The paths that each note on twins names, such as ``01`` for run0 and run1."""
+    notes = [note for note in join.notes if note.startswith("ambiguous: ")]
+    return ["".join(re.findall(r"run(\d+)/record", note)) for note in notes]
+
+
+def test_models_that_every_part_tells_apart_are_rows_of_their_own():
+    made = [
+        across(name, seed, config=config, clean=clean + 5 * (name == "ImageNet"))
+        for name in ("ImageNet", "EuroSAT", "Shapes")
+        for seed in (1, 2)
+        for config, clean in ((FLIPS, 60), (SHIFTS, 70))
+    ]
+    join, sheet = joined(*made)
+    assert [row.row.name for row in join.rows] == [
+        'AdvPT (INPUT.TRANSFORMS=["random_flip"])',
+        'AdvPT (INPUT.TRANSFORMS=["random_translation"])',
+    ]
+    assert [[cell[:4] for cell in row[:4]] for row in shown(sheet)] == [
+        ["65.0", "60.0", "60.0", "60.0"],
+        ["75.0", "70.0", "70.0", "70.0"],
+    ]
+    assert not ambiguous(join)
+
+
+TWINS = {  # the twins, the rest of the row, what it shows
+    "sources": ([("ImageNet", FLIPS), ("ImageNet", SHIFTS)], [("EuroSAT", FLIPS)], ["EuroSAT"]),
+    "targets": ([("EuroSAT", FLIPS), ("EuroSAT", SHIFTS)], [("ImageNet", FLIPS)], ["ImageNet"]),
+    "another setting": (
+        [("EuroSAT", {"DATASET.TEMPLATE": text}) for text in ("", "a {}.")],
+        [("ImageNet", {"DATASET.TEMPLATE": ""})],
+        ["ImageNet"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("twins", "rest", "kept"), TWINS.values(), ids=TWINS)
+def test_twins_that_nothing_tells_apart_are_left_out(twins, rest, kept):
+    made = [across(name, config=config) for name, config in twins + rest]
+    made[1]["created"] = "2099-01-01T00:00:00+00:00"  # being newer, it was the row's figure
+    (join,), (table,) = build_joins(listed(made))
+    (row,) = join.rows
+    assert list(row.parts) == kept and ambiguous(join) == ["01"]
+    assert not any(note.startswith(("missing: AdvPT", "duplicate")) for note in join.notes)
+    assert len(table.rows) == 2 and table.first["dataset"] == twins[0][0]  # where they stand
+
+
+def test_untrained_models_of_other_templates_do_not_mix():
+    untrained = [zero_shot(dataset="EuroSAT", config={"DATASET.TEMPLATE": t}) for t in ("", "a {}")]
+    made = [across("ImageNet"), across("EuroSAT"), zero_shot(dataset="ImageNet"), *untrained]
+    (join,), _ = build_joins(listed(made))
+    assert ambiguous(join) == ["34"] and len(join.rows) == 2
+
+
+def test_few_shot_twins_of_the_source_are_left_out():
+    sources = [make(dataset="ImageNet", clean=c, config=t) for c, t in ((70, FLIPS), (90, SHIFTS))]
+    made = [across("EuroSAT", config=SHIFTS), *sources]
+    (join,), tables = build_joins(listed(made))
+    (row,) = join.rows
+    assert list(row.parts) == ["EuroSAT"] and ambiguous(join) == ["12"]
+    assert sum(len(table.rows) for table in tables) == 2
+    newer = {"created": "2099-01-01T00:00:00+00:00"}
+    again = make(dataset="ImageNet", clean=75, config=FLIPS) | newer
+    (join,), _ = build_joins(listed([made[0], again, sources[0]]))  # one model, tested twice
+    assert join.rows[0].mean("ImageNet") == 75 and not ambiguous(join)
+
+
+@pytest.mark.parametrize("style", [*report.WRITERS, "html"])
+def test_a_join_of_twins_alone_still_says_so(style, tmp_path):
+    made = [
+        across(name, config=FLIPS | {"DATASET.VAL_PERCENT": v + i})
+        for i, name in enumerate(("ImageNet", "EuroSAT"))
+        for v in (0.1, 0.2)
+    ]
+    (join,), tables = build_joins(listed(made))
+    assert not join.rows and ambiguous(join) == ["01", "23"] and len(tables) == 2
+    for i, record in enumerate(made):
+        records.write_record(tmp_path / f"run{i}", record)
+    text, _ = report.render([str(tmp_path)], style, costs=True)
+    assert "several models on" in " ".join(text.split())
+
+
+def test_a_missing_target_is_told_and_its_average_left_out():
+    made = [across("Shapes", source="Shapes"), across("EuroSAT", source="Shapes")]
+    made += [across("Caltech101", source="Shapes", trainer="APD")]
+    _, sheet = joined(*made)
+    rows = {row[0]: row[3:] for row in sheet.blocks[0].rows}
+    assert rows == {
+        "APD": ["–", "80.0", "–", "–", "1"],
+        "AdvPT": ["80.0", "–", "80.0", "–", "1"],
+    }
+    assert "missing: APD, 16 shots has no run on Shapes, EuroSAT" in sheet.notes
+
+
+def test_the_few_shot_run_stands_for_the_source_figure():
+    few_shot = [
+        make(dataset="ImageNet", **c)
+        for c in ({"config": {}, "clean": 70}, {"config": {"OPTIM.LR": 9}})
+    ]
+    made = [across("EuroSAT"), across("EuroSAT", 2), *few_shot]
+    (join,), tables = build_joins(listed(made))
+    ((source, target, *_),) = shown(layouts.join_sheet(join))
+    assert (source, target) == ("70.0", "80.0 ± 0.0")
+    assert "no seed 2 on ImageNet" in " ".join(join.notes)
+    (table,) = tables  # where it stands as well, beside the one of another training
+    assert len(table.rows) == 2
+    made[0] = across("EuroSAT", config={"OPTIM.LR": 9})
+    (join,), _ = build_joins(listed(made))
+    assert sorted(list(row.parts) for row in join.rows) == [["EuroSAT"], ["ImageNet", "EuroSAT"]]
+
+
+def test_sources_and_protocols_are_tables_of_their_own():
+    made = [
+        across(name, protocol=protocol, source=source)
+        for name in ("ImageNetV2", "EuroSAT")
+        for protocol in ("xd", "dg")
+        for source in ("ImageNet", "Shapes", None)
+    ]
+    joins, alone = build_joins(listed(made))
+    assert len(joins) == 4 and all(len(join.rows) == 1 for join in joins)
+    assert len(alone) == 4 and all("source: " in " ".join(table.notes) for table in alone)
+    tables = report.build_tables(listed(made))  # as the CSV has them: nothing is a duplicate
+    assert not any(note.startswith("duplicate") for table in tables for note in table.notes)
+
+
+def test_prompts_of_unknown_source_are_averaged_with_none():
+    older = [{k: v for k, v in across("EuroSAT", 3).items() if k != "source"}]
+    made = [across("EuroSAT", 1), across("EuroSAT", 2, source=None), *older]
+    made += [across("EuroSAT", 2, source=None, clean=70), zero_shot()]
+    (join,), (alone,) = build_joins(listed(made))
+    assert [set(row.row.shots for row in join.rows), len(alone.rows)] == [{0, 16}, 4]
+    (table,) = report.build_tables(listed(made))
+    for rows in (alone.rows, table.rows):
+        assert all(len(row.runs) == 1 for row in rows) and len({r.name for r in rows}) == len(rows)
+    named = {row.name.partition("(")[2] for row in table.rows if row.shots}
+    assert named == {f'source="{s}")' for s in ("ImageNet", "unknown 1", "unknown 2", "unknown 3")}
+    for notes in (alone.notes, table.notes):
+        assert [
+            f"run{i}/" in note for i, note in zip((1, 2, 3), sorted(notes), strict=True)
+        ] == 3 * [True]
+    text = tidy_csv([table])
+    assert {row["source"] for row in csv.DictReader(io.StringIO(text))} == {
+        "",
+        "ImageNet",
+        "unknown 1",
+        "unknown 2",
+        "unknown 3",
+    }
+
+
+def test_an_unknown_source_may_be_the_tested_data():
+    made = [across("ImageNet", source=None), across("EuroSAT"), across("EuroSAT", 2)]
+    (join,), (table,) = build_joins(listed(made))
+    assert list(join.tables) == ["EuroSAT"] and table.first["dataset"] == "ImageNet"
+
+
+def test_domain_shift_has_the_papers_columns():
+    names = ("ImageNetR", "ImageNetA", "ImageNet", "ImageNetSketch", "ImageNetV2")
+    _, sheet = joined(*(across(name, protocol="dg") for name in names))
+    columns = [column.heading for column in sheet.blocks[0].columns[3:]]
+    assert columns[:5] == [
+        "source ImageNet",
+        "target -V2",
+        "target -Sketch",
+        "target -A",
+        "target -R",
+    ]
+    assert sheet.title == "ImageNet to 4 shifted data sets, domain shift, tiny"
+    assert not sheet.notes
+
+
+def test_self_checks_name_the_test():
+    attacks = [TRANSFER | outcome(20), WHITE_BOX | outcome(0) | {"warnings": ["zero_grad_share"]}]
+    _, sheet = joined(half("base"), half("new", attacks=attacks))
+    (note,) = sheet.notes
+    assert note.startswith("self-check: on the new classes: AdvPT, 16 shots, seed 1, end-to-end")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = [half(s) for s in TWO] + [across("ImageNet"), across("EuroSAT"), make(shots=1)]
+    for i, record in enumerate(made):
+        write_json(tmp_path / f"run{i}" / records.FILE_NAME, record)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("style", report.WRITERS)
+def test_every_format_holds_the_joins_and_costs(style, folder, monkeypatch):
+    monkeypatch.setattr(records, "validate_record", lambda record, where="": record)
+    text, remarks = report.render([folder], style, costs=True)
+    assert not remarks
+    flat = " ".join(text.replace("\\", "").split())
+    for wanted in (
+        "68.6",
+        "base-to-novel, 5 base and 5 new classes",
+        "ImageNet to 1 data set,",
+        "Costs: EuroSAT, few-shot",
+        "seconds",
+        "no run on",
+    ):
+        assert wanted in flat, wanted
+    assert flat.count("few-shot, 10 classes") == 2  # with its costs; no table for a split alone
+    if style == "latex":
+        assert r"\multicolumn{3}{c}{clean}" in text and r"\cmidrule(lr){4-6}" in text
+
+
+def test_csv_stays_long(folder, monkeypatch):
+    monkeypatch.setattr(records, "validate_record", lambda record, where="": record)
+    text, remarks = report.render([folder], "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {(r["dataset"], r["protocol"], r["split"], r["source"]) for r in rows} == {
+        ("EuroSAT", "base2new", "base", ""),
+        ("EuroSAT", "base2new", "new", ""),
+        ("ImageNet", "xd", "all", ""),
+        ("EuroSAT", "xd", "all", "ImageNet"),
+        ("EuroSAT", "few_shot", "all", ""),
+    }
+    assert len(rows) == 5 * 3 and any("papers" in remark for remark in remarks)
+
+
+def test_the_first_images_are_no_whole_test_set_anywhere():
+    from advprompt.cli import export
+
+    (table,) = report.build_tables({Path("a"): make(config={"TEST.FIRST": 50})})
+    (row, *_) = csv.DictReader(io.StringIO(tidy_csv([table])))
+    assert (row["subset"], row["first"]) == ("", "50")
+    told = "the first by file name, TEST.FIRST 50"
+    assert any(told in line for line in layouts.caption(table))
+    assert any(told in line for line in export._figures(export.figures(table.first)))
+
+
+def test_costs_are_means_over_seeds_of_all_tests():
+    seconds = {"train": 100.0, "bank": 5.0, "eval": 30.0}
+    made = [half("base", s, seconds=seconds | {"train": 100.0 * s}) for s in (1, 2)]
+    made += [half("new", s, seconds={"eval": 12.0}) for s in (1, 2)]
+    join, _ = joined(*made)
+    ((*_, parameters, epochs, train, bank, evaluation, device),) = cost_sheet(join).blocks[0].rows
+    assert (parameters, epochs, train, bank, evaluation) == ("4096", "50", "150", "5.0", "42")
+    assert "CPU" in device and isinstance(join, Join)
+
+
+def test_costs_are_means_over_the_seeds_that_have_them():
+    trained = {"train": 100.0, "bank": 5.0, "eval": 30.0}
+    made = [across("ImageNet", 1, seconds=trained)]
+    made += [across("EuroSAT", seed, seconds={"eval": 12.0}) for seed in (1, 2, 3)]
+    made += [across(n, trainer="CoOp", seconds={"eval": 8.0}) for n in ("ImageNet", "EuroSAT")]
+    made += [across("EuroSAT", 2, trainer="CoOp", seconds={"eval": 8.0})]
+    made += [across(n, s, trainer="APD") for n, s in (("ImageNet", 1), ("EuroSAT", 2))]
+    join, _ = joined(*made)
+    rows = {row[0]: row[5:8] for row in cost_sheet(join).blocks[0].rows}
+    assert rows == {
+        "APD": ["–", "–", "–"],
+        "AdvPT": ["100", "5.0", "42"],
+        "CoOp": ["–", "–", "16"],
+    }

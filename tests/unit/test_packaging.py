@@ -1,0 +1,148 @@
+"""What pip installs: one package called advprompt, with everything it needs inside."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("trainers", "datasets", "tools", "compat", "configs", "scripts")
+FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "constraints-cpu.txt")
+INSIDE = {folder: f"advprompt/{folder}" for folder in FOLDERS} | {"trainers": "advprompt"}
+SHIPPED = {".py", ".yaml", ".safetensors", ".md", ".sh"}
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command, cwd):
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the sources: building writes beside setup.py."""
+    copy = tmp_path_factory.mktemp("source")
+    for folder in FOLDERS:
+        ignore = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
+    for name in FILES:
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def site(source, tmp_path_factory):
+    """The unpacked wheel, as it would lie in site-packages."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "wheel", ".", "--no-deps", "--no-build-isolation", "-w", folder, cwd=source)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_only_advprompt_reaches_site_packages(site):
+    names = {path.name for path in site.iterdir() if path.suffix != ".dist-info"}
+    assert names == {"advprompt"}
+
+
+def test_every_file_of_the_clone_is_shipped(source, site):
+    expected = set()
+    for folder in FOLDERS:
+        for path in (source / folder).rglob("*"):
+            if path.is_file() and path.suffix in SHIPPED:
+                expected.add(f"{INSIDE[folder]}/{path.relative_to(source / folder).as_posix()}")
+    shipped = {p.relative_to(site).as_posix() for p in (site / "advprompt").rglob("*")}
+    assert expected - shipped == set()
+    assert any(name.endswith(".yaml") for name in shipped)
+
+
+def test_metadata(site):
+    (info,) = site.glob("*.dist-info")
+    text = (info / "METADATA").read_text(encoding="utf-8")
+    version = (ROOT / "trainers" / "version.py").read_text(encoding="utf-8")
+    assert f"Version: {re.search(r'= .(.+).$', version.strip())[1]}" in text
+    assert "Requires-Python: >=3.10" in text
+    assert "Requires-Dist: torch>=2.0" in text
+    for extra in ("dassl", "defences", "slurm", "test"):
+        assert f"Provides-Extra: {extra}" in text
+    entry_points = (info / "entry_points.txt").read_text(encoding="utf-8")
+    assert "advprompt = advprompt.tools.cli:main" in entry_points
+    assert list(info.rglob("LICENSE"))
+
+
+IMPORTS = """
+import pathlib, site, sys
+home, folder = map(pathlib.Path, sys.argv[1:])
+# an editable install that this environment may already have would answer first
+old = "__editable___advprompt"
+sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith(old)]
+for name in [name for name in sys.modules if name.startswith(old)]:
+    del sys.modules[name]
+sys.path.insert(0, str(folder))
+site.addsitedir(folder)  # as site-packages: runs the hook of an editable install
+import advprompt, dassl
+import advprompt.datasets, advprompt.tools.report, advprompt.compat
+from dassl.engine import TRAINER_REGISTRY
+assert home.resolve() in pathlib.Path(advprompt.__file__).resolve().parents, advprompt.__file__
+assert "AdvPT" in TRAINER_REGISTRY.registered_names()
+try:
+    advprompt.load("nowhere")
+except advprompt.UserError as error:
+    assert "'nowhere' is no export" in str(error)
+import advprompt.tools.export
+assert not {"trainers", "datasets", "tools", "compat"} & set(sys.modules), "top-level names"
+sys.argv = ["advprompt", "report", "nowhere"]
+from advprompt.tools.cli import main
+main()
+"""
+
+
+def check_imports(home, site_packages, cwd):
+    """Import everything and run the command with a missing folder: one sentence, code 2."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, str(home), str(site_packages)],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: 'nowhere' does not exist")
+
+
+def test_the_wheel_works(site, tmp_path):
+    check_imports(site, site, tmp_path)
+
+
+def test_an_editable_install_works(source, tmp_path):
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install")
+    target = tmp_path / "site"
+    run(*pip, "-e", ".", "--no-deps", "--no-build-isolation", "--target", target, cwd=source)
+    assert not {path.name for path in target.iterdir()} & set(FOLDERS)
+    check_imports(source, target, tmp_path)
+
+
+def test_the_source_archive_holds_the_configs(source):
+    run(sys.executable, "setup.py", "-q", "sdist", "--formats=zip", cwd=source)
+    (archive,) = (source / "dist").glob("*.zip")
+    with zipfile.ZipFile(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.namelist()}
+    assert any(name.startswith("configs/") and name.endswith(".yaml") for name in names)
+    assert {"setup.py", "pyproject.toml", "LICENSE", "constraints-cpu.txt"} <= names
+    assert "trainers/version.py" in names

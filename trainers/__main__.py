@@ -1,0 +1,5 @@
+"""``python -m advprompt`` is the console command."""
+
+from .cli.main import main
+
+main()

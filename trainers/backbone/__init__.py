@@ -1,0 +1,17 @@
+"""Frozen CLIP backbones: adapters, towers, text features, loading."""
+
+from .adapter import CLIPAdapter
+from .features import Prompts, text_features
+from .loading import OPENAI, load_clip, make_adapter
+from .tiny import expand_tiny, load_tiny_state
+
+__all__ = [
+    "OPENAI",
+    "CLIPAdapter",
+    "Prompts",
+    "expand_tiny",
+    "load_clip",
+    "load_tiny_state",
+    "make_adapter",
+    "text_features",
+]

@@ -1,0 +1,492 @@
+"""One face for every CLIP: frozen towers, pixels in [0,1], raw features, exact fast text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..utils.errors import UserError
+from . import agreement, tower, vision
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# data type of the weights
+PRECISIONS = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "amp": torch.float32,
+}
+# what may happen to the tokens between two text blocks: (layer, x, rows, start) -> x
+Between = Callable[[int, torch.Tensor, slice, int], torch.Tensor]
+
+
+class CLIPAdapter(nn.Module):
+    """A frozen CLIP of any provider behind one interface.
+
+    Features are raw (not normalised) float32 in every precision. The model stays in evaluation
+    mode and its parameters never receive gradients; gradients pass through to pixels and prompts.
+
+    Args:
+        model: a CLIP of open_clip or of OpenAI's ``clip`` (a fork's copy included).
+        tokenizer: see :class:`trainers.prompting.tokens.Tokenizer`.
+        name: the name it was asked for by.
+        sha256: hex digest of the weights' content.
+        mean, std: per-channel statistics of the image preprocessing, in [0,1] units.
+        interpolation: how the images it was trained on were resized.
+        precision: ``fp32``; ``fp16`` or ``bf16`` (weights in that type); ``amp`` (autocast around
+            fp32 weights: float16 on a GPU, bfloat16 on a CPU).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer,
+        *,
+        name: str,
+        sha256: str,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        interpolation: str = "bicubic",
+        precision: str = "fp32",
+    ):
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}"
+            )
+        self.name, self.sha256 = name, sha256
+        self.tokenizer, self.interpolation = tokenizer, interpolation
+        self.model = model.requires_grad_(False).eval()
+        self.training = False
+        # open_clip's CustomTextCLIP keeps its text tower in a module of its own
+        self._custom_text = hasattr(model, "text")
+        # CoCa's encoders return unit length unless told
+        self._raw = {"normalize": False} if agreement.normalizes(model) else {}
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._describe_image_tower(model.visual)
+        self._describe_text_tower()
+        self.precision = "fp32"  # the towers are tried in full precision, whatever they serve in
+        agreement.settle(self)
+        self.precision, self.model = precision, _cast(model, precision)
+        self.logit_scale = float(model.logit_scale.detach().float().exp())
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    def _describe_image_tower(self, visual: nn.Module) -> None:
+        size = getattr(visual, "input_resolution", None) or getattr(visual, "image_size", 224)
+        self.resolution = int(size[0] if isinstance(size, (tuple, list)) else size)
+        self._set_image_face(vision.face_of(visual))
+
+    def _set_image_face(self, face) -> None:
+        self.is_vit = face is not None
+        self.vision_layers = len(face.block_modules) if face else None
+        self.vision_width = face.width if face else None
+        # blocks that run here are faster than through the provider's attention module
+        self._by_blocks = bool(face) and all(map(tower.is_standard, face.block_modules))
+
+    def _describe_text_tower(self) -> None:
+        text = self._text
+        blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
+        positions = getattr(text, "positional_embedding", None)
+        # Hugging Face towers and CoCa's extra class token go through the provider only
+        self.takes_prompts = (
+            blocks is not None and positions is not None and getattr(text, "cls_emb", None) is None
+        )
+        self.context_length = int(
+            getattr(text, "context_length", None) or self.tokenizer.context_length
+        )
+        self.text_layers = len(blocks) if blocks is not None else None
+        self.text_width = int(positions.shape[-1]) if positions is not None else None
+        self._pool_type = getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax"))
+        self._eos_id = getattr(text, "eos_id", getattr(text, "text_eos_id", None))
+        self._causal_mask = None
+        if self.takes_prompts:
+            mask = getattr(text, "attn_mask", None)  # open_clip; OpenAI's blocks hold it themselves
+            mask = getattr(blocks[0], "attn_mask", None) if mask is None else mask
+            self.takes_prompts = mask is None or tower.is_causal(mask)
+            self._causal_mask = mask
+        # whether cutting at the end token and sharing the prefix are exact for this tower
+        self.causal = (
+            self.takes_prompts
+            and self._causal_mask is not None
+            and self._pool_type in ("argmax", "eos")
+            and all(tower.is_standard(block) for block in blocks)
+        )
+        probe = getattr(text, "text_projection", None)
+        if isinstance(probe, nn.Linear):
+            self.embed_dim = probe.out_features
+        elif probe is not None:
+            self.embed_dim = int(probe.shape[1])
+        else:
+            self.embed_dim = int(getattr(text, "output_dim", None) or self.text_width)
+
+    @property
+    def _text(self) -> nn.Module:
+        return self.model.text if self._custom_text else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights (float32 under ``amp``)."""
+        return PRECISIONS[self.precision]
+
+    def train(self, mode: bool = True) -> CLIPAdapter:
+        """Stay in evaluation mode: CLIP is frozen, batch statistics included."""
+        return super().train(False)
+
+    def autocast(self):
+        """Return the context in which the towers run: autocast under ``amp``, else nothing."""
+        if self.precision != "amp":
+            return contextlib.nullcontext()
+        dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def without_image_tower(self) -> CLIPAdapter:
+        """Free the image tower (prompt tuning on stored embeddings does not need it)."""
+        self.model.visual = None
+        return self
+
+    def check_input(self, size, interpolation: str) -> None:
+        """Compare the images that a config makes with those the backbone was trained on.
+
+        Args:
+            size: ``INPUT.SIZE``.
+            interpolation: ``INPUT.INTERPOLATION``; another than the backbone's is warned of.
+
+        Raises:
+            UserError: another size.
+        """
+        if tuple(size) != (self.resolution, self.resolution):
+            raise UserError(
+                f"INPUT.SIZE is {tuple(size)} but backbone {self.name} takes "
+                f"({self.resolution}, {self.resolution}); set INPUT.SIZE to that"
+            )
+        if interpolation != self.interpolation:
+            print(
+                f"warning: images are resized by '{interpolation}', but backbone {self.name} was "
+                f"trained on images resized by '{self.interpolation}' (INPUT.INTERPOLATION)"
+            )
+
+    # -- images ----------------------------------------------------------------------------------
+
+    def _normalized(self, pixels: torch.Tensor, check: bool) -> torch.Tensor:
+        self._present_image_tower()
+        if check:
+            low, high = float(pixels.min()), float(pixels.max())
+            if not (low >= -1e-4 and high <= 1 + 1e-4):  # also refuses NaN
+                raise UserError(
+                    f"pixels range over [{low:.3g}, {high:.3g}] but must lie in [0, 1]; remove "
+                    "'normalize' from INPUT.TRANSFORMS, CLIP's mean and std are applied inside"
+                )
+        if pixels.shape[-2:] != (self.resolution, self.resolution):
+            height, width = pixels.shape[-2:]
+            raise UserError(
+                f"images of {height}x{width} pixels do not fit {self.name}, which takes "
+                f"{self.resolution}x{self.resolution}; set INPUT.SIZE to "
+                f"({self.resolution}, {self.resolution})"
+            )
+        return ((pixels - self.mean) / self.std).to(self.dtype)
+
+    def encode_image(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+        """Encode images, block by block where that is faster than the provider's own way.
+
+        Args:
+            pixels: (B, 3, H, W) in [0, 1], H = W = ``resolution``.
+            check: refuse pixels outside [0, 1] (by more than 1e-4) with the observed range.
+
+        Returns:
+            (B, D) raw features, float32.
+
+        Raises:
+            UserError: pixels out of range (with ``check``) or of the wrong size.
+        """
+        if not self._by_blocks:
+            return self.provider_image(pixels, check=check)
+        tokens = self.patch_tokens(pixels, check=check)  # (B, N, d_v)
+        for block in self.pooling_blocks:
+            tokens = block(tokens)
+        return self.pool_image(tokens)
+
+    def provider_image(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+        """Encode images as :meth:`encode_image`, by the provider's own ``encode_image``."""
+        x = self._normalized(pixels, check)
+        with self.autocast():
+            return self.model.encode_image(x, **self._raw).float()
+
+    def patch_tokens(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+        """Return what enters the first image block: native tokens, positions added, normalised.
+
+        Native tokens are [CLS], where the tower has one, and the patches.
+
+        Returns:
+            (B, N, d_v).
+        """
+        return self.norm_tokens(self.embed_patches(pixels, check=check))
+
+    def embed_patches(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+        """Return the native tokens with positions, (B, N, d_v), before the norm."""
+        face = self._image_face
+        x = self._normalized(pixels, check)
+        with self.autocast():
+            return face.embed(x)
+
+    def norm_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Apply the norm before block 0 (``ln_pre``) to tokens (B, N, d_v) of any number N."""
+        with self.autocast():
+            return self._image_face.norm(tokens)
+
+    @property
+    def image_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+        """The image blocks as functions on tokens (B, N, d_v) of any number N."""
+        return self._image_face.callables(self._block)
+
+    @property
+    def pooling_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+        """The image blocks for features alone: the last computes no token that nobody reads.
+
+        Where pooling reads [CLS] only, the last block gives (B, 1, d_v), otherwise all tokens.
+        """
+        blocks, face = self.image_blocks, self._image_face
+        if self._by_blocks and face.pools_first:
+            blocks[-1] = self._block(face.block_modules[-1], first=1)
+        return blocks
+
+    def pool_image(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Turn the tokens (B, N, d_v) after the last block into raw features (B, D), float32."""
+        face = self._image_face
+        with self.autocast():
+            return face.pool(tokens).float()
+
+    @property
+    def _image_face(self):
+        """The image tower taken apart; made afresh because the tower may be freed or replaced."""
+        if not self.is_vit:
+            raise UserError(
+                f"backbone {self.name} is not a vision transformer that runs block by block, so "
+                "its image tower takes no prompts; choose a ViT backbone or a method with text "
+                "prompts only"
+            )
+        return vision.face_of(self._present_image_tower())
+
+    def _present_image_tower(self) -> nn.Module:
+        if self.model.visual is None:
+            raise RuntimeError(f"the image tower of {self.name} has been freed")
+        return self.model.visual
+
+    # -- text ------------------------------------------------------------------------------------
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        """Tokenize texts to (K, context_length) ids on the device.
+
+        Raises:
+            UserError: a text is longer than the context.
+        """
+        return self.tokenizer(texts, self.context_length).to(self.device)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of rows of the token embedding."""
+        self._need_prompts()
+        return self._text.token_embedding.num_embeddings
+
+    def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Look up token embeddings: ids (K, L) -> (K, L, d_t), without positions."""
+        self._need_prompts()
+        return self._text.token_embedding(tokens.to(self.device)).to(self.dtype)
+
+    def end_of_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the position (K,) of the end token in ids (K, L)."""
+        if self._pool_type == "eos":
+            return (tokens == self._eos_id).int().argmax(dim=-1)
+        return tokens.argmax(dim=-1)  # CLIP's end token has the highest id
+
+    def add_positions(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Add the positional part to embeddings (K, L, d_t): what enters the first text block."""
+        self._need_prompts()
+        positions = self._text.positional_embedding[: embeddings.shape[1]]  # (L, d_t)
+        return embeddings.to(self.dtype) + positions.to(self.dtype)
+
+    @property
+    def text_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+        """The text blocks as functions on tokens (K, L, d_t); causal where the tower is."""
+        self._need_prompts()
+        blocks = self._text.transformer.resblocks
+        return [self._block(block, self._causal_mask) for block in blocks]
+
+    def pool_text(self, x: torch.Tensor, eot: torch.Tensor) -> torch.Tensor:
+        """Turn the tokens (K, L, d_t) after the last block into raw features (K, D), float32.
+
+        Args:
+            eot: (K,) position of the end token within L.
+        """
+        text = self._text
+        with self.autocast():
+            if self._pool_type in ("argmax", "eos"):
+                rows = torch.arange(len(x), device=x.device)
+                x = text.ln_final(x[rows, eot.to(x.device)])  # (K, d_t)
+            elif self._pool_type in ("first", "last"):
+                x = text.ln_final(x[:, 0 if self._pool_type == "first" else -1])
+            else:
+                raise UserError(
+                    f"backbone {self.name} pools its text by '{self._pool_type}', which learned "
+                    "prompts do not support; choose another backbone"
+                )
+            if isinstance(text.text_projection, nn.Linear):
+                x = text.text_projection(x)
+            elif text.text_projection is not None:
+                x = x @ text.text_projection
+            return x.float()
+
+    def provider_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Encode token ids (K, L) by the provider's own ``encode_text``: raw (K, D), float32."""
+        return self.model.encode_text(tokens, **self._raw).float()
+
+    def encode_text(self, tokens: torch.Tensor, *, class_chunk: int = 0) -> torch.Tensor:
+        """Encode token ids (K, L) to raw features (K, D), float32.
+
+        A causal tower goes through :meth:`encode_prompts` with the longest common prefix of the
+        texts, any other through the provider's own ``encode_text``.
+        """
+        if not self.causal:
+            chunks = tokens.to(self.device).split(class_chunk or len(tokens))
+            with self.autocast():
+                return torch.cat([self.provider_text(part) for part in chunks])
+        eot = self.end_of_text(tokens)
+        same = (tokens == tokens[:1]).all(dim=0)  # (L,)
+        shared = int(same.cumprod(dim=0).sum())
+        return self.encode_prompts(
+            self.embed_tokens(tokens), eot, shared=shared, class_chunk=class_chunk
+        )
+
+    def encode_prompts(
+        self,
+        embeddings: torch.Tensor,
+        eot: torch.Tensor,
+        *,
+        shared: int = 0,
+        class_chunk: int = 0,
+        between: Between | None = None,
+    ) -> torch.Tensor:
+        """Encode prompts given as embeddings; exact, but without the work that cannot matter.
+
+        A causal tower is cut after the last end token, and the first ``shared`` positions, which
+        must be the same for all classes, are computed once from row 0 (their gradient goes there);
+        each class then attends to their keys and values. Other towers take the plain path.
+
+        Args:
+            embeddings: (K, L, d_t) without the positional part.
+            eot: (K,) positions of the end tokens.
+            shared: length of the common prefix; 0 computes every row on its own.
+            class_chunk: classes per pass; 0 is all at once. While gradients are recorded a pass is
+                computed again in the backward pass, so memory is bounded by the chunk.
+            between: called as ``between(layer, x, rows, start)`` before every block but the first;
+                x (C, N, d_t) holds the positions from ``start`` on of the classes in slice
+                ``rows``, and so does what it returns. It may treat positions one by one (replace
+                them, map them), and must treat the shared ones alike in all classes.
+
+        Returns:
+            (K, D) raw features, float32.
+        """
+        self._need_prompts()
+        eot = eot.cpu()  # a no-op for prompt learners, which keep it there: no synchronisation
+        if self.causal:
+            x = self.add_positions(embeddings[:, : int(eot.max()) + 1])
+            shared = min(shared, int(eot.min()))  # end tokens stay in the suffix
+        else:
+            x, shared = self.add_positions(embeddings), 0
+        with self.autocast():
+            past = self._prefix(x[:1, :shared], between) if shared else None
+        suffix, eot = x[:, shared:], eot - shared
+
+        def encode(x: torch.Tensor, ends: torch.Tensor, first: int) -> torch.Tensor:
+            rows = slice(first, first + len(x))
+            with self.autocast():
+                for layer, block in enumerate(self._text.transformer.resblocks):
+                    if between is not None and layer:
+                        x = between(layer, x, rows, shared)
+                    if past is None:
+                        x = self._block(block, self._causal_mask)(x)
+                    elif layer < len(past) - 1:
+                        x = tower.run_suffix(block, x, *past[layer])
+                    else:  # of the last block nothing but the end tokens is read
+                        x, ends = tower.run_suffix(block, x, *past[layer], ends), ends * 0
+                return self.pool_text(x, ends)
+
+        if not class_chunk or class_chunk >= len(suffix):
+            return encode(suffix, eot, 0)
+        recompute = torch.is_grad_enabled() and (suffix.requires_grad or between is not None)
+        features = []
+        for first in range(0, len(suffix), class_chunk):
+            rows = slice(first, first + class_chunk)
+            if recompute:
+                part = checkpoint(
+                    encode,
+                    suffix[rows],
+                    eot[rows],
+                    first,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+            else:
+                part = encode(suffix[rows], eot[rows], first)
+            features.append(part)
+        return torch.cat(features)  # (K, D)
+
+    def _prefix(
+        self, x: torch.Tensor, between: Between | None
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of every block for the shared prefix (1, S, d_t)."""
+        past = []
+        for layer, block in enumerate(self._text.transformer.resblocks):
+            if between is not None and layer:
+                x = between(layer, x, slice(0, 1), 0)
+            x, keys, values = tower.run_block(block, x, causal=True)
+            past.append((keys, values))
+        return past
+
+    def _need_prompts(self) -> None:
+        if not self.takes_prompts:
+            raise UserError(
+                f"the text tower of backbone {self.name} takes no learned prompts; choose a "
+                "backbone with CLIP's own text tower"
+            )
+
+    def _block(
+        self, block: nn.Module, mask: torch.Tensor | None = None, *, first: int | None = None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        standard = tower.is_standard(block)
+
+        def run(x: torch.Tensor, **options) -> torch.Tensor:
+            with self.autocast():
+                if standard:
+                    return tower.run_block(block, x, causal=mask is not None, first=first)[0]
+                if mask is not None:  # open_clip's custom block: batch-first, its own attention
+                    length = x.shape[1]
+                    options["attn_mask"] = mask[:length, :length].to(x)
+                return block(x, **options)
+
+        return run
+
+
+def _cast(model: nn.Module, precision: str) -> nn.Module:
+    """Bring the weights to the type of ``precision``."""
+    dtype = PRECISIONS[precision]
+    model = model.to(dtype)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm) and dtype != torch.float32:
+            # OpenAI's subclass computes in float32 and needs its parameters there
+            probe = torch.zeros(module.normalized_shape, dtype=dtype, device=module.weight.device)
+            try:
+                module(probe)
+            except RuntimeError:
+                module.float()
+    return model

@@ -1,0 +1,313 @@
+"""Models of open_clip by the name of their architecture: weights, image statistics, tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+
+from ..utils.errors import UserError, nearest
+from ..utils.io import read_json
+from . import tokens
+from .adapter import CLIP_MEAN, CLIP_STD
+from .providers import Weights, load_strictly
+from .weights_files import read_checkpoint
+
+RANDOM = "random"  # the tag of untrained weights
+OPENAI_TAG = "openai"  # OpenAI's own files, built with their activation whatever the architecture
+SCALARS = ("logit_scale", "logit_bias")
+FOLDER_CONFIG = "open_clip_config.json"
+# how open_clip's folders on the Hugging Face hub call their weights
+FOLDER_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pt",
+)
+
+
+def _triple(value) -> bool:
+    return isinstance(value, list) and [type(v) in (int, float) for v in value] == [True] * 3
+
+
+# what a folder's config may state: in words, and its test
+STATISTICS = {
+    "mean": ("three numbers", _triple),
+    "std": ("three numbers above 0", lambda value: _triple(value) and min(value) > 0),
+    "interpolation": ("a word", lambda value: isinstance(value, str)),
+}
+
+
+def _open_clip():
+    try:
+        import open_clip
+    except ImportError as error:
+        raise UserError(
+            f"open_clip is needed for this backbone but cannot be imported ({error}); run "
+            "'pip install open_clip_torch'"
+        ) from error
+    return open_clip
+
+
+def check_architecture(arch: str) -> None:
+    """Refuse an architecture that open_clip does not know."""
+    choices = _open_clip().list_models()
+    if arch not in choices:
+        raise UserError(f"open_clip has no architecture '{arch}'.{nearest(arch, choices)}")
+
+
+def check_open_clip(name: str) -> tuple[str, str]:
+    """Return architecture and tag of ``ARCH/TAG``; nothing is loaded.
+
+    Raises:
+        UserError: open_clip is missing, knows no such weights, or knows them for another
+            activation than the architecture's.
+    """
+    arch, _, tag = name.partition("?")[0].partition("/")
+    check_architecture(arch)
+    if tag != RANDOM:
+        check_tag(arch, tag)
+        _check_activation(arch, tag)
+    return arch, tag
+
+
+def check_tag(arch: str, tag: str) -> None:
+    """Refuse weights of ``arch`` that open_clip does not know."""
+    tags = _open_clip().list_pretrained_tags_by_model(arch)
+    if tag not in tags:
+        raise UserError(
+            f"open_clip has no weights '{tag}' for {arch}.{nearest(tag, tags)}"
+            if tags
+            else f"open_clip has no weights for {arch}; choose another architecture, or '{RANDOM}' "
+            "for untrained weights"
+        )
+
+
+def _check_activation(arch: str, tag: str) -> None:
+    """Refuse weights trained with QuickGELU for an architecture that has a sibling with it."""
+    open_clip, sibling = _open_clip(), f"{arch}-quickgelu"
+    quick = open_clip.get_pretrained_cfg(arch, tag).get("quick_gelu", False)
+    if tag == OPENAI_TAG or not quick or open_clip.get_model_config(arch).get("quick_gelu"):
+        return
+    if tag in open_clip.list_pretrained_tags_by_model(sibling):
+        raise UserError(
+            f"the weights '{tag}' were trained with QuickGELU, which {arch} does not have; name "
+            f"open_clip:{sibling}/{tag}"
+        )
+
+
+def tagged_weights(arch: str, tag: str, *, tokenizer: str | None = None) -> Weights:
+    """Weights that open_clip knows by a tag; ``random`` are untrained ones, always the same."""
+    origin = f"open_clip:{arch}/{tag}"
+    reader = _tokenizer(arch, origin, tokenizer)
+    if tag != RANDOM:
+        model = _create(arch, origin, pretrained=tag)
+        return _weights(model, model.state_dict(), reader, arch, origin, **statistics(arch, tag))
+    warnings.warn(
+        f"backbone {origin} has untrained weights: good for trying memory and speed, not for "
+        "results",
+        stacklevel=4,
+    )
+    model = _create(arch, origin, pretrained_image=False, pretrained_text=False)
+    return _weights(model, model.state_dict(), reader, arch, origin, **statistics(arch))
+
+
+def architecture_weights(
+    arch: str,
+    state: dict[str, torch.Tensor],
+    origin: str,
+    *,
+    tag: str | None = None,
+    tokenizer: str | None = None,
+) -> Weights:
+    """Weights from a file, for a named architecture.
+
+    Args:
+        tag: weights of open_clip that were trained on images of the same statistics.
+        tokenizer: folder of a tokenizer that open_clip does not bring.
+    """
+    check_architecture(arch)
+    known = statistics(arch, tag)
+    reader = _tokenizer(arch, origin, tokenizer)
+    model = _create(arch, origin, pretrained_image=False, pretrained_text=False)
+    return _weights(model, _named_like(model, state), reader, arch, origin, **known)
+
+
+def folder_weights(folder: str) -> Weights:
+    """Weights from a folder in open_clip's layout: config, weights and tokenizer files.
+
+    Raises:
+        UserError: there is no config or no weights, or they do not fit.
+    """
+    path, origin = Path(folder).expanduser(), f"'{folder}'"
+    if not (path / FOLDER_CONFIG).is_file():
+        raise UserError(
+            f"{origin} is a folder without {FOLDER_CONFIG}; name a checkpoint file, or a folder "
+            "downloaded whole from an open_clip model's page"
+        )
+    config = read_json(path / FOLDER_CONFIG)
+    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+        raise UserError(f"{FOLDER_CONFIG} in {origin} has no 'model_cfg'; fetch it again")
+    names = [*FOLDER_WEIGHTS, *sorted(f.name for f in path.glob("*.safetensors"))]
+    file = next((path / name for name in names if (path / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{origin} holds no weights; put {FOLDER_WEIGHTS[0]} there")
+    known = _stated(config.get("preprocess_cfg") or {}, origin)
+    schema = f"local-dir:{path}"
+    reader = _tokenizer(schema, origin)
+    model = _create(schema, origin, load_weights=False, pretrained_text=False)
+    state = _named_like(model, read_checkpoint(file).state)
+    content = json.dumps(config["model_cfg"], sort_keys=True).encode()
+    variant = f"config {hashlib.sha256(content).hexdigest()}"
+    return _weights(model, state, reader, variant, origin, **known)
+
+
+def _stated(preprocess, origin: str) -> dict:
+    """Image statistics and interpolation as far as a folder's config states them."""
+    if not isinstance(preprocess, dict):
+        raise UserError(f"'preprocess_cfg' in {origin} is no table; fetch {FOLDER_CONFIG} again")
+    known = {key: preprocess[key] for key in STATISTICS if preprocess.get(key)}
+    for key, value in known.items():
+        expected, fits = STATISTICS[key]
+        if not fits(value):
+            raise UserError(
+                f"'{key}' in the 'preprocess_cfg' of {origin} is {value!r} but must be {expected}; "
+                f"fetch {FOLDER_CONFIG} again"
+            )
+    return known
+
+
+def statistics(arch: str, tag: str | None = None) -> dict:
+    """Image statistics and interpolation that weights of ``arch`` were trained with.
+
+    Without a tag they are those of all weights that open_clip knows for it. Where these differ,
+    or there are none, they are OpenAI's; a warning names the weights that differ from them.
+    """
+    open_clip = _open_clip()
+    if tag is not None:
+        check_tag(arch, tag)
+        return _of_tag(open_clip.get_pretrained_cfg(arch, tag))
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    by_tag = {tag: _of_tag(open_clip.get_pretrained_cfg(arch, tag)) for tag in tags}
+    if by_tag and all(found == by_tag[tags[0]] for found in by_tag.values()):
+        return by_tag[tags[0]]
+    usual = _of_tag({})
+    if others := [tag for tag, found in by_tag.items() if found != usual]:
+        warnings.warn(
+            f"images for {arch} are normalised as by OpenAI; if these weights descend from "
+            f"{' or '.join(others)}, whose images are not, add '&tag={others[0]}'",
+            stacklevel=3,
+        )
+    return usual
+
+
+def _of_tag(entry: dict) -> dict:
+    return {
+        "mean": tuple(entry.get("mean") or CLIP_MEAN),
+        "std": tuple(entry.get("std") or CLIP_STD),
+        "interpolation": entry.get("interpolation") or "bicubic",
+    }
+
+
+def _create(arch: str, origin: str, **options):
+    """An open_clip model, its initial values always the same; it may have to fetch files."""
+    open_clip = _open_clip()
+    try:
+        with torch.random.fork_rng(devices=[]), _without_warnings():
+            torch.manual_seed(0)
+            return open_clip.create_model(arch, weights_only=True, **options)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        advice = f", or name a local checkpoint as file:PATH?arch={arch}" if ":" not in arch else ""
+        raise UserError(
+            f"files for {origin} can be neither found nor fetched ({_reason(error)}); fetch them "
+            f"where there is a network{advice}"
+        ) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"open_clip cannot build {origin} from its config ({_reason(error)}); fetch the config "
+            "again, or upgrade open_clip_torch"
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_warnings():
+    """Keep open_clip from warning of random values where a file's are filled in afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _tokenizer(arch: str, origin: str, folder: str | None = None):
+    """The tokenizer of an architecture; of another family than CLIP's it may need files."""
+    open_clip = _open_clip()
+    where = "the Hugging Face hub"
+    try:
+        if folder is None:
+            return open_clip.get_tokenizer(arch)
+        where = f"'{folder}'"
+        if not Path(folder).expanduser().is_dir():
+            raise OSError("no such folder")
+        text = open_clip.get_model_config(arch)["text_cfg"]
+        return open_clip.tokenizer.HFTokenizer(
+            str(Path(folder).expanduser()),
+            context_length=text.get("context_length", 77),
+            tokenizer_mode=text.get("tokenizer_mode"),
+            trust_remote_code=False,
+            **text.get("tokenizer_kwargs", {}),
+        )
+    except ImportError as error:
+        raise UserError(
+            f"the tokenizer of {origin} needs a package that is missing ({_reason(error)}); run "
+            "'pip install transformers sentencepiece'"
+        ) from error
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the tokenizer of {origin} cannot be had from {where} ({_reason(error)}); fetch its "
+            "files where there is a network and name their folder as ...?tokenizer=FOLDER"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__
+
+
+def _named_like(model, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Name tensors as ``model`` does, which may keep its text tower in a module ``text``.
+
+    The two scalars may come as vectors of one value.
+    """
+    own, found = model.state_dict(), {}
+    for key, value in state.items():
+        if key not in own and f"text.{key}" in own:
+            key = f"text.{key}"
+        if key in SCALARS and key in own and value.numel() == 1:
+            value = value.reshape(own[key].shape)
+        found[key] = value
+    return found
+
+
+def _weights(model, state, tokenizer, variant: str, origin: str, **known) -> Weights:
+    """Wrap an open_clip model that takes ``state`` when it is built."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    def fill(state: dict[str, torch.Tensor]):
+        load_strictly(model, state, origin)
+        return model
+
+    def reader():
+        if isinstance(tokenizer, SimpleTokenizer):
+            return tokens.from_open_clip()
+        length = getattr(tokenizer, "context_length", None) or 77
+        return tokens.from_hugging_face(tokenizer, length)
+
+    known = {k: v if isinstance(v, str) else tuple(v) for k, v in known.items()}
+    return Weights(state, build=fill, tokenizer=reader, variant=variant, origin=origin, **known)

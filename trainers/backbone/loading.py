@@ -1,0 +1,269 @@
+"""``load_clip``: from a backbone's name to a frozen adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import tempfile
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..utils.errors import UserError, nearest
+from ..utils.io import sha256_file, tensors_digest, writable_dir
+from . import tiny
+from .adapter import CLIP_MEAN, CLIP_STD, CLIPAdapter
+from .architectures import (
+    OPENAI_TAG,
+    architecture_weights,
+    check_open_clip,
+    folder_weights,
+    tagged_weights,
+)
+from .providers import NOT_WEIGHTS, Weights, build
+from .weights_files import read_checkpoint
+
+# OpenAI's files and the SHA-256 that they publish with them
+OPENAI = {
+    "RN50": ("RN50.pt", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"),
+    "RN101": ("RN101.pt", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599"),
+    "RN50x4": ("RN50x4.pt", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd"),
+    "RN50x16": ("RN50x16.pt", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa"),
+    "RN50x64": ("RN50x64.pt", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c"),
+    "ViT-B/32": ("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
+    "ViT-B/16": ("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
+    "ViT-L/14": ("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
+    "ViT-L/14@336px": (
+        "ViT-L-14-336px.pt",
+        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+    ),
+}
+CACHE = "~/.cache/clip"
+DOWNLOAD_TIMEOUT = 20  # seconds without an answer
+
+
+def load_clip(
+    name: str,
+    *,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    weights_dir=None,
+    image_tower: bool = True,
+    provider: str | None = None,
+) -> CLIPAdapter:
+    """Load a backbone by name.
+
+    Args:
+        name: an OpenAI model (``ViT-B/16``, ``RN50``, ...); ``open_clip:ARCH/TAG``, with the tag
+            ``random`` for untrained weights; ``tiny`` or ``tiny-robust``; ``file:PATH`` for a
+            local checkpoint (OpenAI archive, state dict, open_clip, safetensors) or a folder in
+            open_clip's layout. A file with an image tower alone (TeCoA, FARE) names the backbone
+            that it belongs to: ``file:PATH?base=ViT-B/32``. A file that is not of OpenAI's kind
+            (other activation or text tower) names its open_clip architecture:
+            ``file:PATH?arch=ViT-B-32``, where that is not enough also the open_clip weights that
+            share its image statistics, ``&tag=TAG``. Tokenizers that open_clip does not bring
+            may lie in a folder: ``?tokenizer=FOLDER``.
+        device: where the adapter lives.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``amp``.
+        weights_dir: folder of OpenAI's files; default ``~/.cache/clip``.
+        image_tower: False frees the image tower, for tuning on stored embeddings.
+        provider: ``open_clip``, ``clip`` (a fork's or OpenAI's package) or ``auto``; default is
+            the environment variable ``ADVPROMPT_CLIP_PROVIDER``, else ``auto``.
+
+    Raises:
+        UserError: unknown name, missing, damaged, foreign or refused weights.
+    """
+    weights = find_weights(name, weights_dir)
+    adapter = make_adapter(
+        weights, name=name, precision=precision, provider=provider, image_tower=image_tower
+    )
+    return adapter.to(device)
+
+
+def make_adapter(
+    weights: Weights | dict[str, torch.Tensor],
+    *,
+    name: str,
+    precision: str = "fp32",
+    provider: str | None = None,
+    image_tower: bool = True,
+) -> CLIPAdapter:
+    """Build the adapter of a state dict (OpenAI layout) or of :class:`Weights`, on the CPU."""
+    if isinstance(weights, dict):
+        weights = Weights(weights)
+    provider = provider or os.environ.get("ADVPROMPT_CLIP_PROVIDER", "auto")
+    digest = weights_digest(weights)
+    model, tokenizer = build(weights, provider)
+    adapter = CLIPAdapter(
+        model,
+        tokenizer,
+        name=name,
+        sha256=digest,
+        mean=weights.mean,
+        std=weights.std,
+        interpolation=weights.interpolation,
+        precision=precision,
+    )
+    return adapter if image_tower else adapter.without_image_tower()
+
+
+def weights_digest(weights: Weights) -> str:
+    """Hex digest of the weights' values and of what the images are normalised by.
+
+    The same for any provider, file format or precision.
+    """
+    content = {
+        key: value.float()
+        for key, value in weights.state.items()
+        if value.is_floating_point() and key not in NOT_WEIGHTS
+    }
+    digest = tensors_digest(content)
+    variant = weights.variant
+    if (weights.mean, weights.std) != (CLIP_MEAN, CLIP_STD):  # the same values see other images
+        variant += f"|{weights.mean}|{weights.std}"
+    if variant:
+        digest = hashlib.sha256(f"{variant}|{digest}".encode()).hexdigest()
+    return digest
+
+
+def find_weights(name: str, weights_dir=None) -> Weights:
+    """Resolve a backbone's name to weights on the CPU. See :func:`load_clip` for names."""
+    if name in tiny.NAMES:
+        return Weights(tiny.load_tiny_state(name), origin=f"backbone '{name}'")
+    if name in OPENAI:
+        path = _openai_file(name, weights_dir)
+        return Weights(read_checkpoint(path).state, origin=f"'{path}'")
+    kind, _, rest = name.partition(":")
+    if kind == "open_clip" and rest:
+        return _open_clip_weights(rest, weights_dir)
+    if kind == "file" and rest:
+        return _file_weights(rest, weights_dir)
+    choices = [*OPENAI, *tiny.NAMES, "open_clip:ARCH/TAG", "file:PATH"]
+    raise UserError(f"backbone '{name}' is unknown.{nearest(name, choices)}")
+
+
+def _openai_file(name: str, weights_dir) -> Path:
+    file, expected = OPENAI[name]
+    folder = Path(weights_dir or CACHE).expanduser()
+    path = folder / file
+    if not path.is_file() and not _download(name, folder):
+        raise UserError(
+            f"the weights of {name} are neither at '{path}' nor to be had over the network; put "
+            f"OpenAI's {file} there, or take the built-in backbone 'tiny'"
+        )
+    if sha256_file(path) != expected:
+        raise UserError(
+            f"'{path}' is not OpenAI's {file} (its SHA-256 differs), perhaps a broken download; "
+            f"delete it to have it fetched again, or name another checkpoint as file:{path}"
+        )
+    return path
+
+
+def _download(name: str, folder: Path) -> bool:
+    """Try to fetch OpenAI's file through open_clip; whole or not at all."""
+    try:
+        from open_clip.pretrained import download_pretrained_from_url, get_pretrained_url
+    except ImportError:
+        return False
+    file = OPENAI[name][0]
+    url = get_pretrained_url(_arch_of(name), "openai")
+    if not url:
+        return False
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        writable_dir(folder)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            os.replace(download_pretrained_from_url(url, cache_dir=temporary), folder / file)
+        return True
+    except (OSError, RuntimeError):
+        return False
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _file_weights(rest: str, weights_dir) -> Weights:
+    path, options = _options(rest, ("base", "arch", "tag", "tokenizer"), "file:PATH")
+    if Path(path).expanduser().is_dir():
+        _need_none(options, rest, "a folder says by itself what it is")
+        return folder_weights(path)
+    found = read_checkpoint(path)
+    if found.image_tower_only:
+        return _over_base(path, found.state, options, rest, weights_dir)
+    if "arch" in options:
+        return architecture_weights(
+            options["arch"],
+            found.state,
+            f"'{path}'",
+            tag=options.get("tag"),
+            tokenizer=options.get("tokenizer"),
+        )
+    if not found.openai_layout:
+        raise UserError(
+            f"'{path}' is no CLIP of OpenAI's layout; name its open_clip architecture, e.g. "
+            f"file:{path}?arch=ViT-B-16-SigLIP"
+        )
+    besides = options.keys() - {"base"}
+    _need_none(besides, rest, "it goes with the name of an architecture, '?arch=ARCH'")
+    return Weights(found.state, origin=f"'{path}'")
+
+
+def _over_base(path: str, state: dict, options: dict[str, str], rest: str, weights_dir) -> Weights:
+    """Put an image tower over the backbone that ``base`` names."""
+    if not options.get("base"):
+        raise UserError(
+            f"'{path}' holds an image tower only; name the backbone it belongs to, e.g. "
+            f"file:{path}?base=ViT-B/32"
+        )
+    besides = options.keys() - {"base"}
+    _need_none(besides, rest, "an image tower takes everything else from its base")
+    base = find_weights(options["base"], weights_dir)
+    tower = {k for k in base.state if k.startswith("visual.") and not k.endswith("_tracked")}
+    for key in [*state, *sorted(tower - set(state))]:
+        here, there = state.get(key), base.state.get(key)
+        if here is None or there is None or here.shape != there.shape:
+            what = "is missing in it" if here is None else "is missing there or has another shape"
+            raise UserError(
+                f"the image tower in '{path}' does not fit base '{options['base']}' (tensor "
+                f"'{key}' {what}); name the backbone it was fine-tuned from"
+            )
+    return replace(base, state={**base.state, **state}, origin=f"'{path}' over its base")
+
+
+def _open_clip_weights(rest: str, weights_dir) -> Weights:
+    name, options = _options(rest, ("tokenizer",), "open_clip:ARCH/TAG")
+    arch, tag = check_open_clip(name)
+    if tag == OPENAI_TAG:  # the same files under our own names, read without running them
+        by_arch = {_arch_of(name): name for name in OPENAI}
+        return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
+    return tagged_weights(arch, tag, tokenizer=options.get("tokenizer"))
+
+
+def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[str, str]]:
+    """Split ``NAME?key=value&...``, values as they stand; a base keeps what follows it."""
+    name, _, query = rest.partition("?")
+    query, based, base = f"&{query}".partition("&base=")
+    options = dict(part.partition("=")[::2] for part in query.split("&") if part)
+    if based:
+        options["base"] = base
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UserError(
+            f"'{unknown[0]}' in '{form.partition(':')[0]}:{rest}' is unknown; behind {form} may "
+            f"stand {', '.join(f'?{key}=' for key in known)}"
+        )
+    return name, options
+
+
+def _need_none(options: Collection[str], rest: str, why: str) -> None:
+    """Refuse options that would change nothing."""
+    if options:
+        raise UserError(f"'{min(options)}' in 'file:{rest}' has no effect: {why}; leave it out")
+
+
+def _arch_of(name: str) -> str:
+    """open_clip's name of an OpenAI model."""
+    return name.replace("/", "-").replace("@336px", "-336")

@@ -1,0 +1,217 @@
+"""CLIP modules from state dicts: through open_clip, or through a fork's own ``clip`` package."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..utils.errors import UserError, nearest
+from . import tokens
+from .adapter import CLIP_MEAN, CLIP_STD
+
+PROVIDERS = ("auto", "open_clip", "clip")
+# what a fork whose build_model takes design details calls "no prompts in the encoder"
+NO_DESIGN = {
+    "trainer": "CoOp",
+    "vision_depth": 0,
+    "language_depth": 0,
+    "vision_ctx": 0,
+    "language_ctx": 0,
+}
+# stored in OpenAI's archives beside the weights
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+
+
+@dataclass
+class Weights:
+    """A state dict and how to make a model of it.
+
+    ``build`` is None for the OpenAI layout with QuickGELU, which every provider can build;
+    otherwise it turns the state dict into an open_clip model. ``variant`` tells models apart that
+    have equal tensors but other activations or attention; ``origin`` names them in messages.
+    """
+
+    state: dict[str, torch.Tensor]
+    build: Callable[[dict], nn.Module] | None = None
+    tokenizer: Callable[[], object] = tokens.from_open_clip
+    mean: tuple = CLIP_MEAN
+    std: tuple = CLIP_STD
+    interpolation: str = "bicubic"  # of the images that the weights were trained on
+    variant: str = ""
+    origin: str = "the state dict"
+
+
+def choose_provider(provider: str = "auto") -> str:
+    """Resolve ``auto``: open_clip where it is installed, else a ``clip`` package.
+
+    Raises:
+        UserError: unknown provider, or none is installed.
+    """
+    if provider not in PROVIDERS:
+        raise UserError(f"CLIP provider '{provider}' is unknown.{nearest(provider, PROVIDERS)}")
+    if provider != "auto":
+        return provider
+    for package in ("open_clip", "clip"):
+        if _installed(package):
+            return package
+    raise UserError("no CLIP code is installed; run 'pip install open_clip_torch'")
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
+    """Build the model (float32, CPU) and its tokenizer.
+
+    Raises:
+        UserError: the weights do not fit, or the provider cannot build them.
+    """
+    provider = choose_provider(provider)
+    with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away
+        if weights.build is not None:
+            if provider != "open_clip":
+                raise UserError(
+                    "only open_clip can build this backbone, but CLIP provider 'clip' was asked "
+                    "for; leave the provider at 'auto' and install open_clip_torch"
+                )
+            return weights.build(weights.state), weights.tokenizer()
+        if provider == "open_clip":
+            return build_openai_layout(weights.state, weights.origin), weights.tokenizer()
+        return build_with_clip(weights.state, weights.origin), tokens.from_clip()
+
+
+def build_openai_layout(
+    state: dict[str, torch.Tensor], origin: str = "the state dict"
+) -> nn.Module:
+    """Build open_clip's model for an OpenAI-layout state dict of any width and depth.
+
+    All sizes are read from the tensors; heads are 64 wide and the activation is QuickGELU, as in
+    OpenAI's models. Nothing is rounded to half precision.
+    """
+    import open_clip
+
+    state = _full_precision(state)
+    text_width = state["ln_final.weight"].shape[0]
+    text = open_clip.CLIPTextCfg(
+        context_length=state["positional_embedding"].shape[0],
+        vocab_size=state["token_embedding.weight"].shape[0],
+        width=text_width,
+        heads=text_width // 64,
+        layers=count_blocks(state, "transformer.resblocks."),
+    )
+    vision = open_clip.CLIPVisionCfg(**_vision_config(state))
+    arguments = (state["text_projection"].shape[1], vision, text, True)  # True: QuickGELU
+    with torch.device("meta"):  # drawing initial values would take most of the loading time
+        model = open_clip.CLIP(*arguments)
+    if {name for name, _ in model.named_buffers()} - set(model.state_dict()) == {"attn_mask"}:
+        model = model.to_empty(device="cpu")
+        model.attn_mask.fill_(float("-inf")).triu_(1)
+    else:  # a release of open_clip with more to fill than the state dict does
+        model = open_clip.CLIP(*arguments)
+    load_strictly(model, state, origin)
+    return model.eval()
+
+
+def _full_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        k: v.float() if v.is_floating_point() else v
+        for k, v in state.items()
+        if k not in NOT_WEIGHTS
+    }
+
+
+def _vision_config(state: dict[str, torch.Tensor]) -> dict:
+    if "visual.proj" in state:
+        conv = state["visual.conv1.weight"]
+        grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+        return {
+            "layers": count_blocks(state, "visual.transformer.resblocks."),
+            "width": conv.shape[0],
+            "patch_size": conv.shape[-1],
+            "image_size": grid * conv.shape[-1],
+        }
+    grid = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+    return {
+        "layers": tuple(count_blocks(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)),
+        "width": state["visual.layer1.0.conv1.weight"].shape[0],
+        "image_size": grid * 32,
+        "patch_size": None,
+    }
+
+
+def count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:
+    """Number of different block indices right after ``prefix``."""
+    return len({k[len(prefix) :].split(".")[0] for k in state if k.startswith(prefix)})
+
+
+def load_strictly(
+    model: nn.Module, state: dict[str, torch.Tensor], origin: str = "the state dict"
+) -> None:
+    """Load every tensor or say in one sentence what does not fit.
+
+    Raises:
+        UserError: missing or unknown tensors, or other shapes.
+    """
+    own = model.state_dict()
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in own]
+    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
+    for keys, what in (
+        (missing, "lacks tensor"),
+        (unknown, "has the unknown tensor"),
+        (shapes, "has another shape for tensor"),
+    ):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise UserError(
+                f"{origin} {what} '{keys[0]}'{more} and so is not of this CLIP architecture; name "
+                "the right one, e.g. file:PATH?arch=ViT-B-32, or choose other weights"
+            )
+    model.load_state_dict(state, strict=False)
+    for key in set(own) - set(state):  # batch counters
+        own[key].zero_()
+
+
+def build_with_clip(state: dict[str, torch.Tensor], origin: str = "the state dict") -> nn.Module:
+    """Build with ``build_model(sd)`` or ``build_model(sd, design_details)`` of package ``clip``."""
+    build_model = _find_build_model()
+    positional = [
+        p
+        for p in inspect.signature(build_model).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    state = _full_precision(state)
+    design = (dict(NO_DESIGN),) if len(positional) > 1 else ()
+    model = build_model(dict(state), *design).float()
+    # build_model rounds to half precision on its way: put the exact values back
+    load_strictly(model, state, origin)
+    return model.eval()
+
+
+def _find_build_model() -> Callable:
+    try:
+        package = importlib.import_module("clip")
+    except ImportError as error:
+        raise UserError(
+            f"package 'clip' cannot be imported ({error}); install open_clip_torch instead, or "
+            "start from a fork that has its own clip folder"
+        ) from error
+    for name in ("clip.model", "clip.clip"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        if hasattr(module, "build_model"):
+            return module.build_model
+    where = getattr(package, "__file__", None) or "unknown place"
+    raise UserError(
+        f"the installed package 'clip' ({where}) is not OpenAI's CLIP, probably the clipboard tool "
+        "of that name; run 'pip uninstall clip' and install open_clip_torch"
+    )

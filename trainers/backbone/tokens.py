@@ -1,0 +1,138 @@
+"""Tokenizers behind one face, whichever package brings them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+
+from ..utils.errors import UserError
+
+PROBES = ("a photo of a cat.", "an old dog", "a centered satellite photo of forest")
+
+
+class Tokenizer:
+    """Texts to padded ids, refusing texts that are too long instead of cutting them.
+
+    Args:
+        encode: text -> ids of its words alone.
+        decode: ids -> text, a blank behind every whole word.
+        start, end: ids in front of the words and behind them.
+        pad: id that fills the rest.
+        size: number of ids that mean something.
+        context_length: positions of the text tower.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[str], list[int]],
+        start: Sequence[int],
+        end: Sequence[int],
+        *,
+        decode: Callable[[list[int]], str],
+        size: int,
+        pad: int = 0,
+        context_length: int = 77,
+    ):
+        self.encode, self.decode = encode, decode
+        self.start, self.end, self.pad = list(start), list(end), pad
+        self.size, self.context_length = size, context_length
+
+    def rows(self, layouts: Sequence[Sequence[int]], length: int) -> torch.Tensor:
+        """Pad ids to (K, length)."""
+        out = torch.full((len(layouts), length), self.pad, dtype=torch.long)  # (K, L)
+        for row, ids in zip(out, layouts, strict=True):
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
+        return out
+
+    def __call__(self, texts: list[str], context_length: int | None = None) -> torch.Tensor:
+        """Return ids (K, context_length), padded.
+
+        Raises:
+            UserError: a text is longer than the context.
+        """
+        length = context_length or self.context_length
+        layouts = [[*self.start, *self.encode(text), *self.end] for text in texts]
+        for text, ids in zip(texts, layouts, strict=True):
+            if len(ids) > length:
+                raise UserError(
+                    f"the text '{text}' takes {len(ids)} tokens but the text tower reads "
+                    f"{length}; shorten it"
+                )
+        return self.rows(layouts, length)
+
+
+def _byte_pairs(bpe, start: int, end: int) -> Tokenizer:
+    return Tokenizer(bpe.encode, [start], [end], decode=bpe.decode, size=end + 1)
+
+
+@lru_cache(maxsize=1)
+def from_open_clip() -> Tokenizer:
+    """CLIP's tokenizer as open_clip brings it."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    bpe = SimpleTokenizer()
+    return _byte_pairs(bpe, bpe.sot_token_id, bpe.eot_token_id)
+
+
+def from_clip() -> Tokenizer:
+    """CLIP's tokenizer as OpenAI's ``clip`` (or a fork's copy) brings it."""
+    bpe = importlib.import_module("clip.simple_tokenizer").SimpleTokenizer()
+    ends = bpe.encoder["<|startoftext|>"], bpe.encoder["<|endoftext|>"]
+    return _byte_pairs(bpe, *ends)
+
+
+class WholeTexts:
+    """A tokenizer whose rows cannot be taken apart: whole texts only, no learned prompts."""
+
+    encode = None
+
+    def __init__(self, tokenizer, context_length: int):
+        self._tokenizer, self.context_length = tokenizer, context_length
+
+    def __call__(self, texts: list[str], context_length: int | None = None) -> torch.Tensor:
+        """Return ids (K, context_length)."""
+        return self._tokenizer(texts, context_length=context_length or self.context_length)
+
+
+def from_hugging_face(tokenizer, context_length: int) -> Tokenizer | WholeTexts:
+    """Take open_clip's ``HFTokenizer`` (SigLIP, multilingual models) apart.
+
+    What stands in front of the words, behind them and in the rest of a row is read off its own
+    rows; where that does not give its rows back, it serves for whole texts only.
+    """
+    words = getattr(tokenizer, "tokenizer", None)
+    clean = getattr(tokenizer, "clean_fn", str)
+
+    def encode(text: str) -> list[int]:
+        return list(words(clean(text), add_special_tokens=False)["input_ids"])
+
+    def decode(ids: list[int]) -> str:
+        pieces = words.convert_ids_to_tokens(list(ids))
+        # sentencepiece marks where a word starts
+        return "".join(f"{p[1:]} " if p.startswith("\u2581") else p for p in pieces)
+
+    whole = WholeTexts(tokenizer, context_length)
+    try:
+        room = 77  # whatever the tower reads: the probes must not be cut
+        row, body = whole([PROBES[0]], room)[0].tolist(), encode(PROBES[0])
+        at = next(i for i in range(len(row)) if row[i : i + len(body)] == body)
+        rest = row[at + len(body) :]
+        pad = rest[-1]
+        closing = [i for i, token in enumerate(rest) if token != pad]
+        end = rest[: closing[-1] + 1] if closing else rest[:1]  # SigLIP pads with its end token
+        found = Tokenizer(
+            encode,
+            row[:at],
+            end,
+            decode=decode,
+            size=len(words),
+            pad=pad,
+            context_length=context_length,
+        )
+        same = torch.equal(found(list(PROBES), room), whole(list(PROBES), room))
+    except Exception:  # of another make than was foreseen
+        same = False
+    return found if same else whole

@@ -1,0 +1,194 @@
+"""Read CLIP checkpoints of every common layout without executing anything they contain."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from ..utils.errors import UserError
+from .archives import read_script_archive
+
+# where training scripts put the weights; TeCoA's 'state_dict' is its image prompter, so its
+# vision encoder comes first
+NESTED = ("vision_encoder_state_dict", "state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.", "image_encoder.")
+BARE_IMAGE_TOWER = ("conv1.weight", "positional_embedding", "proj")  # ViT without "visual."
+BARE_RESNET = ("conv1.weight", "layer1.0.conv1.weight", "attnpool.positional_embedding")
+BARE_TIMM = ("trunk.", "head.")  # open_clip around a tower of timm
+TEXT_TOWER = (
+    "token_embedding.weight",
+    "positional_embedding",
+    "ln_final.weight",
+    "text_projection",
+)
+# modules that a state dict refers to; PyTorch still checks what of them is asked for
+HARMLESS = ("torch", "collections", "numpy", "_codecs", "__torch__")
+IMAGE_TOWERS = ("visual.proj", "visual.attnpool.positional_embedding")
+
+
+@dataclass
+class Checkpoint:
+    """A state dict in OpenAI's key names; ``image_tower_only`` has only ``visual.*``."""
+
+    state: dict[str, torch.Tensor]
+    image_tower_only: bool
+    openai_layout: bool
+
+
+def read_checkpoint(path) -> Checkpoint:
+    """Read a checkpoint file.
+
+    Understood are TorchScript archives (OpenAI's files: only their tensors are read, no program),
+    files of ``torch.save`` and safetensors, holding CLIP's state dict directly or under a usual
+    key, with the prefixes that wrappers leave; and image towers alone (TeCoA, FARE).
+
+    Raises:
+        UserError: the file is missing, truncated, foreign, or would execute code.
+    """
+    path = Path(path).expanduser()
+    return _arrange(read_state(path, "file:"), path)
+
+
+def read_state(path, after: str) -> dict[str, torch.Tensor]:
+    """Read the tensors of a checkpoint of any model, under their names in it.
+
+    Args:
+        after: what stands before the path where the user wrote it, for the message.
+
+    Raises:
+        UserError: the file is missing, truncated, foreign, or would execute code.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"'{path}' does not exist; check the path behind '{after}'")
+    return _tensors(_unwrap(_read(path)))
+
+
+def _read(path: Path):
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(10)
+    except OSError as error:
+        raise UserError(
+            f"'{path}' cannot be read ({error.strerror}); change its permissions"
+        ) from error
+    try:
+        if head[8:9] == b"{" and head[:2] != b"PK":
+            return load_file(str(path))
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                if any(name.endswith("/constants.pkl") for name in names):
+                    return read_script_archive(archive)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, error) from error
+    except Exception as error:  # damage can surface anywhere in three readers: name the file
+        raise _broken(path, error) from error
+
+
+def _refused(path: Path, error: pickle.UnpicklingError) -> UserError:
+    if name := refused_import(path, error):
+        return UserError(
+            f"'{path}' holds Python objects that could run code when loaded "
+            f"({name}), so it was refused; save its state dict alone with "
+            "torch.save or as safetensors"
+        )
+    return _broken(path, error)
+
+
+def refused_import(path: Path, error: pickle.UnpicklingError) -> str:
+    """Name what a refused pickle would have imported; nothing where it is only damaged."""
+    blocked = re.search(r"GLOBAL:? ([\w.]+)", str(error))  # PyTorch's and our own wording
+    return _foreign_import(path) or (blocked.group(1) if blocked else "")
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    return UserError(f"'{path}' is truncated or no checkpoint ({_reason(error)}); fetch it again")
+
+
+def _foreign_import(path: Path) -> str:
+    """Name the first import of a pickle that is not PyTorch's, by looking at its opcodes only."""
+    strings: list[str] = []
+    try:
+        with _pickle_stream(path) as stream:
+            while True:  # torch.save's older format is several pickles in a row
+                for opcode, argument, _ in pickletools.genops(stream):
+                    if opcode.name in ("GLOBAL", "INST"):
+                        found = argument.replace(" ", ".")
+                    elif opcode.name == "STACK_GLOBAL":
+                        found = ".".join(strings[-2:])
+                    else:
+                        strings += [argument] if isinstance(argument, str) else []
+                        continue
+                    if found.split(".")[0] not in HARMLESS:
+                        return found
+    except Exception:
+        return ""  # the end, or no pickle
+
+
+def _pickle_stream(path: Path):
+    if not zipfile.is_zipfile(path):
+        return open(path, "rb")
+    with zipfile.ZipFile(path) as archive:
+        name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        return io.BytesIO(archive.read(name))
+
+
+def _reason(error: Exception) -> str:
+    """One line without PyTorch's advice to switch its protection off."""
+    text = str(error).strip()
+    if "Weights only load failed" in text or not text:
+        return "no PyTorch pickle" if text else type(error).__name__
+    return text.splitlines()[0][:120].rstrip(". ")
+
+
+def _unwrap(value):
+    while isinstance(value, dict):
+        inner = next((value[k] for k in NESTED if isinstance(value.get(k), dict)), None)
+        if inner is None:
+            return value
+        value = inner
+    return {}
+
+
+def _tensors(value: dict) -> dict[str, torch.Tensor]:
+    """Keep tensors under string keys and take off what wrappers put before the names."""
+    state = {k: v for k, v in value.items() if isinstance(k, str) and torch.is_tensor(v)}
+    while True:
+        prefix = next((p for p in PREFIXES if state and all(k.startswith(p) for k in state)), None)
+        if prefix is None:
+            return state
+        state = {k[len(prefix) :]: v for k, v in state.items()}
+
+
+def _arrange(state: dict[str, torch.Tensor], path: Path) -> Checkpoint:
+    if any(all(key in state for key in keys) for keys in (BARE_IMAGE_TOWER, BARE_RESNET)):
+        state = {f"visual.{key}": value for key, value in state.items()}
+    elif state and all(key.startswith(BARE_TIMM) for key in state):
+        state = {f"visual.{key}": value for key, value in state.items()}
+    if "text.token_embedding.weight" in state:  # open_clip with its text tower in a module
+        state = {key.removeprefix("text."): value for key, value in state.items()}
+    has_text = any(not key.startswith("visual.") for key in state)
+    has_image = any(key in state for key in IMAGE_TOWERS)
+    if state and not has_text:
+        return Checkpoint(state, image_tower_only=True, openai_layout=True)
+    openai = has_image and all(key in state for key in TEXT_TOWER)
+    if not openai and not any(key.startswith("visual.") for key in state):
+        found = ", ".join(sorted(state)[:3]) or "no tensors"
+        raise UserError(
+            f"'{path}' holds no CLIP weights (found {found}); name a CLIP state dict, OpenAI's "
+            "archive or the image tower of one"
+        )
+    return Checkpoint(state, image_tower_only=False, openai_layout=openai)

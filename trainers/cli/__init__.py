@@ -1,0 +1,1 @@
+"""The ``advprompt`` command; one module per sub-command."""

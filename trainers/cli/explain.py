@@ -1,0 +1,232 @@
+"""What learned text vectors resemble: the words nearest to them in CLIP's token embedding.
+
+    python -m advprompt explain output/shapes/AdvPT/tiny_tiny_shapes_16shots/seed1 --top 5
+
+AdvPT's analysis (arXiv 2311.11261): the Euclidean distance of every vector to every row of the
+token embedding. A word with ~ is the head or the middle of a longer one. Vectors of deeper layers
+replace the outputs of blocks, not word embeddings: their distances are larger and mean less.
+Needs the run's checkpoint and its backbone, no data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from .. import backbone as prompting
+from ..engine import checkpoints as state
+from ..engine import runs
+from ..utils import errors
+from ..utils import io as files
+from ..utils.entry import run_tool
+
+
+@dataclass
+class Vector:
+    """One learned vector and the words next to it.
+
+    Attributes:
+        layer: 0 for the input, l for the vector that enters block l.
+        class_name: of a class-specific vector; None where all classes share it.
+        number: its place in the prompt, from 1.
+        norm: its Euclidean length.
+        words, distances: nearest first.
+    """
+
+    layer: int
+    class_name: str | None
+    number: int
+    norm: float
+    words: list[str]
+    distances: list[float]
+
+
+def text_vectors(weights: dict[str, torch.Tensor], prompts: dict) -> list[torch.Tensor]:
+    """Return a checkpoint's text vectors by layer, each (M, d_t) or, class-specific, (K, M, d_t).
+
+    Args:
+        weights: the state dict of a prompt learner; of a student and teacher, the student counts.
+        prompts: the facts on its prompts that the checkpoint keeps.
+    """
+    weights = {name.removeprefix("student."): value.float() for name, value in weights.items()}
+    if "ctx" in weights:  # AdvPT, and whatever has a CoOp learner
+        return [weights["ctx"]]
+    depth = prompts.get("text_depth", 1)
+    if prompts.get("coupling") == "vision_to_text":
+        return [
+            torch.nn.functional.linear(
+                vectors, weights[f"projections.{i}.weight"], weights[f"projections.{i}.bias"]
+            )
+            for i, vectors in enumerate(weights["vision_prompts"][:depth])
+        ]
+    return list(weights["text_prompts"][:depth]) if "text_prompts" in weights else []
+
+
+def nearest(
+    vectors: list[torch.Tensor], table: torch.Tensor, words: list[str], names: list[str], top: int
+) -> list[Vector]:
+    """Find the ``top`` rows of ``table`` (V, d_t) that lie nearest to every vector.
+
+    Args:
+        vectors: by layer, (M, d_t) or (K, M, d_t).
+        words: the V rows in words.
+        names: the K classes.
+    """
+    found = []
+    for layer, group in enumerate(vectors):
+        classes = names if group.ndim == 3 else [None]
+        group = group.reshape(len(classes), -1, group.shape[-1])  # (K or 1, M, d_t)
+        for name, members in zip(classes, group, strict=True):
+            # the exact form: by way of dot products, small distances drown in rounding
+            distances = torch.cdist(
+                members, table, compute_mode="donot_use_mm_for_euclid_dist"
+            )  # (M, V)
+            close, rows = distances.topk(top, largest=False)
+            for i, vector in enumerate(members):
+                found.append(
+                    Vector(
+                        layer,
+                        name,
+                        i + 1,
+                        round(float(vector.norm()), 4),
+                        [words[row] for row in rows[i].tolist()],
+                        [round(distance, 4) for distance in close[i].tolist()],
+                    )
+                )
+    return found
+
+
+def vocabulary(clip) -> tuple[torch.Tensor, list[str]]:
+    """Return the token embedding (V, d_t) in float32 and its rows in words."""
+    size = clip.vocabulary
+    table = clip.embed_tokens(torch.arange(size)[None])[0].float().cpu()  # (V, d_t)
+    known = min(size, clip.tokenizer.size)  # rows beyond the tokenizer's have no word
+    return table[:known], [_word(clip.tokenizer, i) for i in range(known)]
+
+
+def _word(tokenizer, row: int) -> str:
+    text = tokenizer.decode([row])
+    whole = text.endswith(" ") or row in (*tokenizer.start, *tokenizer.end)
+    return text.strip() + ("" if whole else "~")
+
+
+def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, list[Vector]]:
+    """Return facts on a finished run and the nearest words of its text vectors.
+
+    Raises:
+        UserError: no run there, no checkpoint, another backbone, or no text vectors.
+    """
+    settings, tested = runs.stored(folder)
+    trainer, backbone = settings["TRAINER.NAME"], settings["MODEL.BACKBONE.NAME"]
+    learner = Path(tested.get("model_dir") or folder) / "prompt_learner"
+    epoch = epoch if epoch is not None else tested.get("load_epoch")
+    path = state.chosen_checkpoint(learner, epoch)
+    if path is None:
+        raise errors.UserError(
+            f"'{folder}' ({trainer}) has no learned text vectors: there is no checkpoint of a "
+            "training; give a run of a method that learns prompts, such as AdvPT"
+        )
+    checkpoint = state.load_checkpoint(path)
+    facts = checkpoint.get("advprompt") or {}
+    vectors = text_vectors(checkpoint["state_dict"], facts.get("prompts") or {})
+    if not vectors or not vectors[0].numel():
+        raise errors.UserError(
+            f"'{folder}' ({trainer}) has no learned text vectors: what it learned lies in the "
+            "image tower; give a run of a method that learns text prompts, such as AdvPT"
+        )
+    clip = prompting.load_clip(backbone, image_tower=False)
+    if facts.get("weights_sha256", clip.sha256) != clip.sha256:
+        raise errors.UserError(
+            f"'{path}' was trained on other weights than backbone {backbone} has here; use those"
+        )
+    table, words = vocabulary(clip)
+    if not 1 <= top <= len(words):
+        raise errors.UserError(f"--top is {top}, expected from 1 to {len(words)}")
+    spread = (table - table.mean(0)).norm(dim=1).mean()
+    about = {
+        "run": str(folder),
+        "checkpoint": str(path),
+        "trainer": trainer,
+        "backbone": backbone,
+        "weights_sha256": clip.sha256,
+        "distance": "Euclidean",
+        "mean_distance_of_words_from_their_mean": round(float(spread), 4),
+    }
+    return about, nearest(vectors, table, words, facts.get("classnames") or [], top)
+
+
+def _table(vectors: list[Vector], style: str) -> str:
+    deep, by_class = (
+        len({getattr(v, key) for v in vectors}) > 1 for key in ("layer", "class_name")
+    )
+    head = ["layer"] * deep + ["class"] * by_class + ["vector", "norm"]
+    head += [f"nearest {i + 1}" for i in range(len(vectors[0].words))]
+    rows = [
+        [str(v.layer)] * deep
+        + [str(v.class_name)] * by_class
+        + [str(v.number), f"{v.norm:.3f}"]
+        + [f"{_quoted(w, style)} {d:.3f}" for w, d in zip(v.words, v.distances, strict=True)]
+        for v in vectors
+    ]
+    return tabulate(
+        rows,
+        head,
+        disable_numparse=True,
+        tablefmt={"terminal": "simple", "markdown": "github"}[style],
+    )
+
+
+def _quoted(word: str, style: str) -> str:
+    """Keep a word from being read as markdown."""
+    return word if style == "terminal" else "".join("\\" * (c in r"\`*_|<>#~[]") + c for c in word)
+
+
+def _notes(about: dict, vectors: list[Vector]) -> Iterable[str]:
+    yield f"{about['trainer']} on {about['backbone']}, {about['checkpoint']}"
+    yield (
+        "a word and its Euclidean distance in the token embedding; ~ is a part of a longer word; "
+        f"words lie {about['mean_distance_of_words_from_their_mean']:.3f} from their mean"
+    )
+    if any(v.layer for v in vectors):
+        yield (
+            "vectors of layer 1 and beyond stand among the outputs of blocks, where words have no "
+            "embedding: read their distances with care"
+        )
+
+
+def render(about: dict, vectors: list[Vector], style: str) -> str:
+    """Return the table as ``terminal``, ``markdown`` or ``json`` text."""
+    if style == "json":
+        return json.dumps(about | {"vectors": [asdict(v) for v in vectors]}, indent=2)
+    bullet = "  " if style == "terminal" else "- "
+    notes = "\n".join(bullet + note for note in _notes(about, vectors))
+    return f"{_table(vectors, style)}\n\n{notes}"
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line and print or write the words."""
+    parser = argparse.ArgumentParser(prog="explain", description=__doc__.partition("\n")[0])
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="words per vector")
+    parser.add_argument("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
+    parser.add_argument("--format", choices=("terminal", "markdown", "json"), default="terminal")
+    parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    args = parser.parse_args(argv)
+    text = render(*explain(args.run, args.top, args.load_epoch), args.format)
+    if args.out:
+        with files.atomic_write(args.out) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+        print(f"wrote {args.out}")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

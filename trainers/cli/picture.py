@@ -1,0 +1,34 @@
+"""Draw a run's saved examples again: clean | perturbation x10 | adversarial.
+
+python -m advprompt picture output/RUN --rows 3 --out picture.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ..evaluation import pictures
+from ..utils import errors
+from ..utils.entry import run_tool
+
+_PER_IMAGE = ("clean", "adversarial", "labels", "before", "after")
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line and write the picture."""
+    parser = argparse.ArgumentParser(prog="picture", description=__doc__.partition("\n")[0])
+    parser.add_argument("run", help=f"a run folder, or its {pictures.EXAMPLES}")
+    parser.add_argument("--rows", type=int, help="only the first ROWS images (default: all)")
+    parser.add_argument("--out", default=pictures.PICTURE, metavar="FILE")
+    args = parser.parse_args(argv)
+    examples = pictures.load_examples(args.run)
+    if args.rows is not None:
+        if args.rows < 1:
+            raise errors.UserError(f"--rows is {args.rows}, expected at least 1")
+        examples |= {key: examples[key][: args.rows] for key in _PER_IMAGE}
+    print(f"wrote {pictures.save_grid(args.out, **examples)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))

@@ -1,0 +1,1 @@
+"""Configuration keys, merging, shipped yaml files, and life in a fork."""

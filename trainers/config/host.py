@@ -1,0 +1,153 @@
+"""Living in a fork: the fork's names win, and its command line learns our settings.
+
+Whatever the order of imports, a trainer or data set of the fork takes its name back from ours, and
+keys that the fork sets in its own ``extend_cfg`` stay as it sets them.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from ..utils.errors import UserError
+from . import merging
+from .shipped import PACKAGE
+
+# Of ATTACK, merged by our rules: sizes as 4 or "4/255", and the name of a threat model
+OURS = ("THREAT", "TRAIN", "TEST")
+ROOT = __package__.rpartition(".")[0]  # advprompt, or trainers.advprompt in a fork
+PREFIX = "advprompt."  # of our trainers whose names the host has
+
+
+def lend(registry, cls, *, alias: bool = False) -> None:
+    """Register ``cls`` under its own name, which a host may have already or take later.
+
+    Args:
+        registry: one of Dassl's registries.
+        alias: where the host has the name, ours is still there as ``advprompt.NAME``.
+    """
+    if "lent" not in vars(registry):
+        registry.lent = {}
+        registry._do_register = partial(_register, registry, registry._do_register)
+    name = cls.__name__
+    if name not in registry.registered_names():
+        registry.register(cls)
+        registry.lent[name] = alias
+    elif alias:
+        registry._obj_map.setdefault(f"{PREFIX}{name}", cls)
+
+
+def _register(registry, register, name, obj, *args, **kwargs):
+    ours = obj.__module__.startswith(f"{ROOT}.")  # two of ours collide as ever
+    if name in registry.lent and not ours:
+        ours = registry._obj_map.pop(name)
+        if registry.lent.pop(name):
+            registry._obj_map.setdefault(f"{PREFIX}{name}", ours)
+    return register(name, obj, *args, **kwargs)
+
+
+def folder() -> Path | None:
+    """Return the folder of the fork around us: that we lie in, or, installed, that we run in."""
+    place = PACKAGE.parents[1] if ROOT == "trainers.advprompt" else Path.cwd()
+    train = place / "train.py"
+    ours = (place / "trainers").resolve() == PACKAGE  # the clone
+    if ours or not (place / "trainers").is_dir() or not train.is_file():
+        return None
+    return place if b"dassl" in train.read_bytes() else None
+
+
+def join():
+    """Import the fork's train.py, which registers its data sets and trainers.
+
+    Returns:
+        the module; None where there is no fork around us.
+    """
+    place = folder()
+    if place is None:
+        return None
+    copied = place / "trainers" / "advprompt"
+    if (copied / "__init__.py").is_file() and copied.resolve() != PACKAGE:
+        raise UserError(
+            f"'{place}' has a copy of advprompt of its own, and two do not mix; use the copy, by "
+            "'python -m trainers.advprompt train' and the like, or undo dropin"
+        )
+    if b"__main__" not in (place / "train.py").read_bytes():
+        raise UserError(
+            f"'{place / 'train.py'}' has no 'if __name__ == \"__main__\":', so that importing it "
+            "for the fork's data sets would run it; put what it does below such a line"
+        )
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+    try:
+        import train
+
+        return train
+    except Exception as error:
+        raise UserError(
+            f"'{place / 'train.py'}' cannot be imported ({type(error).__name__}: {error}), so that "
+            "the fork's data sets are not known; mend that, or start from another folder"
+        ) from error
+
+
+def extend_cfg(cfg) -> None:
+    """Add the settings of the fork around us, if there is one."""
+    extend = getattr(join(), "extend_cfg", None)
+    if extend:
+        extend(cfg)
+
+
+def attend(cfg, extend) -> None:
+    """Watch what is merged into ``cfg``: missing keys come first, and ``ATTACK.THREAT`` is known.
+
+    A fork whose own ``extend_cfg`` runs later may have replaced a whole group of keys by its own;
+    ``extend`` then adds what is missing before a file or the command line is merged.
+    """
+    if not is_attended(cfg):
+        vars(cfg)["merge_from_other_cfg"] = partial(_merge_other, cfg, extend)
+        vars(cfg)["merge_from_list"] = partial(_merge_list, cfg, extend)
+
+
+def is_attended(cfg) -> bool:
+    """Tell whether :func:`attend` watches this configuration."""
+    return "merge_from_list" in vars(cfg)
+
+
+def complete(cfg, extend) -> None:
+    """Add the keys that are still missing when a trainer is built.
+
+    Raises:
+        UserError: ``extend_cfg``, the second of the two lines, was never called.
+    """
+    if not is_attended(cfg) and "TRAIN" not in cfg.get("ATTACK", {}):
+        raise UserError(
+            "the configuration lacks the keys of advprompt, such as ATTACK.TRAIN; write "
+            "'advprompt.extend_cfg(cfg)' into train.py, behind its own 'extend_cfg(cfg)'"
+        )
+    extend(cfg)
+    if cfg.is_frozen():
+        cfg.freeze()  # what is new
+
+
+def _merge_other(cfg, extend, other) -> None:
+    extend(cfg)
+    other = other.clone()
+    attack = other.get("ATTACK", {})
+    ours = {name: attack.pop(name) for name in OURS if name in attack}
+    merging.merge_content(cfg, {"ATTACK": ours}, "in a config file")
+    type(cfg).merge_from_other_cfg(cfg, other)
+    # a data set knows what keeps its labels; the command line has the last word
+    if cfg.DATASET.TRANSFORMS:
+        cfg.INPUT["TRANSFORMS"] = cfg.DATASET.TRANSFORMS  # also where it is frozen, as yacs does
+
+
+def _merge_list(cfg, extend, words) -> None:
+    extend(cfg)
+    words = list(words)
+    ours, theirs = [], []
+    for i in range(0, len(words), 2):
+        group, _, rest = str(words[i]).partition(".")
+        mine = group == "ATTACK" and rest.partition(".")[0] in OURS
+        (ours if mine else theirs).extend(words[i : i + 2])
+    merging.merge_opts(cfg, ours)
+    type(cfg).merge_from_list(cfg, theirs)

@@ -1,0 +1,148 @@
+"""The config keys this package adds to Dassl's, their defaults, and the early checks."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from dassl.optim.lr_scheduler import AVAI_SCHEDS
+from dassl.optim.optimizer import AVAI_OPTIMS
+from yacs.config import CfgNode
+
+from ..records import flat_config
+from ..utils.errors import UserError
+from . import host
+from .merging import merge_file
+
+PRECISIONS = ("fp32", "amp", "bf16")
+POSITIONS = ("end", "middle", "front")
+TRANSFORMS = {"random_resized_crop", "random_flip", "random_translation", "center_crop"}  # of ours
+PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
+SECTIONS: list[tuple] = []  # (extend_cfg, check_cfg) of rooms with keys of their own
+METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
+
+
+def section(extend, check) -> None:
+    """Have ``extend_cfg`` and ``check_cfg`` call these two for a room's own keys."""
+    SECTIONS.append((extend, check))
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add our keys to Dassl's default config; keys a fork already has stay as they are."""
+    _default(cfg, "DATASET.SUBSAMPLE_CLASSES", "all")  # all, base or new
+    _default(cfg, "DATASET.CACHE_DIR", "")  # few-shot files, drawings; default beside the data
+    _default(cfg, "DATASET.FEATURE_DIR", "")  # cache of image features; "": OUTPUT_DIR/banks
+    _default(cfg, "DATASET.TEMPLATE", "")  # hand-made prompt of data sets without one of their own
+    _default(cfg, "DATASET.TRANSFORMS", [])  # in place of the trainer's INPUT.TRANSFORMS; []: those
+    _default(cfg, "DATASET.FOLDER_NAME", "folder")  # data set `folder`: its folder below the root
+    _default(cfg, "DATALOADER.TRAIN_X.IN_MEMORY", "auto")  # on the device: auto, yes or no
+    _default(cfg, "TEST.SUBSET", 0)  # fixed stratified draw of n test images; 0: all
+    _default(cfg, "TEST.FIRST", 0)  # in its place: first n by file name (ImageNet, cars); 0: all
+    _default(cfg, "TEST.PROTOCOL", "")  # for the record; "" follows from the other keys
+    _default(cfg, "TEST.PROBES", 32)  # images for the self-checks after a white-box attack; 0: none
+    _default(cfg, "TEST.SAVE_ADV", False)  # keep the adversarial images in OUTPUT_DIR/adversarial
+    _default(cfg, "TEST.PICTURE", 6)  # rows of the picture of adversarial images; 0: none
+
+    for extend, _ in SECTIONS:
+        extend(cfg)
+    for method in METHODS.values():
+        method.extend_cfg(cfg)
+    host.attend(cfg, extend_cfg)
+
+
+def method_called(name: str) -> type | None:
+    """Return our trainer of that name, with or without the ``advprompt.`` it has in some forks."""
+    return METHODS.get(name.removeprefix(host.PREFIX))
+
+
+def registered_name(name: str) -> str:
+    """Return the name under which our trainer of that name is registered here."""
+    method, bare = method_called(name), name.removeprefix(host.PREFIX)
+    if method is None:
+        return name
+    names = TRAINER_REGISTRY.registered_names()
+    ours = bare in names and TRAINER_REGISTRY.get(bare) is method
+    return bare if ours else f"{host.PREFIX}{bare}"
+
+
+def merge_test_attacks(cfg, path) -> None:
+    """Replace ``ATTACK.TEST`` by that of a yaml file; the training attack stays.
+
+    Raises:
+        UserError: see :func:`merge_file`.
+    """
+    fresh = get_cfg_default()
+    extend_cfg(fresh)
+    train = cfg.ATTACK.TRAIN.clone()
+    cfg.ATTACK.TEST = fresh.ATTACK.TEST
+    merge_file(cfg, path)
+    cfg.ATTACK.TRAIN = train
+
+
+@cache
+def defaults() -> dict:
+    """Return every setting's default, flat, for what was stored before a setting existed."""
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    return flat_config(cfg)
+
+
+def add_defaults(cfg: CfgNode, node: str, **values) -> None:
+    """Add keys below ``node``, such as ``TRAINER.CAPT``, that a fork does not have yet."""
+    for name, value in values.items():
+        _default(cfg, f"{node}.{name}", value)
+
+
+def _default(cfg: CfgNode, key: str, value) -> None:
+    *path, name = key.split(".")
+    for part in path:
+        if part not in cfg:
+            cfg[part] = CfgNode()
+        cfg = cfg[part]
+    if name not in cfg:
+        cfg[name] = value
+
+
+def check_cfg(cfg: CfgNode) -> None:
+    """Refuse what would make the numbers wrong, before anything is loaded.
+
+    Raises:
+        UserError: naming the key, its value and what to write instead.
+    """
+    if "normalize" in cfg.INPUT.TRANSFORMS:
+        raise UserError(
+            "INPUT.TRANSFORMS holds 'normalize', but attacks need pixels in [0, 1] and the model "
+            "normalises by itself; remove it from INPUT.TRANSFORMS"
+        )
+    one_of("OPTIM.NAME", cfg.OPTIM.NAME, AVAI_OPTIMS)
+    one_of("OPTIM.LR_SCHEDULER", cfg.OPTIM.LR_SCHEDULER, AVAI_SCHEDS)
+    if unusual := sorted(set(cfg.INPUT.TRANSFORMS) - TRANSFORMS):
+        from dassl.data.transforms import transforms  # imports torchvision, a second or two
+
+        known = (*transforms.AVAI_CHOICES, *getattr(transforms, "ONLY_IN_DASSL", ()))
+        for name in unusual:
+            one_of("a word of INPUT.TRANSFORMS", name, known)
+    one_of("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES, ("all", "base", "new"))
+    for part in ("TRAIN_X", "TEST"):
+        at_least(f"DATALOADER.{part}.BATCH_SIZE", cfg.DATALOADER[part].BATCH_SIZE, 1)
+    for key in ("SUBSET", "FIRST"):
+        at_least(f"TEST.{key}", cfg.TEST[key], 0)
+    one_of("TEST.PROTOCOL", cfg.TEST.PROTOCOL, PROTOCOLS)
+    for _, check in SECTIONS:
+        check(cfg)
+    if method := method_called(cfg.TRAINER.NAME):
+        method.check_keys(cfg)
+
+
+def one_of(key: str, value, choices) -> None:
+    """Refuse a value that is not among ``choices``."""
+    if value not in choices:
+        raise UserError(f"{key} is {value!r}, expected one of: {', '.join(map(repr, choices))}")
+
+
+def at_least(key: str, value, low, high=None) -> None:
+    """Refuse a number below ``low``, or above ``high`` where one is given (NaN too)."""
+    if not value >= low or (high is not None and not value <= high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{key} is {value}, expected {limits}")

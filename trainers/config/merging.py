@@ -1,0 +1,119 @@
+"""Merge yaml files and ``KEY VALUE`` pairs into a configuration, with clear errors."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import yaml
+
+from ..records import flat_config
+from ..utils.errors import UserError, nearest
+from .shipped import config_file
+
+THREAT = "ATTACK.THREAT"  # no setting itself: the threat model whose settings it stands for
+
+
+def merge_file(cfg, path) -> None:
+    """Merge a yaml file into ``cfg``.
+
+    Raises:
+        UserError: the file is missing, no yaml, or names an unknown key or a wrong type.
+    """
+    if not Path(path).is_file():
+        folder = Path(path).parent
+        there = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
+        hint = nearest(Path(path).name, there) if there else " Check the path."
+        raise UserError(f"config file '{path}' does not exist.{hint}")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise UserError(f"config file '{path}' is no valid yaml ({line})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"config file '{path}' holds no keys; write lines such as 'OPTIM:'")
+    merge_content(cfg, content, f"in '{path}'")
+
+
+def merge_content(cfg, content: dict, where: str) -> None:
+    """Merge the keys of a yaml file; a threat model that it names comes before its own keys."""
+    for first in (True, False):
+        for key, value in _leaves(content, cfg):
+            if (key == THREAT) is not first:
+                continue
+            if first:
+                merge_file(cfg, config_file("attacks", value))
+            else:
+                merge(cfg, key, value, where)
+
+
+def _leaves(node, cfg, prefix=""):
+    """Yield (full key, value) of everything that is no group of keys."""
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, cfg, f"{name}.")
+        else:
+            yield name, value
+
+
+def merge_opts(cfg, opts: list[str]) -> None:
+    """Merge ``KEY VALUE`` pairs from the command line.
+
+    ``ATTACK.THREAT NAME`` stands for the settings of a shipped threat model, or of a yaml file;
+    all other pairs come after them.
+
+    Raises:
+        UserError: an odd number of words, an unknown key (nearest names offered), a wrong type, a
+            setting of ``ATTACK.TEST`` that every attack of its ``LIST`` has for itself.
+    """
+    opts = [word for word in opts if word != "--"]
+    if len(opts) % 2:
+        raise UserError(f"overrides come in pairs KEY VALUE, but '{opts[-1]}' stands alone")
+    pairs = list(zip(opts[::2], opts[1::2], strict=True))
+    for key, text in pairs:
+        if key == THREAT:
+            merge_file(cfg, config_file("attacks", text))
+    for key, text in pairs:
+        if key != THREAT:
+            merge(cfg, key, _literal(text), "on the command line")
+    entries = cfg.get("ATTACK", {}).get("TEST", {}).get("LIST", ())
+    for key, text in pairs:
+        node, _, name = key.rpartition(".")
+        if node == "ATTACK.TEST" and entries and all(name in entry for entry in entries):
+            raise UserError(
+                f"{key} {text} would change nothing: every attack of ATTACK.TEST.LIST has its own "
+                f"{name}; set ATTACK.TEST.LIST, '[]' for the one attack that ATTACK.TEST describes"
+            )
+
+
+def _literal(text: str):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def merge(cfg, key: str, value, where: str) -> None:
+    """Set one key with yacs's rules for types, but for ``4`` where the default is ``"4/255"``."""
+    old, parent = cfg, cfg
+    for part in key.split("."):
+        if not isinstance(old, dict) or part not in old:
+            hint = nearest(key, flat_config(cfg))
+            raise UserError(f"config key '{key}' {where} is unknown.{hint}")
+        old, parent = old[part], old
+    if isinstance(value, str) and not isinstance(old, str):
+        value = _literal(value)  # CoOp's files write tuples, which are text to YAML: (224, 224)
+    kinds = {
+        str: (str, int, float),  # sizes in 1/255 are written either way
+        float: (float, int),
+        tuple: (tuple, list),
+        list: (list, tuple),
+    }.get(type(old), (type(old),))
+    fits = isinstance(value, kinds) and (isinstance(value, bool) <= isinstance(old, bool))
+    if isinstance(old, dict) or not (fits or old is None or value is None):
+        raise UserError(
+            f"config key '{key}' {where} is {value!r}, expected {type(old).__name__} such as "
+            f"{'a key below it' if isinstance(old, dict) else repr(old)}"
+        )
+    parent[key.rpartition(".")[2]] = value if old is None or value is None else type(old)(value)

@@ -1,0 +1,54 @@
+"""The yaml files that come with the package: trainers, data sets and threat models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..utils.errors import UserError, nearest
+
+PACKAGE = Path(__file__).resolve().parents[1]  # the folder of the package
+# of the project, None where the package is installed or copied into a fork
+CLONE = PACKAGE.parent if PACKAGE.name == "trainers" else None
+
+
+def configs_folder() -> Path:
+    """Return the folder with ``trainers/``, ``datasets/`` and ``attacks/``.
+
+    Raises:
+        UserError: this copy of the package lies without them.
+    """
+    places = (
+        PACKAGE / "configs",  # installed
+        PACKAGE.parent.parent / "configs" / "advprompt",  # in a fork, as trainers/advprompt
+        PACKAGE.parent / "configs",  # the clone
+    )
+    for place in places:
+        if (place / "attacks").is_dir():
+            return place
+    raise UserError(
+        f"the config files that belong to '{PACKAGE}' are not there (looked for '{places[0]}'); "
+        "name a file by its path"
+    )
+
+
+def config_file(kind: str, name: str) -> Path:
+    """Return the file of a shipped config.
+
+    Args:
+        kind: ``trainers``, ``datasets`` or ``attacks``.
+        name: such as ``linf1`` or, for trainers, ``AdvPT/vit_b16``; or the path of a file.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):  # whoever opens it says whether it is there
+        return Path(name)
+    folder = configs_folder() / kind
+    names = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.yaml"))
+    }
+    if name not in names:
+        what = {"trainers": "trainer config", "datasets": "data set", "attacks": "threat model"}
+        raise UserError(f"no {what[kind]} is called '{name}'.{nearest(name, names)}")
+    return names[name]

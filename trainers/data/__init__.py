@@ -1,0 +1,1 @@
+"""What is there of a data set, and fetching it."""

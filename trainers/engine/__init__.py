@@ -1,0 +1,1 @@
+"""Training: the shared trainers, checkpoints, run folders and exports."""

@@ -1,0 +1,166 @@
+"""Checkpoints of prompts: tensors and plain values only, written whole, resumed exactly."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..backbone.weights_files import refused_import
+from ..utils.errors import UserError
+from ..utils.io import atomic_write
+
+
+def rng_state() -> dict:
+    """Return the state of Python's, NumPy's and torch's generators as plain values."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict) -> None:
+    """Put the generators back where :func:`rng_state` found them."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _is_plain(value) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, list, tuple, dict))
+
+
+def scheduler_state(scheduler) -> dict | None:
+    """Return a scheduler's plain values; Dassl's warm-up holds a second scheduler inside."""
+    if scheduler is None:
+        return None
+    state = {
+        name: value
+        for name, value in vars(scheduler).items()
+        if name not in ("optimizer", "successor") and not name.startswith("_") and _is_plain(value)
+    }
+    state["_step_count"] = getattr(scheduler, "_step_count", 0)
+    state["_last_lr"] = list(getattr(scheduler, "_last_lr", []))
+    if hasattr(scheduler, "successor"):
+        state["successor"] = scheduler_state(scheduler.successor)
+    return state
+
+
+def set_scheduler_state(scheduler, state: dict | None) -> None:
+    """Put a scheduler back where :func:`scheduler_state` found it."""
+    if scheduler is None or state is None:
+        return
+    state = dict(state)
+    if (inner := state.pop("successor", None)) is not None:
+        set_scheduler_state(scheduler.successor, inner)
+    vars(scheduler).update(state)
+
+
+def save_checkpoint(path, state: dict) -> None:
+    """Write a checkpoint atomically; the previous file stays whole if this fails.
+
+    Raises:
+        UserError: the disk is full or the folder not writable.
+    """
+    with atomic_write(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch reports a full disk this way
+            raise OSError(str(error)) from error
+
+
+def newest_checkpoint(folder) -> Path | None:
+    """Return the file that Dassl's pointer ``checkpoint`` names, else that of the last epoch.
+
+    None where ``folder`` holds no checkpoint.
+    """
+    folder = Path(folder)
+    pointer = folder / "checkpoint"
+    if pointer.is_file():
+        path = folder / (pointer.read_text(encoding="utf-8").strip() or "none")
+        if path.is_file():
+            return path
+    epochs = [int(p.name[14:]) for p in folder.glob("model.pth.tar-*") if p.name[14:].isdigit()]
+    return folder / f"model.pth.tar-{max(epochs)}" if epochs else None
+
+
+def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:
+    """Return the file that stands for a run: of ``epoch``, else the best, else the newest.
+
+    None where ``folder`` holds no checkpoint; that of an epoch may be missing.
+    """
+    folder = Path(folder)
+    if epoch is not None:
+        return folder / f"model.pth.tar-{epoch}"
+    best = folder / "model-best.pth.tar"
+    return best if best.is_file() else newest_checkpoint(folder)
+
+
+def load_checkpoint(path) -> dict:
+    """Read a checkpoint without executing anything it may contain.
+
+    Raises:
+        UserError: it is missing, truncated, no checkpoint, or holds more than plain values.
+    """
+    path = Path(path)
+    damaged = (
+        f"checkpoint '{path}' is truncated or no checkpoint; delete it to go on from an earlier "
+        "one, or give another --model-dir"
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"checkpoint '{path}' does not exist; check --model-dir and --load-epoch"
+        ) from error
+    except pickle.UnpicklingError as error:
+        if not (name := refused_import(path, error)):
+            raise UserError(damaged) from error
+        raise UserError(
+            f"checkpoint '{path}' is refused: it holds more than tensors and plain values "
+            f"({name}), and loading it could execute code; use a checkpoint this project wrote"
+        ) from error
+    except Exception as error:  # which one a torn file raises depends on where it was torn
+        raise UserError(damaged) from error
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
+        raise UserError(f"checkpoint '{path}' is foreign: it has no 'state_dict'; use another file")
+    return state
+
+
+def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:
+    """Copy ``weights`` into a prompt module after comparing names and shapes.
+
+    CoOp's fixed ``token_prefix`` and ``token_suffix`` are ignored: they belong to its classes.
+
+    Raises:
+        UserError: other width, other number of vectors, other classes, or another method.
+    """
+    weights = {k: v for k, v in weights.items() if k not in ("token_prefix", "token_suffix")}
+    own = module.state_dict()
+    if missing := sorted(set(own) ^ set(weights)):
+        raise UserError(
+            f"checkpoint '{path}' belongs to another method: {missing[0]!r} is on one side only; "
+            "give the --trainer it was made with"
+        )
+    for name, value in weights.items():
+        if value.shape != own[name].shape:
+            raise UserError(
+                f"checkpoint '{path}' does not fit: {name} has shape {tuple(value.shape)} there "
+                f"and {tuple(own[name].shape)} here (classes if class-specific, vectors, width); "
+                "use the backbone, number of vectors and data set it was trained with"
+            )
+    module.load_state_dict(weights)

@@ -1,0 +1,292 @@
+"""The files of a prompt zoo: what a run learned, as safetensors, with a card that says what it is.
+
+An export is a folder of ``prompts.safetensors`` (the values, and the card with its checksum),
+``card.json`` (the same card) and ``card.md`` (the card for people). Reading executes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..backbone import CLIPAdapter
+from ..prompting import PromptedCLIP, PromptSpec
+from ..utils.errors import UserError
+from ..utils.io import atomic_write, load_tensors, read_json, save_tensors, writable_dir, write_json
+from .checkpoints import chosen_checkpoint, load_checkpoint
+
+FORMAT = 1
+WEIGHTS, CARD, PAGE = "prompts.safetensors", "card.json", "card.md"
+LEARNER = "prompt_learner"  # folder of a run's checkpoints
+TOWER = "visual."  # heads the names of a trained image tower
+ADVICE = "fetch it or export it again"
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
+_PROMPTS = {field.name: type(field.default) for field in fields(PromptSpec)}
+
+
+class Export(NamedTuple):
+    """What an export holds: its file, values by name, card, and the prompts it describes."""
+
+    file: Path
+    tensors: dict[str, torch.Tensor]
+    card: dict
+    spec: PromptSpec
+
+
+def card_digest(card: dict) -> str:
+    """Return the hex SHA-256 of a card's content."""
+    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str) -> bool:
+    """Write an export, whole or not at all; an equal one that is there stays.
+
+    Returns:
+        whether anything was written.
+
+    Raises:
+        UserError: ``folder`` holds something else, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if (folder / WEIGHTS).is_file() and _equal(read_export(folder), tensors, card):
+            return False
+        raise UserError(
+            f"'{folder}' holds something else already, which is not overwritten; choose another "
+            "folder with --out or move that one away"
+        )
+    parent = writable_dir(folder.parent)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=parent))
+    building.chmod(0o755)  # mkdtemp makes it private
+    try:
+        metadata = {"card": card, "card_sha256": card_digest(card)}
+        save_tensors(building / WEIGHTS, tensors, metadata)
+        write_json(building / CARD, card)
+        with atomic_write(building / PAGE) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        building.replace(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write '{folder}' ({error.strerror}); choose another folder with --out"
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return True
+
+
+def _equal(export: Export, tensors: dict[str, torch.Tensor], card: dict) -> bool:
+    same = export.card == card and set(export.tensors) == set(tensors)
+    return same and all(torch.equal(v, tensors[k].cpu()) for k, v in export.tensors.items())
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_export(path) -> Export:
+    """Read and check an export.
+
+    Args:
+        path: its folder, or its safetensors file alone.
+
+    Raises:
+        UserError: it is missing, damaged, altered, foreign, or of another version.
+    """
+    path = Path(path).expanduser()
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"'{path}' is no export (there is no {WEIGHTS}); give a folder that 'python -m "
+            "tools.export' wrote"
+        )
+    tensors, metadata = load_tensors(file, advice=ADVICE)
+    card = metadata.get("card")
+    if not isinstance(card, dict):
+        raise UserError(f"'{file}' is no export of this project (it has no card); {ADVICE}")
+    if metadata.get("card_sha256") != card_digest(card):
+        raise UserError(f"the card in '{file}' fails its checksum; {ADVICE}")
+    beside = file.with_name(CARD)
+    if beside.is_file() and read_json(beside) != card:
+        raise UserError(f"'{beside}' is not the card of '{file.name}' beside it; {ADVICE}")
+    return Export(file, tensors, card, _check(card, tensors, file))
+
+
+def _text(value) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _texts(value) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(_text, value))
+
+
+def _size(value) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
+
+
+_REQUIRED: dict[str, Callable[[object], bool]] = {
+    "method.trainer": _text,
+    "data.classes": _texts,
+    "data.template": _text,
+    "backbone.name": lambda v: _text(v) and v == portable(v),
+    "backbone.weights_sha256": lambda v: _text(v) and re.fullmatch("[0-9a-f]{64}", v) is not None,
+    "input.size": _size,
+    "input.interpolation": INTERPOLATIONS.__contains__,
+    "prompts.spec": lambda v: isinstance(v, dict),
+}
+
+
+def _check(card: dict, tensors: dict[str, torch.Tensor], file: Path) -> PromptSpec:
+    """Refuse a card without what loading needs and values that are not finite."""
+    if card.get("format") != FORMAT:
+        raise UserError(
+            f"'{file}' is of format {card.get('format')!r}, this version reads format {FORMAT}; "
+            "take the version of this project that wrote it"
+        )
+    for name, accepts in _REQUIRED.items():
+        value = card
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not accepts(value):
+            raise UserError(f"the card in '{file}' has a wrong '{name}'; {ADVICE}")
+    for name, value in tensors.items():
+        if value.dtype not in DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise UserError(
+                f"'{file}' holds '{name}' as {value.dtype}, expected one of {known}; {ADVICE}"
+            )
+        if not value.isfinite().all():
+            raise UserError(f"'{file}' holds values in '{name}' that are not finite; {ADVICE}")
+    given = card["prompts"]["spec"]
+    if not all(type(value) is _PROMPTS.get(name) for name, value in given.items()):
+        raise UserError(f"the card in '{file}' has wrong 'prompts.spec'; {ADVICE}")
+    return PromptSpec(**given)
+
+
+def portable(value):
+    """Return a name, or all texts in a JSON value, without folders of the machine it stems from."""
+    if isinstance(value, dict):
+        return {key: portable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [portable(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"file:[^?]*[/\\]", "file:", value)
+    return re.sub(r"(^|[=\s])(~|[A-Za-z]:)?[/\\]([^\s,/\\]*[/\\])*", r"\1", value)
+
+
+# --- into a model ---------------------------------------------------------------------------------
+
+
+def serve(
+    clip: CLIPAdapter, classnames: list[str], spec: PromptSpec, tensors: dict, origin
+) -> PromptedCLIP:
+    """Return CLIP with what a run learned around it; a trained image tower replaces clip's own.
+
+    Args:
+        tensors: by :class:`PromptedCLIP`'s names, and ``visual.*`` for an image tower.
+        origin: file of the values, for the message.
+
+    Raises:
+        UserError: values and ``spec`` contradict one another or do not fit ``clip``.
+    """
+    _check_room(clip, spec, len(classnames), tensors, origin)
+    model = PromptedCLIP(clip, classnames, spec)
+    tower = {k.removeprefix(TOWER): v for k, v in tensors.items() if k.startswith(TOWER)}
+    prompts = {k: v for k, v in tensors.items() if not k.startswith(TOWER)}
+    if tower:
+        _load(clip.model.visual, tower, clip, origin)
+    _load(model, prompts, clip, origin)
+    return model.requires_grad_(False).eval()
+
+
+def _check_room(clip: CLIPAdapter, spec: PromptSpec, classes: int, tensors: dict, origin) -> None:
+    """Refuse prompts larger than all values together before any memory is taken for them."""
+    ratios = [
+        spec.refiner_ratio
+        for wanted, depth in (
+            (spec.refine_text, spec.text_depth),
+            (spec.refine_vision, spec.vision_depth),
+        )
+        if wanted and depth > 1
+    ]
+    width = min(w for w in (clip.text_width, clip.vision_width) if w) if clip.text_width else 1
+    text = spec.text * (classes if spec.csc else 1)
+    if max(text, spec.vision, *ratios) * width > sum(v.numel() for v in tensors.values()):
+        raise UserError(
+            f"'{origin}' holds fewer values than the prompts of its card take; {ADVICE}"
+        )
+
+
+def _load(module: torch.nn.Module, weights: dict, clip: CLIPAdapter, origin) -> None:
+    own = module.state_dict()
+    shapes = [{k: tuple(v.shape) for k, v in side.items()} for side in (weights, own)]
+    for name in sorted(set(own) | set(weights)):
+        theirs, mine = (side.get(name, "none") for side in shapes)
+        if theirs != mine:
+            raise UserError(
+                f"'{origin}' does not fit: {name} has shape {theirs} there, and {mine} by its "
+                f"card on backbone {clip.name}; {ADVICE}"
+            )
+    module.load_state_dict(weights)
+
+
+# --- where a run starts from ----------------------------------------------------------------------
+
+
+def weights_file(path) -> Path:
+    """Return the file that ``MODEL.INIT_WEIGHTS`` means: of an export, a run, or itself.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    found = [path / WEIGHTS, chosen_checkpoint(path / LEARNER), chosen_checkpoint(path)]
+    for file in found if path.is_dir() else ():
+        if file is not None and file.is_file():
+            return file
+    raise UserError(
+        f"MODEL.INIT_WEIGHTS is '{path}', but there are no learned prompts; give an export, the "
+        "folder of a run, or a checkpoint"
+    )
+
+
+def read_start(path, method) -> tuple[dict, dict, Path]:
+    """Read what a training may start from.
+
+    Args:
+        path: an export, a run folder or a checkpoint.
+        method: the trainer's class, which names what of a checkpoint is deployed.
+
+    Returns:
+        the facts it must agree on, as a checkpoint states them; its values; its file.
+    """
+    file = weights_file(path)
+    if file.suffix != ".safetensors":
+        state = load_checkpoint(file)
+        facts = state.get("advprompt") or {}
+        # another trainer's checkpoint is refused by its name, whatever is in it
+        own = facts.get("trainer", method.__name__) == method.__name__
+        return facts, method.deployed(state["state_dict"]) if own else {}, file
+    export = read_export(file)
+    facts = {
+        "trainer": export.card["method"]["trainer"],
+        "weights_sha256": export.card["backbone"]["weights_sha256"],
+        "classnames": export.card["data"]["classes"],
+    }
+    if facts["trainer"] == method.__name__ and (export.spec.text or export.spec.vision):
+        facts["prompts"] = method.prompt_facts(export.spec)
+    return facts, export.tensors, file

@@ -1,0 +1,1 @@
+"""Testing: the evaluator, banks of image features, pictures, adversarial image files."""

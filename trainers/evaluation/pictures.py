@@ -1,0 +1,217 @@
+"""The picture of an attack: clean | perturbation x10 | adversarial, with both predictions.
+
+A run keeps the pixels and the texts in ``examples.safetensors``, so that the picture can be drawn
+again in another size or for fewer images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..utils.errors import UserError
+from ..utils.io import atomic_write, load_tensors, save_tensors
+
+EXAMPLES = "examples.safetensors"
+PICTURE = "picture.png"
+MAGNIFICATION = 10
+_RIGHT, _WRONG, _QUIET = "#1a7f37", "#c62828", "#57606a"
+_CELL = 2.15  # inches per image
+_NAME = 26  # characters of a class name that fit under an image
+_SMALL = 160  # pixels; below it images are shown with hard edges
+
+
+class Prediction(NamedTuple):
+    """A class name and the probability the model gives it, in [0, 1]."""
+
+    name: str
+    probability: float
+
+
+def save_grid(
+    path,
+    clean: torch.Tensor,
+    adversarial: torch.Tensor,
+    *,
+    labels: Sequence[str],
+    before: Sequence[Prediction],
+    after: Sequence[Prediction],
+    eps: float | None,
+    title: str = "",
+) -> Path:
+    """Draw one row per image: clean, the perturbation times ten around grey, adversarial.
+
+    Predictions are green where they are right and red where they are wrong.
+
+    Args:
+        path: the PNG file.
+        clean, adversarial: (N, 3, H, W) in [0, 1].
+        labels: the N true class names.
+        before, after: the N predictions on the clean and on the adversarial images.
+        eps: the attack's radius, a float in [0, 1]; None without a ball.
+        title: a line above the picture.
+
+    Raises:
+        UserError: no images, different shapes, pixels outside [0, 1], or the file cannot be
+            written.
+    """
+    clean, adversarial = _pixels(clean, "clean"), _pixels(adversarial, "adversarial")
+    count = len(clean)
+    lengths = {len(adversarial), len(labels), len(before), len(after)}
+    if clean.shape != adversarial.shape or lengths != {count} or not count:
+        raise UserError(
+            f"a picture needs as many clean images, adversarial images, labels and predictions; "
+            f"got clean {tuple(clean.shape)}, adversarial {tuple(adversarial.shape)}, "
+            f"{len(labels)} labels, {len(before)} and {len(after)} predictions"
+        )
+    noise = perturbation(clean, adversarial)
+    radius = "" if eps is None else f", eps {eps * 255:g}/255"
+    heads = ("clean", f"perturbation x{MAGNIFICATION}{radius}", "adversarial")
+
+    row, top = _CELL + 0.52, 0.42 + (0.34 if title else 0.0)  # inches
+    width, height = 3 * (_CELL + 0.2) + 0.2, count * row + top + 0.12
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    if title:
+        size = min(11, 11 * 75 / len(title))  # 75 characters fit
+        y = 1 - 0.2 / height
+        figure.text(0.5, y, title, ha="center", va="center", fontsize=size, parse_math=False)
+    for j, head in enumerate(heads):
+        x = (0.2 + j * (_CELL + 0.2) + _CELL / 2) / width
+        y = 1 - (top - 0.2) / height
+        figure.text(x, y, head, ha="center", va="center", fontsize=9.5, color=_QUIET)
+    for i in range(count):
+        texts = (
+            (_caption(before[i]), _colour(before[i], labels[i])),
+            (f"true class\n{_short(labels[i])}", _QUIET),
+            (_caption(after[i]), _colour(after[i], labels[i])),
+        )
+        for j, (image, (text, colour)) in enumerate(
+            zip((clean[i], noise[i], adversarial[i]), texts, strict=True)
+        ):
+            left, bottom = 0.2 + j * (_CELL + 0.2), height - top - i * row - _CELL
+            box = (left / width, bottom / height, _CELL / width, _CELL / height)
+            _show(figure.add_axes(box), image, text, colour)
+    path = Path(path)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+    return path
+
+
+def perturbation(clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
+    """Return the change of each pixel times ``MAGNIFICATION`` around grey, in [0, 1]."""
+    return (0.5 + MAGNIFICATION * (adversarial - clean)).clamp(0, 1)
+
+
+def _show(axes, image: torch.Tensor, text: str, colour: str) -> None:
+    small = max(image.shape[-2:]) < _SMALL
+    pixels = image.permute(1, 2, 0).numpy()  # (H, W, 3)
+    axes.imshow(pixels, vmin=0, vmax=1, interpolation="nearest" if small else "antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=1.6)
+    look = {"fontsize": 9, "color": colour, "linespacing": 1.15}
+    axes.set_xlabel(text, labelpad=3, parse_math=False, **look)
+
+
+def _pixels(images: torch.Tensor, name: str) -> torch.Tensor:
+    """Return ``images`` as float32 (N, 3, H, W) on the CPU, refusing normalised ones."""
+    images = torch.as_tensor(images).detach().float().cpu()
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise UserError(f"{name} images have shape {tuple(images.shape)}, expected (N, 3, H, W)")
+    if images.numel() and not (images.min() >= -1e-4 and images.max() <= 1 + 1e-4):
+        raise UserError(
+            f"{name} images lie in [{images.min():.3g}, {images.max():.3g}], expected [0, 1]; "
+            "give pixels before normalisation"
+        )
+    return images.clamp(0, 1)
+
+
+def _short(name: str) -> str:
+    name = name.replace("_", " ")
+    return name if len(name) <= _NAME else name[: _NAME - 1].rstrip() + "…"
+
+
+def _caption(prediction: Prediction) -> str:
+    return f"predicted\n{_short(prediction[0])}, {100 * prediction[1]:.0f} %"
+
+
+def _colour(prediction: Prediction, label: str) -> str:
+    return _RIGHT if prediction[0] == label else _WRONG
+
+
+def save_examples(
+    folder,
+    *,
+    clean: torch.Tensor,
+    adversarial: torch.Tensor,
+    classnames: Sequence[str],
+    labels: torch.Tensor,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    spec,
+    title: str = "",
+) -> Path:
+    """Keep examples of an attack in a run folder and draw them.
+
+    Args:
+        folder: gets ``examples.safetensors`` and ``picture.png``.
+        clean, adversarial: (N, 3, H, W) in [0, 1].
+        classnames: the K class names.
+        labels: (N,) indices of the true classes.
+        before, after: (N, K) class probabilities on clean and on adversarial images.
+        spec: the :class:`~.attacks.AttackSpec` that made them.
+        title: a line above the picture; the attack is added to it.
+
+    Returns:
+        the picture's path.
+
+    Raises:
+        UserError: see :func:`save_grid`.
+    """
+    attack = f"{spec.target.replace('_', '-')} {spec.name.upper()}-{spec.steps}"
+    facts = {
+        "labels": [classnames[i] for i in labels.tolist()],
+        "before": _predictions(before, classnames),
+        "after": _predictions(after, classnames),
+        "eps": spec.eps,
+        "title": f"{title}: {attack}" if title else attack,
+    }
+    picture = save_grid(Path(folder) / PICTURE, clean, adversarial, **facts)
+    save_tensors(Path(folder) / EXAMPLES, {"clean": clean, "adversarial": adversarial}, facts)
+    return picture
+
+
+def _predictions(probabilities: torch.Tensor, classnames: Sequence[str]) -> list[Prediction]:
+    best = probabilities.detach().float().cpu().max(dim=1)
+    return [
+        Prediction(classnames[i], p)
+        for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def load_examples(path) -> dict:
+    """Return the arguments of :func:`save_grid`, except its path, from a run's examples.
+
+    Args:
+        path: ``examples.safetensors`` or the run folder that holds it.
+
+    Raises:
+        UserError: missing, damaged, or another kind of file.
+    """
+    path = Path(path)
+    path = path / EXAMPLES if path.is_dir() else path
+    tensors, facts = load_tensors(path)
+    names = {"clean", "adversarial", "labels", "before", "after", "eps", "title"}
+    examples = tensors | {key: value for key, value in facts.items() if key in names}
+    if set(examples) != names:
+        raise UserError(
+            f"'{path}' holds no examples of an attack; give the {EXAMPLES} of a finished run"
+        )
+    return examples

@@ -1,0 +1,1 @@
+"""Many runs: protocols, jobs, local and Slurm execution."""

@@ -1,0 +1,1 @@
+"""How the built-in small CLIP was pre-trained and measured."""

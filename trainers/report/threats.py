@@ -1,0 +1,132 @@
+"""Threat models in words: the headings and captions of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..records import attack_signature
+
+# field -> how it is written where a short heading does not say it
+_DETAILS = {
+    "alpha": "alpha {}",
+    "restarts": "{} restarts",
+    "start": "{} start",
+    "norm": "{}",
+    "prec": "gradients in {}",
+    "name": "{}",
+    "steps": "{} steps",
+    "drop": "every iterate scored: {}",
+}
+_OBJECTIVES = {
+    "margin": "margin",
+    "dlr": "DLR",
+    "kl": "KL",
+    "embedding_kl": "embedding-KL",
+    "logit": "MaxLogit",
+}
+_ALGORITHMS = {
+    "pgd": "PGD",
+    "fgsm": "FGSM",
+    "mi": "MI-FGSM",
+    "di": "DI-FGSM",
+    "mdi": "MI-DI-FGSM",
+    "autoattack": "AutoAttack",
+    "apgd": "APGD-CE+DLR",
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+    "square": "Square",
+    "rap": "RAP",
+}
+_FOLLOWS = {"autoattack", "apgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"}
+_TARGETS = {
+    "embedding": "transfer",
+    "end_to_end": "end-to-end",
+    "frozen_prompt": "frozen-prompt",
+    "surrogate": "black-box",
+}
+MEANINGS = {
+    "embedding": "transfer: made on the image embedding alone (AdvPT's threat model), "
+    "the attack never saw the learned prompt",
+    "end_to_end": "end-to-end: white box, the gradient passes through the learned prompt",
+    "frozen_prompt": "frozen-prompt: made against the hand-made prompt, "
+    "the attack never saw the learned one",
+    "surrogate": "black-box: made on another model, the surrogate; the attack asked the tested "
+    "model nothing",
+}
+
+
+def size(text: str) -> str:
+    """Shorten ``2.6667/255`` to ``2.67/255``; ranges such as ``1..16/255`` stay as they are."""
+    try:
+        value = float(text.removesuffix("/255"))
+    except ValueError:
+        return text
+    return f"{round(value, 2 if value >= 1 else 4):g}/255"
+
+
+def threat_label(threat: Mapping) -> str:
+    """Return a short name such as ``PGD-10 8/255 (embedding-KL)``.
+
+    Cross entropy, the usual objective, is not named.
+    """
+    name = _ALGORITHMS.get(threat["name"].lower(), threat["name"])
+    if name == "PGD":
+        name = f"PGD-{threat['steps']}" if threat["steps"] else "noise"
+    elif threat["name"] in _FOLLOWS and threat["steps"] not in (100, 5000):
+        name += f"-{threat['steps']}"
+    label = f"{name} {size(threat['eps']) if threat['eps'] else 'without a ball'}"
+    objective = _OBJECTIVES.get(threat["objective"])
+    return f"{label} ({objective})" if objective and threat["steps"] else label
+
+
+def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
+    """Return one heading per test attack, such as ``transfer PGD-40 16/255 (embedding-KL)``.
+
+    Headings that would be equal are told apart by the fields in which their attacks differ.
+    """
+    attacks = list(attacks)
+    labels = [f"{_TARGETS[a['target']]} {threat_label(a)}" for a in attacks]
+    headings = []
+    for attack, label in zip(attacks, labels, strict=True):
+        signatures = [
+            dict(attack_signature(a))
+            for a, other in zip(attacks, labels, strict=True)
+            if other == label
+        ]
+        differing = [
+            _DETAILS.get(key, key + " {}").format(value)
+            for key, value in dict(attack_signature(attack)).items()
+            if any(twin.get(key) != value for twin in signatures)
+        ]
+        headings.append(", ".join([label, *differing]))
+    return headings
+
+
+def _scoring(threat: Mapping) -> str:
+    if threat["name"] in _FOLLOWS:
+        return "on the samples that the other attacks of the row have left"
+    return "every iterate scored" if threat["drop"] else ""
+
+
+def describe(threat: Mapping) -> str:
+    """Return the full threat model in one line."""
+    norm = {"linf": "Linf", "l2": "L2"}.get(threat["norm"], threat["norm"])
+    restarts = threat["restarts"]
+    parts = [
+        f"{norm} ball" if threat["eps"] else f"no ball (it seeks the nearest in {norm})",
+        f"eps {size(threat['eps'])}" if threat["eps"] else "",
+        f"alpha {size(threat['alpha'])}" if threat["alpha"] else "",
+        f"{threat['steps']} steps",
+        f"{restarts} restart{'' if restarts == 1 else 's'}",
+        f"{threat['start'].replace('_', '-')} start" if threat["start"] else "",
+        f"objective {_OBJECTIVES.get(threat['objective'], 'cross entropy')}"
+        if threat["objective"]
+        else "",
+        ", ".join(f"{key} {value}" for key, value in threat.get("kwargs", {}).items()),
+        _scoring(threat),
+        f"gradients in {threat['prec']}" if threat.get("prec") else "",
+        f"defence {threat['defence']}" if threat.get("defence") else "",
+    ]
+    return ", ".join(filter(None, parts))

@@ -1,0 +1,1 @@
+"""Small helpers that everybody may use: errors, files, images, processes, versions."""
