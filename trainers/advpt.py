@@ -16,7 +16,6 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import nn
 
 from .attacks import specs_from_cfg
-from .attacks.cost import bank_forwards
 from .backbone import text_features
 from .config.keys import POSITIONS, PRECISIONS, add_defaults, at_least, one_of
 from .engine.checkpoints import load_prompts
@@ -106,11 +105,6 @@ class AdvPT(RobustTrainer):
                 "ATTACK.THREAT advpt16, or set ATTACK.TRAIN.OBJECTIVE embedding_kl and "
                 "ATTACK.TRAIN.TARGET embedding"
             )
-
-    @classmethod
-    def image_forwards(cls, cfg, images):
-        (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
-        return {"bank": images * bank_forwards(spec, cfg.TRAINER.ADVPT.VIEWS)}
 
     @classmethod
     def prompt_spec(cls, keys, clip):

@@ -54,13 +54,6 @@ class APD(AdversarialTrainer):
         at_least("TRAINER.APD.FEEDBACK", keys.FEEDBACK, 0)
 
     @classmethod
-    def image_forwards(cls, cfg, images):
-        keys, forwards = cfg.TRAINER.APD, super().image_forwards(cfg, images)
-        if keys.TEACHER == "offline":  # tuned before, on clean images
-            forwards["train"] += images * (keys.TEACHER_EPOCHS or cfg.OPTIM.MAX_EPOCH)
-        return forwards
-
-    @classmethod
     def prompt_spec(cls, keys, clip):
         return in_both_towers(keys)
 

@@ -19,9 +19,6 @@ import pytest
 import torch
 from dassl.data.datasets import DATASET_REGISTRY
 
-from advprompt.attacks import AttackSpec, run_attack
-from advprompt.attacks.cost import attack_forwards
-from advprompt.attacks.cost import test_forwards as forwards_of_test
 from advprompt.cli import train
 from advprompt.datasets import drawing, shapes, shifts
 from advprompt.engine import runs
@@ -501,126 +498,6 @@ def test_sizes_of_shapes_are_those_of_the_drawn_set(tmp_path):
     names, per_class = drawing.shape_classes(), shapes.IMAGES_PER_CLASS
     assert found == (len(names), len(names) * per_class["train"], len(names) * per_class["test"])
 
-
-def test_forwards_of_composed_attacks():
-    def spec(**fields):
-        node = {
-            "NAME": "pgd",
-            "EPS": "4",
-            "ALPHA": "1",
-            "STEPS": 10,
-            "RESTARTS": 1,
-            "START": "uniform",
-            "OBJECTIVE": "ce",
-            "TARGET": "end_to_end",
-        }
-        return AttackSpec.from_cfg(node, fields)
-
-    assert attack_forwards(spec(), scored=False) == 10
-    assert attack_forwards(spec(DROP=True, RESTARTS=3)) == 33
-    assert attack_forwards(spec(DROP=True, RESTARTS=3, PREC="bf16")) == 66
-    assert forwards_of_test(spec(), 10) == 10 + 3  # the loss, the answer and the score at the end
-    assert attack_forwards(spec(NAME="apgd-ce")) == 1 + 101
-    auto = 1 + 101 + 1 + 9 * 101 + 1 + 9 * 2 * 100 + 1 + 1 + 5001
-    assert attack_forwards(spec(NAME="autoattack"), 1000) == auto
-    assert attack_forwards(spec(NAME="autoattack"), 3) == 1 + 101 + 1 + 5001
-
-
-@pytest.mark.parametrize("name", ["pgd", "di"])
-@pytest.mark.parametrize("drop", [False, True])
-@pytest.mark.parametrize("doubted", [False, True])
-def test_no_attack_takes_more_forwards_than_said(name, drop, doubted):
-    """The most there is: no sample breaks, and all look wrong in bf16 at every iterate."""
-    node = {
-        "NAME": name,
-        "EPS": "4",
-        "ALPHA": "1",
-        "STEPS": 3,
-        "RESTARTS": 2,
-        "DROP": drop,
-        "START": "uniform",
-        "OBJECTIVE": "ce",
-        "TARGET": "end_to_end",
-        "PREC": "bf16" if doubted else "fp32",
-    }
-    spec, counted = AttackSpec.from_cfg(node, {}), Counter()
-
-    def model(kind: str, right: bool):
-        def logits(images):
-            counted[kind] += len(images)
-            score = 9 * (1 if right else -1) + images.mean((1, 2, 3))
-            return torch.stack([score, -score], dim=1)  # (B, 2)
-
-        return logits
-
-    labels, exact = torch.zeros(1, dtype=torch.long), model("exact", True) if doubted else None
-    forward = model("forward", not doubted)
-    pixels = torch.full((1, 3, 8, 8), 0.5)
-    run_attack(spec, pixels, [1], forward=forward, labels=labels, exact=exact)
-    assert bool(counted["exact"]) == (drop and doubted)
-    assert counted.total() == attack_forwards(spec, 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["AdvPT", "CoOp", "NAPTuning", "CAPT", "APD"])
-def test_the_estimate_holds_for_a_counted_run(trainer, run, monkeypatch, capsys, world, tmp_path):
-    """Trained on three classes of drawings, which `tiny` gets right, so that all are attacked.
-
-    The factor of docs/protocols.md: a test takes 0.8 to 1 of the estimate where all images are
-    right clean and no attack drops samples; training and banks take exactly the estimate.
-    """
-    counted = count_images(monkeypatch)
-    monkeypatch.setattr(shifts.ShapesNovel, "test_only", False)
-    argv = [
-        "--root",
-        str(world),
-        "--seed",
-        "1",
-        "--trainer",
-        trainer,
-        "--dataset-config-file",
-        str(REPO / "configs/datasets/shapes_novel.yaml"),
-        "--config-file",
-        str(REPO / f"configs/trainers/{trainer}/tiny.yaml"),
-        "--attack-config-file",
-        str(REPO / "configs/attacks/linf4_tiny.yaml"),
-        "--output-dir",
-        str(tmp_path / "run"),
-        "TEST.SUBSET",
-        "9",
-        "TEST.PROBES",
-        "1",
-        "TEST.PICTURE",
-        "2",
-        "DATALOADER.NUM_WORKERS",
-        "0",
-        "OPTIM.MAX_EPOCH",
-        "1",
-        "DATASET.TRANSFORMS",
-        "[]",
-        "ATTACK.TRAIN.EPS",
-        "1",
-        "ATTACK.TRAIN.ALPHA",
-        "0.5",
-        "ATTACK.TEST.LIST",
-        "[{'EPS': '0.01/255', 'ALPHA': '0.01/255', 'STEPS': 10},"
-        " {'EPS': '1/255', 'STEPS': 6, 'OBJECTIVE': 'embedding_kl',"
-        " 'TARGET': 'embedding'}]",
-    ]
-    if trainer == "AdvPT":
-        argv += ["ATTACK.TRAIN.TARGET", "embedding", "ATTACK.TRAIN.OBJECTIVE", "embedding_kl"]
-    # all 120 images are there to train on
-    monkeypatch.setattr(plan, "sizes_of", lambda cfg: (sizes.Sizes(3, 120, 9), ""))
-    args = train.parser().parse_args(argv)
-    planned = plan.Plan()
-    planned.add(train.setup_cfg(args))
-    expected = planned.jobs[0].forwards
-    code, _, err = run(argv)
-    assert code == 0, err
-    for part in ("train", "bank"):
-        assert counted[part] == expected.get(part, 0), part
-    assert 0.8 * expected["test"] <= counted["test"] <= expected["test"]
-    assert read_record(tmp_path / "run" / "record.json")["clean"]["correct"] == 9
 
 
 def count_images(monkeypatch) -> Counter:

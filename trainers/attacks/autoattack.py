@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..utils.errors import UserError
 from .apgd import APGD, TargetedAPGD, UntargetedDLR
 from .fab import FAB
-from .spec import ADAPTIVE, AttackSpec
+from .spec import STEPS, AttackSpec
 from .square import Square
 
 PARTS = {
@@ -47,17 +47,4 @@ def parts_of(spec: AttackSpec, classes: int) -> list[AttackSpec]:
     left_out = [name for name in COMPOSED[spec.name] if name not in names]
     if left_out:
         print(f"note: {classes} classes are too few for {' and '.join(left_out)}, left out")
-    queries = {"square": {"steps": ADAPTIVE["square"]}}
-    return [replace(spec, name=name, **queries.get(name, {})) for name in names]
-
-
-def build_part(spec: AttackSpec, logits, labels):
-    """Return the part of AutoAttack that ``spec`` names, with a method ``run(pixels, seeds)``.
-
-    Args:
-        logits: images (b, 3, H, W) in [0, 1] -> logits (b, K).
-        labels: (B,) int64.
-    """
-    if spec.name == "square":
-        return Square(logits, labels, spec, queries=spec.steps)
-    return PARTS[spec.name](logits, labels, spec)
+    return [replace(spec, name=name, steps=STEPS.get(name, spec.steps)) for name in names]

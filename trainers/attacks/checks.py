@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .base import AttackResult
 from .geometry import length
-from .gradient import AttackResult
 from .spec import AttackSpec
 
-BALL_SLACK = 1e-6  # float32 rounding of x + delta
+SLACK = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of x + delta
 ZERO_GRAD_SHARE = 0.01
 NO_BALL_LEFT = 0.05
 
@@ -32,32 +31,28 @@ class AttackChecks:
 
     def add(self, result: AttackResult, clean: Tensor | None = None) -> None:
         """Count one batch; with the ``clean`` images, also how far it went in L2."""
-        images, reached, broken = result.images, getattr(result, "reached", None), result.right
-        l2 = 0.0 if clean is None else length(images - clean.float(), "l2").amax().item()
+        images, reached, broken = result.images, result.reached or {}, result.right
         self.merge(
             AttackChecks(
-                max_l2=l2,
-                broken=int((~broken).sum()) if reached else 0,
-                far={k: float(v[~broken].double().sum()) for k, v in (reached or {}).items()},
                 n=len(images),
                 max_linf=result.max_linf,
                 in_range=bool(((images >= 0) & (images <= 1)).all()),
                 zero_grad=int(result.zero_grad.sum()),
                 loss_first=float(result.loss_first.double().sum()),
                 loss_last=float(result.loss_last.double().sum()),
+                max_l2=0.0 if clean is None else float(length(images - clean.float(), "l2").amax()),
+                broken=int((~broken).sum()) if reached else 0,
+                far={k: float(v[~broken].double().sum()) for k, v in reached.items()},
             )
         )
 
     def merge(self, other: AttackChecks) -> None:
         """Add the totals of another part of the same attack."""
-        self.n += other.n
-        self.max_linf = max(self.max_linf, other.max_linf)
+        for name in ("n", "zero_grad", "loss_first", "loss_last", "broken"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("max_linf", "max_l2"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
         self.in_range = self.in_range and other.in_range
-        self.zero_grad += other.zero_grad
-        self.loss_first += other.loss_first
-        self.loss_last += other.loss_last
-        self.max_l2 = max(self.max_l2, other.max_l2)
-        self.broken += other.broken
         self.far = {k: self.far.get(k, 0) + v for k, v in other.far.items()} or self.far
 
     def summary(self) -> dict:
@@ -78,14 +73,6 @@ class AttackChecks:
         }
 
 
-def summarise(results: Iterable[AttackResult]) -> dict:
-    """Return the summary (see :meth:`AttackChecks.summary`) over the batches of one attack."""
-    checks = AttackChecks()
-    for result in results:
-        checks.add(result)
-    return checks.summary()
-
-
 def verify(
     spec: AttackSpec,
     summary: dict,
@@ -101,24 +88,17 @@ def verify(
         RuntimeError: the perturbation leaves the ball or the image leaves [0, 1]. No number made
             with such an attack means anything.
     """
-    if (
-        spec.norm == "l2"
-        and spec.eps is not None
-        and not summary.get("max_l2", 0) <= spec.eps + 1e-5
-    ):
+    most = summary.get(f"max_{spec.norm}", 0)
+    if spec.eps is not None and not most <= spec.eps + SLACK[spec.norm]:
+        linf = spec.norm == "linf"
+        far, radius = (f"{255 * v:.6g}/255" if linf else f"{v:.6g}" for v in (most, spec.eps))
         raise RuntimeError(
-            f"max_l2: an image moved by {summary['max_l2']:.6g} in L2, "
-            f"outside the ball of {spec.eps:.6g}"
-        )
-    if spec.norm == "linf" and not summary["max_linf"] <= spec.eps + BALL_SLACK:
-        raise RuntimeError(
-            f"max_linf: a pixel moved by {summary['max_linf'] * 255:.4f}/255, "
-            f"outside the ball of {spec.eps * 255:.4f}/255"
+            f"max_{spec.norm}: {'a pixel' if linf else 'an image'} moved by {far}, outside the "
+            f"ball of {radius} in {spec.norm}"
         )
     if not summary["in_range"]:
         raise RuntimeError("in_range: an adversarial image leaves [0, 1]")
-    warnings = []
-    moves = spec.eps is None or spec.eps > 0
+    warnings, moves = [], spec.eps is None or spec.eps > 0
     if moves and summary["zero_grad_share"] > ZERO_GRAD_SHARE:
         warnings.append(
             f"zero_grad_share: the gradient is exactly 0 for {summary['zero_grad_share']:.1%} of "

@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .autoattack import build_part
-from .family import Aimed, aims_of, gradient_attack
-from .gradient import AttackResult, objective_for
+from ..records.threats import REFERENCED
+from .autoattack import PARTS
+from .base import AttackResult
+from .family import aims_of, gradient_attack
+from .gradient import objective_for
 from .library import LibraryAttack
-from .spec import LABELLED, AttackSpec
+from .rap import RAP
+from .spec import AttackSpec
 
 Model = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> logits (B, K) or features
 
@@ -38,7 +41,7 @@ def run_attack(
     seeds: Sequence[int],
     *,
     forward: Model,
-    labels: Tensor,
+    labels: Tensor | None,
     still_right: Model | None = None,
     exact: Model | None = None,
 ) -> AttackResult:
@@ -47,22 +50,22 @@ def run_attack(
     Args:
         pixels: (B, 3, H, W) in [0, 1].
         seeds: one integer per image.
-        forward: what is attacked; features instead of logits for ``embedding_kl``.
-        labels: (B,) int64.
+        forward: what is attacked: logits, of rap the surrogate's; features for ``embedding_kl``.
+        labels: (B,) int64; None, which only rap takes, for the surrogate's own answers.
         still_right: images to (B,) bool, where the tested model is right; decides between restarts.
         exact: the logits in float32 where ``forward`` is coarser, which then have the last word on
             whether a sample is broken.
     """
-    if spec.adaptive:
-        return build_part(spec, forward, labels).run(pixels, seeds)
-    if spec.library:
-        return LibraryAttack(forward, labels, spec, spec.kwargs).run(pixels, seeds)
-    aim = spec.kwargs.get("aim")
-    with torch.no_grad():
-        needed = aim is not None or spec.objective not in LABELLED
-        reference = forward(pixels) if needed else None
+    if spec.name == "rap":
+        return RAP(forward, labels, spec).run(pixels, seeds)
+    if spec.adaptive or spec.library:
+        attack = LibraryAttack if spec.library else PARTS[spec.name]
+        return attack(forward, labels, spec).run(pixels, seeds)
+    aim, reference, aims = spec.kwargs.get("aim"), None, None
+    if aim is not None or spec.objective in REFERENCED:
+        with torch.no_grad():
+            reference = forward(pixels)
     if aim is not None:
-        loss = Aimed(forward, labels, aims_of(aim, reference, labels, seeds), exact=exact)
-    else:
-        loss = objective_for(spec, forward, labels=labels, reference=reference, exact=exact)
-    return gradient_attack(loss, spec, spec.kwargs).run(pixels, seeds, still_right)
+        aims = aims_of(aim, reference, labels, seeds)
+    loss = objective_for(spec, forward, labels=labels, reference=reference, aims=aims, exact=exact)
+    return gradient_attack(loss, spec).run(pixels, seeds, still_right)

@@ -3,8 +3,8 @@
 from yacs.config import CfgNode
 
 from ..config.keys import add_defaults, section
+from ..records.threats import PGD_FAMILY
 from ..utils.errors import UserError
-from .catalogue import FAMILY
 from .spec import specs_from_cfg
 
 
@@ -47,10 +47,10 @@ def check_cfg(cfg: CfgNode) -> None:
         UserError: naming the key, its value and what to write instead.
     """
     for spec in specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN"):
-        if spec.name not in FAMILY:
+        if spec.name not in PGD_FAMILY:
             raise UserError(
                 f"ATTACK.TRAIN.NAME is '{spec.name}', which is for tests; train with one of: "
-                f"{', '.join(FAMILY)}"
+                f"{', '.join(PGD_FAMILY)}"
             )
     for spec in specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST"):
         if spec.eps == 0:

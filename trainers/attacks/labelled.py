@@ -1,4 +1,4 @@
-"""What the attacks on labelled images share: how they are called, and what must not leak."""
+"""The base of attacks that see logits and labels: AutoAttack's parts and torchattacks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ import torch
 from torch import Tensor
 
 from .. import losses
+from ..utils.seeds import generators
+from .base import (
+    AttackResult,
+    another_seed,
+    check_finite,
+    check_logits,
+    drawn,
+    gradient_of,
+    isolated,
+)
 from .geometry import length
-from .gradient import AttackResult, NotFinite, check_logits, check_pixels
 from .spec import AttackSpec
 
 
 class LabelledAttack:
     """An attack that sees a model's logits and leaves samples alone once they are broken.
 
-    A sample that is wrong at the clean image is returned as it came. Randomness comes from the
+    A sample that is wrong at the clean image is returned unchanged. Randomness comes from the
     sample's own seed and samples never meet: neither the batch size nor the order matters, nor
     that broken samples are left out of later forwards. No parameter, gradient or mode of the model
     is touched, and it works inside ``no_grad``, ``inference_mode`` and autocast, in float32.
@@ -30,6 +39,24 @@ class LabelledAttack:
     def __init__(self, logits: Callable[[Tensor], Tensor], labels: Tensor, spec: AttackSpec):
         self.logits, self.labels, self.spec = logits, labels, spec
 
+    # --- what an attack defines ------------------------------------------------------------------
+
+    def search(
+        self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int], turn: int
+    ) -> AttackResult:
+        """Return what one run finds for right images (b, 3, H, W) with clean logits (b, K)."""
+        raise NotImplementedError
+
+    def turns(self, classes: int) -> int:
+        """Return the number of runs, each on the samples that are left."""
+        return self.spec.restarts
+
+    def clean_loss(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
+        """Return the loss (b,) of that run at the clean images with logits (b, K)."""
+        return losses.margin(logits, labels)
+
+    # --- the run ---------------------------------------------------------------------------------
+
     def run(self, pixels: Tensor, seeds: Sequence[int]) -> AttackResult:
         """Attack a batch of images (B, 3, H, W) in [0, 1], each with a seed of its own.
 
@@ -41,54 +68,45 @@ class LabelledAttack:
             NotFinite: the logits, the loss or its gradient are not finite.
             RuntimeError: the logits ignore the images.
         """
-        check_pixels(pixels)
-        if not len(pixels) == len(seeds) == len(self.labels):
-            counts = f"{len(pixels)} images, {len(seeds)} seeds and {len(self.labels)} labels"
-            raise ValueError(f"{counts}: one each is needed")
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(pixels.device.type, enabled=False),
-        ):
-            clean = pixels.detach().clone().float().clamp(0, 1)
+        with isolated(pixels, seeds, self.labels) as clean:
             labels = self.labels.clone().to(clean.device)
             with torch.no_grad():
                 logits = self.logits(clean)
-            if not torch.isfinite(logits).all():
-                raise NotFinite("the model's logits are not finite; compute in fp32")
+            check_finite("the model's logits are", logits)
             check_logits(logits, labels)
-            result = self.attack(clean, labels, logits, [int(seed) for seed in seeds])
-        if len(clean):
-            result.max_linf = float((result.images - clean).abs().max())
-        return result
+            first = self.clean_loss(logits, labels, 0)
+            kept = AttackResult.untouched(clean, first, logits.argmax(1) == labels)
+            for turn in range(self.turns(logits.shape[1])):
+                left = kept.right.nonzero().flatten()  # (b,)
+                if not len(left):
+                    break
+                own = [another_seed(seeds[i], turn) for i in left.tolist()]
+                found = self.search(clean[left], labels[left], logits[left], own, turn)
+                found.loss_first = self.clean_loss(logits[left], labels[left], turn)
+                kept.keep_worst(found, left)
+            kept.measure(clean)
+        return kept
 
-    def attack(
-        self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int]
-    ) -> AttackResult:
-        """Return the result for clean images, given their labels (B,) and logits (B, K)."""
-        raise NotImplementedError
+    # --- for its parts ---------------------------------------------------------------------------
 
     def score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return margins (b,) and where the model is right (b,)."""
         logits = self.logits(images)
         margin = losses.margin(logits, labels)
-        if not torch.isfinite(margin).all():
-            raise NotFinite("the attack's loss is not finite; compute in fp32")
+        check_finite("the attack's loss is", margin)
         return margin, logits.argmax(1) == labels
 
     def noise(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return one random change (3, H, W) per sample, of length 1 in the norm of the spec."""
-        generator, linf = torch.Generator(), self.spec.norm == "linf"
-        draw = torch.rand if linf else torch.randn
-        noise = [draw(clean.shape[1:], generator=generator.manual_seed(s)) for s in seeds]
-        noise = torch.stack(noise).to(clean)  # (b, 3, H, W)
+        linf = self.spec.norm == "linf"
+        noise = drawn(torch.rand if linf else torch.randn, generators(seeds), clean)
         noise = 2 * noise - 1 if linf else noise
         return noise / length(noise, self.spec.norm)
 
     def gradient(
         self, images: Tensor, loss: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss (b,), its gradient (b, 3, H, W) and the logits (b, K) at ``images``.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return loss (b,), gradient (b, 3, H, W), where it is exactly 0 (b,), logits (b, K).
 
         Args:
             loss: logits (b, K) -> losses (b,).
@@ -96,11 +114,7 @@ class LabelledAttack:
         images = images.detach().requires_grad_()
         logits = self.logits(images)
         value = loss(logits)
-        if not torch.isfinite(value).all():
-            raise NotFinite("the attack's loss is not finite; compute in fp32")
-        if not value.requires_grad:
-            raise RuntimeError("the attack's loss does not depend on the images")
-        (grad,) = torch.autograd.grad(value.sum(), images)
-        if not torch.isfinite(grad).all():
-            raise NotFinite("the attack's gradient is not finite; compute in fp32")
-        return value.detach(), grad, logits.detach()
+        check_finite("the attack's loss is", value)
+        grad, peak = gradient_of(value, images)
+        check_finite("the attack's gradient is", peak)
+        return value.detach(), grad, peak == 0, logits.detach()

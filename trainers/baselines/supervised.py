@@ -21,10 +21,6 @@ class Supervised(AdversarialTrainer):
     passes = 1.0
 
     @classmethod
-    def passes_per_image(cls, cfg, attack):
-        return cls.passes + attack * {"adv": 1, "half": 0.5, "clean": 0}[cls.at_loss(cfg)]
-
-    @classmethod
     def at_loss(cls, cfg) -> str:
         """Return adv, half or clean."""
         return cfg.TRAINER[cls.node].get("AT_LOSS", "clean")

@@ -19,7 +19,6 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import MetricMeter, set_random_seed
 
 from ..attacks import AttackSpec, NotFinite, gradient_attack, objective_for, specs_from_cfg
-from ..attacks.cost import attack_forwards
 from ..config.keys import PRECISIONS, add_defaults, at_least, one_of
 from ..losses import mean_ce
 from ..prompting.prompted import PromptedCLIP, PromptSpec
@@ -111,7 +110,7 @@ class Batch:
             return self.trainer.output(images, texts, for_attack=True).logits
 
         loss = objective_for(spec, forward, labels=self.labels[rows], reference=reference)
-        attack = gradient_attack(loss, spec, spec.kwargs)
+        attack = gradient_attack(loss, spec)
         return attack.run(self.pixels[rows], self.seeds[rows], scored=False).images
 
 
@@ -195,20 +194,6 @@ class AdversarialTrainer(RobustTrainer):
                 "with ATTACK.THREAT linf1, or set ATTACK.TRAIN.TARGET end_to_end and "
                 "ATTACK.TRAIN.OBJECTIVE ce"
             )
-
-    @classmethod
-    def image_forwards(cls, cfg, images):
-        batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-        whole = images - images % batch or images  # an incomplete last batch is dropped
-        attack = (
-            attack_forwards(cls.train_spec(cfg), scored=False) if cls.is_adversarial(cfg) else 0
-        )
-        return {"train": round(whole * cfg.OPTIM.MAX_EPOCH * cls.passes_per_image(cfg, attack))}
-
-    @classmethod
-    def passes_per_image(cls, cfg, attack: int) -> float:
-        """Return the passes of one image in one epoch; ``attack``: those of its attack."""
-        return attack + cls.passes
 
     @property
     def keys(self):

@@ -94,15 +94,6 @@ class RobustTrainer(TrainerX):
     def check_keys(cls, cfg) -> None:
         """Refuse values of the method's keys, before anything is written or loaded."""
 
-    @classmethod
-    def image_forwards(cls, cfg, images: int) -> dict[str, int]:
-        """Return how many images go through the image tower in training on ``images`` images.
-
-        Returns:
-            ``train`` and ``bank``, as far as the method has them; gradient steps count once.
-        """
-        return {}
-
     def check_cfg(self, cfg):
         host.complete(cfg, extend_cfg)
         check_cfg(cfg)

@@ -426,7 +426,7 @@ def _attack_chunk(
         if spec is not None:
             _check_finite(clean, names, precision)
             loss = objective_for(spec, tower_in(spec.prec, clip.encode_image), reference=clean)
-            attack = gradient_attack(loss, spec, spec.kwargs)
+            attack = gradient_attack(loss, spec)
             views = []
             for view_seeds in zip(*starts, strict=True):  # B seeds of one view
                 result = attack.run(pixels, view_seeds)

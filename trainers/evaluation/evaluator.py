@@ -31,10 +31,10 @@ from ..attacks import (
     tower_in,
     verify,
 )
-from ..attacks.spec import LABELLED
 from ..backbone import cosine_logits
 from ..defences import Defence, defended
 from ..prompting import templates
+from ..records.threats import LABELLED
 from ..utils import distributed
 from ..utils.images import batches
 from ..utils.io import read_json, sha256_file, write_json
@@ -341,7 +341,7 @@ class Evaluation:
             surrogate = self.surrogate(spec)
             known = surrogate.knows(spec.kwargs["labels"], len(self.texts))
             forward = self.attacked(surrogate, seen)
-            return RAP(forward, labels if known else None, spec, spec.kwargs).run(pixels, seeds)
+            return RAP(forward, labels if known else None, spec).run(pixels, seeds)
         whole, still_right, exact = self.attacked(self.bare, seen), None, None
         own, forward = spec.target == "end_to_end", whole
         if own:

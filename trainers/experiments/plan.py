@@ -17,12 +17,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from .. import attacks, records
-from ..attacks import cost
+from .. import records
 from ..engine import checkpoints as state
 from ..engine import runs
 from ..utils import errors
-from .sizes import Sizes, sizes_of
+from .sizes import sizes_of
 
 RETESTS = runs.RETESTS
 STATES = ("run", "resume", "copy", "skip", "refuse")
@@ -65,7 +64,6 @@ class Plan:
         self.jobs: list[Job] = []
         self.planned: dict[str, dict] = {}  # folder -> what makes the run that takes it
         self.tested: dict[str, list[dict]] = {}  # model's folder -> configurations of its tests
-        self.shared: set[tuple] = set()  # features that runs share through the cache
 
     def add(self, cfg, *, eval_only=False, model_dir="", load_epoch=None) -> None:
         """Add the run that ``runs.start`` would do with these arguments.
@@ -77,13 +75,7 @@ class Plan:
         tested = runs.test_facts(eval_only, model_dir, load_epoch)
         mine = {key: value for key, value in config.items() if key not in runs.VOLATILE} | tested
         done = runs.is_done(cfg, **tested) or self._planned(folder, mine)
-        trainer = config.method_called(cfg.TRAINER.NAME)
-        sizes, missing = sizes_of(cfg)
-        forwards = None
-        if trainer and sizes:
-            forwards = self.test(cfg, trainer, sizes)
-            if not eval_only:
-                forwards |= self.training(cfg, trainer, sizes)
+        _, missing = sizes_of(cfg)
         if done:
             job = Job(folder, "skip")
         elif eval_only and load_epoch is None and self._copies(cfg, config, model_dir):
@@ -94,10 +86,7 @@ class Plan:
                 os.path.exists(os.path.join(folder, name))
                 for name in (runs.CONFIG_FILE, "unfinished")
             )
-            if forwards and epochs:
-                left = max(1 - epochs / cfg.OPTIM.MAX_EPOCH, 0)
-                forwards |= {"train": round(forwards.get("train", 0) * left)}
-            job = Job(folder, "resume" if begun else "run", forwards, missing)
+            job = Job(folder, "resume" if begun else "run", None, missing)
         if not eval_only or os.path.dirname(folder) == os.path.join(tested["model_dir"], RETESTS):
             self.tested.setdefault(tested.get("model_dir", folder), []).append(config)
         self.jobs.append(job)
@@ -129,44 +118,6 @@ class Plan:
         if any(runs.same_test(config, other) for other in planned):
             return True
         return runs.record_of_same_test(cfg, model_dir) is not None
-
-    def training(self, cfg, trainer, sizes: Sizes) -> dict[str, int]:
-        """Return the forwards of the training, without a bank that an earlier job has made."""
-        forwards = trainer.image_forwards(cfg, sizes.train)
-        node = cfg.TRAINER.ADVPT
-        bank = ("bank", cfg.SEED, cfg.DATASET.NUM_SHOTS, node.VIEWS, repr(cfg.ATTACK.TRAIN))
-        if "bank" in forwards and self._made(cfg, repr(bank)):
-            forwards["bank"] = 0
-        return forwards
-
-    def test(self, cfg, trainer, sizes: Sizes) -> dict[str, int]:
-        """Return the forwards of the test, without features that an earlier job has made."""
-        alone = not cfg.DEFENCE.NAME and not cfg.TEST.SAVE_ADV
-        frozen = trainer.frozen_image_tower and not cfg.DEFENCE.NAME
-        total = 0 if frozen and self._made(cfg, "clean") else sizes.test
-        views = {"none": 1, "bpda": 1}.get(cfg.DEFENCE.ADAPTIVE, 2) if cfg.DEFENCE.NAME else 1
-        pictured = cfg.TEST.PICTURE
-        for spec in attacks.specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST"):
-            if spec.target == "embedding" and alone and trainer.frozen_image_tower:
-                made = self._made(cfg, repr(spec))
-                total += 0 if made else sizes.test * cost.bank_forwards(spec)
-                continue
-            one = cost.test_forwards(spec, sizes.classes, draws=max(cfg.DEFENCE.EOT, 1))
-            total += sizes.test * one * views
-            if spec.target == "end_to_end":
-                total += (cost.PROBE * min(cfg.TEST.PROBES, sizes.test)) * views
-                total += (one + 2) * min(pictured, sizes.test)
-                pictured = 0  # the first such attack is drawn
-        return {"test": total}
-
-    def _made(self, cfg, what: str) -> bool:
-        """Tell whether an earlier job made these features of the test images; the next has."""
-        data, size = cfg.DATASET, tuple(cfg.INPUT.SIZE)
-        key = (data.NAME, data.SUBSAMPLE_CLASSES, cfg.TEST.SUBSET, cfg.TEST.get("FIRST", 0))
-        key += (cfg.MODEL.BACKBONE.NAME, size, cfg.INPUT.INTERPOLATION, what)
-        known = key in self.shared
-        self.shared.add(key)
-        return known
 
 
 def epochs_done(folder) -> int:

@@ -17,6 +17,7 @@ from ..utils.errors import UserError, nearest
 from ..utils.io import read_json, write_json
 from ..utils.machine import environment
 from ..utils.statistics import harmonic_mean, mean_interval
+from .threats import OBJECTIVES, TARGETS
 
 __all__ = [
     "FILE_NAME",
@@ -124,8 +125,8 @@ _SECONDS = {"train": _number(), "bank": _number(), "eval": _number()}
 _SCORE = {"n": _integer(1), "correct": _integer(0)}
 _THREAT = {
     "name": _TEXT,
-    "objective": _optional(_one_of("ce", "margin", "dlr", "kl", "embedding_kl", "logit")),
-    "target": _one_of("end_to_end", "frozen_prompt", "embedding", "surrogate"),
+    "objective": _optional(_one_of(*OBJECTIVES)),
+    "target": _one_of(*TARGETS),
     "eps": _optional(_EPS),  # null: no ball
     "alpha": _optional(_EPS),
     "steps": _integer(0),

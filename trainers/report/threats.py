@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..records import attack_signature
+from ..records.threats import ADAPTIVE, ALGORITHMS, NORMS, OBJECTIVES, TARGETS
 
 # field -> how it is written where a short heading does not say it
 _DETAILS = {
@@ -16,35 +17,6 @@ _DETAILS = {
     "name": "{}",
     "steps": "{} steps",
     "drop": "every iterate scored: {}",
-}
-_OBJECTIVES = {
-    "margin": "margin",
-    "dlr": "DLR",
-    "kl": "KL",
-    "embedding_kl": "embedding-KL",
-    "logit": "MaxLogit",
-}
-_ALGORITHMS = {
-    "pgd": "PGD",
-    "fgsm": "FGSM",
-    "mi": "MI-FGSM",
-    "di": "DI-FGSM",
-    "mdi": "MI-DI-FGSM",
-    "autoattack": "AutoAttack",
-    "apgd": "APGD-CE+DLR",
-    "apgd-ce": "APGD-CE",
-    "apgd-dlr": "APGD-DLR",
-    "apgd-t": "APGD-T",
-    "fab-t": "FAB-T",
-    "square": "Square",
-    "rap": "RAP",
-}
-_FOLLOWS = {"autoattack", "apgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"}
-_TARGETS = {
-    "embedding": "transfer",
-    "end_to_end": "end-to-end",
-    "frozen_prompt": "frozen-prompt",
-    "surrogate": "black-box",
 }
 MEANINGS = {
     "embedding": "transfer: made on the image embedding alone (AdvPT's threat model), "
@@ -71,14 +43,15 @@ def threat_label(threat: Mapping) -> str:
 
     Cross entropy, the usual objective, is not named.
     """
-    name = _ALGORITHMS.get(threat["name"].lower(), threat["name"])
+    name = ALGORITHMS.get(threat["name"].lower(), threat["name"])
     if name == "PGD":
         name = f"PGD-{threat['steps']}" if threat["steps"] else "noise"
-    elif threat["name"] in _FOLLOWS and threat["steps"] not in (100, 5000):
+    elif threat["name"] in ADAPTIVE and threat["steps"] not in (100, 5000):
         name += f"-{threat['steps']}"
     label = f"{name} {size(threat['eps']) if threat['eps'] else 'without a ball'}"
-    objective = _OBJECTIVES.get(threat["objective"])
-    return f"{label} ({objective})" if objective and threat["steps"] else label
+    objective = threat["objective"]
+    named = objective not in (None, "ce") and threat["steps"]
+    return f"{label} ({OBJECTIVES.get(objective, objective)})" if named else label
 
 
 def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
@@ -87,7 +60,7 @@ def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
     Headings that would be equal are told apart by the fields in which their attacks differ.
     """
     attacks = list(attacks)
-    labels = [f"{_TARGETS[a['target']]} {threat_label(a)}" for a in attacks]
+    labels = [f"{TARGETS[a['target']]} {threat_label(a)}" for a in attacks]
     headings = []
     for attack, label in zip(attacks, labels, strict=True):
         signatures = [
@@ -105,14 +78,14 @@ def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
 
 
 def _scoring(threat: Mapping) -> str:
-    if threat["name"] in _FOLLOWS:
+    if threat["name"] in ADAPTIVE:
         return "on the samples that the other attacks of the row have left"
     return "every iterate scored" if threat["drop"] else ""
 
 
 def describe(threat: Mapping) -> str:
     """Return the full threat model in one line."""
-    norm = {"linf": "Linf", "l2": "L2"}.get(threat["norm"], threat["norm"])
+    norm = NORMS.get(threat["norm"], threat["norm"])
     restarts = threat["restarts"]
     parts = [
         f"{norm} ball" if threat["eps"] else f"no ball (it seeks the nearest in {norm})",
@@ -121,7 +94,7 @@ def describe(threat: Mapping) -> str:
         f"{threat['steps']} steps",
         f"{restarts} restart{'' if restarts == 1 else 's'}",
         f"{threat['start'].replace('_', '-')} start" if threat["start"] else "",
-        f"objective {_OBJECTIVES.get(threat['objective'], 'cross entropy')}"
+        f"objective {OBJECTIVES.get(threat['objective'], threat['objective'])}"
         if threat["objective"]
         else "",
         ", ".join(f"{key} {value}" for key, value in threat.get("kwargs", {}).items()),
