@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from advprompt.attacks import compare, spec
 from advprompt.records import attack_signature, read_record
@@ -109,18 +108,3 @@ def test_a_surrogate_that_is_not_there_is_named_before_any_work(run, white_box, 
     code, _, err = run(white_box("AdvIVLP", ATTACK__TEST__LIST=listed))
     assert "no classifier 'resnet51'" in only_error(code, err)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.fixture(scope="module")
-def resnet(tmp_path_factory):
-    """A randomly initialised ResNet-18 with K outputs as a file: ``resnet(K)``, its name."""
-    from torchvision.models import resnet18
-
-    def make(classes: int) -> str:
-        path = tmp_path_factory.mktemp("resnet") / f"resnet18_{classes}.pt"
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            torch.save(resnet18(num_classes=classes).state_dict(), path)
-        return f"torchvision:resnet18?weights={path}"
-
-    return make
