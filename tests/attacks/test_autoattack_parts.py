@@ -149,10 +149,10 @@ def test_the_number_of_classes(classes):
         made = apgd(kind, logits, labels, steps=5)
         if classes >= fewest:
             assert made.run(clean, range(40)).right.float().mean() < 0.8
-    scores = logits(clean)
-    aims = made.aims(scores, labels)  # (T, B)
-    assert aims.shape == (min(classes - 1, 9), 40) and not (aims == labels).any()
-    assert len(aims) == made.turns(classes)
+    scores, turns = logits(clean), made.turns(classes)
+    assert turns == min(classes - 1, 9)
+    aims = torch.stack([made.aims(scores, labels, turn) for turn in range(turns)])  # (T, B)
+    assert not (aims == labels).any()
     ranked = scores.gather(1, aims.t())
     assert (ranked.diff(dim=1) <= 0).all()
 
@@ -189,7 +189,7 @@ def test_from_the_same_start_the_original_walks_the_same_way(kind, norm, steps):
     logits, clean, labels = problem(60, 10)
     theirs, seeds = original(kind, logits, norm, steps), range(60)
     ours = apgd(kind, logits, labels, norm, steps=steps)
-    aims = ours.aims(logits(clean), labels)[0]
+    aims = ours.aims(logits(clean), labels, 0)
     theirs.init_hyperparam(clean)
     theirs.y_target = aims
     start = into_ball(clean, ours.start(clean, seeds), EPS[norm], norm)

@@ -1,13 +1,11 @@
 """Gradient attacks on images in [0, 1]: what they are, the one loop, their self-checks."""
 
 from . import keys  # noqa: F401  declares ATTACK
-from .autoattack import parts_of
 from .base import AttackResult, NotFinite, check_pixels
-from .checks import AttackChecks, verify
-from .dispatch import run_attack, tower_in
+from .checks import AttackChecks, compare, judge, probe, verify
+from .dispatch import parts_of, run_attack, tower_in
 from .family import gradient_attack
 from .gradient import GradientAttack, objective_for
-from .probes import compare, judge, probe
 from .rap import RAP
 from .settings import parse_255
 from .spec import AttackSpec, specs_from_cfg

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from .. import losses
-from .base import AttackResult, likeliest_wrong
+from .base import AttackResult, LabelledAttack, likeliest_wrong
 from .geometry import into_ball, length
-from .labelled import LabelledAttack
 
 MOMENTUM = 0.75  # share of the new step; the rest repeats the last move
 RHO = 0.75  # a loss that rose in no more than this share of the steps calls for smaller ones
@@ -111,21 +110,17 @@ class APGD(LabelledAttack):
         """Return the ascended loss (b,) of a run that aims at the classes ``aims`` (b,)."""
         return losses.cross_entropy(logits, labels)
 
-    def aims(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the classes (T, b) that as many runs aim at; here the label, to get away from."""
-        return labels[None]
+    def aims(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
+        """Return the classes (b,) that a run aims at; here the label, to get away from."""
+        return labels
 
     def clean_loss(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
-        return self.loss(logits, labels, self._aim(logits, labels, turn))
+        return self.loss(logits, labels, self.aims(logits, labels, turn))
 
     def search(
         self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int], turn: int
     ) -> AttackResult:
-        return self.ascend(clean, labels, self._aim(logits, labels, turn), seeds)
-
-    def _aim(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
-        aims = self.aims(logits, labels)
-        return aims[turn % len(aims)]  # restarts go through them again
+        return self.ascend(clean, labels, self.aims(logits, labels, turn), seeds)
 
     def ascend(self, clean: Tensor, labels: Tensor, aims: Tensor, seeds: list[int]) -> AttackResult:
         """Attack from one random start; leaves ``loss_first`` 0."""
@@ -180,8 +175,9 @@ class TargetedAPGD(APGD):
     def turns(self, classes: int) -> int:
         return self.spec.restarts * min(TARGETS, classes - 1)
 
-    def aims(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return likeliest_wrong(logits, labels, TARGETS)
+    def aims(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
+        aims = likeliest_wrong(logits, labels, TARGETS)
+        return aims[turn % len(aims)]  # restarts go through them again
 
     def loss(self, logits: Tensor, labels: Tensor, aims: Tensor) -> Tensor:
         return losses.dlr_targeted(logits, labels, aims)

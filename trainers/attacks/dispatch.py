@@ -1,22 +1,65 @@
-"""From a spec to a run: which class makes an attack, and in what precision its gradients are."""
+"""From a spec to a run: AutoAttack's parts, the class of an attack, the precision of gradients.
+
+AutoAttack is four attacks in turn, each on the samples that the ones before have left: the standard
+version of the code of Croce & Hein, 2020 (arXiv 2003.01690).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..records.threats import REFERENCED
-from .autoattack import PARTS
+from ..utils.errors import UserError
+from .apgd import APGD, TargetedAPGD, UntargetedDLR
 from .base import AttackResult
+from .fab import FAB
 from .family import aims_of, gradient_attack
 from .gradient import objective_for
 from .library import LibraryAttack
 from .rap import RAP
-from .spec import AttackSpec
+from .spec import STEPS, AttackSpec
+from .square import Square
 
 Model = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> logits (B, K) or features
+PARTS = {
+    "apgd-ce": APGD,
+    "apgd-dlr": UntargetedDLR,
+    "apgd-t": TargetedAPGD,
+    "fab-t": FAB,
+    "square": Square,
+}
+COMPOSED = {
+    "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "apgd": ("apgd-ce", "apgd-dlr"),
+}
+# fewest classes of a part: where its loss is defined; fab-t would run below and goes with apgd-t
+FEWEST = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 4}
+
+
+def parts_of(spec: AttackSpec, classes: int) -> list[AttackSpec]:
+    """Return the attacks that ``spec`` stands for: itself, or the parts of a composed one.
+
+    Parts of a composed attack that need more classes are left out, with a message.
+
+    Raises:
+        UserError: a part is asked for by name and there are too few classes.
+    """
+    if spec.name not in COMPOSED:
+        if classes < FEWEST.get(spec.name, 0):
+            raise UserError(
+                f"attack '{spec.name}' needs at least {FEWEST[spec.name]} classes but there are "
+                f"{classes}; use 'apgd-ce' or 'autoattack'"
+            )
+        return [spec]
+    names = [name for name in COMPOSED[spec.name] if classes >= FEWEST.get(name, 0)]
+    left_out = [name for name in COMPOSED[spec.name] if name not in names]
+    if left_out:
+        print(f"note: {classes} classes are too few for {' and '.join(left_out)}, left out")
+    return [replace(spec, name=name, steps=STEPS.get(name, spec.steps)) for name in names]
 
 
 def tower_in(prec: str, features: Model) -> Model:

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import AttackResult, another_seed, likeliest_wrong
+from .base import AttackResult, LabelledAttack, another_seed, likeliest_wrong
 from .geometry import into_ball, length, to_hyperplane
-from .labelled import LabelledAttack
 
 ALPHA_MAX = 0.1  # largest weight of the step that starts at the clean image
 ETA = 1.05  # how far a step goes beyond the linearised boundary

@@ -90,44 +90,36 @@ class Diversity(GradientAttack):
     """
 
     generators: Sequence[torch.Generator] = ()
-    started = False
 
     def start(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         self.generators = generators(another_seed(seed, DRAWS) for seed in seeds)
-        self.started = True
         return super().start(clean, seeds)
 
     def objective(self, images: Tensor) -> Tensor:
-        if not images.requires_grad:
-            return super().objective(images)
-        varied = super().objective(self.vary(images))
-        if not self.started:
-            return varied
-        self.started = False  # the loss at the start is kept
-        with torch.no_grad():
-            loss = super().objective(images)
-        return value_of(loss, varied)
+        return super().objective(self.vary(images) if images.requires_grad else images)
+
+    @torch.no_grad()
+    def first_loss(self, loss: Tensor, images: Tensor) -> Tensor:
+        return self.loss_fn(images)
 
     def judge(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             loss, right = super().judge(images, rows)
         varied, _ = super().judge(self.vary(images), rows)
-        return value_of(loss, varied), right
+        return varied + (loss - varied).detach(), right  # the value of one, the other's gradient
 
     def keep(self, left: Tensor) -> None:
         super().keep(left)
-        kept = zip(self.generators, left.tolist(), strict=True)
-        self.generators = [generator for generator, stays in kept if stays]
+        self.generators = [self.generators[i] for i in left.nonzero().flatten().tolist()]
 
     def vary(self, images: Tensor) -> Tensor:
         """Return images (b, 3, H, W), each shrunk and padded by chance."""
-        varied = []
-        for image, generator in zip(images, self.generators, strict=True):
+        varied, share = images.clone(), self.spec.kwargs["probability"]
+        for i, generator in enumerate(self.generators):
             chance, *place = torch.rand(4, generator=generator).tolist()
-            varied.append(
-                self._shrink(image, *place) if chance < self.spec.kwargs["probability"] else image
-            )
-        return torch.stack(varied) if varied else images
+            if chance < share:
+                varied[i] = self._shrink(images[i], *place)
+        return varied
 
     def _shrink(self, image: Tensor, size: float, top: float, left: float) -> Tensor:
         """Return the image (3, H, W), smaller and moved; the three numbers are in [0, 1)."""
@@ -141,20 +133,15 @@ class Diversity(GradientAttack):
         return F.pad(small, (before, after, above, below))  # (3, H, W)
 
 
-def value_of(loss: Tensor, varied: Tensor) -> Tensor:
-    """Return the value of ``loss`` with the gradient of ``varied``."""
-    return varied + (loss - varied).detach()
-
-
 def gradient_attack(loss_fn: Callable[[Tensor], Tensor], spec: AttackSpec) -> GradientAttack:
     """Return the member of the PGD family that ``spec`` describes, in its norm.
 
     Args:
         loss_fn: see :class:`GradientAttack`.
     """
-    parts = {Diversity: "probability" in spec.kwargs, Momentum: "momentum" in spec.kwargs}
-    parts[L2Ball] = spec.norm == "l2"
-    chosen = [part for part, wanted in parts.items() if wanted]
+    chosen = [Diversity] if "probability" in spec.kwargs else []
+    chosen += [Momentum] if "momentum" in spec.kwargs else []
+    chosen += [L2Ball] if spec.norm == "l2" else []
     kind = type("".join(part.__name__ for part in chosen) or "PGD", (*chosen, GradientAttack), {})
     return kind(loss_fn, spec)
 

@@ -52,35 +52,36 @@ def objective_for(
             ascended. A sample still counts as broken wherever it is misclassified.
         exact: see :class:`Labelled`.
     """
-    loss, needed = LOSSES[spec.objective], spec.objective in LABELLED
-    if (labels if needed else reference) is None:
-        what = "labels" if needed else "the clean reference"
+    loss, labelled = LOSSES[spec.objective], spec.objective in LABELLED
+    if (labels if labelled else reference) is None:
+        what = "labels" if labelled else "the clean reference"
         raise ValueError(f"objective '{spec.objective}' needs {what}")
     with torch.inference_mode(False):
         # Copies: a tensor made in inference mode cannot take part in a backward pass.
-        labels, aims, reference = (
-            None if given is None else given.detach().clone() for given in (labels, aims, reference)
-        )
-    if not needed:
+        given = (labels, labels if aims is None else aims, reference)
+        labels, classes, reference = (None if x is None else x.detach().clone() for x in given)
+    if not labelled:
         return lambda images: loss(reference, forward(images))
-    if aims is not None:
-        return Labelled(forward, labels, lambda x, y: -losses.cross_entropy(x, y), exact, aims)
-    return Labelled(forward, labels, loss, exact)
+    return Labelled(forward, labels, classes, loss if aims is None else _towards, exact)
+
+
+def _towards(logits: Tensor, aims: Tensor) -> Tensor:
+    return -losses.cross_entropy(logits, aims)
 
 
 class Labelled:
     """A loss of logits and labels, which also says where the model is right.
 
     Args:
+        classes: (B,) what the loss compares with: the labels, or the classes aimed at.
         loss: logits (b, K) and classes (b,) -> losses (b,).
         exact: like ``forward``, but in float32: asked again wherever a coarser ``forward`` is
             wrong, so that no sample counts as broken that is not.
-        classes: (B,) what the loss compares with; by default the labels.
     """
 
-    def __init__(self, forward, labels: Tensor, loss: Callable, exact=None, classes=None):
-        self.forward, self.labels, self.loss, self.exact = forward, labels, loss, exact
-        self.classes = labels if classes is None else classes
+    def __init__(self, forward, labels: Tensor, classes: Tensor, loss: Callable, exact=None):
+        self.forward, self.exact, self.loss = forward, exact, loss
+        self.labels, self.classes = labels, classes
         self.checked = False  # once: a look at the values waits for the GPU
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -99,10 +100,7 @@ class Labelled:
         return logits
 
     def judge(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loss and rightness, each (b,), of images (b, 3, H, W) of the samples ``rows``.
-
-        Where the logits are wrong, the exact ones decide.
-        """
+        """Return loss and rightness, each (b,), of images (b, 3, H, W) of the samples ``rows``."""
         labels = self.labels[rows]
         logits = self.logits(images, labels)
         right = logits.detach().argmax(1) == labels
@@ -160,6 +158,10 @@ class GradientAttack:
     def objective(self, images: Tensor) -> Tensor:
         """Return the ascended loss (B,)."""
         return self.loss_fn(images)
+
+    def first_loss(self, loss: Tensor, images: Tensor) -> Tensor:
+        """Return the loss (B,) at the start ``images``, where :meth:`objective` was ``loss``."""
+        return loss.detach()
 
     def judge(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """With ``drop``: return :meth:`objective` and rightness, each (b,), of samples ``rows``."""
@@ -254,7 +256,7 @@ class GradientAttack:
             grad, peak = gradient_of(loss, images)
             finite += [loss.detach().isfinite().all(), peak.isfinite().all()]
             zero_grad |= peak == 0
-            first = loss.detach() if first is None else first
+            first = self.first_loss(loss, images) if first is None else first
             with torch.no_grad():
                 step = self.spec.alpha * self.normalize(grad)
                 images = self.project(clean, images.detach() + step)

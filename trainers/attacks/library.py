@@ -19,9 +19,8 @@ from torch.autograd.function import once_differentiable
 from .. import losses
 from ..records.threats import NORMS
 from ..utils.errors import UserError
-from .base import AttackResult, NotFinite, check_finite, likeliest_wrong
+from .base import AttackResult, LabelledAttack, NotFinite, check_finite, likeliest_wrong
 from .geometry import into_ball, length
-from .labelled import LabelledAttack
 from .library_classes import FILLED, LibraryClass, library_class
 
 SLACK = 1e-5  # rounding of the library's own float32 projections
@@ -86,8 +85,6 @@ class LibraryAttack(LabelledAttack):
     exactly 0 at the clean image. ``loss_first`` and ``loss_last`` are margins, whatever the class
     ascends. JSMA aims at the likeliest wrong class; the library's own choice takes 10 classes for
     granted.
-
-    Restarts run again on the samples that are left.
     """
 
     @property
@@ -120,19 +117,20 @@ class LibraryAttack(LabelledAttack):
         return kept
 
     def _check_suits(self, clean: Tensor, classes: int) -> None:
-        fewest, asked = FEWEST.get(self.entry.name, 2), self.spec.kwargs.get("n_classes", 0)
+        name, kind = self.spec.name, self.entry.name
+        fewest, asked = FEWEST.get(kind, 2), self.spec.kwargs.get("n_classes", 0)
         if classes < fewest:
             raise UserError(
-                f"{self.spec.name} needs at least {fewest} classes but the model has {classes}; "
-                "use 'autoattack', which leaves out what cannot run"
+                f"{name} needs at least {fewest} classes but the model has {classes}; use "
+                "'autoattack', which leaves out what cannot run"
             )
         if asked > classes:
             raise UserError(
-                f"{self.spec.name}: KWARGS.n_classes is {asked} but the model has {classes} classes"
+                f"{name}: KWARGS.n_classes is {asked} but the model has {classes} classes"
             )
-        if self.entry.name == "JSMA" and clean[0].numel() > MOST_VALUES:
+        if kind == "JSMA" and clean[0].numel() > MOST_VALUES:
             raise UserError(
-                f"{self.spec.name} compares all pairs of an image's values, too many for images of "
+                f"{name} compares all pairs of an image's values, too many for images of "
                 f"{tuple(clean.shape[1:])}; use torchattacks:SparseFool or torchattacks:OnePixel"
             )
 
@@ -140,32 +138,28 @@ class LibraryAttack(LabelledAttack):
         self, clean: Tensor, labels: Tensor, classes: int, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Return the library's images, checked, and which (b,) of them it lost to NaN."""
-        made = self._make(clean, classes, seed)
+        made, name = self._make(clean, classes, seed), self.spec.name
         with _seeded(seed):
             try:
                 images = made(clean.clone(), labels.clone()).detach().float()
             except (NotFinite, UserError):
                 raise
             except Exception as error:
-                raise RuntimeError(
-                    f"{self.spec.name} failed in the library: {type(error).__name__}: {error}"
-                ) from error
+                what = f"{type(error).__name__}: {error}"
+                raise RuntimeError(f"{name} failed in the library: {what}") from error
         if images.shape != clean.shape:
-            raise RuntimeError(f"{self.spec.name} returned images of shape {tuple(images.shape)}")
+            raise RuntimeError(f"{name} returned images of shape {tuple(images.shape)}")
         lost = ~images.isfinite().flatten(1).all(dim=1)
         images = torch.where(lost[:, None, None, None], clean, images)
-        low, high = (float(value) for value in torch.aminmax(images))
+        low, high = map(float, torch.aminmax(images))
         if low < -RANGE_SLACK or high > 1 + RANGE_SLACK:
-            raise RuntimeError(f"{self.spec.name} returned pixels from {low:.6g} to {high:.6g}")
-        images = images.clamp(0, 1)
-        eps, norm = self.spec.eps, self.spec.norm
+            raise RuntimeError(f"{name} returned pixels from {low:.6g} to {high:.6g}")
+        images, eps, norm = images.clamp(0, 1), self.spec.eps, self.spec.norm
         if eps is None:
             return images, lost
         far = float(length(images - clean, norm).max())
         if far > eps + SLACK:
-            raise RuntimeError(
-                f"{self.spec.name} went to {far:.6g}, outside its {norm} ball of {eps:.6g}"
-            )
+            raise RuntimeError(f"{name} went to {far:.6g}, outside its {norm} ball of {eps:.6g}")
         return into_ball(clean, images, eps, norm), lost
 
     def _make(self, clean: Tensor, classes: int, seed: int):
@@ -185,11 +179,7 @@ class LibraryAttack(LabelledAttack):
                 if hasattr(part, "steps"):
                     part.steps = self.spec.steps
         if self.entry.name == "JSMA":
-
-            def aim(images, labels):
-                with torch.no_grad():
-                    return likeliest_wrong(victim(images), labels)[0]
-
+            aim = torch.no_grad()(lambda images, labels: likeliest_wrong(victim(images), labels)[0])
             made.set_mode_targeted_by_function(aim, quiet=True)
         return made
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from .. import losses
 from ..utils.seeds import generators
-from .base import another_seed, drawn
-from .family import Diversity, value_of
+from .base import another_seed, drawn, gradient_of
+from .family import Diversity
 from .geometry import into_ball
 from .settings import parse_255
 from .spec import AttackSpec
@@ -76,14 +76,9 @@ class RAP(Diversity):
         if not images.requires_grad:
             return super().objective(images)
         self.step += 1
-        if self.step <= self.late_start or not self.inner_eps:
-            return super().objective(images)
-        loss = super().objective(images + self.reverse(images.detach()))
-        if self.step > 1:
-            return loss
-        with torch.no_grad():
-            first = self.ascended(images)
-        return value_of(first, loss)  # the loss at the start is kept
+        if self.step > self.late_start and self.inner_eps:
+            images = images + self.reverse(images.detach())
+        return super().objective(images)
 
     def reverse(self, images: Tensor) -> Tensor:
         """Return what to add to images (B, 3, H, W) so that the surrogate is surer of the label.
@@ -96,8 +91,6 @@ class RAP(Diversity):
         for _ in range(self.inner_steps):
             moved.requires_grad_(True)
             loss = losses.cross_entropy(self.logits(moved), self.labels)
-            (grad,) = torch.autograd.grad(loss.sum(), moved)
-            with torch.no_grad():
-                step = self.inner_eps / self.inner_steps * grad.sign()
-                moved = into_ball(images, moved.detach() - step, self.inner_eps, "linf")
+            step = self.inner_eps / self.inner_steps * gradient_of(loss, moved)[0].sign()
+            moved = into_ball(images, moved.detach() - step, self.inner_eps, "linf")
         return moved.detach() - images

@@ -36,7 +36,7 @@ class AttackSpec:
         eps: radius of the ball, float in [0, 1] (16/255 = 0.0627); None for a class of
             torchattacks without a ball, such as CW.
         alpha: step size, float in [0, 1].
-        steps: gradient steps; 0 leaves the random start, a noise baseline.
+        steps: gradient steps (queries of square); 0 leaves the random start, a noise baseline.
         restarts: independent runs of which the worst for the model is kept.
         start: ``uniform`` U[-eps, eps], ``one_sided`` U[0, eps] (AdvPT's public code) or ``zero``.
         objective: the ascended loss, ``ce``, ``margin``, ``kl`` or ``embedding_kl``; of rap
@@ -45,7 +45,7 @@ class AttackSpec:
             ``frozen_prompt`` (the hand-made one), ``embedding`` (the image tower alone) or, of
             rap, ``surrogate`` (another model).
         norm: ``linf`` or ``l2``; of a class without a ball, what it measures.
-        drop: score every iterate and leave a sample alone once it is misclassified. A stronger
+        drop: score every iterate and leave a sample alone once it is misclassified: a stronger
             attack than the last iterate, and a cheaper one.
         kwargs: the attack's own settings, see :mod:`.settings`; those not given are filled in.
         prec: precision in which the image tower makes the gradients, ``fp32`` or (PGD family)
@@ -80,8 +80,7 @@ class AttackSpec:
         if (self.target == "surrogate") != (self.name in threats.BLACK_BOX):
             raise UserError(
                 f"attack '{self.name}' has target '{self.target}', but target 'surrogate' goes "
-                f"with {' and '.join(threats.BLACK_BOX)} alone, and they with it; change NAME or "
-                "TARGET"
+                "with rap alone, and rap with it; change NAME or TARGET"
             )
         own_loop = self.adaptive or self.library
         if own_loop:
@@ -90,8 +89,8 @@ class AttackSpec:
             own = threats.RAP_OBJECTIVES if self.name == "rap" else LABELLED | REFERENCED
             self._check(start=word(threats.STARTS), objective=word(own))
             self._set(kwargs=settings_of(self.name, self.kwargs))
-        if self.name == "fgsm":
-            self._set(steps=1, alpha=self.eps)
+            if self.name == "fgsm":
+                self._set(steps=1, alpha=self.eps)
         if not isinstance(self.drop, bool):
             raise UserError(f"attack drop is {self.drop!r}, expected True or False")
         given = [key for key in ("eps", "alpha") if getattr(self, key) is not None]

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from ..utils.seeds import generators
-from .base import AttackResult
+from .base import AttackResult, LabelledAttack
 from .geometry import into_ball, length
-from .labelled import LabelledAttack
 
 P_INIT = 0.8  # share of the image's area that the first squares cover
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which it is halved

@@ -21,6 +21,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,10 +66,9 @@ class Surrogate:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the logits (B, K), float32."""
-        if tuple(pixels.shape[-2:]) != (self.size, self.size):
-            pixels = F.interpolate(
-                pixels, (self.size, self.size), mode=self.interpolation, antialias=True
-            )
+        size = (self.size, self.size)
+        if tuple(pixels.shape[-2:]) != size:
+            pixels = F.interpolate(pixels, size, mode=self.interpolation, antialias=True)
         return self.model(pixels).float()
 
     def knows(self, labels: str, classes: int) -> bool:
@@ -76,10 +76,9 @@ class Surrogate:
 
         Args:
             labels: ``dataset``, ``surrogate`` (no: from the surrogate's own answers) or ``auto``.
-            classes: of the data set.
 
         Raises:
-            UserError: ``dataset``, and the surrogate has another number of classes.
+            UserError: ``dataset``, whose number of ``classes`` is not the surrogate's.
         """
         if labels == "dataset" and self.classes != classes:
             raise UserError(
@@ -104,21 +103,14 @@ def check_surrogate(name: str) -> tuple[str, str, str]:
         raise UserError(f"surrogate {name!r} is unknown.{nearest(name, FORMS)}")
     if path and not Path(path).expanduser().is_file():
         raise UserError(f"'{path}' does not exist; check the path after '{FILE}'")
-    if kind == "torchvision":
-        _torchvision_weights(model)
-    elif kind == "timm":
-        _check_timm(model)
-    elif kind == "open_clip":
-        (check_architecture if path else check_open_clip)(model)
+    checks = {"torchvision": _torchvision_weights, "timm": _check_timm, "clip": str}
+    checks["open_clip"] = check_architecture if path else check_open_clip
+    checks[kind](model)
     return kind, model, path
 
 
 def load_surrogate(
-    name: str,
-    *,
-    prompts: Sequence[str],
-    device: str | torch.device = "cpu",
-    clip: CLIPAdapter | None = None,
+    name: str, *, prompts: Sequence[str], device="cpu", clip: CLIPAdapter | None = None
 ) -> Surrogate:
     """Load a surrogate by name, frozen and in eval mode.
 
@@ -172,8 +164,7 @@ def _library(kind: str):
 def _torchvision_weights(model: str):
     """Return the network's name and the weights that ``NAME[/WEIGHTS]`` means.
 
-    Without WEIGHTS these are the first that torchvision lists, for most networks IMAGENET1K_V1:
-    those that both authors' code loads.
+    By default the first that torchvision lists, mostly IMAGENET1K_V1, as both authors' code loads.
     """
     models = _library("torchvision").models
     name, _, tag = model.partition("/")
@@ -189,17 +180,11 @@ def _torchvision_weights(model: str):
 def _read_torchvision(name: str, model: str, path: str) -> tuple[nn.Module, int, dict]:
     """Return the network with its weights, its number of classes and its preprocessing."""
     network, weights = _torchvision_weights(model)
-    own = network in OWN_NORMALISATION
-    options = {"transform_input": True, "init_weights": False} if own else {}
-
-    def build(classes: int) -> nn.Module:
-        models = _library("torchvision").models
-        return models.get_model(network, weights=None, num_classes=classes, **options)
-
-    def fetch() -> dict:
-        options = {"map_location": "cpu", "check_hash": True, "weights_only": True}
-        return weights.get_state_dict(progress=True, **options)
-
+    build = partial(_library("torchvision").models.get_model, network, weights=None)
+    if network in OWN_NORMALISATION:
+        build = partial(build, transform_input=True, init_weights=False)
+    safely = {"map_location": "cpu", "progress": True, "check_hash": True, "weights_only": True}
+    fetch = partial(weights.get_state_dict, **safely)
     state = read_state(path, FILE) if path else _fetched(name, fetch)
     state = {OLDER.sub(r"\1\2", key): value for key, value in state.items()}
     shown = weights.transforms()
@@ -224,10 +209,8 @@ def _read_timm(name: str, model: str, path: str) -> tuple[nn.Module, int, dict]:
     """Return the network with its weights, its number of classes and its preprocessing."""
     timm = _library("timm")
 
-    def build(classes: int | None = None) -> nn.Module:
-        return timm.create_model(model, pretrained=False, num_classes=classes)
-
     if path:
+        build = partial(timm.create_model, model, pretrained=False)
         plain = build()
         network, classes = _filled(name, build, plain.num_classes, read_state(path, FILE))
     else:
@@ -260,8 +243,8 @@ def _fetched(name: str, get: Callable):
 
 
 def _filled(name: str, build: Callable, usual: int, state: dict) -> tuple[nn.Module, int]:
-    """Return the network that ``build(K)`` makes, filled with ``state``, whose shapes give K."""
-    model = build(usual)
+    """Return the network of K classes, filled with ``state``, whose shapes give K, and K."""
+    model = build(num_classes=usual)
     heads = (
         len(state[key])
         for key, value in model.state_dict().items()
@@ -271,7 +254,7 @@ def _filled(name: str, build: Callable, usual: int, state: dict) -> tuple[nn.Mod
         and value.shape[1:] == state[key].shape[1:]
     )
     classes = next(heads, usual)
-    model = model if classes == usual else build(classes)
+    model = model if classes == usual else build(num_classes=classes)
     own = model.state_dict()
     for keys, what in (
         ([k for k in own if k not in state and not _counts(k)], "lacks tensor"),
