@@ -6,9 +6,7 @@ copied to ``trainers/advprompt`` in a fork, so everything in it imports relative
 """
 
 from . import compat
-from .utils.versions import check_torch
 
-check_torch()
 compat.install()  # `import dassl` and `import torchvision` must work before anything needs them
 
 from . import advpt, apd, baselines, capt, custom, naptuning, records  # noqa: E402, F401

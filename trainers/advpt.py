@@ -27,7 +27,6 @@ from .prompting import PromptLearner
 from .prompting.prompts import context_spec
 from .utils import distributed
 from .utils.errors import UserError
-from .utils.versions import grad_scaler
 
 
 class PromptedText(nn.Module):
@@ -132,7 +131,7 @@ class AdvPT(RobustTrainer):
         self.optim = build_optimizer(learner, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model("prompt_learner", learner, self.optim, self.sched)
-        self.scaler = grad_scaler(cfg.PREC == "amp")
+        self.scaler = torch.amp.GradScaler(enabled=cfg.PREC == "amp")
 
     def before_train(self):
         """Phase A; afterwards the image tower is not needed and leaves the memory."""

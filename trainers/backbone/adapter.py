@@ -72,7 +72,7 @@ class CLIPAdapter(nn.Module):
         self._describe_image_tower(model.visual)
         self._describe_text_tower()
         self.precision = "fp32"  # the towers are tried in full precision, whatever they serve in
-        agreement.settle(self)
+        agreement.verify(self)
         self.precision, self.model = precision, _cast(model, precision)
         self.logit_scale = float(model.logit_scale.detach().float().exp())
 

@@ -14,8 +14,6 @@ from collections import OrderedDict
 
 import torch
 
-from ..utils.versions import itemsize
-
 STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -87,7 +85,7 @@ class _Reader(pickle.Unpickler):
             raise pickle.UnpicklingError("the archive refers to something that is no storage")
         if key not in self._cache:
             data = bytearray(self._archive.read(f"{self._root}data/{key}"))
-            if numel < 0 or len(data) < numel * itemsize(dtype):
+            if numel < 0 or len(data) < numel * dtype.itemsize:
                 raise pickle.UnpicklingError(f"storage {key} of the archive is truncated")
             self._cache[key] = (
                 torch.frombuffer(data, dtype=dtype, count=numel)

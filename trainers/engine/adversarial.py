@@ -25,7 +25,6 @@ from ..losses import mean_ce
 from ..prompting.prompted import PromptedCLIP, PromptSpec
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.versions import grad_scaler
 from . import device_loader as ondevice
 from .device_loader import DeviceLoader
 from .trainer import RobustTrainer
@@ -267,7 +266,7 @@ class AdversarialTrainer(RobustTrainer):
         self.optim = build_optimizer(module, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model("prompt_learner", module, self.optim, self.sched)
-        self.scaler = grad_scaler(self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
+        self.scaler = torch.amp.GradScaler(enabled=self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
         print(f"# trained values: {self.prompt_parameters():,}")
 
     def image_features(self, pixels):

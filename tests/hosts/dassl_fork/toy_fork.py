@@ -154,7 +154,7 @@ def main(root, output, epochs, *opts):
         "lr": trainer.get_current_lr(),
         "ctx": trainer.model.ctx.tolist(),
         "accuracy": accuracy,
-        "mended": compat.modernize_dassl(),
+        "repaired": compat.modernize_dassl(),
     }
     sys.stdout.flush()
     print(json.dumps(result))
