@@ -1,4 +1,4 @@
-"""Our PGD beside torchattacks' PGD: the same model, images, eps, alpha and steps.
+"""Our PGD next to torchattacks' PGD: the same model, images, eps, alpha and steps.
 
     OMP_NUM_THREADS=1 python -m benchmarks.pgd --images 400 --json pgd.json
 
@@ -18,7 +18,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from advprompt import attacks
-from advprompt import backbone as prompting
+from advprompt.backbone import load_clip
 from advprompt.datasets import drawing
 from advprompt.experiments.tiny.figures import classifier, drawn
 from advprompt.prompting import templates
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     eps = attacks.parse_255(args.eps, "--eps")
     spec = attacks.AttackSpec("pgd", eps, eps / 4, args.steps, 1, "uniform", "ce", "end_to_end")
     names = drawing.shape_classes()
-    clip = prompting.load_clip(args.backbone)
+    clip = load_clip(args.backbone)
     logits = classifier(clip, templates.template_for("Shapes"), names)
     attack_by = ways(logits, spec)
     right = {name: 0 for name in attack_by}

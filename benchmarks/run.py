@@ -15,12 +15,13 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
-from advprompt import backbone as prompting
+from advprompt.backbone import load_clip, make_adapter
 from advprompt.utils import errors, io, machine
 from advprompt.utils.entry import run_tool
 
@@ -33,16 +34,13 @@ RANDOM = {"ViT-B/32", "ViT-B/16", "ViT-L/14"}
 def backbone(name: str, device: str):
     """Return a backbone; OpenAI's names come with random weights, whose speed is the same."""
     if name not in RANDOM:
-        return prompting.load_clip(name, device=device)
+        return load_clip(name, device=device)
     import open_clip
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = open_clip.create_model(name.replace("/", "-"), force_quick_gelu=True)
-    from advprompt.backbone import loading
-
-    state = model.state_dict()
-    return loading.make_adapter(state, name=name, provider="open_clip").to(device)
+    return make_adapter(model.state_dict(), name=name, provider="open_clip").to(device)
 
 
 def measure(make, pairs: int, clock, peak: float) -> dict:
@@ -74,29 +72,27 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def shown(rows: list[dict]) -> str:
     """Return the ratio table."""
-    table = [
-        [
-            row["job"],
-            f"{row['plain_seconds']:.3g}",
-            f"{row['ours_seconds']:.3g}",
-            f"{row['ratio']:.2f}",
-            f"{row['at_least']:g}",
-            f"{row['max_difference']:.1e}",
-            *(_mebibytes(row["peak_memory"][side]) for side in ("plain", "ours")),
-            f"{100 * row['share_of_peak']:.0f} %",
-        ]
-        for row in rows
-    ]
-    heads = ["job", "plain s", "ours s", "ratio", "to reach", "difference", "plain MiB", "ours MiB"]
-    return tabulate(table, [*heads, "of peak"], disable_numparse=True)
 
+    def mebibytes(count: int | None) -> str:
+        return "-" if count is None else f"{count / 2**20:.0f}"
 
-def _mebibytes(count: int | None) -> str:
-    return "-" if count is None else f"{count / 2**20:.0f}"
+    columns: dict[str, Callable[[dict], str]] = {
+        "job": lambda row: row["job"],
+        "plain s": lambda row: f"{row['plain_seconds']:.3g}",
+        "ours s": lambda row: f"{row['ours_seconds']:.3g}",
+        "ratio": lambda row: f"{row['ratio']:.2f}",
+        "to reach": lambda row: f"{row['at_least']:g}",
+        "difference": lambda row: f"{row['max_difference']:.1e}",
+        "plain MiB": lambda row: mebibytes(row["peak_memory"]["plain"]),
+        "ours MiB": lambda row: mebibytes(row["peak_memory"]["ours"]),
+        "of peak": lambda row: f"{100 * row['share_of_peak']:.0f} %",
+    }
+    table = [[show(row) for show in columns.values()] for row in rows]
+    return tabulate(table, list(columns), disable_numparse=True)
 
 
 def figure(path: str, rows: list[dict], caption: str) -> None:
-    """Draw the ratios beside those to reach."""
+    """Draw the ratios next to those to reach."""
     import matplotlib
 
     matplotlib.use("Agg")

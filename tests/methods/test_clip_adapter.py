@@ -270,7 +270,9 @@ def test_a_clip_package_that_fails_to_import(clip_package, tmp_path):
 
 def test_choice_of_the_provider(monkeypatch):
     installed = {"open_clip", "clip"}
-    monkeypatch.setattr(providers, "_installed", installed.__contains__)
+    monkeypatch.setattr(
+        providers.importlib.util, "find_spec", lambda name: name in installed or None
+    )
     assert providers.choose_provider() == "open_clip"
     installed.remove("open_clip")
     assert providers.choose_provider() == "clip"

@@ -40,13 +40,6 @@ class Tokenizer:
         self.start, self.end, self.pad = list(start), list(end), pad
         self.size, self.context_length = size, context_length
 
-    def rows(self, layouts: Sequence[Sequence[int]], length: int) -> torch.Tensor:
-        """Pad ids to (K, length)."""
-        out = torch.full((len(layouts), length), self.pad, dtype=torch.long)  # (K, L)
-        for row, ids in zip(out, layouts, strict=True):
-            row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
-        return out
-
     def __call__(self, texts: list[str], context_length: int | None = None) -> torch.Tensor:
         """Return ids (K, context_length), padded.
 
@@ -62,6 +55,11 @@ class Tokenizer:
                     f"{length}; shorten it"
                 )
         return self.rows(layouts, length)
+
+    def rows(self, layouts: Sequence[Sequence[int]], length: int) -> torch.Tensor:
+        """Pad ids to (K, length)."""
+        rows = [[*ids, *[self.pad] * (length - len(ids))] for ids in layouts]
+        return torch.tensor(rows, dtype=torch.long).view(len(layouts), length)  # (K, L)
 
 
 def _byte_pairs(bpe, start: int, end: int) -> Tokenizer:

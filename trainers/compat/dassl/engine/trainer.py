@@ -11,15 +11,8 @@ from tqdm import tqdm
 
 from ..data import DataManager
 from ..evaluation import build_evaluator
-from ..utils import (
-    AverageMeter,
-    MetricMeter,
-    load_checkpoint,
-    mkdir_if_missing,
-    resume_from_checkpoint,
-    save_checkpoint,
-    tolist_if_not,
-)
+from ..utils import AverageMeter, MetricMeter, mkdir_if_missing, tolist_if_not
+from ..utils.torchtools import load_checkpoint, resume_from_checkpoint, save_checkpoint
 
 
 class TrainerBase:
@@ -53,18 +46,14 @@ class TrainerBase:
         """Save every registered model after epoch ``epoch`` (from 0)."""
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
-            save_checkpoint(
-                {
-                    "state_dict": self._models[name].state_dict(),
-                    "epoch": epoch + 1,
-                    "optimizer": None if optim is None else optim.state_dict(),
-                    "scheduler": None if sched is None else sched.state_dict(),
-                    "val_result": val_result,
-                },
-                osp.join(directory, name),
-                is_best=is_best,
-                model_name=model_name,
-            )
+            state = {
+                "state_dict": self._models[name].state_dict(),
+                "epoch": epoch + 1,
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                "val_result": val_result,
+            }
+            save_checkpoint(state, osp.join(directory, name), is_best, model_name=model_name)
 
     def resume_model_if_exist(self, directory) -> int:
         """Restore all models from ``directory`` and return the epoch to resume with, else 0."""
@@ -73,10 +62,9 @@ class TrainerBase:
             print("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
+        parts = self._models, self._optims, self._scheds
         epochs = {
-            name: resume_from_checkpoint(
-                folder, self._models[name], self._optims[name], self._scheds[name]
-            )
+            name: resume_from_checkpoint(folder, *(part[name] for part in parts))
             for name, folder in folders.items()
         }
         if len(set(epochs.values())) > 1:

@@ -25,17 +25,9 @@ AVAI_CHOICES = [
     "normalize",
     "center_crop",  # always part of the test transform; accepted in configs
 ]
-ONLY_IN_DASSL = [
-    "cutout",
-    "gaussian_noise",
-    "instance_norm",
-    "imagenet_policy",
-    "cifar10_policy",
-    "svhn_policy",
-    "randaugment",
-    "randaugment_fixmatch",
-    "randaugment2",
-]
+_NOISE, _POLICIES = ["cutout", "gaussian_noise", "instance_norm"], ["imagenet", "cifar10", "svhn"]
+_RANDAUGMENT = ["randaugment", "randaugment_fixmatch", "randaugment2"]
+ONLY_IN_DASSL = [*_NOISE, *(f"{name}_policy" for name in _POLICIES), *_RANDAUGMENT]
 
 INTERPOLATION_MODES = {
     "bilinear": Image.Resampling.BILINEAR,
