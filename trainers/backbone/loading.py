@@ -205,7 +205,7 @@ def _open_clip_weights(rest: str, weights_dir) -> Weights:
     arch, tag = architectures.check_open_clip(name)
     if (
         tag == architectures.OPENAI_TAG
-    ):  # the same files under our own names, read without running them
+    ):  # the same files, read without running them
         by_arch = {_arch_of(name): name for name in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
     return architectures.tagged_weights(arch, tag, tokenizer=options.get("tokenizer"))
