@@ -199,7 +199,7 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
 def _inside(prec: str, model, texts: Tensor) -> Callable[[Tensor], Tensor]:
     """Return images -> logits (B, K) as an attack sees them, the image tower in ``prec``."""
     tower = dispatch.tower_in(prec, model.image_features)
-    return lambda x: model.similarity(tower(x).float(), texts)
+    return lambda x: cosine_logits(tower(x), texts, model.clip.logit_scale)
 
 
 def _start(spec, pixels: Tensor) -> Tensor:
