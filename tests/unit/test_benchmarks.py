@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -71,12 +70,6 @@ def test_a_row_that_is_not_there_is_refused(capsys):
     assert "--jobs 7 is no row; there are rows 1 to 6" in capsys.readouterr().err
 
 
-def test_a_device_that_is_not_there_is_refused(capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run.run_tool(run.main, ["--backbone", "tiny", "--device", "cuda"]) == 2
-    assert "--device cuda needs a GPU" in capsys.readouterr().err
-
-
 @pytest.mark.skipif(not memory.RESET.exists(), reason="this system does not report peak memory")
 def test_peak_memory_is_that_of_the_work_alone():
     before = torch.ones(16 * 2**20)  # 64 MiB that are there already
@@ -92,13 +85,6 @@ def test_each_side_is_measured_in_a_process_of_its_own():
     options = ["--backbone", "tiny", "--quick"]
     plainly, ours = (memory.of_side(options, 1, side) for side in ("plain", "ours"))
     assert plainly > 2 * ours  # 37 x 77 positions against a shared prefix
-
-
-def test_a_side_that_fails_is_reported(monkeypatch):
-    monkeypatch.setattr(memory, "RESET", Path(__file__))
-    monkeypatch.setattr(memory.sys, "executable", "false")
-    with pytest.raises(RuntimeError, match="the memory of row 1 failed"):
-        memory.of_side(["--backbone", "tiny"], 1, "plain")
 
 
 def test_the_budget_table_times_whole_jobs(clip):

@@ -75,11 +75,6 @@ def test_config_has_exactly_the_keys_and_defaults_of_dassl():
     assert dict(flatten(get_cfg_default())) == json.loads(DEFAULTS.read_text())
 
 
-def test_default_config_is_a_fresh_copy_each_time():
-    get_cfg_default().OPTIM.LR = 7.0
-    assert get_cfg_default().OPTIM.LR == 0.0003
-
-
 def test_clean_cfg_keeps_the_named_trainer_only():
     cfg = get_cfg_default()
     clean_cfg(cfg, "fixmatch")
@@ -106,14 +101,12 @@ def test_registry_refuses_a_taken_name_and_offers_near_ones():
         registry.get("xyz")
 
 
-@pytest.mark.parametrize(
-    "key, build", [("DATASET", build_dataset), ("TRAINER", build_trainer)], ids=["data", "trainer"]
-)
-def test_unknown_names_in_the_config_are_refused(key, build):
+def test_unknown_names_in_the_config_are_refused():
     cfg = get_cfg_default()
-    cfg[key].NAME = "NoSuchThing"
-    with pytest.raises(ValueError, match="'NoSuchThing' is not available"):
-        build(cfg)
+    cfg.DATASET.NAME = cfg.TRAINER.NAME = "NoSuchThing"
+    for build in (build_dataset, build_trainer):
+        with pytest.raises(ValueError, match="'NoSuchThing' is not available"):
+            build(cfg)
 
 
 # --- optimizers and schedules ---------------------------------------------------------------
@@ -139,15 +132,8 @@ def optim_cfg(**keys):
 
 
 def schedule(name="cosine", warmup="constant", epochs=1, recount=True):
-    cfg = optim_cfg(
-        NAME="sgd",
-        LR=LR,
-        MAX_EPOCH=8,
-        LR_SCHEDULER=name,
-        WARMUP_TYPE=warmup,
-        WARMUP_EPOCH=epochs,
-        WARMUP_RECOUNT=recount,
-    )
+    cfg = optim_cfg(NAME="sgd", LR=LR, MAX_EPOCH=8, LR_SCHEDULER=name, WARMUP_TYPE=warmup)
+    cfg.WARMUP_EPOCH, cfg.WARMUP_RECOUNT = epochs, recount
     if name != "cosine":
         cfg.STEPSIZE = (3, 6) if name == "multi_step" else (3,)
     optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(2))], cfg)
@@ -572,13 +558,6 @@ def test_truncated_files_are_named(tmp_path, share):
         load_checkpoint(str(path))
 
 
-def test_missing_checkpoints_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint at '.*gone'"):
-        load_checkpoint(str(tmp_path / "gone"))
-    with pytest.raises(ValueError, match="None"):
-        load_checkpoint(None)
-
-
 @pytest.mark.parametrize("number", [np.float64(81.5), np.float32(81.5), np.int64(81)])
 def test_files_of_dassl_with_objects_are_read_as_plain_values(tmp_path, number):
     """Dassl pickles the main schedule, optimizer included, inside the warm-up's state."""
@@ -618,12 +597,8 @@ def test_small_file_tools(tmp_path):
     write_json({"x": [1]}, str(path))
     assert path.read_text() == '{\n    "x": [\n        1\n    ]\n}'
     assert read_json(str(path)) == {"x": [1]}
-    path.write_text("{")
-    with pytest.raises(ValueError, match="b.json' is not valid JSON"):
-        read_json(str(path))
     (tmp_path / ".hidden").touch()
-    (tmp_path / "B").touch()
-    assert listdir_nohidden(tmp_path, sort=True) == ["B", "a"]
+    assert listdir_nohidden(tmp_path, sort=True) == ["a"]
     with pytest.warns(UserWarning, match="No file found"):
         assert not check_isfile(str(tmp_path / "none"))
 
@@ -739,13 +714,6 @@ def test_best_model_on_validation_is_kept_and_deployed(image_root, tmp_path, cap
     assert "Deploy the model with the best val performance" in out
     assert "val_result=100.0" in out
     assert (tmp_path / "prompt_learner" / "model-best.pth.tar").exists()
-
-
-def test_tensorboard_is_optional(image_root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    build_trainer(toy_cfg(image_root, tmp_path, **{"OPTIM.MAX_EPOCH": 1})).train()
-    assert "Initialize tensorboard" not in capsys.readouterr().out
-    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_trainer_refuses_wrong_use(image_root, tmp_path):
