@@ -1,32 +1,23 @@
 """The repairs of Dassl, the choice between Dassl and the stand-in, and the torchvision guard.
 
-Each case runs in its own interpreter, because it is about what an import finds. With
-ADVPROMPT_HOSTS=<folder with a checkout of Dassl.pytorch> the same is done to Dassl itself.
+Each case runs in its own interpreter, because it is about what an import finds. The same is done
+to a checkout of Dassl itself in tests/hosts.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from advprompt import compat
 
 PACKAGE = Path(compat.__file__).resolve().parents[1]  # `import compat`, as a fork without us
-FORK = Path(__file__).parents[1] / "hosts" / "dassl_fork" / "toy_fork.py"
-REAL = Path(os.environ.get("ADVPROMPT_HOSTS", "")) / "Dassl.pytorch"
-needs_real = pytest.mark.skipif(
-    "ADVPROMPT_HOSTS" not in os.environ or not REAL.is_dir() or not find_spec("sklearn"),
-    reason="ADVPROMPT_HOSTS names no folder with Dassl.pytorch, or scikit-learn is missing",
-)
 
 # A package with Dassl's module names and exactly its breakages.
 FAKE = {
@@ -102,11 +93,11 @@ def write_package(folder, *layers):
     return folder
 
 
-def run(code, *paths, args=(), cwd=None):
+def run(code, *paths, cwd=None):
     """Run ``code`` with ``paths`` importable before the package; return what it prints."""
     folders = [*map(str, [*paths, PACKAGE]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *(["-c", code] if code else [str(FORK)]), *map(str, args)]
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
@@ -261,45 +252,3 @@ def test_guard_does_nothing_with_a_cuda_build(monkeypatch):
     before = list(compat._libraries)
     compat.guard_torchvision()
     assert compat._libraries == before
-
-
-def fork_run(tmp_path, *paths):
-    """Run the fork's trainer, then again from its epoch 2; return both results."""
-    colours = {"blue": (5, 60, 250), "green": (20, 240, 30), "red": (250, 20, 15)}
-    for name, (r, g, b) in colours.items():
-        folder = tmp_path / "root" / "toy" / name
-        folder.mkdir(parents=True)
-        for i in range(6):
-            Image.new("RGB", (20, 24), (r, g, b - i)).save(folder / f"{name}{i}.png")
-    whole, again = tmp_path / "whole", tmp_path / "again"
-    results = [run(None, *paths, args=[tmp_path / "root", whole, 6])]
-    model = again / "prompt_learner"
-    model.mkdir(parents=True)
-    shutil.copy(whole / "prompt_learner" / "model.pth.tar-2", model)
-    (model / "checkpoint").write_text("model.pth.tar-2\n")
-    results.append(run(None, *paths, args=[tmp_path / "root", again, 6]))
-    return [json.loads(out.splitlines()[-1]) for out, _ in results]
-
-
-def check_fork(whole, again, folder):
-    assert Path(whole["dassl"]).parent == folder / "dassl"
-    assert (whole["start_epoch"], again["start_epoch"]) == (0, 2)
-    assert again["ctx"] == whole["ctx"] and again["lr"] == whole["lr"]
-    assert again["images"] == whole["images"]  # the second time from the pickle
-    assert whole["accuracy"] == 100.0
-    assert whole["images"][:4] == ["blue1.png", "blue4.png", "blue0.png", "blue5.png"]
-
-
-@pytest.mark.slow
-def test_a_fork_runs_and_resumes_on_the_stand_in(tmp_path):
-    if find_spec("dassl") and not compat._is_stand_in(compat._find_dassl()):
-        pytest.skip("Dassl itself is installed")
-    check_fork(*fork_run(tmp_path), PACKAGE / "compat")
-
-
-@pytest.mark.slow
-@needs_real
-def test_a_fork_runs_and_resumes_on_dassl_itself(tmp_path):
-    whole, again = fork_run(tmp_path, REAL)
-    check_fork(whole, again, REAL)
-    assert whole["repaired"] == []  # all of it was repaired by install()
