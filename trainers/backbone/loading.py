@@ -203,9 +203,7 @@ def _over_base(path: str, state: dict, options: dict[str, str], rest: str, weigh
 def _open_clip_weights(rest: str, weights_dir) -> Weights:
     name, options = _options(rest, ("tokenizer",), "open_clip:ARCH/TAG")
     arch, tag = architectures.check_open_clip(name)
-    if (
-        tag == architectures.OPENAI_TAG
-    ):  # the same files, read without running them
+    if tag == architectures.OPENAI_TAG:  # the same files, read without running them
         by_arch = {_arch_of(name): name for name in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
     return architectures.tagged_weights(arch, tag, tokenizer=options.get("tokenizer"))
