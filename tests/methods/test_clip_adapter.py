@@ -328,6 +328,21 @@ def test_tiny_robust_replaces_the_image_tower(tmp_path, monkeypatch):
     assert plain.sha256 != robust.sha256
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "amp"])
+def test_tiny_runs_without_open_clip_exactly_as_with_it(precision):
+    ours = loading.load_clip("tiny", precision=precision)
+    theirs = loading.load_clip("tiny", precision=precision, provider="open_clip")
+    assert not isinstance(ours.model, open_clip.CLIP) and isinstance(theirs.model, open_clip.CLIP)
+    assert ours.sha256 == theirs.sha256 and (ours.causal, ours.is_vit) == (True, True)
+    x, ids = pixels(2, 64), ours.tokenize(TEXTS)
+    assert torch.equal(ids, theirs.tokenize(TEXTS))
+    assert torch.equal(ours.encode_image(x), theirs.encode_image(x))
+    assert torch.equal(ours.encode_text(ids), theirs.encode_text(ids))
+    near = 1e-5 if precision == "fp32" else 0.05
+    assert close(ours.provider_image(x), theirs.provider_image(x), near)
+    assert close(ours.provider_text(ids), theirs.provider_text(ids), near)
+
+
 def test_missing_tiny_is_named(tmp_path):
     shipped(tmp_path, robust=False)
     with pytest.raises(UserError, match="tiny-robust.safetensors' .* is missing"):
@@ -338,8 +353,8 @@ def test_a_release_of_open_clip_with_another_table(clip, monkeypatch):
     """Tables that no state dict fills keep the values that open_clip gives them."""
 
     class Newer(open_clip.CLIP):
-        def __init__(self, *args):
-            super().__init__(*args)
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
             self.register_buffer("table", torch.ones(2), persistent=False)
 
     monkeypatch.setattr(open_clip, "CLIP", Newer)

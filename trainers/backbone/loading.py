@@ -108,7 +108,7 @@ def weights_digest(weights: Weights) -> str:
 def find_weights(name: str, weights_dir=None) -> Weights:
     """Resolve a backbone's name to weights on the CPU. See :func:`load_clip` for names."""
     if name in tiny.NAMES:
-        return Weights(tiny.load_tiny_state(name), origin=f"backbone '{name}'")
+        return Weights(tiny.load_tiny_state(name), origin=f"backbone '{name}'", builtin=True)
     if name in OPENAI:
         path = _openai_file(name, weights_dir)
         return Weights(read_checkpoint(path).state, origin=f"'{path}'")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..utils.errors import UserError, nearest
-from . import tokens
+from . import builtin, tokens
 from .adapter import CLIP_MEAN, CLIP_STD
 
 PROVIDERS = ("auto", "open_clip", "clip")
@@ -33,6 +33,7 @@ class Weights:
             every provider can build.
         variant: distinguishes models with equal tensors but other activations or attention.
         origin: names the weights in messages.
+        builtin: they run on :mod:`.builtin`'s modules unless a provider is asked for.
     """
 
     state: dict[str, torch.Tensor]
@@ -43,6 +44,7 @@ class Weights:
     interpolation: str = "bicubic"  # of the images that the weights were trained on
     variant: str = ""
     origin: str = "the state dict"
+    builtin: bool = False
 
 
 def choose_provider(provider: str = "auto") -> str:
@@ -67,7 +69,7 @@ def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
     Raises:
         UserError: the weights do not fit, or the provider cannot build them.
     """
-    provider = choose_provider(provider)
+    asked, provider = provider, choose_provider(provider)
     with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away
         if weights.build is not None:
             if provider != "open_clip":
@@ -77,38 +79,42 @@ def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
                 )
             return weights.build(weights.state), weights.tokenizer()
         if provider == "open_clip":
-            return build_openai_layout(weights.state, weights.origin), weights.tokenizer()
+            make = builtin.CLIP if weights.builtin and asked == "auto" else _open_clip
+            model = build_openai_layout(weights.state, make, weights.origin)
+            return model, weights.tokenizer()
         return build_with_clip(weights.state, weights.origin), tokens.from_clip()
 
 
-def build_openai_layout(state: dict[str, torch.Tensor], origin="the state dict") -> nn.Module:
-    """Build open_clip's model for an OpenAI-layout state dict of any width and depth.
+def build_openai_layout(state: dict[str, torch.Tensor], make: Callable, origin: str) -> nn.Module:
+    """Build the model of an OpenAI-layout state dict of any width and depth.
 
     All sizes are read from the tensors; heads are 64 wide and the activation is QuickGELU, as in
     OpenAI's models. Nothing is rounded to half precision.
     """
-    import open_clip
-
     state = _full_precision(state)
-    text_width = state["ln_final.weight"].shape[0]
-    text = open_clip.CLIPTextCfg(
-        context_length=state["positional_embedding"].shape[0],
-        vocab_size=state["token_embedding.weight"].shape[0],
-        width=text_width,
-        heads=text_width // 64,
-        layers=count_blocks(state, "transformer.resblocks."),
-    )
-    vision = open_clip.CLIPVisionCfg(**_vision_config(state))
-    arguments = (state["text_projection"].shape[1], vision, text, True)  # True: QuickGELU
+    text = {
+        "context_length": state["positional_embedding"].shape[0],
+        "vocab_size": state["token_embedding.weight"].shape[0],
+        "width": state["ln_final.weight"].shape[0],
+        "layers": count_blocks(state, "transformer.resblocks."),
+    }
+    arguments = state["text_projection"].shape[1], _vision_config(state), text
     with torch.device("meta"):  # drawing initial values would take most of the loading time
-        model = open_clip.CLIP(*arguments)
+        model = make(*arguments)
     if {name for name, _ in model.named_buffers()} - set(model.state_dict()) == {"attn_mask"}:
         model = model.to_empty(device="cpu")
         model.attn_mask.fill_(float("-inf")).triu_(1)
     else:  # a release of open_clip with more to fill than the state dict does
-        model = open_clip.CLIP(*arguments)
+        model = make(*arguments)
     load_strictly(model, state, origin)
     return model.eval()
+
+
+def _open_clip(embed_dim: int, vision: dict, text: dict) -> nn.Module:
+    import open_clip
+
+    text_cfg = open_clip.CLIPTextCfg(**text, heads=text["width"] // 64)
+    return open_clip.CLIP(embed_dim, open_clip.CLIPVisionCfg(**vision), text_cfg, quick_gelu=True)
 
 
 def _full_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

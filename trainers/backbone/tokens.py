@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -68,10 +70,12 @@ def _byte_pairs(bpe, start: int, end: int) -> Tokenizer:
 
 @lru_cache(maxsize=1)
 def from_open_clip() -> Tokenizer:
-    """CLIP's tokenizer as open_clip brings it."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    bpe = SimpleTokenizer()
+    """CLIP's tokenizer as open_clip brings it, read from its file: the package imports slowly."""
+    path = Path(importlib.util.find_spec("open_clip").origin).with_name("tokenizer.py")
+    spec = importlib.util.spec_from_file_location("open_clip_tokenizer", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    bpe = module.SimpleTokenizer()
     return _byte_pairs(bpe, bpe.sot_token_id, bpe.eot_token_id)
 
 

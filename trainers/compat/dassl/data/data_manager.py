@@ -1,7 +1,6 @@
 """From ``cfg`` to the data set and its loaders."""
 
 import torch
-from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset
 
 from ..utils import read_image
@@ -110,7 +109,10 @@ class DataManager:
             items = getattr(self.dataset, split)
             if items or split in ("train_x", "test"):
                 table.append([f"# {split}", f"{len(items):,}"])
-        print(tabulate(table))
+        rows = [(name, str(value)) for name, value in table]
+        left, right = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = [f"{name:<{left}}  {value}" for name, value in rows]
+        print("\n".join([rule := f"{'-' * left}  {'-' * right}", *lines, rule]))
 
 
 class DatasetWrapper(Dataset):
