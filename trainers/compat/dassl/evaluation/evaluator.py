@@ -1,6 +1,6 @@
 """Classification accuracy, error, macro F1, also per class."""
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 
 import torch
 
@@ -34,31 +34,21 @@ class Classification(EvaluatorBase):
     def __init__(self, cfg, lab2cname=None, **kwargs):
         super().__init__(cfg)
         self._lab2cname = lab2cname
-        self._per_class_res = None
-        if cfg.TEST.PER_CLASS_RESULT:
-            if lab2cname is None:
-                raise ValueError("TEST.PER_CLASS_RESULT needs the names of the classes (lab2cname)")
-            self._per_class_res = defaultdict(list)
+        if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
+            raise ValueError("TEST.PER_CLASS_RESULT needs the names of the classes (lab2cname)")
         self.reset()
 
     def reset(self):
         self._correct = self._total = 0
         self._y_true, self._y_pred = [], []
-        if self._per_class_res is not None:
-            self._per_class_res = defaultdict(list)
 
     def process(self, mo, gt):
         """Take in one batch: scores ``mo`` (B, K) and labels ``gt`` (B,)."""
         pred = mo.max(1)[1]  # (B,)
-        matches = pred.eq(gt).tolist()
-        labels = gt.tolist()
-        self._correct += sum(matches)
-        self._total += len(labels)
-        self._y_true += labels
+        self._correct += int(pred.eq(gt).sum())
+        self._total += len(gt)
+        self._y_true += gt.tolist()
         self._y_pred += pred.tolist()
-        if self._per_class_res is not None:
-            for label, match in zip(labels, matches, strict=True):
-                self._per_class_res[label].append(int(match))
 
     def evaluate(self) -> OrderedDict:
         """Print and return the results in percent; the first is what ``trainer.test`` returns."""
@@ -74,7 +64,7 @@ class Classification(EvaluatorBase):
             f"* error: {results['error_rate']:.1f}%\n"
             f"* macro_f1: {results['macro_f1']:.1f}%"
         )
-        if self._per_class_res is not None:
+        if self.cfg.TEST.PER_CLASS_RESULT:
             results["perclass_accuracy"] = self._per_class()
         return results
 
@@ -93,8 +83,9 @@ class Classification(EvaluatorBase):
     def _per_class(self) -> float:
         print("=> per-class result")
         accs = []
-        for label in sorted(self._per_class_res):
-            hits = self._per_class_res[label]
+        for label in sorted({*self._y_true}):
+            pairs = zip(self._y_true, self._y_pred, strict=True)
+            hits = [true == found for true, found in pairs if true == label]
             accs.append(100.0 * sum(hits) / len(hits))
             print(
                 f"* class: {label} ({self._lab2cname[label]})\t"
