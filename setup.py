@@ -51,6 +51,7 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "advprompt": ["assets/*.safetensors", "assets/*.md", "assets/*.json"],
+        "advprompt.datasets": ["*.yaml"],
         "advprompt.configs": ["**/*.yaml", "**/*.md"],
         "advprompt.scripts": ["**/*.sh"],
     },

@@ -19,6 +19,7 @@ import advprompt
 from advprompt.datasets import base, files, ucf101
 from advprompt.datasets import imagenet as imagenet_module
 from advprompt.datasets.sampling import Item
+from advprompt.datasets.sources import find_source
 from advprompt.datasets.splits import read_split
 from advprompt.prompting import templates
 from advprompt.report import layouts
@@ -162,7 +163,7 @@ def test_an_absent_folder_says_where_it_belongs(name, tmp_path):
     sentence, cls = str(error.value), base.DATASET_REGISTRY.get(name)
     assert str(folder_of(name, tmp_path)) in sentence and "http" in sentence
     assert "{" not in sentence
-    assert not cls.fetch_name or f"advprompt data fetch {cls.fetch_name}'" in sentence
+    assert f"advprompt data fetch {find_source(cls).short}'" in sentence
     assert os.listdir(tmp_path) == []
 
 
