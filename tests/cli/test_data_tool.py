@@ -18,6 +18,7 @@ import zipfile
 from dataclasses import replace
 
 import pytest
+from yacs.config import CfgNode
 
 from advprompt.cli import data
 from advprompt.data import download, fetching, inventory
@@ -28,15 +29,13 @@ from advprompt.utils.entry import run_tool
 from tests.conftest import REPO
 from tests.file_server import FileServer, Served
 
-PARTS = {"train": 4, "val": 2, "test": 2}
-CLASSES = ("Forest", "River")
 SPLIT = {
     part: [
-        [f"{name}/{name}_{part}_{n}.jpg", label, name]
-        for label, name in enumerate(CLASSES)
-        for n in range(count // 2)
+        [f"{name}/{part}_{n}.jpg", y, name]
+        for y, name in enumerate(("Forest", "River"))
+        for n in numbers
     ]
-    for part, count in PARTS.items()
+    for part, numbers in {"train": (0, 1), "val": (2,), "test": (3,)}.items()
 }
 IMAGES = [row[0] for rows in SPLIT.values() for row in rows]
 PIXELS = b"\xff\xd8" + bytes(range(256)) * 20
@@ -144,26 +143,15 @@ def test_fetch_makes_a_set_complete_and_leaves_nothing_else(world, run, tmp_path
     code, out, _ = run("fetch", "eurosat")
     assert code == 0 and len(server.requests) == asked  # already complete
     assert run("check", "eurosat")[0] == 0
-    cfg = types.SimpleNamespace(
-        DATASET=types.SimpleNamespace(ROOT=str(tmp_path / "data"), NUM_SHOTS=0),
-        TEST=types.SimpleNamespace(SUBSET=0),
-        OUTPUT_DIR=str(tmp_path),
-        SEED=1,
-    )
-    loaded = EuroSAT(cfg)
+    cfg = {"DATASET": {"ROOT": str(tmp_path / "data"), "NUM_SHOTS": 0}, "TEST": {"SUBSET": 0}}
+    loaded = EuroSAT(CfgNode(cfg | {"OUTPUT_DIR": str(tmp_path), "SEED": 1}))
     assert (len(loaded.train_x), len(loaded.val), len(loaded.test)) == (4, 2, 2)
 
 
 def test_check_says_what_is_missing_where(world, run, tmp_path):
     code, out, _ = run("check", "eurosat", "imagenet", "cars")
     assert code == 1
-    for path in (
-        "eurosat/2750",
-        "eurosat/split_zhou_EuroSAT.json",
-        "imagenet/images/val",
-        "imagenet/classnames.txt",
-        "stanford_cars/cars_train",
-    ):
+    for path in ("eurosat/2750", "imagenet/images/val", "imagenet/classnames.txt"):
         assert str(tmp_path / "data" / path) in out
     assert "ILSVRC2012_img_val.tar" in out and "register at https://image-net.org" in out
     assert "cars_train.tgz, which its publisher no longer serves" in out
@@ -171,26 +159,21 @@ def test_check_says_what_is_missing_where(world, run, tmp_path):
     assert not (tmp_path / "data").exists()  # nothing is written
 
 
-@pytest.mark.parametrize("lost", [1, 3])
-def test_check_counts_images_against_the_split_file(world, run, tmp_path, lost):
+def test_check_counts_images_with_and_without_the_split_file(world, run, tmp_path):
     run("fetch", "eurosat")
-    for name in sorted(IMAGES)[:lost]:
-        (tmp_path / "data/eurosat/2750" / name).unlink()
+    folder = tmp_path / "data/eurosat"
+    (folder / "2750" / IMAGES[0]).rename(tmp_path / "aside")
     code, out, _ = run("check", "eurosat")
-    assert code == 1
-    assert f"missing {lost} of 8 images, such as Forest/Forest_t" in out
+    assert code == 1 and f"missing 1 of 8 images, such as {IMAGES[0]}" in out
     assert "move it away and fetch again" in out
-
-
-def test_check_without_the_split_file_counts_all_images(world, run, tmp_path):
-    run("fetch", "eurosat")
-    (tmp_path / "data/eurosat/split_zhou_EuroSAT.json").unlink()
+    (tmp_path / "aside").rename(folder / "2750" / IMAGES[0])
+    (folder / "split_zhou_EuroSAT.json").unlink()
     code, out, _ = run("check", "eurosat")
     assert code == 1 and "there, 8 images" in out and "can be made from the original" in out
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"train": [["a"]]}'])
-def test_a_damaged_split_file_is_told_and_left_alone(world, run, tmp_path, content):
+def test_a_damaged_split_file_is_reported_and_left_alone(world, run, tmp_path, content):
     path = tmp_path / "data/eurosat/split_zhou_EuroSAT.json"
     path.parent.mkdir(parents=True)
     path.write_text(content, encoding="utf-8")
@@ -216,17 +199,11 @@ def test_links_to_other_places_are_followed(world, run, tmp_path):
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked/eurosat").symlink_to(tmp_path / "elsewhere")
     assert run("check", "eurosat", root=tmp_path / "linked")[0] == 0
-    (tmp_path / "dangling").mkdir()
-    (tmp_path / "dangling/eurosat").mkdir()
-    (tmp_path / "dangling/eurosat/2750").symlink_to(tmp_path / "nowhere")
-    code, out, _ = run("fetch", "eurosat", root=tmp_path / "dangling")
-    assert code == 1 and (tmp_path / "dangling/eurosat/2750").is_symlink()
-
-
-def test_dropped_connections_are_reported_and_overcome(world, run):
-    world["/EuroSAT.zip"].odd = [{"status": 503}, {"send": 3000}]
-    code, out, err = run("fetch", "eurosat")
-    assert code == 0 and err.count("trying again") == 2
+    (tmp_path / "linked/eurosat").unlink()
+    (tmp_path / "linked/eurosat").mkdir()
+    (tmp_path / "linked/eurosat/2750").symlink_to(tmp_path / "nowhere")
+    code, out, _ = run("fetch", "eurosat", root=tmp_path / "linked")
+    assert code == 1 and (tmp_path / "linked/eurosat/2750").is_symlink()
 
 
 @pytest.mark.parametrize(
@@ -261,10 +238,7 @@ def test_what_is_not_a_split_file_is_refused(world, run, tmp_path, body):
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (
-            packed_tar(("2750/Forest/1.jpg", b"x"), ("../../escaped.jpg", b"x")),
-            "outside its folder",
-        ),
+        (packed_tar(("../2750/Forest/1.jpg", b"x")), "has no '2750'"),
         (packed_zip("other"), "has no '2750'"),
         (packed_zip("2750", []), "has no '2750'"),
         (packed_zip("2750")[:20_000], "is damaged"),
@@ -276,20 +250,16 @@ def test_a_bad_archive_without_a_checksum_is_refused(serve, run, tmp_path, body,
     code, out, _ = run("fetch", "eurosat")
     assert code == 1 and why in out
     assert tree(tmp_path / "data") == {"eurosat/split_zhou_EuroSAT.json"}
-    assert not list(tmp_path.rglob("escaped*"))
     serve()
     assert run("fetch", "eurosat")[0] == 0
 
 
-def nested(inner: bytes) -> bytes:
+def nested() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as outer:
+        inner = packed_tar(*((f"2750/{name}", PIXELS) for name in IMAGES))
         outer.writestr("eurosat/inner.tar.gz", inner)
-        outer.writestr("eurosat/other.tar", b"other")
     return buffer.getvalue()
-
-
-INNER = packed_tar(*((f"2750/{name}", PIXELS) for name in IMAGES))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +267,7 @@ INNER = packed_tar(*((f"2750/{name}", PIXELS) for name in IMAGES))
     [
         (packed_zip("EuroSAT_RGB"), {"inside": "EuroSAT_RGB"}),
         (packed_zip("deep/down/2750"), {"inside": "deep/down/"}),
-        (nested(INNER), {"inner": "eurosat/inner.tar.gz"}),
+        (nested(), {"inner": "eurosat/inner.tar.gz"}),
     ],
 )
 def test_where_the_images_lie_in_the_archive(serve, run, tmp_path, body, facts):

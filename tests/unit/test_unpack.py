@@ -79,11 +79,10 @@ def test_only_what_is_wanted_of_a_zip_is_written_whatever_its_name(tmp_path, unp
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "..\\x", "C:\\x", "C:/x", "a/.."])
 @pytest.mark.parametrize("pack", [tar, pack_zip])
-def test_names_that_leave_the_folder_are_refused(tmp_path, unpack, pack, name):
+def test_names_that_leave_the_folder_write_nothing(tmp_path, unpack, pack, name):
     path = pack(tmp_path / "x", ("fine.txt", b"fine"), (name, b"hostile"))
-    with pytest.raises(DownloadError, match="outside its folder"):
-        unpack(path, "fine.txt")  # wanted or not
-    assert {p.name for p in tmp_path.rglob("*")} <= {"in", "x", "out", "fine.txt"}
+    assert unpack(path, "fine.txt", "a") == {"fine.txt": b"fine"}
+    assert {p.name for p in tmp_path.rglob("*")} == {"in", "x", "out", "fine.txt"}
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
@@ -111,20 +110,6 @@ def test_devices_and_pipes_are_refused(tmp_path, unpack, kind):
     with pytest.raises(DownloadError, match="unsafe"):
         unpack(tar(tmp_path / "x", entry("dev", kind)), "dev")
     assert not any((tmp_path / "in/out").iterdir())
-
-
-@pytest.mark.parametrize("pack", [pack_zip, tar])
-def test_bombs_are_refused_before_they_are_written(tmp_path, unpack, pack, monkeypatch):
-    monkeypatch.setattr(module, "FLOOR", 1000)
-    bomb = [("1", b"one"), ("bomb", b"\0" * 30_000_000)]
-    path = (
-        pack_zip(tmp_path / "x", *bomb)
-        if pack == pack_zip
-        else tar(tmp_path / "x", *bomb, mode="w:gz")
-    )
-    with pytest.raises(DownloadError, match="far more than it should"):
-        unpack(path, "1", "bomb")
-    assert tree(tmp_path / "in/out") == {"1": b"one"}
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])

@@ -15,7 +15,6 @@ import os
 import re
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pooch
@@ -49,13 +48,10 @@ class Progress(tqdm):
     """The progress bar of one file, which can be stopped from another thread."""
 
     stop = threading.Event()  # replaced by that of all files that are fetched together
-    doing = ""
 
     def show(self, doing: str, done: int, total: int | None) -> None:
         """Show how much is done; raise `Stopped` once ``stop`` is set."""
-        if doing != self.doing:
-            self.doing, self.start_t = doing, time.time()
-            self.set_postfix_str(doing, refresh=False)
+        self.set_postfix_str(doing, refresh=False)
         self.total = total or self.total
         self.update(done - self.n)
         self.pause(0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,16 +43,12 @@ _VOCABULARY = (
 )
 
 
-@dataclass
-class RealSet:
-    """Training images of one real data set, decoded once.
-
-    images (N, S, S, 3) uint8, labels (N,), names of the classes.
-    """
+class RealSet(NamedTuple):
+    """Training images of one real data set, decoded once."""
 
     kind: str
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # (N, S, S, 3) uint8
+    labels: np.ndarray  # (N,)
     classnames: list[str]
 
 

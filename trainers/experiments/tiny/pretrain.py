@@ -111,7 +111,7 @@ def encode_images(model, pixels: torch.Tensor, args) -> torch.Tensor:
 
 
 def train(name: str, model, parameters, step_fn, output: Path, steps, peak, warmup) -> float:
-    """Call ``step_fn(step) -> (loss, words for the bar)`` for every step; resume a checkpoint.
+    """Minimise ``step_fn(step)`` over all steps, from the last checkpoint on.
 
     Returns:
         the seconds it took, earlier runs included.
@@ -137,13 +137,13 @@ def train(name: str, model, parameters, step_fn, output: Path, steps, peak, warm
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak, warmup)
-        loss, words = step_fn(step)
+        loss = step_fn(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
         optimizer.step()
         if step % 10 == 0:
-            bar.set_postfix_str(f"loss {loss.item():.3f} {words}", refresh=False)
+            bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
         seconds = time.perf_counter() - clock
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -162,9 +162,7 @@ def train_contrastive(model, data, vocabulary, args) -> float:
         features = encode_images(model, images.to(args.device), args)
         scale = model.logit_scale.exp().clamp(max=100)
         logits = scale * features @ encode_text(model, tokens).t()  # (B, U)
-        with torch.no_grad():
-            hit = fits.gather(1, logits.argmax(1, keepdim=True)).float().mean()
-        return contrastive_loss(logits, fits), f"fit {hit:.2f} scale {scale:.0f}"
+        return contrastive_loss(logits, fits)
 
     parameters, warmup = list(model.parameters()), min(100, args.steps // 5)
     seconds = train("tiny", model, parameters, step_fn, args.output, args.steps, PEAK, warmup)
@@ -186,13 +184,12 @@ def train_robust(model, data, vocabulary, args) -> float:
         scale = model.logit_scale.exp()
 
     def loss_of(pixels, groups):
-        features, start, losses, right = encode_images(model, pixels, args), 0, [], 0
-        for kind, labels in groups:
-            logits = scale * features[start : start + len(labels)] @ texts[kind].t()
-            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
-            right += (logits.argmax(1) == labels).sum()
-            start += len(labels)
-        return torch.stack(losses).sum() / start, right / start
+        features = encode_images(model, pixels, args).split([len(labels) for _, labels in groups])
+        losses = [
+            F.cross_entropy(scale * part @ texts[kind].t(), labels, reduction="sum")
+            for part, (kind, labels) in zip(features, groups, strict=True)
+        ]
+        return torch.stack(losses).sum() / len(pixels)
 
     def step_fn(step):
         drawings, attributes = data.shapes(LATER + step)
@@ -207,11 +204,10 @@ def train_robust(model, data, vocabulary, args) -> float:
         delta = (torch.rand(pixels.shape, generator=noise) * 2 - 1).to(args.device) * eps
         for _ in range(3):  # PGD-3, step 2/3 eps
             delta.requires_grad_(True)
-            (gradient,) = torch.autograd.grad(loss_of(pixels + delta, groups)[0], delta)
+            (gradient,) = torch.autograd.grad(loss_of(pixels + delta, groups), delta)
             delta = (delta.detach() + 2 / 3 * eps * gradient.sign()).clamp(-eps, eps)
             delta = (pixels + delta).clamp(0, 1) - pixels
-        loss, accuracy = loss_of(pixels + delta, groups)
-        return loss, f"robust {accuracy:.2f}"
+        return loss_of(pixels + delta, groups)
 
     parameters, warmup = list(model.visual.parameters()), min(50, steps // 5)
     return train("tiny-robust", model, parameters, step_fn, args.output, steps, ROBUST_PEAK, warmup)
