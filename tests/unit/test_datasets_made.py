@@ -9,8 +9,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from make_datasets import MAKERS, TEXT, Made, classnames, imagenet, images, picture, text, wordnet
-from yacs.config import CfgNode
+from make_datasets import (
+    MAKERS,
+    TEXT,
+    Made,
+    classnames,
+    config,
+    imagenet,
+    images,
+    picture,
+    text,
+    wordnet,
+)
 
 import advprompt
 from advprompt.datasets import COOP, base, files, ucf101
@@ -26,14 +36,9 @@ TESTS_ONLY = ("ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
 MATLAB = {"OxfordFlowers", "StanfordCars"}
 
 
-def data_set(name, root, shots=-1, *, seed=1, test=None, **dataset):
-    cfg = {
-        "DATASET": {"ROOT": str(root), "NUM_SHOTS": shots, **dataset},
-        "TEST": {"SUBSET": 0, "FIRST": 0, **(test or {})},
-        "SEED": seed,
-        "OUTPUT_DIR": str(root / "output"),
-    }
-    return base.DATASET_REGISTRY.get(name)(CfgNode(cfg))
+def data_set(name, root, shots=-1, **options):
+    cls = base.DATASET_REGISTRY.get(name)
+    return cls(config(root, shots, output=root / "output", **options))
 
 
 @pytest.fixture(scope="session")
@@ -406,9 +411,9 @@ def real_split(name):
 
 
 @needs_real_data
-@pytest.mark.parametrize("config", PUBLISHED)
-def test_split_files_are_as_published(config):
-    name, cls = COOP[config].__name__, COOP[config]
+@pytest.mark.parametrize("cls", [COOP[name] for name in PUBLISHED])
+def test_split_files_are_as_published(cls):
+    name = cls.__name__
     split = real_split(name)
     base.check_labels(split, name)
     classes = {item.label for item in split.train}

@@ -5,8 +5,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from make_datasets import config
 from PIL import Image
-from yacs.config import CfgNode
 
 import advprompt
 from advprompt.datasets import DRAWN, base, drawing, shapes, shifts
@@ -29,17 +29,6 @@ SHIFT_DIGESTS = {
     "shapes_novel": "d365ea06a54a2ea7",
     "shapes_patterns": "fccda73ade5a3137",
 }
-
-
-def config(root, shots=-1, *, output="output", **dataset):
-    return CfgNode(
-        {
-            "DATASET": {"ROOT": str(root), "NUM_SHOTS": shots, **dataset},
-            "TEST": {"SUBSET": 0},
-            "SEED": 1,
-            "OUTPUT_DIR": str(output),
-        }
-    )
 
 
 @pytest.fixture
