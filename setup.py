@@ -39,6 +39,7 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "advprompt": ["py.typed", "assets/*", "**/*.j2"],
+        "advprompt.datasets": ["*.yaml"],
         "advprompt.configs": ["**/*.yaml", "**/*.md"],
         "advprompt.scripts": ["**/*.sh"],
     },
