@@ -9,7 +9,7 @@ import torch
 
 import advprompt
 from advprompt.config.keys import METHODS
-from advprompt.prompting.learner import context_words, embed_words
+from advprompt.engine.batch import Batch
 from advprompt.records import read_record
 from advprompt.utils.errors import UserError
 from tests.conftest import only_error
@@ -220,19 +220,6 @@ def test_capt_switches(build, keys):
     assert trainer.train_threat()["objective"] == keys.get("INNER", "ce")
 
 
-def test_words_start_the_vectors_or_stay_behind_them(build):
-    with_words, without = (
-        build("CAPT", TRAINER__CAPT__CTX_INIT=words).model for words in ("a photo of a", "")
-    )
-    clip = with_words.clip
-    start = embed_words(clip, context_words(clip, "a photo"))  # (2, d_t)
-    assert torch.equal(with_words.text_prompts[0].detach(), start)
-    assert not torch.equal(without.text_prompts[0].detach(), start)
-    behind = with_words.frame.fixed[:, 3:5]  # after the start token and two vectors
-    assert torch.equal(behind[0], embed_words(clip, context_words(clip, "of a")))
-    assert with_words.frame.fixed.shape[1] == without.frame.fixed.shape[1] + 2
-
-
 def test_classes_in_chunks_change_nothing(build):
     losses = []
     for chunk in (0, 1, 2):
@@ -255,11 +242,11 @@ def test_capt_asks_the_frozen_model_once_where_images_never_vary(build, monkeypa
         trainer.clip, "encode_image", lambda x: (calls.append(len(x)), encode(x))[1]
     )
     (batch,) = trainer.train_loader_x
-    fresh = trainer.frozen_answers(trainer.make_batch(batch))
-    assert torch.equal(fresh, trainer.frozen_answers(trainer.make_batch(batch)))
+    fresh = trainer.frozen_answers(Batch(trainer, batch))
+    assert torch.equal(fresh, trainer.frozen_answers(Batch(trainer, batch)))
     assert calls == [12]
     varying = build("CAPT")
-    batch = varying.make_batch(next(iter(varying.train_loader_x)))
+    batch = Batch(varying, next(iter(varying.train_loader_x)))
     varying.frozen_answers(batch)
     assert not varying.cached
 
@@ -286,9 +273,9 @@ def test_apd_switches_reach_the_loss(build, keys):
     with torch.no_grad():  # the teacher leaves its start, which is the student's
         for value in trainer.trained.parameters():
             value += 0.1 * torch.randn_like(value)
-    seen = trainer.make_batch(next(iter(trainer.train_loader_x)))
+    seen = Batch(trainer, next(iter(trainer.train_loader_x)))
     loss, _ = trainer.loss(seen)
-    adv, taught = seen.adv.logits, trainer.teach(seen.pixels)  # (B, K) each
+    adv, taught = seen.forward_attacked().logits, trainer.teach(seen.images)  # (B, K) each
     beta, t = keys.get("BETA", 0.5), keys.get("TEMPERATURE", 1.0)
 
     def ce(logits):
@@ -362,13 +349,13 @@ def test_apd_names_a_teacher_that_diverges(white_box, run, tmp_path, monkeypatch
 
 def test_apd_student_and_teacher_do_not_mix_gradients(build):
     trainer = build("APD", TRAINER__APD__FEEDBACK=0.0)
-    seen = trainer.make_batch(next(iter(trainer.train_loader_x)))
+    seen = Batch(trainer, next(iter(trainer.train_loader_x)))
     loss, terms = trainer.loss(seen)
     loss.backward()
     both = [p.grad.clone() for p in trainer.teacher.parameters()]
     trainer.optim.zero_grad(set_to_none=True)
     terms["loss_teacher"] = torch.nn.functional.cross_entropy(
-        trainer.teach(seen.pixels), seen.labels
+        trainer.teach(seen.images), seen.labels
     )
     terms["loss_teacher"].backward()
     assert all(p.grad is None for p in trainer.model.parameters())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from toy import toy_clip, toy_state_dict
 
-from advprompt.backbone import CLIPAdapter, text_features, tokens, tower
+from advprompt.backbone import CLIPAdapter, cosine_logits, text_features, tokens, tower
 from advprompt.backbone.adapter import CLIP_MEAN, CLIP_STD
 from advprompt.prompting import PromptedCLIP, PromptSpec, TokenRefiner
 from advprompt.utils.errors import UserError
@@ -287,6 +287,68 @@ def test_deep_prompts_in_other_text_towers(text):
         assert_same_gradients(model, found, expected)
 
 
+# -- where the context stands ---------------------------------------------------------------------
+
+
+def embed(clip, text, length):
+    return clip.embed_tokens(clip.tokenize([text]))[0, :length]
+
+
+def filled(clip, names=NAMES, **spec):
+    """A model with contexts, and what its text tower reads."""
+    model = PromptedCLIP(clip, names, PromptSpec(**spec))
+    return model, model.frame.fill(model.text_vectors()[0])
+
+
+@pytest.mark.parametrize(
+    ("position", "template"),
+    [("end", "x x x {}."), ("middle", "x {} x x."), ("front", "{} x x x.")],
+)
+def test_position_of_the_name(clip, position, template):
+    model, _ = filled(clip, text=3, position=position)
+    with torch.no_grad():
+        model.text_prompts.copy_(embed(clip, "x", 2)[1:].expand(3, -1))
+    embeddings, eot, _ = model.frame.fill(model.text_prompts[0])
+    for row, end, name in zip(embeddings, eot, NAMES, strict=True):
+        text = template.format(name.replace("_", " "))
+        assert torch.equal(row[: end + 1], embed(clip, text, end + 1))
+
+
+def test_names_are_counted_as_in_coop_where_the_stop_changes_their_last_token(clip):
+    """CoOp takes as many tokens for the name as it has without the stop."""
+    encode = clip.tokenizer.encode
+    ids, count = encode("what?!."), len(encode("what?!"))
+    assert ids[:count] != encode("what?!") and len(ids) > count
+    model, _ = filled(clip, ["what?!"], text=2, position="front")
+    row = [*clip.tokenizer.start, *ids[:count], 0, 0, *ids[count:], *clip.tokenizer.end]
+    assert torch.equal(model.frame.fixed[0, : len(row)], clip.embed_tokens(torch.tensor([row]))[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "position", "csc", "shared"),
+    [
+        (NAMES, "end", False, 6),
+        (NAMES, "middle", False, 3),
+        (NAMES, "front", False, 1),
+        (NAMES, "end", True, 1),
+        (["great dane", "great white shark"], "end", False, 7),  # they begin alike
+        (["great dane", "great white shark"], "end", True, 1),
+    ],
+)
+def test_shared_prefix(clip, names, position, csc, shared):
+    _, (embeddings, _, found) = filled(clip, names, text=5, csc=csc, position=position)
+    assert found == shared
+    same = (embeddings == embeddings[:1]).all(dim=-1).all(dim=0)
+    assert same[:shared].all() and not same[shared]
+
+
+def test_order_of_the_context_and_its_gradient(clip):
+    model, (embeddings, _, _) = filled(clip, text=3)
+    assert torch.equal(embeddings[1, 1:4], model.text_prompts[0])
+    embeddings[:, 2].sum().backward()
+    assert model.text_prompts.grad[0].sum(dim=1).tolist() == [0.0, len(NAMES) * 64, 0.0]
+
+
 # -- what the vectors start from ------------------------------------------------------------------
 
 
@@ -359,7 +421,7 @@ def test_coupled_towers(clip, oracle, coupling, length, ratio, class_chunk, **va
     assert_same(texts, plain_texts)
     assert_same(images, plain_images)
     assert_same(blocks[-1], plain_blocks[-1])
-    logits = model.similarity(images, texts)
+    logits = cosine_logits(images, texts, clip.logit_scale)
     assert_same(logits, 100 * F.normalize(plain_images, dim=-1) @ plain_texts.T, 2e-5)
     assert_same_gradients(model, texts, plain_texts)
     loss = logits.sum() + sum(b.sum() for b in blocks)
@@ -441,20 +503,6 @@ def test_untouched_texts_are_encoded_once(clip, monkeypatch):
 # -- parameters and gradients ---------------------------------------------------------------------
 
 
-def test_counts_follow_the_formulae(clip):
-    model = prompted(clip, EVERYTHING)
-    m, d_t, d_v = 3, 64, 128
-    refiner = {d: 2 * d * 2 * d + 2 * d + d for d in (d_t, d_v)}
-    assert model.parameter_count() == {
-        "prompts": 4 * m * d_t,
-        "projections": 4 * (d_t * d_v + d_v),
-        "refiners": 2 * refiner[d_t] + 3 * refiner[d_v],
-    }
-    assert sum(model.parameter_count().values()) == sum(p.numel() for p in model.parameters())
-    empty = PromptedCLIP(clip, NAMES, PromptSpec()).parameter_count()
-    assert empty == {"prompts": 0, "projections": 0, "refiners": 0}
-
-
 def test_state_holds_only_what_is_learned(clip):
     model = prompted(clip, EVERYTHING)
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
@@ -501,7 +549,7 @@ def test_other_precisions(clip, precision):
         rounded.zero_grad()
         (gradient,) = torch.autograd.grad(rounded.logits(x, texts.detach()).sum(), x)
         assert gradient.isfinite().all() and gradient.any()
-        loss = rounded.similarity(images, texts).logsumexp(1).sum()
+        loss = cosine_logits(images, texts, clip.logit_scale).logsumexp(1).sum()
         (loss + sum(b.float().sum() for b in blocks)).backward()
         for name, parameter in rounded.named_parameters():
             assert parameter.grad.isfinite().all() and parameter.grad.any(), name
@@ -590,14 +638,14 @@ def test_a_resnet_takes_text_prompts_only(resnet):
             {"text": 2, "vision": 2, "coupling": "vision_to_text", "text_init": "a b"},
             "'a b' cannot start",
         ),
-        ({"text_init": "a photo"}, "'a photo' starts text vectors but there are none"),
+        ({"text_init": "a photo"}, "'a photo' cannot start text vectors: there are none"),
         ({"text": 2, "text_depth": 4}, "text prompt depth 4 goes beyond the 3 blocks"),
         ({"vision": 2, "vision_depth": 5}, "depth 5 goes beyond the 4 blocks.*from 1 to 4"),
         ({"refine_vision": True, "vision_depth": 5}, "depth 5 goes beyond the 4 blocks"),
         ({"text": 3, "text_init": "a photo"}, "has 2 tokens but 3 text vectors"),
         (
             {"text": 1, "text_init": "a photo", "position": "front"},
-            "has 2 tokens, 1 more .* only position 'end'",
+            "has 2 tokens but 1 .*position 'end' alone",
         ),
         ({"text": 80}, "80 context vectors"),
     ],

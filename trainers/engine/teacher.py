@@ -11,7 +11,9 @@ from dassl.utils import set_random_seed
 
 from ..losses import mean_ce
 from ..utils import distributed
-from .adversarial import AdversarialTrainer, NonFiniteLoss, hash_seed
+from ..utils.seeds import hash_seed
+from .adversarial import AdversarialTrainer
+from .alarms import NonFiniteLoss
 from .checkpoints import (
     load_checkpoint,
     load_prompts,
@@ -82,10 +84,7 @@ def _epoch(trainer: AdversarialTrainer, teacher, optim, epoch: int) -> float:
         loss = mean_ce(trainer.teach(pixels), labels)
         shown = distributed.mean(loss.detach(), weight)
         if not torch.isfinite(shown):
-            raise NonFiniteLoss(
-                f"the teacher's loss is {shown.item()} at epoch {epoch + 1}; checkpoints are "
-                "unchanged, lower OPTIM.LR or set TRAINER.ADVERSARIAL.PREC fp32"
-            )
+            raise NonFiniteLoss(f"the teacher's loss is {shown.item()}", f"epoch {epoch + 1}")
         optim.zero_grad(set_to_none=True)
         trainer.scaler.scale(loss if weight == 1 else loss * weight).backward()
         distributed.sum_gradients(teacher.parameters())
