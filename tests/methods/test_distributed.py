@@ -263,7 +263,7 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
         "_known",
         lambda *a: kept.append(a[1]) or known(*a),  # the file's path
     )
-    monkeypatch.setattr("advprompt.engine.trainer.shutil.rmtree", lambda *a, **k: None)
+    monkeypatch.setattr("advprompt.engine.testing.shutil.rmtree", lambda *a, **k: None)
     assert run(white_box("CoOp", out="one", **keys))[0] == 0
     done = json.loads(kept[0].read_text())
     assert None not in done["right"] and len(done["right"]) > 2
