@@ -64,8 +64,11 @@ class PromptTrainer(RobustTrainer):
 
     @classmethod
     def is_adversarial(cls, cfg) -> bool:
-        """Return True if this configuration trains on attacked images."""
         return True
+
+    @classmethod
+    def nodes(cls):
+        return ("ADVERSARIAL", *super().nodes())
 
     @classmethod
     def train_spec(cls, cfg) -> AttackSpec:
