@@ -48,6 +48,7 @@ class AdvPT(PromptTrainer):
 
     paper = "https://arxiv.org/abs/2311.11261"
     node = "ADVPT"
+    white_box = False  # the attack makes the bank
 
     @classmethod
     def extend_cfg(cls, cfg):

@@ -11,7 +11,6 @@ from functools import cached_property
 
 import torch
 
-from ..attacks import NotFinite
 from ..backbone.features import cosine_logits
 from ..config.keys import add_defaults, one_of
 from ..utils import distributed
@@ -109,23 +108,6 @@ class AdversarialTrainer(PromptTrainer):
         with self.autocast(self.cfg.TRAINER.ADVERSARIAL.PREC):
             features = self.clip.encode_image(pixels)
         return cosine_logits(features, self.handmade, self.clip.logit_scale)
-
-    def checked_loss(self, batch):
-        """Return what ``loss`` returns.
-
-        Raises:
-            NonFiniteLoss: the attack has met a loss or gradient that is not finite.
-            RuntimeError: the method trains on attacked images but did not attack any.
-        """
-        try:
-            loss, terms = self.loss(batch)
-        except NotFinite as error:
-            raise self.not_finite(str(error), {}) from error
-        if self.attack_spec and not batch.attacked:
-            raise RuntimeError(
-                f"{type(self).__name__} lost its attack: the loss never asked for it"
-            )
-        return loss, terms
 
     def after_epoch(self):
         if self.alarm_key and self.epoch >= self.cfg.OPTIM.WARMUP_EPOCH:

@@ -9,10 +9,10 @@ import torch
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import MetricMeter, set_random_seed
 
-from ..attacks import AttackSpec, specs_from_cfg
+from ..attacks import AttackSpec, NotFinite, specs_from_cfg
 from ..config.keys import PRECISIONS, add_defaults, at_least, one_of
 from ..losses import mean_ce
-from ..prompting import PromptedCLIP, PromptSpec
+from ..prompting import PromptedCLIP
 from ..prompting.spec import POSITIONS
 from ..utils import distributed
 from ..utils.errors import UserError
@@ -30,9 +30,11 @@ class PromptTrainer(RobustTrainer):
 
     Attributes:
         least_vectors: the smallest N_CTX; fewer would leave nothing to train.
+        white_box: the loss must attack the images of every batch, if ``is_adversarial``.
     """
 
     least_vectors = 1
+    white_box = True
 
     @classmethod
     def extend_cfg(cls, cfg):
@@ -77,11 +79,7 @@ class PromptTrainer(RobustTrainer):
         inner = cfg.TRAINER[cls.node].get("INNER", "")
         return replace(spec, objective=inner) if inner else spec
 
-    # --- what a method defines --------------------------------------------------------------------
-
-    @classmethod
-    def prompt_spec(cls, keys, clip) -> PromptSpec:
-        raise NotImplementedError
+    # --- what a method defines, with prompt_spec ------------------------------------------------
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss to minimise and the terms to show beside it."""
@@ -141,12 +139,10 @@ class PromptTrainer(RobustTrainer):
     # --- one step ---------------------------------------------------------------------------------
 
     def autocast(self, precision: str):
-        """Autocast of ``precision``.
-
-        Casts are not kept: one made inside an attack would cut the prompts off their gradients.
-        """
+        """Return a context of ``precision``: fp32, bf16 or amp."""
         dtype = torch.float16 if precision == "amp" else torch.bfloat16
         enabled = precision != "fp32"
+        # a cast kept from inside an attack would cut the prompts off their gradients
         return torch.autocast(self.device.type, dtype, enabled=enabled, cache_enabled=False)
 
     def forward_backward(self, batch):
@@ -156,7 +152,14 @@ class PromptTrainer(RobustTrainer):
         if self.batch_idx == start:
             self.optim.zero_grad(set_to_none=True)
         seen = Batch(self, batch)
-        loss, terms = self.checked_loss(seen)
+        try:
+            loss, terms = self.loss(seen)
+        except NotFinite as error:
+            raise self.not_finite(str(error), {}) from error
+        if self.attack_spec and self.white_box and not seen.attacked:
+            raise RuntimeError(
+                f"{type(self).__name__} lost its attack: the loss never asked for it"
+            )
         weight = seen.share.weight
         summary = self._summary(loss, terms, seen)
         if not all(map(math.isfinite, summary.values())):
@@ -168,10 +171,6 @@ class PromptTrainer(RobustTrainer):
             self.update_lr()
         self.meter.update(summary)
         return summary
-
-    def checked_loss(self, batch: Batch):
-        """Return what ``loss`` returns."""
-        return self.loss(batch)
 
     def _summary(self, loss, terms: dict, batch: Batch) -> dict[str, float]:
         values = {"loss": loss, **terms}
