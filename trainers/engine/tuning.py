@@ -42,6 +42,7 @@ class PromptTrainer(RobustTrainer):
             cfg,
             "TRAINER.ADVERSARIAL",
             PREC="fp32",  # of forward and backward: fp32, bf16, amp (float16 on a GPU)
+            ATTACK_PREC="fp32",  # of a white-box attack in training: fp32 or bf16
             ACCUMULATE=1,  # batches per optimizer step
             CLASS_CHUNK=0,  # classes per text pass; 0: all at once
         )
@@ -50,6 +51,8 @@ class PromptTrainer(RobustTrainer):
     def check_keys(cls, cfg):
         keys, own, node = cfg.TRAINER.ADVERSARIAL, cfg.TRAINER[cls.node], f"TRAINER.{cls.node}"
         one_of("TRAINER.ADVERSARIAL.PREC", keys.PREC, PRECISIONS)
+        # float16 gradients of pixels underflow to exactly 0
+        one_of("TRAINER.ADVERSARIAL.ATTACK_PREC", keys.ATTACK_PREC, ("fp32", "bf16"))
         at_least("TRAINER.ADVERSARIAL.ACCUMULATE", keys.ACCUMULATE, 1)
         at_least("TRAINER.ADVERSARIAL.CLASS_CHUNK", keys.CLASS_CHUNK, 0)
         if keys.PREC == "amp" and not (cfg.USE_CUDA and torch.cuda.is_available()):
