@@ -22,7 +22,7 @@ from .config.keys import POSITIONS, PRECISIONS, add_defaults, at_least, one_of
 from .engine.checkpoints import load_prompts
 from .engine.trainer import RobustTrainer, register
 from .evaluation.bank import Bank, build_bank
-from .evaluation.rows import Rows
+from .evaluation.samples import ImageList
 from .prompting import PromptLearner
 from .prompting.prompts import context_spec
 from .utils import distributed
@@ -47,9 +47,7 @@ class BankLoader:
     """Batches of a bank in Dassl's form; their order depends on (seed, epoch) alone."""
 
     def __init__(self, bank: Bank, batch_size: int, seed: int, device):
-        self.on_disk, self.device = isinstance(bank.features, Rows), device
-        self.features = bank.features if self.on_disk else bank.features.to(device)
-        self.labels = bank.labels.to(device)
+        self.features, self.labels, self.device = bank.features, bank.labels, device
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
 
     def __len__(self) -> int:
@@ -58,10 +56,9 @@ class BankLoader:
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.labels), generator=generator)
-        place = "cpu" if self.on_disk else self.device  # of the rows' numbers
-        for rows in order.to(place).split(self.batch_size):
-            label = self.labels[rows.to(self.device)]
-            yield {"img": self.features[rows].to(self.device), "label": label}
+        for rows in order.split(self.batch_size):
+            batch = {"img": self.features[rows], "label": self.labels[rows]}
+            yield {name: value.to(self.device) for name, value in batch.items()}
 
 
 @register
@@ -140,11 +137,10 @@ class AdvPT(RobustTrainer):
         (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
         bank = build_bank(
             self.clip,
-            self.dm.dataset.train_x,
+            ImageList(self.dm.dataset.train_x, self.preprocess),
             spec=spec,
             views=cfg.TRAINER.ADVPT.VIEWS,
             seed=max(cfg.SEED, 0),
-            preprocess=self.preprocess,
             cache_dir=self.bank_folder(),
             batch_size=cfg.TRAINER.ADVPT.BANK_BATCH,
             title="adversarial bank",

@@ -16,8 +16,10 @@ from torch import nn
 from torch.distributed import TCPStore
 
 from advprompt.engine.trainer import RobustTrainer
+from advprompt.evaluation import partial
 from advprompt.evaluation.bank import load_bank
-from advprompt.evaluation.evaluator import Evaluation, _Partial
+from advprompt.evaluation.evaluator import Evaluation
+from advprompt.evaluation.partial import Partial
 from advprompt.records import read_record
 from advprompt.utils import distributed
 from advprompt.utils.errors import UserError
@@ -257,12 +259,8 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
     """An attack cut short on two processes goes on in one, whatever was finished counting once."""
     keys = {"DATALOADER__TEST__BATCH_SIZE": 1, "OPTIM__MAX_EPOCH": 1}
     kept = []
-    known, attack = Evaluation._known, Evaluation.run_attack
-    monkeypatch.setattr(
-        Evaluation,
-        "_known",
-        lambda *a: kept.append(a[1]) or known(*a),  # the file's path
-    )
+    known, attack = partial.load, Evaluation.run_attack
+    monkeypatch.setattr(partial, "load", lambda path, key: kept.append(path) or known(path, key))
     monkeypatch.setattr("advprompt.engine.trainer.shutil.rmtree", lambda *a, **k: None)
     assert run(white_box("CoOp", out="one", **keys))[0] == 0
     done = json.loads(kept[0].read_text())
@@ -294,11 +292,11 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
 
 
 def test_results_of_processes_add_up_once():
-    whole = _Partial("key", [True, None], {}, 1.0)
+    whole = Partial("key", [True, None], {}, 1.0)
     parts = [
-        _Partial("key", [None, None, False], {"n": 1, "max_linf": 0.5}, 2.0),
-        _Partial("key", [None, True], {"n": 1}, 5.0),
-        _Partial("key", [False], {"n": 1}, 9.0),  # known before
+        Partial("key", [None, None, False], {"n": 1, "max_linf": 0.5}, 2.0),
+        Partial("key", [None, True], {"n": 1}, 5.0),
+        Partial("key", [False], {"n": 1}, 9.0),  # known before
     ]
     whole.add(parts)
     assert (whole.right, whole.seconds) == ([True, True, False], 6.0)
@@ -441,7 +439,7 @@ def test_a_size_of_the_world_alone_starts_nothing(monkeypatch, size):
 
 
 def test_an_evaluation_of_before_there_were_processes_goes_on():
-    state = _Partial("key", [True, False])  # the images so far, and no word of the others
+    state = Partial("key", [True, False])  # the images so far, and no word of the others
     state.pad(4)
     assert state.unknown() == [2, 3] and state.right == [True, False, None, None]
 

@@ -16,7 +16,9 @@ from ..backbone import load_clip, text_features
 from ..config import host
 from ..config.keys import METHODS, check_cfg, extend_cfg
 from ..defences import build_defence
-from ..evaluation.evaluator import Evaluation, names_of
+from ..evaluation.evaluator import Evaluation
+from ..evaluation.samples import ImageList
+from ..evaluation.victim import TrainerVictim
 from ..prompting import PromptSpec, templates
 from ..utils import distributed
 from ..utils.errors import UserError
@@ -212,7 +214,8 @@ class RobustTrainer(TrainerX):
         self.load_init_weights()
         if not self.claim():
             return
-        distributed.check_same("training images", lambda: names_of(self.dm.dataset.train_x))
+        images = ImageList(self.dm.dataset.train_x, self.preprocess)
+        distributed.check_same("training images", images.names)
         if self.trainable:
             super().train()
         else:
@@ -438,9 +441,10 @@ class RobustTrainer(TrainerX):
             split = "test"
         if split != "val" or not self.tuning:
             self.need_image_tower()
+        items = self.dm.dataset.val if split == "val" else self.test_images
         evaluation = Evaluation(
-            self,
-            self.dm.dataset.val if split == "val" else self.test_images,
+            TrainerVictim(self),
+            ImageList(items, self.preprocess),
             folder=Path(self.output_dir) / "unfinished",
             cache=self.bank_folder(),
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
@@ -503,26 +507,14 @@ class RobustTrainer(TrainerX):
             for s in specs_from_cfg(self.cfg.ATTACK.TEST, key="ATTACK.TEST")
             if s.target == "end_to_end"
         ]
-        from ..evaluation.pictures import save_examples  # matplotlib is slow to import
+        from ..evaluation.pictures import save_examples
 
-        right = evaluation.clean_right.nonzero().flatten().tolist()
-        rows = min(self.cfg.TEST.PICTURE, len(right))
-        if not specs or not rows:
+        examples = evaluation.examples(specs[0], self.cfg.TEST.PICTURE) if specs else {}
+        if not examples:
             return
-        chosen = [right[(2 * i + 1) * len(right) // (2 * rows)] for i in range(rows)]
-        where, pixels = next(evaluation.pixels(chosen, "picture"))
-        result = evaluation.run_attack(specs[0], where, pixels)
-        with torch.no_grad():
-            before, after = (evaluation.logits(x).softmax(1) for x in (pixels, result.images))
         path = save_examples(
             self.output_dir,
-            clean=pixels,
-            adversarial=result.images,
-            classnames=self.classnames,
-            labels=evaluation.labels[where],
-            before=before,
-            after=after,
-            spec=specs[0],
+            **examples,
             title=f"{type(self).__name__}, {self.cfg.DATASET.NAME}, {self.cfg.MODEL.BACKBONE.NAME}",
         )
         print(f"* picture: {path}")
