@@ -260,7 +260,7 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
     keys = {"DATALOADER__TEST__BATCH_SIZE": 1, "OPTIM__MAX_EPOCH": 1}
     kept = []
     known, attack = partial.load, Evaluation.run_attack
-    monkeypatch.setattr(partial, "load", lambda path, key: kept.append(path) or known(path, key))
+    monkeypatch.setattr(partial, "load", lambda path, new: kept.append(path) or known(path, new))
     monkeypatch.setattr("advprompt.engine.trainer.shutil.rmtree", lambda *a, **k: None)
     assert run(white_box("CoOp", out="one", **keys))[0] == 0
     done = json.loads(kept[0].read_text())
@@ -292,11 +292,11 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
 
 
 def test_results_of_processes_add_up_once():
-    whole = Partial("key", [True, None], {}, 1.0)
+    whole = Partial("key", [True, None, None], {}, 1.0)
     parts = [
         Partial("key", [None, None, False], {"n": 1, "max_linf": 0.5}, 2.0),
-        Partial("key", [None, True], {"n": 1}, 5.0),
-        Partial("key", [False], {"n": 1}, 9.0),  # known before
+        Partial("key", [None, True, None], {"n": 1}, 5.0),
+        Partial("key", [False, None, None], {"n": 1}, 9.0),  # known before
     ]
     whole.add(parts)
     assert (whole.right, whole.seconds) == ([True, True, False], 6.0)
@@ -436,12 +436,6 @@ def test_a_size_of_the_world_alone_starts_nothing(monkeypatch, size):
     monkeypatch.delenv("RANK", raising=False)
     distributed.join()
     assert distributed.world() == 1
-
-
-def test_an_evaluation_of_before_there_were_processes_goes_on():
-    state = Partial("key", [True, False])  # the images so far, and no word of the others
-    state.pad(4)
-    assert state.unknown() == [2, 3] and state.right == [True, False, None, None]
 
 
 def test_a_timeout_that_is_no_number_is_refused(monkeypatch):

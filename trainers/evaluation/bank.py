@@ -33,7 +33,6 @@ from ..attacks import (
 )
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.images import batches
 from ..utils.io import atomic_write, load_tensors, save_tensors, writable_dir
 from ..utils.seeds import hash_seed
 from .samples import ImageList
@@ -71,40 +70,6 @@ class Bank:
         return len(self.labels)
 
 
-def bank_key(
-    *,
-    weights: str,
-    images: Sequence[str],
-    labels: Sequence[int],
-    preprocess: str,
-    spec: AttackSpec | None,
-    views: int,
-    precision: str,
-    seed: int,
-) -> str:
-    """Return the hex SHA-256 over everything the features depend on.
-
-    Args:
-        weights: hex SHA-256 of the model's weights.
-        images: hex SHA-256 of each image file's bytes, in order.
-        labels: the class of each image.
-        preprocess: the key that names resizing, cropping and interpolation.
-        spec: the attack with all its fields; None for clean features.
-    """
-    ingredients = {
-        "schema": SCHEMA,
-        "weights": weights,
-        "images": list(images),
-        "labels": list(labels),
-        "preprocess": preprocess,
-        "attack": None if spec is None else spec.facts(),
-        "views": views,
-        "precision": precision,
-        "seed": seed,
-    }
-    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
-
-
 @torch.inference_mode(False)  # even inside it, the rows are for differentiating with
 def build_bank(
     clip,
@@ -140,23 +105,23 @@ def build_bank(
         UserError: unusable arguments, an unreadable image (with its path), a damaged or foreign
             bank file, features that are not finite, an unwritable folder.
     """
-    _check_arguments(images, spec, views, batch_size, chunk)
-    _check_model(clip)
-    cache_dir, digests = writable_dir(cache_dir), images.digests(title)
-    key = bank_key(
-        weights=clip.sha256,
-        images=digests,
-        labels=images.labels,
-        preprocess=images.preprocess.key,
-        spec=spec,
-        views=views,
-        precision=getattr(clip, "precision", "fp32"),
-        seed=seed,
-    )
+    _check_arguments(clip, images, spec, views, batch_size, chunk)
+    cache_dir = writable_dir(cache_dir)
+    ingredients = {
+        "schema": SCHEMA,
+        "weights": clip.sha256,
+        "images": images.digests(title),  # of the files' content
+        "labels": images.labels,
+        "preprocess": images.preprocess.key,
+        "attack": None if spec is None else spec.facts(),
+        "views": views,
+        "precision": getattr(clip, "precision", "fp32"),
+        "seed": seed,
+    }
+    key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     path = cache_dir / f"{key}.safetensors"
     if distributed.agree(path.exists):
         return load_bank(path, key=key)
-
     parts = Parts(cache_dir / f"{key}.parts", key, len(images), views, chunk)
     own = range(distributed.rank(), len(parts), distributed.world())
     device = next(clip.parameters()).device
@@ -165,17 +130,19 @@ def build_bank(
         for number in own:
             if path.exists():  # another run was faster
                 break
-            span = parts.span(number)
             if parts.is_whole(number):
-                bar.update(len(span))
+                bar.update(len(parts.span(number)))
                 continue
-            clock = time.perf_counter()
-            seeds = [[hash_seed(seed, digests[i], v) for v in range(views)] for i in span]
-            with torch.autocast(device.type, enabled=False):  # the key names the precision
-                rows, found = _attack_chunk(
-                    clip, images, span, seeds, spec, batch_size, device, bar
-                )
-            parts.save(number, rows, asdict(found), time.perf_counter() - clock, bank=path)
+            rows, checks, clock = [], AttackChecks(), time.perf_counter()
+            for where, pixels in images.batches(parts.span(number), batch_size, device):
+                digests = [images.digest(i) for i in where]
+                seeds = [[hash_seed(seed, d, view) for d in digests] for view in range(views)]
+                names = [images.paths[i] for i in where]
+                with torch.autocast(device.type, enabled=False):  # the key names the precision
+                    rows.append(_features(clip, pixels, spec, seeds, checks, names))
+                bar.update(len(where))
+            took = time.perf_counter() - clock
+            parts.save(number, torch.cat(rows), asdict(checks), took, bank=path)
     distributed.wait()
     if distributed.is_main() and not path.exists():
         try:
@@ -185,6 +152,26 @@ def build_bank(
                 raise
     distributed.wait()
     return load_bank(path, key=key)
+
+
+def _features(clip, pixels, spec, seeds, checks: AttackChecks, names: Sequence[str]) -> Tensor:
+    """Return the rows (B * views, D) of one batch, with ``seeds`` by view."""
+    check_pixels(pixels)
+    with torch.no_grad():
+        clean = clip.encode_image(pixels)  # (B, D)
+    views = [clean]
+    if spec is not None:
+        _check_finite(clean, names)
+        loss = objective_for(spec, tower_in(spec.prec, clip.encode_image), reference=clean)
+        attack, views = gradient_attack(loss, spec, spec.kwargs), []
+        for starts in seeds:
+            result = attack.run(pixels, starts)
+            checks.add(result, pixels)
+            with torch.no_grad():
+                views.append(clip.encode_image(result.images))
+    rows = torch.stack(views, dim=1)  # (B, views, D)
+    _check_finite(rows.flatten(1), names)
+    return rows.flatten(0, 1).float().cpu()
 
 
 def join(parts: Parts, path: Path, labels: Sequence[int], spec: AttackSpec | None) -> None:
@@ -225,53 +212,16 @@ def load_bank(path, *, key: str | None = None) -> Bank:
     """
     path = Path(path)
     tensors, meta = load_tensors(path, advice=ADVICE)
-    whole = {"features", "labels", "index"} <= tensors.keys()
-    whole = whole and {"key", "checks", "warnings", "seconds"} <= meta.keys()
-    if not whole or meta.get("kind") != BANK or meta.get("schema") != SCHEMA:
+    content = tensors | meta
+    names = ("features", "labels", "index", "key", "checks", "warnings", "seconds")
+    right = (meta.get("kind"), meta.get("schema")) == (BANK, SCHEMA)
+    if not right or not content.keys() >= set(names):
         raise UserError(f"'{path}' is not an embedding bank of this version; {ADVICE}")
     if key is not None and meta["key"] != key:
         raise UserError(
             f"'{path}' holds another bank (key {meta['key'][:12]}, expected {key[:12]}); {ADVICE}"
         )
-    columns = {name: tensors[name] for name in ("features", "labels", "index")}
-    facts = {name: meta[name] for name in ("key", "checks", "warnings", "seconds")}
-    return Bank(**columns, **facts, path=path)
-
-
-# --- checks before the work -------------------------------------------------------------------
-
-
-def _check_arguments(images, spec, views, batch_size, chunk) -> None:
-    if not len(images):
-        raise UserError("a bank needs at least one image, got none")
-    for name, value in (("views", views), ("batch size", batch_size), ("chunk", chunk)):
-        if value < 1:
-            raise UserError(f"the bank's {name} is {value}, expected at least 1")
-    if spec is None and views > 1:
-        raise UserError(
-            f"{views} views of clean features would all be the same; use 1 view or an attack"
-        )
-    if spec is not None and spec.objective != "embedding_kl":
-        raise UserError(
-            f"a bank knows no text, so its attack cannot ascend '{spec.objective}'; "
-            "use objective 'embedding_kl'"
-        )
-
-
-def _check_model(clip) -> None:
-    for name, parameter in clip.named_parameters():
-        if parameter.requires_grad:
-            raise UserError(
-                f"a bank is made by a frozen model, but '{name}' requires gradients; freeze it"
-            )
-    for name, module in clip.named_modules():
-        if module.training:
-            raise UserError(
-                f"a bank is made in eval mode, but '{name or 'the model'}' is in train mode"
-            )
-
-
-# --- one part ---------------------------------------------------------------------------------
+    return Bank(**{name: content[name] for name in names}, path=path)
 
 
 class Parts:
@@ -286,8 +236,7 @@ class Parts:
 
     def span(self, number: int) -> range:
         """Return the positions of a part's images."""
-        begin = number * self.chunk
-        return range(begin, min(begin + self.chunk, self.images))
+        return range(self.images)[number * self.chunk : (number + 1) * self.chunk]
 
     def _file(self, number: int) -> tuple[Path, dict]:
         span = self.span(number)
@@ -302,26 +251,21 @@ class Parts:
         """
         path, header = self._file(number)
         tensors, meta = load_tensors(path, advice=ADVICE)
-        features = tensors.get("features")
         rows = len(self.span(number)) * self.views
-        if (
-            header != {name: meta.get(name) for name in header}
-            or features is None
-            or len(features) != rows
-        ):
+        right = header == {name: meta.get(name) for name in header}
+        if not right or len(tensors.get("features", ())) != rows:
             raise UserError(f"'{path}' is not a part of this bank; {ADVICE}")
-        return features, meta
+        return tensors["features"], meta
 
     def is_whole(self, number: int) -> bool:
         """Return True if a part is there, undamaged, and of this bank."""
         try:
-            self.read(number)
+            return bool(self.read(number))
         except UserError:  # it is computed again
             return False
-        return True
 
     def save(self, number: int, rows: Tensor, checks: dict, seconds: float, *, bank: Path):
-        """Keep a part; a run that finished this bank meanwhile may have removed the folder."""
+        """Keep a part; a run that finished this ``bank`` meanwhile may have removed the folder."""
         path, header = self._file(number)
         try:
             save_tensors(path, {"features": rows}, {**header, "checks": checks, "seconds": seconds})
@@ -330,35 +274,29 @@ class Parts:
                 raise
 
 
-def _attack_chunk(
-    clip, images: ImageList, span: range, seeds, spec, batch_size: int, device, bar
-) -> tuple[Tensor, AttackChecks]:
-    """Return the rows (n * views, D) of these images and what the attack did."""
-    rows, checks, done = [], AttackChecks(), 0
-    paths = [images.paths[i] for i in span]
-    for pixels in batches(paths, images.preprocess, batch_size):
-        check_pixels(pixels)
-        names, starts = paths[done : done + len(pixels)], seeds[done : done + len(pixels)]
-        pixels = pixels.to(device)
-        with torch.no_grad():
-            clean = clip.encode_image(pixels)  # (B, D)
-        views = [clean]
-        if spec is not None:
-            _check_finite(clean, names)
-            loss = objective_for(spec, tower_in(spec.prec, clip.encode_image), reference=clean)
-            attack = gradient_attack(loss, spec, spec.kwargs)
-            views = []
-            for view_seeds in zip(*starts, strict=True):  # B seeds of one view
-                result = attack.run(pixels, view_seeds)
-                checks.add(result, pixels)
-                with torch.no_grad():
-                    views.append(clip.encode_image(result.images))
-        for features in views:
-            _check_finite(features, names)
-        rows.append(torch.stack(views, dim=1).flatten(0, 1).float().cpu())  # (B * views, D)
-        done += len(pixels)
-        bar.update(len(pixels))
-    return torch.cat(rows), checks
+# --- refusals ---------------------------------------------------------------------------------
+
+
+def _check_arguments(clip, images, spec, views, batch_size, chunk) -> None:
+    if not len(images):
+        raise UserError("a bank needs at least one image, got none")
+    for name, value in (("views", views), ("batch size", batch_size), ("chunk", chunk)):
+        if value < 1:
+            raise UserError(f"the bank's {name} is {value}, expected at least 1")
+    if spec is None and views > 1:
+        raise UserError(
+            f"{views} views of clean features would all be the same; use 1 view or an attack"
+        )
+    if spec is not None and spec.objective != "embedding_kl":
+        raise UserError(
+            f"a bank knows no text, so its attack cannot ascend '{spec.objective}'; "
+            "use objective 'embedding_kl'"
+        )
+    for name, parameter in clip.named_parameters():
+        if parameter.requires_grad:
+            raise UserError(
+                f"a bank is made by a frozen model, but '{name}' requires gradients; freeze it"
+            )
 
 
 def _check_finite(features: Tensor, names: Sequence[str]) -> None:

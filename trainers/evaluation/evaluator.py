@@ -194,7 +194,7 @@ class Evaluation:
         key = self._key(spec, seen, positions)
         progress = Progress(self.folder, key, len(positions))
         saved = self._saved(spec, seen, key)
-        if saved and not saved.resume(progress.known):
+        if saved and not saved.resume(progress.known()):
             progress.forget()
         size, last = self._size(spec), time.monotonic()
         sample = {positions[i]: i for i in progress.todo(size)}

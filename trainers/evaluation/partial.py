@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,19 +18,15 @@ class Partial:
 
     Attributes:
         key: of the evaluation, see :class:`Progress`.
-        right: whether a sample is still right; None, or not in the list: not known yet.
+        right: whether each sample is still right; None: not known yet.
         checks: the fields of :class:`AttackChecks`.
         seconds: wall time, summed over interrupted runs.
     """
 
     key: str
-    right: list[bool | None] = field(default_factory=list)
+    right: list[bool | None]
     checks: dict = field(default_factory=dict)
     seconds: float = 0.0
-
-    def pad(self, count: int) -> None:
-        """Extend ``right`` to ``count`` samples."""
-        self.right += [None] * (count - len(self.right))
 
     def unknown(self) -> list[int]:
         """Return the samples that are still to be attacked."""
@@ -39,7 +36,6 @@ class Partial:
         """Add what several processes found at the same time; nothing counts twice."""
         took = 0.0
         for part in parts:
-            self.pad(len(part.right))
             found = {i: right for i, right in enumerate(part.right) if right is not None}
             if not found or any(self.right[i] is not None for i in found):
                 continue
@@ -62,20 +58,18 @@ class Progress:
     """
 
     def __init__(self, folder: Path, key: str, count: int):
-        self.path, self.count = folder / f"{key[:16]}.json", count
-        self.whole = Partial(**distributed.agree(lambda: asdict(load(self.path, key))))
-        self.whole.pad(count)
-        self.own = Partial(key, [None] * count)
+        self.path, self._nothing = folder / f"{key[:16]}.json", Partial(key, [None] * count)
+        self.whole = Partial(**distributed.agree(lambda: asdict(load(self.path, self._nothing))))
+        self.own = copy.deepcopy(self._nothing)
         self._checks, self._clock = AttackChecks(), time.perf_counter()
 
-    @property
     def known(self) -> int:
-        """The number of samples that need no attack any more."""
-        return self.count - len(self.whole.unknown())
+        """Return the number of samples that are attacked already."""
+        return len(self.whole.right) - len(self.whole.unknown())
 
     def forget(self) -> None:
         """Start again from nothing."""
-        self.whole = Partial(self.own.key, [None] * self.count)
+        self.whole = copy.deepcopy(self._nothing)
 
     def todo(self, size: int) -> list[int]:
         """Return this process's samples, dealt out in batches of ``size``."""
@@ -87,43 +81,35 @@ class Progress:
             self.own.right[sample] = still
         self._checks.add(result, clean)
         self.own.checks = asdict(self._checks)
+        self.own.seconds = time.perf_counter() - self._clock
 
     def save(self) -> None:
         """Write what this process has found."""
-        self.own.seconds = time.perf_counter() - self._clock
         write_json(self.path.with_suffix(f".{distributed.rank()}.json"), asdict(self.own))
 
     def finish(self) -> Partial:
         """Return what all processes have found, and keep it as one file."""
-        self.own.seconds = time.perf_counter() - self._clock
         self.whole.add([Partial(**found) for found in distributed.gather(asdict(self.own))])
         if distributed.is_main():
             _keep(self.path, self.whole)
         return self.whole
 
 
-def load(path: Path, key: str) -> Partial:
-    """Return what is known of an evaluation, from however many processes."""
-    whole = _read(path, key) or Partial(key)
-    if parts := _parts(path):
-        whole.add([part for file in parts if (part := _read(file, key))])
+def load(path: Path, nothing: Partial) -> Partial:
+    """Return what is known of an evaluation, from however many processes, or ``nothing``."""
+    files = [path] if path.is_file() else []
+    parts = sorted(path.parent.glob(f"{path.stem}.*.json"))
+    found = [Partial(**read_json(file)) for file in (*files, *parts)]
+    whole = copy.deepcopy(nothing)
+    for group in (found[: len(files)], found[len(files) :]):
+        whole.add([part for part in group if part.key == nothing.key])
+    if parts:
         _keep(path, whole)
     return whole
-
-
-def _read(path: Path, key: str) -> Partial | None:
-    if not path.is_file():
-        return None
-    stored = Partial(**read_json(path))
-    return stored if stored.key == key else None
-
-
-def _parts(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{path.stem}.*.json"))
 
 
 def _keep(path: Path, whole: Partial) -> None:
     """Write what is known as one file, which replaces those of single processes."""
     write_json(path, asdict(whole))
-    for part in _parts(path):
+    for part in path.parent.glob(f"{path.stem}.*.json"):
         part.unlink()

@@ -146,19 +146,12 @@ def save_examples(
     """Keep examples of an attack, as ``Evaluation.examples`` makes them, in a folder and draw them.
 
     Args:
-        folder: gets ``examples.safetensors`` and ``picture.png``.
-        clean, adversarial: (N, 3, H, W) in [0, 1].
+        folder: gets ``examples.safetensors`` and ``picture.png``, whose path is returned.
+        clean, adversarial, title: as for :func:`save_grid`; the attack is added to the title.
         classnames: the K class names.
         labels: (N,) indices of the true classes.
         before, after: (N, K) class probabilities on clean and on adversarial images.
-        spec: the :class:`~.attacks.AttackSpec` that made them.
-        title: a line above the picture; the attack is added to it.
-
-    Returns:
-        the picture's path.
-
-    Raises:
-        UserError: see :func:`save_grid`.
+        spec: the attack that made them.
     """
     attack = f"{spec.target.replace('_', '-')} {spec.name.upper()}-{spec.steps}"
     facts = {

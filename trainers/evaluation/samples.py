@@ -71,12 +71,9 @@ class ImageList:
         return self._whole
 
     def batches(
-        self, positions: Sequence[int], batch_size: int, device, title: str
+        self, positions: Sequence[int], batch_size: int, device, title: str = ""
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Yield (positions, pixels (B, 3, H, W) in [0, 1]) with a progress bar over images.
-
-        Of several processes, the first shows its own images.
-        """
+        """Yield (positions, pixels (B, 3, H, W) in [0, 1]), under a title with a progress bar."""
         positions, done = list(positions), 0
         paths = [self.paths[i] for i in positions]
         with _progress(len(paths), title, delay=1) as bar:
@@ -87,5 +84,5 @@ class ImageList:
 
 
 def _progress(count: int, title: str, **look) -> tqdm:
-    quiet = not distributed.is_main()
+    quiet = not (title and distributed.is_main())
     return tqdm(total=count, desc=title, unit="image", disable=quiet, **look)
