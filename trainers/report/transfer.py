@@ -12,6 +12,7 @@ from .sheets import Block, Column, Sheet, markdown, terminal
 from .threats import attack_headings, describe
 
 SCHEMA = 1
+FORMATS = ("terminal", "markdown", "csv")
 _FIELDS = ("name", "eps", "alpha", "steps", "restarts", "objective", "norm", "drop")  # of CSV
 
 
