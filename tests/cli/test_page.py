@@ -16,10 +16,9 @@ from PIL import Image
 
 from advprompt import records
 from advprompt.attacks import AttackSpec
-from advprompt.cli import transfer
 from advprompt.evaluation import pictures
 from advprompt.report import command as report
-from advprompt.report import gallery
+from advprompt.report import gallery, transfer
 from advprompt.report.charts import build_charts
 from advprompt.report.tables import build_tables
 from advprompt.utils.entry import run_tool

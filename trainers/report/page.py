@@ -16,9 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..cli import transfer
 from ..evaluation import pictures
 from ..utils import errors
+from . import transfer
 from .charts import LIMIT, Chart, build_charts
 from .costs import cost_sheet
 from .curves import facts_of
