@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import sys
 import time
@@ -26,15 +24,11 @@ import torch
 from .. import attacks
 from .. import records as records_of
 from ..evaluation import evaluator as evaluation
-from ..report.sheets import Block, Column, Sheet, markdown, terminal
-from ..report.threats import attack_headings, describe
+from ..report.transfer import FORMATS, SCHEMA, render
 from ..utils import errors
 from ..utils import io as files
 from ..utils.entry import run_tool
 from .robustness import register_datasets, settings
-
-SCHEMA = 1
-
 
 # --- the models ---------------------------------------------------------------------------------
 
@@ -287,101 +281,7 @@ def _order(runs_: list[dict], rows: list[dict]) -> list[str]:
     return warnings
 
 
-# --- output -------------------------------------------------------------------------------------
-
-
-def _percent(score: int, n: int) -> str:
-    return f"{100 * score / n:.1f}"
-
-
-def render(record: dict, style: str) -> str:
-    """Return the tables as ``terminal``, ``markdown`` or ``csv`` text."""
-    if style == "csv":
-        return _csv(record)
-    return "\n\n".join({"terminal": terminal, "markdown": markdown}[style](sheets_of(record)))
-
-
-def sheets_of(record: dict) -> list[Sheet]:
-    """Return one sheet per attack of a completed matrix; its diagonal is marked."""
-    names, n = [run["name"] for run in record["runs"]], record["n"]
-    threats = [table["attack"] for table in record["tables"]]
-    columns = [Column("made against", left=True), *(Column(name, "tested on") for name in names)]
-    sheets = []
-    for table, heading in zip(record["tables"], attack_headings(threats), strict=True):
-        rows = [["clean", *(_percent(run["clean"]["correct"], n) for run in record["runs"])]]
-        for name, row in zip(names, table["rows"], strict=True):
-            rows.append([name, *(_percent(correct, n) for correct in row["correct"])])
-        diagonal = {(i, i) for i in range(1, len(rows))}
-        facts = [
-            f"accuracy in percent on {n} test images "
-            f"({records_of.test_images(record['subset'], record.get('first'))})",
-            f"{heading}: {describe(table['attack'])}",
-            "diagonal: white box; elsewhere the attack knew another run, not the tested one",
-            *(
-                f"backbone of {run['name']}: {run['backbone']}, weights sha256 "
-                f"{run['weights_sha256'][:12]}"
-                for run in record["runs"]
-            ),
-        ]
-        if table["attack"]["drop"]:
-            facts.append(
-                "the attack leaves an image at the first iterate that breaks its own model, which "
-                "transfers less than one that goes on (DROP False)"
-            )
-        notes = [
-            f"self-check: made against {name}: {warning}"
-            for name, row in zip(names, table["rows"], strict=True)
-            for warning in row["warnings"]
-        ] + [f"self-check: {warning}" for warning in table["warnings"]]
-        block = Block(columns, rows, marked=diagonal)
-        sheets.append(Sheet(f"{record['dataset']}, transfer of {heading}", [block], facts, notes))
-    return sheets
-
-
-def read_sheets(path) -> list[Sheet]:
-    """Return the sheets of a stored matrix.
-
-    Raises:
-        UserError: unreadable, no matrix of this version, unfinished or damaged.
-    """
-    record = files.read_json(path)
-    if not isinstance(record, dict) or record.get("kind") != "transfer":
-        raise errors.UserError(f"'{path}' holds no matrix of tools.transfer")
-    if record.get("schema") != SCHEMA or record.get("status") != "completed":
-        raise errors.UserError(
-            f"'{path}' is unfinished or of another version (schema {record.get('schema')}, status "
-            f"{record.get('status')}); run the tools.transfer command that made it again"
-        )
-    try:
-        return sheets_of(record)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise errors.UserError(f"'{path}' is damaged ({error!r}); make the matrix again") from error
-
-
-def _csv(record: dict) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    fields = ("name", "eps", "alpha", "steps", "restarts", "objective", "norm", "drop")
-    writer.writerow(
-        [
-            "made_against",
-            "tested_on",
-            *(f"attack_{f}" for f in fields),
-            "n",
-            "clean_correct",
-            "correct",
-            "accuracy",
-        ]
-    )
-    for table in record["tables"]:
-        for made, row in zip(record["runs"], table["rows"], strict=True):
-            for tested, correct in zip(record["runs"], row["correct"], strict=True):
-                writer.writerow(
-                    [made["name"], tested["name"], *(table["attack"][f] for f in fields)]
-                    + [record["n"], tested["clean"]["correct"], correct]
-                    + [f"{100 * correct / record['n']:.6g}"]
-                )
-    return out.getvalue().rstrip("\n")
+# --- the command ----------------------------------------------------------------------------------
 
 
 def main(argv: list[str]) -> None:
@@ -390,7 +290,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs")
     parser.add_argument("--attack-config-file", required=True, metavar="FILE")
     parser.add_argument("--root", default="data", help="folder of the data sets (default: data)")
-    parser.add_argument("--format", choices=("terminal", "markdown", "csv"), default="terminal")
+    parser.add_argument("--format", choices=FORMATS, default="terminal")
     parser.add_argument(
         "--out",
         default="transfer.json",

@@ -14,12 +14,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..records.examples import EXAMPLES, MAGNIFICATION, perturbation
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, load_tensors, save_tensors
+from ..utils.io import atomic_write, save_tensors
 
-EXAMPLES = "examples.safetensors"
 PICTURE = "picture.png"
-MAGNIFICATION = 10
 _RIGHT, _WRONG, _QUIET = "#1a7f37", "#c62828", "#57606a"
 _CELL = 2.15  # inches per image
 _NAME = 26  # characters of a class name that fit under an image
@@ -101,11 +100,6 @@ def save_grid(
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
     return path
-
-
-def perturbation(clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
-    """Return the change of each pixel times ``MAGNIFICATION`` around grey, in [0, 1]."""
-    return (0.5 + MAGNIFICATION * (adversarial - clean)).clamp(0, 1)
 
 
 def _show(axes, image: torch.Tensor, text: str, colour: str) -> None:
@@ -194,24 +188,3 @@ def _predictions(probabilities: torch.Tensor, classnames: Sequence[str]) -> list
         Prediction(classnames[i], p)
         for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-
-
-def load_examples(path) -> dict:
-    """Return the arguments of :func:`save_grid`, except its path, from a run's examples.
-
-    Args:
-        path: ``examples.safetensors`` or the run folder that holds it.
-
-    Raises:
-        UserError: missing, damaged, or another kind of file.
-    """
-    path = Path(path)
-    path = path / EXAMPLES if path.is_dir() else path
-    tensors, facts = load_tensors(path)
-    names = {"clean", "adversarial", "labels", "before", "after", "eps", "title"}
-    examples = tensors | {key: value for key, value in facts.items() if key in names}
-    if set(examples) != names:
-        raise UserError(
-            f"'{path}' holds no examples of an attack; give the {EXAMPLES} of a finished run"
-        )
-    return examples
