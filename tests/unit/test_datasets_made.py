@@ -21,6 +21,8 @@ from advprompt.datasets import imagenet as imagenet_module
 from advprompt.datasets.sampling import Item
 from advprompt.datasets.splits import read_split
 from advprompt.prompting import templates
+from advprompt.report import layout
+from advprompt.report.across import arrange
 from advprompt.report.tables import build_tables
 from advprompt.utils.subset import stratified_subset
 

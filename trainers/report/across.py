@@ -9,30 +9,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ..config.keys import defaults
-from .tables import (
-    Row,
-    Table,
-    backbone,
-    build_tables,
-    collect,
-    differing,
-    empty_row,
-    is_unknown,
-    known_settings,
-    name_sources,
-    name_variants,
-    row_order,
-    setting,
-    settings_notes,
-    signatures,
-    source_of,
-    warnings_of,
-)
+from . import tables as tables_of
+from .tables import Row, Table, collect, differing, empty_row, setting, source_of
 
 BASE_TO_NEW, CROSS, SHIFT = "base2new", "xd", "dg"
 SPLITS = ("base", "new")
@@ -54,29 +37,12 @@ SHORT = {
     "ImageNetA": "-A",
     "ImageNetR": "-R",
 }
-_SHIFTED = [name for name, short in SHORT.items() if short.startswith("-")]
-# what the papers test prompts on that were trained on ImageNet
-_EXPECTED = {
-    CROSS: [name for name in SHORT if name != "ImageNet" and name not in _SHIFTED],
-    SHIFT: _SHIFTED,
-}
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Sort data sets as the papers do, others after them by name."""
-    known = list(SHORT)
-    return sorted(names, key=lambda n: (known.index(n) if n in SHORT else len(known), n))
 
 
 def run_folder(path: Path) -> Path:
     """Return the folder of the run that trained the model of a record."""
     folder = path.parent
     return folder.parent.parent if folder.parent.name in ("tests", "robustness") else folder
-
-
-def where(protocol: str, test: str) -> str:
-    """Return a test in words."""
-    return f"the {test} classes" if protocol == BASE_TO_NEW else test
 
 
 # --- which records belong together ----------------------------------------------------------------
@@ -89,7 +55,7 @@ def _shared(record: Mapping) -> tuple:
     """
     config = record["config"]
     asked = config.get("TEST.SUBSET", record["subset"] or 0), config.get("TEST.FIRST", 0)
-    return record["schema"], backbone(record), asked, signatures(record)
+    return record["schema"], tables_of.backbone(record), asked, tables_of.signatures(record)
 
 
 def _place(record: Mapping) -> tuple | None:
@@ -97,13 +63,13 @@ def _place(record: Mapping) -> tuple | None:
     protocol, split = record["protocol"], record["split"]
     if protocol == BASE_TO_NEW and split in SPLITS:
         return protocol, record["dataset"], None
-    if protocol in (CROSS, SHIFT) and not is_unknown(source_of(record)):
+    if protocol in (CROSS, SHIFT) and not tables_of.of_unknown_source(record):
         return protocol, record.get("source") if record["shots"] else None, split
     return None
 
 
 def _hosts(record: Mapping, groups: Mapping[tuple, dict]) -> list[tuple]:
-    """Return the groups that a zero-shot record belongs to."""
+    """Return the groups of trained models that a zero-shot record belongs to, or its own."""
     same = [key for key in groups if key[0] == _shared(record)]
     hosts = []
     for key in same:
@@ -117,7 +83,7 @@ def _hosts(record: Mapping, groups: Mapping[tuple, dict]) -> list[tuple]:
     place = _place(record)
     if place and not hosts:  # a data set that no trained model was tested on yet
         hosts = [key for key in same if key[1][::2] == place[::2] and place[0] != BASE_TO_NEW]
-    return hosts
+    return hosts or ([(_shared(record), place)] if place else [])
 
 
 def arrange(records: Mapping[Path, dict]) -> list[Table]:
@@ -127,41 +93,32 @@ def arrange(records: Mapping[Path, dict]) -> list[Table]:
     model's accuracy on its source where that was not measured again. Prompts of unknown source
     have no table across data sets: no two of their runs need be of one model.
     """
-    records = name_sources(records)
-    groups, alone = defaultdict(dict), defaultdict(dict)
+    records = tables_of.name_sources(records)
     trained = {path: record for path, record in records.items() if record["shots"]}
+    groups = defaultdict(dict)
     for path, record in trained.items():
         if place := _place(record):
             groups[_shared(record), place][path] = record
-    trained_groups = {key: dict(members) for key, members in groups.items()}
-    for path, record in records.items():
-        if record["shots"]:
-            continue
-        hosts, place = _hosts(record, trained_groups), _place(record)
-        for key in hosts:
-            groups[key][path] = record
-        if place and not hosts:
-            alone[_shared(record), place][path] = record
+    hosts = {path: _hosts(r, groups) for path, r in records.items() if path not in trained}
+    for path, keys in hosts.items():
+        for key in keys:
+            groups[key][path] = records[path]
     joined, used = [], set()
-    for key, members in [*groups.items(), *alone.items()]:
+    for key, members in groups.items():
         table, left = _across(key, members, trained)
         joined.append(table)
         used |= set(members) - left
-    rest = {path: r for path, r in records.items() if path not in used or not r["shots"]}
-    single = [
-        table
-        for table in build_tables(rest)
-        if not {run.path for row in table.rows for run in row.runs} <= used
-    ]
+    rest = {path: r for path, r in records.items() if path not in used or path not in trained}
+    single = tables_of.build_tables(rest)
+    single = [t for t in single if not {run.path for row in t.rows for run in row.runs} <= used]
 
-    def place_of(table: Table) -> tuple:
+    def order(table: Table) -> tuple:
         first = table.first
-        start, split = first["dataset"], first["split"]
-        if table.across:
-            start, split = table.source or start, ""
+        start = (table.source if table.across else None) or first["dataset"]
+        split = "" if table.across else first["split"]
         return start, table.protocol, first["backbone"], first["weights_sha256"], split
 
-    return sorted([*joined, *single], key=place_of)
+    return sorted([*joined, *single], key=order)
 
 
 # --- one table ------------------------------------------------------------------------------------
@@ -178,19 +135,16 @@ def _model(record: Mapping, known: Iterable[str], protocol: str) -> Row:
 
 def _across(key: tuple, members: dict[Path, dict], trained: dict[Path, dict]):
     """Build a table; return it and the paths of the members that do not fit into it."""
-    shared, (protocol, origin, split) = key
-    known = known_settings((trained | members).values())
+    protocol, origin, _ = key[1]
+    known = tables_of.known_settings((trained | members).values())
     if protocol != BASE_TO_NEW and origin:
-        found = _source_runs(members, trained, (shared, origin, split), known, protocol)
-        members = members | found
+        members = members | _source_runs(key, members, trained, known)
     tests, left = _one_setting_each(members, protocol)
-    names = [s for s in SPLITS if s in tests] if protocol == BASE_TO_NEW else in_order(tests)
-    if protocol != BASE_TO_NEW and origin in tests:
-        names = [origin, *(name for name in names if name != origin)]
+    places = [origin, *SPLITS, *SHORT]  # the papers' order
     table = Table({}, protocol, origin)
     models: dict[str, Row] = {}
     rows_of: dict[str, dict[str, list[Row]]] = defaultdict(dict)  # model -> test -> rows
-    for name in names:
+    for name in sorted(tests, key=lambda n: (places.index(n) if n in places else 99, n)):
         part = collect(tests[name], name)
         table.tests |= part.tests
         table.notes += part.notes
@@ -199,17 +153,9 @@ def _across(key: tuple, members: dict[Path, dict], trained: dict[Path, dict]):
             models.setdefault(model.identity, model)
             rows_of[model.identity].setdefault(name, []).append(row)
     rows = [row for key, model in models.items() for row in _combine(model, rows_of[key])]
-    name_variants(rows)
-    rows.sort(key=row_order)
     table.rows = [row for row in rows if row.parts]
-    table.notes += settings_notes(table.rows) + _missing(table)
-    table.notes += [_ambiguous(row, name, protocol) for row in rows for name in row.unclear]
-    table.notes += [
-        f"self-check: on {where(protocol, name)}: {warning}"
-        for row in table.rows
-        for name in row.parts
-        for warning in warnings_of([row], name)
-    ]
+    tables_of.finish(table)
+    table.notes += _untested(table) + [n for row in rows for n in _ambiguous(table, row)]
     if left:
         paths = ", ".join(f"'{path}'" for path in sorted(left))
         table.notes.append(
@@ -220,31 +166,32 @@ def _across(key: tuple, members: dict[Path, dict], trained: dict[Path, dict]):
     return table, left | {run.path for twin in twins for run in twin.runs}
 
 
-def _source_runs(members, trained, place, known, protocol) -> dict[Path, dict]:
+def _source_runs(key: tuple, members: Mapping, trained: Mapping, known: set) -> dict[Path, dict]:
     """Return runs of other protocols that tested a model of the table on its source.
 
     The run folder's own record counts. Without one, the newest of several that are one row and
     seed counts; other rows stay, as the model's twins.
     """
-    shared, origin, split = place
-    wanted, there = defaultdict(set), set()  # (model, seed) -> run folders
+    shared, (protocol, origin, split) = key
+
+    def model(record: Mapping) -> tuple[str, int]:
+        return _model(record, known, protocol).identity, record["seed"]
+
+    wanted = defaultdict(set)  # model -> run folders
     for path, record in members.items():
-        model = _model(record, known, protocol).identity, record["seed"]
-        wanted[model].add(run_folder(path))
-        there |= {model} if record["dataset"] == origin else set()
+        wanted[model(record)].add(run_folder(path))
+    there = {model(record) for record in members.values() if record["dataset"] == origin}
     candidates = defaultdict(list)
     for path, record in sorted(trained.items(), key=lambda item: item[1]["created"]):
-        fits = record["dataset"] == origin and record["split"] == split
-        if fits and path not in members and _shared(record) == shared and not source_of(record):
-            model = _model(record, known, protocol).identity, record["seed"]
-            if model in wanted and model not in there:
-                candidates[model].append(path)
-    found = {}
-    for model, paths in candidates.items():
-        own = [path for path in paths if run_folder(path) in wanted[model]]
-        for path in own or paths:
-            found[empty_row(trained[path], known).identity, model[1]] = path
-    return {path: trained[path] for path in found.values()}
+        fits = record["dataset"] == origin and record["split"] == split and not source_of(record)
+        if fits and path not in members and _shared(record) == shared:
+            candidates[model(record)].append(path)
+    found = {}  # row and seed -> path
+    for name in wanted.keys() & candidates.keys() - there:
+        own = [path for path in candidates[name] if run_folder(path) in wanted[name]]
+        for path in own or candidates[name]:
+            found[empty_row(trained[path], known).identity, name[1]] = path
+    return {path: trained[path] for path in sorted(found.values())}
 
 
 def _one_setting_each(members: Mapping[Path, dict], protocol: str):
@@ -286,11 +233,13 @@ def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
         return tuple(row.config.get(key, json.dumps(defaults().get(key))) for key in keys)
 
     for known_by in (_folders, settings):
-        matched = _match(found, known_by)
-        if matched:
+        by_value = {name: {known_by(row): row for row in rows} for name, rows in found.items()}
+        values = next(iter(by_value.values())).keys()
+        if all(by_value[n].keys() == values and len(found[n]) == len(values) for n in found):
+            models = [{name: rows[value] for name, rows in by_value.items()} for value in values]
+            own = [settings(next(iter(tests.values()))) for tests in models]
             return [
-                row(tests, dict(zip(keys, settings(next(iter(tests.values()))), strict=True)))
-                for tests in matched
+                row(t, dict(zip(keys, v, strict=True))) for t, v in zip(models, own, strict=True)
             ]
     single = row({name: rows[0] for name, rows in found.items() if len(rows) == 1}, {})
     single.unclear = {name: rows for name, rows in found.items() if len(rows) > 1}
@@ -301,50 +250,32 @@ def _folders(row: Row) -> frozenset[Path]:
     return frozenset(run_folder(run.path) for run in row.runs)
 
 
-def _match(found: Mapping[str, list[Row]], known_by: Callable) -> list[dict[str, Row]] | None:
-    """Return the rows of every model by test where each test has the same ones, else None."""
-    by_value = {name: {known_by(row): row for row in rows} for name, rows in found.items()}
-    values = next(iter(by_value.values())).keys()
-    if all(rows.keys() == values and len(found[n]) == len(values) for n, rows in by_value.items()):
-        return [{name: rows[value] for name, rows in by_value.items()} for value in values]
-    return None
-
-
 # --- notes ----------------------------------------------------------------------------------------
 
 
-def _ambiguous(row: Row, test: str, protocol: str) -> str:
-    twins = row.unclear[test]
-    paths = ", ".join(f"'{path}'" for path in sorted(r.path for twin in twins for r in twin.runs))
-    return (
-        f"ambiguous: {row.full_name} has several models on {where(protocol, test)} that differ "
-        f"in {', '.join(differing(twins))}, and the runs on the other data do not tell "
-        f"which of them they belong to; left out here: {paths}"
-    )
+def _ambiguous(table: Table, row: Row) -> Iterator[str]:
+    for test, twins in row.unclear.items():
+        paths = sorted(f"'{run.path}'" for twin in twins for run in twin.runs)
+        yield (
+            f"ambiguous: {row.full_name} has several models on {table.where(test)} that differ in "
+            f"{', '.join(differing(twins))}, and the runs on the other data do not tell which of "
+            f"them they belong to; left out here: {', '.join(paths)}"
+        )
 
 
-def _missing(table: Table) -> list[str]:
-    """Name the tests and seeds a row lacks, and the data sets of the papers' tables."""
-    notes, protocol = [], table.protocol
-    expected = SPLITS if protocol == BASE_TO_NEW else list(table.tests)
-    if protocol != BASE_TO_NEW and table.source and table.source not in expected:
-        expected = [table.source, *expected]
-    seeds = {seed for row in table.rows if row.shots for seed in row.seeds}
+def _untested(table: Table) -> list[str]:
+    """Name the tests that a row lacks, and the data sets of the papers' tables."""
+    tests = SPLITS if table.protocol == BASE_TO_NEW else list(table.tests)
+    if table.protocol != BASE_TO_NEW and table.source and table.source not in tests:
+        tests = [table.source, *tests]
+    notes = []
     for row in table.rows:
-        untested = [t for t in expected if t not in row.parts and t not in row.unclear]
-        if untested:
-            tests = ", ".join(where(protocol, test) for test in untested)
-            notes.append(f"missing: {row.full_name} has no run on {tests}")
-        for test, runs in row.parts.items():
-            gaps = sorted(seeds - set(runs)) if row.shots else []
-            if gaps:
-                notes.append(
-                    f"missing: {row.full_name} has no seed {', '.join(map(str, gaps))} on "
-                    f"{where(protocol, test)}, which other rows or tests have"
-                )
-    if protocol == BASE_TO_NEW:
-        return notes
-    gaps = [name for name in _EXPECTED[protocol] if name not in table.tests]
-    if table.source == "ImageNet" and gaps:
-        notes.append(f"missing: no run on {', '.join(gaps)}, which the papers' tables have")
+        found = row.parts.keys() | row.unclear.keys()
+        if untested := ", ".join(table.where(test) for test in tests if test not in found):
+            notes.append(f"missing: {row.full_name} has no run on {untested}")
+    if table.source == "ImageNet" and table.protocol != BASE_TO_NEW:
+        shifted = table.protocol == SHIFT
+        expected = [name for name, short in SHORT.items() if short.startswith("-") == shifted]
+        if gaps := ", ".join(name for name in expected if name not in ("ImageNet", *table.tests)):
+            notes.append(f"missing: no run on {gaps}, which the papers' tables have")
     return notes

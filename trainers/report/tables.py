@@ -135,6 +135,10 @@ class Table:
         """Every device a run was made on."""
         return sorted({run.record["device"] for row in self.rows for run in row.runs})
 
+    def where(self, test: str) -> str:
+        """Return a test in words."""
+        return f"the {test} classes" if self.protocol == "base2new" else test
+
     @property
     def targets(self) -> list[str]:
         """Every test but that of the source."""
@@ -195,9 +199,9 @@ def source_of(record: Mapping) -> str | None:
     return None if source == record["dataset"] else source
 
 
-def is_unknown(source: str | None) -> bool:
-    """Return True for a source that no record names, numbered or not."""
-    return source is not None and source.partition(" ")[0] == UNKNOWN
+def of_unknown_source(record: Mapping) -> bool:
+    """Return True if the record's source is unknown, numbered or not."""
+    return (source_of(record) or "").partition(" ")[0] == UNKNOWN
 
 
 def name_sources(records: Mapping[Path, dict]) -> dict[Path, dict]:
@@ -259,11 +263,14 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
     tables = []
     for members in groups:
         table = collect(members)
-        name_variants(table.rows)
-        table.rows.sort(key=row_order)
-        table.notes += settings_notes(table.rows) + _missing_seeds(table.rows)
-        table.notes += _unknown_sources(table.rows)
-        table.notes += [f"self-check: {warning}" for warning in warnings_of(table.rows)]
+        finish(table)
+        table.notes += [
+            f"source: '{run.path}' does not say what its prompts were trained on (its checkpoint "
+            f"is older than that field), so that {row.full_name} is that run alone"
+            for row in table.rows
+            for run in row.runs
+            if of_unknown_source(run.record)
+        ]
         tables.append(table)
     order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
     return sorted(tables, key=lambda t: [t.first[key] for key in order])
@@ -334,46 +341,30 @@ def _values(row: Row, keys: Iterable[str]) -> str:
     return ", ".join(f"{key}={row.config.get(key, 'unset')}" for key in keys)
 
 
-# --- notes ----------------------------------------------------------------------------------------
-
-
-def _missing_seeds(rows: list[Row]) -> list[str]:
-    trained = [row for row in rows if row.shots and not _of_unknown_source(row)]
-    seeds = {seed for row in trained for seed in row.seeds}
-    return [
-        f"missing: {row.full_name} has no seed {', '.join(map(str, gaps))}, which other rows have"
-        for row in trained
-        if (gaps := sorted(seeds - set(row.seeds)))
-    ]
-
-
-def _of_unknown_source(row: Row) -> bool:
-    return any(is_unknown(source_of(run.record)) for run in row.runs)
-
-
-def _unknown_sources(rows: list[Row]) -> list[str]:
-    return [
-        f"source: '{run.path}' does not say what its prompts were trained on (its checkpoint is "
-        f"older than that field), so that {row.full_name} is that run alone"
-        for row in rows
-        if _of_unknown_source(row)
-        for run in row.runs
-    ]
-
-
-def settings_notes(rows: Iterable[Row]) -> list[str]:
-    """Return the settings in which rows differ but which are not in their names."""
-    return [f"settings: {row.full_name} has {row.also}" for row in rows if row.also]
-
-
-def warnings_of(rows: Iterable[Row], test: str = WHOLE) -> list[str]:
-    """Return the warnings of the attacks' self-checks."""
-    return [
-        f"{row.full_name}, seed {seed}, {heading}: {warning}"
-        for row in rows
-        for seed, (_, record) in sorted(row.parts.get(test, {}).items())
-        for heading, attack in zip(
-            attack_headings(record["attacks"]), record["attacks"], strict=True
-        )
-        for warning in attack["warnings"]
-    ]
+def finish(table: Table) -> None:
+    """Name and sort the rows of a table; note other settings, missing seeds and warnings."""
+    name_variants(table.rows)
+    table.rows.sort(key=row_order)
+    rows = [row for row in table.rows if row.shots and not of_unknown_source(row.runs[0].record)]
+    seeds = {seed for row in rows for seed in row.seeds}
+    others = "other rows or tests" if table.across else "other rows"
+    notes = [f"settings: {row.full_name} has {row.also}" for row in table.rows if row.also]
+    for row in rows:
+        for test, runs in row.parts.items():
+            if gaps := ", ".join(map(str, sorted(seeds - set(runs)))):
+                place = f" on {table.where(test)}" if table.across else ""
+                notes.append(
+                    f"missing: {row.full_name} has no seed {gaps}{place}, which {others} have"
+                )
+    for row in table.rows:
+        for test, runs in row.parts.items():
+            place = f"on {table.where(test)}: " if table.across else ""
+            notes += [
+                f"self-check: {place}{row.full_name}, seed {seed}, {heading}: {warning}"
+                for seed, (_, record) in sorted(runs.items())
+                for heading, attack in zip(
+                    attack_headings(record["attacks"]), record["attacks"], strict=True
+                )
+                for warning in attack["warnings"]
+            ]
+    table.notes += notes
