@@ -231,7 +231,7 @@ def test_models_left_out_of_a_sweep_are_problems():
         for e in (1, 4)
     ]
     count, (problem,) = charted(make(attacks=attacks), make(trainer="APD", attacks=attacks[:1]))
-    assert count == 1 and "left out: APD" in problem and "eps 1 alone" in problem
+    assert count == 1 and "left out: APD" in problem and "eps=1 alone" in problem
 
 
 def test_nothing_that_varies_is_no_problem():

@@ -87,7 +87,7 @@ def test_steps_that_grow_with_eps_are_one_curve():
     (curve,) = panel.curves
     assert list(curve.rows) == [0.25, 1, 4, 16]
     assert points(curve, panel)[4] == [30]
-    assert any("eps 4 alone" in note for note in notes)
+    assert any("eps=4 alone" in note for note in notes)
     assert "alpha eps/3" in " ".join(drawing.caption(panel))
 
 
@@ -159,7 +159,7 @@ def test_objections_of_the_checks_are_told():
     sweep = swept("eps", (1, 4))
     sweep[0]["warnings"] = ["the gradient is masked"]
     _, notes = build([make(attacks=sweep)], "eps")
-    assert any("eps 1: the gradient is masked" in note for note in notes)
+    assert any("eps=1" in note and "the gradient is masked" in note for note in notes)
 
 
 def test_the_command_draws_it(tmp_path, capsys, monkeypatch):

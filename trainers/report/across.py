@@ -11,11 +11,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 
 from ..config.keys import defaults
 from . import tables as tables_of
-from .tables import Row, Table, collect, differing, empty_row, setting, source_of
+from .tables import Row, Run, Table, collect, differing, empty_row, setting, source_of
 
 BASE_TO_NEW, CROSS, SHIFT = "base2new", "xd", "dg"
 SPLITS = ("base", "new")
@@ -145,7 +146,7 @@ def _across(key: tuple, members: dict[Path, dict], trained: dict[Path, dict]):
     models: dict[str, Row] = {}
     rows_of: dict[str, dict[str, list[Row]]] = defaultdict(dict)  # model -> test -> rows
     for name in sorted(tests, key=lambda n: (places.index(n) if n in places else 99, n)):
-        part = collect(tests[name], name)
+        part = collect(starmap(Run, tests[name].items()), name)
         table.tests |= part.tests
         table.notes += part.notes
         for row in part.rows:

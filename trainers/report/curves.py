@@ -8,25 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import records as records_of
 from ..utils import errors
-from .tables import (
-    WHOLE,
-    Row,
-    Run,
-    Table,
-    empty_row,
-    grouped,
-    known_settings,
-    name_sources,
-    name_variants,
-    outcome,
-    setting,
-)
+from .tables import Row, Run, Table, collect, finish, grouped, name_sources, setting
 
 SHOTS = "DATASET.NUM_SHOTS"
 # fields of the test attack that can be an axis
@@ -94,10 +82,6 @@ def per_figure(panels: Iterable[Panel]) -> list[Panel]:
     ]
 
 
-def _curve(by_value: dict[float | str, Row]) -> Curve:
-    return Curve({value: by_value[value] for value in ordered(by_value)})
-
-
 def _number(value) -> float:
     return float(value.removesuffix("/255") if isinstance(value, str) else value)
 
@@ -152,28 +136,10 @@ def build_panels(
     left_out = {key, *along}.union(*(_SAME.get(name, ()) for name in (key, *along)))
     panels, notes, seen = [], [], []
     for table in tables:
-        groups: dict[tuple, dict] = defaultdict(dict)  # trainer and settings -> value -> row
-        panel = Panel(table)
-        for row in table.rows:
-            value = value_of(row, key)
-            if row.shots == 0:
-                panel.references.append(row)
-            elif value is None:
-                notes.append(f"left out: {row.full_name} does not know {key}")
-            else:
-                rows = groups[row.trainer, json.dumps(_settings(row, left_out))]
-                if rows.setdefault(value, row) is not row:
-                    raise _same_value(rows[value], row, key, value)
-        for rows in groups.values():
-            seen += rows
-            if len(rows) > 1:
-                panel.curves.append(_curve(rows))
-            else:
-                ((value, row),) = rows.items()
-                only = f"{key}={label(value)} alone"
-                notes.append(f"left out: {row.full_name}, which was run with {only}")
+        panel, left, values = _panel(table, key, left_out)
+        notes += left
+        seen += values
         if panel.curves:
-            _name_curves(panel.curves, left_out)
             panels.append(panel)
             notes += table.notes
     if not panels:
@@ -185,11 +151,38 @@ def build_panels(
     return panels, notes
 
 
-def _same_value(one: Row, other: Row, key: str, value: float | str) -> errors.UserError:
-    return errors.UserError(
-        f"'{one.full_name}' and '{other.full_name}' both have {key}={label(value)} on one curve; "
-        "leave the setting that tells them apart out of --along, or give the folder of one of them"
-    )
+def _panel(table: Table, key: str, left_out: set[str]) -> tuple[Panel, list[str], list]:
+    """Return the curves of one table, notes on rows that are in none, and every value seen."""
+    panel, notes, seen = Panel(table), [], []
+    groups: dict[tuple, dict] = defaultdict(dict)  # trainer and settings -> value -> row
+    for row in table.rows:
+        value = value_of(row, key)
+        if row.shots == 0 and key not in AXES:
+            panel.references.append(row)
+        elif value is None:
+            notes.append(f"left out: {row.full_name} does not know {key}")
+        else:
+            rows = groups[row.trainer, json.dumps(_settings(row, left_out))]
+            twin = rows.setdefault(value, row)
+            if twin is not row:
+                raise errors.UserError(
+                    f"'{twin.full_name}' and '{row.full_name}' both have {key}={label(value)} on "
+                    "one curve; leave the setting that tells them apart out of --along, or give "
+                    "the folder of one of them"
+                )
+    for rows in groups.values():
+        seen += rows
+        if len(rows) > 1:
+            first = next(iter(rows.values()))
+            by_value = {value: rows[value] for value in ordered(rows)}
+            panel.curves.append(Curve(by_value, undefended=first.shots == 0))
+        else:
+            ((value, row),) = rows.items()
+            only = f"{key}={label(value)} alone"
+            notes.append(f"left out: {row.full_name}, which was run with {only}")
+    _name_curves(panel.curves, left_out)
+    panel.curves.sort(key=lambda curve: curve.undefended)
+    return panel, notes, seen
 
 
 def _settings(row: Row, left_out: set[str]) -> dict[str, str]:
@@ -244,31 +237,52 @@ def attack_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel],
     Raises:
         NothingVaries: no model was attacked by two attacks that differ in ``axis`` alone.
     """
-    panels, notes, seen = [], [], set()
-    for members in grouped(name_sources(records), setting):
-        kinds = defaultdict(list)  # the attack but for the axis -> [(path, attack)]
-        for path, record in members.items():
-            for attack in record["attacks"]:
-                if attack[axis] is not None:  # an attack without a ball has no eps
-                    seen.add(_number(attack[axis]))
-                    kinds[_alike(attack, axis)].append((path, attack))
-        for found in kinds.values():
-            by_rule = defaultdict(list)
-            rules = _step_rules([attack for _, attack in found], axis)
-            for (path, attack), rule in zip(found, rules, strict=True):
-                by_rule[rule].append((path, attack | {"alpha": rule}))
-            for entries in by_rule.values():
-                panel = _attack_panel(members, entries, axis)
-                notes += panel.table.notes
-                panels += [panel] if panel.curves else []
+    panels, notes, seen = [], [], []
+    for table in _attack_tables(records, axis):
+        panel, left, values = _panel(table, axis, {axis})
+        table.notes += left
+        notes += table.notes
+        seen += values
+        panels += [panel] if panel.curves else []
     if not panels:
         raise NothingVaries(
             f"no model was tested by two attacks that differ in {axis} alone (found: "
-            f"{', '.join(map(label, sorted(seen))) or 'no attack that has it'}); test one with "
+            f"{', '.join(map(label, ordered(seen))) or 'no attack that has it'}); test one with "
             f"python -m advprompt robustness --model-dir RUN --attack-config-file "
             f"configs/attacks/sweep_{axis}.yaml"
         )
     return panels, list(dict.fromkeys(notes))
+
+
+def _attack_tables(records: Mapping[Path, dict], axis: str) -> Iterator[Table]:
+    """Yield tables of attacks that are equal but for ``axis``, which is a setting of their rows."""
+    for members in grouped(name_sources(records), setting):
+        kinds = defaultdict(list)  # the attack but for the axis -> [(run, attack)]
+        for path, record in members.items():
+            for attack in record["attacks"]:
+                if attack[axis] is not None:  # an attack without a ball has no eps
+                    kinds[_alike(attack, axis)].append((Run(path, record), attack))
+        for found in kinds.values():
+            by_rule = defaultdict(list)
+            rules = _step_rules([attack for _, attack in found], axis)
+            for entry, rule in zip(found, rules, strict=True):
+                by_rule[rule].append(entry)
+            for rule, entries in by_rule.items():
+                values = [_number(attack[axis]) for _, attack in entries]
+                span = f"{min(values):g}..{max(values):g}{'/255' if axis == 'eps' else ''}"
+                # one threat model for the whole curve, so that its points share a signature
+                runs = [
+                    Run(
+                        run.path,
+                        run.record
+                        | {"attacks": [attack | {"alpha": rule, axis: span}]}
+                        | {"config": run.record["config"] | {axis: value}},
+                    )
+                    for (run, attack), value in zip(entries, values, strict=True)
+                ]
+                table = collect(runs, again=True)
+                finish(table)
+                yield table
 
 
 def _alike(attack: Mapping, axis: str) -> tuple:
@@ -301,49 +315,3 @@ def _step_rules(attacks: list[dict], axis: str) -> list[str | None]:
 def _share(share: float) -> str:
     parts = round(1 / share) if share else 0
     return f"eps/{parts}" if parts and abs(parts * share - 1) < _SAME_SHARE else f"{share:.3g} eps"
-
-
-def _attack_panel(members: Mapping[Path, dict], entries: list, axis: str) -> Panel:
-    """Return the panel of attacks that are equal but for the axis; it may have no curve."""
-    values = sorted({_number(attack[axis]) for _, attack in entries})
-    unit = "/255" if axis == "eps" else ""
-    span = f"{label(values[0])}..{label(values[-1])}{unit}"
-    known = known_settings(members[path] for path, _ in entries)
-    newest_first = sorted(entries, key=lambda e: members[e[0]]["created"], reverse=True)
-    rows: dict[str, dict[float, Row]] = defaultdict(dict)
-    notes, first = [], None
-    for path, attack in newest_first:
-        # one threat model for the whole curve, so that its points share a signature
-        record = members[path] | {"attacks": [attack | {axis: span}]}
-        first = record if first is None or first["shots"] == 0 else first
-        seed, value, empty = record["seed"], _number(attack[axis]), empty_row(record, known)
-        row = rows[empty.identity].setdefault(value, empty)
-        run = row.parts.setdefault(WHOLE, {}).setdefault(seed, Run(path, record))
-        if outcome(run.record) != outcome(record):
-            notes.append(
-                f"duplicate: '{path}' repeats {row.full_name}, seed {seed}, {axis} {label(value)} "
-                f"with another result; only the newer '{run.path}' counts"
-            )
-    name_variants([row for by_value in rows.values() for row in by_value.values()])
-    panel = Panel(Table({WHOLE: first}, first["protocol"]))
-    for by_value in rows.values():
-        row = next(iter(by_value.values()))
-        if len(by_value) < 2:
-            only = f"{axis} {label(*by_value)} alone"
-            notes.append(f"left out: {row.full_name}, which was tested with {only}")
-            continue
-        curve = _curve(by_value)
-        trained = "" if row.shots == 0 else f"{row.full_name}, trained with {row.trained_with}"
-        curve.name = trained or row.name
-        curve.undefended = row.shots == 0
-        panel.curves.append(curve)
-    panel.table.rows = [row for curve in panel.curves for row in curve.rows.values()]
-    panel.curves.sort(key=lambda curve: (curve.undefended, curve.name))
-    panel.table.notes = notes + [
-        f"self-check: {row.full_name}, seed {run.record['seed']}, {axis} {label(value)}: {warning}"
-        for curve in panel.curves
-        for value, row in curve.rows.items()
-        for run in row.runs
-        for warning in run.record["attacks"][0]["warnings"]
-    ]
-    return panel

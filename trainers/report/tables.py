@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -262,7 +263,7 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
     groups = grouped(name_sources(records), lambda r: (*setting(r), signatures(r)))
     tables = []
     for members in groups:
-        table = collect(members)
+        table = collect(starmap(Run, members.items()))
         finish(table)
         table.notes += [
             f"source: '{run.path}' does not say what its prompts were trained on (its checkpoint "
@@ -276,32 +277,32 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
     return sorted(tables, key=lambda t: [t.first[key] for key in order])
 
 
-def collect(members: Mapping[Path, dict], test: str = WHOLE) -> Table:
-    """Sort comparable records of one test into rows; a repeated seed is noted and left out."""
-    trained = [r for r in members.values() if r["shots"] != 0]
-    first = (trained or list(members.values()))[0]
+def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -> Table:
+    """Sort comparable records of one test into rows; a repeated seed is noted and left out.
+
+    Args:
+        again: a repeated seed with an equal result is no note.
+    """
+    members = list(members)
+    trained = [run.record for run in members if run.record["shots"]]
+    first = trained[0] if trained else members[0].record
     table = Table({test: first}, first["protocol"])
     rows: dict[str, Row] = {}
-    known = known_settings(members.values())
-    newest_first = sorted(members.items(), key=lambda item: item[1]["created"], reverse=True)
-    for path, record in newest_first:
+    known = known_settings(run.record for run in members)
+    for path, record in sorted(members, key=lambda run: run.record["created"], reverse=True):
         empty = empty_row(record, known)
         row = rows.setdefault(empty.identity, empty)
         runs, seed = row.parts.setdefault(test, {}), record["seed"]
         run = runs.setdefault(seed, Run(path, record))
-        if run.path != path and not _same_model_again(run.record, record):
+        # a zero-shot model may have been tested under two protocols
+        expected = again or (not record["shots"] and run.record["protocol"] != record["protocol"])
+        if run.path != path and not (expected and outcome(run.record) == outcome(record)):
             table.notes.append(
                 f"duplicate: '{path}' repeats {row.full_name}, seed {seed}; "
                 f"only the newer '{run.path}' counts"
             )
     table.rows = list(rows.values())
     return table
-
-
-def _same_model_again(one: Mapping, other: Mapping) -> bool:
-    """Return True if a zero-shot model was tested under two protocols with the same result."""
-    untrained = not one["shots"] and one["protocol"] != other["protocol"]
-    return untrained and outcome(one) == outcome(other)
 
 
 def row_order(row: Row) -> tuple:
