@@ -47,7 +47,7 @@ def test_a_curve_is_sorted_by_number_and_averages_seeds():
     (curve,) = panel.curves
     assert list(curve.rows) == [1, 2, 12] and panel.numeric and not notes
     assert curve.rows[12].accuracies() == [83, 84, 85]
-    assert curve.rows[2].accuracies(panel.table.signatures[1]) == [2, 2, 2]
+    assert curve.rows[2].accuracies(panel.table.figures[2][1]) == [2, 2, 2]
     assert curve.name == "AdvPT"
 
 
@@ -283,7 +283,7 @@ def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
     made = [make(trainer=name, shots=shots, clean=50 + shots) for name in names for shots in (1, 4)]
     found, _ = panels(made, "DATASET.NUM_SHOTS")
     split = curves.per_figure(found)
-    assert [panel.only for panel in split] == ["clean", *found[0].table.headings]
+    assert [panel.only for panel in split] == [name for name, _ in found[0].table.figures]
     assert [[name for name, _ in panel.figures] for panel in split] == [[p.only] for p in split]
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: saved.append(self))

@@ -71,8 +71,8 @@ def test_never_in_one_table(changes):
 def test_the_order_of_attacks_does_not_matter():
     (table,) = tables(make(attacks=TWO), make(seed=2, attacks=TWO[::-1]))
     (row,) = table.rows
-    assert row.accuracies(table.signatures[0]) == [40, 40]
-    assert row.accuracies(table.signatures[1]) == [30, 30]
+    assert row.accuracies(table.figures[1][1]) == [40, 40]
+    assert row.accuracies(table.figures[2][1]) == [30, 30]
 
 
 def test_a_local_checkpoint_is_known_by_its_content():
@@ -349,7 +349,10 @@ def test_autoattack_is_told_in_words(tmp_path):
         "drop": True,
     }
     (table,) = tables(make(attacks=[WHITE_BOX | outcome(30), auto | outcome(20)]))
-    assert table.headings == ["end-to-end PGD-100 1/255", "end-to-end AutoAttack 1/255"]
+    assert [name for name, _ in table.figures[1:]] == [
+        "end-to-end PGD-100 1/255",
+        "end-to-end AutoAttack 1/255",
+    ]
     (text,) = formats.terminal([layout.table_sheet(table)])
     assert (
         "100 steps, 1 restart, on the samples that the other attacks of the row have left" in text
@@ -363,7 +366,7 @@ def test_a_setting_that_a_record_is_too_old_to_have_is_its_default():
     new = {"OPTIM": {"LR": 0.002}, "SEED": 1, "DEFENCE": {"QUALITY": 75}}
     changed = new | {"DEFENCE": {"QUALITY": 50}}
     (table,) = tables(make(seed=1), make(seed=2, config=new))
-    assert [row.seeds for row in table.rows] == [[1, 2]]
+    assert [row.distinct("seed") for row in table.rows] == [[1, 2]]
     (table,) = tables(make(seed=1), make(seed=2, config=changed))
     assert [row.variant for row in table.rows] == ["DEFENCE.QUALITY=50", "DEFENCE.QUALITY=75"]
 

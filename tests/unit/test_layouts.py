@@ -114,7 +114,7 @@ def test_halves_of_other_settings_never_meet(changes):
     assert [len(join.tests) for join in joins] == [1, 1]
     for join in joins:
         assert any(note.startswith("missing: ") for note in join.notes)
-        assert shown(layout.table_sheet(join))[0].count("–") == 2 * (1 + len(join.signatures))
+        assert shown(layout.table_sheet(join))[0].count("–") == 2 * (1 + len(join.figures[1:]))
 
 
 def test_other_training_is_another_row():
@@ -340,7 +340,7 @@ def test_prompts_of_unknown_source_are_averaged_with_none():
     assert [set(row.shots for row in join.rows), len(alone.rows)] == [{0, 16}, 4]
     (table,) = build_tables(listed(made))
     for rows in (alone.rows, table.rows):
-        assert all(len(row.seeds) == 1 for row in rows) and len({r.name for r in rows}) == len(rows)
+        assert all(len(row.runs) == 1 for row in rows) and len({r.name for r in rows}) == len(rows)
     named = {row.name.partition("(")[2] for row in table.rows if row.shots}
     assert named == {f'source="{s}")' for s in ("ImageNet", "unknown 1", "unknown 2", "unknown 3")}
     for notes in (alone.notes, table.notes):

@@ -39,7 +39,7 @@ def build(made, axis):
 
 
 def points(curve, panel):
-    (signature,) = panel.table.signatures
+    (_, (_, signature)) = panel.table.figures
     return {v: row.accuracies(signature) for v, row in curve.rows.items()}
 
 
@@ -49,7 +49,7 @@ def test_one_record_that_sweeps_is_a_curve(axis):
     (curve,) = panel.curves
     assert points(curve, panel) == {1: [40], 2: [30], 8: [50]} and not notes
     assert list(curve.rows) == [1, 2, 8] and panel.numeric
-    (heading,) = panel.table.headings
+    (_, (heading, _)) = panel.table.figures
     assert ("1..8/255" if axis == "eps" else "1..8") in " ".join(drawing.caption(panel))
     assert heading.startswith("end-to-end PGD-")
 

@@ -68,9 +68,6 @@ def _alone(table: Mapping) -> Sheet:
     return Sheet(f"Published: {table['title']}", [Block(columns, rows)], facts)
 
 
-# --- next to ours ---------------------------------------------------------------------------------
-
-
 def _same_attack(attack: Mapping | None, wanted: Mapping) -> bool:
     """Return True if two attacks are equal; a field that we do not know makes them differ."""
     return attack is not None and (
