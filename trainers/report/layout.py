@@ -257,10 +257,7 @@ def tidy_csv(tables: Iterable[Table]) -> str:
                 mean, half = statistics.mean_interval(row.accuracies(signature))
                 writer.writerow(
                     [*fixed, *name, heading, *(attack.get(f) for f in _THREAT), f"{mean:.6g}"]
-                    + [
-                        "" if half is None else f"{half:.6g}",
-                        " ".join(map(str, row.distinct("seed"))),
-                    ]
-                    + [source_of(row.runs[0].record)]
+                    + ["" if half is None else f"{half:.6g}"]
+                    + [" ".join(map(str, row.distinct("seed"))), source_of(row.runs[0].record)]
                 )
     return out.getvalue().rstrip("\n")

@@ -129,7 +129,7 @@ class Table:
 
     @property
     def figures(self) -> list[tuple[str, tuple | None]]:
-        """``clean`` and the heading of each attack, with the signature that finds it in a record."""
+        """``clean`` and each attack's heading, with the signature that finds it in a record."""
         attacks = self.first["attacks"]
         signatures = map(records_of.attack_signature, attacks)
         return [("clean", None), *zip(attack_headings(attacks), signatures, strict=True)]
