@@ -293,7 +293,8 @@ frame.onload = () => {
   const longest = bodies.sort((a, b) => b.rows.length - a.rows.length)[0].parentElement;
   const button = longest.querySelectorAll("thead tr:last-child button")[3];
   const cells = () => [...longest.tBodies[0].rows].map(row => row.cells[3].textContent);
-  button.click(); const up = cells().map(parseFloat); button.click(); const down = cells().map(parseFloat);
+  button.click(); const up = cells().map(parseFloat);
+  button.click(); const down = cells().map(parseFloat);
   document.getElementById("result").textContent = "done " + JSON.stringify({
     tables: inner.querySelectorAll("table").length,
     buttons: inner.querySelectorAll("th button").length,

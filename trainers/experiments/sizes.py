@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from ..datasets import base, shapes, sources
+from ..datasets import base, shapes, shifts, sources
 from ..utils import errors
 
 
@@ -44,8 +44,9 @@ def _counted(cfg) -> Sizes | None:
     made = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if not hasattr(made, "locate"):  # a fork's own
         return None
-    if hasattr(made, "counts"):
-        return Sizes(*made.counts())
+    if issubclass(made, shifts.DrawnTest):
+        classes = len(made.class_names())
+        return Sizes(classes, 0, classes * shifts.PER_CLASS)
     data = object.__new__(made)  # without its images, which __init__ looks for
     data.name, data.root = made.__name__, Path(cfg.DATASET.ROOT).expanduser().absolute()
     data.locate(cfg)
@@ -65,10 +66,9 @@ def _published(name: str) -> Sizes | None:
     if name == "Shapes":
         classes = len(shapes.drawing.shape_classes())
         return Sizes(classes, *(classes * shapes.IMAGES_PER_CLASS[p] for p in ("train", "test")))
-    for source in sources.SOURCES.values():
-        if source.class_name == name:
-            return Sizes(source.classes, source.sizes[0], source.sizes[2])
-    return None
+    source = sources.read_sources().get(name)
+    classes = DATASET_REGISTRY.get(name).n_classes if source else 0
+    return Sizes(classes, source.sizes[0], source.sizes[2]) if source else None
 
 
 def _chosen(cfg, whole: Sizes) -> Sizes:
