@@ -120,7 +120,7 @@ class Items(list):
                     yield where, torch.stack([self[i].image for i in where])
 
         monkeypatch.setattr("advprompt.evaluation.evaluator.sha256_file", lambda path: path)
-        monkeypatch.setattr("advprompt.evaluation.evaluator.sample_seed", lambda *a: int(a[1]))
+        monkeypatch.setattr("advprompt.evaluation.evaluator.hash_seed", lambda *a: int(a[1]))
         return InMemory()
 
 

@@ -24,9 +24,10 @@ from torch import nn
 
 from advprompt.attacks import AttackSpec, GradientAttack
 from advprompt.evaluation import bank as bank_module
-from advprompt.evaluation.bank import bank_key, build_bank, load_bank, sample_seed
+from advprompt.evaluation.bank import bank_key, build_bank, load_bank
 from advprompt.utils.errors import UserError
 from advprompt.utils.io import save_tensors, sha256_file
+from advprompt.utils.seeds import hash_seed
 
 SPEC = AttackSpec("pgd", 8 / 255, 2 / 255, 3, 1, "uniform", "embedding_kl", "embedding")
 COUNT, VIEWS, CHUNK = 11, 2, 4
@@ -111,7 +112,7 @@ def test_rows_are_the_attacked_features_item_by_item(items, whole):
         path = items[row // VIEWS][0]
         pixels = preprocess(Image.open(path).convert("RGB"))[None]
         clean = clip.encode_image(pixels)
-        seed = sample_seed(0, sha256_file(path), row % VIEWS)
+        seed = hash_seed(0, sha256_file(path), row % VIEWS)
         loss = lambda x, clean=clean: bank_module.objective_for(  # noqa: E731
             SPEC, clip.encode_image, reference=clean
         )(x)

@@ -44,9 +44,9 @@ def test_advpt_trains_tests_and_writes_a_record(arguments, run, tmp_path):
 
 
 def test_the_loss_falls(arguments, run, tmp_path):
-    from advprompt.advpt import PromptedText
+    from advprompt.backbone import cosine_logits
     from advprompt.evaluation.bank import load_bank
-    from advprompt.prompting import PromptLearner
+    from advprompt.prompting import PromptedCLIP, PromptSpec
     from tests.toy import toy_clip
 
     code, _, err = run(
@@ -65,11 +65,13 @@ def test_the_loss_falls(arguments, run, tmp_path):
     clip = toy_clip()
     torch.manual_seed(1)
     names = ["red circle", "green square", "blue arrow"]
-    model = PromptedText(clip, PromptLearner(names, clip, n_ctx=4), 0)
-    with torch.no_grad():
-        before = torch.nn.functional.cross_entropy(model(bank.features), bank.labels)
-        model.prompt_learner.load_state_dict(weights(tmp_path / "run", 30)["state_dict"])
-        after = torch.nn.functional.cross_entropy(model(bank.features), bank.labels)
+    model, losses = PromptedCLIP(clip, names, PromptSpec(text=4)), []
+    for state in (model.state_dict(), weights(tmp_path / "run", 30)["state_dict"]):
+        model.load_state_dict(state)
+        with torch.no_grad():
+            logits = cosine_logits(bank.features, model.text_features(), clip.logit_scale)
+            losses.append(torch.nn.functional.cross_entropy(logits, bank.labels))
+    before, after = losses
     assert after < 0.7 * before
 
 
@@ -94,15 +96,15 @@ def test_positions_and_class_specific_contexts(arguments, run, tmp_path, where, 
     options = {"TRAINER__ADVPT__CLASS_TOKEN_POSITION": where, "TRAINER__ADVPT__CSC": csc}
     code, _, err = run(arguments("AdvPT", OPTIM__MAX_EPOCH=1, **options))
     assert code == 0, err
-    shape = weights(tmp_path / "run", 1)["state_dict"]["ctx"].shape
-    assert shape == ((3, 4, 64) if csc else (4, 64))
+    shape = weights(tmp_path / "run", 1)["state_dict"]["text_prompts"].shape
+    assert shape == ((1, 3, 4, 64) if csc else (1, 4, 64))
 
 
 def test_bf16_tuning_and_words_to_start_from(arguments, run, tmp_path):
-    options = {"TRAINER__ADVPT__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo of a"}
+    options = {"TRAINER__ADVERSARIAL__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo of a"}
     code, _, err = run(arguments("AdvPT", **options))
     assert code == 0, err
-    state = weights(tmp_path / "run")["state_dict"]["ctx"]
+    state = weights(tmp_path / "run")["state_dict"]["text_prompts"]
     assert state.dtype == torch.float32 and torch.isfinite(state).all()
 
 
@@ -259,7 +261,7 @@ def test_resuming_equals_not_stopping(arguments, run, tmp_path, monkeypatch):
     code, out, err = run(arguments("AdvPT", out="cut"))
     assert code == 0 and "epoch 2" in out, err
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert torch.equal(whole["state_dict"]["ctx"], cut["state_dict"]["ctx"])
+    assert torch.equal(*(state["state_dict"]["text_prompts"] for state in (whole, cut)))
     momentum = [s["optimizer"]["state"][0]["momentum_buffer"] for s in (whole, cut)]
     assert torch.equal(*momentum)
 
@@ -471,8 +473,8 @@ def test_random_vit_b32_checkpoint_trains_two_batches(arguments, run, tmp_path):
             {"ATTACK__TRAIN__OBJECTIVE": "ce", "ATTACK__TRAIN__TARGET": "end_to_end"},
             ["ATTACK.TRAIN", "'ce'", "ATTACK.THREAT advpt16"],
         ),
-        ({"TRAINER__ADVPT__PREC": "fp8"}, ["'fp8'", "fp32"]),
-        ({"TRAINER__ADVPT__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
+        ({"TRAINER__ADVERSARIAL__PREC": "fp8"}, ["'fp8'", "fp32"]),
+        ({"TRAINER__ADVERSARIAL__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
         ({"DATASET__NUM_SHOTS": 7}, ["red_circle", "6", "7"]),
         ({"INPUT__SIZE": "(64,64)"}, ["(64, 64)", "(32, 32)"]),
         ({"DATASET__SUBSAMPLE_CLASSES": "half"}, ["'half'", "base"]),
@@ -534,7 +536,7 @@ def test_checkpoints_of_others_are_refused(arguments, run, tmp_path):
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
 
     other_length = run(arguments("AdvPT", *load, out="a", TRAINER__ADVPT__N_CTX=5))
-    assert "(4, 64)" in only_error(*other_length[::2])
+    assert "'text': 4" in only_error(*other_length[::2])
     classes = run(arguments("AdvPT", *load, out="b", TRAINER__ADVPT__CSC=True))
     assert "'csc': True" in only_error(*classes[::2])
     place = run(arguments("AdvPT", *load, out="p", TRAINER__ADVPT__CLASS_TOKEN_POSITION="front"))
@@ -605,7 +607,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     from advprompt.utils.errors import UserError
 
     path = tmp_path / "model.pth.tar-1"
-    save_checkpoint(path, {"state_dict": {"ctx": torch.ones(2)}})
+    save_checkpoint(path, {"state_dict": {"text_prompts": torch.ones(2)}})
 
     def full(state, target):
         target.write_bytes(b"half")
@@ -613,8 +615,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match="unchanged"):
-        save_checkpoint(path, {"state_dict": {"ctx": torch.zeros(2)}})
-    assert torch.equal(load_checkpoint(path)["state_dict"]["ctx"], torch.ones(2))
+        save_checkpoint(path, {"state_dict": {"text_prompts": torch.zeros(2)}})
+    assert torch.equal(load_checkpoint(path)["state_dict"]["text_prompts"], torch.ones(2))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 

@@ -23,7 +23,7 @@ NEUTRAL = (
     "TEST.PICTURE",
     "TEST.PROBES",
     "TRAINER.ADVPT.BANK_BATCH",
-    "TRAINER.ADVPT.CLASS_CHUNK",
+    "TRAINER.ADVPT.CLASS_CHUNK",  # of older versions
     "TRAINER.ADVERSARIAL.CLASS_CHUNK",
 )
 # Groups of keys that concern tests alone: changing one of them never trains again.

@@ -16,7 +16,6 @@ from . import host
 from .merging import merge_file
 
 PRECISIONS = ("fp32", "amp", "bf16")
-POSITIONS = ("end", "middle", "front")
 # of INPUT.TRANSFORMS, those of our configs
 TRANSFORMS = {"random_resized_crop", "random_flip", "random_translation", "center_crop"}
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")

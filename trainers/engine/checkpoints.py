@@ -112,7 +112,20 @@ def load_checkpoint(path) -> dict:
         raise UserError(damaged) from error
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise UserError(f"checkpoint '{path}' is foreign: it has no 'state_dict'; use another file")
+    _rename_context(state)
     return state
+
+
+def _rename_context(state: dict) -> None:
+    """Turn ``ctx`` of CoOp, and of our older versions, into the first layer of text prompts."""
+    context = state["state_dict"].pop("ctx", None)
+    if context is None:
+        return
+    state["state_dict"]["text_prompts"] = context[None]  # (1, [K,] M, d)
+    for moments in (state.get("optimizer") or {}).get("state", {}).values():
+        for name, value in moments.items():
+            if torch.is_tensor(value) and value.shape == context.shape:
+                moments[name] = value[None]
 
 
 def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:

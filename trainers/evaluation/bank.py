@@ -36,6 +36,7 @@ from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.images import batches
 from ..utils.io import load_tensors, save_tensors, sha256_file, writable_dir
+from ..utils.seeds import hash_seed
 from .rows import Rows, save_rows
 
 SCHEMA = 1
@@ -117,15 +118,6 @@ def bank_key(
     return digest.hexdigest()
 
 
-def sample_seed(seed: int, digest: str, view: int) -> int:
-    """Return the seed of one random start, a stable hash of (seed, image content, view).
-
-    The same image gets the same start whichever set it stands in, and at whatever position.
-    """
-    word = hashlib.sha256(f"{seed}:{digest}:{view}".encode()).digest()[:8]
-    return int.from_bytes(word, "big") >> 1  # 63 bits
-
-
 @torch.inference_mode(False)  # whatever surrounds it, the rows are for differentiating with
 def build_bank(
     clip,
@@ -204,7 +196,7 @@ def build_bank(
                 continue
             clock = time.perf_counter()
             paths = [pairs[i][0] for i in span]
-            seeds = [[sample_seed(seed, digests[i], v) for v in range(views)] for i in span]
+            seeds = [[hash_seed(seed, digests[i], v) for v in range(views)] for i in span]
             with torch.autocast(device.type, enabled=False):  # the key names the precision
                 features, found = _attack_chunk(
                     clip, paths, seeds, spec, preprocess, batch_size, device, precision, bar

@@ -32,12 +32,14 @@ from ..attacks import (
     verify,
 )
 from ..attacks.spec import LABELLED
+from ..backbone import cosine_logits
 from ..defences import Defence, defended
 from ..prompting import templates
 from ..utils import distributed
 from ..utils.images import batches
 from ..utils.io import read_json, sha256_file, write_json
-from .bank import Bank, build_bank, sample_seed
+from ..utils.seeds import hash_seed
+from .bank import Bank, build_bank
 from .shards import Shards
 
 TEST_SEED = 0  # of the attacks' random starts: one set of images for every run and prompt
@@ -127,8 +129,7 @@ class Evaluation:
 
     def logits_of(self, features: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """Raw image features (B, D) and text features (K, D) to logits (B, K)."""
-        features = torch.nn.functional.normalize(features.float(), dim=-1)
-        return self.trainer.clip.logit_scale * features @ texts.t()
+        return cosine_logits(features, texts, self.trainer.clip.logit_scale)
 
     def bare(self, pixels: torch.Tensor, prec: str = "fp32") -> torch.Tensor:
         """Return the logits (B, K) without the input defence, for pixels in [0, 1]."""
@@ -365,7 +366,7 @@ class Evaluation:
         )
 
     def _seeds(self, where: list[int]) -> list[int]:
-        return [sample_seed(TEST_SEED, sha256_file(self.items[i].impath), 0) for i in where]
+        return [hash_seed(TEST_SEED, sha256_file(self.items[i].impath), 0) for i in where]
 
     def _key(self, spec: AttackSpec, seen: bool, names: list[str]) -> str:
         """Everything this evaluation depends on, so that another one is never continued."""
