@@ -108,6 +108,10 @@ class AdvPT(RobustTrainer):
             )
 
     @classmethod
+    def is_adversarial(cls, cfg):
+        return True
+
+    @classmethod
     def image_forwards(cls, cfg, images):
         (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
         return {"bank": images * bank_forwards(spec, cfg.TRAINER.ADVPT.VIEWS)}

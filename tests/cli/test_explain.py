@@ -73,14 +73,14 @@ def test_class_specific_vectors_name_their_class(run, arguments, told):
 @pytest.mark.parametrize("trainer", ["NAPTuning", "AdvMaPLe", "AdvIVLP", "FAP", "APD"])
 def test_deep_prompts_are_told_layer_by_layer(trainer, build, tmp_path, told):
     from advprompt import records
-    from advprompt.engine import runs
+    from advprompt.engine import run_folder
     from advprompt.utils.io import write_json
 
     keys = {"INPUT__TRANSFORMS": "['center_crop']"}
     made = build(trainer, **keys)
     folder = tmp_path / "run"
     made.save_model(0, str(folder))
-    write_json(folder / runs.CONFIG_FILE, records.flat_config(made.cfg))
+    write_json(folder / run_folder.CONFIG_FILE, records.flat_config(made.cfg))
     code, out, err = told("--format", "json")
     assert code == 0, err
     found = json.loads(out)["vectors"]

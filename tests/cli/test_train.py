@@ -147,6 +147,99 @@ def test_a_finished_run_is_skipped_because_of_its_record(arguments, run, tmp_pat
     assert (tmp_path / "run" / "record.json").is_file()
 
 
+@pytest.fixture
+def no_training(monkeypatch):
+    """From now on, a step of a training fails the test."""
+
+    def forbid():
+        def step(self, batch):
+            raise AssertionError("this trains")
+
+        monkeypatch.setattr(advpt.AdvPT, "forward_backward", step)
+
+    return forbid
+
+
+def test_settings_of_a_test_never_train_again(arguments, run, tmp_path, no_training):
+    assert run(arguments("AdvPT", OPTIM__MAX_EPOCH=2))[0] == 0
+    no_training()
+    folder = tmp_path / "run"
+    first = (folder / "record.json").read_bytes()
+
+    def again(**keys):
+        code, out, err = run(arguments("AdvPT", OPTIM__MAX_EPOCH=2, **keys))
+        assert code == 0, err
+        return out
+
+    assert "skipped: " in again(TEST__PICTURE=2, DATALOADER__TEST__BATCH_SIZE=5)
+    assert not (folder / "tests").exists()
+    one = {"ATTACK__TEST__LIST": "[{'EPS': '2', 'STEPS': 1}]"}
+    again(TEST__SUBSET=6, **one)
+    again(DEFENCE__NAME="jpeg", **one)
+    again(**one)
+    assert "skipped: " in again(**one)
+    made = {path.name: read_record(path / "record.json") for path in folder.glob("tests/*")}
+    assert {r["clean"]["n"] for r in made.values()} == {6, 12}
+    assert [name for name, r in made.items() if "defence" in r["attacks"][0]] == [
+        "pgd1-linf-2.255_NAME-jpeg"
+    ]
+    assert len(made) == 3 and all(r["shots"] == 4 and r["epochs"] == 2 for r in made.values())
+    assert all(r["seconds"]["train"] == 0 for r in made.values())  # counted once
+    assert (folder / "record.json").read_bytes() == first
+    sentence = only_error(*run(arguments("AdvPT", OPTIM__MAX_EPOCH=2, OPTIM__LR=0.5))[::2])
+    assert "OPTIM.LR = 0.005, this one has 0.5" in sentence
+
+
+def test_a_test_alone_goes_into_the_folder_of_its_run(arguments, run, tmp_path, no_training):
+    base = {"OPTIM__MAX_EPOCH": 2, "DATASET__SUBSAMPLE_CLASSES": "base"}
+    assert run(arguments("AdvPT", **base))[0] == 0
+    no_training()
+    folder = tmp_path / "run"
+
+    def test(**keys):
+        argv = arguments("AdvPT", "--eval-only", "--model-dir", str(folder), **base | keys)
+        at = argv.index("--output-dir")
+        code, out, err = run(argv[:at] + argv[at + 2 :])
+        assert code == 0, err
+        return out
+
+    assert f"skipped: {folder} holds" in test(TEST__PROTOCOL="base2new")
+    test(DATASET__SUBSAMPLE_CLASSES="new")
+    record = read_record(folder / "tests" / "new" / "record.json")
+    assert (record["classes"], record["split"], record["source"]) == (1, "new", "OxfordPets")
+    assert "skipped: " in test(DATASET__SUBSAMPLE_CLASSES="new")
+
+
+def test_an_interrupted_test_of_a_finished_run_resumes(
+    arguments, run, tmp_path, no_training, monkeypatch
+):
+    from advprompt.evaluation.evaluator import Evaluation
+
+    assert run(arguments("AdvPT", OPTIM__MAX_EPOCH=2))[0] == 0
+    no_training()
+    attack = Evaluation.run_attack
+    lists = "[{'EPS': '2', 'STEPS': 1}, {'EPS': '8', 'STEPS': 1}]"
+    argv = arguments("AdvPT", OPTIM__MAX_EPOCH=2, ATTACK__TEST__LIST=lists)
+    seen = []
+
+    def note(self, spec, *rest, **keys):
+        seen.append(spec.eps)
+        if len(set(seen)) == 2 and not stopped:
+            raise KeyboardInterrupt
+        return attack(self, spec, *rest, **keys)
+
+    stopped = []
+    monkeypatch.setattr(Evaluation, "run_attack", note)
+    assert run(argv)[0] == 130
+    stopped.append(True)
+    first, seen = set(seen), []
+    assert len(first) == 2 and run(argv)[0] == 0
+    assert len(set(seen)) == 1  # the attack that was done is not made again
+    (folder,) = (tmp_path / "run" / "tests").iterdir()
+    assert len(read_record(folder / "record.json")["attacks"]) == 2
+    assert not (folder / "unfinished").exists()
+
+
 def test_resuming_equals_not_stopping(arguments, run, tmp_path, monkeypatch):
 
     assert run(arguments("AdvPT", out="whole"))[0] == 0
@@ -493,10 +586,11 @@ def test_a_damaged_bank_is_named(arguments, run, tmp_path):
 
 def test_another_configuration_does_not_overwrite_a_run(arguments, run, tmp_path):
     assert run(arguments("AdvPT"))[0] == 0
-    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("[!.]*") if p.is_file()}
     sentence = only_error(*run(arguments("AdvPT", OPTIM__MAX_EPOCH=5))[::2])
     assert "OPTIM.MAX_EPOCH" in sentence and "5" in sentence
-    assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("[!.]*") if p.is_file()}
+    assert files == after
 
 
 def test_an_output_folder_that_is_a_file(arguments, run, tmp_path):

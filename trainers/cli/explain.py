@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from .. import backbone as prompting
 from ..engine import checkpoints as state
-from ..engine import runs
+from ..engine import run_folder
 from ..utils import errors
 from ..utils import io as files
 from ..utils.entry import run_tool
@@ -123,7 +123,7 @@ def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, 
     Raises:
         UserError: no run there, no checkpoint, another backbone, or no text vectors.
     """
-    settings, tested = runs.stored(folder)
+    settings, tested = run_folder.stored(folder)
     trainer, backbone = settings["TRAINER.NAME"], settings["MODEL.BACKBONE.NAME"]
     learner = Path(tested.get("model_dir") or folder) / "prompt_learner"
     epoch = epoch if epoch is not None else tested.get("load_epoch")

@@ -152,8 +152,11 @@ class AdversarialTrainer(RobustTrainer):
 
     @classmethod
     def is_adversarial(cls, cfg) -> bool:
-        """Tell whether this configuration trains on attacked images."""
         return True
+
+    @classmethod
+    def nodes(cls):
+        return ("ADVERSARIAL", *super().nodes())
 
     @classmethod
     def train_spec(cls, cfg) -> AttackSpec:

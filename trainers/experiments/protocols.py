@@ -16,7 +16,7 @@ PROTOCOLS = ("main", "base2new", "xd", "dg")
 
 @cache
 def table(name: str) -> dict:
-    """Return one of the yaml files in configs/experiments: protocols, ablations, papers, results."""
+    """Return a yaml file of configs/experiments: protocols, ablations, papers or results."""
     path = shipped.configs_folder() / "experiments" / f"{name}.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
