@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from dassl.config import get_cfg_default
@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from ..backbone import loading
 from ..config import host, keys, merging
+from ..engine.run_folder import TESTS
 from ..utils.errors import UserError
 from .jobs import Job
 from .settings import differing, recorded, stored
@@ -25,6 +26,12 @@ STATES = {
     "refuse": "refused",
     "done": "done",
 }
+
+
+def register_datasets() -> None:
+    """Make the data sets known to Dassl: those of the fork around us, and ours."""
+    host.join()
+    from .. import datasets  # noqa: F401  registers them
 
 
 def state_of(job: Job) -> tuple[str, str]:
@@ -41,75 +48,99 @@ def state_of(job: Job) -> tuple[str, str]:
             f"'{job.run}' holds a run with {key} = {theirs.get(key)!r}, this one has "
             f"{mine[key]!r}; choose another output folder or move the old run away"
         )
-    begun = os.path.exists(f"{job.run}/tests/{job.test}/unfinished")
+    begun = os.path.exists(f"{job.run}/{TESTS}/{job.test}/unfinished")
     return ("test" if trained and not begun else "resume"), ""
 
 
-def listing(jobs: Sequence[Job], output: str, held=lambda run: False) -> tuple[str, bool]:
-    """Return the table of jobs with their states, what stands in their way, and if any is refused.
+def listing(
+    jobs: Sequence[Job],
+    output: str,
+    *,
+    held: Callable[[str], bool] = lambda run: False,
+    wrong: dict | None = None,
+) -> tuple[str, bool]:
+    """Return the table of jobs with their states, and whether any is refused.
 
     Args:
-        held: True for a run folder that another process works on.
+        held: whether another process works in a run's folder.
+        wrong: key of a job -> why its settings are refused.
     """
-    rows, notes, counts, todo = [], {}, Counter(), []
+    rows, notes, todo = [], {}, {}
     for job in jobs:
         state, why = state_of(job)
-        if state not in ("done", "refuse") and held(job.run):
+        if wrong and job.key in wrong:
+            state, why = "refuse", wrong[job.key]
+        elif state != "done" and held(job.run):
             state = "running"
-        counts[state] += 1
-        if state != "done":
-            todo.append(job)
+        if state not in ("done", "refuse"):
+            todo[job.dataset, job.config] = job
         if why:
             notes[why] = True
-        place = os.path.relpath(job.run, output)
-        rows.append((state, job.name, place + (f" ({job.test})" if job.needs else "")))
+        place = os.path.relpath(job.run, output) + (f" ({job.test})" if job.needs else "")
+        rows.append((state, job.name, place))
     table = tabulate(rows, ["", "run", f"folder in {output}"], disable_numparse=True)
-    said = ", ".join(f"{counts[state]} {word}" for state, word in STATES.items() if counts[state])
-    lines = [table, "", f"{len(jobs)} run{'s' * (len(jobs) != 1)}: {said}."]
-    lines += [f"note: {why}" for why in (*notes, *missing(todo))]
+    counts = Counter(state for state, *_ in rows)
+    notes |= dict.fromkeys(missing(_cfg(job) for job in todo.values()))
+    lines = [table, "", summary(counts), *(f"note: {why}" for why in notes)]
     return "\n".join(lines), bool(counts["refuse"])
 
 
-def missing(jobs: Iterable[Job]) -> list[str]:
+def summary(counts: Counter) -> str:
+    """Return how many jobs are in which state, as a sentence."""
+    said = ", ".join(f"{counts[state]} {words}" for state, words in STATES.items() if counts[state])
+    return f"{counts.total()} run{'s' * (counts.total() != 1)}: {said or 'nothing to do'}."
+
+
+def _cfg(job: Job):
+    """Return a configuration with a job's data and backbone."""
+    register_datasets()
+    cfg = get_cfg_default()
+    host.extend_cfg(cfg)
+    keys.extend_cfg(cfg)
+    for file in job.settings.files[:2]:
+        merging.merge_file(cfg, file)
+    merging.merge_opts(cfg, list(job.settings.opts))
+    cfg.DATASET.ROOT = job.words[job.words.index("--root") + 1]
+    return cfg
+
+
+def missing(cfgs: Iterable) -> list[str]:
     """Return a sentence for each data set and each backbone that is not there."""
-    data, names = {}, {}
-    for job in jobs:
-        data.setdefault(job.dataset, job)
-        names.setdefault(job.settings.asked().get("MODEL.BACKBONE.NAME", ""), job)
-    found = []
-    for name in sorted(data):
+    found = {}
+    for cfg in cfgs:
         try:
-            check_data(data[name])
+            check_data(cfg)
         except UserError as error:
-            found.append(str(error))
-    for name in sorted(names):
-        path = Path(name.removeprefix("file:").partition("?")[0]).expanduser()
+            found[str(error)] = True
+        name = cfg.MODEL.BACKBONE.NAME
+        path, hint = Path(name.removeprefix("file:").partition("?")[0]).expanduser(), ""
         if name in loading.OPENAI:
             path = Path(loading.CACHE).expanduser() / loading.OPENAI[name][0]
-        elif not name.startswith("file:"):
-            continue
-        if not path.exists():
-            more = "; the first run fetches them" if name in loading.OPENAI else ""
-            found.append(f"the weights of {name} are not at '{path}'{more}")
-    return found
+            hint = "; the first run fetches them"
+        if (name.startswith("file:") or hint) and not path.exists():
+            found[f"the weights of {name} are not at '{path}'{hint}"] = True
+    return sorted(found)
 
 
-def check_data(job: Job) -> None:
-    """Look whether a job's data set is there, without reading it.
+def check_data(cfg) -> None:
+    """Look whether a data set is there, without reading it.
 
     Raises:
         UserError: its folder does not exist.
     """
-    host.join()
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
-    merging.merge_file(cfg, job.settings.files[0])
-    merging.merge_opts(cfg, list(job.settings.opts))
-    cfg.DATASET.ROOT = job.words[job.words.index("--root") + 1]
     made = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if hasattr(made, "counts") or not hasattr(made, "locate"):  # drawn, or a fork's own
         return
     data = object.__new__(made)  # without its images, which __init__ reads
     data.name, data.root = made.__name__, Path(cfg.DATASET.ROOT).expanduser().absolute()
     data.locate(cfg)
+
+
+def check_all_data(jobs: Iterable[Job]) -> None:
+    """Look whether the data sets of all jobs are there, before each job finds out by itself.
+
+    Raises:
+        UserError: the folder of one does not exist.
+    """
+    for job in {job.dataset: job for job in jobs}.values():
+        check_data(_cfg(job))
