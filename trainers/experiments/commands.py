@@ -106,10 +106,14 @@ class Context:
         configs, opts = self.configs(words)
         if configs:
             return Call(dataset, shots, configs[0], self.pairs([*configs[1:], *opts]))
+        return Call(dataset, shots, self.default_config(), self.pairs(opts))
+
+    def default_config(self) -> str:
+        """Return the config of a call that names none, and say so."""
         config, note = protocols.backbone_config()
         if note:
             self.note(note)
-        return Call(dataset, shots, config, self.pairs(opts))
+        return config
 
     @staticmethod
     def configs(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -296,23 +296,11 @@ class Planner:
         if maker != job.key:  # a run is trained once, whatever is tested
             job.needs = maker
         self.made[job.key] = job
-        job.after = tuple(dict.fromkeys(self._makers(job)))
+        if job.trainer in self.shares:  # attacks on the image tower alone are made once for all
+            data = (job.dataset, job.settings.asked()["DATASET.SUBSAMPLE_CLASSES"])
+            first = self.first.setdefault((*data, job.config, job.attack), job.key)
+            job.after = (first,) if first != job.key else ()
         return job
-
-    def _makers(self, job: Job) -> Iterable[Key]:
-        """Yield the keys of earlier jobs that make features which this one uses."""
-        asked, shared = job.settings.asked(), []
-        data = (job.dataset, asked["DATASET.SUBSAMPLE_CLASSES"], job.config)
-        if job.trainer in self.shares and job.settings.embeddings():
-            shared.append(("test", *data, job.attack))
-        if job.trainer == "AdvPT" and not job.needs:
-            heads = ("ATTACK.TRAIN.", "TRAINER.ADVPT.VIEWS")
-            attack = tuple(sorted((k, str(v)) for k, v in asked.items() if k.startswith(heads)))
-            shared.append(("bank", *data, job.shots, job.seed, attack))
-        for features in shared:
-            maker = self.first.setdefault(features, job.key)
-            if maker != job.key:
-                yield maker
 
 
 def unknown(what: str, word: str, known: Iterable[str], where: str) -> UserError:

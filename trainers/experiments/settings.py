@@ -79,15 +79,6 @@ class Settings:
         """Return True if the trainer sees attacked images in training."""
         return self._asked().attacked
 
-    def embeddings(self) -> bool:
-        """Return True if a test attack makes features that runs share through the cache."""
-        test = self.test()
-        if test.get("DEFENCE.NAME") or _plain(test.get("TEST.SAVE_ADV")) is True:
-            return False
-        node = test.get(f"{_TEST}TARGET", "end_to_end")
-        entries = [e for e in _plain(test.get(f"{_TEST}LIST")) or [{}] if isinstance(e, dict)]
-        return any(entry.get("TARGET", node) == "embedding" for entry in entries)
-
 
 def differing(mine: Mapping, theirs: Mapping) -> str:
     """Return the first key of ``mine`` that ``theirs`` has otherwise, else ""."""
