@@ -5,6 +5,7 @@ Their environment variables are described in docs/protocols.md.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -36,8 +37,9 @@ def main(name: str, show: local.Command, argv: list[str]) -> int:
     """
     usage = f"usage: advprompt {name} {USAGES[name]}"
     if {"-h", "--help"} & set(argv):
-        print(f"{usage}\n\n{PLANS[name].__doc__.splitlines()[0]}")
-        return 0
+        about = PLANS[name].__doc__.splitlines()[0].partition(": ")[2]
+        p = argparse.ArgumentParser(usage=usage.removeprefix("usage: "), description=about)
+        p.parse_args(["--help"])
     context = commands.Context(os.environ, usage)
     steps = PLANS[name]([word for word in argv if word != "--dry-run"], context)
     return _list(steps, context, show) if "--dry-run" in argv else _do(name, steps, context, show)

@@ -25,10 +25,11 @@ from dassl.config import get_cfg_default
 from ..config import host, keys, merging
 from ..experiments import commands, protocols, state
 from ..experiments.jobs import Job
-from ..experiments.pool import Local, Pool, Slurm, Work, cores, failures, holder
+from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, holder
 from ..experiments.view import View
 from ..report import command as report
 from ..utils.errors import UserError
+from ..utils.io import writable_dir
 from . import train
 
 COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
@@ -206,6 +207,7 @@ def main(argv: list[str]) -> int:
         return 2 if refused else 0
     slots = launcher(args)
     state.check_all_data(jobs)
+    writable_dir(Path(context.output) / LOGS)
     with interruptible():
         return work(jobs, context.output, slots, retries=args.retries)
 

@@ -230,7 +230,7 @@ def ablation(name, context, call, attack, given=None, part=(), planner=None) -> 
     known = protocols.table("ablations")
     what = given or known.get(name)
     if not what:
-        raise unknown("ablation", name.partition("_")[2], [], f"{context.usage}; known: {known}")
+        raise unknown("ablation", name, known, context.usage)
     planner = planner or context.planner(folder=f"ablations/{name}")
     trainer, ending = planner.method(name.partition("_")[0], "METHOD")
     config = planner.config(trainer, call.config + ending, "CFG")
