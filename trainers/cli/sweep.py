@@ -27,10 +27,9 @@ from ..experiments import commands, protocols, state
 from ..experiments.jobs import Job
 from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, holder
 from ..experiments.view import View
-from ..report import command as report
 from ..utils.errors import UserError
 from ..utils.io import writable_dir
-from . import train
+from . import report, train
 
 COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
 CORES_PER_JOB = 4  # on a CPU, where --jobs is not given
