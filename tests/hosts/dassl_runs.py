@@ -153,7 +153,7 @@ def run_child(
     host: Path,
     runs: list[list] = (),
     dassl: Path | None = None,
-    paths=(ROOT,),
+    paths=(ROOT, ROOT / "trainers"),
     env=None,
     **job,
 ) -> dict:
@@ -172,7 +172,7 @@ def run_child(
     job |= {"host": str(host), "runs": [list(map(str, run)) for run in runs], "out": str(out)}
     file = out.with_suffix(".job")
     file.write_text(json.dumps(job), encoding="utf-8")
-    extra = [str(path) for path in (dassl, *paths) if path]
+    extra = [str(path) for path in (dassl, *paths, ROOT / "trainers") if path]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([*extra, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": "1",
@@ -183,7 +183,7 @@ def run_child(
     done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     result = json.loads(out.read_text(encoding="utf-8"))
-    expected = (dassl or ROOT / "compat") / "dassl"
+    expected = (dassl or ROOT / "trainers/compat") / "dassl"
     assert Path(result["dassl"]) == expected, "another Dassl is installed"
     return result | {"log": done.stdout, "errors": done.stderr}
 

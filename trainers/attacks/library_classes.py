@@ -74,7 +74,7 @@ def library_class(name: str) -> LibraryClass:
     except ImportError as error:
         raise UserError(
             f"attack '{name}' needs the package torchattacks, which cannot be imported ({error}); "
-            "install it with: pip install torchattacks"
+            "install it with: pip install --no-deps torchattacks"
         ) from error
     asked = name[len(LIBRARY) :]
     known = {entry.lower(): entry for entry in torchattacks.__all__}
