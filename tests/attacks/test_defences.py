@@ -257,18 +257,9 @@ def spoiled(kind: str, path) -> None:
         state["head.0.weight"] = torch.tensor(1.0)
     elif kind == "nan":
         state["body.1.body.2.bias"][1] = torch.nan
-    elif kind == "list":
-        state = [1, 2]
     torch.save(state, path)
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:2000])
-    elif kind == "truncated safetensors":
-        save_file(state, path)
-        path.write_bytes(path.read_bytes()[:2000])
-    elif kind == "text":
-        path.write_text("no weights at all")
-    elif kind == "empty":
-        path.write_bytes(b"")
 
 
 @pytest.mark.parametrize(
@@ -282,11 +273,7 @@ def spoiled(kind: str, path) -> None:
         ("huge block number", "is not a state dict"),
         ("scalar", "is not a state dict"),
         ("nan", "NaN"),
-        ("list", "is not a state dict"),
         ("truncated", "truncated or no checkpoint"),
-        ("truncated safetensors", "truncated or no checkpoint"),
-        ("text", "truncated or no checkpoint"),
-        ("empty", "truncated or no checkpoint"),
     ],
 )
 def test_bad_weights_are_refused(kind, words, tmp_path, monkeypatch):
