@@ -20,7 +20,7 @@ PROVIDERS = ("auto", "open_clip", "clip")
 # what a fork whose build_model takes design details calls "no prompts in the encoder"
 _DEPTHS = ("vision_depth", "language_depth", "vision_ctx", "language_ctx")
 NO_DESIGN = {"trainer": "CoOp"} | dict.fromkeys(_DEPTHS, 0)
-# stored in OpenAI's archives beside the weights
+# stored in OpenAI's archives in addition to the weights
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 
