@@ -19,7 +19,7 @@ import advprompt
 from advprompt.cli import configs, dropin, robustness
 from advprompt.config import host, shipped
 from advprompt.config import keys as config
-from advprompt.engine import runs
+from advprompt.engine import run_folder
 from advprompt.engine import trainer as robust_trainer
 from advprompt.utils.entry import run_tool
 
@@ -186,7 +186,7 @@ def test_a_frozen_configuration_takes_files_as_ever(cfg, tmp_path):
 
 def test_tests_of_finished_runs_know_the_forks_keys(monkeypatch, tmp_path):
     monkeypatch.setattr(host, "join", lambda: type("train", (), {"extend_cfg": fork_extend}))
-    (tmp_path / runs.CONFIG_FILE).write_text('{"TRAINER.NAME": "AdvPT", "ATTACK.PGD.EPS": 9}')
+    (tmp_path / run_folder.CONFIG_FILE).write_text('{"TRAINER.NAME": "AdvPT", "ATTACK.PGD.EPS": 9}')
     file = str(shipped.config_file("attacks", "linf1"))
     cfg, _ = robustness.settings(str(tmp_path), file, "data", [])
     assert (cfg.ATTACK.PGD.EPS, cfg.TRAINER.COOP.N_CTX, cfg.ATTACK.TEST.EPS) == (9, 7, "1/255")
@@ -208,7 +208,8 @@ def test_a_trainer_completes_a_frozen_configuration():
 
 def test_a_trainer_that_a_fork_starts_takes_its_folder_itself(build, monkeypatch, capsys):
     trainer = build("CoOp")
-    monkeypatch.setattr(runs, "is_done", lambda *_, **__: True)
+    done = run_folder.Task("done", "x", "x")
+    monkeypatch.setattr(run_folder, "look", lambda *_, **__: done)
     trainer.train()
     assert "skipped: " in capsys.readouterr().out
 
@@ -216,12 +217,12 @@ def test_a_trainer_that_a_fork_starts_takes_its_folder_itself(build, monkeypatch
         raise advprompt.UserError("holds a run with SEED = 1")
 
     trainer = build("CoOp")
-    monkeypatch.setattr(runs, "is_done", refuse)
+    monkeypatch.setattr(run_folder, "look", refuse)
     with pytest.raises(advprompt.UserError, match="holds a run"):
         trainer.train()
     monkeypatch.undo()
     trainer = build("CoOp")
-    assert trainer.claim() and (Path(trainer.output_dir) / runs.CONFIG_FILE).is_file()
+    assert trainer.take_folder() and (Path(trainer.output_dir) / run_folder.CONFIG_FILE).is_file()
 
 
 # --- the two lines --------------------------------------------------------------------------------
