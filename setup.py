@@ -1,9 +1,8 @@
 """Install the folders of this repository as one package, ``advprompt``.
 
-``trainers/`` becomes ``advprompt`` itself; ``datasets/``, ``configs/`` and ``scripts/`` become
-its sub-packages, so that no name as common as ``trainers`` or ``datasets``
-reaches site-packages. Everything about the build that is not a mapping of folders is in
-pyproject.toml.
+``trainers/`` becomes ``advprompt`` itself; ``datasets/``, ``configs/`` and ``scripts/`` become its
+sub-packages, so that no name as common as ``trainers`` or ``datasets`` reaches site-packages.
+Settings of the tools are in pyproject.toml.
 """
 
 import re
@@ -12,36 +11,25 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-DEFENCES = ["scikit-image", "PyWavelets", "diffusers"]
 FOLDERS = {
     "advprompt": "trainers",
     "advprompt.datasets": "datasets",
     "advprompt.configs": "configs",
     "advprompt.scripts": "scripts",
 }
+PACKAGES = dict(FOLDERS)
+for package, folder in FOLDERS.items():
+    for inner in find_packages(str(HERE / folder)):
+        PACKAGES[f"{package}.{inner}"] = f"{folder}/{inner.replace('.', '/')}"
 
-
-def read(name):
-    path = HERE / name
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def all_packages():
-    """Map every package to its folder, sub-packages included."""
-    folders = dict(FOLDERS)
-    for package, folder in FOLDERS.items():
-        for inner in find_packages(str(HERE / folder)):
-            folders[f"{package}.{inner}"] = f"{folder}/{inner.replace('.', '/')}"
-    return folders
-
-
-PACKAGES = all_packages()
+DEFENCES = ["scikit-image", "PyWavelets", "diffusers"]
+VERSION = (HERE / "trainers/utils/version.py").read_text(encoding="utf-8")
 
 setup(
     name="advprompt",
-    version=re.search(r'__version__ = "(.+)"', read("trainers/utils/version.py"))[1],
+    version=re.search(r'__version__ = "(.+)"', VERSION)[1],
     description="Adversarially robust prompt learning for CLIP, on top of CoOp and Dassl",
-    long_description=read("README.md"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="advprompt contributors",
     license="MIT",
@@ -50,31 +38,36 @@ setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={
-        "advprompt": ["assets/*.safetensors", "assets/*.md", "assets/*.json"],
+        "advprompt": ["py.typed", "assets/*", "**/*.j2"],
         "advprompt.configs": ["**/*.yaml", "**/*.md"],
         "advprompt.scripts": ["**/*.sh"],
     },
     install_requires=[
-        "torch>=2.0",
+        "torch>=2.4",
         "torchvision",
         "numpy",
+        "scipy",
         "pillow",
         "yacs",
         "tqdm",
         "tabulate",
-        "open_clip_torch",
-        "torchattacks",
+        "pandas",
+        "jinja2",
         "matplotlib",
+        "open_clip_torch",
         "safetensors",
+        "filelock",
+        "pooch",
+        "submitit",
     ],
     extras_require={
-        "dassl": ["dassl @ git+https://github.com/KaiyangZhou/Dassl.pytorch"],
+        "attacks": ["torchattacks"],  # pins an old requests: scripts/setup.sh leaves its pins out
         "defences": DEFENCES,
-        "slurm": ["submitit"],
         "tensorboard": ["tensorboard"],
         "test": [
-            *["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=64", "wheel"],
-            "pyautoattack",  # the authors' AutoAttack, which ours is held against
+            *["pytest", "pytest-xdist", "hypothesis", "setuptools>=64", "wheel"],
+            *["ruff", "mypy", "import-linter", "pre-commit"],
+            "pyautoattack",  # the authors' AutoAttack, which ours is compared with
             *DEFENCES,
         ],
     },
@@ -87,5 +80,6 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Operating System :: OS Independent",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -63,20 +63,20 @@ def threat(steps: int, objective: str = "ce"):
 
 def tuning(clip, classes: int, vectors: int = 32, batch: int = 32) -> Job:
     """AdvPT's step: text features of the learned context, loss on stored image features."""
-    learner = prompting.PromptLearner(names(classes), clip, n_ctx=vectors)
+    model = prompted.PromptedCLIP(clip, names(classes), prompted.PromptSpec(text=vectors))
     seed = torch.Generator().manual_seed(0)
     rows = F.normalize(torch.randn(batch, clip.embed_dim, generator=seed), dim=-1).to(clip.device)
     labels = (torch.arange(batch) % classes).to(clip.device)
 
     def step(texts: Tensor) -> Tensor:
         loss = F.cross_entropy(clip.logit_scale * rows @ texts.t(), labels)
-        return torch.autograd.grad(loss, learner.ctx)[0]
+        return torch.autograd.grad(loss, model.text_prompts)[0]
 
     def ours():
-        return step(prompting.text_features(clip, learner()))
+        return step(model.text_features())
 
     def plainly():
-        return step(plain.text_features(clip, learner()))
+        return step(plain.deep_text_features(model))
 
     name = f"AdvPT tuning step, {classes} classes, {vectors} vectors"
     return Job(name, plainly, ours, lambda: apart(plainly(), ours()), 8)
@@ -198,7 +198,7 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
 def _inside(prec: str, model, texts: Tensor) -> Callable[[Tensor], Tensor]:
     """Return images -> logits (B, K) as an attack sees them, the image tower in ``prec``."""
     tower = dispatch.tower_in(prec, model.image_features)
-    return lambda x: model.similarity(tower(x).float(), texts)
+    return lambda x: prompting.cosine_logits(tower(x), texts, model.clip.logit_scale)
 
 
 def _start(spec, pixels: Tensor) -> Tensor:

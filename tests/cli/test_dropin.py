@@ -17,10 +17,9 @@ from yacs.config import CfgNode
 
 import advprompt
 from advprompt.cli import configs, dropin, robustness
-from advprompt.cli.fork import MARK, Edit, Fork
 from advprompt.config import host, shipped
 from advprompt.config import keys as config
-from advprompt.engine import runs
+from advprompt.engine import run_folder
 from advprompt.engine import trainer as robust_trainer
 from advprompt.utils.entry import run_tool
 
@@ -187,7 +186,7 @@ def test_a_frozen_configuration_takes_files_as_ever(cfg, tmp_path):
 
 def test_tests_of_finished_runs_know_the_forks_keys(monkeypatch, tmp_path):
     monkeypatch.setattr(host, "join", lambda: type("train", (), {"extend_cfg": fork_extend}))
-    (tmp_path / runs.CONFIG_FILE).write_text('{"TRAINER.NAME": "AdvPT", "ATTACK.PGD.EPS": 9}')
+    (tmp_path / run_folder.CONFIG_FILE).write_text('{"TRAINER.NAME": "AdvPT", "ATTACK.PGD.EPS": 9}')
     file = str(shipped.config_file("attacks", "linf1"))
     cfg, _ = robustness.settings(str(tmp_path), file, "data", [])
     assert (cfg.ATTACK.PGD.EPS, cfg.TRAINER.COOP.N_CTX, cfg.ATTACK.TEST.EPS) == (9, 7, "1/255")
@@ -209,7 +208,8 @@ def test_a_trainer_completes_a_frozen_configuration():
 
 def test_a_trainer_that_a_fork_starts_takes_its_folder_itself(build, monkeypatch, capsys):
     trainer = build("CoOp")
-    monkeypatch.setattr(runs, "is_done", lambda *_, **__: True)
+    done = run_folder.Task("done", "x", "x")
+    monkeypatch.setattr(run_folder, "look", lambda *_, **__: done)
     trainer.train()
     assert "skipped: " in capsys.readouterr().out
 
@@ -217,25 +217,27 @@ def test_a_trainer_that_a_fork_starts_takes_its_folder_itself(build, monkeypatch
         raise advprompt.UserError("holds a run with SEED = 1")
 
     trainer = build("CoOp")
-    monkeypatch.setattr(runs, "is_done", refuse)
+    monkeypatch.setattr(run_folder, "look", refuse)
     with pytest.raises(advprompt.UserError, match="holds a run"):
         trainer.train()
     monkeypatch.undo()
     trainer = build("CoOp")
-    assert trainer.claim() and (Path(trainer.output_dir) / runs.CONFIG_FILE).is_file()
+    assert trainer.take_folder() and (Path(trainer.output_dir) / run_folder.CONFIG_FILE).is_file()
 
 
 # --- the two lines --------------------------------------------------------------------------------
 
+MARK = dropin.MARK
 SHAPES = {
     "coop": (TOY / "train.py").read_bytes(),
     "crlf": (TOY / "train.py").read_bytes().replace(b"\n", b"\r\n"),
     "tabs": (TOY / "train.py").read_bytes().replace(b"    ", b"\t"),
-    "no extend_cfg": b"import dassl\ncfg = get_cfg_default()\n",
+    "no extend_cfg": b"import dassl\ncfg = get_cfg_default()  # __main__\n",
     "no newline": b"from __future__ import annotations\nimport dassl.engine\n"
     b"if __name__ == '__main__':\n    extend_cfg(cfg)",
-    "latin": b"# -*- coding: latin-1 -*-\n# \xe9\nimport dassl\nextend_cfg(node)  # \xe9\n",
-    "guarded": b"try:\n    import dassl\nexcept ImportError:\n    pass\nif 1:\n    extend_cfg(c)\n",
+    "latin": b"# -*- coding: latin-1 -*-\n# \xe9 __main__\nimport dassl\nextend_cfg(node)\n",
+    "guarded": b"try:\n    import dassl\nexcept ImportError:\n    pass\nif '__main__':\n"
+    b"    extend_cfg(c)\n",
 }
 
 
@@ -260,53 +262,20 @@ def git(path, *words) -> str:
 def test_two_lines_go_in_and_out(fork, shape):
     content = SHAPES[shape]
     (fork / "train.py").write_bytes(content)
-    edit = Fork(fork).edit()
-    added = [line for line in edit.after.splitlines() if MARK.encode() in line]
-    assert len(added) == 2 and added[0].startswith(b"from trainers import advprompt ")
-    (offset, _), (behind, _) = edit.inserted
-    assert content[offset:].startswith((b"import dassl", b"from dassl", b"try:"))
-    assert (
-        edit.after[:behind].rstrip().endswith((b"(cfg)", b"(node)  # \xe9", b"(c)", b"default()"))
-    )
-    assert edit.after.replace(b"\r\n", b"").count(b"\r") == 0
-    assert (b"\r\n" in content) == (edit.after.count(b"\r\n") == edit.after.count(b"\n"))
-    again = Edit.restored(json.loads(json.dumps(edit.describe())))
-    assert again.undone(edit.after) == (content, [])
-    changed = b"# mine\n" + edit.after
-    assert again.undone(changed) == (b"# mine\n" + content, [])
-    _, left = again.undone(edit.after.replace(b"advprompt.extend_cfg(", b"advprompt.extend_cfg( "))
-    assert len(left) == 1 and "extend_cfg(" in left[0]
-    other = edit.after.replace(b"\r\n", b"\n") if b"\r" in content else changed
-    assert again.undone(other)[1] == []  # an editor has changed the ends of lines
-
-
-def test_lines_that_moved_are_left_rather_than_the_file_broken():
-    content = SHAPES["coop"]
-    first, second = (b"from trainers import advprompt", b"    advprompt.extend_cfg(cfg)")
-    mark = f"  {MARK}\n".encode()
-    at = content.index(b"from dassl.config"), content.index(b"    if args.dataset_config_file")
-    edit = Edit.of(content, [(at[0], first + mark), (at[1], second + mark)])
-    # indented by the user: neither line is whole any more
-    moved = edit.after.replace(first + mark, b"try:\n    " + first + mark + b"except OSError: 0\n")
-    undone, left = edit.undone(moved)
-    assert undone == moved.replace(second + mark, b"") and left == [(first + mark).decode().strip()]
-    # the only line of a block
-    block = edit.after.replace(second, b"    if 1:\n    " + second)
-    edit = Edit.of(content, [(at[1], b"    " + second + mark)])
-    undone, left = edit.undone(block)
-    assert undone == block and len(left) == 2
-
-
-def test_a_byte_order_mark_stays_in_front(fork):
-    content = b"\xef\xbb\xbfimport dassl\nextend_cfg(cfg)\n"
-    (fork / "train.py").write_bytes(content)
-    edit = Fork(fork).edit()
-    assert edit.after.startswith(b"\xef\xbb\xbffrom trainers") and edit.after.count(b"\xef") == 1
-    assert edit.undone(edit.after) == (content, [])
+    after = dropin.edited(fork / "train.py")
+    lines = after.splitlines()
+    first, second = (i for i, line in enumerate(lines) if MARK in line)
+    assert lines[first].startswith(b"from trainers import advprompt ")
+    assert lines[first + 1].startswith((b"import dassl", b"from dassl", b"try:"))
+    assert lines[second - 1].rstrip().endswith((b"(cfg)", b"(node)", b"(c)", b"# __main__"))
+    assert after.replace(b"\r\n", b"").count(b"\r") == 0
+    assert (b"\r\n" in content) == (after.count(b"\r\n") == after.count(b"\n"))
+    assert dropin.restored(after) == content
+    assert dropin.restored(b"# mine\n" + after) == b"# mine\n" + content
 
 
 @pytest.mark.parametrize("name", ["train.py", "trainers", "configs"])
-def test_what_lies_behind_a_link_is_left_alone(fork, call, tmp_path, name):
+def test_what_is_behind_a_link_is_left_alone(fork, call, tmp_path, name):
     outside = tmp_path / "outside"
     if (fork / name).exists():
         (fork / name).rename(outside)
@@ -314,29 +283,28 @@ def test_what_lies_behind_a_link_is_left_alone(fork, call, tmp_path, name):
         outside.mkdir()
     (fork / name).symlink_to(outside)
     before = snapshot(fork), snapshot(tmp_path)
-    code, _, err = call("--apply", "--force")
-    assert code == 2 and f"'{fork / name}' is a link that leads out of the fork" in err
+    code, _, err = call("--apply")
+    assert code == 2 and f"'{fork / name}' is a link to '{outside}'" in err
     assert (snapshot(fork), snapshot(tmp_path)) == before
 
 
 def test_undo_stops_at_links_that_came_later(fork, call, tmp_path):
     assert call("--apply")[0] == 0
-    (fork / "trainers/advprompt/own").rename(tmp_path / "own")
-    (fork / "trainers/advprompt/own").symlink_to(tmp_path / "own")
-    code, out, _ = call("--undo")
-    assert code == 0 and "own/__init__.py, behind a link" in out
-    assert (tmp_path / "own/__init__.py").is_file()
+    (fork / "trainers/advprompt/custom").rename(tmp_path / "custom")
+    (fork / "trainers/advprompt/custom").symlink_to(tmp_path / "custom")
+    assert call("--undo")[0] == 0
+    assert (tmp_path / "custom/__init__.py").is_file()
 
 
-def test_looking_runs_nothing_of_the_fork(fork, tmp_path):
+def test_looking_runs_nothing_of_the_fork(fork, tmp_path, capsys):
+    """Neither its code nor its git, whose settings may name programs."""
     run = f"open({str(tmp_path / 'run')!r}, 'a').write(__name__)\n"
-    for name in ("threading", "warnings", "contextlib", "types", "sitecustomize", "usercustomize"):
+    for name in ("threading", "types", "sitecustomize", "usercustomize"):
         (fork / f"{name}.py").write_text(run)
-    (fork / "dassl").mkdir()
-    (fork / "dassl/__init__.py").write_text(run)
     (fork / "train.py").write_bytes(run.encode() + SHAPES["coop"])
-    assert Fork(fork).dassl(sys.executable) == f"of unknown version, {fork / 'dassl'}"
+    git(fork, "config", "core.fsmonitor", f"touch {tmp_path / 'run'}; false")
     assert run_tool(dropin.main, [str(fork)]) == 0
+    assert "+++ b/train.py" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
@@ -357,40 +325,10 @@ def test_an_installed_package_does_not_mix_with_a_forks_copy(fork, call, monkeyp
         host.join()
 
 
-def test_interpreters_are_named_from_where_the_user_is(fork, call, tmp_path, monkeypatch):
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python").symlink_to(sys.executable)
-    monkeypatch.chdir(tmp_path)
-    assert call("--python", "bin/python")[0] == 0
-    code, _, err = call("--python", "bin/none")
-    assert code == 2 and f"'{tmp_path / 'bin/none'}' cannot be run" in err
-    code, _, err = call("--python", shutil.which("false"))
-    assert code == 2 and "is no Python that runs here (exit code 1)" in err
-
-
-def test_git_that_cannot_answer_is_no_clean_tree(fork, call):
-    (fork / ".git/HEAD").unlink()
-    code, out, err = call("--apply")
-    assert code == 2 and "git cannot say" in err and "git, unreadable" not in err
-    assert "(git, unreadable)" in call()[1]
-    assert call("--apply", "--force")[0] == 0
-
-
-def test_file_names_of_any_bytes(fork, call):
-    name = b"caf\xe9.pyc"
-    with open(os.fsencode(fork) + b"/" + name, "wb"):
-        pass
-    assert "1 changes" in call()[1]
-    code, _, err = call("--apply")
-    assert code == 2 and "caf?.pyc" in err
-    assert call("--apply", "--force")[0] == 0 and call("--undo")[0] == 0
-    assert name in os.listdir(os.fsencode(fork))
-
-
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"import torch\n", "does not import dassl at its top level"),
+        (b"import torch  # __main__\n", "does not import dassl at its top level"),
         (b"import dassl\nprint('__main__')\n", "calls neither extend_cfg"),
         (b"import dassl\ndef f(:\n", "cannot be parsed"),
         (b"import dassl\nextend_cfg(c)\n", "importing it would run it"),
@@ -399,7 +337,7 @@ def test_file_names_of_any_bytes(fork, call):
         (None, "it has no train.py"),
     ],
 )
-def test_what_is_no_fork_is_refused(fork, content, sentence, capsys):
+def test_what_is_not_a_fork_is_refused(fork, content, sentence, capsys):
     if content is None:
         (fork / "train.py").unlink()
     else:
@@ -422,8 +360,8 @@ def test_a_fork_one_folder_below_is_offered(fork, capsys):
 
 @pytest.fixture
 def call(fork, capsys, monkeypatch):
-    """Run the tool on the toy fork, which is not imported: ``call("--apply")``."""
-    facts = {"ours": ["AdvPT"], "dassl": "somewhere"}
+    """Run the command on the toy fork, which is not imported: ``call("--apply")``."""
+    facts = {"trainers": ["AdvPT"], "dassl": "somewhere"}
     monkeypatch.setattr(dropin, "verify", lambda *_: facts)
 
     def run(*words):
@@ -446,8 +384,7 @@ def test_looking_changes_nothing(fork, call):
     before = snapshot(fork)
     code, out, _ = call()
     assert code == 0 and snapshot(fork) == before
-    assert "build_model(state_dict, design_details)" in out and "+++ b/train.py" in out
-    assert out.count(f"+    advprompt.extend_cfg(cfg)  {MARK}") == 1
+    assert out.count(f"+    advprompt.extend_cfg(cfg)  {MARK.decode()}") == 1
     assert "+ trainers/advprompt/" in out and "--apply makes these changes" in out
 
 
@@ -460,9 +397,11 @@ def test_undo_leaves_the_fork_as_it_was(fork, call, shape):
     assert call("--apply")[0] == 0
     assert (fork / "train.py").stat().st_mode & 0o777 == 0o755
     assert (fork / "trainers/advprompt/compat/dassl/__init__.py").is_file()
+    assert (fork / "trainers/advprompt/datasets/shapes.py").is_file()
     assert (fork / "configs/advprompt/attacks/linf1.yaml").is_file()
     assert os.access(fork / "scripts/advprompt/advpt/main.sh", os.X_OK)
-    for folder in ("trainers", "trainers/advprompt/own", "trainers/advprompt", "datasets"):
+    assert not (fork / "scripts/advprompt/setup.sh").exists()
+    for folder in ("trainers/advprompt/custom", "trainers/advprompt"):
         compiled = fork / folder / "__pycache__" / "__init__.cpython-311.pyc"
         compiled.parent.mkdir()  # as Python does when the fork runs
         compiled.write_bytes(b"")
@@ -471,137 +410,95 @@ def test_undo_leaves_the_fork_as_it_was(fork, call, shape):
     assert snapshot(fork) == before and git(fork, "status", "--porcelain") == ""
 
 
-def test_the_copy_is_what_pip_installs(fork, call):
-    assert call("--apply")[0] == 0
-    home = Path(advprompt.__file__).parents[1]
-    copied = snapshot(fork / "trainers/advprompt")
-    for source, target in (("trainers", ""), ("tools", "tools/"), ("compat", "compat/")):
-        for path in (home / source).rglob("*.py"):
-            place = target + path.relative_to(home / source).as_posix()
-            assert copied[place] == path.read_bytes()
-    assert not any(".dropin-part" in name or "__pycache__" in name for name in copied)
-    assert not (fork / "scripts/advprompt/setup.sh").exists()
-
-
 def test_refusals(fork, call):
     assert call("--undo")[0] == 2 and "nothing to undo" in call("--undo")[2]
-    (fork / "notes.txt").write_text("x")
-    code, _, err = call("--apply")
-    assert code == 2 and "uncommitted changes" in err and "notes.txt" in err and "--force" in err
-    assert call("--apply", "--force")[0] == 0
-    code, _, err = call("--apply", "--force")
-    assert code == 2 and "changed by dropin already" in err and "--undo" in err
-    assert call()[0] == 2
+    assert call("--apply")[0] == 0
+    for words in (["--apply"], []):
+        code, _, err = call(*words)
+        assert code == 2 and "changed by dropin already" in err and "--undo" in err
     assert call("--undo")[0] == 0
-    assert (fork / "notes.txt").exists()
-    (fork / "configs/advprompt/empty").mkdir(parents=True)  # nothing that could be in the way
-    assert call("--apply", "--force")[0] == 0 and call("--undo")[0] == 0
-    (fork / "configs/advprompt/mine.yaml").parent.mkdir(exist_ok=True, parents=True)
+    (fork / "configs/advprompt").mkdir(parents=True)
     (fork / "configs/advprompt/mine.yaml").write_text("SEED: 1")
-    code, _, err = call("--apply", "--force")
-    assert code == 2 and "is there already and not from dropin" in err
+    code, _, err = call("--apply")
+    assert code == 2 and "exists and is not from dropin" in err
 
 
 def test_what_the_user_changed_or_added_is_kept(fork, call):
     assert call("--apply")[0] == 0
-    changed, added = (fork / "trainers/advprompt" / name for name in ("capt.py", "own/mine.py"))
+    changed, added = (fork / "trainers/advprompt" / name for name in ("capt.py", "custom/mine.py"))
     changed.write_text("# mine")
     added.write_text("# mine")
     with open(fork / "train.py", "a") as file:
         file.write("# mine\n")
     code, out, _ = call("--undo")
-    assert code == 0 and "capt.py, which was changed since" in out
-    assert "own/mine.py, which dropin did not put there" in out
+    assert code == 0 and out.count("kept, because you changed or added it") == 2
     assert (fork / "train.py").read_bytes() == SHAPES["coop"] + b"# mine\n"
-    left = {
-        n for n, content in snapshot(fork / "trainers/advprompt").items() if content is not None
-    }
-    assert left == {"capt.py", "own/mine.py"}
+    left = {n for n, text in snapshot(fork / "trainers/advprompt").items() if text is not None}
+    assert left == {"capt.py", "custom/mine.py"}
 
 
 @pytest.mark.parametrize("stop", [1, 40, "train.py"])
 def test_an_interrupted_apply_can_be_undone(fork, call, monkeypatch, stop):
-    before, copied, copy = snapshot(fork), [], dropin.copy
+    before, done, copy = snapshot(fork), [], shutil.copyfile
 
     def interrupted(source, target):
-        if len(copied) == stop:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.with_name(target.name + dropin.PART).write_bytes(b"half")
+        if len(done) == stop:
             raise KeyboardInterrupt
-        copied.append(copy(source, target))
+        done.append(copy(source, target))
 
-    monkeypatch.setattr(dropin, "copy", interrupted)
+    def interrupted_rewrite(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dropin.shutil, "copyfile", interrupted)
     if stop == "train.py":
-        monkeypatch.setattr(dropin, "write", interrupted_write)
+        monkeypatch.setattr(dropin, "rewrite", interrupted_rewrite)
     assert call("--apply")[0] == 130
     monkeypatch.undo()
-    code, _, err = call("--apply", "--force")
+    code, _, err = call("--apply")
     assert code == 2 and "--undo first" in err
-    killed = "4711.0123abcd.tmp"  # what no 'finally' could remove
-    for part in (f".train.py.{killed}", f"trainers/advprompt/.dropin.json.{killed}"):
-        (fork / part).write_bytes(b"half")
+    # what a kill leaves of a write
+    (fork / "trainers/advprompt/.capt.py.4711.0123abcd.tmp").write_bytes(b"half")
     assert call("--undo")[0] == 0 and snapshot(fork) == before
 
 
-def test_an_apply_killed_before_its_list_is_in_the_way_of_none(fork, call):
-    (fork / "trainers/advprompt").mkdir()
-    (fork / "trainers/advprompt/.dropin.json.4711.0123abcd.tmp").write_bytes(b"half")
-    assert call("--apply", "--force")[0] == 0
-    assert call("--undo")[0] == 0 and git(fork, "status", "--porcelain") == ""
+def test_an_interrupted_undo_is_finished_by_the_next(fork, call, monkeypatch):
+    before, unlink, left = snapshot(fork), Path.unlink, [50]
+    assert call("--apply")[0] == 0
+
+    def killed(path, **words):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, **words)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    assert call("--undo")[0] == 130
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert call("--undo")[0] == 0 and snapshot(fork) == before
 
 
-def test_an_undo_killed_anywhere_is_finished_by_the_next(fork, call, monkeypatch):
-    before, unlink = snapshot(fork), Path.unlink
-    for stop in (50, "manifest"):
-        assert call("--apply")[0] == 0
-        left = [stop]
-
-        def killed(path, left=left, **words):
-            at_list = left[0] == "manifest" and path.name == "dropin.json"
-            if at_list or left[0] == 0:
-                raise KeyboardInterrupt
-            if path.exists() and left[0] != "manifest":
-                left[0] -= 1
-            unlink(path, **words)
-
-        monkeypatch.setattr(Path, "unlink", killed)
-        assert call("--undo")[0] == 130
-        monkeypatch.setattr(Path, "unlink", unlink)
-        assert call("--undo")[0] == 0 and snapshot(fork) == before
-
-
-def test_a_fork_that_cannot_be_written_to_is_left_alone(fork, call, monkeypatch):
+def test_a_failure_leaves_everything_as_it_was(fork, call, capsys, monkeypatch):
     before = snapshot(fork)
 
     def full(path, _):
         path.parent.mkdir()
         raise advprompt.UserError("the disk is full")
 
-    monkeypatch.setattr(dropin.files, "write_json", full)
-    code, _, err = call("--apply")
-    assert code == 2 and err == "error: the disk is full; everything is as it was\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(dropin, "write_json", full)
+        code, _, err = call("--apply")
+    assert code == 2 and err == "error: the disk is full; the fork is as it was\n"
     assert snapshot(fork) == before
-
-
-def interrupted_write(*_):
-    raise KeyboardInterrupt
-
-
-def test_a_failure_leaves_everything_as_it_was(fork, capsys):
+    monkeypatch.undo()  # the import is real now
     (fork / "trainers/coop.py").write_text("import a_package_that_is_missing\n")
-    git(fork, *IDENTITY, "commit", "-qam", "x")
     before = snapshot(fork)
     assert run_tool(dropin.main, [str(fork), "--apply"]) == 2
     error = capsys.readouterr().err
-    assert "a_package_that_is_missing" in error and error.endswith("everything is as it was\n")
+    assert "a_package_that_is_missing" in error and error.endswith("the fork is as it was\n")
     assert snapshot(fork) == before
 
 
-OUTSIDE = {"inserted": [], "before": "", "after": ""}
-OUTSIDE = {"files": {}, "folders": ["../x"], "train.py": OUTSIDE, "bytecode": []}
-
-
-@pytest.mark.parametrize("content", ["{}", '{"files": {"../x": "1"}}', "[]", json.dumps(OUTSIDE)])
+@pytest.mark.parametrize("content", ["{}", '{"files": {"../x": "1"}}', "[]", '{"files": 3}'])
 def test_a_damaged_list_is_refused(fork, call, content):
     (fork / "trainers/advprompt").mkdir()
     (fork / dropin.MANIFEST).write_text(content)
@@ -664,7 +561,8 @@ def test_a_fork_trains_and_tests_ours_with_its_own_command_line(fork, tmp_path):
     assert json.loads((tested / "record.json").read_text())["clean"] == record["clean"]
     plan = run(
         "-m",
-        "trainers.advprompt.tools.train",
+        "trainers.advprompt",
+        "train",
         "--dry-run",
         *data,
         "--trainer",
@@ -675,5 +573,5 @@ def test_a_fork_trains_and_tests_ours_with_its_own_command_line(fork, tmp_path):
         tmp_path / "coop",
     )
     assert "1 to run" in plan  # ours: the fork's own has another command line
-    run("-m", "trainers.advprompt.tools.dropin", fork, "--undo")
+    run("-m", "trainers.advprompt", "dropin", fork, "--undo")
     assert git(fork, "status", "--porcelain") == ""

@@ -40,7 +40,7 @@ def test_vectors_that_are_words_are_their_own_nearest(run, arguments, told, toy_
 def test_distances_are_those_of_brute_force(run, arguments, told, tmp_path, toy_file):
     assert run(arguments("AdvPT"))[0] == 0
     found = json.loads(told("--format", "json", "--top", 4)[1])["vectors"]
-    ctx = weights(tmp_path / "run")["state_dict"]["ctx"]
+    (ctx,) = weights(tmp_path / "run")["state_dict"]["text_prompts"]
     table = load_clip(f"file:{toy_file}").model.token_embedding.weight
     for vector, entry in zip(ctx, found, strict=True):
         distances = (table - vector).pow(2).sum(1).sqrt()
@@ -73,14 +73,14 @@ def test_class_specific_vectors_name_their_class(run, arguments, told):
 @pytest.mark.parametrize("trainer", ["NAPTuning", "AdvMaPLe", "AdvIVLP", "FAP", "APD"])
 def test_deep_prompts_are_told_layer_by_layer(trainer, build, tmp_path, told):
     from advprompt import records
-    from advprompt.engine import runs
+    from advprompt.engine import run_folder
     from advprompt.utils.io import write_json
 
     keys = {"INPUT__TRANSFORMS": "['center_crop']"}
     made = build(trainer, **keys)
     folder = tmp_path / "run"
     made.save_model(0, str(folder))
-    write_json(folder / runs.CONFIG_FILE, records.flat_config(made.cfg))
+    write_json(folder / run_folder.CONFIG_FILE, records.flat_config(made.cfg))
     code, out, err = told("--format", "json")
     assert code == 0, err
     found = json.loads(out)["vectors"]

@@ -24,7 +24,7 @@ from advprompt.attacks.cost import attack_forwards
 from advprompt.attacks.cost import test_forwards as forwards_of_test
 from advprompt.cli import train
 from advprompt.datasets import drawing, shapes, shifts
-from advprompt.engine import runs
+from advprompt.engine import run_folder
 from advprompt.experiments import plan, sizes
 from advprompt.records import load_records, read_record
 from advprompt.utils.errors import UserError
@@ -727,7 +727,7 @@ def test_nothing_is_trained_on_a_test_set(arguments, run, world, tmp_path):
     argv[at] = str(REPO / "configs/datasets/shapes_blur.yaml")
     code, _, err = run(argv)
     assert "ShapesBlur is for tests only" in only_error(code, err)
-    assert not (tmp_path / "run" / runs.CONFIG_FILE).exists()
+    assert not (tmp_path / "run" / run_folder.CONFIG_FILE).exists()
 
 
 def test_a_test_needs_neither_the_shots_nor_validation_images(arguments, run, pets, tmp_path):
@@ -751,7 +751,7 @@ def test_a_test_needs_neither_the_shots_nor_validation_images(arguments, run, pe
     for keys, words in ({}, "fewer than the 4 shots"), ({"DATASET__NUM_SHOTS": 2}, "best_val"):
         code, _, err = run(arguments("AdvPT", root=few, out="train", **best | keys))
         assert words in only_error(code, err)
-        assert not (tmp_path / "train" / runs.CONFIG_FILE).exists()
+        assert not (tmp_path / "train" / run_folder.CONFIG_FILE).exists()
 
 
 @pytest.mark.slow

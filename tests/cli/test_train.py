@@ -44,9 +44,9 @@ def test_advpt_trains_tests_and_writes_a_record(arguments, run, tmp_path):
 
 
 def test_the_loss_falls(arguments, run, tmp_path):
-    from advprompt.advpt import PromptedText
+    from advprompt.backbone import cosine_logits
     from advprompt.evaluation.bank import load_bank
-    from advprompt.prompting import PromptLearner
+    from advprompt.prompting import PromptedCLIP, PromptSpec
     from tests.toy import toy_clip
 
     code, _, err = run(
@@ -65,11 +65,13 @@ def test_the_loss_falls(arguments, run, tmp_path):
     clip = toy_clip()
     torch.manual_seed(1)
     names = ["red circle", "green square", "blue arrow"]
-    model = PromptedText(clip, PromptLearner(names, clip, n_ctx=4), 0)
-    with torch.no_grad():
-        before = torch.nn.functional.cross_entropy(model(bank.features), bank.labels)
-        model.prompt_learner.load_state_dict(weights(tmp_path / "run", 30)["state_dict"])
-        after = torch.nn.functional.cross_entropy(model(bank.features), bank.labels)
+    model, losses = PromptedCLIP(clip, names, PromptSpec(text=4)), []
+    for state in (model.state_dict(), weights(tmp_path / "run", 30)["state_dict"]):
+        model.load_state_dict(state)
+        with torch.no_grad():
+            logits = cosine_logits(bank.features, model.text_features(), clip.logit_scale)
+            losses.append(torch.nn.functional.cross_entropy(logits, bank.labels))
+    before, after = losses
     assert after < 0.7 * before
 
 
@@ -94,15 +96,15 @@ def test_positions_and_class_specific_contexts(arguments, run, tmp_path, where, 
     options = {"TRAINER__ADVPT__CLASS_TOKEN_POSITION": where, "TRAINER__ADVPT__CSC": csc}
     code, _, err = run(arguments("AdvPT", OPTIM__MAX_EPOCH=1, **options))
     assert code == 0, err
-    shape = weights(tmp_path / "run", 1)["state_dict"]["ctx"].shape
-    assert shape == ((3, 4, 64) if csc else (4, 64))
+    shape = weights(tmp_path / "run", 1)["state_dict"]["text_prompts"].shape
+    assert shape == ((1, 3, 4, 64) if csc else (1, 4, 64))
 
 
 def test_bf16_tuning_and_words_to_start_from(arguments, run, tmp_path):
-    options = {"TRAINER__ADVPT__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo of a"}
+    options = {"TRAINER__ADVERSARIAL__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo of a"}
     code, _, err = run(arguments("AdvPT", **options))
     assert code == 0, err
-    state = weights(tmp_path / "run")["state_dict"]["ctx"]
+    state = weights(tmp_path / "run")["state_dict"]["text_prompts"]
     assert state.dtype == torch.float32 and torch.isfinite(state).all()
 
 
@@ -147,6 +149,99 @@ def test_a_finished_run_is_skipped_because_of_its_record(arguments, run, tmp_pat
     assert (tmp_path / "run" / "record.json").is_file()
 
 
+@pytest.fixture
+def no_training(monkeypatch):
+    """From now on, a step of a training fails the test."""
+
+    def forbid():
+        def step(self, batch):
+            raise AssertionError("this trains")
+
+        monkeypatch.setattr(advpt.AdvPT, "forward_backward", step)
+
+    return forbid
+
+
+def test_settings_of_a_test_never_train_again(arguments, run, tmp_path, no_training):
+    assert run(arguments("AdvPT", OPTIM__MAX_EPOCH=2))[0] == 0
+    no_training()
+    folder = tmp_path / "run"
+    first = (folder / "record.json").read_bytes()
+
+    def again(**keys):
+        code, out, err = run(arguments("AdvPT", OPTIM__MAX_EPOCH=2, **keys))
+        assert code == 0, err
+        return out
+
+    assert "skipped: " in again(TEST__PICTURE=2, DATALOADER__TEST__BATCH_SIZE=5)
+    assert not (folder / "tests").exists()
+    one = {"ATTACK__TEST__LIST": "[{'EPS': '2', 'STEPS': 1}]"}
+    again(TEST__SUBSET=6, **one)
+    again(DEFENCE__NAME="jpeg", **one)
+    again(**one)
+    assert "skipped: " in again(**one)
+    made = {path.name: read_record(path / "record.json") for path in folder.glob("tests/*")}
+    assert {r["clean"]["n"] for r in made.values()} == {6, 12}
+    assert [name for name, r in made.items() if "defence" in r["attacks"][0]] == [
+        "pgd1-linf-2.255_NAME-jpeg"
+    ]
+    assert len(made) == 3 and all(r["shots"] == 4 and r["epochs"] == 2 for r in made.values())
+    assert all(r["seconds"]["train"] == 0 for r in made.values())  # counted once
+    assert (folder / "record.json").read_bytes() == first
+    sentence = only_error(*run(arguments("AdvPT", OPTIM__MAX_EPOCH=2, OPTIM__LR=0.5))[::2])
+    assert "OPTIM.LR = 0.005, this one has 0.5" in sentence
+
+
+def test_a_test_alone_goes_into_the_folder_of_its_run(arguments, run, tmp_path, no_training):
+    base = {"OPTIM__MAX_EPOCH": 2, "DATASET__SUBSAMPLE_CLASSES": "base"}
+    assert run(arguments("AdvPT", **base))[0] == 0
+    no_training()
+    folder = tmp_path / "run"
+
+    def test(**keys):
+        argv = arguments("AdvPT", "--eval-only", "--model-dir", str(folder), **base | keys)
+        at = argv.index("--output-dir")
+        code, out, err = run(argv[:at] + argv[at + 2 :])
+        assert code == 0, err
+        return out
+
+    assert f"skipped: {folder} holds" in test(TEST__PROTOCOL="base2new")
+    test(DATASET__SUBSAMPLE_CLASSES="new")
+    record = read_record(folder / "tests" / "new" / "record.json")
+    assert (record["classes"], record["split"], record["source"]) == (1, "new", "OxfordPets")
+    assert "skipped: " in test(DATASET__SUBSAMPLE_CLASSES="new")
+
+
+def test_an_interrupted_test_of_a_finished_run_resumes(
+    arguments, run, tmp_path, no_training, monkeypatch
+):
+    from advprompt.evaluation.evaluator import Evaluation
+
+    assert run(arguments("AdvPT", OPTIM__MAX_EPOCH=2))[0] == 0
+    no_training()
+    attack = Evaluation.run_attack
+    lists = "[{'EPS': '2', 'STEPS': 1}, {'EPS': '8', 'STEPS': 1}]"
+    argv = arguments("AdvPT", OPTIM__MAX_EPOCH=2, ATTACK__TEST__LIST=lists)
+    seen = []
+
+    def note(self, spec, *rest, **keys):
+        seen.append(spec.eps)
+        if len(set(seen)) == 2 and not stopped:
+            raise KeyboardInterrupt
+        return attack(self, spec, *rest, **keys)
+
+    stopped = []
+    monkeypatch.setattr(Evaluation, "run_attack", note)
+    assert run(argv)[0] == 130
+    stopped.append(True)
+    first, seen = set(seen), []
+    assert len(first) == 2 and run(argv)[0] == 0
+    assert len(set(seen)) == 1  # the attack that was done is not made again
+    (folder,) = (tmp_path / "run" / "tests").iterdir()
+    assert len(read_record(folder / "record.json")["attacks"]) == 2
+    assert not (folder / "unfinished").exists()
+
+
 def test_resuming_equals_not_stopping(arguments, run, tmp_path, monkeypatch):
 
     assert run(arguments("AdvPT", out="whole"))[0] == 0
@@ -166,7 +261,7 @@ def test_resuming_equals_not_stopping(arguments, run, tmp_path, monkeypatch):
     code, out, err = run(arguments("AdvPT", out="cut"))
     assert code == 0 and "epoch 2" in out, err
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert torch.equal(whole["state_dict"]["ctx"], cut["state_dict"]["ctx"])
+    assert torch.equal(*(state["state_dict"]["text_prompts"] for state in (whole, cut)))
     momentum = [s["optimizer"]["state"][0]["momentum_buffer"] for s in (whole, cut)]
     assert torch.equal(*momentum)
 
@@ -378,8 +473,8 @@ def test_random_vit_b32_checkpoint_trains_two_batches(arguments, run, tmp_path):
             {"ATTACK__TRAIN__OBJECTIVE": "ce", "ATTACK__TRAIN__TARGET": "end_to_end"},
             ["ATTACK.TRAIN", "'ce'", "ATTACK.THREAT advpt16"],
         ),
-        ({"TRAINER__ADVPT__PREC": "fp8"}, ["'fp8'", "fp32"]),
-        ({"TRAINER__ADVPT__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
+        ({"TRAINER__ADVERSARIAL__PREC": "fp8"}, ["'fp8'", "fp32"]),
+        ({"TRAINER__ADVERSARIAL__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
         ({"DATASET__NUM_SHOTS": 7}, ["red_circle", "6", "7"]),
         ({"INPUT__SIZE": "(64,64)"}, ["(64, 64)", "(32, 32)"]),
         ({"DATASET__SUBSAMPLE_CLASSES": "half"}, ["'half'", "base"]),
@@ -441,7 +536,7 @@ def test_checkpoints_of_others_are_refused(arguments, run, tmp_path):
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
 
     other_length = run(arguments("AdvPT", *load, out="a", TRAINER__ADVPT__N_CTX=5))
-    assert "(4, 64)" in only_error(*other_length[::2])
+    assert "'text': 4" in only_error(*other_length[::2])
     classes = run(arguments("AdvPT", *load, out="b", TRAINER__ADVPT__CSC=True))
     assert "'csc': True" in only_error(*classes[::2])
     place = run(arguments("AdvPT", *load, out="p", TRAINER__ADVPT__CLASS_TOKEN_POSITION="front"))
@@ -493,10 +588,11 @@ def test_a_damaged_bank_is_named(arguments, run, tmp_path):
 
 def test_another_configuration_does_not_overwrite_a_run(arguments, run, tmp_path):
     assert run(arguments("AdvPT"))[0] == 0
-    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("[!.]*") if p.is_file()}
     sentence = only_error(*run(arguments("AdvPT", OPTIM__MAX_EPOCH=5))[::2])
     assert "OPTIM.MAX_EPOCH" in sentence and "5" in sentence
-    assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("[!.]*") if p.is_file()}
+    assert files == after
 
 
 def test_an_output_folder_that_is_a_file(arguments, run, tmp_path):
@@ -511,7 +607,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     from advprompt.utils.errors import UserError
 
     path = tmp_path / "model.pth.tar-1"
-    save_checkpoint(path, {"state_dict": {"ctx": torch.ones(2)}})
+    save_checkpoint(path, {"state_dict": {"text_prompts": torch.ones(2)}})
 
     def full(state, target):
         target.write_bytes(b"half")
@@ -519,8 +615,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match="unchanged"):
-        save_checkpoint(path, {"state_dict": {"ctx": torch.zeros(2)}})
-    assert torch.equal(load_checkpoint(path)["state_dict"]["ctx"], torch.ones(2))
+        save_checkpoint(path, {"state_dict": {"text_prompts": torch.zeros(2)}})
+    assert torch.equal(load_checkpoint(path)["state_dict"]["text_prompts"], torch.ones(2))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 

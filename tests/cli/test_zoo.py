@@ -16,7 +16,7 @@ import advprompt
 from advprompt import UserError
 from advprompt.cli import export
 from advprompt.config.keys import METHODS
-from advprompt.engine import exports, runs
+from advprompt.engine import exports, run_folder
 from advprompt.evaluation.evaluator import Evaluation
 from advprompt.evaluation.samples import ImageList
 from advprompt.evaluation.victim import TrainerVictim
@@ -56,7 +56,7 @@ def trained(white_box, arguments, capsys):
             for value in module.parameters():
                 value.data += 0.05 * torch.randn(value.shape, generator=generator)
         trainer.save_model(0, cfg.OUTPUT_DIR)
-        runs.claim(cfg)
+        run_folder.claim(cfg, run_folder.look(cfg))
         if finish:
             trainer.test()
         return trainer

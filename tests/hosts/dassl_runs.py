@@ -153,7 +153,7 @@ def run_child(
     host: Path,
     runs: list[list] = (),
     dassl: Path | None = None,
-    paths=(ROOT,),
+    paths=(ROOT, ROOT / "trainers"),
     env=None,
     **job,
 ) -> dict:
@@ -183,7 +183,7 @@ def run_child(
     done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     result = json.loads(out.read_text(encoding="utf-8"))
-    expected = (dassl or ROOT / "compat") / "dassl"
+    expected = (dassl or ROOT / "trainers/compat") / "dassl"
     assert Path(result["dassl"]) == expected, "another Dassl is installed"
     return result | {"log": done.stdout, "errors": done.stderr}
 

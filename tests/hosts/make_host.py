@@ -156,7 +156,7 @@ def make_data(root: Path) -> Path:
     """
     from PIL import Image
 
-    from datasets import drawing
+    from advprompt.datasets import drawing
 
     images = root / "oxford_pets" / "images"
     images.mkdir(parents=True)
@@ -227,7 +227,7 @@ class Weights:
 
 def make_weights(folder: Path) -> dict[str, Weights]:
     """Write the built-in CLIP and random ones as state dicts; FAP's code takes 224 pixels only."""
-    from trainers.prompting.tiny import load_tiny_state
+    from advprompt.backbone import load_tiny_state
 
     folder.mkdir(parents=True, exist_ok=True)
     states = {
@@ -245,7 +245,7 @@ def make_weights(folder: Path) -> dict[str, Weights]:
 def make_wheel(folder: Path) -> Path:
     """Build the wheel from a copy of the sources and install it below ``folder``."""
     source, target = folder / "source", folder / "site"
-    for name in ("trainers", "datasets", "tools", "compat", "configs", "scripts"):
+    for name in ("trainers", "datasets", "configs", "scripts"):
         ignore = shutil.ignore_patterns("__pycache__", ".*")
         shutil.copytree(REPO / name, source / name, ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md", "MANIFEST.in"):
@@ -338,7 +338,7 @@ def mended(env: dict) -> list[str]:
         "print(json.dumps(compat.modernize_dassl()))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, env=env, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=REPO / "trainers", env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -25,7 +25,7 @@ from advprompt.backbone.loading import find_weights
 from advprompt.backbone.tokens import from_hugging_face
 from advprompt.backbone.vision import TimmViT, unrotated_behind
 from advprompt.losses import cross_entropy
-from advprompt.prompting import PromptedCLIP, PromptLearner, PromptSpec
+from advprompt.prompting import PromptedCLIP, PromptSpec
 from advprompt.utils.errors import UserError
 from tests.conftest import REPO, only_error
 
@@ -439,7 +439,7 @@ def test_a_folder_of_the_hub(folder):
     assert clip.embed_dim == 48 and clip.interpolation == "bilinear" and clip.causal
     assert clip.mean.flatten().tolist() == [0.5] * 3
     assert torch.equal(clip.model.visual.proj, state["visual.proj"])
-    PromptLearner(NAMES, clip, n_ctx=2)
+    PromptedCLIP(clip, NAMES, PromptSpec(text=2))
 
 
 @pytest.mark.parametrize(
@@ -641,11 +641,11 @@ def test_a_tokenizer_from_a_folder_serves_learned_prompts(slip, transformers, tm
     with pytest.raises(UserError, match="takes 6[56] tokens but the text tower reads 64"):
         clip.tokenize(["cat " * 64])
     assert reader.decode([4]) == "cat " and reader.decode([11]) == "ish" and reader.size == 12
-    learner = PromptLearner(["cat", "old_dog"], clip, n_ctx=2, ctx_init="")
-    assert learner.fixed.shape[:2] == (2, 64)  # it looks ahead: the padding is part of the text
+    frame = PromptedCLIP(clip, ["cat", "old_dog"], PromptSpec(text=2)).frame
+    assert frame.fixed.shape[:2] == (2, 64)  # it looks ahead: the padding is part of the text
     start = len(kind.before)
     filled = clip.embed_tokens(rows[1:])[0, start + 1 : start + 3]  # old dog
-    assert torch.equal(learner.fixed[1, start + 2 : start + 4], filled)
+    assert torch.equal(frame.fixed[1, start + 2 : start + 4], filled)
     model = PromptedCLIP(clip, ["cat", "old_dog"], PromptSpec(text=2, text_init="a photo"))
     assert torch.equal(model.text_prompts[0], clip.embed_tokens(torch.tensor([[1, 2]]))[0])
     assert torch.isfinite(model.text_features()).all()

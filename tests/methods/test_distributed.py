@@ -261,7 +261,7 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
     kept = []
     known, attack = partial.load, Evaluation.run_attack
     monkeypatch.setattr(partial, "load", lambda path, new: kept.append(path) or known(path, new))
-    monkeypatch.setattr("advprompt.engine.trainer.shutil.rmtree", lambda *a, **k: None)
+    monkeypatch.setattr("advprompt.engine.testing.shutil.rmtree", lambda *a, **k: None)
     assert run(white_box("CoOp", out="one", **keys))[0] == 0
     done = json.loads(kept[0].read_text())
     assert None not in done["right"] and len(done["right"]) > 2
@@ -402,17 +402,17 @@ def test_a_loss_that_is_no_mean_is_refused(build, as_one_of, monkeypatch):
 
 
 def test_trainers_of_a_fork_are_refused(as_one_of, monkeypatch):
-    from advprompt.engine import runs
+    from advprompt.engine import run
 
-    monkeypatch.setattr(runs.TRAINER_REGISTRY, "get", lambda name: object)
-    runs._check_processes("Theirs")
+    monkeypatch.setattr(run.TRAINER_REGISTRY, "get", lambda name: object)
+    run._check_processes("Theirs")
     as_one_of(0, 2)
     with pytest.raises(UserError, match="trainer Theirs is the fork's own"):
-        runs._check_processes("Theirs")
+        run._check_processes("Theirs")
 
 
 def test_processes_of_different_runs_are_refused(build, as_one_of, monkeypatch, tmp_path):
-    from advprompt.engine import runs
+    from advprompt.engine import run, run_folder
 
     trainer = build("CoOp")
     distributed.check_same("numbers", lambda: pytest.fail("one process has nobody to ask"))
@@ -420,13 +420,13 @@ def test_processes_of_different_runs_are_refused(build, as_one_of, monkeypatch, 
     monkeypatch.setattr(distributed, "gather", lambda value: [value, value])
     distributed.check_same("numbers", lambda: [1])
     monkeypatch.setattr(distributed, "gather", lambda value: [value, "another"])
-    trainer.claimed = True
+    trainer.task = run_folder.Task("train", trainer.output_dir, trainer.output_dir)
     with pytest.raises(UserError, match="2 processes of this run have different training images"):
         trainer.train()
     with pytest.raises(UserError, match="different test images"):
         trainer.test()
     with pytest.raises(UserError, match="different settings"):
-        runs.start(trainer.cfg)
+        run.start(trainer.cfg)
 
 
 @pytest.mark.parametrize("size", ["", "1", "many"])

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("trainers", "datasets", "tools", "compat", "configs", "scripts")
+FOLDERS = ("trainers", "datasets", "configs", "scripts")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "constraints-cpu.txt")
 INSIDE = {folder: f"advprompt/{folder}" for folder in FOLDERS} | {"trainers": "advprompt"}
-SHIPPED = {".py", ".yaml", ".safetensors", ".md", ".sh"}
+SHIPPED = {".py", ".yaml", ".safetensors", ".md", ".sh", ".json", ".j2", ".typed"}
 
 pytestmark = pytest.mark.slow
 
@@ -75,14 +75,16 @@ def test_every_file_of_the_clone_is_shipped(source, site):
 def test_metadata(site):
     (info,) = site.glob("*.dist-info")
     text = (info / "METADATA").read_text(encoding="utf-8")
-    version = (ROOT / "trainers" / "version.py").read_text(encoding="utf-8")
+    version = (ROOT / "trainers/utils/version.py").read_text(encoding="utf-8")
     assert f"Version: {re.search(r'= .(.+).$', version.strip())[1]}" in text
     assert "Requires-Python: >=3.10" in text
-    assert "Requires-Dist: torch>=2.0" in text
-    for extra in ("dassl", "defences", "slurm", "test"):
+    assert "Requires-Dist: torch>=2.4" in text
+    for extra in ("attacks", "defences", "tensorboard", "test"):
         assert f"Provides-Extra: {extra}" in text
+    assert "git+" not in text  # the package index refuses direct references
+    assert "Requires-Dist: torchattacks; extra" in text.replace(" ;", ";")
     entry_points = (info / "entry_points.txt").read_text(encoding="utf-8")
-    assert "advprompt = advprompt.tools.cli:main" in entry_points
+    assert "advprompt = advprompt.cli.main:main" in entry_points
     assert list(info.rglob("LICENSE"))
 
 
@@ -97,7 +99,7 @@ for name in [name for name in sys.modules if name.startswith(old)]:
 sys.path.insert(0, str(folder))
 site.addsitedir(folder)  # as site-packages: runs the hook of an editable install
 import advprompt, dassl
-import advprompt.datasets, advprompt.tools.report, advprompt.compat
+import advprompt.datasets, advprompt.report, advprompt.compat
 from dassl.engine import TRAINER_REGISTRY
 assert home.resolve() in pathlib.Path(advprompt.__file__).resolve().parents, advprompt.__file__
 assert "AdvPT" in TRAINER_REGISTRY.registered_names()
@@ -105,10 +107,10 @@ try:
     advprompt.load("nowhere")
 except advprompt.UserError as error:
     assert "'nowhere' is no export" in str(error)
-import advprompt.tools.export
+import advprompt.cli.export
 assert not {"trainers", "datasets", "tools", "compat"} & set(sys.modules), "top-level names"
 sys.argv = ["advprompt", "report", "nowhere"]
-from advprompt.tools.cli import main
+from advprompt.cli.main import main
 main()
 """
 
@@ -145,4 +147,4 @@ def test_the_source_archive_holds_the_configs(source):
         names = {name.partition("/")[2] for name in packed.namelist()}
     assert any(name.startswith("configs/") and name.endswith(".yaml") for name in names)
     assert {"setup.py", "pyproject.toml", "LICENSE", "constraints-cpu.txt"} <= names
-    assert "trainers/version.py" in names
+    assert "trainers/utils/version.py" in names

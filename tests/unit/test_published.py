@@ -97,7 +97,7 @@ TUNED = {
     "TRAINER.ADVPT.CSC": True,
     "TRAINER.ADVPT.CTX_INIT": "a photo of a",
     "TRAINER.ADVPT.CLASS_TOKEN_POSITION": "front",
-    "TRAINER.ADVPT.PREC": "amp",
+    "TRAINER.ADVERSARIAL.PREC": "amp",
     "TRAINER.ADVPT.VIEWS": 2,
     "OPTIM.LR": 0.002,
     "OPTIM.NAME": "adamw",

@@ -1,17 +1,18 @@
-"""Put the trainers into a fork of CoOp, or take them out again.
+"""Copy the trainers into a fork of CoOp, or remove them.
 
-    python -m advprompt dropin FORK  # what the fork looks like, and what would be changed
+    python -m advprompt dropin FORK  # shows what would change
     python -m advprompt dropin FORK --apply
     python -m advprompt dropin FORK --undo
 
-Copies the package to trainers/advprompt/, config files and scripts to folders called advprompt,
-and adds two lines to train.py. What is copied is listed with checksums in
-trainers/advprompt/dropin.json; --undo removes exactly that.
+The package goes to trainers/advprompt/, config files and scripts go to folders called advprompt,
+and train.py gets two marked lines. trainers/advprompt/dropin.json lists the copies with their
+checksums; --undo removes exactly these. Only --apply runs code of the fork: it imports train.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import difflib
 import json
@@ -22,340 +23,280 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..config.shipped import PACKAGE as PACKAGE_FOLDER
-from ..utils import errors
-from ..utils import io as files
-from ..utils.entry import run_tool
+from ..config.shipped import PACKAGE
+from ..utils.errors import UserError
+from ..utils.io import atomic_write, read_json, sha256_file, write_json
 from ..utils.version import __version__
-from .fork import Edit, Fork
 
-UserError = errors.UserError
+HOME = "trainers/advprompt"
+MANIFEST = f"{HOME}/dropin.json"
+TARGETS = (HOME, "configs/advprompt", "scripts/advprompt")
+MARK = b"# added by advprompt dropin"
+FOLDERS = ("", "datasets", "configs", "scripts")  # "": the package itself
+BY_HAND = "add the two lines of docs/dropin.md by hand"
+LEFT_OUT = ("setup.sh", "test.sh", "quickstart.sh", "results.sh")  # these serve our own repository
 
-PACKAGE = "trainers/advprompt"
-MANIFEST = f"{PACKAGE}/dropin.json"
-BESIDE = ("compat", "datasets", "tools")  # part of the package, wherever they lie
-TARGETS = (PACKAGE, "configs/advprompt", "scripts/advprompt")
-SUFFIXES = (".py", ".yaml", ".json", ".md", ".safetensors", ".sh")
-# scripts that set this repository up, or make its own pages
-LEFT_OUT = ("setup.sh", "test.sh", "quickstart.sh", "results.sh")
-ABOVE = ("configs", "scripts")  # folders that a fork may lack
-PART = ".dropin-part"  # of a copy under way
-
-# Runs in the fork's folder: are our trainers there, and do the keys reach its configuration?
+# Run in the fork's folder: can it be imported, and are our trainers registered?
 VERIFY = """
-import json, sys, warnings
+import json, sys
 sys.path.insert(0, "")
-with warnings.catch_warnings(record=True) as caught:
-    import train
+import train
 from dassl.engine import TRAINER_REGISTRY
 from trainers import advprompt
-class Unset:
-    def __getattr__(self, name):
-        return [] if name == "opts" else 0
-if hasattr(train, "setup_cfg"):
-    cfg = train.setup_cfg(Unset())
-    assert "TRAIN" in cfg.ATTACK and "ADVPT" in cfg.TRAINER, "its configuration lacks our keys"
 ours = [n for n in TRAINER_REGISTRY.registered_names()
         if TRAINER_REGISTRY.get(n).__module__.startswith(advprompt.__name__ + ".")]
-ours.sort(key=lambda name: ("." in name, name))
 assert "AdvPT" in ours, "AdvPT is not registered"
 import dassl
-notes = [text for text in map(str, (w.message for w in caught)) if text.startswith("Dassl at ")]
-print("\\n" + json.dumps({"ours": ours, "dassl": dassl.__file__, "notes": notes}))
+print("\\n" + json.dumps({"trainers": sorted(ours), "dassl": dassl.__file__}))
 """
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="dropin", description=__doc__.split("\n")[0])
-    p.add_argument("fork", metavar="FORK", help="folder with the fork's train.py")
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--apply", action="store_true", help="make the changes")
-    what.add_argument("--undo", action="store_true", help="take them back")
-    p.add_argument("--force", action="store_true", help="apply though git has uncommitted changes")
-    p.add_argument("--python", default=sys.executable, help="interpreter the fork runs with")
-    return p
 
 
 def sources() -> dict[str, Path]:
     """Map every file's place in a fork to the file that is copied there.
 
     Raises:
-        UserError: this copy of the package lies without its config files or scripts.
+        UserError: this copy of the package has no config files or scripts with it.
     """
-    package = PACKAGE_FOLDER
-    folders = {PACKAGE: package}
-    for name in (*BESIDE, "configs", "scripts"):
-        folder = next((f for f in (package / name, package.parent / name) if f.is_dir()), None)
-        if folder is None:
-            raise UserError(
-                f"'{package}' lies without the folder '{name}'; run dropin from a clone or from an "
-                "installed advprompt, not from a fork"
-            )
-        folders[f"{PACKAGE}/{name}" if name in BESIDE else f"{name}/advprompt"] = folder
     found = {}
-    for target, folder in folders.items():
+    for name, target in zip(FOLDERS, (HOME, f"{HOME}/datasets", *TARGETS[1:]), strict=True):
+        places = (PACKAGE / name, PACKAGE.parent / name) if name else (PACKAGE,)
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
+            raise UserError(f"'{PACKAGE}' has no '{name}' with it; run dropin from a clone")
         for path in sorted(folder.rglob("*")):
             inner = path.relative_to(folder)
-            if path.suffix not in SUFFIXES or not path.is_file() or inner.as_posix() in LEFT_OUT:
-                continue
-            if target == PACKAGE and inner.parts[0] in (*BESIDE, "configs", "scripts"):
-                continue  # of an installed package: they have a target of their own
-            found[f"{target}/{inner.as_posix()}"] = path
+            other = inner.as_posix() in LEFT_OUT or (not name and inner.parts[0] in FOLDERS)
+            if path.is_file() and path.suffix != ".pyc" and not other:
+                found[f"{target}/{inner.as_posix()}"] = path
     return found
 
 
-# --- show -----------------------------------------------------------------------------------------
+# --- the fork and its train.py --------------------------------------------------------------------
 
 
-def show(fork: Fork, edit: Edit, copies: dict[str, Path], python: str) -> None:
-    """Print what the fork looks like and what would be changed."""
-    print("\n".join(f"{name:9} {text}" for name, text in fork.facts(python).items()), "\n")
-    before, after = (
-        text.decode("utf-8", errors="replace").splitlines(keepends=True)
-        for text in (edit.before, edit.after)
-    )
-    for line in difflib.unified_diff(before, after, "a/train.py", "b/train.py", n=2):
-        print(line.rstrip("\r\n"))
+def check_fork(fork: Path) -> None:
+    """Refuse a folder that is not a fork of CoOp, or that has something of ours already.
+
+    Raises:
+        UserError: what is missing or in the way.
+    """
+    if (fork / "trainers").resolve() == PACKAGE:
+        raise UserError(f"'{fork}' is advprompt itself; give the folder of a fork of CoOp")
+    for name in ("train.py", "trainers"):
+        if not (fork / name).exists():
+            inner = [str(path.parent) for path in sorted(fork.glob("*/train.py"))]
+            hint = f"did you mean '{inner[0]}'?" if inner else "give the folder that has train.py"
+            raise UserError(f"'{fork}' is not a fork of CoOp: it has no {name}; {hint}")
+    for name in ("train.py", "trainers", "configs", "scripts"):
+        place, target = fork / name, (fork / name).resolve()
+        if not target.is_relative_to(fork.resolve()) or (place.is_file() and place.is_symlink()):
+            raise UserError(f"'{place}' is a link to '{target}'; put a copy in its place")
+    if (fork / MANIFEST).exists():
+        raise UserError(f"'{fork}' has been changed by dropin already; run --undo first")
+    for target in TARGETS:
+        if os.path.lexists(fork / target):
+            raise UserError(f"'{fork / target}' exists and is not from dropin; move it away")
+
+
+def edited(train: Path) -> bytes:
+    """Return the content of train.py with the two lines.
+
+    Raises:
+        UserError: the file has no place for them.
+    """
+    content = train.read_bytes()
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"'{train}' cannot be parsed ({error}); correct it first") from error
+    if b"advprompt" in content:
+        raise UserError(f"'{train}' mentions advprompt already; remove those lines first")
+    if b"__main__" not in content:
+        raise UserError(f"'{train}' has no '__main__' guard: importing it would run it; add one")
+    first = next((s for s in tree.body if _imports_dassl(s)), None)
+    if first is None:
+        raise UserError(f"'{train}' does not import dassl at its top level; {BY_HAND}")
+    statement, name = _configuration(tree, train)
+    lines = content.splitlines(keepends=True)
+    ending = re.search(rb"[\r\n]*$", lines[first.lineno - 1])[0] or b"\n"
+    indent = re.match(rb"[ \t]*", lines[statement.lineno - 1])[0]
+    extend = indent + f"advprompt.extend_cfg({name})  ".encode() + MARK
+    if lines[statement.end_lineno - 1].endswith((b"\n", b"\r")):
+        extend += ending
+    else:  # no newline at the end of the file
+        lines[statement.end_lineno - 1] += ending
+    lines.insert(statement.end_lineno, extend)
+    lines.insert(first.lineno - 1, b"from trainers import advprompt  " + MARK + ending)
+    after = b"".join(lines)
+    try:
+        ast.parse(after)
+    except SyntaxError as error:
+        raise UserError(f"no place for two lines in '{train}' ({error}); {BY_HAND}") from error
+    return after
+
+
+def restored(content: bytes) -> bytes:
+    """Return the content of train.py without the marked lines."""
+    lines = content.splitlines(keepends=True)
+    kept = [line for line in lines if MARK not in line]
+    if lines and MARK in lines[-1] and not lines[-1].endswith((b"\n", b"\r")) and kept:
+        kept[-1] = kept[-1].rstrip(b"\r\n")  # the file had no newline at its end
+    return b"".join(kept)
+
+
+def _imports_dassl(statement: ast.stmt) -> bool:
+    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        return False
+    imports = (n for n in ast.walk(statement) if isinstance(n, (ast.Import, ast.ImportFrom)))
+    return any(re.match(r"(import|from) dassl\b", ast.unparse(node)) for node in imports)
+
+
+def _configuration(tree: ast.Module, train: Path) -> tuple[ast.stmt, str]:
+    """Return the statement after which our keys belong, and the configuration's name."""
+    found: dict[str, tuple[ast.stmt, str]] = {}
+    for function in ast.walk(tree):
+        body = getattr(function, "body", None)
+        if getattr(function, "name", "") == "extend_cfg" or not isinstance(body, list):
+            continue
+        for statement in body:
+            call = getattr(statement, "value", None)
+            called = ast.unparse(call.func).split(".")[-1] if isinstance(call, ast.Call) else ""
+            if called == "extend_cfg" and isinstance(statement, ast.Expr) and call.args:
+                found.setdefault("extend_cfg", (statement, ast.unparse(call.args[0])))
+            elif called == "get_cfg_default" and isinstance(statement, ast.Assign):
+                found.setdefault("default", (statement, ast.unparse(statement.targets[0])))
+    if not found:
+        raise UserError(f"'{train}' calls neither extend_cfg nor get_cfg_default; {BY_HAND}")
+    return found.get("extend_cfg") or found["default"]
+
+
+# --- show, apply, undo ----------------------------------------------------------------------------
+
+
+def show(fork: Path, after: bytes, copies: dict[str, Path]) -> None:
+    """Print what would change."""
+    texts = ((fork / "train.py").read_bytes(), after)
+    lines = (text.decode("utf-8", errors="replace").splitlines() for text in texts)
+    print("\n".join(difflib.unified_diff(*lines, "a/train.py", "b/train.py", n=2, lineterm="")))
     for target in TARGETS:
         inside = [path for place, path in copies.items() if place.startswith(f"{target}/")]
         size = sum(path.stat().st_size for path in inside)
         print(f"+ {target}/  ({len(inside)} files, {size / 2**20:.1f} MiB)")
 
 
-# --- apply ----------------------------------------------------------------------------------------
-
-
-def refuse_apply(fork: Fork, force: bool) -> None:
-    """Raise where the changes must not be made.
-
-    Raises:
-        UserError: something is in the way, or git has uncommitted changes.
-    """
-    for target in TARGETS:
-        if os.path.lexists(fork.path / target) and not only_folders(fork.path / target):
-            raise UserError(
-                f"'{fork.path / target}' is there already and not from dropin; move it away"
-            )
-    dirty = fork.git_status()
-    if dirty is None and fork.in_git() and not force:
-        raise UserError(
-            f"git cannot say whether '{fork.path}' has uncommitted changes; see what 'git status' "
-            "says there, or add --force"
-        )
-    if dirty and not force:
-        raise UserError(
-            f"git has uncommitted changes in '{fork.path}' ({', '.join(dirty[:3])}"
-            f"{', ...' if len(dirty) > 3 else ''}); commit or stash them, or add --force"
-        )
-
-
-def refuse_applied(path: Path) -> None:
-    """Raise where the changes have been made.
-
-    Raises:
-        UserError: there is a manifest.
-    """
-    if (path / MANIFEST).exists():
-        raise UserError(
-            f"'{path}' has been changed by dropin already, perhaps not to the end; give the same "
-            "command with --undo first"
-        )
-
-
-def only_folders(path: Path) -> bool:
-    """Tell whether there is nothing but empty folders and parts of files that dropin wrote."""
-    if path.is_symlink() or not path.is_dir():
-        return False
-    return all(
-        p.is_dir() and not p.is_symlink() or unfinished(p, MANIFEST) for p in path.rglob("*")
-    )
-
-
-def unfinished(path: Path, place: str) -> bool:
-    """Tell whether ``path`` is what a killed write of the file ``place`` left beside it."""
-    name = re.escape(Path(place).name)
-    return re.fullmatch(rf"\.{name}\.\d+\.[0-9a-f]{{8}}\.tmp", path.name) is not None
-
-
-def apply(fork: Fork, edit: Edit, copies: dict[str, Path], python: str) -> None:
-    """Copy the files, edit train.py and verify; what fails is undone.
-
-    Raises:
-        UserError: a file cannot be written, or the changed fork cannot be imported.
-    """
-    folders = sorted(
-        {
-            parent.as_posix()
-            for place in copies
-            for parent in Path(place).parents
-            if not (fork.path / parent).exists()
-        }
-    )
-    manifest = {
-        "advprompt": __version__,
-        "files": {place: files.sha256_file(path) for place, path in copies.items()},
-        "folders": folders,
-        "train.py": edit.describe(),
-        "bytecode": fork.bytecode(),
-    }
+def apply(fork: Path, after: bytes, copies: dict[str, Path], python: str) -> None:
+    """Copy the files, edit train.py and import the result; undo everything if that fails."""
     try:
-        files.write_json(fork.path / MANIFEST, manifest)
+        listed = {place: sha256_file(path) for place, path in copies.items()}
+        write_json(fork / MANIFEST, {"advprompt": __version__, "files": listed})
         for place, path in copies.items():
-            copy(path, fork.path / place)
-        write(fork.train, edit.after)
+            (fork / place).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(fork / place) as temporary:
+                shutil.copyfile(path, temporary)
+                shutil.copymode(path, temporary)
+        rewrite(fork / "train.py", after)
         facts = verify(fork, python)
     except (UserError, OSError) as error:
-        if (fork.path / MANIFEST).is_file():
-            undo(fork.path, silent=True)
+        if (fork / MANIFEST).is_file():
+            undo(fork)
         else:
-            with contextlib.suppress(OSError):
-                (fork.path / PACKAGE).rmdir()
-        raise UserError(f"{error}; everything is as it was") from error
-    print(f"applied; {len(facts['ours'])} trainers are there: {', '.join(facts['ours'])}")
-    print("\n".join([f"Dassl: {facts['dassl']}", *facts.get("notes", ())]))
+            _remove_empty(fork)
+        raise UserError(f"{error}; the fork is as it was") from error
+    print(f"applied; {len(facts['trainers'])} trainers: {', '.join(facts['trainers'])}")
+    print(f"Dassl: {facts['dassl']}")
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a file with its permissions; it appears whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + PART)
-    shutil.copyfile(source, part)
-    shutil.copymode(source, part)
-    os.replace(part, target)
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace the content of a file and keep its owner and permissions."""
-    before = path.stat()
-    with files.atomic_write(path) as temporary:
+def rewrite(train: Path, content: bytes) -> None:
+    """Replace the content of train.py and keep its permissions."""
+    with atomic_write(train) as temporary:
         temporary.write_bytes(content)
-        with contextlib.suppress(OSError):  # whoever is not root keeps his own files only
-            os.chown(temporary, before.st_uid, before.st_gid)
-        temporary.chmod(before.st_mode)
+        shutil.copymode(train, temporary)
 
 
-def verify(fork: Fork, python: str) -> dict:
-    """Import the changed fork in a process of its own.
+def verify(fork: Path, python: str) -> dict:
+    """Import the changed fork in a process of its own and return what it reports.
 
     Raises:
         UserError: what stopped it.
     """
-    done = subprocess.run(
-        [python, "-B", "-c", VERIFY], cwd=fork.path, capture_output=True, text=True
-    )
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(
-            f"the changed fork cannot be imported by '{python}' ({why}); install what is missing, "
-            "or name the interpreter that the fork runs with: --python PATH"
-        )
+    words = [python, "-B", "-c", VERIFY]
+    done = subprocess.run(words, cwd=fork, capture_output=True, text=True)
     try:
         return json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError) as error:
+        why = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         raise UserError(
-            "importing the changed train.py ended the process; what it runs belongs below "
-            "'if __name__ == \"__main__\":'"
+            f"the changed fork cannot be imported by '{python}' ({why}); install what is missing, "
+            "or name the interpreter that the fork runs with: --python PATH"
         ) from error
 
 
-# --- undo -----------------------------------------------------------------------------------------
-
-
-def undo(path: Path, *, silent: bool = False) -> None:
-    """Remove what the manifest lists, and nothing else.
+def undo(fork: Path) -> list[str]:
+    """Remove the copies and the marked lines; return the files that were kept.
 
     Raises:
         UserError: there is no manifest, or it is damaged.
     """
-    if not (path / MANIFEST).is_file():
-        raise UserError(
-            f"there is nothing to undo in '{path}': it has no {MANIFEST}; was --apply run there?"
-        )
-    manifest = files.read_json(path / MANIFEST)
+    if not (fork / MANIFEST).is_file():
+        raise UserError(f"'{fork}' has no {MANIFEST}, so there is nothing to undo")
     try:
-        listed, folders = dict(manifest["files"]), list(manifest["folders"])
-        edit, bytecode = Edit.restored(manifest["train.py"]), set(manifest["bytecode"] or ())
-        inside = all(
-            place.startswith(tuple(f"{target}/" for target in TARGETS)) and ".." not in place
-            for place in (*listed, *(f"{folder}/" for folder in folders if folder not in ABOVE))
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        inside = False
-    if not inside:
-        raise UserError(f"'{path / MANIFEST}' is damaged; remove the advprompt folders by hand")
-    kept = []
-    train = path / "train.py"
-    if train.is_file():
-        content = train.read_bytes()
-        restored, left = edit.undone(content)
-        if restored != content:
-            write(train, restored)
-        if left:
-            lines = "; ".join(left)
-            kept.append(f"train.py, in which lines were changed; remove them by hand: {lines}")
-    for near, place in ((path, "train.py"), ((path / MANIFEST).parent, MANIFEST)):
-        for temporary in near.glob(".*.tmp"):  # of a write that was killed
-            if unfinished(temporary, place):
-                temporary.unlink()
+        listed = dict(read_json(fork / MANIFEST)["files"])
+        if any(
+            ".." in place or not place.startswith(tuple(f"{t}/" for t in TARGETS))
+            for place in listed
+        ):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"'{fork / MANIFEST}' is damaged; remove {', '.join(TARGETS)} by hand"
+        ) from error
+    train = fork / "train.py"
+    if train.is_file() and MARK in (content := train.read_bytes()):
+        rewrite(train, restored(content))
     for place, checksum in listed.items():
-        target = path / place
-        if not target.parent.resolve().is_relative_to(path):
-            kept.append(f"{place}, behind a link that leads out of the fork")
-            continue
-        target.with_name(target.name + PART).unlink(missing_ok=True)
-        if target.is_file():
-            if files.sha256_file(target) != checksum:
-                kept.append(f"{place}, which was changed since")
-                continue
-            target.unlink()
-        if target.suffix == ".py":
-            for compiled in target.parent.glob(f"__pycache__/{target.stem}.*.pyc"):
-                compiled.unlink()
-    fork = Fork(path)
-    for place in set(fork.bytecode() or ()) - bytecode:  # Python's, from running the fork since
-        if (path / place).parent.parent.joinpath(Path(place).name.split(".")[0] + ".py").exists():
-            (path / place).unlink()
-            with contextlib.suppress(OSError):
-                (path / place).parent.rmdir()
-    (path / MANIFEST).unlink()
-    for folder in sorted(folders, key=len, reverse=True):
-        for empty in (path / folder / "__pycache__", path / folder):
-            with contextlib.suppress(OSError):  # gone, or it holds something of the user's
-                empty.rmdir()
+        path = fork / place
+        inside = path.parent.resolve().is_relative_to(fork.resolve())
+        if inside and path.is_file() and sha256_file(path) == checksum:
+            path.unlink()
+    (fork / MANIFEST).unlink()
+    _remove_empty(fork)
+    left = (p for target in TARGETS for p in (fork / target).rglob("*") if p.is_file())
+    return sorted(path.relative_to(fork).as_posix() for path in left)
+
+
+def _remove_empty(fork: Path) -> None:
+    """Remove compiled and temporary files from our folders, then the folders that are empty."""
     for target in TARGETS:
-        kept += [
-            f"{place}, which dropin did not put there"
-            for place in sorted(
-                p.relative_to(path).as_posix() for p in (path / target).rglob("*") if p.is_file()
-            )
-            if place not in listed and not place.endswith(".pyc")
-        ]
-    if not silent:
-        print("undone" + ("; kept:" if kept else ""))
-        print("".join(f"  {line}\n" for line in kept), end="")
+        inside = sorted((fork / target).rglob("*"), key=lambda p: len(p.parts), reverse=True)
+        for path in (*inside, fork / target):
+            if path.suffix == ".pyc" or re.fullmatch(r"\..+\.tmp", path.name):
+                path.unlink()
+            elif path.is_dir() and not path.is_symlink():
+                with contextlib.suppress(OSError):  # it holds something of the user's
+                    path.rmdir()
+    for name in ("configs", "scripts"):  # folders that the fork may have lacked
+        with contextlib.suppress(OSError):
+            (fork / name).rmdir()
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    path = Path(args.fork).expanduser().resolve()
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("advprompt dropin", description=__doc__.split("\n")[0])
+    parser.add_argument("fork", metavar="FORK", help="folder with the fork's train.py")
+    what = parser.add_mutually_exclusive_group()
+    for name, about in (("--apply", "make the changes"), ("--undo", "remove them")):
+        what.add_argument(name, action="store_true", help=about)
+    parser.add_argument("--python", default=sys.executable, help="interpreter the fork runs with")
+    args = parser.parse_args(argv)
+    fork = Path(args.fork).expanduser().absolute()
     if args.undo:
-        undo(path)
-        return 0
-    refuse_applied(path)
-    if os.sep in args.python:  # else it would be looked for in the fork's folder
-        args.python = os.path.abspath(os.path.expanduser(args.python))
-    fork = Fork(path)
-    fork.check()
+        kept = undo(fork)
+        print("undone" + "".join(f"\nkept, because you changed or added it: {p}" for p in kept))
+        return
+    check_fork(fork)
+    after, copies = edited(fork / "train.py"), sources()
     if args.apply:
-        refuse_apply(fork, args.force)
-    edit, copies = fork.edit(), sources()
-    show(fork, edit, copies, args.python)
-    if args.apply:
-        apply(fork, edit, copies, args.python)
+        python = os.path.abspath(args.python) if os.sep in args.python else args.python
+        apply(fork, after, copies, python)
     else:
-        print("\nnothing was changed; --apply makes these changes, --undo takes them back")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))
+        show(fork, after, copies)
+        print("nothing was changed; --apply makes these changes")

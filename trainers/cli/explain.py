@@ -19,7 +19,7 @@ import torch
 from tabulate import tabulate
 
 from ..backbone import load_clip
-from ..engine import runs
+from ..engine import run_folder
 from ..engine.checkpoints import chosen_checkpoint, load_checkpoint
 from ..utils.entry import run_tool
 from ..utils.errors import UserError
@@ -104,7 +104,7 @@ def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, 
     Raises:
         UserError: no run there, no checkpoint, another backbone, or no text vectors.
     """
-    settings, tested = runs.stored(folder)
+    settings, tested = run_folder.stored(folder)
     trainer, backbone = settings["TRAINER.NAME"], settings["MODEL.BACKBONE.NAME"]
     learner = Path(tested.get("model_dir") or folder) / "prompt_learner"
     path = chosen_checkpoint(learner, epoch if epoch is not None else tested.get("load_epoch"))

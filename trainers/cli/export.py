@@ -20,7 +20,7 @@ from .. import records
 from ..config import keys as config
 from ..config.keys import extend_cfg
 from ..engine import checkpoints as state
-from ..engine import exports, runs, trainer
+from ..engine import exports, run_folder, testing
 from ..prompting import templates
 from ..report.threats import MEANINGS, attack_headings, describe, threat_label
 from ..utils import errors, machine
@@ -57,14 +57,14 @@ def parser() -> argparse.ArgumentParser:
 def checkpoint_of(folder: Path, tested: dict, epoch: int | None):
     """Return the file of a run's values, whose figures it has, and what the file holds."""
     where = Path(tested.get("model_dir") or folder)
-    measured = state.chosen_checkpoint(where / exports.LEARNER, tested.get("load_epoch"))
+    measured = state.chosen_checkpoint(where / state.LEARNER, tested.get("load_epoch"))
     path = measured
     if epoch is not None:
-        path = state.chosen_checkpoint(where / exports.LEARNER, epoch)
+        path = state.chosen_checkpoint(where / state.LEARNER, epoch)
     if path is None or not path.is_file():
-        there = sorted(p.name for p in (where / exports.LEARNER).glob("model*"))
+        there = sorted(p.name for p in (where / state.LEARNER).glob("model*"))
         raise errors.UserError(
-            f"'{path or where / exports.LEARNER}' does not exist; "
+            f"'{path or where / state.LEARNER}' does not exist; "
             + (f"there are: {', '.join(there)}" if there else "train the run first")
         )
     stored = state.load_checkpoint(path)
@@ -85,7 +85,7 @@ def classes_of(folder: Path, cfg, facts: dict, trained: dict, root: str | None) 
     """
     which = ("DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES")
     same = [trained.get(key) for key in which] == [cfg.DATASET.NAME, cfg.DATASET.SUBSAMPLE_CLASSES]
-    kept = folder / trainer.MODEL_FILE
+    kept = folder / testing.MODEL_FILE
     if kept.is_file():
         facts = files.read_json(kept)
     elif root:
@@ -114,8 +114,8 @@ def settings_of(folder: Path):
 
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    stored, tested = runs.stored(folder)
-    runs.restore(cfg, stored, folder)
+    stored, tested = run_folder.stored(folder)
+    run_folder.restore(cfg, stored, folder)
     return cfg, stored, tested
 
 
@@ -124,7 +124,7 @@ def training_of(folder: Path, stored: dict, tested: dict) -> dict:
     if not tested:
         return stored
     where = Path(tested["model_dir"] or folder)
-    return runs.stored(where)[0] if (where / runs.CONFIG_FILE).is_file() else {}
+    return run_folder.stored(where)[0] if (where / run_folder.CONFIG_FILE).is_file() else {}
 
 
 def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:

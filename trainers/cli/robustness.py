@@ -17,7 +17,7 @@ from pathlib import Path
 from ..config import host, merging
 from ..config import keys as config
 from ..config.keys import extend_cfg
-from ..engine import runs
+from ..engine import run, run_folder
 from ..utils.entry import run_tool
 
 
@@ -54,9 +54,9 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str], epoch: i
     cfg = get_cfg_default()
     host.extend_cfg(cfg)
     extend_cfg(cfg)
-    stored, tested = runs.stored(folder)
+    stored, tested = run_folder.stored(folder)
     kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}
-    runs.restore(cfg, kept, folder)
+    run_folder.restore(cfg, kept, folder)
     train = cfg.ATTACK.TRAIN.clone()
     merging.merge_file(cfg, attack_file)
     cfg.ATTACK.TRAIN = train  # the file's belongs to runs that it trained
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         for file in args.attack_config_file
     ]
     for cfg, model_dir in jobs:
-        runs.start(cfg, eval_only=True, model_dir=model_dir, load_epoch=args.load_epoch)
+        run.start(cfg, eval_only=True, model_dir=model_dir, load_epoch=args.load_epoch)
     return 0
 
 

@@ -15,7 +15,7 @@ from dassl.engine import TRAINER_REGISTRY
 from ..config import host, merging
 from ..config import keys as config
 from ..config.keys import extend_cfg
-from ..engine import runs
+from ..engine import run, run_folder
 from ..experiments import plan
 from ..utils import distributed, errors
 from ..utils.entry import run_tool
@@ -84,6 +84,8 @@ def setup_cfg(args: argparse.Namespace):
     if args.seed >= 0:
         cfg.SEED = args.seed
     merging.merge_opts(cfg, args.opts)
+    if args.eval_only and cfg.OUTPUT_DIR == get_cfg_default().OUTPUT_DIR:
+        cfg.OUTPUT_DIR = ""  # none was given: into the folder of the tested run
     cfg.TRAINER.NAME = _ours(cfg.TRAINER.NAME)
     _known(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names(), "data set", "DATASET.NAME")
     config.check_cfg(cfg)
@@ -119,13 +121,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         return dry_run([args])
     with distributed.processes():
-        runs.start(setup_cfg(args), **what(args), no_train=args.no_train)
+        run.start(setup_cfg(args), **what(args), no_train=args.no_train)
     return 0
 
 
 def what(args: argparse.Namespace) -> dict:
     """Return what makes a run besides its configuration."""
-    return {name: getattr(args, name) for name in runs.TESTED}
+    return {name: getattr(args, name) for name in run_folder.TESTED}
 
 
 def dry_run(jobs: list[argparse.Namespace]) -> int:

@@ -23,12 +23,34 @@ NEUTRAL = (
     "TEST.PICTURE",
     "TEST.PROBES",
     "TRAINER.ADVPT.BANK_BATCH",
-    "TRAINER.ADVPT.CLASS_CHUNK",
+    "TRAINER.ADVPT.CLASS_CHUNK",  # of older versions
     "TRAINER.ADVERSARIAL.CLASS_CHUNK",
 )
 # Groups of keys that concern tests alone: changing one of them never trains again.
 TEST_GROUPS = ("TEST.", "ATTACK.TEST.", "DEFENCE.", "DATALOADER.TEST.")
 TRAINING = ("TEST.FINAL_MODEL",)  # the exceptions: it chooses among the epochs' models
+LABELS = ("TEST.PROTOCOL", "TEST.NO_TEST")  # of a test, but change none of its figures
+# What a test takes from the settings of its model and its data.
+OF_A_TEST = (
+    "TRAINER.NAME",
+    "MODEL.BACKBONE.NAME",
+    "DATASET.NAME",
+    "DATASET.SUBSAMPLE_CLASSES",
+    "DATASET.TEMPLATE",
+    "DATASET.FOLDER_NAME",
+    "INPUT.SIZE",
+    "INPUT.INTERPOLATION",
+)
+# What only a training uses; a model that is not trained does not depend on it.
+ONLY_TRAINING = (
+    "OPTIM.",
+    "TRAIN.",
+    "DATALOADER.TRAIN_",
+    "DATASET.NUM_",
+    "DATASET.TRANSFORMS",
+    "INPUT.TRANSFORMS",
+)
+TRAINERS = "TRAINER."  # one node for each trainer
 
 
 def is_neutral(key: str) -> bool:
@@ -49,3 +71,28 @@ def training(settings: Mapping) -> dict:
 def testing(settings: Mapping) -> dict:
     """Return the settings, of a flat configuration, that only a test depends on."""
     return {k: v for k, v in settings.items() if not is_neutral(k) and is_test(k)}
+
+
+def used(settings: Mapping, nodes: tuple, *, trained: bool, attacked: bool) -> dict:
+    """Return those settings of a training that its trainer uses.
+
+    Args:
+        settings: a flat configuration.
+        nodes: the trainer's nodes in ``TRAINER``.
+        trained: whether the trainer trains at all.
+        attacked: whether it sees attacked images in training.
+    """
+    unused = () if trained else ONLY_TRAINING
+    unused += () if attacked else ("ATTACK.TRAIN.",)
+    mine = ("TRAINER.NAME", *(f"{TRAINERS}{node}." for node in nodes))
+    return {
+        key: value
+        for key, value in training(settings).items()
+        if not key.startswith(unused) and (not key.startswith(TRAINERS) or key.startswith(mine))
+    }
+
+
+def of_test(settings: Mapping) -> dict:
+    """Return what makes a test, of a flat configuration: images, attacks, defence and model."""
+    own = {key: settings[key] for key in OF_A_TEST if key in settings}
+    return own | {key: v for key, v in testing(settings).items() if key not in LABELS}

@@ -16,7 +16,6 @@ from . import host
 from .merging import merge_file
 
 PRECISIONS = ("fp32", "amp", "bf16")
-POSITIONS = ("end", "middle", "front")
 TRANSFORMS = {"random_resized_crop", "random_flip", "random_translation", "center_crop"}  # of ours
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
 SECTIONS: list[tuple] = []  # (extend_cfg, check_cfg) of rooms with keys of their own

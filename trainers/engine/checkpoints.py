@@ -14,6 +14,9 @@ from ..backbone.weights_files import refused_import
 from ..utils.errors import UserError
 from ..utils.io import atomic_write
 
+LEARNER = "prompt_learner"  # folder of a run's checkpoints
+WEIGHTS = "prompts.safetensors"  # of an export
+
 
 def rng_state() -> dict:
     """Return the state of Python's, NumPy's and torch's generators as plain values."""
@@ -96,6 +99,12 @@ def newest_checkpoint(folder) -> Path | None:
     return folder / f"model.pth.tar-{max(epochs)}" if epochs else None
 
 
+def epoch_of(path: Path) -> int:
+    """Return the epoch that a checkpoint's name states, 0 where it states none."""
+    number = path.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
+
+
 def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:
     """Return the file that stands for a run: of ``epoch``, else the best, else the newest.
 
@@ -108,6 +117,25 @@ def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:
     return best if best.is_file() else newest_checkpoint(folder)
 
 
+def weights_file(path) -> Path:
+    """Return the file that ``MODEL.INIT_WEIGHTS`` means: of an export, a run, or itself.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    found = [path / WEIGHTS, chosen_checkpoint(path / LEARNER), chosen_checkpoint(path)]
+    for file in found if path.is_dir() else ():
+        if file is not None and file.is_file():
+            return file
+    raise UserError(
+        f"MODEL.INIT_WEIGHTS is '{path}', but there are no learned prompts; give an export, the "
+        "folder of a run, or a checkpoint"
+    )
+
+
 def load_checkpoint(path) -> dict:
     """Read a checkpoint without executing anything it may contain.
 
@@ -116,7 +144,7 @@ def load_checkpoint(path) -> dict:
     """
     path = Path(path)
     damaged = (
-        f"checkpoint '{path}' is truncated or no checkpoint; delete it to go on from an earlier "
+        f"checkpoint '{path}' is truncated or no checkpoint; delete it to resume from an earlier "
         "one, or give another --model-dir"
     )
     try:
@@ -138,7 +166,20 @@ def load_checkpoint(path) -> dict:
         raise UserError(damaged) from error
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise UserError(f"checkpoint '{path}' is foreign: it has no 'state_dict'; use another file")
+    _rename_context(state)
     return state
+
+
+def _rename_context(state: dict) -> None:
+    """Turn ``ctx`` of CoOp, and of our older versions, into the first layer of text prompts."""
+    context = state["state_dict"].pop("ctx", None)
+    if context is None:
+        return
+    state["state_dict"]["text_prompts"] = context[None]  # (1, [K,] M, d)
+    for moments in (state.get("optimizer") or {}).get("state", {}).values():
+        for name, value in moments.items():
+            if torch.is_tensor(value) and value.shape == context.shape:
+                moments[name] = value[None]
 
 
 def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:
@@ -152,9 +193,10 @@ def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:
     weights = {k: v for k, v in weights.items() if k not in ("token_prefix", "token_suffix")}
     own = module.state_dict()
     if missing := sorted(set(own) ^ set(weights)):
+        side = "not in it" if missing[0] in own else "not in this trainer"
         raise UserError(
-            f"checkpoint '{path}' belongs to another method: {missing[0]!r} is on one side only; "
-            "give the --trainer it was made with"
+            f"checkpoint '{path}' belongs to another method: {missing[0]!r} is {side}; use the "
+            "--trainer it was trained with"
         )
     for name, value in weights.items():
         if value.shape != own[name].shape:
@@ -164,3 +206,36 @@ def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:
                 "use the backbone, number of vectors and data set it was trained with"
             )
     module.load_state_dict(weights)
+
+
+def check_facts(theirs: dict, mine: dict, path, *, resuming: bool = False) -> None:
+    """Refuse a checkpoint of another trainer, backbone, kind of prompts or, if it matters, classes.
+
+    Args:
+        theirs, mine: ``checkpoint_facts`` of the checkpoint and of the trainer.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    names = {"trainer": "trainer", "weights_sha256": "backbone weights", "prompts": "prompts"}
+    for key, what in names.items():
+        if key in theirs and not _agree(theirs[key], mine.get(key)):
+            raise UserError(
+                f"checkpoint '{path}' was made with {what} '{theirs[key]}', not "
+                f"'{mine.get(key)}'; use the trainer, backbone and prompts it was trained with"
+            )
+    # shared contexts are made to serve other classes; class-specific ones belong to theirs
+    bound = resuming or mine.get("prompts", {}).get("csc", False)
+    if bound and theirs.get("classnames", mine["classnames"]) != mine["classnames"]:
+        raise UserError(
+            f"checkpoint '{path}' was made for other classes "
+            f"({', '.join(theirs['classnames'][:3])}, ...) than this run's "
+            f"({', '.join(mine['classnames'][:3])}, ...); use the data set it was trained with"
+        )
+
+
+def _agree(theirs, mine) -> bool:
+    """Return True if facts agree in all that a checkpoint notes; older versions noted fewer."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        return all(key in mine and mine[key] == value for key, value in theirs.items())
+    return theirs == mine

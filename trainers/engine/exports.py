@@ -22,11 +22,10 @@ from ..backbone import CLIPAdapter
 from ..prompting import PromptedCLIP, PromptSpec
 from ..utils.errors import UserError
 from ..utils.io import atomic_write, load_tensors, read_json, save_tensors, writable_dir, write_json
-from .checkpoints import chosen_checkpoint, load_checkpoint
+from .checkpoints import WEIGHTS, load_checkpoint, weights_file
 
 FORMAT = 1
-WEIGHTS, CARD, PAGE = "prompts.safetensors", "card.json", "card.md"
-LEARNER = "prompt_learner"  # folder of a run's checkpoints
+CARD, PAGE = "card.json", "card.md"
 TOWER = "visual."  # heads the names of a trained image tower
 ADVICE = "fetch it or export it again"
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
@@ -243,25 +242,6 @@ def _load(module: torch.nn.Module, weights: dict, clip: CLIPAdapter, origin) -> 
 
 
 # --- where a run starts from ----------------------------------------------------------------------
-
-
-def weights_file(path) -> Path:
-    """Return the file that ``MODEL.INIT_WEIGHTS`` means: of an export, a run, or itself.
-
-    Raises:
-        UserError: nothing is there.
-    """
-    path = Path(path).expanduser()
-    if path.is_file():
-        return path
-    found = [path / WEIGHTS, chosen_checkpoint(path / LEARNER), chosen_checkpoint(path)]
-    for file in found if path.is_dir() else ():
-        if file is not None and file.is_file():
-            return file
-    raise UserError(
-        f"MODEL.INIT_WEIGHTS is '{path}', but there are no learned prompts; give an export, the "
-        "folder of a run, or a checkpoint"
-    )
 
 
 def read_start(path, method) -> tuple[dict, dict, Path]:

@@ -113,8 +113,7 @@ class RobustClassifier(nn.Module):
         Args:
             images: see :meth:`pixels`.
         """
-        features = self.model.image_features(self.pixels(images))  # (B, D)
-        return self.model.similarity(features, self.texts)
+        return self.model.logits(self.pixels(images), self.texts)
 
     forward = logits
 

@@ -19,17 +19,17 @@ from tabulate import tabulate
 
 from .. import attacks, records
 from ..attacks import cost
+from ..config import identity
+from ..config.keys import method_called
 from ..engine import checkpoints as state
-from ..engine import runs
+from ..engine import run_folder
 from ..utils import errors
 from .sizes import Sizes, sizes_of
 
-RETESTS = runs.RETESTS
-STATES = ("run", "resume", "copy", "skip", "refuse")
+STATES = ("run", "resume", "skip", "refuse")
 MEANINGS = {
     "run": "to run",
     "resume": "to resume",
-    "copy": "to copy from the same test of the trained run",
     "skip": "to skip (completed, or planned above)",
     "refuse": "refused",
 }
@@ -64,20 +64,19 @@ class Plan:
     def __init__(self):
         self.jobs: list[Job] = []
         self.planned: dict[str, dict] = {}  # folder -> what makes the run that takes it
-        self.tested: dict[str, list[dict]] = {}  # model's folder -> configurations of its tests
         self.shared: set[tuple] = set()  # features that runs share through the cache
 
     def add(self, cfg, *, eval_only=False, model_dir="", load_epoch=None) -> None:
-        """Add the run that ``runs.start`` would do with these arguments.
+        """Add the run that ``run.start`` would do with these arguments.
 
         Raises:
             UserError: the folder holds another run, or will hold one by then.
         """
         folder, config = os.path.abspath(cfg.OUTPUT_DIR), records.flat_config(cfg)
-        tested = runs.test_facts(eval_only, model_dir, load_epoch)
-        mine = {key: value for key, value in config.items() if key not in runs.VOLATILE} | tested
-        done = runs.is_done(cfg, **tested) or self._planned(folder, mine)
-        trainer = config.method_called(cfg.TRAINER.NAME)
+        tested = run_folder.test_facts(eval_only, model_dir, load_epoch)
+        mine = {k: v for k, v in config.items() if not identity.is_neutral(k)} | tested
+        done = run_folder.look(cfg, **tested).state == "done" or self._planned(folder, mine)
+        trainer = method_called(cfg.TRAINER.NAME)
         sizes, missing = sizes_of(cfg)
         forwards = None
         if trainer and sizes:
@@ -86,20 +85,16 @@ class Plan:
                 forwards |= self.training(cfg, trainer, sizes)
         if done:
             job = Job(folder, "skip")
-        elif eval_only and load_epoch is None and self._copies(cfg, config, model_dir):
-            job = Job(folder, "copy")
         else:
             epochs = epochs_done(folder)
             begun = epochs or any(
                 os.path.exists(os.path.join(folder, name))
-                for name in (runs.CONFIG_FILE, "unfinished")
+                for name in (run_folder.CONFIG_FILE, "unfinished")
             )
             if forwards and epochs:
                 left = max(1 - epochs / cfg.OPTIM.MAX_EPOCH, 0)
                 forwards |= {"train": round(forwards.get("train", 0) * left)}
             job = Job(folder, "resume" if begun else "run", forwards, missing)
-        if not eval_only or os.path.dirname(folder) == os.path.join(tested["model_dir"], RETESTS):
-            self.tested.setdefault(tested.get("model_dir", folder), []).append(config)
         self.jobs.append(job)
 
     def refuse(self, folder: str, error: Exception) -> None:
@@ -121,18 +116,9 @@ class Plan:
                 )
         return theirs is not mine
 
-    def _copies(self, cfg, config: dict, model_dir: str) -> bool:
-        """Tell whether this very test will have been made by the run that trained the model."""
-        if cfg.TEST.PROTOCOL not in ("xd", "dg"):
-            return False
-        planned = self.tested.get(os.path.abspath(model_dir), [])
-        if any(runs.same_test(config, other) for other in planned):
-            return True
-        return runs.record_of_same_test(cfg, model_dir) is not None
-
     def training(self, cfg, trainer, sizes: Sizes) -> dict[str, int]:
         """Return the forwards of the training, without a bank that an earlier job has made."""
-        forwards = trainer.image_forwards(cfg, sizes.train)
+        forwards = trainer.image_forwards(cfg, sizes.train) if trainer.trainable else {}
         node = cfg.TRAINER.ADVPT
         bank = ("bank", cfg.SEED, cfg.DATASET.NUM_SHOTS, node.VIEWS, repr(cfg.ATTACK.TRAIN))
         if "bank" in forwards and self._made(cfg, repr(bank)):

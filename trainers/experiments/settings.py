@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from .. import records
-from ..engine import runs
+from ..config import identity
 
 _ABSENT = object()
 
@@ -35,7 +35,7 @@ class Settings:
         if _plain(flat.get("DATASET.TRANSFORMS")):  # stands in the trainer's place
             flat["INPUT.TRANSFORMS"] = flat["DATASET.TRANSFORMS"]
         flat |= zip(self.opts[::2], self.opts[1::2], strict=True)  # the last word, as in train.py
-        return {key: value for key, value in flat.items() if key not in runs.VOLATILE}
+        return {key: value for key, value in flat.items() if not identity.is_neutral(key)}
 
     def agree(self, config: Mapping) -> bool:
         """Tell whether a record's flat configuration has the value of every setting asked for."""

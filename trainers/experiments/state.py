@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from ..engine import runs
+from ..engine import run_folder
 from ..utils import errors
 from ..utils import io as files
 from .jobs import Job
@@ -35,7 +35,9 @@ def state_of(job: Job) -> str:
     record = completed(job.folder)
     if record:
         return "done" if job.settings.agree(record["config"]) else "other"
-    begun = any(os.path.exists(f"{job.folder}/{name}") for name in (runs.CONFIG_FILE, "unfinished"))
+    begun = any(
+        os.path.exists(f"{job.folder}/{name}") for name in (run_folder.CONFIG_FILE, "unfinished")
+    )
     return "resume" if begun else "run"
 
 

@@ -1,0 +1,307 @@
+"""A run folder holds one training and its tests.
+
+    RUN/config.json             what was trained
+    RUN/prompt_learner/         its checkpoints
+    RUN/record.json             the test at its end
+    RUN/tests/NAME/record.json  every other test of the same model
+    RUN/.lock                   held by the process that works here
+
+Nothing here builds a model or an image: a dry run asks :func:`look` as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from ..attacks import specs_from_cfg
+from ..config import identity
+from ..config.host import PREFIX
+from ..config.keys import defaults, method_called, registered_name
+from ..config.merging import merge
+from ..records import completed_record, flat_config
+from ..utils import distributed
+from ..utils.errors import UserError
+from ..utils.io import read_json, sha256_file, writable_dir, write_json
+from .checkpoints import LEARNER, epoch_of, newest_checkpoint, weights_file
+
+CONFIG_FILE = "config.json"
+TESTS = "tests"
+FORMER_TESTS = "robustness"  # where older versions kept tests under other threat models
+TESTED = ("eval_only", "model_dir", "load_epoch")  # what config.json of a test adds
+LONGEST = 80  # characters of a test's name
+
+
+class Task(NamedTuple):
+    """What is left to do.
+
+    Attributes:
+        state: ``done``, ``test`` (the model is there) or ``train``.
+        run: the folder to work in; it is locked meanwhile.
+        record: the folder that holds, or will hold, the record of the test.
+    """
+
+    state: str
+    run: str
+    record: str
+
+    @property
+    def inside(self) -> bool:
+        """Whether the test is one more of a run that has a record already."""
+        return self.run != self.record
+
+
+# --- what was trained, and what was tested --------------------------------------------------------
+
+
+def training_of(cfg) -> dict:
+    """Return what identifies the training that ``cfg`` describes, flat.
+
+    Settings that its trainer does not use do not count; the content of the file that it starts
+    from does.
+    """
+    method, settings = method_called(cfg.TRAINER.NAME), _named(flat_config(cfg))
+    if method is None:
+        return identity.training(settings)
+    attacked = method.is_adversarial(cfg)
+    mine = identity.used(settings, method.nodes(), trained=method.trainable, attacked=attacked)
+    if start := mine.get("MODEL.INIT_WEIGHTS"):
+        mine["init_sha256"] = sha256_file(weights_file(start))
+    return mine
+
+
+def test_of(settings: dict, load_epoch: int | None = None) -> dict:
+    """Return what identifies a test of one model, from flat settings of any version."""
+    return identity.of_test(_named(defaults() | settings)) | {"load_epoch": load_epoch}
+
+
+def _named(settings: dict) -> dict:
+    """Return settings with our trainer's own name, which a fork may have given to its own."""
+    return settings | {"TRAINER.NAME": settings.get("TRAINER.NAME", "").removeprefix(PREFIX)}
+
+
+def _same(mine: dict, theirs: dict) -> bool:
+    return all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys())
+
+
+def _check(folder: Path, mine: dict) -> None:
+    """Refuse a folder that holds another run; a key that came later had its default then."""
+    if not (folder / CONFIG_FILE).is_file():
+        return
+    stored = read_json(folder / CONFIG_FILE)
+    theirs = _named(defaults() | stored)
+    keys = (mine.keys() & theirs.keys()) | (mine.keys() | stored.keys()) & set(TESTED)
+    for key in sorted(keys):
+        if mine.get(key) != theirs.get(key):
+            raise UserError(
+                f"'{folder}' holds a run with {key} = {theirs.get(key)!r}, this one has "
+                f"{mine.get(key)!r}; choose another output folder or move the old run away"
+            )
+
+
+def tests_in(run) -> Iterator[tuple[Path, dict, dict]]:
+    """Yield the folder, the identity and the record of every completed test of a run."""
+    run = Path(run)
+    for folder in (run, *sorted(run.glob(f"{TESTS}/*")), *sorted(run.glob(f"{FORMER_TESTS}/*"))):
+        if record := completed_record(folder):
+            tested = folder != run and (folder / CONFIG_FILE).is_file()
+            epoch = read_json(folder / CONFIG_FILE).get("load_epoch") if tested else None
+            yield folder, test_of(record["config"], epoch), record
+
+
+def is_trained(run, cfg) -> bool:
+    """Return True if the last epoch's checkpoint is there, or there is nothing to train."""
+    method = method_called(cfg.TRAINER.NAME)
+    if method and not method.trainable:
+        return True
+    newest = newest_checkpoint(Path(run) / LEARNER)
+    return newest is not None and epoch_of(newest) >= cfg.OPTIM.MAX_EPOCH
+
+
+# --- what is left to do ---------------------------------------------------------------------------
+
+
+def place_of(cfg, *, eval_only=False, model_dir="", **_) -> Path:
+    """Return the folder to work in: that of the run, or where a test alone is to be kept.
+
+    Raises:
+        UserError: a test names neither a model nor an output folder, or the model is not there.
+    """
+    if not eval_only or cfg.OUTPUT_DIR:
+        return Path(cfg.OUTPUT_DIR)
+    if not model_dir:
+        raise UserError(
+            "--eval-only tests the model of a run, but neither --model-dir, the folder of that "
+            "run, nor --output-dir was given"
+        )
+    if not Path(model_dir).is_dir():
+        raise UserError(f"'{model_dir}' does not exist; give --model-dir the folder of a run")
+    return Path(model_dir)
+
+
+def look(cfg, *, eval_only=False, model_dir="", load_epoch=None, test_name="") -> Task:
+    """Return what is left of the run or test that these arguments of ``run.start`` describe.
+
+    Raises:
+        UserError: the folder holds another run, or the model of a finished run is gone.
+    """
+    place, settings = place_of(cfg, eval_only=eval_only, model_dir=model_dir), flat_config(cfg)
+    mine = test_of(settings, load_epoch)
+    if eval_only and not (model_dir and _is_same_folder(place, model_dir)):
+        facts = test_facts(eval_only, model_dir, load_epoch)
+        _check(place, mine | facts)
+        return Task("done" if completed_record(place) else "test", str(place), str(place))
+    wanted = {"TRAINER.NAME": mine["TRAINER.NAME"]} if eval_only else training_of(cfg)
+    _check(place, wanted)
+    made = list(tests_in(place))
+    for folder, theirs, _ in made:
+        if _same(mine, theirs):
+            return Task("done", str(place), str(folder))
+    if not eval_only and not is_trained(place, cfg):
+        if made:
+            raise UserError(
+                f"'{place}' is finished, but its model '{place / LEARNER}' is gone, so that it "
+                "cannot be tested again; put it back or choose another output folder"
+            )
+        return Task("train", str(place), str(place))
+    if not eval_only and not completed_record(place):
+        return Task("test", str(place), str(place))
+    return Task("test", str(place), str(_test_folder(cfg, place, mine, test_name)))
+
+
+def _is_same_folder(one, other) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _test_folder(cfg, run: Path, mine: dict, name: str) -> Path:
+    """Return the folder of a test in a run; one of another test keeps its name."""
+    folder = run / TESTS / (name or _name_of(cfg, run, mine))
+    path = folder / CONFIG_FILE
+    if path.is_file():
+        stored = read_json(path)
+        if not _same(mine, test_of(stored, stored.get("load_epoch"))):
+            digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:8]
+            return folder.with_name(f"{folder.name}-{digest}")
+    return folder
+
+
+def _name_of(cfg, run: Path, mine: dict) -> str:
+    """Return a name that says in what a test differs from the one at the end of the training."""
+    record = completed_record(run)
+    stored = read_json(run / CONFIG_FILE) if (run / CONFIG_FILE).is_file() else {}
+    first = test_of((record["config"] if record else {}) | stored)
+    other = {k: v for k, v in mine.items() if k in first and v != first[k]}
+    parts = [str(other.pop(k)) for k in ("DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES") if k in other]
+    if any(key.startswith("ATTACK.TEST.") for key in other):
+        specs = [spec.describe() for spec in specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")]
+        parts += [f"{s['name']}{s['steps']}-{s['norm']}-{s['eps']}" for s in specs]
+        other = {k: v for k, v in other.items() if not k.startswith("ATTACK.TEST.")}
+    parts += [f"{key.rpartition('.')[2]}-{value}" for key, value in sorted(other.items())]
+    return re.sub(r"[^\w.-]", ".", "_".join(parts))[:LONGEST] or "test"
+
+
+# --- taking a folder ------------------------------------------------------------------------------
+
+
+def test_facts(eval_only: bool, model_dir: str, load_epoch: int | None) -> dict:
+    """Return what config.json of a test adds to its settings; nothing for a training."""
+    if not eval_only:
+        return {}
+    where = os.path.abspath(model_dir) if model_dir else ""
+    return {"eval_only": True, "model_dir": where, "load_epoch": load_epoch}
+
+
+def claim(cfg, task: Task, *, eval_only=False, model_dir="", load_epoch=None, **_) -> None:
+    """Note in the folder what it is for: other runs are refused from now on."""
+    if not eval_only and not (Path(task.run) / CONFIG_FILE).is_file():
+        write_json(Path(task.run) / CONFIG_FILE, training_of(cfg))
+    if eval_only or task.inside:
+        settings = {k: v for k, v in flat_config(cfg).items() if not identity.is_neutral(k)}
+        facts = test_facts(True, model_dir, load_epoch)
+        if task.inside:  # a run may be moved
+            facts["model_dir"] = os.path.relpath(task.run, task.record)
+        write_json(Path(task.record) / CONFIG_FILE, _named(settings) | facts)
+
+
+@contextlib.contextmanager
+def locked(folder) -> Iterator[None]:
+    """Hold the lock of a run folder; wait for another process that holds it, and say which.
+
+    It may be taken several times in one process. Of processes that share a run, the first does.
+    """
+    if not distributed.is_main():
+        yield
+        return
+    path = writable_dir(folder) / ".lock"
+    lock = FileLock(path, is_singleton=True)
+    holder = _holder(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"'{folder}' is in use by process {holder or 'of another machine'}; waiting for it")
+        lock.acquire()
+    try:
+        _sign(path, f"{os.getpid()}@{socket.gethostname()}")
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            _sign(path, "")
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8").strip()
+    return ""
+
+
+def _sign(path: Path, name: str) -> None:
+    """Write who holds a lock, unless the file system needs the file's content for the lock."""
+    if re.fullmatch(r"(\d+@\S+)?", _holder(path)):
+        with contextlib.suppress(OSError):
+            path.write_text(name, encoding="utf-8")
+
+
+# --- what a finished run was ----------------------------------------------------------------------
+
+
+def stored(folder) -> tuple[dict, dict]:
+    """Return the settings of the run or test in ``folder`` and, of a test, of which model.
+
+    The settings of a run are those of its training and, where there is one, of its record.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    folder = Path(folder)
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(
+            f"'{folder}' holds no run (there is no {CONFIG_FILE}); give the folder that "
+            "--output-dir named, such as output/shapes/NAPTuning/tiny_tiny_shapes_16shots/seed1"
+        )
+    settings = read_json(path)
+    tested = {k: settings.pop(k) for k in TESTED if k in settings}
+    if tested.get("model_dir"):
+        tested["model_dir"] = os.path.normpath(folder / tested["model_dir"])
+    record = completed_record(folder) or {"config": {}}
+    known = {k: v for k, v in record["config"].items() if not identity.is_neutral(k)}
+    return known | settings, tested
+
+
+def restore(cfg, settings: dict, where) -> None:
+    """Merge the settings of a stored run; keys that only another version knows are left out."""
+    known = set(flat_config(cfg))
+    for key, value in settings.items():
+        if key in known:
+            merge(cfg, key, value, f"in '{where}'")
+    cfg.TRAINER.NAME = registered_name(cfg.TRAINER.NAME)

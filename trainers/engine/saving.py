@@ -1,0 +1,144 @@
+"""Dassl's files of a training, written whole and resumed exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dassl.engine import TrainerX
+
+from .. import records
+from ..utils import distributed
+from ..utils.errors import UserError
+from ..utils.io import atomic_write
+from .checkpoints import (
+    check_facts,
+    chosen_checkpoint,
+    load_checkpoint,
+    load_prompts,
+    newest_checkpoint,
+    rng_state,
+    save_checkpoint,
+    scheduler_state,
+    set_rng_state,
+    set_scheduler_state,
+)
+from .run_folder import test_facts
+
+
+class SavingTrainer(TrainerX):
+    """A Dassl trainer whose checkpoints hold tensors, plain values and what they are of.
+
+    Attributes:
+        seconds: wall time of ``train``, ``bank`` and ``eval``.
+        tested: of a run that only tests: which model.
+        origin: of loaded prompts: how they were trained.
+    """
+
+    seconds: dict[str, float]
+    tested: dict
+    origin: dict
+
+    def checkpoint_facts(self) -> dict:
+        """Return what a checkpoint must agree with before it is loaded."""
+        raise NotImplementedError
+
+    def training_facts(self) -> dict:
+        """Return what a record says of the training; kept in checkpoints for later tests."""
+        raise NotImplementedError
+
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+        """Write Dassl's files ``<directory>/<name>/model.pth.tar-<epoch>``, atomically."""
+        for name in self.get_model_names() if distributed.is_main() else ():
+            folder = Path(directory) / name
+            state = {
+                "state_dict": {k: v.cpu() for k, v in self._models[name].state_dict().items()},
+                "epoch": epoch + 1,
+                "optimizer": self._optims[name].state_dict() if self._optims[name] else None,
+                "scheduler": scheduler_state(self._scheds[name]),
+                "val_result": None if val_result is None else float(val_result),
+                "rng": rng_state(),
+                "seconds": dict(self.seconds),
+                "best_result": float(self.best_result),
+                "advprompt": self.checkpoint_facts(),
+                "training": self.training_facts(),
+            }
+            if hasattr(self, "scaler"):
+                state["scaler"] = self.scaler.state_dict()
+            file = model_name or f"model.pth.tar-{epoch + 1}"
+            save_checkpoint(folder / file, state)
+            if is_best:
+                save_checkpoint(folder / "model-best.pth.tar", state)
+            # Dassl's pointer to the newest file, which resuming reads
+            with atomic_write(folder / "checkpoint") as temporary:
+                temporary.write_text(f"{file}\n", encoding="utf-8")
+            print(f"Checkpoint saved to {folder / file}")
+        distributed.wait()  # it is there before anybody looks for it
+
+    def resume_model_if_exist(self, directory):
+        """Resume from the newest checkpoint; return the epoch to start with.
+
+        The run's own folder comes before ``directory``, which differs from it under ``--resume``.
+
+        Raises:
+            UserError: ``--resume`` names a folder without a checkpoint, or one that does not fit.
+        """
+        start = 0
+        for name in self.get_model_names():
+            folders = [Path(self.output_dir) / name, Path(directory) / name]
+            path = distributed.agree(lambda among=folders: _newest_of(among))
+            if path is None and self.cfg.RESUME:
+                raise UserError(
+                    f"there is no checkpoint to resume from in '{folders[-1]}'; give --resume the "
+                    "folder of a run, or leave it out to train from the start"
+                )
+            if path is None:
+                return 0
+            state = load_checkpoint(path)
+            check_facts(*self._facts(state), path, resuming=True)
+            load_prompts(self._models[name], state["state_dict"], path)
+            if state.get("optimizer") is not None:
+                self._optims[name].load_state_dict(state["optimizer"])
+            set_scheduler_state(self._scheds[name], state.get("scheduler"))
+            if state.get("scaler"):
+                self.scaler.load_state_dict(state["scaler"])
+            set_rng_state(state["rng"])
+            self.seconds = dict(state["seconds"])
+            self.best_result = state["best_result"]
+            start = state["epoch"]
+            print(f"Resuming {name} from {path} (epoch {start})")
+        return start
+
+    def load_model(self, directory, epoch=None):
+        """Load prompts for evaluation: of ``epoch``, else the best on validation, else the newest.
+
+        Raises:
+            UserError: nothing there, damaged, or made by another trainer, width or class set.
+        """
+        self.tested = test_facts(True, directory, epoch)
+        if not directory and self.trainable:
+            raise UserError(
+                f"--eval-only tests trained prompts, but --model-dir, the run folder of a trained "
+                f"{type(self).__name__}, was not given"
+            )
+        for name in self.get_model_names():
+            folder = Path(directory) / name
+            path = chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
+            state = load_checkpoint(path)
+            check_facts(*self._facts(state), path)
+            load_prompts(self._models[name], state["state_dict"], path)
+            self.origin = dict(state.get("training") or {})
+            if self.origin and "dataset" not in self.origin:  # an older one; its run may tell
+                record = records.completed_record(directory)
+                self.origin |= {"dataset": record["dataset"]} if record else {}
+            if epoch is not None:
+                self.origin["epochs"] = epoch
+            print(f"Loaded {name} from {path} (epoch {state.get('epoch')})")
+
+    def _facts(self, state: dict) -> tuple[dict, dict]:
+        return state.get("advprompt") or {}, self.checkpoint_facts()
+
+
+def _newest_of(folders: list[Path]) -> str | None:
+    """Return the newest checkpoint of the first folder that holds one."""
+    found = next(filter(None, map(newest_checkpoint, folders)), None)
+    return None if found is None else str(found)

@@ -1,0 +1,165 @@
+"""The test of a trainer's model: clean and robust accuracy, the record, and a picture."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from .. import records
+from ..attacks import compare, specs_from_cfg
+from ..defences import build_defence
+from ..evaluation.evaluator import Evaluation
+from ..evaluation.samples import ImageList
+from ..evaluation.victim import TrainerVictim
+from ..utils import distributed
+from ..utils.io import write_json
+
+MODEL_FILE = "model.json"  # what a run's figures are of: trainer, backbone, classes, prompts
+
+
+def evaluation_of(trainer, split: str) -> Evaluation:
+    """Return the evaluation of a trainer's model on its ``val`` or ``test`` images."""
+    cfg, val = trainer.cfg, split == "val"
+    items = trainer.dm.dataset.val if val else trainer.test_images
+    return Evaluation(
+        TrainerVictim(trainer),
+        ImageList(items, trainer.preprocess),
+        folder=trainer.record_dir / "unfinished",
+        cache=trainer.bank_folder(),
+        batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+        probes=cfg.TEST.PROBES,
+        defence=None if val else build_defence(cfg),
+        eot=cfg.DEFENCE.EOT,
+        keep=trainer.record_dir / "adversarial" if cfg.TEST.SAVE_ADV else None,
+    )
+
+
+def test_model(trainer, split: str) -> float:
+    """Measure clean accuracy and every attack of ``ATTACK.TEST``, and write the record.
+
+    Args:
+        split: ``val`` measures clean accuracy alone; without validation images it is ``test``.
+
+    Returns:
+        clean accuracy in percent (as Dassl's trainers do).
+    """
+    trainer.set_model_mode("eval")
+    if split == "val" and not trainer.dm.dataset.val:
+        split = "test"
+    if split != "val" or not trainer.tuning:
+        trainer.need_image_tower()
+    evaluation = evaluation_of(trainer, split)
+    print(f"Evaluate on the *{split}* set")
+    clock = time.perf_counter()
+    clean = _clean_accuracy(trainer, evaluation)
+    if split == "val":
+        return clean
+    attacks = _attacks(trainer.cfg, evaluation)
+    if distributed.is_main():
+        trainer.seconds["eval"] = round(time.perf_counter() - clock, 3)
+        write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts())
+        record = record_of(trainer, evaluation.clean_right, attacks)
+        print(f"* record: {records.write_record(trainer.record_dir, record)}")
+        shutil.rmtree(evaluation.folder, ignore_errors=True)  # the record holds it all now
+        try:
+            _picture(trainer, evaluation)
+        except Exception as error:  # a decoration; the result is safe
+            print(f"note: no picture of the attack was drawn ({error})")
+    return clean
+
+
+def _clean_accuracy(trainer, evaluation: Evaluation) -> float:
+    trainer.evaluator.reset()
+    trainer.evaluator.process(evaluation.clean(), evaluation.labels)
+    results = trainer.evaluator.evaluate()
+    for name, value in results.items():
+        trainer.write_scalar(f"test/{name}", value, trainer.epoch)
+    return next(iter(results.values()))
+
+
+def _attacks(cfg, evaluation: Evaluation) -> list[dict]:
+    """Run every test attack, without and through the defence as ``DEFENCE.ADAPTIVE`` says."""
+    attacks = []
+    views = {"none": [False], "bpda": [True]}.get(cfg.DEFENCE.ADAPTIVE, [False, True])
+    views = views if evaluation.defence else [False]
+    specs = specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
+    for spec, seen in ((spec, seen) for seen in views for spec in specs):
+        entry = evaluation.attack(spec, seen=seen)
+        attacks.append(entry)
+        how = "" if spec.adaptive or spec.library else f"-{spec.steps} ({spec.objective})"
+        how += f" [{entry['defence']}]" if evaluation.defence else ""
+        print(
+            f"* {spec.target} {spec.name}{how} {entry['eps'] or 'no ball'}: robust accuracy "
+            f"{records.accuracy(entry):.1f}% in {entry['seconds']:.0f} s"
+        )
+        for warning in entry["warnings"]:
+            print(f"  warning: {warning}")
+    for i, warnings in compare(attacks).items():
+        attacks[i]["warnings"] += warnings
+        print("".join(f"  warning: {warning}\n" for warning in warnings), end="")
+    return attacks
+
+
+def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
+    """Return the record of a test.
+
+    Args:
+        right: (N,) bool, which images are right clean.
+        attacks: the entries of :meth:`Evaluation.attack`.
+    """
+    cfg = trainer.cfg
+    training = trainer.training_facts() | trainer.origin
+    known = not trainer.origin or "dataset" in trainer.origin
+    # under one path, MODEL.INIT_WEIGHTS may have been another file
+    sha256 = training.get("init_sha256")
+    start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else {}
+    which = cfg.DATASET.SUBSAMPLE_CLASSES
+    protocol = cfg.TEST.PROTOCOL or (
+        "base2new" if which != "all" else "few_shot" if trainer.trainable else "zero_shot"
+    )
+    return records.new_record(
+        trainer=type(trainer).__name__,
+        paper=trainer.paper,
+        dataset=cfg.DATASET.NAME,
+        source=training["dataset"] if known else None,
+        protocol=protocol,
+        split=which,
+        shots=training["shots"],
+        seed=cfg.SEED,
+        backbone=cfg.MODEL.BACKBONE.NAME,
+        weights_sha256=trainer.clip.sha256,
+        prompt_parameters=trainer.prompt_parameters(),
+        classes=len(trainer.classnames),
+        train_threat=training["train_threat"],
+        epochs=training["epochs"],
+        # a smaller set is whole
+        subset=cfg.TEST.SUBSET if cfg.TEST.SUBSET == len(right) else None,
+        seconds={k: round(v, 3) for k, v in trainer.seconds.items()},
+        clean={"n": len(right), "correct": int(right.sum())},
+        attacks=attacks,
+        config=records.flat_config(cfg) | start,
+        status="completed",
+        device=trainer.device,
+        processes=distributed.world(),
+    )
+
+
+def _picture(trainer, evaluation: Evaluation) -> None:
+    """Draw the first attack through the model on a few images that are right clean."""
+    cfg = trainer.cfg
+    specs = specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
+    spec = next((spec for spec in specs if spec.target == "end_to_end"), None)
+    examples = evaluation.examples(spec, cfg.TEST.PICTURE) if spec else {}
+    if not examples:
+        return
+    from ..evaluation.pictures import save_examples
+
+    path = save_examples(
+        Path(trainer.record_dir),
+        **examples,
+        title=f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}",
+    )
+    print(f"* picture: {path}")
