@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from advprompt import records
+from advprompt.cli import curves as command
 from advprompt.cli.main import dispatch
-from advprompt.report import curves
+from advprompt.report import curves, drawing
 from advprompt.report.tables import build_tables
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
@@ -178,7 +179,7 @@ def test_zero_shot_is_a_reference():
 def test_settings_that_are_no_axis_are_refused(key, words, tmp_path, capsys):
     seeds = [run(DEPTH, depth, seed, config={"SEED": seed}) for depth in (1, 2) for seed in (1, 2)]
     root, out = write(tmp_path / "runs", seeds), tmp_path / "curve.png"
-    assert run_tool(curves.main, [root, "--over", key, "--out", str(out)]) == 2
+    assert run_tool(command.main, [root, "--over", key, "--out", str(out)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert words in captured.err and captured.out == "" and not out.exists()
@@ -189,7 +190,7 @@ def drawn(panel_list, key, monkeypatch, tmp_path):
     seen = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (seen.append(f), save(f, *a, **k))[1])
-    path = curves.draw(tmp_path / "curve.png", panel_list, key)
+    path = drawing.draw(tmp_path / "curve.png", panel_list, key)
     assert Image.open(path).width > 800
     return seen[0]
 
@@ -274,7 +275,7 @@ def test_the_command(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == f"wrote {out}\n" and "unfinished" in captured.err
     assert Image.open(out).format == "PNG"
-    assert run_tool(curves.main, [str(tmp_path / "no"), "--over", DEPTH]) == 2
+    assert run_tool(command.main, [str(tmp_path / "no"), "--over", DEPTH]) == 2
 
 
 def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
@@ -286,7 +287,7 @@ def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
     assert [[name for name, _ in panel.figures] for panel in split] == [[p.only] for p in split]
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: saved.append(self))
-    curves.save("x.png", split, "shots", captions=False)
+    drawing.save("x.png", split, "shots", captions=False)
     (figure,) = saved
     assert [axes.get_ylabel().partition(",")[0] for axes in figure.axes][0] == "clean"
     for axes in figure.axes:
@@ -299,6 +300,6 @@ def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
     root = write(tmp_path, made)
     out = tmp_path / "shots.png"
     argv = [root, "--over", "DATASET.NUM_SHOTS", "--per-figure", "--out", str(out)]
-    assert run_tool(curves.main, argv) == 0
+    assert run_tool(command.main, argv) == 0
     width, height = Image.open(out).size
     assert height > 1.5 * width

@@ -16,9 +16,11 @@ from PIL import Image
 
 from advprompt import records
 from advprompt.attacks import AttackSpec
+from advprompt.cli import report as command
 from advprompt.evaluation import pictures
-from advprompt.report import command as report
-from advprompt.report import gallery, transfer
+from advprompt.report import pictures as gallery
+from advprompt.report import render as report
+from advprompt.report import transfer
 from advprompt.report.charts import build_charts
 from advprompt.report.tables import build_tables
 from advprompt.utils.entry import run_tool
@@ -181,7 +183,7 @@ def test_no_text_of_a_record_is_markup(tmp_path, capsys):
     folder, plain = tmp_path / "hostile", tmp_path / "plain"
     hostile(folder)
     write(plain, [make()])
-    assert run_tool(report.main, [str(folder), "--format", "html", "--out", f"{plain}.html"]) == 0
+    assert run_tool(command.main, [str(folder), "--format", "html", "--out", f"{plain}.html"]) == 0
     page = (tmp_path / "plain.html").read_text(encoding="utf-8")
     found = Counter(page)
     assert found.tags["script"] == 1 and "b" in found.tags  # our own, of the notes
@@ -229,7 +231,7 @@ def test_models_left_out_of_a_sweep_are_problems():
         for e in (1, 4)
     ]
     count, (problem,) = charted(make(attacks=attacks), make(trainer="APD", attacks=attacks[:1]))
-    assert count == 1 and "left out: APD" in problem and "eps 1 alone" in problem
+    assert count == 1 and "left out: APD" in problem and "eps=1 alone" in problem
 
 
 def test_nothing_that_varies_is_no_problem():
@@ -300,7 +302,7 @@ def _bytes(uri):
 
 def test_a_page_is_not_put_between_marks(output, tmp_path, capsys):
     argv = [str(output), "--format", "html", "--out", str(tmp_path / "x.md"), "--mark", "a"]
-    assert run_tool(report.main, argv) == 2
+    assert run_tool(command.main, argv) == 2
     assert "--mark" in capsys.readouterr().err and not (tmp_path / "x.md").exists()
 
 
@@ -353,7 +355,7 @@ def test_a_browser_shows_it_whole(output, tmp_path):
     hostile(tmp_path / "hostile")
     argv = [str(output), str(tmp_path / "hostile"), "--paper", "--format", "html"]
     page = tmp_path / "page.html"
-    assert run_tool(report.main, [*argv, "--out", str(page)]) == 0
+    assert run_tool(command.main, [*argv, "--out", str(page)]) == 0
     expected = Counter(page.read_text(encoding="utf-8"))
     probe = tmp_path / "probe.html"
     probe.write_text(PROBE)

@@ -12,9 +12,10 @@ import pytest
 from make_records import BANK, TRANSFER, WHITE_BOX, make, outcome, zero_shot
 
 from advprompt import records
+from advprompt.cli import report as command
 from advprompt.cli.main import dispatch
-from advprompt.report import command as report
-from advprompt.report import layouts, sheets
+from advprompt.report import formats, layout
+from advprompt.report import render as report
 from advprompt.report.tables import build_tables
 from advprompt.report.threats import attack_headings, threat_label
 from advprompt.utils.entry import run_tool
@@ -104,7 +105,7 @@ def test_zero_shot_joins_the_tables_of_its_setting_only():
 
 def test_figures_are_the_mean_and_interval_over_seeds():
     (table,) = tables(*(make(clean=c, seed=s) for s, c in enumerate([79, 80, 81])))
-    (block,) = layouts.table_sheet(table).blocks
+    (block,) = layout.table_sheet(table).blocks
     assert block.rows[0] == [
         "AdvPT",
         "16",
@@ -115,7 +116,7 @@ def test_figures_are_the_mean_and_interval_over_seeds():
         "4096",
         "3",
     ]
-    assert layouts.cell([61.25]) == "61.2"
+    assert layout.cell([61.25]) == "61.2"
 
 
 def test_other_settings_are_other_rows():
@@ -143,7 +144,7 @@ def test_training_threats_share_a_table_and_are_told():
         "clean images",
         "PGD-100 1/255",
     }
-    (block,) = layouts.table_sheet(table).blocks
+    (block,) = layout.table_sheet(table).blocks
     assert "trained with" in [column.name for column in block.columns]
 
 
@@ -258,7 +259,7 @@ def test_mistakes_end_with_code_2(kind, tmp_path, capsys):
         (tmp_path / "file").write_text("")
         argv += ["--out", str(tmp_path / "file" / "report.md")]
     before = sorted(tmp_path.rglob("*"))
-    assert run_tool(report.main, argv) == 2
+    assert run_tool(command.main, argv) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert "Traceback" not in captured.err and captured.out == ""
@@ -269,7 +270,7 @@ def test_out_replaces_the_file(tmp_path, capsys):
     root = write(tmp_path / "output", make())
     target = tmp_path / "report.md"
     target.write_text("old")
-    assert run_tool(report.main, [root, "--format", "markdown", "--out", str(target)]) == 0
+    assert run_tool(command.main, [root, "--format", "markdown", "--out", str(target)]) == 0
     assert target.read_text(encoding="utf-8").startswith("### EuroSAT, few-shot")
     assert capsys.readouterr().out == f"wrote {target}\n"
 
@@ -329,13 +330,13 @@ def test_tables_take_their_place_in_a_page(tmp_path, capsys):
     page.write_text("above\n<!-- report a -->\nold\n<!-- end a -->\nbelow\n", encoding="utf-8")
     call = [root, "--format", "markdown", "--out", str(page)]
     for _ in range(2):  # twice is as once
-        assert run_tool(report.main, [*call, "--mark", "a"]) == 0
+        assert run_tool(command.main, [*call, "--mark", "a"]) == 0
         text = page.read_text(encoding="utf-8")
         assert text.startswith("above\n<!-- report a -->\n\n### EuroSAT")
         assert text.endswith("\n\n<!-- end a -->\nbelow\n") and "old" not in text
-    assert run_tool(report.main, [*call, "--mark", "b"]) == 2
+    assert run_tool(command.main, [*call, "--mark", "b"]) == 2
     assert "<!-- report b -->" in capsys.readouterr().err
-    assert run_tool(report.main, [root, "--mark", "a"]) == 2
+    assert run_tool(command.main, [root, "--mark", "a"]) == 2
     assert page.read_text(encoding="utf-8") == text
 
 
@@ -349,20 +350,20 @@ def test_autoattack_is_told_in_words(tmp_path):
     }
     (table,) = tables(make(attacks=[WHITE_BOX | outcome(30), auto | outcome(20)]))
     assert table.headings == ["end-to-end PGD-100 1/255", "end-to-end AutoAttack 1/255"]
-    (text,) = sheets.terminal([layouts.table_sheet(table)])
+    (text,) = formats.terminal([layout.table_sheet(table)])
     assert (
         "100 steps, 1 restart, on the samples that the other attacks of the row have left" in text
     )
     assert "every iterate scored" not in text
     (table,) = tables(make(attacks=[WHITE_BOX | {"drop": True} | outcome(30)]))
-    assert "every iterate scored" in next(iter(sheets.terminal([layouts.table_sheet(table)])))
+    assert "every iterate scored" in next(iter(formats.terminal([layout.table_sheet(table)])))
 
 
 def test_a_setting_that_a_record_is_too_old_to_have_is_its_default():
     new = {"OPTIM": {"LR": 0.002}, "SEED": 1, "DEFENCE": {"QUALITY": 75}}
     changed = new | {"DEFENCE": {"QUALITY": 50}}
     (table,) = tables(make(seed=1), make(seed=2, config=new))
-    assert [sorted(row.runs) for row in table.rows] == [[1, 2]]
+    assert [row.seeds for row in table.rows] == [[1, 2]]
     (table,) = tables(make(seed=1), make(seed=2, config=changed))
     assert [row.variant for row in table.rows] == ["DEFENCE.QUALITY=50", "DEFENCE.QUALITY=75"]
 

@@ -21,8 +21,8 @@ from advprompt.datasets import imagenet as imagenet_module
 from advprompt.datasets.sampling import Item
 from advprompt.datasets.splits import read_split
 from advprompt.prompting import templates
-from advprompt.report import layouts
-from advprompt.report.joins import build_joins
+from advprompt.report import layout
+from advprompt.report.across import arrange
 from advprompt.report.tables import build_tables
 from advprompt.utils.subset import stratified_subset
 
@@ -359,15 +359,15 @@ def test_tables_tell_first_images_from_other_subsets():
         for keys in asked
     ]
     found = build_tables({Path(f"run{i}/record.json"): record for i, record in enumerate(made)})
-    words = {next(w for w in layouts.caption(t) if "test images" in w) for t in found}
+    words = {next(w for w in layout.caption(t) if "test images" in w) for t in found}
     assert words == {
         "500 test images (all of the test set)",
         "100 test images (a fixed stratified subset, TEST.SUBSET 100)",
         "100 test images (the first by file name, TEST.FIRST 100)",
     }
     halves = [make_record(config=r["config"], split="base", protocol="base2new") for r in made[1:]]
-    joins, _ = build_joins({Path(f"run{i}/record.json"): r for i, r in enumerate(halves)})
-    assert len(joins) == 2
+    tables = arrange({Path(f"run{i}/record.json"): r for i, r in enumerate(halves)})
+    assert [table.across for table in tables] == [True, True]
 
 
 # --- the test sets of ImageNet's classes -------------------------------------------------------

@@ -9,11 +9,11 @@ import pytest
 from make_records import TRANSFER, WHITE_BOX, make, outcome, zero_shot
 
 from advprompt import records
-from advprompt.report import command as report
-from advprompt.report import layouts
-from advprompt.report.costs import cost_sheet
-from advprompt.report.joins import Join, build_joins
-from advprompt.report.tidy import tidy_csv
+from advprompt.report import layout
+from advprompt.report import render as report
+from advprompt.report.across import arrange
+from advprompt.report.layout import cost_sheet, tidy_csv
+from advprompt.report.tables import build_tables
 from advprompt.utils.io import write_json
 
 FLIPS, SHIFTS = ({"INPUT.TRANSFORMS": [t]} for t in ("random_flip", "random_translation"))
@@ -24,11 +24,17 @@ def listed(made):
     return {Path(f"run{i}/record.json"): record for i, record in enumerate(made)}
 
 
+def build_joins(records):
+    """Tables across tests, and tables of one test."""
+    tables = arrange(records)
+    return [t for t in tables if t.across], [t for t in tables if not t.across]
+
+
 def joined(*made):
-    """The only join of these records, and its sheet."""
+    """The only table across tests of these records, and its sheet."""
     ((join,), tables) = build_joins(listed(made))
     assert not tables
-    return join, layouts.join_sheet(join)
+    return join, layout.table_sheet(join)
 
 
 def scored(clean, transfer, white_box):
@@ -105,10 +111,10 @@ APART = {
 @pytest.mark.parametrize("changes", APART.values(), ids=APART)
 def test_halves_of_other_settings_never_meet(changes):
     joins, _ = build_joins(listed([half("base"), half("new", **changes)]))
-    assert [len(join.tables) for join in joins] == [1, 1]
+    assert [len(join.tests) for join in joins] == [1, 1]
     for join in joins:
         assert any(note.startswith("missing: ") for note in join.notes)
-        assert shown(layouts.join_sheet(join))[0].count("–") == 2 * (1 + len(join.signatures))
+        assert shown(layout.table_sheet(join))[0].count("–") == 2 * (1 + len(join.signatures))
 
 
 def test_other_training_is_another_row():
@@ -118,7 +124,7 @@ def test_other_training_is_another_row():
         for lr in (0.1, 0.2)
     ]
     join, sheet = joined(*made)
-    assert [row.row.name for row in join.rows] == ["AdvPT (OPTIM.LR=0.1)", "AdvPT (OPTIM.LR=0.2)"]
+    assert [row.name for row in join.rows] == ["AdvPT (OPTIM.LR=0.1)", "AdvPT (OPTIM.LR=0.2)"]
     assert all("–" not in row for row in shown(sheet))
 
 
@@ -161,7 +167,7 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
     joins, (alone,) = build_joins(listed(made))
     assert alone.first["dataset"] == "Food101"  # which no prompt was tested on
     (join,) = joins
-    sheet = layouts.join_sheet(join)
+    sheet = layout.table_sheet(join)
     assert [block.heading for block in sheet.blocks] == [
         "clean",
         "transfer PGD-40 16/255 (embedding-KL)",
@@ -185,7 +191,7 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
 def test_a_source_without_its_targets_has_no_average():
     """As when a report is asked for of the source's folder alone."""
     (join,), _ = build_joins(listed([across("ImageNet"), across("ImageNet", seed=2)]))
-    sheet = layouts.join_sheet(join)
+    sheet = layout.table_sheet(join)
     assert sheet.title == "ImageNet without a target, cross-dataset, tiny"
     assert [(c.group, c.name) for c in sheet.blocks[0].columns[3:]] == [
         ("source", "ImageNet"),
@@ -215,7 +221,7 @@ def test_models_that_every_part_tells_apart_are_rows_of_their_own():
         for config, clean in ((FLIPS, 60), (SHIFTS, 70))
     ]
     join, sheet = joined(*made)
-    assert [row.row.name for row in join.rows] == [
+    assert [row.name for row in join.rows] == [
         'AdvPT (INPUT.TRANSFORMS=["random_flip"])',
         'AdvPT (INPUT.TRANSFORMS=["random_translation"])',
     ]
@@ -265,7 +271,7 @@ def test_few_shot_twins_of_the_source_are_left_out():
     newer = {"created": "2099-01-01T00:00:00+00:00"}
     again = make(dataset="ImageNet", clean=75, config=FLIPS) | newer
     (join,), _ = build_joins(listed([made[0], again, sources[0]]))  # one model, tested twice
-    assert join.rows[0].mean("ImageNet") == 75 and not ambiguous(join)
+    assert join.rows[0].accuracies(None, "ImageNet") == [75] and not ambiguous(join)
 
 
 @pytest.mark.parametrize("style", [*report.WRITERS, "html"])
@@ -302,7 +308,7 @@ def test_the_few_shot_run_stands_for_the_source_figure():
     ]
     made = [across("EuroSAT"), across("EuroSAT", 2), *few_shot]
     (join,), tables = build_joins(listed(made))
-    ((source, target, *_),) = shown(layouts.join_sheet(join))
+    ((source, target, *_),) = shown(layout.table_sheet(join))
     assert (source, target) == ("70.0", "80.0 ± 0.0")
     assert "no seed 2 on ImageNet" in " ".join(join.notes)
     (table,) = tables  # where it stands as well, beside the one of another training
@@ -322,7 +328,7 @@ def test_sources_and_protocols_are_tables_of_their_own():
     joins, alone = build_joins(listed(made))
     assert len(joins) == 4 and all(len(join.rows) == 1 for join in joins)
     assert len(alone) == 4 and all("source: " in " ".join(table.notes) for table in alone)
-    tables = report.build_tables(listed(made))  # as the CSV has them: nothing is a duplicate
+    tables = build_tables(listed(made))  # as the CSV has them: nothing is a duplicate
     assert not any(note.startswith("duplicate") for table in tables for note in table.notes)
 
 
@@ -331,10 +337,10 @@ def test_prompts_of_unknown_source_are_averaged_with_none():
     made = [across("EuroSAT", 1), across("EuroSAT", 2, source=None), *older]
     made += [across("EuroSAT", 2, source=None, clean=70), zero_shot()]
     (join,), (alone,) = build_joins(listed(made))
-    assert [set(row.row.shots for row in join.rows), len(alone.rows)] == [{0, 16}, 4]
-    (table,) = report.build_tables(listed(made))
+    assert [set(row.shots for row in join.rows), len(alone.rows)] == [{0, 16}, 4]
+    (table,) = build_tables(listed(made))
     for rows in (alone.rows, table.rows):
-        assert all(len(row.runs) == 1 for row in rows) and len({r.name for r in rows}) == len(rows)
+        assert all(len(row.seeds) == 1 for row in rows) and len({r.name for r in rows}) == len(rows)
     named = {row.name.partition("(")[2] for row in table.rows if row.shots}
     assert named == {f'source="{s}")' for s in ("ImageNet", "unknown 1", "unknown 2", "unknown 3")}
     for notes in (alone.notes, table.notes):
@@ -354,7 +360,7 @@ def test_prompts_of_unknown_source_are_averaged_with_none():
 def test_an_unknown_source_may_be_the_tested_data():
     made = [across("ImageNet", source=None), across("EuroSAT"), across("EuroSAT", 2)]
     (join,), (table,) = build_joins(listed(made))
-    assert list(join.tables) == ["EuroSAT"] and table.first["dataset"] == "ImageNet"
+    assert list(join.tests) == ["EuroSAT"] and table.first["dataset"] == "ImageNet"
 
 
 def test_domain_shift_has_the_papers_columns():
@@ -424,11 +430,11 @@ def test_csv_stays_long(folder, monkeypatch):
 def test_the_first_images_are_no_whole_test_set_anywhere():
     from advprompt.cli import export
 
-    (table,) = report.build_tables({Path("a"): make(config={"TEST.FIRST": 50})})
+    (table,) = build_tables({Path("a"): make(config={"TEST.FIRST": 50})})
     (row, *_) = csv.DictReader(io.StringIO(tidy_csv([table])))
     assert (row["subset"], row["first"]) == ("", "50")
     told = "the first by file name, TEST.FIRST 50"
-    assert any(told in line for line in layouts.caption(table))
+    assert any(told in line for line in layout.caption(table))
     assert any(told in line for line in export._figures(export.figures(table.first)))
 
 
@@ -439,7 +445,7 @@ def test_costs_are_means_over_seeds_of_all_tests():
     join, _ = joined(*made)
     ((*_, parameters, epochs, train, bank, evaluation, device),) = cost_sheet(join).blocks[0].rows
     assert (parameters, epochs, train, bank, evaluation) == ("4096", "50", "150", "5.0", "42")
-    assert "CPU" in device and isinstance(join, Join)
+    assert "CPU" in device
 
 
 def test_costs_are_means_over_the_seeds_that_have_them():

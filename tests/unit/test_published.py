@@ -8,8 +8,8 @@ from make_records import BANK, TRANSFER, WHITE_BOX, make, outcome, zero_shot
 
 from advprompt import extend_cfg, records
 from advprompt.prompting.templates import TEMPLATES
-from advprompt.report import command as report
 from advprompt.report import published
+from advprompt.report import render as report
 from advprompt.report.tables import build_tables
 from tests.unit.test_layouts import listed
 
@@ -168,13 +168,13 @@ def test_papers_tables_are_apart_and_say_so(style, tmp_path):
     plain, _ = report.render([str(tmp_path)], style)
     text, _ = report.render([str(tmp_path)], style, paper=True)
     assert "Published" not in plain and text.startswith(plain.rstrip())
-    assert text.count("Published: ") == len(published.PUBLISHED)
-    assert text.count("copied from the paper, not measured here") == len(published.PUBLISHED)
+    assert text.count("Published: ") == len(published.papers_sheets())
+    assert text.count("copied from the paper, not measured here") == len(published.papers_sheets())
     assert "arXiv 2311.11261" in text and "70.52" in text and "37.4" in text
 
 
-def test_every_row_has_a_value_a_column():
-    for table in published.PUBLISHED:
-        assert table.source.count("arXiv") == 1 and table.setting
-        assert {len(row) for row in table.rows} == {len(table.columns)}
-        assert {len(row) for row in table.sheet.blocks[0].rows} == {len(table.columns)}
+def test_papers_tables_are_whole():
+    for sheet in published.papers_sheets():
+        (block,) = sheet.blocks
+        assert {len(row) for row in block.rows} == {len(block.columns)}
+        assert sheet.facts[0].count("arXiv") == 1 and len(sheet.facts) > 2

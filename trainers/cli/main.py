@@ -33,9 +33,9 @@ def command(name: str):
         case "sweep":
             from ..experiments import sweep as module
         case "report":
-            from ..report import command as module
+            from . import report as module
         case "curves":
-            from ..report import curves as module
+            from . import curves as module
         case "robustness":
             from . import robustness as module
         case "transfer":

@@ -25,7 +25,7 @@ from ..config import host, merging, shipped
 from ..config import keys as config
 from ..config.keys import extend_cfg
 from ..config.shipped import CLONE
-from ..report import command as report
+from ..report import render
 from ..utils import errors
 from ..utils.entry import run_tool
 from .jobs import COMMON, METHODS, PROTOCOLS, SHORT, TARGETS, ZERO_SHOT, Job, Sweep
@@ -393,7 +393,7 @@ def work(todo: Sequence[Job], place: Place, slots, *, retries: int = 1) -> int:
             signal.signal(number, signal.SIG_DFL)
     trouble = failures(pool)
     try:
-        report.main([place.output])
+        print(render.render([place.output])[0])
     except errors.UserError as error:
         print(f"note: no tables: {error}", file=sys.stderr)
     if trouble:
