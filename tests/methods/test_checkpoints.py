@@ -426,19 +426,6 @@ def test_weights_in_the_cache_are_found_and_checked(tmp_path, archive, monkeypat
     assert load_clip("ViT-B/32", image_tower=False).name == "ViT-B/32"
 
 
-def test_download_arrives_whole(tmp_path, monkeypatch):
-    def fetch(url, cache_dir):
-        assert url.endswith(f"{loading.OPENAI['ViT-L/14@336px'][1]}/ViT-L-14-336px.pt")
-        path = os.path.join(cache_dir, "ViT-L-14-336px.pt")
-        with open(path, "wb") as handle:
-            handle.write(b"whole")
-        return path
-
-    monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_url", fetch)
-    assert loading._download("ViT-L/14@336px", tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["ViT-L-14-336px.pt"]
-
-
 @pytest.mark.parametrize("name", loading.OPENAI)
 def test_digests_are_those_of_open_clip(name):
     url = open_clip.pretrained.get_pretrained_url(loading._arch_of(name), "openai")
