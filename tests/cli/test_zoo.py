@@ -66,7 +66,7 @@ def trained(white_box, arguments, capsys):
 
 @pytest.fixture
 def exported(capsys, tmp_path):
-    """Export tmp_path/run: ``exported("--epoch", 1) -> (exit code, out, errors)``."""
+    """Run advprompt export on tmp_path/run: ``exported("--epoch", 1)``."""
 
     def call(*words, folder=None, out="zoo"):
         capsys.readouterr()

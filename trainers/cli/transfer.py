@@ -26,13 +26,11 @@ from ..evaluation import transfer
 from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
-from ..report.transfer import SCHEMA, read_sheets, render
+from ..report.transfer import FORMATS, SCHEMA, render
 from ..utils.entry import run_tool
 from ..utils.errors import UserError
 from ..utils.io import read_json, writable_dir, write_json
 from .robustness import register_datasets, settings
-
-__all__ = ["SCHEMA", "main", "measure", "read_sheets", "render"]
 
 
 def load(cfg, model_dir: str):
@@ -58,24 +56,23 @@ def load(cfg, model_dir: str):
     )
 
 
-def shared_facts(cfg, test: Evaluation) -> dict:
-    """Return what has to be the same in all runs."""
-    return {
-        "data set": cfg.DATASET.NAME,
-        "classes": list(test.victim.classnames),
-        "test images": [Path(path).name for path in test.images.paths],
-        "labels": test.images.labels,
-        "resolution": test.victim.clip.resolution,
-        "preprocessing": test.images.preprocess.key,
-    }
-
-
-def check_alike(folders: list[str], facts: list[dict]) -> None:
-    """Refuse runs whose images cannot be shown to one another.
+def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dict:
+    """Return what has to be the same in all runs, whose images are shown to one another.
 
     Raises:
         UserError: naming the first two that differ, and in what.
     """
+    facts = [
+        {
+            "data set": cfg.DATASET.NAME,
+            "classes": list(test.victim.classnames),
+            "test images": [Path(path).name for path in test.images.paths],
+            "labels": test.images.labels,
+            "resolution": test.victim.clip.resolution,
+            "preprocessing": test.images.preprocess.key,
+        }
+        for (cfg, _), test in zip(jobs, tests, strict=True)
+    ]
     for folder, theirs in zip(folders[1:], facts[1:], strict=True):
         for what, value in theirs.items():
             if value != facts[0][what]:
@@ -84,6 +81,7 @@ def check_alike(folders: list[str], facts: list[dict]) -> None:
                     f"'{folders[0]}' and '{folder}' differ in {what}{values}; transfer needs runs "
                     "of one data set, class split, test subset and resolution"
                 )
+    return facts[0]
 
 
 def measure(folders: list[str], attack_file: str, root: str, opts: list[str], out: str) -> dict:
@@ -107,10 +105,9 @@ def measure(folders: list[str], attack_file: str, root: str, opts: list[str], ou
             "give one such as configs/attacks/linf1.yaml"
         )
     trainers, tests = zip(*(load(*job) for job in jobs), strict=True)
-    facts = [shared_facts(cfg, test) for (cfg, _), test in zip(jobs, tests, strict=True)]
-    check_alike(folders, facts)
+    facts = shared_facts(folders, jobs, tests)
     runs = [_run(*each) for each in zip(folders, jobs, trainers, strict=True)]
-    record = _resume(out, _new(runs, jobs[0][0], tests[0].device, facts[0], specs))
+    record = _resume(out, _new(runs, jobs[0][0], tests[0].device, facts, specs))
     if record["status"] == "completed":
         print(f"skipped: {out} holds this matrix", file=sys.stderr)
         return record
@@ -215,15 +212,10 @@ def main(argv: list[str]) -> None:
     add("runs", nargs="+", metavar="RUN", help="folders of finished runs")
     add("--attack-config-file", required=True, metavar="FILE")
     add("--root", default="data", help="folder of the data sets (default: data)")
-    add("--format", choices=("terminal", "markdown", "csv"), default="terminal")
+    add("--format", choices=FORMATS, default="terminal")
     add("--out", default="transfer.json", metavar="FILE", help="record, from which a call resumes")
-    add(
-        "--opts",
-        nargs="+",
-        default=[],
-        metavar="KEY VALUE",
-        help="overrides, such as TEST.SUBSET 500",
-    )
+    more = "overrides, such as TEST.SUBSET 500"
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help=more)
     args = parser.parse_args(argv)
     with contextlib.redirect_stdout(sys.stderr):  # what loading prints is not part of the table
         record = measure(args.runs, args.attack_config_file, args.root, args.opts, args.out)

@@ -150,14 +150,10 @@ def _picture(trainer, evaluation: Evaluation) -> None:
     cfg = trainer.cfg
     specs = specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
     spec = next((spec for spec in specs if spec.target == "end_to_end"), None)
-    examples = evaluation.examples(spec, cfg.TEST.PICTURE) if spec else None
-    if not examples:
-        return
     from ..evaluation.pictures import save_examples  # matplotlib is slow to import
 
-    path = save_examples(
-        trainer.record_dir,
-        **examples,
-        title=f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}",
-    )
-    print(f"* picture: {path}")
+    examples = evaluation.examples(spec, cfg.TEST.PICTURE) if spec else {}
+    if not examples:
+        return
+    title = f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}"
+    print(f"* picture: {save_examples(trainer.record_dir, **examples, title=title)}")

@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import torch
 
+from ..records.examples import EXAMPLES, MAGNIFICATION, perturbation
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, load_tensors, save_tensors
+from ..utils.io import atomic_write, save_tensors
 
-EXAMPLES = "examples.safetensors"
 PICTURE = "picture.png"
-MAGNIFICATION = 10
 _RIGHT, _WRONG, _QUIET = "#1a7f37", "#c62828", "#57606a"
 _NAME = 26  # characters of a class name that fit under an image
 _SMALL = 160  # pixels; below it images are shown with hard edges
@@ -93,11 +92,6 @@ def save_grid(
     return Path(path)
 
 
-def perturbation(clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
-    """Return the change of each pixel times ``MAGNIFICATION`` around grey, in [0, 1]."""
-    return (0.5 + MAGNIFICATION * (adversarial - clean)).clamp(0, 1)
-
-
 def _show(axes, image: torch.Tensor, text: str, colour: str) -> None:
     look = "nearest" if max(image.shape[-2:]) < _SMALL else "antialiased"
     axes.imshow(image.permute(1, 2, 0).numpy(), vmin=0, vmax=1, interpolation=look)  # (H, W, 3)
@@ -170,24 +164,3 @@ def _predictions(probabilities: torch.Tensor, classnames: Sequence[str]) -> list
     best = probabilities.detach().float().cpu().max(dim=1)
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [Prediction(classnames[i], p) for i, p in pairs]
-
-
-def load_examples(path) -> dict:
-    """Return the arguments of :func:`save_grid`, except its path, from a run's examples.
-
-    Args:
-        path: ``examples.safetensors`` or the run folder that holds it.
-
-    Raises:
-        UserError: missing, damaged, or another kind of file.
-    """
-    path = Path(path)
-    path = path / EXAMPLES if path.is_dir() else path
-    tensors, facts = load_tensors(path)
-    names = {"clean", "adversarial", "labels", "before", "after", "eps", "title"}
-    examples = {key: value for key, value in (tensors | facts).items() if key in names}
-    if set(examples) != names:
-        raise UserError(
-            f"'{path}' holds no examples of an attack; give the {EXAMPLES} of a finished run"
-        )
-    return examples

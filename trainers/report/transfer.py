@@ -8,10 +8,11 @@ import io
 from ..records import test_images
 from ..utils.errors import UserError
 from ..utils.io import read_json
-from .sheets import Block, Column, Sheet, markdown, terminal
+from .formats import Block, Column, Sheet, markdown, terminal
 from .threats import attack_headings, describe
 
 SCHEMA = 1
+FORMATS = ("terminal", "markdown", "csv")
 _FIELDS = ("name", "eps", "alpha", "steps", "restarts", "objective", "norm", "drop")  # of CSV
 
 
