@@ -114,7 +114,8 @@ def block_consistency(clean: list[Tensor], adv: list[Tensor]) -> Tensor:
 
     Source: NAP-Tuning (arXiv 2506.12706), the consistency term of the authors' code.
     """
-    return sum(1 - cosine(a, b) for a, b in zip(clean, adv, strict=True))
+    gaps = (1 - cosine(a, b) for a, b in zip(clean, adv, strict=True))
+    return sum(gaps, start=torch.zeros(()))
 
 
 def nap(clean_ce: Tensor, adv_ce: Tensor, consistency: Tensor, lam: float, weight: float) -> Tensor:

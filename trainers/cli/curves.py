@@ -21,15 +21,13 @@ from ..utils.errors import UserError
 
 def main(argv: list[str]) -> None:
     """Parse the command line and draw."""
-    parser = argparse.ArgumentParser(
-        prog="advprompt curves", description=__doc__.partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser("advprompt curves", description=__doc__.partition("\n")[0])
     parser.add_argument("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")
     parser.add_argument(
         "--over",
         required=True,
         metavar="KEY",
-        help="the setting on the x axis; eps, steps or restarts: of the test attack",
+        help="the x axis: a setting, or eps, steps or restarts of the test attack",
     )
     parser.add_argument(
         "--along",

@@ -20,9 +20,7 @@ from ..utils.errors import UserError
 
 def main(argv: list[str]) -> None:
     """Parse the command line and print or write the tables."""
-    parser = argparse.ArgumentParser(
-        prog="advprompt report", description=__doc__.partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser("advprompt report", description=__doc__.partition("\n")[0])
     parser.add_argument("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")
     parser.add_argument("--format", choices=render.FORMATS, default="terminal")
     parser.add_argument("--out", metavar="FILE", help="write there instead of printing")

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 
 from ..backbone.features import cosine_logits
-from ..config.keys import add_defaults, one_of
+from ..config.keys import one_of
 from ..utils import distributed
 from ..utils.errors import UserError
 from . import device_loader as ondevice
@@ -20,7 +20,6 @@ from .alarms import collapse_warning
 from .batch import Output
 from .tuning import PromptTrainer
 
-ATTACK_PRECISIONS = ("fp32", "bf16")  # float16 gradients underflow to exactly 0
 ATTACK_OBJECTIVES = ("ce", "margin", "kl")
 
 
@@ -42,16 +41,8 @@ class AdversarialTrainer(PromptTrainer):
     alarm_term = "loss_cons"
 
     @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        # of the attack in training: fp32 or bf16
-        add_defaults(cfg, "TRAINER.ADVERSARIAL", ATTACK_PREC="fp32")
-
-    @classmethod
     def check_keys(cls, cfg):
         super().check_keys(cfg)
-        precision = cfg.TRAINER.ADVERSARIAL.ATTACK_PREC
-        one_of("TRAINER.ADVERSARIAL.ATTACK_PREC", precision, ATTACK_PRECISIONS)
         one_of("DATALOADER.TRAIN_X.IN_MEMORY", cfg.DATALOADER.TRAIN_X.IN_MEMORY, ondevice.CHOICES)
         if not cls.is_adversarial(cfg):
             return

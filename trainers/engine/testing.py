@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from pathlib import Path
 
 import torch
 
@@ -23,10 +22,9 @@ MODEL_FILE = "model.json"  # what a run's figures are of: trainer, backbone, cla
 def evaluation_of(trainer, split: str) -> Evaluation:
     """Return the evaluation of a trainer's model on its ``val`` or ``test`` images."""
     cfg, val = trainer.cfg, split == "val"
-    items = trainer.dm.dataset.val if val else trainer.test_images
     return Evaluation(
         TrainerVictim(trainer),
-        ImageList(items, trainer.preprocess),
+        ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
         folder=trainer.record_dir / "unfinished",
         cache=trainer.bank_folder(),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
@@ -152,14 +150,10 @@ def _picture(trainer, evaluation: Evaluation) -> None:
     cfg = trainer.cfg
     specs = specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
     spec = next((spec for spec in specs if spec.target == "end_to_end"), None)
+    from ..evaluation.pictures import save_examples  # matplotlib is slow to import
+
     examples = evaluation.examples(spec, cfg.TEST.PICTURE) if spec else {}
     if not examples:
         return
-    from ..evaluation.pictures import save_examples
-
-    path = save_examples(
-        Path(trainer.record_dir),
-        **examples,
-        title=f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}",
-    )
-    print(f"* picture: {path}")
+    title = f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}"
+    print(f"* picture: {save_examples(trainer.record_dir, **examples, title=title)}")

@@ -17,7 +17,6 @@ from ..prompting.spec import POSITIONS
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.seeds import hash_seed
-from ..utils.versions import grad_scaler
 from .alarms import NonFiniteLoss
 from .batch import Batch, accuracy
 from .trainer import RobustTrainer
@@ -42,6 +41,7 @@ class PromptTrainer(RobustTrainer):
             cfg,
             "TRAINER.ADVERSARIAL",
             PREC="fp32",  # of forward and backward: fp32, bf16, amp (float16 on a GPU)
+            ATTACK_PREC="fp32",  # of a white-box attack in training: fp32 or bf16
             ACCUMULATE=1,  # batches per optimizer step
             CLASS_CHUNK=0,  # classes per text pass; 0: all at once
         )
@@ -50,6 +50,8 @@ class PromptTrainer(RobustTrainer):
     def check_keys(cls, cfg):
         keys, own, node = cfg.TRAINER.ADVERSARIAL, cfg.TRAINER[cls.node], f"TRAINER.{cls.node}"
         one_of("TRAINER.ADVERSARIAL.PREC", keys.PREC, PRECISIONS)
+        # float16 gradients of pixels underflow to exactly 0
+        one_of("TRAINER.ADVERSARIAL.ATTACK_PREC", keys.ATTACK_PREC, ("fp32", "bf16"))
         at_least("TRAINER.ADVERSARIAL.ACCUMULATE", keys.ACCUMULATE, 1)
         at_least("TRAINER.ADVERSARIAL.CLASS_CHUNK", keys.CLASS_CHUNK, 0)
         if keys.PREC == "amp" and not (cfg.USE_CUDA and torch.cuda.is_available()):
@@ -118,7 +120,7 @@ class PromptTrainer(RobustTrainer):
         self.optim = build_optimizer(module, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model("prompt_learner", module, self.optim, self.sched)
-        self.scaler = grad_scaler(self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
+        self.scaler = torch.amp.GradScaler(enabled=self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
         print(f"# trained values: {self.prompt_parameters():,}")
 
     def image_features(self, pixels):

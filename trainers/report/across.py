@@ -46,9 +46,6 @@ def run_folder(path: Path) -> Path:
     return folder.parent.parent if folder.parent.name in ("tests", "robustness") else folder
 
 
-# --- which records belong together ----------------------------------------------------------------
-
-
 def _shared(record: Mapping) -> tuple:
     """Return what all tests of a table have in common.
 
@@ -120,9 +117,6 @@ def arrange(records: Mapping[Path, dict]) -> list[Table]:
         return start, table.protocol, first["backbone"], first["weights_sha256"], split
 
     return sorted([*joined, *single], key=order)
-
-
-# --- one table ------------------------------------------------------------------------------------
 
 
 def _model(record: Mapping, known: Iterable[str], protocol: str) -> Row:
@@ -249,9 +243,6 @@ def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
 
 def _folders(row: Row) -> frozenset[Path]:
     return frozenset(run_folder(run.path) for run in row.runs)
-
-
-# --- notes ----------------------------------------------------------------------------------------
 
 
 def _ambiguous(table: Table, row: Row) -> Iterator[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..utils import errors
 from . import curves, drawing, layout
@@ -17,31 +17,24 @@ LIMIT = 40  # charts of one page
 _EPOCHS = "OPTIM.MAX_EPOCH"  # which some methods choose by the shots
 
 
-@dataclass
-class Chart:
+class Chart(NamedTuple):
     """One panel, not drawn yet."""
 
     section: str
     panel: Panel
     key: str
 
-    @property
-    def title(self) -> str:
-        """What is drawn, in one line."""
+    def draw(self) -> dict[str, str]:
+        """Return its title, what it shows in words, and the picture as a data URI."""
         figure = f", {self.panel.only}" if self.panel.only else ""
-        return f"{layout.title(self.panel.table)}{figure}"
-
-    @property
-    def text(self) -> str:
-        """The picture in words, for readers who do not see it."""
         names = ", ".join(curve.name for curve in self.panel.curves)
-        return f"Accuracy in percent over {self.key}: {names}"
-
-    def draw(self) -> str:
-        """Return the picture as a data URI."""
         out = io.BytesIO()
         drawing.save(out, [self.panel], self.key, captions=False)
-        return png_uri(out.getvalue())
+        return {
+            "title": f"{layout.title(self.panel.table)}{figure}",
+            "text": f"Accuracy in percent over {self.key}: {names}",
+            "picture": png_uri(out.getvalue()),
+        }
 
 
 def build_charts(

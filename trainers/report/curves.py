@@ -86,9 +86,6 @@ def _number(value) -> float:
     return float(value.removesuffix("/255") if isinstance(value, str) else value)
 
 
-# --- over a setting of the runs -------------------------------------------------------------------
-
-
 def value_of(row: Row, key: str) -> float | str | None:
     """Return a row's setting as a number where it is one (``4/255`` counts as 4), else as text.
 
@@ -216,9 +213,6 @@ def _name_curves(curves: list[Curve], left_out: set[str]) -> None:
 def _short(key: str) -> str:
     """Drop the trainer's node, since its name is given: ``TRAINER.CAPT.ALPHA`` is ``ALPHA``."""
     return key.split(".", 2)[2] if key.startswith("TRAINER.") and key.count(".") > 1 else key
-
-
-# --- over a field of the test attack --------------------------------------------------------------
 
 
 def attack_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel], list[str]]:

@@ -70,7 +70,7 @@ def caption(panel: Panel) -> list[str]:
 def facts_of(panel: Panel) -> list[str]:
     """Return what the reader of a panel needs to compare it."""
     rows = [row for curve in panel.curves for row in curve.rows.values()]
-    counts = {len(row.seeds) for row in rows}
+    counts = {len(row.runs) for row in rows}
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
     lines = layout.caption(panel.table)
     lines[-1] = f"{lines[-1]}; n = {seeds}"

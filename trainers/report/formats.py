@@ -89,9 +89,6 @@ def _grid(block: Block, style: str, headings: list[str], rows: list[list[str]]) 
     )
 
 
-# --- terminal -------------------------------------------------------------------------------------
-
-
 def _in_two_lines(text: str) -> str:
     """Break a long text at the blank nearest to its middle, so that terminals can hold it."""
     blanks = [i for i, char in enumerate(text) if char == " "]
@@ -121,9 +118,6 @@ def terminal(sheets: Iterable[Sheet]) -> Iterator[str]:
         yield "\n".join(lines + [f"  ! {note}" for note in sheet.notes])
 
 
-# --- markdown -------------------------------------------------------------------------------------
-
-
 def _in_one_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
@@ -143,8 +137,6 @@ def markdown(sheets: Iterable[Sheet]) -> Iterator[str]:
             lines.append(f"- **{kind}**{colon}{rest}")
         yield "\n".join(lines)
 
-
-# --- LaTeX ----------------------------------------------------------------------------------------
 
 _LATEX = str.maketrans(
     {c: "\\" + c for c in "&%$#_{}"}

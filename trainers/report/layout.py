@@ -45,9 +45,6 @@ def model_cells(row: Row) -> list[str]:
     return [row.name, row.shots_label, row.trained_with]
 
 
-# --- captions -------------------------------------------------------------------------------------
-
-
 def title(table: Table) -> str:
     """Return data, protocol, classes and backbone in one line."""
     first, protocol, backbone = table.first, _PROTOCOLS[table.protocol], table.first["backbone"]
@@ -57,7 +54,7 @@ def title(table: Table) -> str:
     if table.protocol == BASE_TO_NEW:
         counts = [f"{record['classes']} {split}" for split, record in table.tests.items()]
         return f"{first['dataset']}, {protocol}, {' and '.join(counts)} classes, {backbone}"
-    count = len(table.targets)
+    count = len(_targets(table))
     if not count:  # only the source's folder was given
         return f"{table.source} without a target, {protocol}, {backbone}"
     what = "data set" if table.protocol == CROSS else "shifted data set"
@@ -77,9 +74,10 @@ def caption(table: Table) -> list[str]:
         lines += _caption_across(table, images)
     else:
         lines.append(f"{first['clean']['n']} test images ({images})")
-    lines.append(f"device {', '.join(table.devices)}")
+    devices = sorted({device for row in table.rows for device in row.distinct("device")})
+    lines.append(f"device {', '.join(devices)}")
     attacks = first["attacks"]
-    for heading, attack in zip(table.headings, attacks, strict=True):
+    for (heading, _), attack in zip(table.figures[1:], attacks, strict=True):
         lines.append(f"{heading}: {describe(attack)}")
     targets = {attack["target"] for attack in attacks}
     lines += [meaning for target, meaning in MEANINGS.items() if target in targets]
@@ -101,9 +99,6 @@ def _caption_across(table: Table, images: str) -> list[str]:
     return lines
 
 
-# --- accuracies -----------------------------------------------------------------------------------
-
-
 def table_sheet(table: Table) -> Sheet:
     """Lay out a table.
 
@@ -122,7 +117,7 @@ def _one_test(table: Table) -> Block:
     rows = [
         model_cells(row)
         + [cell(row.accuracies(signature)) for _, signature in table.figures]
-        + [row.distinct("prompt_parameters"), str(len(row.seeds))]
+        + [_text(row, "prompt_parameters"), str(len(row.runs))]
         for row in table.rows
     ]
     return Block([*columns, Column("trainable parameters"), Column("seeds n")], rows)
@@ -146,14 +141,14 @@ def _by_figure(table: Table) -> list[Block]:
     source = [
         Column(SHORT.get(t, t).lstrip("-"), "source") for t in table.tests if t == table.source
     ]
-    average = [Column("average", "target")] if table.targets else []
-    targets = [Column(_short(name, table), "target") for name in table.targets]
+    average = [Column("average", "target")] if _targets(table) else []
+    targets = [Column(_short(name, table), "target") for name in _targets(table)]
     blocks = []
     for figure, signature in table.figures:
         rows = [
             model_cells(row)
             + [cell(row.accuracies(signature, test)) for test in table.tests]
-            + ([cell(_averages(row, table.targets, signature))] if table.targets else [])
+            + ([cell(_averages(row, _targets(table), signature))] if _targets(table) else [])
             + [_seeds(row)]
             for row in table.rows
         ]
@@ -175,18 +170,23 @@ def _averages(row: Row, tests: list[str], signature) -> list[float]:
     return [sum(alike) / len(tests) for alike in zip(*values, strict=True)]
 
 
+def _targets(table: Table) -> list[str]:
+    return [test for test in table.tests if test != table.source]
+
+
 def _short(name: str, table: Table) -> str:
     """Return ``-V2`` for ImageNetV2 only where ImageNet is the source."""
     short = SHORT.get(name, name)
     return name if short.startswith("-") and table.source != "ImageNet" else short
 
 
+def _text(row: Row, fact: str) -> str:
+    return ", ".join(map(str, row.distinct(fact)))
+
+
 def _seeds(row: Row) -> str:
     counts = sorted({len(runs) for runs in row.parts.values()})
     return " to ".join(map(str, sorted({counts[0], counts[-1]})))
-
-
-# --- costs ----------------------------------------------------------------------------------------
 
 
 def cost_sheet(table: Table) -> Sheet:
@@ -196,10 +196,10 @@ def cost_sheet(table: Table) -> Sheet:
     rows = [
         [
             *model_cells(row),
-            row.distinct("prompt_parameters"),
-            row.distinct("epochs"),
+            _text(row, "prompt_parameters"),
+            _text(row, "epochs"),
             *(_seconds(row, kind) for kind in _COSTS),
-            row.distinct("device"),
+            _text(row, "device"),
         ]
         for row in table.rows
     ]
@@ -219,7 +219,7 @@ def _seconds(row: Row, kind: str) -> str:
     that have every test.
     """
     totals = []
-    for seed in row.seeds:
+    for seed in row.distinct("seed"):
         runs = [part[seed] for part in row.parts.values() if seed in part]
         spent = [run.record["seconds"][kind] for run in runs]
         if any(spent) and (kind != "eval" or len(runs) == len(row.parts)):
@@ -229,8 +229,6 @@ def _seconds(row: Row, kind: str) -> str:
     mean, _ = statistics.mean_interval(totals)
     return f"{mean:.0f}" if mean >= 10 else f"{mean:.1f}"
 
-
-# --- CSV ------------------------------------------------------------------------------------------
 
 _SHARED = ("dataset", "protocol", "split", "classes", "backbone", "weights_sha256", "subset")
 _THREAT = ("name", "objective", "target", "eps", "alpha", "steps", "restarts", "start", "norm")
@@ -254,12 +252,12 @@ def tidy_csv(tables: Iterable[Table]) -> str:
         attacks = [{}, *table.first["attacks"]]  # the clean figure has none
         for row in table.rows:
             name = [row.trainer, row.variant, row.shots, row.trained_with]
-            name.append(row.distinct("prompt_parameters"))
+            name.append(_text(row, "prompt_parameters"))
             for (heading, signature), attack in zip(table.figures, attacks, strict=True):
                 mean, half = statistics.mean_interval(row.accuracies(signature))
                 writer.writerow(
                     [*fixed, *name, heading, *(attack.get(f) for f in _THREAT), f"{mean:.6g}"]
-                    + ["" if half is None else f"{half:.6g}", " ".join(map(str, row.seeds))]
-                    + [source_of(row.runs[0].record)]
+                    + ["" if half is None else f"{half:.6g}"]
+                    + [" ".join(map(str, row.distinct("seed"))), source_of(row.runs[0].record)]
                 )
     return out.getvalue().rstrip("\n")

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -91,18 +92,13 @@ def _look(block: Block, j: int) -> str:
     return " ".join(names)
 
 
-def _drawn(found: list[charts.Chart]) -> list[tuple[str, list[dict]]]:
-    """Return the charts with their pictures by section, neighbours with equal facts together."""
-    drawn = [(chart, chart.draw()) for chart in _progress(found, "charts")]
+def _drawn(found: list[charts.Chart]) -> list[tuple[str, list[tuple]]]:
+    """Return the charts with their facts by section, neighbours with equal facts together."""
+    drawn = [(c.section, drawing.facts_of(c.panel), c.draw()) for c in _progress(found, "charts")]
+    sections = [(name, list(members)) for name, members in groupby(drawn, key=itemgetter(0))]
     return [
-        (
-            section,
-            [
-                {"facts": facts, "charts": list(alike)}
-                for facts, alike in groupby(members, key=lambda c: drawing.facts_of(c[0].panel))
-            ],
-        )
-        for section, members in groupby(drawn, key=lambda c: c[0].section)
+        (name, [(facts, list(alike)) for facts, alike in groupby(members, key=itemgetter(1))])
+        for name, members in sections
     ]
 
 

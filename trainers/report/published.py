@@ -13,7 +13,6 @@ from pathlib import Path
 import yaml
 
 from ..config.keys import defaults
-from ..prompting.templates import template_for
 from ..records import attack_signature
 from .across import SHORT
 from .formats import MISSING, Block, Column, Sheet
@@ -68,9 +67,6 @@ def _alone(table: Mapping) -> Sheet:
     return Sheet(f"Published: {table['title']}", [Block(columns, rows)], facts)
 
 
-# --- next to ours ---------------------------------------------------------------------------------
-
-
 def _same_attack(attack: Mapping | None, wanted: Mapping) -> bool:
     """Return True if two attacks are equal; a field that we do not know makes them differ."""
     return attack is not None and (
@@ -86,12 +82,12 @@ def _same_settings(config: Mapping, wanted: Mapping) -> bool:
 def _same_test(record: Mapping) -> bool:
     """Return True if a record tests on the paper's images and classes, as the paper does."""
     config, dataset, paper = record["config"], record["dataset"], _papers()["advpt"]
-    template = config.get("DATASET.TEMPLATE") or template_for(dataset)
+    ours = config.get("DATASET.TEMPLATE", "")  # "": that of the data set, which is the paper's
     return (
         dataset in paper["datasets"]
         and record["split"] == "all"
         and not (record["subset"] or config.get("TEST.FIRST"))
-        and template == template_for(dataset)
+        and ours in ("", paper["same"]["templates"].get(dataset))
         and _same_settings(config, paper["same"]["test"])
     )
 

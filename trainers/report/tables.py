@@ -90,24 +90,16 @@ class Row:
         """Every run of the row: test by test, seed by seed."""
         return [run for part in self.parts.values() for _, run in sorted(part.items())]
 
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds that any of its tests has."""
-        return sorted({run.record["seed"] for run in self.runs})
-
-    def distinct(self, fact: str) -> str:
-        """Return a field of its records, such as ``epochs``; several values if runs disagree."""
-        return ", ".join(map(str, sorted({run.record[fact] for run in self.runs})))
+    def distinct(self, fact: str) -> list:
+        """Return the sorted values of a field of its records, such as ``seed`` or ``epochs``."""
+        return sorted({run.record[fact] for run in self.runs})
 
     def accuracies(self, signature=None, part: str = WHOLE) -> list[float]:
         """Return the accuracies in percent, one per seed: clean, or under one attack."""
         values = []
         for _, (_, record) in sorted(self.parts.get(part, {}).items()):
-            score = record["clean"]
-            if signature is not None:
-                by_signature = {records_of.attack_signature(a): a for a in record["attacks"]}
-                score = by_signature[signature]
-            values.append(records_of.accuracy(score))
+            scores = {records_of.attack_signature(a): a for a in record["attacks"]}
+            values.append(records_of.accuracy((scores | {None: record["clean"]})[signature]))
         return values
 
 
@@ -131,37 +123,16 @@ class Table:
         """Whether rows hold several tests of a model."""
         return WHOLE not in self.tests
 
-    @property
-    def devices(self) -> list[str]:
-        """Every device a run was made on."""
-        return sorted({run.record["device"] for row in self.rows for run in row.runs})
-
     def where(self, test: str) -> str:
         """Return a test in words."""
         return f"the {test} classes" if self.protocol == "base2new" else test
 
     @property
-    def targets(self) -> list[str]:
-        """Every test but that of the source."""
-        return [test for test in self.tests if test != self.source]
-
-    @property
-    def headings(self) -> list[str]:
-        """One heading per attack."""
-        return attack_headings(self.first["attacks"])
-
-    @property
-    def signatures(self) -> list[tuple]:
-        """One hashable threat model per attack, in the order of the headings."""
-        return [records_of.attack_signature(a) for a in self.first["attacks"]]
-
-    @property
     def figures(self) -> list[tuple[str, tuple | None]]:
-        """``clean`` and each attack, with the signature that finds it in a record."""
-        return [("clean", None), *zip(self.headings, self.signatures, strict=True)]
-
-
-# --- facts of one record --------------------------------------------------------------------------
+        """``clean`` and each attack's heading, with the signature that finds it in a record."""
+        attacks = self.first["attacks"]
+        signatures = map(records_of.attack_signature, attacks)
+        return [("clean", None), *zip(attack_headings(attacks), signatures, strict=True)]
 
 
 def backbone(record: Mapping) -> tuple[str, str]:
@@ -233,9 +204,6 @@ def empty_row(record: Mapping, known: Iterable[str]) -> Row:
         if not is_neutral(key) and not key.startswith(ignored)
     }
     return Row(record["trainer"], record["shots"], record["train_threat"], config)
-
-
-# --- tables ---------------------------------------------------------------------------------------
 
 
 def grouped(records: Mapping[Path, dict], setting_of: Callable) -> list[dict[Path, dict]]:
@@ -347,7 +315,7 @@ def finish(table: Table) -> None:
     name_variants(table.rows)
     table.rows.sort(key=row_order)
     rows = [row for row in table.rows if row.shots and not of_unknown_source(row.runs[0].record)]
-    seeds = {seed for row in rows for seed in row.seeds}
+    seeds = {seed for row in rows for seed in row.distinct("seed")}
     others = "other rows or tests" if table.across else "other rows"
     notes = [f"settings: {row.full_name} has {row.also}" for row in table.rows if row.also]
     for row in rows:
