@@ -434,7 +434,7 @@ DAMAGE = {
         lambda p: save_file({"a": torch.ones(1)}, p / exports.WEIGHTS, {"card": "[" * 200_000}),
         "was not written by this project",
     ),
-    "no file": (lambda p: (p / exports.WEIGHTS).unlink(), "is no export"),
+    "no file": (lambda p: (p / exports.WEIGHTS).unlink(), "is not an export"),
     "another card beside": (
         lambda p: io.write_json(p / exports.CARD, io.read_json(p / exports.CARD) | {"licence": 1}),
         "is not the card of",
@@ -607,44 +607,18 @@ def test_from_train_py_to_three_lines(tmp_path, pets, warm_python):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    call(
-        "train.py",
-        "--root",
-        pets,
-        "--seed",
-        1,
-        "--trainer",
-        "NAPTuning",
-        "--dataset-config-file",
-        "configs/datasets/oxford_pets.yaml",
-        "--config-file",
-        "configs/trainers/NAPTuning/tiny.yaml",
-        "--attack-config-file",
-        "configs/attacks/linf1.yaml",
-        "--output-dir",
-        tmp_path / "run",
-        "DATASET.NUM_SHOTS",
-        2,
-        "OPTIM.MAX_EPOCH",
-        1,
-        "DATASET.CACHE_DIR",
-        tmp_path / "cache",
-        "TEST.SUBSET",
-        0,
-        "ATTACK.TEST.STEPS",
-        2,
-        "TEST.PICTURE",
-        0,
-        "TEST.PROBES",
-        0,
-        "DATALOADER.NUM_WORKERS",
-        0,
-    )
+    words = f"""train.py --root {pets} --seed 1 --trainer NAPTuning
+        --dataset-config-file configs/datasets/oxford_pets.yaml
+        --config-file configs/trainers/NAPTuning/tiny.yaml
+        --attack-config-file configs/attacks/linf1.yaml --output-dir {tmp_path / "run"}
+        DATASET.NUM_SHOTS 2 DATASET.CACHE_DIR {tmp_path / "cache"} OPTIM.MAX_EPOCH 1
+        ATTACK.TEST.STEPS 2 TEST.SUBSET 0 TEST.PICTURE 0 TEST.PROBES 0 DATALOADER.NUM_WORKERS 0"""
+    call(*words.split())
     call("-m", "advprompt", "export", tmp_path / "run", "--out", tmp_path / "zoo")
     card = io.read_json(tmp_path / "zoo" / exports.CARD)
     assert card["backbone"]["name"] == "tiny" and card["figures"]["clean"]["n"] == 12
     code = (
-        "import sys, torch, trainers\n"
+        "import sys, torch, advprompt\n"
         "model = advprompt.load(sys.argv[1])\n"
         "print(*model.logits(torch.rand(2, 3, 64, 64)).shape, *model.classnames)\n"
     )

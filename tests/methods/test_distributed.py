@@ -208,26 +208,11 @@ def _children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 def test_a_killed_process_ends_the_run_and_one_goes_on(white_box, run, tmp_path):
     keys = {"OPTIM__MAX_EPOCH": 25, "TRAIN__CHECKPOINT_FREQ": 1, "TEST__NO_TEST": True}
+    words = "--nproc_per_node 2 --master_addr 127.0.0.1 --master_port 0 --rdzv_backend c10d"
+    words += " --rdzv_endpoint 127.0.0.1:0 --local_addr 127.0.0.1 train.py"
+    command = [sys.executable, "-m", "torch.distributed.run", *words.split()]
     torchrun = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            "2",
-            "--master_addr",
-            "127.0.0.1",
-            "--master_port",
-            "0",
-            "--rdzv_backend",
-            "c10d",
-            "--rdzv_endpoint",
-            "127.0.0.1:0",
-            "--local_addr",
-            "127.0.0.1",
-            "train.py",
-            *white_box("CoOp", **keys),
-        ],
+        [*command, *white_box("CoOp", **keys)],
         cwd=REPO,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         text=True,

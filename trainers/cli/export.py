@@ -159,7 +159,7 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
 
 
 def training_card(cfg, method, settings: dict, state: dict) -> dict:
-    """Return the card's words on the data and the training.
+    """Return what the card says of the data and the training.
 
     Args:
         settings: of the training; ``state``: what its checkpoint holds.
@@ -187,7 +187,7 @@ def training_card(cfg, method, settings: dict, state: dict) -> dict:
 
 
 def model_card(cfg, clip, spec, tensors: dict) -> dict:
-    """Return the card's words on backbone, input and learned values."""
+    """Return what the card says of backbone, input and learned values."""
     tower = any(key.startswith(exports.TOWER) for key in tensors)
     size, interpolation = list(cfg.INPUT.SIZE), cfg.INPUT.INTERPOLATION
     return {
@@ -214,7 +214,7 @@ def model_card(cfg, clip, spec, tensors: dict) -> dict:
 
 def figures(record: dict) -> dict:
     """Return every figure of a record, each attack in words."""
-    told = exports.portable(record["attacks"])  # surrogates and defences may be files
+    described = exports.portable(record["attacks"])  # surrogates and defences may be files
     attacks = [
         attack
         | {
@@ -222,7 +222,7 @@ def figures(record: dict) -> dict:
             "heading": heading,
             "in_words": f"{describe(attack)}; {MEANINGS[attack['target']]}",
         }
-        for attack, heading in zip(told, attack_headings(told), strict=True)
+        for attack, heading in zip(described, attack_headings(described), strict=True)
     ]
     same = ("dataset", "protocol", "split", "subset", "seed", "device", "created")
     clean = record["clean"] | {"accuracy": round(records.accuracy(record["clean"]), 2)}

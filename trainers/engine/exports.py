@@ -109,18 +109,18 @@ def read_export(path) -> Export:
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"'{path}' is no export (there is no {WEIGHTS}); give a folder that 'advprompt export' "
-            "wrote"
+            f"'{path}' is not an export (there is no {WEIGHTS}); give a folder that "
+            "'advprompt export' wrote"
         )
     tensors, metadata = load_tensors(file, advice=ADVICE)
     card = metadata.get("card")
     if not isinstance(card, dict):
-        raise UserError(f"'{file}' is no export of this project (it has no card); {ADVICE}")
+        raise UserError(f"'{file}' is not an export of this project (it has no card); {ADVICE}")
     if metadata.get("card_sha256") != card_digest(card):
         raise UserError(f"the card in '{file}' fails its checksum; {ADVICE}")
-    beside = file.with_name(CARD)
-    if beside.is_file() and read_json(beside) != card:
-        raise UserError(f"'{beside}' is not the card of '{file.name}' beside it; {ADVICE}")
+    copy = file.with_name(CARD)
+    if copy.is_file() and read_json(copy) != card:
+        raise UserError(f"'{copy}' is not the card of '{file.name}' next to it; {ADVICE}")
     return Export(file, tensors, card, _check(card, tensors, file))
 
 

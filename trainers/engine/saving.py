@@ -122,7 +122,7 @@ class SavingTrainer(TrainerX):
             check_facts(*self._facts(state), path)
             load_prompts(self._models[name], state["state_dict"], path)
             self.origin = dict(state.get("training") or {})
-            if self.origin and "dataset" not in self.origin:  # an older one; its run may tell
+            if self.origin and "dataset" not in self.origin:  # of an older version
                 record = records.completed_record(directory)
                 self.origin |= {"dataset": record["dataset"]} if record else {}
             if epoch is not None:
