@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -428,3 +429,17 @@ def test_configs_name_registered_data_sets(path):
     cfg.merge_from_file(str(path))
     assert cfg.DATASET.NAME in base.DATASET_REGISTRY.registered_names()
     assert path.read_text().startswith("# ")
+
+
+def test_the_own_data_set_of_the_docs_loads(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2].joinpath("docs", "data.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    monkeypatch.setattr(base.DATASET_REGISTRY, "_obj_map", dict(base.DATASET_REGISTRY._obj_map))
+    exec(code, {"__name__": "advprompt.custom.leaves", "__package__": "advprompt.custom"})
+    leaves = base.DATASET_REGISTRY.get("Leaves")
+    with pytest.raises(UserError, match="https://example.org/leaves"):
+        leaves(config(tmp_path, 4))
+    images(tmp_path / "leaves" / "images" / "oak", 30)
+    data = leaves(config(tmp_path, 4))
+    assert [len(part) for part in (data.train_x, data.val, data.test)] == [4, 4, 6]
+    assert (tmp_path / "leaves" / "split_leaves.json").is_file()
