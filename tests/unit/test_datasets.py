@@ -238,7 +238,7 @@ def test_seeds_and_zero(pets):
     assert len(OxfordPets(config(pets, 0)).train_x) == 80  # below 1: all images
 
 
-def test_stale_cache_is_made_anew(pets):
+def test_stale_cache_is_replaced(pets):
     OxfordPets(config(pets, 2))
     path = pets / "oxford_pets" / "split_zhou_OxfordPets.json"
     stored = json.loads(path.read_text())
@@ -249,7 +249,7 @@ def test_stale_cache_is_made_anew(pets):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"shots": 2}', "foreign"])
-def test_damaged_cache_is_made_anew(pets, content):
+def test_damaged_cache_is_replaced(pets, content):
     first = OxfordPets(config(pets, 2))
     path = pets / "oxford_pets" / "split_fewshot" / "shot_2-seed_1.json"
     if content == "foreign":  # the right key, but images of another set
@@ -373,7 +373,7 @@ def test_folder_of_classes_is_split(tmp_path):
         images(tmp_path / "folder" / name, 10)
     first = Folder(config(tmp_path, 2))
     assert [len(part) for part in (first.train_x, first.val, first.test)] == [4, 4, 6]
-    second = Folder(config(tmp_path, 2, seed=2))  # and split_fewshot is no class
+    second = Folder(config(tmp_path, 2, seed=2))  # and split_fewshot is not a class
     assert second.classnames == ["cat", "train"]
     assert names(second.test) == names(first.test)
     images(tmp_path / "folder" / "owl", 10)

@@ -224,7 +224,7 @@ def test_changed_folders_are_listed_again(net, monkeypatch):
     )
     assert len(data_set("ImageNet", net).train_x) == 31
     assert listed == [folder]
-    second = data_set("ImageNet", net, 2)  # drawn anew: the first four classes come out the same
+    second = data_set("ImageNet", net, 2)  # drawn again; the first four classes stay the same
     assert below(second, second.train_x)[:8] == below(first, first.train_x)[:8]
     assert listed == [folder]
 
@@ -233,7 +233,7 @@ def test_changed_folders_are_listed_again(net, monkeypatch):
     "content",
     ["", "[]", '{"train": {}}', '{"train": 1, "val": 2}', '{"train": {"n01440764": 3}, "val": {}}'],
 )
-def test_a_damaged_list_of_images_is_made_anew(net, content):
+def test_a_damaged_list_of_images_is_replaced(net, content):
     data_set("ImageNet", net)
     path = net / "imagenet" / "preprocessed.json"
     whole = path.read_text()
