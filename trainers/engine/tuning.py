@@ -17,7 +17,6 @@ from ..prompting.spec import POSITIONS
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.seeds import hash_seed
-from ..utils.versions import grad_scaler
 from .alarms import NonFiniteLoss
 from .batch import Batch, accuracy
 from .trainer import RobustTrainer
@@ -121,7 +120,7 @@ class PromptTrainer(RobustTrainer):
         self.optim = build_optimizer(module, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model("prompt_learner", module, self.optim, self.sched)
-        self.scaler = grad_scaler(self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
+        self.scaler = torch.amp.GradScaler(enabled=self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
         print(f"# trained values: {self.prompt_parameters():,}")
 
     def image_features(self, pixels):
