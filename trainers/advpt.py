@@ -16,7 +16,7 @@ from .engine.batch import accuracy
 from .engine.trainer import register
 from .engine.tuning import PromptTrainer
 from .evaluation.bank import Bank, build_bank
-from .evaluation.rows import Rows
+from .evaluation.samples import ImageList
 from .prompting.spec import in_context
 from .utils.errors import UserError
 
@@ -25,9 +25,7 @@ class BankLoader:
     """Batches of a bank in Dassl's form; their order depends on (seed, epoch) alone."""
 
     def __init__(self, bank: Bank, batch_size: int, seed: int, device):
-        self.on_disk, self.device = isinstance(bank.features, Rows), device
-        self.features = bank.features if self.on_disk else bank.features.to(device)
-        self.labels = bank.labels.to(device)
+        self.features, self.labels, self.device = bank.features, bank.labels, device
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
 
     def __len__(self) -> int:
@@ -36,10 +34,9 @@ class BankLoader:
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.labels), generator=generator)
-        place = "cpu" if self.on_disk else self.device  # of the rows' numbers
-        for rows in order.to(place).split(self.batch_size):
-            label = self.labels[rows.to(self.device)]
-            yield {"img": self.features[rows].to(self.device), "label": label}
+        for rows in order.split(self.batch_size):
+            batch = {"img": self.features[rows], "label": self.labels[rows]}
+            yield {name: value.to(self.device) for name, value in batch.items()}
 
 
 @register
@@ -87,11 +84,10 @@ class AdvPT(PromptTrainer):
         cfg, seed = self.cfg, max(self.cfg.SEED, 0)
         bank = build_bank(
             self.clip,
-            self.dm.dataset.train_x,
+            ImageList(self.dm.dataset.train_x, self.preprocess),
             spec=self.attack_spec,
             views=self.keys.VIEWS,
             seed=seed,
-            preprocess=self.preprocess,
             cache_dir=self.bank_folder(),
             batch_size=self.keys.BANK_BATCH,
             title="adversarial bank",

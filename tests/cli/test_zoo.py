@@ -18,6 +18,8 @@ from advprompt.cli import export
 from advprompt.config.keys import METHODS
 from advprompt.engine import exports, run_folder
 from advprompt.evaluation.evaluator import Evaluation
+from advprompt.evaluation.samples import ImageList
+from advprompt.evaluation.victim import TrainerVictim
 from advprompt.records import read_record
 from advprompt.utils import io
 from advprompt.utils.entry import run_tool
@@ -64,7 +66,7 @@ def trained(white_box, arguments, capsys):
 
 @pytest.fixture
 def exported(capsys, tmp_path):
-    """Run tools.export on tmp_path/run: ``exported("--epoch", 1) -> (exit code, out, errors)``."""
+    """Run advprompt export on tmp_path/run: ``exported("--epoch", 1)``."""
 
     def call(*words, folder=None, out="zoo"):
         capsys.readouterr()
@@ -97,9 +99,9 @@ def pictures(trainer) -> list[Image.Image]:
 def test_logits_are_those_of_the_runs_own_test(trained, exported, tmp_path, toy_file, case):
     name, keys = CASES[case]
     trainer = trained(name, **keys)
-    own = Evaluation(
-        trainer, trainer.dm.dataset.test, folder=tmp_path, cache=tmp_path, batch_size=100
-    )
+    files = ImageList(trainer.dm.dataset.test, trainer.preprocess)
+    victim = TrainerVictim(trainer)
+    own = Evaluation(victim, files, folder=tmp_path, cache=tmp_path, batch_size=100)
     with torch.no_grad():
         expected = own.clean()
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
@@ -158,7 +160,7 @@ def test_a_model_of_an_ambient_inference_mode_still_gives_gradients(entry):
 
 
 def test_it_may_be_attacked_with_a_library(entry):
-    import torchattacks
+    torchattacks = pytest.importorskip("torchattacks")
 
     path, where = entry
     model = advprompt.load(path, **where)

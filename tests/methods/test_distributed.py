@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed import TCPStore
 
 from advprompt.engine.trainer import RobustTrainer
+from advprompt.evaluation import partial
 from advprompt.evaluation.bank import load_bank
 from advprompt.evaluation.evaluator import Evaluation, _Partial
 from advprompt.records import read_record
@@ -257,12 +258,8 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
     """An attack cut short on two processes goes on in one, whatever was finished counting once."""
     keys = {"DATALOADER__TEST__BATCH_SIZE": 1, "OPTIM__MAX_EPOCH": 1}
     kept = []
-    known, attack = Evaluation._known, Evaluation.run_attack
-    monkeypatch.setattr(
-        Evaluation,
-        "_known",
-        lambda *a: kept.append(a[1]) or known(*a),  # the file's path
-    )
+    known, attack = partial.load, Evaluation.run_attack
+    monkeypatch.setattr(partial, "load", lambda path, new: kept.append(path) or known(path, new))
     monkeypatch.setattr("advprompt.engine.testing.shutil.rmtree", lambda *a, **k: None)
     assert run(white_box("CoOp", out="one", **keys))[0] == 0
     done = json.loads(kept[0].read_text())

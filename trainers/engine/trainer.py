@@ -13,7 +13,7 @@ from .. import records
 from ..backbone import load_clip, text_features
 from ..config import host
 from ..config.keys import METHODS, check_cfg, extend_cfg
-from ..evaluation.evaluator import names_of
+from ..evaluation.samples import ImageList
 from ..prompting import PromptSpec, templates
 from ..utils import distributed
 from ..utils.errors import UserError
@@ -202,7 +202,8 @@ class RobustTrainer(SavingTrainer):
         with run_folder.locked(self.output_dir):
             if not self.take_folder():
                 return
-            distributed.check_same("training images", lambda: names_of(self.dm.dataset.train_x))
+            images = ImageList(self.dm.dataset.train_x, self.preprocess)
+            distributed.check_same("training images", images.names)
             if not self.trainable:
                 self.test()
             elif self.task.state == "train":
