@@ -38,7 +38,8 @@ setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={
-        "advprompt": ["py.typed", "assets/*", "**/*.j2"],
+        "advprompt": ["py.typed", "assets/*", "report/*.j2", "report/*.yaml"],
+        "advprompt.datasets": ["*.yaml"],
         "advprompt.configs": ["**/*.yaml", "**/*.md"],
         "advprompt.scripts": ["**/*.sh"],
     },

@@ -54,11 +54,11 @@ def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
     shots = PETS * SHOTS  # 592 images
     steps = shots // BATCH  # an incomplete batch is dropped
 
-    def training(classes: int, units: float, budget: float) -> Budget:
-        job = jobs.training(clip, classes, min(batch, BATCH), 0, prec="bf16")
-        where = "Pets" if classes == PETS else "ImageNet"
+    def training(where: str, classes: int, units: float, budget: float) -> Budget:
+        size = min(batch, BATCH)
+        job = jobs.training(clip, classes, size, 0, prec="bf16")
         name = f"adversarial training, {where} 16 shots, {EPOCHS} epochs, PGD-2"
-        return Budget(name, in_bf16(job.ours, device), units * BATCH / min(batch, BATCH), budget)
+        return Budget(name, in_bf16(job.ours, device), units * BATCH / size, budget)
 
     def bank() -> Budget:
         job = jobs.bank(clip, batch, prec="bf16")
@@ -76,8 +76,8 @@ def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
     return [
         bank,
         tuning,
-        lambda: training(PETS, EPOCHS * steps, 30),
-        lambda: training(IMAGENET, EPOCHS * IMAGENET * SHOTS // BATCH, 1000),
+        lambda: training("Pets", PETS, EPOCHS * steps, 30),
+        lambda: training("ImageNet", IMAGENET, EPOCHS * IMAGENET * SHOTS // BATCH, 1000),
         evaluation,
     ]
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from advprompt import attacks
-from advprompt import backbone as prompting
 from advprompt.attacks import dispatch
+from advprompt.backbone import cosine_logits
 from advprompt.prompting import prompted
 
 from . import plain
@@ -63,20 +63,21 @@ def threat(steps: int, objective: str = "ce"):
 
 def tuning(clip, classes: int, vectors: int = 32, batch: int = 32) -> Job:
     """AdvPT's step: text features of the learned context, loss on stored image features."""
-    learner = prompting.PromptLearner(names(classes), clip, n_ctx=vectors)
+    model = prompted.PromptedCLIP(clip, names(classes), prompted.PromptSpec(text=vectors))
+    context = list(model.parameters())
     seed = torch.Generator().manual_seed(0)
     rows = F.normalize(torch.randn(batch, clip.embed_dim, generator=seed), dim=-1).to(clip.device)
     labels = (torch.arange(batch) % classes).to(clip.device)
 
     def step(texts: Tensor) -> Tensor:
-        loss = F.cross_entropy(clip.logit_scale * rows @ texts.t(), labels)
-        return torch.autograd.grad(loss, learner.ctx)[0]
+        loss = F.cross_entropy(cosine_logits(rows, texts, clip.logit_scale), labels)
+        return torch.autograd.grad(loss, context)[0]
 
     def ours():
-        return step(prompting.text_features(clip, learner()))
+        return step(model.text_features())
 
     def plainly():
-        return step(plain.text_features(clip, learner()))
+        return step(plain.text_features(model))
 
     name = f"AdvPT tuning step, {classes} classes, {vectors} vectors"
     return Job(name, plainly, ours, lambda: apart(plainly(), ours()), 8)
@@ -86,6 +87,17 @@ def _deep(clip, classes: int, depth: int):
     depth = min(depth, clip.text_layers, clip.vision_layers)
     spec = prompted.PromptSpec(text=2, vision=2, text_depth=depth, vision_depth=depth)
     return prompted.PromptedCLIP(clip, names(classes), spec)
+
+
+def _attacked_plainly(model, pixels: Tensor, labels: Tensor, spec) -> Tensor:
+    """PGD that runs the text tower again in every step and fills all gradients."""
+
+    def loss(x):
+        return F.cross_entropy(model.logits(x, plain.text_features(model)), labels)
+
+    found = plain.pgd(loss, pixels, _start(spec, pixels), spec)
+    model.zero_grad()
+    return found
 
 
 def training(
@@ -100,7 +112,6 @@ def training(
     model, spec = _deep(clip, classes, depth), threat(2)
     pixels = images_for(clip, batch)
     labels = (torch.arange(batch) % classes).to(clip.device)
-    start = _start(spec, pixels)
     parameters = list(model.parameters())
 
     def gradients(images: Tensor, texts: Tensor) -> Tensor:
@@ -115,15 +126,12 @@ def training(
         return gradients(run.images, texts)
 
     def plainly():
-        def forward(x):
-            return model.logits(x, plain.deep_text_features(model))
-
-        adversarial = plain.pgd(forward, pixels, labels, start, spec)
-        model.zero_grad()
-        return gradients(adversarial, plain.deep_text_features(model))
+        adversarial = _attacked_plainly(model, pixels, labels, spec)
+        return gradients(adversarial, plain.text_features(model))
 
     def difference():  # at the same images: a sign decides about a pixel whose gradient is 0
-        a = gradients(start, plain.deep_text_features(model))
+        start = _start(spec, pixels)
+        a = gradients(start, plain.text_features(model))
         return apart(a, gradients(start, model.text_features()))
 
     name = f"adversarial training step, {classes} classes, batch {batch}, PGD-2"
@@ -135,7 +143,6 @@ def evaluation(clip, classes: int, batch: int = 4, steps: int = 10, *, prec="fp3
     model, spec = _deep(clip, classes, 9), threat(steps)
     pixels = images_for(clip, batch)
     labels = (torch.arange(batch) % classes).to(clip.device)
-    start = _start(spec, pixels)
     with torch.no_grad():
         texts = model.text_features()
 
@@ -144,16 +151,11 @@ def evaluation(clip, classes: int, batch: int = 4, steps: int = 10, *, prec="fp3
         return attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False).images
 
     def plainly():
-        def forward(x):
-            return model.logits(x, plain.deep_text_features(model))
-
-        found = plain.pgd(forward, pixels, labels, start, spec)
-        model.zero_grad()
-        return found
+        return _attacked_plainly(model, pixels, labels, spec)
 
     def difference():
-        x = start.clone().requires_grad_()
-        ways = (texts, plain.deep_text_features(model).detach())
+        x = _start(spec, pixels).requires_grad_()
+        ways = (texts, plain.text_features(model).detach())
         losses = (F.cross_entropy(model.logits(x, t), labels, reduction="sum") for t in ways)
         return apart(*(torch.autograd.grad(loss, x)[0] for loss in losses))
 
@@ -168,6 +170,11 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
     with torch.no_grad():
         reference = clip.encode_image(pixels)
 
+    def divergence(x: Tensor) -> Tensor:
+        found = clip.provider_image(x).log_softmax(dim=-1)
+        target = reference.log_softmax(dim=-1)
+        return F.kl_div(found, target, log_target=True, reduction="sum")
+
     def ours():
         tower = dispatch.tower_in(prec, clip.encode_image)
         loss = attacks.objective_for(spec, tower, reference=reference)
@@ -176,21 +183,15 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
     def plainly():
         clip.model.visual.requires_grad_(True)
         try:
-            return plain.embedding_pgd(clip.provider_image, pixels, reference, start, spec)
+            return plain.pgd(divergence, pixels, start, spec)
         finally:
             clip.model.visual.requires_grad_(False).zero_grad()
 
     def difference():
         loss = attacks.objective_for(spec, clip.encode_image, reference=reference)
         x, y = (start.clone().requires_grad_() for _ in range(2))
-        kl = F.kl_div(
-            clip.provider_image(y).log_softmax(dim=-1),
-            reference.log_softmax(dim=-1),
-            log_target=True,
-            reduction="sum",
-        )
         mine = torch.autograd.grad(loss(x).sum(), x)[0]
-        return apart(mine, torch.autograd.grad(kl, y)[0])
+        return apart(mine, torch.autograd.grad(divergence(y), y)[0])
 
     return Job(f"AdvPT bank, PGD-{steps}, batch {batch}", plainly, ours, difference, 1.4)
 
@@ -198,7 +199,7 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
 def _inside(prec: str, model, texts: Tensor) -> Callable[[Tensor], Tensor]:
     """Return images -> logits (B, K) as an attack sees them, the image tower in ``prec``."""
     tower = dispatch.tower_in(prec, model.image_features)
-    return lambda x: model.similarity(tower(x).float(), texts)
+    return lambda x: cosine_logits(tower(x), texts, model.clip.logit_scale)
 
 
 def _start(spec, pixels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     python -m benchmarks.memory --backbone tiny --row 1 --side ours
 
 Prints the bytes that the work needs at its height, above what the model holds before it starts. A
-process remembers every peak, so that two sides of a row cannot be told apart in one.
+process remembers every peak, so each side of a row needs its own.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def peak_of(work: Callable[[], object], device: str) -> int:
 
 
 def of_side(options: list[str], row: int, side: str) -> int | None:
-    """Measure in a new process; None where the system does not tell.
+    """Measure in a new process; None where the system does not report it.
 
     Raises:
-        RuntimeError: the process failed, with the end of what it said.
+        RuntimeError: the process failed, with the end of its output.
     """
     if not RESET.exists() and "cuda" not in options:
         return None

@@ -1,4 +1,4 @@
-"""Our PGD beside torchattacks' PGD: the same model, images, eps, alpha and steps.
+"""Our PGD next to torchattacks' PGD: the same model, images, eps, alpha and steps.
 
     OMP_NUM_THREADS=1 python -m benchmarks.pgd --images 400 --json pgd.json
 
@@ -11,21 +11,20 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 
 import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
 from advprompt import attacks
-from advprompt import backbone as prompting
+from advprompt.backbone import load_clip
 from advprompt.datasets import drawing
 from advprompt.experiments.tiny.figures import classifier, drawn
 from advprompt.prompting import templates
 from advprompt.utils import io
 from advprompt.utils.entry import run_tool
 
-from .timing import paired, ratio
+from .timing import clock_for, paired, ratio
 
 
 def ways(logits, spec):
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     eps = attacks.parse_255(args.eps, "--eps")
     spec = attacks.AttackSpec("pgd", eps, eps / 4, args.steps, 1, "uniform", "ce", "end_to_end")
     names = drawing.shape_classes()
-    clip = prompting.load_clip(args.backbone)
+    clip = load_clip(args.backbone)
     logits = classifier(clip, templates.template_for("Shapes"), names)
     attack_by = ways(logits, spec)
     right = {name: 0 for name in attack_by}
@@ -78,11 +77,11 @@ def main(argv: list[str] | None = None) -> int:
             with torch.no_grad():
                 right[name] += int((was & (logits(images).argmax(1) == labels)).sum())
     pixels, labels = next(drawn(names, 50))
-    one_thread = torch.get_num_threads() == 1
+    clock, kind = clock_for("cpu")
     taken = paired(
         {name: lambda a=attack: a(pixels, labels) for name, attack in attack_by.items()},
         pairs=args.pairs,
-        clock=time.process_time if one_thread else time.perf_counter,
+        clock=clock,
     )
     figures = {
         "backbone": args.backbone,
@@ -91,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         "clean": 100 * clean / args.images,
         "robust": {name: 100 * n / args.images for name, n in right.items()},
         "seconds": {name: statistics.median(values) for name, values in taken.items()},
-        "clock": "processor time, one thread" if one_thread else "wall time",
+        "clock": kind,
         "ratio": ratio(taken["torchattacks"], taken["ours"]),
     }
     rows = [[n, figures["robust"][n], figures["seconds"][n]] for n in attack_by]

@@ -14,18 +14,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
+from collections.abc import Callable
 
 import torch
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
-from advprompt import backbone as prompting
+from advprompt.backbone import load_clip, make_adapter
 from advprompt.utils import errors, io, machine
 from advprompt.utils.entry import run_tool
 
-from . import budget, jobs, memory
-from .timing import paired, peak_flops, ratio
+from . import budget, jobs, memory, timing
 
 RANDOM = {"ViT-B/32", "ViT-B/16", "ViT-L/14"}
 
@@ -33,22 +32,19 @@ RANDOM = {"ViT-B/32", "ViT-B/16", "ViT-L/14"}
 def backbone(name: str, device: str):
     """Return a backbone; OpenAI's names come with random weights, whose speed is the same."""
     if name not in RANDOM:
-        return prompting.load_clip(name, device=device)
+        return load_clip(name, device=device)
     import open_clip
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = open_clip.create_model(name.replace("/", "-"), force_quick_gelu=True)
-    from advprompt.backbone import loading
-
-    state = model.state_dict()
-    return loading.make_adapter(state, name=name, provider="open_clip").to(device)
+    return make_adapter(model.state_dict(), name=name, provider="open_clip").to(device)
 
 
 def measure(make, pairs: int, clock, peak: float) -> dict:
     """Return one row, but for its memory."""
     job = make()
-    taken = paired({"plain": job.plain, "ours": job.ours}, pairs=pairs, clock=clock)
+    taken = timing.paired({"plain": job.plain, "ours": job.ours}, pairs=pairs, clock=clock)
     with FlopCounterMode(display=False) as counter:
         job.ours()
     mine = statistics.median(taken["ours"])
@@ -56,7 +52,7 @@ def measure(make, pairs: int, clock, peak: float) -> dict:
         "job": job.name,
         "plain_seconds": statistics.median(taken["plain"]),
         "ours_seconds": mine,
-        "ratio": ratio(taken["plain"], taken["ours"]),
+        "ratio": timing.ratio(taken["plain"], taken["ours"]),
         "at_least": job.at_least,
         "max_difference": job.difference(),
         "share_of_peak": counter.get_total_flops() / mine / peak,
@@ -74,29 +70,28 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def shown(rows: list[dict]) -> str:
     """Return the ratio table."""
-    table = [
-        [
-            row["job"],
-            f"{row['plain_seconds']:.3g}",
-            f"{row['ours_seconds']:.3g}",
-            f"{row['ratio']:.2f}",
-            f"{row['at_least']:g}",
-            f"{row['max_difference']:.1e}",
-            *(_mebibytes(row["peak_memory"][side]) for side in ("plain", "ours")),
-            f"{100 * row['share_of_peak']:.0f} %",
-        ]
-        for row in rows
-    ]
-    heads = ["job", "plain s", "ours s", "ratio", "to reach", "difference", "plain MiB", "ours MiB"]
-    return tabulate(table, [*heads, "of peak"], disable_numparse=True)
 
+    def mebibytes(row: dict, side: str) -> str:
+        count = row["peak_memory"][side]
+        return "-" if count is None else f"{count / 2**20:.0f}"
 
-def _mebibytes(count: int | None) -> str:
-    return "-" if count is None else f"{count / 2**20:.0f}"
+    columns: dict[str, Callable[[dict], str]] = {
+        "job": lambda row: row["job"],
+        "plain s": lambda row: f"{row['plain_seconds']:.3g}",
+        "ours s": lambda row: f"{row['ours_seconds']:.3g}",
+        "ratio": lambda row: f"{row['ratio']:.2f}",
+        "to reach": lambda row: f"{row['at_least']:g}",
+        "difference": lambda row: f"{row['max_difference']:.1e}",
+        "plain MiB": lambda row: mebibytes(row, "plain"),
+        "ours MiB": lambda row: mebibytes(row, "ours"),
+        "of peak": lambda row: f"{100 * row['share_of_peak']:.0f} %",
+    }
+    table = [[show(row) for show in columns.values()] for row in rows]
+    return tabulate(table, list(columns), disable_numparse=True)
 
 
 def figure(path: str, rows: list[dict], caption: str) -> None:
-    """Draw the ratios beside those to reach."""
+    """Draw the ratios next to those to reach."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -130,8 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.device != "cpu" and not torch.cuda.is_available():
         raise errors.UserError(f"--device {args.device} needs a GPU that torch sees; use cpu")
 
-    one_thread = args.device == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if one_thread else time.perf_counter
+    clock, kind = timing.clock_for(args.device)
     clip = backbone(args.backbone, args.device)
     makers = jobs.ratio_table(clip, quick=args.quick, many=args.classes)
     chosen = args.jobs or range(1, len(makers) + 1)
@@ -140,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     options = ["--backbone", args.backbone, "--device", args.device]
     options += ["--classes", str(args.classes), *(["--quick"] if args.quick else [])]
     size = 1024 if args.device == "cpu" else 4096
-    peak, rows = peak_flops(args.device, clock, size), []
+    peak, rows = timing.peak_flops(args.device, clock, size), []
     for n in chosen:
         print(f"row {n} of {len(makers)} ...", file=sys.stderr, flush=True)
         row = measure(makers[n - 1], 3 if args.quick else args.pairs, clock, peak)
@@ -150,7 +144,6 @@ def main(argv: list[str] | None = None) -> int:
         }
         rows.append(row)
     print(shown(rows))
-    kind = "processor time, one thread" if one_thread else "wall time"
     caption = f"{args.backbone} on {machine.device_name(args.device)}, float32, {kind}"
     print(f"{caption}, peak {peak / 1e9:.0f} GFLOP/s")
     facts = {"backbone": args.backbone, "device": args.device, "clock": kind, "peak": peak}

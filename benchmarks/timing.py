@@ -9,6 +9,13 @@ from collections.abc import Callable, Mapping
 import torch
 
 
+def clock_for(device: str) -> tuple[Callable[[], float], str]:
+    """Return a clock and its name: processor time, which sums over threads, only with one."""
+    if device == "cpu" and torch.get_num_threads() == 1:
+        return time.process_time, "processor time, one thread"
+    return time.perf_counter, "wall time"
+
+
 def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
     """Return how long ``work`` takes; a GPU is waited for."""
     _wait()
@@ -38,8 +45,7 @@ def paired(
     """Run every way once to warm up and then ``pairs`` times in turns: A B A B ...
 
     Args:
-        clock: ``time.process_time`` leaves out what other processes of a shared machine take; it
-            adds up threads, so that it is right with one thread only.
+        clock: see :func:`clock_for`.
 
     Returns:
         the seconds of each way, in the order of the rounds.

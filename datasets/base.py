@@ -17,19 +17,20 @@ from ..utils.errors import UserError
 from ..utils.subset import stratified_subset
 from .files import missing_files
 from .sampling import Item, Split, draw_shots, first_by_name, subsample_classes
+from .sources import find_source
 from .splits import check_labels, read_shots, read_split, split_digest
 
 SPLIT_SEED = 1  # of splits made here, whatever the seed of the run
 
 
 def register(cls):
-    """Register a data set class under its own name, unless a fork has that name, or takes it."""
+    """Register a data set class under its own name; a fork's class of that name wins."""
     host.lend(DATASET_REGISTRY, cls)
     return cls
 
 
 def writable(folder) -> bool:
-    """Tell whether files may be put into ``folder``, which need not exist yet.
+    """Return True if files may be put into ``folder``, which need not exist yet.
 
     A folder without any write permission counts as read-only for root, too.
     """
@@ -55,7 +56,7 @@ def cache_folder(cfg, dataset_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def collector_paused():
-    """Make lists of many small objects without the collector looking through them repeatedly."""
+    """Pause garbage collection, which would scan lists of many small objects repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -66,7 +67,7 @@ def collector_paused():
 
 
 class CoOpDataset(DatasetBase):
-    """A data set below ``cfg.DATASET.ROOT`` with CoOp's folder names and split file.
+    """A data set in ``cfg.DATASET.ROOT`` with CoOp's folder names and split file.
 
     Reads ``DATASET.{ROOT, NUM_SHOTS, SUBSAMPLE_CLASSES, CACHE_DIR, TEMPLATE}``, ``SEED``,
     ``OUTPUT_DIR`` and ``TEST.{SUBSET, FIRST}``. ``NUM_SHOTS`` below 1 means all images. A
@@ -75,8 +76,8 @@ class CoOpDataset(DatasetBase):
     Attributes:
         template: the hand-made prompt of this data set, ``{}`` standing for the class.
         image_dir, cache_dir: absolute folders of the images and of what is derived from them.
-        short: "", or which class has fewer training images than shots. A test does not need
-            them; our trainers refuse to train.
+        short: "", or which class has fewer training images than shots; our trainers then
+            refuse to train.
 
     Raises:
         UserError: folders or images are missing, or the split file is not of CoOp's form.
@@ -85,11 +86,11 @@ class CoOpDataset(DatasetBase):
     dataset_dir = ""  # folder under the root
     image_folder = ""  # folder of the images, under dataset_dir
     split_file = ""  # CoOp's split file in dataset_dir
-    source = ""  # where the files come from, as the end of a sentence
-    fetch_name = ""  # what `python -m advprompt data fetch` calls it; "": it cannot be fetched
+    n_classes = 0  # of a complete copy; 0: any number
     test_only = False  # nothing to train on: the training images are a stand-in
     short = ""
-    numbered_at_random = False  # file names of test images say nothing of the class
+    numbered_at_random = False  # the names of test images do not follow the classes
+    source = ""  # of data sets that are not in sources.yaml: where the files come from
 
     def __init__(self, cfg):
         self.name = type(self).__name__
@@ -120,11 +121,16 @@ class CoOpDataset(DatasetBase):
             )
 
     def advice(self) -> str:
-        """Say where the files come from and where they belong."""
-        source = self.source.format(dir=self.dataset_dir)
-        if not self.fetch_name:
-            return source
-        return f"run 'python -m advprompt data fetch {self.fetch_name}', or {source}"
+        """Return where the files come from and where they belong, as the end of a sentence."""
+        source = find_source(type(self))
+        if source is None:
+            return self.source.format(dir=self.dataset_dir)
+        return source.advice(self.dataset_dir)
+
+    @classmethod
+    def expected(cls, sizes: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
+        """Return image folder -> its numbers of class folders (0: any) and of images."""
+        return {cls.image_folder: (0, sum(sizes))}
 
     def load(self, shots: int, seed: int) -> Split:
         """Return the split; with ``shots`` of 1 or more, training and validation are drawn."""
@@ -158,13 +164,13 @@ class CoOpDataset(DatasetBase):
     def load_shots(self, lists: Callable, digest: str, shots: int, seed: int) -> tuple[list, list]:
         """Return the few-shot training and validation items of this seed.
 
-        They are kept in ``split_fewshot/shot_{n}-seed_{s}.json``; a file made from another
-        split, or a damaged one, is made anew. Classes with fewer images than shots give what
-        they have, as CoOp's do; that is said in ``short`` and not kept.
+        They are kept in ``split_fewshot/shot_{n}-seed_{s}.json``; a file of another split, or a
+        damaged one, is replaced. Classes with fewer images than shots give what they have, as
+        CoOp's do; ``short`` then says so and nothing is kept.
 
         Args:
             lists: returns the training and validation items to draw from.
-            digest: tells these lists from others.
+            digest: of these lists.
         """
         path = self.cache_dir / "split_fewshot" / f"shot_{shots}-seed_{seed}.json"
         key = {"shots": shots, "seed": seed, "split": digest}
@@ -185,8 +191,8 @@ class CoOpDataset(DatasetBase):
     def choose_test(self, test: list[Item], keys) -> list[Item]:
         """Return the test images that ``TEST.SUBSET`` or ``TEST.FIRST`` leave (0: all).
 
-        The first n are those in the order of their file names, as papers take them from
-        ImageNet's shuffled validation images; elsewhere they would be a few classes only.
+        TEST.FIRST takes them by file name, as papers do with ImageNet's shuffled validation
+        images; in other data sets these would be a few classes only.
         """
         subset, first = (getattr(keys, name, 0) for name in ("SUBSET", "FIRST"))
         if not first:
@@ -219,7 +225,7 @@ class CoOpDataset(DatasetBase):
 
 
 class ListedDatum(Datum):
-    """A Datum whose file is known to be there; Dassl's asks the disk for each of a million."""
+    """A Datum whose file is known to exist; Dassl's own checks each of a million on the disk."""
 
     def __init__(self, impath: str, label: int, classname: str):
         self._impath = impath

@@ -12,12 +12,6 @@ class Caltech101(ClassFolders):
     image_folder = "101_ObjectCategories"
     split_file = "split_zhou_Caltech101.json"
     n_classes = 100
-    fetch_name = "caltech"
-    source = (
-        "unpack 101_ObjectCategories.tar.gz from "
-        "http://www.vision.caltech.edu/Image_Datasets/Caltech101/ into '{dir}' and put CoOp's "
-        "split file (https://drive.google.com/file/d/1hyarUivQE36mY6jSomru6Fjd-JzwcCzN) beside it"
-    )
     ignored = ("BACKGROUND_Google", "Faces_easy")
     class_names = {
         "airplanes": "airplane",

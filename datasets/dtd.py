@@ -12,9 +12,3 @@ class DescribableTextures(ClassFolders):
     image_folder = "images"
     split_file = "split_zhou_DescribableTextures.json"
     n_classes = 47
-    fetch_name = "dtd"
-    source = (
-        "unpack https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz so that "
-        "'{dir}' has its folder images, and put CoOp's split file "
-        "(https://drive.google.com/file/d/1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x) beside that"
-    )

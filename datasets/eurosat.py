@@ -12,12 +12,6 @@ class EuroSAT(ClassFolders):
     image_folder = "2750"
     split_file = "split_zhou_EuroSAT.json"
     n_classes = 10
-    fetch_name = "eurosat"
-    source = (
-        "unpack EuroSAT.zip from http://madm.dfki.de/files/sentinel/EuroSAT.zip into '{dir}' (it "
-        "makes the folder 2750) and put CoOp's split file "
-        "(https://drive.google.com/file/d/1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o) beside it"
-    )
     class_names = {
         "AnnualCrop": "Annual Crop Land",
         "Forest": "Forest",

@@ -11,11 +11,7 @@ class FGVCAircraft(CoOpDataset):
 
     dataset_dir = "fgvc_aircraft"
     image_folder = "images"
-    fetch_name = "aircraft"
-    source = (
-        "unpack https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/"
-        "fgvc-aircraft-2013b.tar.gz and move what is in its folder data to '{dir}'"
-    )
+    n_classes = 100
 
     def load_split(self) -> Split:
         variants = read_rows(self, "variants.txt", str, "the name of a variant")

@@ -12,9 +12,8 @@ from .sampling import Item, Split, split_all
 class ClassFolders(CoOpDataset):
     """One folder of images per class; without CoOp's file split 50, 20, 30 % per class."""
 
-    n_classes = 0  # how many folders a complete copy has; 0: any number
     class_names: dict[str, str] = {}  # class names that differ from their folder
-    ignored: tuple[str, ...] = ()  # folders that are no class
+    ignored: tuple[str, ...] = ()  # folders that are not classes
 
     def make_split(self) -> Split:
         classes = self.classes_in(self.image_dir)
@@ -49,7 +48,7 @@ class Folder(ClassFolders):
 
     Either ``train/<class>/`` and ``test/<class>/`` (``val/<class>/`` is optional), or the class
     folders themselves, then split 50, 20, 30 % per class. Folder names are class names. The
-    prompt is ``DATASET.TEMPLATE``. The folder is read anew at each start, in sorted order.
+    prompt is ``DATASET.TEMPLATE``. The folder is read at each start, in sorted order.
     """
 
     source = (

@@ -12,9 +12,3 @@ class Food101(ClassFolders):
     image_folder = "images"
     split_file = "split_zhou_Food101.json"
     n_classes = 101
-    fetch_name = "food"
-    source = (
-        "unpack food-101.tar.gz from https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/ "
-        "so that '{dir}' has its folder images, and put CoOp's split file "
-        "(https://drive.google.com/file/d/1QK0tGi096I0Ba6kggatX1ee6dJFIcEJl) beside that"
-    )

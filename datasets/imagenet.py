@@ -17,7 +17,6 @@ from .sampling import Item, Split
 from .splits import check_labels, split_digest
 
 NAMES = "classnames.txt"
-GOT_NAMES = "https://drive.google.com/file/d/1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF"
 
 
 def read_classnames(data) -> dict[str, str]:
@@ -43,8 +42,8 @@ def named(data, folders, names: dict[str, str]) -> list[tuple[str, str]]:
     for folder in folders:
         if folder not in names:
             raise UserError(
-                f"data set {data.name}: folder '{folder}' is not in '{NAMES}'; remove it, or put "
-                f"CoOp's {NAMES} ({GOT_NAMES}) into '{data.dataset_dir}'"
+                f"data set {data.name}: folder '{folder}' is not in '{NAMES}'; remove it, or "
+                f"{data.advice()}"
             )
     return [(folder, names[folder]) for folder in folders]
 
@@ -54,18 +53,18 @@ class ImageNet(CoOpDataset):
     """The test images are the official validation images, and there are no others to validate on.
 
     File names are listed once, into ``preprocessed.json``; class folders that changed since are
-    listed again. Names are sorted; CoOp takes them as the disk gives them, so that its draws
-    agree with these where the disk sorts, too.
+    listed again. Names are sorted; CoOp takes them in the order of the disk, so its draws agree
+    with these only where the disk sorts them too.
     """
 
     dataset_dir = "imagenet"
     image_folder = "images"
     numbered_at_random = True
-    source = (
-        "put the images of https://image-net.org into '{dir}/images/train/<class>/' and "
-        "'{dir}/images/val/<class>/' (<class> such as n01440764; links to folders will do) and "
-        f"CoOp's {NAMES} ({GOT_NAMES}) into '{{dir}}'"
-    )
+    n_classes = 1000
+
+    @classmethod
+    def expected(cls, sizes):
+        return {"images/train": (1000, sizes[0]), "images/val": (1000, sizes[2])}
 
     def load(self, shots: int, seed: int) -> Split:
         names = read_classnames(self)

@@ -11,8 +11,3 @@ class ImageNetA(ImageNetVariant):
     dataset_dir = "imagenet-adversarial"
     image_folder = "imagenet-a"
     n_classes = 200
-    fetch_name = "imagenet_a"
-    source = (
-        "unpack the archive of https://github.com/hendrycks/natural-adv-examples into '{dir}' (it "
-        "makes the folder imagenet-a) and copy ImageNet's classnames.txt beside it"
-    )

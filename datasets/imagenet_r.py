@@ -11,8 +11,3 @@ class ImageNetR(ImageNetVariant):
     dataset_dir = "imagenet-rendition"
     image_folder = "imagenet-r"
     n_classes = 200
-    fetch_name = "imagenet_r"
-    source = (
-        "unpack the archive of https://github.com/hendrycks/imagenet-r into '{dir}' (it makes the "
-        "folder imagenet-r) and copy ImageNet's classnames.txt beside it"
-    )

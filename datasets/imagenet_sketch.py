@@ -10,8 +10,3 @@ class ImageNetSketch(ImageNetVariant):
 
     dataset_dir = "imagenet-sketch"
     image_folder = "images"
-    fetch_name = "sketch"
-    source = (
-        "unpack the archive of https://github.com/HaohanWang/ImageNet-Sketch so that "
-        "'{dir}/images' has its 1,000 folders, and copy ImageNet's classnames.txt into '{dir}'"
-    )

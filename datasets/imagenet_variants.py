@@ -13,12 +13,16 @@ from .splits import check_labels
 class ImageNetVariant(CoOpDataset):
     """Images of ImageNet's classes in one folder each, for prompts that were trained elsewhere.
 
-    There is nothing to train on. CoOp gives the test images for training images; here it is the
-    first one of each class, so that the classes are known, and shots mean nothing.
+    There is nothing to train on. CoOp uses the test images as training images; here the first one
+    of each class stands in, so that the classes are known, and the number of shots has no effect.
     """
 
     n_classes = 1000
     test_only = True
+
+    @classmethod
+    def expected(cls, sizes):
+        return {cls.image_folder: (cls.n_classes, sizes[2])}
 
     def load(self, shots: int, seed: int) -> Split:
         present = class_folders(self.image_dir) if self.image_dir.is_dir() else []

@@ -11,15 +11,9 @@ class ImageNetV2(ImageNetVariant):
 
     dataset_dir = "imagenetv2"
     image_folder = "imagenetv2-matched-frequency-format-val"
-    fetch_name = "imagenetv2"
-    source = (
-        "unpack imagenetv2-matched-frequency.tar.gz from "
-        "https://s3-us-west-2.amazonaws.com/imagenetv2public/ into '{dir}' and copy ImageNet's "
-        "classnames.txt beside its folder"
-    )
 
     def classes(self, present: list[str], names: dict[str, str]) -> list[tuple[str, str]]:
-        """Folders are called after the place of their class in ``classnames.txt``, from 0."""
+        """Return the folders, which are numbered by the order of ``classnames.txt``, from 0."""
         numbers = [str(label) for label in range(len(names))]
         if set(present) != set(numbers):
             odd = sorted(set(present) ^ set(numbers))[0]

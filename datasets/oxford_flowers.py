@@ -16,14 +16,7 @@ class OxfordFlowers(CoOpDataset):
     dataset_dir = "oxford_flowers"
     image_folder = "jpg"
     split_file = "split_zhou_OxfordFlowers.json"
-    fetch_name = "flowers"
-    source = (
-        "unpack 102flowers.tgz from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/ into "
-        "'{dir}' (it makes the folder jpg) and put CoOp's split file "
-        "(https://drive.google.com/file/d/1Pp0sRXzZFZq15zVOzKjKBu4A9i01nozT) beside it, or "
-        "imagelabels.mat from there and CoOp's cat_to_name.json "
-        "(https://drive.google.com/file/d/1AkcxCXeK_RCGCEC_GvmWxjcjaNhu-at0)"
-    )
+    n_classes = 102
 
     def make_split(self) -> Split:
         labels = read_mat(self, "imagelabels.mat", lambda mat: list(map(int, mat["labels"][0])))

@@ -20,12 +20,7 @@ class OxfordPets(CoOpDataset):
     dataset_dir = "oxford_pets"
     image_folder = "images"
     split_file = "split_zhou_OxfordPets.json"
-    fetch_name = "pets"
-    source = (
-        "unpack images.tar.gz and annotations.tar.gz from "
-        "https://www.robots.ox.ac.uk/~vgg/data/pets/data/ into '{dir}' and put CoOp's split file "
-        "(https://drive.google.com/file/d/1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs) beside them"
-    )
+    n_classes = 37
 
     def make_split(self) -> Split:
         train, val = split_trainval(self.read_list("trainval.txt"), random.Random(SPLIT_SEED))

@@ -1,27 +1,21 @@
-"""Drawn test sets beside ``shapes``: its classes in other looks, and other classes.
+"""Drawn test sets for prompts trained on ``shapes``: its classes in other looks, other classes.
 
-What ImageNet-V2, Sketch, A and R and the ten other data sets are to ImageNet, these are to
-``shapes``: prompts trained there are tested here, and nothing is trained on them. Drawn on first
-use from the code of :mod:`.drawing`, the same on every machine.
+They are to ``shapes`` what ImageNet-V2, Sketch, A and R and the ten other data sets are to
+ImageNet: prompts trained there are tested here, and nothing is trained on them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import zlib
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..utils import io
-from ..utils.errors import UserError
 from . import drawing
-from .base import read_split, register
-from .files import whole_folder
+from .base import register
 from .sampling import Item, Split
-from .shapes import IMAGES_PER_CLASS, Shapes
+from .shapes import IMAGES_PER_CLASS, Drawn
 
 PER_CLASS = IMAGES_PER_CLASS["test"]
 SALT = 5  # keeps the shifts' random numbers apart from the streams of drawings
@@ -81,7 +75,7 @@ def moved(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return twice[places[..., 0], places[..., 1]]
 
 
-class DrawnTest(Shapes):
+class DrawnTest(Drawn):
     """A drawn data set for tests: all its images are test images, none for training.
 
     As in CoOp's data sets of this kind, the training images are the test images, so that the
@@ -89,6 +83,7 @@ class DrawnTest(Shapes):
     """
 
     test_only = True
+    version = "b617d0b5"
 
     @classmethod
     def class_names(cls) -> list[str]:
@@ -105,53 +100,23 @@ class DrawnTest(Shapes):
         """
         raise NotImplementedError
 
-    @classmethod
-    def counts(cls) -> tuple[int, int, int]:
-        """Return the numbers of classes, training images and test images."""
-        classes = len(cls.class_names())
-        return classes, 0, classes * PER_CLASS
-
-    @classmethod
-    def recipe(cls) -> str:
-        """Return eight hex digits that change with the drawing code."""
-        code = Path(drawing.__file__).read_bytes() + Path(__file__).read_bytes()
-        return hashlib.sha256(code + repr(PER_CLASS).encode()).hexdigest()[:8]
-
     def load(self, shots: int, seed: int) -> Split:
         """Return the split, whatever the shots: they are those of the data set trained on."""
         return self.load_split()
 
-    def load_split(self) -> Split:
-        for base in (self.dataset_dir, self.cache_dir):
-            self.image_dir = base / self.recipe()
-            if (self.image_dir / "manifest.json").is_file():
-                return read_split(self.image_dir / "manifest.json")
-        try:
-            self.draw_into(self.image_dir)
-        except OSError as error:
-            raise UserError(
-                f"cannot draw the images in '{self.image_dir}' ({error.strerror or error}); "
-                "free some space or set DATASET.CACHE_DIR to a folder that is writable"
-            ) from error
-        return read_split(self.image_dir / "manifest.json")
-
     @classmethod
-    def draw_into(cls, folder: Path) -> None:
-        """Draw all images and their manifest into ``folder``, which appears once it is whole."""
-        io.writable_dir(folder.parent)
+    def draw(cls, folder):
         items, names, own = [], cls.class_names(), zlib.crc32(cls.__name__.encode())
-        with whole_folder(folder) as unfinished:
-            for label, name in enumerate(tqdm(names, desc=f"Drawing {cls.__name__}", unit="class")):
-                place = name.replace(" ", "_")
-                (unfinished / place).mkdir()
-                for n in range(PER_CLASS):
-                    index = label * PER_CLASS + n
-                    image = cls.picture(index, name, np.random.default_rng([SALT, own, index]))
-                    pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-                    items.append(Item(f"{place}/{n:03d}.png", label, name))
-                    Image.fromarray(pixels).save(unfinished / items[-1].path)
-            split = Split(train=items, val=[], test=items)
-            io.write_json(unfinished / "manifest.json", split._asdict())
+        for label, name in enumerate(tqdm(names, desc=f"Drawing {cls.__name__}", unit="class")):
+            place = name.replace(" ", "_")
+            (folder / place).mkdir()
+            for n in range(PER_CLASS):
+                index = label * PER_CLASS + n
+                image = cls.picture(index, name, np.random.default_rng([SALT, own, index]))
+                pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+                items.append(Item(f"{place}/{n:03d}.png", label, name))
+                Image.fromarray(pixels).save(folder / items[-1].path)
+        return Split(train=items, val=[], test=items)
 
 
 # --- the classes of `shapes` in other looks ------------------------------------------------------

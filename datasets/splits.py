@@ -1,4 +1,4 @@
-"""Split files and few-shot files: reading, telling apart, checking."""
+"""Split files and few-shot files: reading, digests, checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_split(path) -> Split:
         return Split(*(to_items(stored[part]) for part in Split._fields))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"'{path}' is no split file (expected train, val and test with rows of path, label "
+            f"'{path}' is not a split file (expected train, val and test with rows of path, label "
             "and class name); fetch it again, or delete it to have the split made"
         ) from error
 

@@ -19,14 +19,12 @@ class StanfordCars(CoOpDataset):
 
     dataset_dir = "stanford_cars"  # paths of the split start with cars_train/ or cars_test/
     split_file = "split_zhou_StanfordCars.json"
-    fetch_name = "cars"
+    n_classes = 196
     numbered_at_random = True
-    source = (
-        "unpack cars_train.tgz and cars_test.tgz, which their publisher no longer serves, from a "
-        "copy into '{dir}' and put CoOp's split file "
-        "(https://drive.google.com/file/d/1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT) beside them, or "
-        "car_devkit.tgz (it makes the folder devkit) and cars_test_annos_withlabels.mat"
-    )
+
+    @classmethod
+    def expected(cls, sizes):
+        return {"cars_train": (0, sum(sizes[:2])), "cars_test": (0, sizes[2])}
 
     def make_split(self) -> Split:
         names = read_mat(

@@ -26,14 +26,7 @@ class SUN397(CoOpDataset):
     dataset_dir = "sun397"
     image_folder = "SUN397"
     split_file = "split_zhou_SUN397.json"
-    fetch_name = "sun"
-    source = (
-        "unpack SUN397.tar.gz from http://vision.princeton.edu/projects/2010/SUN/ into '{dir}' "
-        "and put CoOp's split file "
-        "(https://drive.google.com/file/d/1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq) or the files of "
-        "Partitions.zip (http://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip) "
-        "beside its folder"
-    )
+    n_classes = 397
 
     def make_split(self) -> Split:
         folders = read_rows(self, "ClassName.txt", without_slash, "a class such as /a/abbey")

@@ -20,14 +20,7 @@ class UCF101(CoOpDataset):
     dataset_dir = "ucf101"
     image_folder = "UCF-101-midframes"
     split_file = "split_zhou_UCF101.json"
-    fetch_name = "ucf"
-    source = (
-        "unpack CoOp's UCF-101-midframes.zip "
-        "(https://drive.google.com/file/d/10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O) into '{dir}' and put "
-        "its split file (https://drive.google.com/file/d/1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y) "
-        "beside it, or the folder ucfTrainTestlist of "
-        "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"
-    )
+    n_classes = 101
 
     def make_split(self) -> Split:
         def to_class(line: str) -> tuple[str, int]:
@@ -38,7 +31,7 @@ class UCF101(CoOpDataset):
         labels = dict(read_rows(self, f"{lists}/classInd.txt", to_class, "a number and an action"))
 
         def to_item(line: str) -> Item:
-            action, video = line.split()[0].split("/")  # the label behind it is left aside
+            action, video = line.split()[0].split("/")  # the label after it is not needed
             name = class_name(action)
             return Item(f"{name}/{video.replace('.avi', '.jpg')}", labels[action], name)
 

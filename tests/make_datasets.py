@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
+from yacs.config import CfgNode
 
 TEXT = "class 'sun'? 3 4"  # no annotation file has such a line
 
@@ -31,6 +32,18 @@ def picture() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (90, 120, 150)).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+def config(root, shots=-1, *, seed=1, output="output", test=None, **dataset) -> CfgNode:
+    """Return what a data set reads of a config."""
+    return CfgNode(
+        {
+            "DATASET": {"ROOT": str(root), "NUM_SHOTS": shots, **dataset},
+            "TEST": {"SUBSET": 0, "FIRST": 0, **(test or {})},
+            "SEED": seed,
+            "OUTPUT_DIR": str(output),
+        }
+    )
 
 
 def images(folder: Path, names) -> None:
@@ -196,39 +209,40 @@ def imagenet(root: Path, classes: int = 5, train: int = 6, val: int = 2) -> Made
     return Made((classes * train, 0, classes * val), named, classes, ("classnames.txt",))
 
 
+def _test_set(root: Path, place: str, folders: list[str], files, every: int = 1) -> Made:
+    """Write a test set whose classes are one in ``every`` of ImageNet's."""
+    classes, folder = len(folders), root / place
+    classnames(folder.parent, every * classes)
+    for name in folders:
+        images(folder / name, files)
+    first = "tench" if every == 1 else f"great thing {every - 2}"
+    last = every * classes - (1 if every == 1 else 2)
+    named = {0: first, classes - 1: f"great thing {last}"}
+    return Made((classes, 0, len(files) * classes), named, classes, ("classnames.txt",))
+
+
 def imagenetv2(root: Path, classes: int = 1000) -> Made:
-    folder = root / "imagenetv2"
-    classnames(folder, classes)
-    for label in map(str, range(classes)):
-        images(folder / "imagenetv2-matched-frequency-format-val" / label, ["5.jpeg", "a.jpeg"])
-    named = {0: "tench", classes - 1: f"great thing {classes - 1}"}
-    return Made((classes, 0, 2 * classes), named, classes, ("classnames.txt",))
+    place = "imagenetv2/imagenetv2-matched-frequency-format-val"
+    return _test_set(root, place, [str(n) for n in range(classes)], ["5.jpeg", "a.jpeg"])
 
 
 def imagenet_sketch(root: Path, classes: int = 1000) -> Made:
-    folder = root / "imagenet-sketch"
-    classnames(folder, classes)
-    for name in wordnet(classes):
-        images(folder / "images" / name, ["sketch_0.JPEG", "sketch_1.JPEG"])
-    named = {0: "tench", classes - 1: f"great thing {classes - 1}"}
-    return Made((classes, 0, 2 * classes), named, classes, ("classnames.txt",))
+    files = ["sketch_0.JPEG", "sketch_1.JPEG"]
+    return _test_set(root, "imagenet-sketch/images", wordnet(classes), files)
 
 
-def _a_fifth(folder: Path, image_folder: str, classes: int) -> Made:
-    classnames(folder, 5 * classes)
-    text(folder / image_folder / "README.txt", ["200 classes"])
-    for name in wordnet(5 * classes)[3::5]:
-        images(folder / image_folder / name, ["0.1_fox_0.9.jpg", "art_0.jpg", "toy_3.jpg"])
-    named = {0: "great thing 3", classes - 1: f"great thing {5 * classes - 2}"}
-    return Made((classes, 0, 3 * classes), named, classes, ("classnames.txt",))
+def _a_fifth(root: Path, place: str, classes: int) -> Made:
+    text(root / place / "README.txt", ["200 classes"])
+    files = ["0.1_fox_0.9.jpg", "art_0.jpg", "toy_3.jpg"]
+    return _test_set(root, place, wordnet(5 * classes)[3::5], files, every=5)
 
 
 def imagenet_a(root: Path, classes: int = 200) -> Made:
-    return _a_fifth(root / "imagenet-adversarial", "imagenet-a", classes)
+    return _a_fifth(root, "imagenet-adversarial/imagenet-a", classes)
 
 
 def imagenet_r(root: Path, classes: int = 200) -> Made:
-    return _a_fifth(root / "imagenet-rendition", "imagenet-r", classes)
+    return _a_fifth(root, "imagenet-rendition/imagenet-r", classes)
 
 
 MAKERS = {

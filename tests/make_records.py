@@ -1,5 +1,7 @@
 """Valid records for the tests of records and tables."""
 
+from pathlib import Path
+
 from advprompt import records
 
 TRANSFER = {
@@ -64,3 +66,15 @@ def zero_shot(**changes):
         "train_threat": None,
     }
     return make(**fields | changes)
+
+
+def listed(*made):
+    """Records by path, as the report finds them."""
+    return {Path(f"run{i}/record.json"): record for i, record in enumerate(made)}
+
+
+def write(folder, *made):
+    """Write records into run folders; return the folder as text."""
+    for i, record in enumerate(made):
+        records.write_record(folder / f"run{i}", record)
+    return str(folder)

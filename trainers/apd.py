@@ -2,7 +2,7 @@
 
 A student with prompts in both towers is tuned on attacked images and distilled from a teacher that
 only ever sees clean ones. Both share one frozen CLIP; the student alone is attacked, tested and
-deployed. What the abstract leaves open is a key, marked as ours.
+deployed. Choices that the abstract does not specify are config keys, marked `ours`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from torch import nn
 
 from .config.keys import add_defaults, at_least, one_of
-from .engine.adversarial import AdversarialTrainer, in_both_towers
+from .engine.adversarial import AdversarialTrainer
 from .engine.teacher import tune_on_clean
 from .engine.trainer import register
 from .losses import apd_student, apd_teacher, mean_ce
-from .prompting.prompted import PromptedCLIP
+from .prompting import PromptedCLIP
+from .prompting.spec import in_both_towers
 
 TEACHERS = ("online", "offline", "zero_shot")
 
@@ -35,12 +36,12 @@ class APD(AdversarialTrainer):
             N_CTX=2,  # vectors per layer and tower (the group's public code)
             PROMPT_DEPTH=9,  # (the group's public code)
             CTX_INIT="a photo of a",  # the vectors start from its first words (MaPLe)
-            TEACHER="online",  # learns beside the student; offline: before it; zero_shot: CLIP
+            TEACHER="online",  # learns with the student; offline: before it; zero_shot: CLIP
             TEACHER_EPOCHS=0,  # of the offline teacher; 0: as many as the student
             BETA=0.5,  # weight of the distillation
             TEMPERATURE=1.0,
             FEEDBACK=1.0,  # what the online teacher takes from the student; 0: nothing
-            INNER="",  # objective of the attack: ce, kl, or "" as ATTACK.TRAIN says
+            INNER="",  # objective of the attack: ce, kl, or "": that of ATTACK.TRAIN
         )
 
     @classmethod
@@ -52,13 +53,6 @@ class APD(AdversarialTrainer):
         at_least("TRAINER.APD.BETA", keys.BETA, 0, 1)
         at_least("TRAINER.APD.TEMPERATURE", keys.TEMPERATURE, 1e-3)
         at_least("TRAINER.APD.FEEDBACK", keys.FEEDBACK, 0)
-
-    @classmethod
-    def image_forwards(cls, cfg, images):
-        keys, forwards = cfg.TRAINER.APD, super().image_forwards(cfg, images)
-        if keys.TEACHER == "offline":  # tuned before, on clean images
-            forwards["train"] += images * (keys.TEACHER_EPOCHS or cfg.OPTIM.MAX_EPOCH)
-        return forwards
 
     @classmethod
     def prompt_spec(cls, keys, clip):
@@ -88,8 +82,9 @@ class APD(AdversarialTrainer):
         return sum(p.numel() for p in self.model.parameters())
 
     def loss(self, batch):
-        keys, adv, labels = self.keys, batch.adv.logits, batch.labels
-        taught = self.teach(batch.pixels)
+        keys, labels = self.keys, batch.labels
+        adv = batch.forward_attacked().logits  # (B, K): S(x_adv)
+        taught = self.teach(batch.images)  # (B, K): T(x)
         loss = apd_student(adv, taught, labels, beta=keys.BETA, temperature=keys.TEMPERATURE).mean()
         terms = {"loss_teacher": mean_ce(taught, labels)}
         if keys.TEACHER == "online":  # disjoint parameters, so one sum serves both
@@ -100,8 +95,7 @@ class APD(AdversarialTrainer):
         """Return the teacher's logits (B, K) on clean images, with gradients while it learns."""
         if self.keys.TEACHER == "zero_shot":
             return self.frozen_logits(pixels)
-        with self.autocast(self.cfg.TRAINER.ADVERSARIAL.PREC):
-            texts = self.teacher.text_features(self.cfg.TRAINER.ADVERSARIAL.CLASS_CHUNK)
+        texts = self.encode_texts(self.teacher)
         return self.output(pixels, texts, model=self.teacher).logits
 
     def before_train(self):

@@ -2,7 +2,7 @@
 
 Deep, cross-modal prompts. The supervised term is on clean images; attacked ones enter through two
 consistency terms, one towards the tuned model and one towards the frozen CLIP, both on clean
-images. What the source leaves open is a key, marked as ours.
+images. Choices that the source does not specify are config keys, marked `ours`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from functools import cached_property
 import torch
 
 from .config.keys import add_defaults, at_least, one_of
-from .engine.adversarial import AdversarialTrainer, in_both_towers
+from .engine.adversarial import AdversarialTrainer
 from .engine.trainer import register
 from .losses import capt_alpha, capt_consistency, mean_ce
+from .prompting.spec import in_both_towers
 
 ALPHAS = ("conf", "acc", "entropy", "const", "ramp")
 COUPLINGS = ("text_to_vision", "vision_to_text", "none")
@@ -29,7 +30,6 @@ class CAPT(AdversarialTrainer):
     node = "CAPT"
     alarm_key = "TRAINER.CAPT.LAMBDA"
     alarm_term = "loss_cons_train"  # the other one compares with a model that never collapses
-    passes = 3.0  # clean, attacked, and frozen CLIP's on the clean image
 
     @classmethod
     def extend_cfg(cls, cfg):
@@ -46,7 +46,7 @@ class CAPT(AdversarialTrainer):
             ALPHA_CONST=0.5,  # a of ALPHA const; 0: tuned term alone, 1: frozen term alone
             KL_DIRECTION="target_first",  # KL(target || adversarial), or adversarial_first
             DETACH_TARGET=False,  # no gradient through the tuned model's clean answer
-            INNER="",  # objective of the attack: ce, kl, or "" as ATTACK.TRAIN says
+            INNER="",  # objective of the attack: ce, kl, or "": that of ATTACK.TRAIN
         )
 
     @classmethod
@@ -65,8 +65,9 @@ class CAPT(AdversarialTrainer):
         return in_both_towers(keys, coupling=keys.COUPLING)
 
     def loss(self, batch):
-        keys, clean, adv = self.keys, batch.clean.logits, batch.adv.logits
-        frozen = self.frozen_answers(batch)
+        keys, clean = self.keys, batch.forward_clean().logits  # (B, K)
+        adv = batch.forward_attacked().logits  # (B, K)
+        frozen = self.frozen_answers(batch)  # (B, K)
         answers = frozen, clean, batch.labels
         if keys.ALPHA == "acc":  # of the whole batch; one value for all of its samples
             answers = map(batch.whole, answers)
@@ -99,8 +100,8 @@ class CAPT(AdversarialTrainer):
         Where the augmentation never varies they are computed once per training image.
         """
         if batch.index is None or not set(self.cfg.INPUT.TRANSFORMS) <= FIXED_TRANSFORMS:
-            return self.frozen_logits(batch.pixels)
+            return self.frozen_logits(batch.images)
         index = batch.index.tolist()
         if not all(i in self.cached for i in index):
-            self.cached.update(zip(index, self.frozen_logits(batch.pixels), strict=True))
+            self.cached.update(zip(index, self.frozen_logits(batch.images), strict=True))
         return torch.stack([self.cached[i] for i in index])  # (B, K)

@@ -2,6 +2,8 @@
 
 An attack ascends them; training takes their mean. All compute in float32 whatever comes in,
 so that half-precision logits neither overflow nor lose the small differences an attack lives on.
+Unless stated otherwise, logits are (B, K), already multiplied by the logit scale, labels are (B,)
+int64 in [0, K), and the result is (B,) float32.
 """
 
 from __future__ import annotations
@@ -14,27 +16,13 @@ from torch import Tensor
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """-log softmax(logits)_y for every sample.
 
-    Args:
-        logits: (B, K), already multiplied by the logit scale.
-        labels: (B,) int64 in [0, K).
-
-    Returns:
-        (B,) float32, >= 0.
-
     Source: Madry et al., 2018 (arXiv 1706.06083), the loss of PGD.
     """
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """max_{k != y} s_k - s_y: above 0 exactly where the sample is misclassified.
-
-    Args:
-        logits: (B, K) with K >= 2.
-        labels: (B,) int64 in [0, K).
-
-    Returns:
-        (B,) float32.
+    """max_{k != y} s_k - s_y: above 0 exactly where the sample is misclassified (K >= 2).
 
     Source: Carlini & Wagner, 2017 (arXiv 1608.04644), f_6 with its sign turned and no floor.
     """
@@ -50,14 +38,8 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """-(s_y - max_{k != y} s_k) / (s_(1) - s_(3)), s_(i) the i-th largest logit.
 
     The margin over the logits' own spread: scaling the logits changes nothing, so that a large
-    logit scale cannot make its gradient vanish as it does that of the cross-entropy.
-
-    Args:
-        logits: (B, K) with K >= 3.
-        labels: (B,) int64 in [0, K).
-
-    Returns:
-        (B,) float32, above 0 exactly where the sample is misclassified.
+    logit scale cannot make its gradient vanish as it does that of the cross-entropy. Above 0
+    exactly where the sample is misclassified; K >= 3.
 
     Source: Croce & Hein, 2020 (arXiv 2003.01690), section 4; 1e-12 as in the authors' code.
     """
@@ -70,12 +52,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """-(s_y - s_t) / (s_(1) - (s_(3) + s_(4)) / 2), s_(i) the i-th largest logit.
 
-    Args:
-        logits: (B, K) with K >= 4.
-        labels, targets: (B,) int64 in [0, K), different in every row.
-
-    Returns:
-        (B,) float32, above 0 exactly where the target's logit exceeds the label's.
+    Above 0 exactly where the target's logit exceeds the label's; K >= 4.
 
     Source: Croce & Hein, 2020 (arXiv 2003.01690), targeted DLR; 1e-12 as in the authors' code.
     """
@@ -91,13 +68,7 @@ def kl(target_logits: Tensor, logits: Tensor) -> Tensor:
     """KL( softmax(target_logits) || softmax(logits) ), the target first.
 
     Its gradient is exactly 0 where both arguments are equal: an attack on it needs a random start.
-
-    Args:
-        target_logits: (B, K), the reference; not detached here.
-        logits: (B, K).
-
-    Returns:
-        (B,) float32, >= 0 up to rounding.
+    Neither argument is detached here.
 
     Source: Zhang et al., 2019 (TRADES, arXiv 1901.08573), eq. 5.
     """
@@ -115,9 +86,6 @@ def embedding_kl(clean: Tensor, adv: Tensor) -> Tensor:
         clean: (B, D) un-normalised features of the clean images.
         adv: (B, D) un-normalised features of the perturbed images.
 
-    Returns:
-        (B,) float32, >= 0 up to rounding.
-
     Source: AdvPT (arXiv 2311.11261), the objective of the adversarial embedding bank.
     """
     return kl(clean, adv)
@@ -131,17 +99,9 @@ def mean_ce(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits, labels).mean()
 
 
-def cosine_gap(first: Tensor, second: Tensor) -> Tensor:
-    """1 - cos(vec a, vec b) for every sample, all other dimensions flattened.
-
-    Args:
-        first, second: (B, ...), e.g. block outputs (B, N, d).
-
-    Returns:
-        (B,) float32 in [0, 2].
-    """
-    cosine = F.cosine_similarity(first.float().flatten(1), second.float().flatten(1), dim=1)
-    return 1 - cosine
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """cos(vec a, vec b) of every sample (B, ...), all other dimensions flattened: (B,) float32."""
+    return F.cosine_similarity(first.float().flatten(1), second.float().flatten(1), dim=1)
 
 
 def block_consistency(clean: list[Tensor], adv: list[Tensor]) -> Tensor:
@@ -150,12 +110,12 @@ def block_consistency(clean: list[Tensor], adv: list[Tensor]) -> Tensor:
     Args:
         clean, adv: one (B, N, d) per block.
 
-    Returns:
-        (B,) float32 in [0, 2 L].
+    Returns (B,) float32 in [0, 2 L].
 
     Source: NAP-Tuning (arXiv 2506.12706), the consistency term of the authors' code.
     """
-    return sum(cosine_gap(a, b) for a, b in zip(clean, adv, strict=True))
+    gaps = (1 - cosine(a, b) for a, b in zip(clean, adv, strict=True))
+    return sum(gaps, start=torch.zeros(()))
 
 
 def nap(clean_ce: Tensor, adv_ce: Tensor, consistency: Tensor, lam: float, weight: float) -> Tensor:
@@ -188,13 +148,10 @@ def capt_alpha(
             ``entropy`` a = H_tuned / (H_frz + H_tuned + 1e-8), per sample: lean on the surer model;
             ``const`` a = ``constant``;
             ``ramp`` a = 1 - ``progress``: from the frozen model to the tuned one.
-        frozen_logits, tuned_logits: (B, K) on the clean images.
+        frozen_logits, tuned_logits: on the clean images.
         progress: finished share of the training, in [0, 1).
 
-    Returns:
-        (B,) float32 in [0, 1].
-
-    Source: CAPT (arXiv 2405.11154) says that a adapts; the rules are this project's.
+    Source: CAPT (arXiv 2405.11154) says that a adapts; the rules are ours.
     """
     frozen, tuned = (logits.detach().float() for logits in (frozen_logits, tuned_logits))
     if rule == "conf":
@@ -232,8 +189,7 @@ def capt_consistency(
         detach_target: no gradient through the tuned model's answer to x.
         target_first: KL(target || adversarial), as the field computes it; else the other way.
 
-    Returns:
-        (B,) float32 each: the mix, the train term, the frozen term.
+    Returns (B,) float32 each: the mix, the train term, the frozen term.
 
     Source: CAPT (arXiv 2405.11154), L_adv-cons.
     """
@@ -248,13 +204,6 @@ def capt_consistency(
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """T^2 KL( softmax(teacher / T) || softmax(student / T) ), the teacher detached.
-
-    Args:
-        teacher, student: (B, K) logits.
-        temperature: T > 0.
-
-    Returns:
-        (B,) float32.
 
     Source: Hinton et al., 2015 (arXiv 1503.02531), section 2.
     """
@@ -294,13 +243,6 @@ def fap_consistency(
 ) -> Tensor:
     """KL(x || x_adv) * (cos(z, z_adv) + 1): consistent across modalities, different within one.
 
-    Args:
-        clean_logits, adv_logits: (B, K); ``clean_features``, ``adv_features``: (B, D).
-
-    Returns:
-        (B,) float32, >= 0 up to rounding.
-
     Source: FAP (arXiv 2403.14774), the uni-modal-aware consistency of the training objective.
     """
-    cosine = F.cosine_similarity(clean_features.float(), adv_features.float(), dim=1)
-    return kl(clean_logits, adv_logits) * (cosine + 1)
+    return kl(clean_logits, adv_logits) * (cosine(clean_features, adv_features) + 1)

@@ -1,16 +1,17 @@
 """NAP-Tuning: Neural Augmented Prompt Tuning (arXiv 2506.12706; TPAMI 2026).
 
 Deep prompts in both towers, coupled text to vision, and token refiners that learn to undo in the
-features what an attack does to them. The paper's body was not available to this project: what the
-abstract does not say follows the authors' development code, and the rest is marked as ours.
+features what an attack does to them. The paper's body was not available to this project: choices
+that the abstract does not specify follow the authors' development code or are marked `ours`.
 """
 
 from __future__ import annotations
 
 from .config.keys import add_defaults, at_least, one_of
-from .engine.adversarial import AdversarialTrainer, in_both_towers
+from .engine.adversarial import AdversarialTrainer
 from .engine.trainer import register
 from .losses import block_consistency, mean_ce, nap
+from .prompting.spec import in_both_towers
 from .utils.errors import UserError
 
 
@@ -79,7 +80,7 @@ class NAPTuning(AdversarialTrainer):
         )
 
     def loss(self, batch):
-        keys, clean, adv = self.keys, batch.clean, batch.adv
+        keys, clean, adv = self.keys, batch.forward_clean(), batch.forward_attacked()
         ce = mean_ce(clean.logits, batch.labels), mean_ce(adv.logits, batch.labels)
         gap = block_consistency(clean.blocks, adv.blocks).mean() if keys.CONSISTENCY else 0.0
         lam = self.epoch / self.max_epoch if keys.SCHEDULE == "linear" else keys.LAMBDA

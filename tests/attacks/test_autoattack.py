@@ -8,6 +8,8 @@ import torch
 from advprompt.attacks import AttackSpec, parts_of, specs_from_cfg
 from advprompt.attacks.autoattack import PARTS, build_part
 from advprompt.evaluation.evaluator import Evaluation
+from advprompt.evaluation.samples import ImageList
+from advprompt.evaluation.victim import Victim
 from advprompt.utils.errors import UserError
 
 NODE = {
@@ -89,52 +91,46 @@ def test_every_part_breaks_what_it_says_it_breaks(name, model):
     assert result.max_linf <= 48 / 255 + 1e-6
 
 
-class Items(list):
+class InMemory(Victim):
+    """A model of images that are held in memory."""
+
+    device, classnames = torch.device("cpu"), [str(i) for i in range(6)]
+
+    def __init__(self, model):
+        self.logits = lambda pixels, prec="fp32": model(pixels)
+
+    def digest(self):
+        return "0"
+
+
+class Images(ImageList):
     """Images in memory in the place of files."""
 
-    def evaluation(self, monkeypatch, tmp_path, logits):
-        class InMemory(Evaluation):
-            def __init__(inner):
-                inner.items, inner.batch_size, inner.folder = self, 4, tmp_path
-                inner.device, inner.texts = torch.device("cpu"), torch.zeros(6, 2)
-                inner.labels = torch.tensor([item.label for item in self])
-                inner.clean_right = (
-                    logits(torch.stack([i.image for i in self])).argmax(1).eq(inner.labels)
-                )
-                inner.outcomes, inner.probes = [], 0
-                inner.defence, inner.eot, inner.keep = None, 1, None
-                inner.trainer = SimpleNamespace(
-                    frozen_image_tower=False,
-                    clip=SimpleNamespace(sha256="0"),
-                    preprocess=SimpleNamespace(key="0"),
-                    prompt_digest=lambda: "0",
-                )
+    def __init__(self, images, labels):
+        super().__init__(
+            [(str(i), label) for i, label in enumerate(labels)], SimpleNamespace(key="0")
+        )
+        self.images = images
 
-            def bare(inner, pixels):
-                return logits(pixels)
+    def digest(self, position):
+        return str(position)
 
-            def pixels(inner, positions, title, batch_size=0):
-                size = batch_size or inner.batch_size
-                for start in range(0, len(positions), size):
-                    where = positions[start : start + size]
-                    yield where, torch.stack([self[i].image for i in where])
-
-        monkeypatch.setattr("advprompt.evaluation.evaluator.sha256_file", lambda path: path)
-        monkeypatch.setattr("advprompt.evaluation.evaluator.sample_seed", lambda *a: int(a[1]))
-        return InMemory()
+    def batches(self, positions, batch_size, device, title):
+        for begin in range(0, len(positions), batch_size):
+            where = positions[begin : begin + batch_size]
+            yield where, self.images[where]
 
 
 @pytest.fixture
-def evaluation(model, monkeypatch, tmp_path):
+def evaluation(model, tmp_path):
     torch.manual_seed(1)
     logits, images = model(), torch.rand(24, 3, 4, 4)
     labels = logits(images).argmax(1).tolist()
     labels[0] = (labels[0] + 1) % 6  # wrong clean
-    items = Items(
-        SimpleNamespace(image=x, label=y, impath=str(i))
-        for i, (x, y) in enumerate(zip(images, labels, strict=True))
-    )
-    return items.evaluation(monkeypatch, tmp_path, logits)
+    listed = Images(images, labels)
+    made = Evaluation(InMemory(logits), listed, folder=tmp_path, cache=tmp_path, batch_size=4)
+    made.clean()
+    return made
 
 
 def test_autoattack_goes_on_where_the_others_end(evaluation):
@@ -159,13 +155,13 @@ def test_a_larger_ball_or_another_target_lends_nothing(evaluation):
 
 def test_dropping_never_leaves_more_than_the_last_iterate_and_forwards_less(evaluation):
     calls = [0]
-    inner = type(evaluation).bare
+    inner = evaluation.victim.logits
 
-    def counted(self, pixels):
+    def counted(pixels, prec="fp32"):
         calls[0] += len(pixels)
-        return inner(self, pixels)
+        return inner(pixels)
 
-    type(evaluation).bare = counted
+    evaluation.victim.logits = counted
     counts = {}
     for drop in (False, True):
         calls[0] = 0

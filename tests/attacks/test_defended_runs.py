@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from advprompt.evaluation.evaluator import Evaluation
+from advprompt.evaluation.samples import ImageList
+from advprompt.evaluation.victim import TrainerVictim
 from advprompt.records import read_record
 from tests.conftest import only_error
 
@@ -45,8 +47,8 @@ def evaluation(build, tmp_path):
 
     def make(defence):
         made = Evaluation(
-            trainer,
-            trainer.dm.dataset.test,
+            TrainerVictim(trainer),
+            ImageList(trainer.dm.dataset.test, trainer.preprocess),
             folder=tmp_path / "u",
             cache=tmp_path / "c",
             batch_size=4,
@@ -98,8 +100,8 @@ def test_another_view_is_never_continued(evaluation):
 
     made = evaluation(Invert())
     spec = AttackSpec("pgd", 8 / 255, 2 / 255, 3, 1, "zero", "ce", "end_to_end")
-    keys = {made._key(spec, seen, ["a"]) for seen in (False, True)}
-    keys |= {evaluation(None)._key(spec, False, ["a"])}
+    keys = {made._key(spec, seen, [0]) for seen in (False, True)}
+    keys |= {evaluation(None)._key(spec, False, [0])}
     assert len(keys) == 3
 
 

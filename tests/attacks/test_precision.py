@@ -8,6 +8,8 @@ from victim import problem
 
 from advprompt.attacks import AttackSpec, GradientAttack, objective_for, specs_from_cfg, tower_in
 from advprompt.evaluation.evaluator import Evaluation
+from advprompt.evaluation.samples import ImageList
+from advprompt.evaluation.victim import TrainerVictim
 from advprompt.utils.errors import UserError
 
 CFG = {
@@ -82,8 +84,9 @@ def test_the_tower_is_coarse_and_its_gradient_is_not_zero():
 def test_in_a_run_what_counts_as_broken_is_broken_in_fp32(build, tmp_path, drop):
     trainer = build("AdvIVLP")
     trainer.set_model_mode("eval")
+    images = ImageList(trainer.dm.dataset.test, trainer.preprocess)
     test = Evaluation(
-        trainer, trainer.dm.dataset.test, folder=tmp_path / "u", cache=tmp_path / "c", batch_size=8
+        TrainerVictim(trainer), images, folder=tmp_path / "u", cache=tmp_path / "c", batch_size=8
     )
     test.clean()
     seen, real = [], test.logits

@@ -1,15 +1,13 @@
 """Curves from records: what is one line, what is one panel, what is refused, what is drawn."""
 
-from pathlib import Path
-
 import pytest
-from make_records import BANK, TRANSFER, WHITE_BOX, make, outcome, zero_shot
+from make_records import BANK, TRANSFER, WHITE_BOX, listed, make, outcome, write, zero_shot
 from matplotlib.figure import Figure
 from PIL import Image
 
-from advprompt import records
+from advprompt.cli import curves as command
 from advprompt.cli.main import dispatch
-from advprompt.report import curves
+from advprompt.report import curves, drawing
 from advprompt.report.tables import build_tables
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
@@ -18,22 +16,12 @@ DEPTH, REFINER = "TRAINER.NAPTUNING.PROMPT_DEPTH", "TRAINER.NAPTUNING.REFINER.TE
 ALPHA = "TRAINER.CAPT.ALPHA"
 
 
-def tables(made):
-    return build_tables({Path(f"run{i}/record.json"): record for i, record in enumerate(made)})
-
-
 def run(key, value, seed=1, *, config=None, **changes):
     return make(seed=seed, config={key: value} | (config or {}), **changes)
 
 
 def panels(made, key, along=()):
-    return curves.build_panels(tables(made), key, along)
-
-
-def write(folder, made):
-    for i, record in enumerate(made):
-        records.write_record(folder / f"run{i}", record)
-    return str(folder)
+    return curves.build_panels(build_tables(listed(*made)), key, along)
 
 
 def test_a_curve_is_sorted_by_number_and_averages_seeds():
@@ -46,7 +34,7 @@ def test_a_curve_is_sorted_by_number_and_averages_seeds():
     (curve,) = panel.curves
     assert list(curve.rows) == [1, 2, 12] and panel.numeric and not notes
     assert curve.rows[12].accuracies() == [83, 84, 85]
-    assert curve.rows[2].accuracies(panel.table.signatures[1]) == [2, 2, 2]
+    assert curve.rows[2].accuracies(panel.table.figures[2][1]) == [2, 2, 2]
     assert curve.name == "AdvPT"
 
 
@@ -62,10 +50,7 @@ LINES = {
     "training": (
         {"train_threat": BANK | {"eps": "4/255"}},
         {},
-        [
-            "AdvPT (trained with=PGD-10 4/255 (embedding-KL))",
-            "AdvPT (trained with=PGD-10 8/255 (embedding-KL))",
-        ],
+        [f"AdvPT (trained with=PGD-10 {eps}/255 (embedding-KL))" for eps in (4, 8)],
     ),
 }
 
@@ -79,17 +64,13 @@ def test_what_else_differs_is_another_line(first, second, names):
 
 
 OTHER_THREAT = [TRANSFER | outcome(40), WHITE_BOX | outcome(30) | {"eps": "4/255"}]
-APART = {
-    "attack": {"attacks": OTHER_THREAT},
-    "data set": {"dataset": "Caltech101"},
-    "split": {"split": "new"},
-    "backbone": {"backbone": "ViT-B/16"},
-    "weights": {"weights_sha256": "cd" * 32},
-    "subset": {"subset": 100},
-}
+APART = [
+    *({"attacks": OTHER_THREAT}, {"dataset": "Caltech101"}, {"split": "new"}),
+    *({"backbone": "ViT-B/16"}, {"weights_sha256": "cd" * 32}, {"subset": 100}),
+]
 
 
-@pytest.mark.parametrize("changes", APART.values(), ids=APART)
+@pytest.mark.parametrize("changes", APART)
 def test_what_may_not_be_compared_is_another_panel(changes):
     made = [run(DEPTH, depth, **other) for depth in (1, 2) for other in ({}, changes)]
     found, _ = panels(made, DEPTH)
@@ -177,8 +158,8 @@ def test_zero_shot_is_a_reference():
 )
 def test_settings_that_are_no_axis_are_refused(key, words, tmp_path, capsys):
     seeds = [run(DEPTH, depth, seed, config={"SEED": seed}) for depth in (1, 2) for seed in (1, 2)]
-    root, out = write(tmp_path / "runs", seeds), tmp_path / "curve.png"
-    assert run_tool(curves.main, [root, "--over", key, "--out", str(out)]) == 2
+    root, out = write(tmp_path / "runs", *seeds), tmp_path / "curve.png"
+    assert run_tool(command.main, [root, "--over", key, "--out", str(out)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert words in captured.err and captured.out == "" and not out.exists()
@@ -189,7 +170,7 @@ def drawn(panel_list, key, monkeypatch, tmp_path):
     seen = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (seen.append(f), save(f, *a, **k))[1])
-    path = curves.draw(tmp_path / "curve.png", panel_list, key)
+    path = drawing.draw(tmp_path / "curve.png", panel_list, key)
     assert Image.open(path).width > 800
     return seen[0]
 
@@ -203,19 +184,11 @@ def words_of(axes):
 
 def test_the_picture_shows_means_intervals_and_threat_models(monkeypatch, tmp_path):
     made = [
-        run(
-            DEPTH,
-            depth,
-            seed,
-            clean=78 + seed,
-            transfer=40,
-            white_box=10 * depth,
-            config={REFINER: refiner},
-            subset=100,
-        )
+        run(DEPTH, depth, seed, config={REFINER: refiner}, subset=100, clean=78 + seed, **rest)
         for depth in (1, 2, 3)
         for seed in (1, 2, 3)
         for refiner in (True, False)
+        for rest in [{"transfer": 40, "white_box": 10 * depth}]
     ]
     reference = zero_shot(clean=50, transfer=20, white_box=5, subset=100)
     found, _ = panels([*made, reference], DEPTH)
@@ -230,19 +203,9 @@ def test_the_picture_shows_means_intervals_and_threat_models(monkeypatch, tmp_pa
     flat = [line.get_ydata()[0] for line in axes.lines if len(line.get_xdata()) == 2]
     assert sorted(set(flat) & {50, 20, 5}) == [5, 20, 50]
     text = words_of(axes)
-    for wanted in (
-        "REFINER.TEXT=true",
-        "ZeroshotCLIP",
-        "end-to-end PGD-100 1/255",
-        "n = 3",
-        DEPTH,
-        "TEST.SUBSET 100",
-        "shots: 16",
-        "trained with: PGD-10",
-        "95 % t-interval",
-        "never saw the learned prompt",
-        "EuroSAT, few-shot",
-    ):
+    told = ("REFINER.TEXT=true", "ZeroshotCLIP", "end-to-end PGD-100 1/255", "n = 3", DEPTH)
+    told += ("TEST.SUBSET 100", "shots: 16", "trained with: PGD-10", "95 % t-interval")
+    for wanted in (*told, "never saw the learned prompt", "EuroSAT, few-shot"):
         assert wanted in text, wanted
 
 
@@ -269,12 +232,12 @@ def test_one_figure_has_a_panel_per_group(monkeypatch, tmp_path):
 
 def test_the_command(tmp_path, capsys):
     made = [run(DEPTH, 1), run(DEPTH, 2), make(status="running", clean=None, attacks=[])]
-    root, out = write(tmp_path / "runs", made), tmp_path / "depth.png"
+    root, out = write(tmp_path / "runs", *made), tmp_path / "depth.png"
     assert run_tool(dispatch, ["curves", root, "--over", DEPTH, "--out", str(out)]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"wrote {out}\n" and "unfinished" in captured.err
     assert Image.open(out).format == "PNG"
-    assert run_tool(curves.main, [str(tmp_path / "no"), "--over", DEPTH]) == 2
+    assert run_tool(command.main, [str(tmp_path / "no"), "--over", DEPTH]) == 2
 
 
 def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
@@ -282,11 +245,11 @@ def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
     made = [make(trainer=name, shots=shots, clean=50 + shots) for name in names for shots in (1, 4)]
     found, _ = panels(made, "DATASET.NUM_SHOTS")
     split = curves.per_figure(found)
-    assert [panel.only for panel in split] == ["clean", *found[0].table.headings]
+    assert [panel.only for panel in split] == [name for name, _ in found[0].table.figures]
     assert [[name for name, _ in panel.figures] for panel in split] == [[p.only] for p in split]
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: saved.append(self))
-    curves.save("x.png", split, "shots", captions=False)
+    drawing.save("x.png", split, "shots", captions=False)
     (figure,) = saved
     assert [axes.get_ylabel().partition(",")[0] for axes in figure.axes][0] == "clean"
     for axes in figure.axes:
@@ -296,9 +259,9 @@ def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
         assert not axes.texts or not axes.texts[0].get_text()
         assert [text.get_text() for text in axes.get_legend().texts] == names
     monkeypatch.undo()
-    root = write(tmp_path, made)
+    root = write(tmp_path, *made)
     out = tmp_path / "shots.png"
     argv = [root, "--over", "DATASET.NUM_SHOTS", "--per-figure", "--out", str(out)]
-    assert run_tool(curves.main, argv) == 0
+    assert run_tool(command.main, argv) == 0
     width, height = Image.open(out).size
     assert height > 1.5 * width

@@ -40,7 +40,7 @@ def test_vectors_that_are_words_are_their_own_nearest(run, arguments, told, toy_
 def test_distances_are_those_of_brute_force(run, arguments, told, tmp_path, toy_file):
     assert run(arguments("AdvPT"))[0] == 0
     found = json.loads(told("--format", "json", "--top", 4)[1])["vectors"]
-    ctx = weights(tmp_path / "run")["state_dict"]["ctx"]
+    (ctx,) = weights(tmp_path / "run")["state_dict"]["text_prompts"]
     table = load_clip(f"file:{toy_file}").model.token_embedding.weight
     for vector, entry in zip(ctx, found, strict=True):
         distances = (table - vector).pow(2).sum(1).sqrt()

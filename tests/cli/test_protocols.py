@@ -49,7 +49,7 @@ def world(pets, tmp_path_factory) -> Path:
     (root / "oxford_pets").symlink_to(pets / "oxford_pets")
     for name in ("shapes_novel", "shapes_blur"):
         few = type("Few", (DRAWN[name],), {"class_names": classmethod(three_classes)})
-        few.draw_into(root / name / DRAWN[name].recipe())
+        few.draw_into(root / name / DRAWN[name].version)
     return root
 
 

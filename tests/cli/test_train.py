@@ -44,41 +44,21 @@ def test_advpt_trains_tests_and_writes_a_record(arguments, run, tmp_path):
 
 
 def test_the_loss_falls(arguments, run, tmp_path):
-    from advprompt.advpt import PromptedText
-    from advprompt.evaluation.bank import load_bank
-    from advprompt.prompting import PromptLearner
-    from tests.toy import toy_clip
-
-    code, _, err = run(
-        arguments("AdvPT", OPTIM__MAX_EPOCH=30, OPTIM__LR=0.02, OPTIM__WARMUP_EPOCH=-1)
-    )
+    keys = {"OPTIM__MAX_EPOCH": 30, "OPTIM__LR": 0.02, "OPTIM__WARMUP_EPOCH": -1}
+    code, out, err = run(arguments("AdvPT", TRAIN__PRINT_FREQ=1, TEST__NO_TEST=True, **keys))
     assert code == 0, err
-    banks = [load_bank(p) for p in (tmp_path / "banks").glob("*.safetensors")]
-    (bank,) = [
-        b
-        for b in banks
-        if b.checks
-        and len(b) == 12
-        and b.labels.bincount()[0] == 4
-        and b.checks["max_linf"] < 10 / 255
-    ]
-    clip = toy_clip()
-    torch.manual_seed(1)
-    names = ["red circle", "green square", "blue arrow"]
-    model = PromptedText(clip, PromptLearner(names, clip, n_ctx=4), 0)
-    with torch.no_grad():
-        before = torch.nn.functional.cross_entropy(model(bank.features), bank.labels)
-        model.prompt_learner.load_state_dict(weights(tmp_path / "run", 30)["state_dict"])
-        after = torch.nn.functional.cross_entropy(model(bank.features), bank.labels)
-    assert after < 0.7 * before
+    shown = [line.split(" loss ")[1].split()[0] for line in out.splitlines() if " loss " in line]
+    assert float(shown[-1]) < 0.7 * float(shown[0])
 
 
-def test_zero_shot_needs_no_training(arguments, run, tmp_path):
-    code, _, err = run(arguments("ZeroshotCLIP"))
+def test_zero_shot_needs_neither_training_nor_seed(arguments, run, tmp_path):
+    code, _, err = run(arguments("ZeroshotCLIP", seed=-1))
     assert code == 0, err
     record = read_record(tmp_path / "run" / "record.json")
     assert record["protocol"] == "zero_shot" and record["prompt_parameters"] == 0
     assert record["train_threat"] is None and len(record["attacks"]) == 2
+    assert record["seed"] == record["config"]["SEED"] == -1
+    assert record["config"]["ATTACK.TEST.LIST"][0]["EPS"] == "16"
 
 
 def test_seed_zero_is_a_seed(arguments, run, tmp_path):
@@ -94,35 +74,16 @@ def test_positions_and_class_specific_contexts(arguments, run, tmp_path, where, 
     options = {"TRAINER__ADVPT__CLASS_TOKEN_POSITION": where, "TRAINER__ADVPT__CSC": csc}
     code, _, err = run(arguments("AdvPT", OPTIM__MAX_EPOCH=1, **options))
     assert code == 0, err
-    shape = weights(tmp_path / "run", 1)["state_dict"]["ctx"].shape
-    assert shape == ((3, 4, 64) if csc else (4, 64))
+    shape = weights(tmp_path / "run", 1)["state_dict"]["text_prompts"].shape
+    assert shape == ((1, 3, 4, 64) if csc else (1, 4, 64))
 
 
 def test_bf16_tuning_and_words_to_start_from(arguments, run, tmp_path):
-    options = {"TRAINER__ADVPT__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo of a"}
+    options = {"TRAINER__ADVERSARIAL__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo of a"}
     code, _, err = run(arguments("AdvPT", **options))
     assert code == 0, err
-    state = weights(tmp_path / "run")["state_dict"]["ctx"]
+    state = weights(tmp_path / "run")["state_dict"]["text_prompts"]
     assert state.dtype == torch.float32 and torch.isfinite(state).all()
-
-
-def test_base_and_new_classes(arguments, run, tmp_path):
-    assert run(arguments("AdvPT", DATASET__SUBSAMPLE_CLASSES="base"))[0] == 0
-    new = arguments(
-        "AdvPT",
-        "--eval-only",
-        "--model-dir",
-        str(tmp_path / "run"),
-        "--load-epoch",
-        "4",
-        out="new",
-        DATASET__SUBSAMPLE_CLASSES="new",
-    )
-    code, _, err = run(new)
-    assert code == 0, err
-    base, novel = (read_record(tmp_path / d / "record.json") for d in ("run", "new"))
-    assert (base["classes"], novel["classes"]) == (2, 1)
-    assert (base["protocol"], novel["split"]) == ("base2new", "new")
 
 
 def test_evaluation_equals_the_test_after_training(arguments, run, tmp_path):
@@ -259,7 +220,7 @@ def test_resuming_equals_not_stopping(arguments, run, tmp_path, monkeypatch):
     code, out, err = run(arguments("AdvPT", out="cut"))
     assert code == 0 and "epoch 2" in out, err
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert torch.equal(whole["state_dict"]["ctx"], cut["state_dict"]["ctx"])
+    assert torch.equal(*(state["state_dict"]["text_prompts"] for state in (whole, cut)))
     momentum = [s["optimizer"]["state"][0]["momentum_buffer"] for s in (whole, cut)]
     assert torch.equal(*momentum)
 
@@ -292,24 +253,6 @@ def test_an_interrupted_attack_goes_on(arguments, run, tmp_path, monkeypatch):
     assert not [where for where in calls if where in done]  # none is attacked twice
     whole, cut = (read_record(tmp_path / d / "record.json") for d in ("whole", "cut"))
     assert [a["correct"] for a in whole["attacks"]] == [a["correct"] for a in cut["attacks"]]
-
-
-def test_the_tuning_has_no_image_tower_in_memory(arguments, run, monkeypatch):
-
-    step, seen = advpt.AdvPT.forward_backward, []
-
-    def look(self, batch):
-        seen.append(self.clip.model.visual)
-        return step(self, batch)
-
-    monkeypatch.setattr(advpt.AdvPT, "forward_backward", look)
-    assert run(arguments("AdvPT"))[0] == 0
-    assert seen and all(tower is None for tower in seen)
-
-
-def test_without_a_seed_the_record_says_so(arguments, run, tmp_path):
-    assert run(arguments("ZeroshotCLIP", seed=-1))[0] == 0
-    assert read_record(tmp_path / "run" / "record.json")["seed"] == -1
 
 
 def test_best_val_never_looks_at_the_test_set(arguments, run, pets, tmp_path, monkeypatch):
@@ -418,38 +361,6 @@ def test_a_killed_run_resumes(arguments, tmp_path):
     assert read_record(tmp_path / "run" / "record.json")["status"] == "completed"
 
 
-@pytest.mark.slow
-def test_random_vit_b32_checkpoint_trains_two_batches(arguments, run, tmp_path):
-    from tests.toy import toy_state_dict
-
-    state = toy_state_dict(
-        vision_width=768,
-        layers=12,
-        patch=32,
-        image=224,
-        text_width=512,
-        text_layers=12,
-        embed_dim=512,
-    )
-    torch.save({k: v.half() for k, v in state.items()}, tmp_path / "b32.pt")
-    code, out, err = run(
-        arguments(
-            "AdvPT",
-            MODEL__BACKBONE__NAME=f"file:{tmp_path / 'b32.pt'}",
-            INPUT__SIZE="(224,224)",
-            OPTIM__MAX_EPOCH=1,
-            DATALOADER__TRAIN_X__BATCH_SIZE=6,
-            ATTACK__TRAIN__STEPS=1,
-            ATTACK__TEST__LIST="[{'STEPS': 1}]",
-            TEST__SUBSET=3,
-            TRAINER__ADVPT__N_CTX=32,
-        )
-    )
-    assert code == 0, err
-    assert "epoch [1/1] batch [2/2]" in out
-    assert read_record(tmp_path / "run" / "record.json")["prompt_parameters"] == 32 * 512
-
-
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -471,8 +382,8 @@ def test_random_vit_b32_checkpoint_trains_two_batches(arguments, run, tmp_path):
             {"ATTACK__TRAIN__OBJECTIVE": "ce", "ATTACK__TRAIN__TARGET": "end_to_end"},
             ["ATTACK.TRAIN", "'ce'", "ATTACK.THREAT advpt16"],
         ),
-        ({"TRAINER__ADVPT__PREC": "fp8"}, ["'fp8'", "fp32"]),
-        ({"TRAINER__ADVPT__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
+        ({"TRAINER__ADVERSARIAL__PREC": "fp8"}, ["'fp8'", "fp32"]),
+        ({"TRAINER__ADVERSARIAL__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
         ({"DATASET__NUM_SHOTS": 7}, ["red_circle", "6", "7"]),
         ({"INPUT__SIZE": "(64,64)"}, ["(64, 64)", "(32, 32)"]),
         ({"DATASET__SUBSAMPLE_CLASSES": "half"}, ["'half'", "base"]),
@@ -508,25 +419,18 @@ def test_missing_data_says_where_it_belongs(arguments, run, pets, tmp_path):
     assert "images are missing" in sentence and gone[0].name.partition("_")[0] in sentence
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_training_image_is_named(white_box, run, pets, tmp_path, workers):
+@pytest.mark.parametrize(("trainer", "workers"), [("AdvPT", 0), ("AdvIVLP", 0), ("AdvIVLP", 1)])
+def test_a_corrupt_training_image_is_named(
+    arguments, white_box, run, pets, tmp_path, trainer, workers
+):
     root = tmp_path / "root"
     shutil.copytree(pets, root)
     for path in (root / "oxford_pets" / "images").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    keys = {"DATALOADER__NUM_WORKERS": workers}
-    sentence = only_error(*run(white_box("AdvIVLP", root=root, **keys))[::2])
+    make = arguments if trainer == "AdvPT" else white_box
+    argv = make(trainer, root=root, DATALOADER__NUM_WORKERS=workers)
+    sentence = only_error(*run(argv)[::2])
     assert str(root / "oxford_pets" / "images") in sentence and "replace or remove it" in sentence
-
-
-def test_corrupt_image_is_named(arguments, run, pets, tmp_path):
-    root = tmp_path / "data"
-    shutil.copytree(pets, root)
-    images = sorted((root / "oxford_pets" / "images").iterdir())
-    for path in images:
-        path.write_bytes(path.read_bytes()[:60])
-    sentence = only_error(*run(arguments("AdvPT", root=root))[::2])
-    assert str(root / "oxford_pets" / "images") in sentence and "corrupt" in sentence
 
 
 def test_checkpoints_of_others_are_refused(arguments, run, tmp_path):
@@ -534,7 +438,7 @@ def test_checkpoints_of_others_are_refused(arguments, run, tmp_path):
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
 
     other_length = run(arguments("AdvPT", *load, out="a", TRAINER__ADVPT__N_CTX=5))
-    assert "(4, 64)" in only_error(*other_length[::2])
+    assert "'text': 4" in only_error(*other_length[::2])
     classes = run(arguments("AdvPT", *load, out="b", TRAINER__ADVPT__CSC=True))
     assert "'csc': True" in only_error(*classes[::2])
     place = run(arguments("AdvPT", *load, out="p", TRAINER__ADVPT__CLASS_TOKEN_POSITION="front"))
@@ -605,7 +509,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     from advprompt.utils.errors import UserError
 
     path = tmp_path / "model.pth.tar-1"
-    save_checkpoint(path, {"state_dict": {"ctx": torch.ones(2)}})
+    save_checkpoint(path, {"state_dict": {"text_prompts": torch.ones(2)}})
 
     def full(state, target):
         target.write_bytes(b"half")
@@ -613,15 +517,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match="unchanged"):
-        save_checkpoint(path, {"state_dict": {"ctx": torch.zeros(2)}})
-    assert torch.equal(load_checkpoint(path)["state_dict"]["ctx"], torch.ones(2))
+        save_checkpoint(path, {"state_dict": {"text_prompts": torch.zeros(2)}})
+    assert torch.equal(load_checkpoint(path)["state_dict"]["text_prompts"], torch.ones(2))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_records_hold_the_whole_configuration(arguments, run, tmp_path):
-    assert run(arguments("ZeroshotCLIP"))[0] == 0
-    stored = json.loads((tmp_path / "run" / "record.json").read_text())["config"]
-    assert stored["ATTACK.TEST.LIST"][0]["EPS"] == "16" and stored["SEED"] == 1
 
 
 def test_a_data_set_may_say_which_augmentation_keeps_its_labels(arguments, tmp_path):

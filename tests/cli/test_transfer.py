@@ -1,4 +1,4 @@
-"""tools.transfer: images made against one run, shown to the others."""
+"""advprompt transfer: images made against one run, shown to the others."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ from advprompt import records
 from advprompt.cli import transfer
 from advprompt.cli.main import dispatch
 from advprompt.evaluation import evaluator as evaluation
+from advprompt.evaluation import transfer as matrices
 from advprompt.utils.entry import run_tool
 from tests.conftest import only_error
 
@@ -79,7 +80,7 @@ def test_off_the_diagonal_stand_the_other_runs_answers(matrix, finished, tmp_pat
 
     def watched(self, spec, where, pixels, **keys):
         result = real(self, spec, where, pixels, **keys)
-        images.setdefault(type(self.trainer).__name__, []).append((self, where, result.images))
+        images.setdefault(self.victim.name, []).append((self, where, result.images))
         return result
 
     monkeypatch.setattr(evaluation.Evaluation, "run_attack", watched)
@@ -98,9 +99,9 @@ def test_off_the_diagonal_stand_the_other_runs_answers(matrix, finished, tmp_pat
             assert rows[i][j] == expected, (made, tested)
 
 
-def test_a_killed_matrix_goes_on_behind_its_last_row(matrix, finished, tmp_path, monkeypatch):
+def test_a_killed_matrix_resumes_after_its_last_row(matrix, finished, tmp_path, monkeypatch):
     assert matrix(finished, out="whole.json")[0] == 0
-    real, made = transfer.make_row, []
+    real, made = matrices.make_row, []
 
     def killed(source, *args):
         if len(made) == 2:
@@ -108,7 +109,7 @@ def test_a_killed_matrix_goes_on_behind_its_last_row(matrix, finished, tmp_path,
         made.append(source)
         return real(source, *args)
 
-    monkeypatch.setattr(transfer, "make_row", killed)
+    monkeypatch.setattr(matrices, "make_row", killed)
     assert matrix(finished)[0] == 130
     assert json.loads((tmp_path / "m.json").read_text())["status"] == "running"
     made.clear()
@@ -135,10 +136,9 @@ def test_attacks_get_a_table_each_and_composed_ones_run_whole(matrix, finished, 
     )
 
 
-def test_a_column_below_its_diagonal_is_told():
-    runs = [{"name": "A"}, {"name": "B"}]
+def test_a_column_below_its_diagonal_is_reported():
     rows = [{"correct": [5, 2]}, {"correct": [6, 3]}]
-    (warning,) = transfer._order(runs, rows)
+    (warning,) = matrices.order_warnings(["A", "B"], rows)
     assert warning.startswith("transfer_order: B gets 2 right on images made against A, but 3")
 
 

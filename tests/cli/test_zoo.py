@@ -16,8 +16,10 @@ import advprompt
 from advprompt import UserError
 from advprompt.cli import export
 from advprompt.config.keys import METHODS
-from advprompt.engine import exports, runs
+from advprompt.engine import exports, run_folder
 from advprompt.evaluation.evaluator import Evaluation
+from advprompt.evaluation.samples import ImageList
+from advprompt.evaluation.victim import TrainerVictim
 from advprompt.records import read_record
 from advprompt.utils import io
 from advprompt.utils.entry import run_tool
@@ -54,7 +56,7 @@ def trained(white_box, arguments, capsys):
             for value in module.parameters():
                 value.data += 0.05 * torch.randn(value.shape, generator=generator)
         trainer.save_model(0, cfg.OUTPUT_DIR)
-        runs.claim(cfg)
+        run_folder.claim(cfg, run_folder.look(cfg))
         if finish:
             trainer.test()
         return trainer
@@ -64,7 +66,7 @@ def trained(white_box, arguments, capsys):
 
 @pytest.fixture
 def exported(capsys, tmp_path):
-    """Run tools.export on tmp_path/run: ``exported("--epoch", 1) -> (exit code, out, errors)``."""
+    """Run advprompt export on tmp_path/run: ``exported("--epoch", 1)``."""
 
     def call(*words, folder=None, out="zoo"):
         capsys.readouterr()
@@ -97,9 +99,9 @@ def pictures(trainer) -> list[Image.Image]:
 def test_logits_are_those_of_the_runs_own_test(trained, exported, tmp_path, toy_file, case):
     name, keys = CASES[case]
     trainer = trained(name, **keys)
-    own = Evaluation(
-        trainer, trainer.dm.dataset.test, folder=tmp_path, cache=tmp_path, batch_size=100
-    )
+    files = ImageList(trainer.dm.dataset.test, trainer.preprocess)
+    victim = TrainerVictim(trainer)
+    own = Evaluation(victim, files, folder=tmp_path, cache=tmp_path, batch_size=100)
     with torch.no_grad():
         expected = own.clean()
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
@@ -158,7 +160,7 @@ def test_a_model_of_an_ambient_inference_mode_still_gives_gradients(entry):
 
 
 def test_it_may_be_attacked_with_a_library(entry):
-    import torchattacks
+    torchattacks = pytest.importorskip("torchattacks")
 
     path, where = entry
     model = advprompt.load(path, **where)
@@ -432,7 +434,7 @@ DAMAGE = {
         lambda p: save_file({"a": torch.ones(1)}, p / exports.WEIGHTS, {"card": "[" * 200_000}),
         "was not written by this project",
     ),
-    "no file": (lambda p: (p / exports.WEIGHTS).unlink(), "is no export"),
+    "no file": (lambda p: (p / exports.WEIGHTS).unlink(), "is not an export"),
     "another card beside": (
         lambda p: io.write_json(p / exports.CARD, io.read_json(p / exports.CARD) | {"licence": 1}),
         "is not the card of",
@@ -605,44 +607,18 @@ def test_from_train_py_to_three_lines(tmp_path, pets, warm_python):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    call(
-        "train.py",
-        "--root",
-        pets,
-        "--seed",
-        1,
-        "--trainer",
-        "NAPTuning",
-        "--dataset-config-file",
-        "configs/datasets/oxford_pets.yaml",
-        "--config-file",
-        "configs/trainers/NAPTuning/tiny.yaml",
-        "--attack-config-file",
-        "configs/attacks/linf1.yaml",
-        "--output-dir",
-        tmp_path / "run",
-        "DATASET.NUM_SHOTS",
-        2,
-        "OPTIM.MAX_EPOCH",
-        1,
-        "DATASET.CACHE_DIR",
-        tmp_path / "cache",
-        "TEST.SUBSET",
-        0,
-        "ATTACK.TEST.STEPS",
-        2,
-        "TEST.PICTURE",
-        0,
-        "TEST.PROBES",
-        0,
-        "DATALOADER.NUM_WORKERS",
-        0,
-    )
+    words = f"""train.py --root {pets} --seed 1 --trainer NAPTuning
+        --dataset-config-file configs/datasets/oxford_pets.yaml
+        --config-file configs/trainers/NAPTuning/tiny.yaml
+        --attack-config-file configs/attacks/linf1.yaml --output-dir {tmp_path / "run"}
+        DATASET.NUM_SHOTS 2 DATASET.CACHE_DIR {tmp_path / "cache"} OPTIM.MAX_EPOCH 1
+        ATTACK.TEST.STEPS 2 TEST.SUBSET 0 TEST.PICTURE 0 TEST.PROBES 0 DATALOADER.NUM_WORKERS 0"""
+    call(*words.split())
     call("-m", "advprompt", "export", tmp_path / "run", "--out", tmp_path / "zoo")
     card = io.read_json(tmp_path / "zoo" / exports.CARD)
     assert card["backbone"]["name"] == "tiny" and card["figures"]["clean"]["n"] == 12
     code = (
-        "import sys, torch, trainers\n"
+        "import sys, torch, advprompt\n"
         "model = advprompt.load(sys.argv[1])\n"
         "print(*model.logits(torch.rand(2, 3, 64, 64)).shape, *model.classnames)\n"
     )

@@ -172,7 +172,7 @@ def run_child(
     job |= {"host": str(host), "runs": [list(map(str, run)) for run in runs], "out": str(out)}
     file = out.with_suffix(".job")
     file.write_text(json.dumps(job), encoding="utf-8")
-    extra = [str(path) for path in (dassl, *paths) if path]
+    extra = [str(path) for path in (dassl, *paths, ROOT / "trainers") if path]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([*extra, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": "1",

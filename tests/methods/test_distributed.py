@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed import TCPStore
 
 from advprompt.engine.trainer import RobustTrainer
+from advprompt.evaluation import partial
 from advprompt.evaluation.bank import load_bank
 from advprompt.evaluation.evaluator import Evaluation, _Partial
 from advprompt.records import read_record
@@ -207,26 +208,11 @@ def _children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 def test_a_killed_process_ends_the_run_and_one_goes_on(white_box, run, tmp_path):
     keys = {"OPTIM__MAX_EPOCH": 25, "TRAIN__CHECKPOINT_FREQ": 1, "TEST__NO_TEST": True}
+    words = "--nproc_per_node 2 --master_addr 127.0.0.1 --master_port 0 --rdzv_backend c10d"
+    words += " --rdzv_endpoint 127.0.0.1:0 --local_addr 127.0.0.1 train.py"
+    command = [sys.executable, "-m", "torch.distributed.run", *words.split()]
     torchrun = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            "2",
-            "--master_addr",
-            "127.0.0.1",
-            "--master_port",
-            "0",
-            "--rdzv_backend",
-            "c10d",
-            "--rdzv_endpoint",
-            "127.0.0.1:0",
-            "--local_addr",
-            "127.0.0.1",
-            "train.py",
-            *white_box("CoOp", **keys),
-        ],
+        [*command, *white_box("CoOp", **keys)],
         cwd=REPO,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         text=True,
@@ -257,13 +243,9 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
     """An attack cut short on two processes goes on in one, whatever was finished counting once."""
     keys = {"DATALOADER__TEST__BATCH_SIZE": 1, "OPTIM__MAX_EPOCH": 1}
     kept = []
-    known, attack = Evaluation._known, Evaluation.run_attack
-    monkeypatch.setattr(
-        Evaluation,
-        "_known",
-        lambda *a: kept.append(a[1]) or known(*a),  # the file's path
-    )
-    monkeypatch.setattr("advprompt.engine.trainer.shutil.rmtree", lambda *a, **k: None)
+    known, attack = partial.load, Evaluation.run_attack
+    monkeypatch.setattr(partial, "load", lambda path, new: kept.append(path) or known(path, new))
+    monkeypatch.setattr("advprompt.engine.testing.shutil.rmtree", lambda *a, **k: None)
     assert run(white_box("CoOp", out="one", **keys))[0] == 0
     done = json.loads(kept[0].read_text())
     assert None not in done["right"] and len(done["right"]) > 2
@@ -404,17 +386,17 @@ def test_a_loss_that_is_no_mean_is_refused(build, as_one_of, monkeypatch):
 
 
 def test_trainers_of_a_fork_are_refused(as_one_of, monkeypatch):
-    from advprompt.engine import runs
+    from advprompt.engine import run
 
-    monkeypatch.setattr(runs.TRAINER_REGISTRY, "get", lambda name: object)
-    runs._check_processes("Theirs")
+    monkeypatch.setattr(run.TRAINER_REGISTRY, "get", lambda name: object)
+    run._check_processes("Theirs")
     as_one_of(0, 2)
     with pytest.raises(UserError, match="trainer Theirs is the fork's own"):
-        runs._check_processes("Theirs")
+        run._check_processes("Theirs")
 
 
 def test_processes_of_different_runs_are_refused(build, as_one_of, monkeypatch, tmp_path):
-    from advprompt.engine import runs
+    from advprompt.engine import run, run_folder
 
     trainer = build("CoOp")
     distributed.check_same("numbers", lambda: pytest.fail("one process has nobody to ask"))
@@ -422,13 +404,13 @@ def test_processes_of_different_runs_are_refused(build, as_one_of, monkeypatch, 
     monkeypatch.setattr(distributed, "gather", lambda value: [value, value])
     distributed.check_same("numbers", lambda: [1])
     monkeypatch.setattr(distributed, "gather", lambda value: [value, "another"])
-    trainer.claimed = True
+    trainer.task = run_folder.Task("train", trainer.output_dir, trainer.output_dir)
     with pytest.raises(UserError, match="2 processes of this run have different training images"):
         trainer.train()
     with pytest.raises(UserError, match="different test images"):
         trainer.test()
     with pytest.raises(UserError, match="different settings"):
-        runs.start(trainer.cfg)
+        run.start(trainer.cfg)
 
 
 @pytest.mark.parametrize("size", ["", "1", "many"])

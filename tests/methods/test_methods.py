@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-import advprompt
 from advprompt.config.keys import METHODS
-from advprompt.prompting.learner import context_words, embed_words
+from advprompt.engine.batch import Batch
 from advprompt.records import read_record
 from advprompt.utils.errors import UserError
 from tests.conftest import only_error
@@ -42,8 +41,25 @@ def step(trainer):
     return summary
 
 
+@pytest.fixture
+def tested(white_box, run, tmp_path):
+    """Test the model in ``run`` again: ``tested(name, KEY=VALUE) -> its record``."""
+
+    def call(name, **keys):
+        load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+        code, _, err = run(white_box(name, *load, out="again", **keys))
+        assert code == 0, err
+        return read_record(tmp_path / "again" / "record.json")
+
+    return call
+
+
+def own(node: str, keys: dict) -> dict:
+    return {f"TRAINER__{node}__{key}": value for key, value in keys.items()}
+
+
 @pytest.mark.parametrize("name", sorted(TRAINED))
-def test_an_epoch_a_record_and_its_evaluation(white_box, run, tmp_path, name):
+def test_an_epoch_a_record_and_its_evaluation(white_box, run, tested, tmp_path, name):
     code, out, err = run(white_box(name))
     assert code == 0, err
     record = read_record(tmp_path / "run" / "record.json")
@@ -57,11 +73,7 @@ def test_an_epoch_a_record_and_its_evaluation(white_box, run, tmp_path, name):
     line = next(x for x in out.splitlines() if x.startswith("epoch [1/1] batch [3/3]"))
     wanted = "acc_clean" if name in (*CLEAN, "CAPT", "FAP", "NAPTuning") else "acc_adv"
     assert wanted in line and " lr " in line
-
-    again = white_box(name, "--eval-only", "--model-dir", str(tmp_path / "run"), out="again")
-    code, _, err = run(again)
-    assert code == 0, err
-    second = read_record(tmp_path / "again" / "record.json")
+    second = tested(name)
     assert second["clean"] == record["clean"]
     assert second["attacks"][0]["correct"] == attack["correct"]
 
@@ -80,56 +92,63 @@ def test_only_what_is_learned_moves(build, name):
 
 
 @pytest.mark.parametrize("name", [*sorted(TRAINED), "TeCoA finetune"])
-def test_base_to_new_classes(white_box, run, tmp_path, name):
+def test_base_to_new_classes(white_box, run, tested, tmp_path, name):
     name, _, variant = name.partition(" ")
-    keys = {"TRAINER__TECOA__VARIANT": variant} if variant else {}
+    keys = own("TECOA", {"VARIANT": variant}) if variant else {}
     assert run(white_box(name, DATASET__SUBSAMPLE_CLASSES="base", **keys))[0] == 0
-    code, _, err = run(
-        white_box(
-            name,
-            "--eval-only",
-            "--model-dir",
-            str(tmp_path / "run"),
-            out="new",
-            DATASET__SUBSAMPLE_CLASSES="new",
-            **keys,
-        )
-    )
-    assert code == 0, err
-    base, new = (read_record(tmp_path / d / "record.json") for d in ("run", "new"))
+    base = read_record(tmp_path / "run" / "record.json")
+    new = tested(name, DATASET__SUBSAMPLE_CLASSES="new", **keys)
     assert (base["classes"], new["classes"]) == (2, 1)
     assert base["prompt_parameters"] == new["prompt_parameters"]
 
 
-def test_class_specific_contexts_serve_no_other_classes(white_box, run, tmp_path):
-    keys = {"TRAINER__ADVCOOP__CSC": True}
-    assert run(white_box("AdvCoOp", DATASET__SUBSAMPLE_CLASSES="base", **keys))[0] == 0
-    code, _, err = run(
-        white_box(
-            "AdvCoOp",
-            "--eval-only",
-            "--model-dir",
-            str(tmp_path / "run"),
-            out="new",
-            DATASET__SUBSAMPLE_CLASSES="new",
-            **keys,
-        )
-    )
-    assert "made for other classes" in only_error(code, err)
-    assert not (tmp_path / "new" / "record.json").exists()
-
-
-def test_words_behind_the_vectors_are_part_of_a_checkpoint(white_box, run, tmp_path):
-    assert run(white_box("CAPT"))[0] == 0
+@pytest.mark.parametrize(
+    ("name", "keys", "other", "words"),
+    [
+        ("AdvCoOp", {"CSC": True}, {"CSC": True}, "made for other classes"),
+        ("CAPT", {}, {"CTX_INIT": ""}, "a photo of a"),  # "of a" would no longer follow
+        ("CoOp", {}, {"CLASS_TOKEN_POSITION": "front"}, "front"),
+        ("TeCoA", {"VARIANT": "finetune"}, {"VARIANT": "prompt"}, "another method"),
+    ],
+)
+def test_checkpoints_of_other_prompts_are_refused(
+    white_box, run, tmp_path, name, keys, other, words
+):
+    node = name.upper()
+    assert run(white_box(name, DATASET__SUBSAMPLE_CLASSES="base", **own(node, keys)))[0] == 0
+    part = "new" if name == "AdvCoOp" else "base"
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
-    code, _, err = run(white_box("CAPT", *load, out="other", TRAINER__CAPT__CTX_INIT=""))
-    assert "a photo of a" in only_error(code, err)  # "of a" would no longer follow
+    options = {"DATASET__SUBSAMPLE_CLASSES": part} | own(node, other)
+    assert words in only_error(*run(white_box(name, *load, out="other", **options))[::2])
+    assert not (tmp_path / "other" / "record.json").exists()
+
+
+def test_checkpoints_of_older_versions(white_box, arguments, run, tested, tmp_path):
+    """They do not state the words after the vectors; AdvPT's context was a parameter ``ctx``."""
+    assert run(white_box("CAPT"))[0] == 0
     file = tmp_path / "run" / "prompt_learner" / "model.pth.tar-1"
     state = torch.load(file, weights_only=True)
-    del state["advprompt"]["prompts"]["text_init"]  # of an older version
+    del state["advprompt"]["prompts"]["text_init"]
     torch.save(state, file)
-    code, _, err = run(white_box("CAPT", *load, out="older"))
-    assert code == 0, err
+    assert tested("CAPT")["status"] == "completed"
+
+    assert run(arguments("AdvPT", out="advpt"))[0] == 0
+    learner, record = tmp_path / "advpt" / "prompt_learner", tmp_path / "advpt" / "record.json"
+    state, last = (torch.load(learner / f"model.pth.tar-{e}", weights_only=True) for e in (2, 4))
+    correct = [attack["correct"] for attack in read_record(record)["attacks"]]
+    state["state_dict"] = {"ctx": state["state_dict"]["text_prompts"][0]}
+    for moments in state["optimizer"]["state"].values():
+        moments["momentum_buffer"] = moments["momentum_buffer"][0]
+    state["advprompt"]["prompts"] = {"position": "end", "csc": False}
+    torch.save(state, learner / "model.pth.tar-2")
+    (learner / "model.pth.tar-4").unlink()
+    (learner / "checkpoint").write_text("model.pth.tar-2\n")
+    record.unlink()
+    code, out, err = run(arguments("AdvPT", out="advpt"))
+    assert code == 0 and "(epoch 2)" in out, err
+    again = torch.load(learner / "model.pth.tar-4", weights_only=True)["state_dict"]
+    assert torch.equal(again["text_prompts"], last["state_dict"]["text_prompts"])
+    assert [attack["correct"] for attack in read_record(record)["attacks"]] == correct
 
 
 # --- switches -----------------------------------------------------------------------------------
@@ -151,16 +170,6 @@ def test_at_loss_chooses_the_images(build, name, kind):
         assert summary["loss"] == pytest.approx(summary[f"loss_{kind}"])
 
 
-@pytest.mark.parametrize("csc", [False, True])
-@pytest.mark.parametrize("words", ["", "a photo of a"])
-def test_coop_contexts(build, csc, words):
-    trainer = build("AdvCoOp", TRAINER__ADVCOOP__CSC=csc, TRAINER__ADVCOOP__CTX_INIT=words)
-    assert trainer.frozen_image_tower
-    vectors = 4 if words else 16  # words set their number
-    assert trainer.prompt_parameters() == vectors * D * (3 if csc else 1)
-    step(trainer)
-
-
 @pytest.mark.parametrize(
     ("keys", "parameters"),
     [
@@ -179,7 +188,7 @@ def test_coop_contexts(build, csc, words):
     ],
 )
 def test_nap_switches(build, keys, parameters):
-    trainer = build("NAPTuning", **{f"TRAINER__NAPTUNING__{k}": v for k, v in keys.items()})
+    trainer = build("NAPTuning", **own("NAPTUNING", keys))
     assert trainer.prompt_parameters() == parameters
     summary = step(trainer)
     lam = keys.get("LAMBDA", 0.5) if "SCHEDULE" in keys else 0.0  # the first of the epochs
@@ -210,7 +219,7 @@ def test_nap_switches(build, keys, parameters):
     ],
 )
 def test_capt_switches(build, keys):
-    trainer = build("CAPT", **{f"TRAINER__CAPT__{k}": v for k, v in keys.items()})
+    trainer = build("CAPT", **own("CAPT", keys))
     summary = step(trainer)
     expected = summary["loss_clean"] + keys.get("LAMBDA", 1.5) * summary["loss_cons"]
     assert summary["loss"] == pytest.approx(expected, rel=1e-5)
@@ -218,19 +227,6 @@ def test_capt_switches(build, keys):
         mix = 0.75 * summary["loss_cons_train"] + 0.25 * summary["loss_cons_frz"]
         assert summary["loss_cons"] == pytest.approx(mix, rel=1e-5)
     assert trainer.train_threat()["objective"] == keys.get("INNER", "ce")
-
-
-def test_words_start_the_vectors_or_stay_behind_them(build):
-    with_words, without = (
-        build("CAPT", TRAINER__CAPT__CTX_INIT=words).model for words in ("a photo of a", "")
-    )
-    clip = with_words.clip
-    start = embed_words(clip, context_words(clip, "a photo"))  # (2, d_t)
-    assert torch.equal(with_words.text_prompts[0].detach(), start)
-    assert not torch.equal(without.text_prompts[0].detach(), start)
-    behind = with_words.frame.fixed[:, 3:5]  # after the start token and two vectors
-    assert torch.equal(behind[0], embed_words(clip, context_words(clip, "of a")))
-    assert with_words.frame.fixed.shape[1] == without.frame.fixed.shape[1] + 2
 
 
 def test_classes_in_chunks_change_nothing(build):
@@ -242,12 +238,6 @@ def test_classes_in_chunks_change_nothing(build):
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
-def test_faps_weight_reaches_its_loss(build):
-    summary = step(build("FAP", TRAINER__FAP__LAMBDA=0.25))
-    expected = summary["loss_clean"] + 0.25 * summary["loss_cons"]
-    assert summary["loss"] == pytest.approx(expected, rel=1e-5)
-
-
 def test_capt_asks_the_frozen_model_once_where_images_never_vary(build, monkeypatch):
     trainer = build("CAPT", INPUT__TRANSFORMS="()", DATALOADER__TRAIN_X__BATCH_SIZE=12)
     encode, calls = trainer.clip.encode_image, []
@@ -255,11 +245,11 @@ def test_capt_asks_the_frozen_model_once_where_images_never_vary(build, monkeypa
         trainer.clip, "encode_image", lambda x: (calls.append(len(x)), encode(x))[1]
     )
     (batch,) = trainer.train_loader_x
-    fresh = trainer.frozen_answers(trainer.make_batch(batch))
-    assert torch.equal(fresh, trainer.frozen_answers(trainer.make_batch(batch)))
+    fresh = trainer.frozen_answers(Batch(trainer, batch))
+    assert torch.equal(fresh, trainer.frozen_answers(Batch(trainer, batch)))
     assert calls == [12]
     varying = build("CAPT")
-    batch = varying.make_batch(next(iter(varying.train_loader_x)))
+    batch = Batch(varying, next(iter(varying.train_loader_x)))
     varying.frozen_answers(batch)
     assert not varying.cached
 
@@ -282,13 +272,13 @@ def test_capt_refuses_a_kl_attack_from_the_clean_image(white_box, run):
     ],
 )
 def test_apd_switches_reach_the_loss(build, keys):
-    trainer = build("APD", **{f"TRAINER__APD__{k}": v for k, v in keys.items()})
+    trainer = build("APD", **own("APD", keys))
     with torch.no_grad():  # the teacher leaves its start, which is the student's
         for value in trainer.trained.parameters():
             value += 0.1 * torch.randn_like(value)
-    seen = trainer.make_batch(next(iter(trainer.train_loader_x)))
+    seen = Batch(trainer, next(iter(trainer.train_loader_x)))
     loss, _ = trainer.loss(seen)
-    adv, taught = seen.adv.logits, trainer.teach(seen.pixels)  # (B, K) each
+    adv, taught = seen.forward_attacked().logits, trainer.teach(seen.images)  # (B, K) each
     beta, t = keys.get("BETA", 0.5), keys.get("TEMPERATURE", 1.0)
 
     def ce(logits):
@@ -360,30 +350,9 @@ def test_apd_names_a_teacher_that_diverges(white_box, run, tmp_path, monkeypatch
     assert not (tmp_path / "run" / "teacher").exists()
 
 
-def test_apd_student_and_teacher_do_not_mix_gradients(build):
-    trainer = build("APD", TRAINER__APD__FEEDBACK=0.0)
-    seen = trainer.make_batch(next(iter(trainer.train_loader_x)))
-    loss, terms = trainer.loss(seen)
-    loss.backward()
-    both = [p.grad.clone() for p in trainer.teacher.parameters()]
-    trainer.optim.zero_grad(set_to_none=True)
-    terms["loss_teacher"] = torch.nn.functional.cross_entropy(
-        trainer.teach(seen.pixels), seen.labels
-    )
-    terms["loss_teacher"].backward()
-    assert all(p.grad is None for p in trainer.model.parameters())
-    for grad, p in zip(both, trainer.teacher.parameters(), strict=True):
-        torch.testing.assert_close(grad, p.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_fine_tuning_the_image_tower(white_box, run, tmp_path, toy_file):
-    keys = {
-        "TRAINER__TECOA__VARIANT": "finetune",
-        "OPTIM__NAME": "adamw",
-        "OPTIM__LR": 1e-3,
-        "OPTIM__WARMUP_EPOCH": -1,
-        "OPTIM__MAX_EPOCH": 2,
-    }
+def test_fine_tuning_the_image_tower(white_box, run, tested, tmp_path, toy_file):
+    keys = {"OPTIM__NAME": "adamw", "OPTIM__LR": 1e-3, "OPTIM__WARMUP_EPOCH": -1}
+    keys |= {"OPTIM__MAX_EPOCH": 2} | own("TECOA", {"VARIANT": "finetune"})
     code, _, err = run(white_box("TeCoA", **keys))
     assert code == 0, err
     record = read_record(tmp_path / "run" / "record.json")
@@ -391,17 +360,7 @@ def test_fine_tuning_the_image_tower(white_box, run, tmp_path, toy_file):
     assert record["prompt_parameters"] == sum(v.numel() for v in visual.values())
     state = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-2", weights_only=True)
     assert all(key.startswith("visual.") for key in state["state_dict"])
-    again = white_box("TeCoA", "--eval-only", "--model-dir", str(tmp_path / "run"), out="b", **keys)
-    code, _, err = run(again)
-    assert code == 0, err
-    second = read_record(tmp_path / "b" / "record.json")
-    assert second["clean"] == record["clean"]
-    # the other variant is another method as far as checkpoints go
-    keys["TRAINER__TECOA__VARIANT"] = "prompt"
-    code, _, err = run(
-        white_box("TeCoA", "--eval-only", "--model-dir", str(tmp_path / "run"), out="c", **keys)
-    )
-    assert code == 2 and "another method" in err
+    assert tested("TeCoA", **keys)["clean"] == record["clean"]
 
 
 def test_fine_tuning_leaves_the_frozen_tower_alone(build):
@@ -430,14 +389,3 @@ def test_two_trainers_of_one_name_are_refused():
     with pytest.raises(UserError, match="'CoOp' of .* has the name of one in .*baselines.coop"):
         register(type("CoOp", (RobustTrainer,), {"__module__": "advprompt.custom.mine"}))
     assert TRAINER_REGISTRY.get("CoOp") is ours and METHODS["CoOp"] is ours
-
-
-def test_a_forks_keys_stay():
-    from dassl.config import get_cfg_default
-    from yacs.config import CfgNode
-
-    cfg = get_cfg_default()
-    cfg.TRAINER.MAPLE = CfgNode({"N_CTX": 7})
-    advprompt.extend_cfg(cfg)
-    assert cfg.TRAINER.MAPLE.N_CTX == 7 and cfg.TRAINER.MAPLE.PROMPT_DEPTH == 9
-    assert cfg.TRAINER.CAPT.LAMBDA == 1.5

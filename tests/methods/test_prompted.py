@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from toy import toy_clip, toy_state_dict
 
-from advprompt.backbone import CLIPAdapter, text_features, tokens, tower
+from advprompt.backbone import CLIPAdapter, cosine_logits, text_features, tokens
 from advprompt.backbone.adapter import CLIP_MEAN, CLIP_STD
 from advprompt.prompting import PromptedCLIP, PromptSpec, TokenRefiner
 from advprompt.utils.errors import UserError
@@ -194,9 +194,9 @@ def assert_same_gradients(model, found, expected, tolerance=1e-5):
 @pytest.mark.parametrize("csc", [False, True])
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_deep_text_prompts_equal_the_plain_tower(clip, oracle, position, csc, depth, refined):
-    spec = PromptSpec(
-        text=3, text_depth=depth, csc=csc, position=position, refine_text=refined, text_init=""
-    )
+    spec = PromptSpec(text=3, text_depth=depth, csc=csc, position=position, refine_text=refined)
+    alone = prompted(clip, spec, NAMES[2:3])
+    assert_same(alone.text_features(), plain_text(oracle, alone))
     model = prompted(clip, spec)
     expected = plain_text(oracle, model)
     for class_chunk in (0, 1, 3, 100):
@@ -205,67 +205,12 @@ def test_deep_text_prompts_equal_the_plain_tower(clip, oracle, position, csc, de
         assert_same_gradients(model, found, plain_text(oracle, model))
 
 
-def test_depth_and_refiners_change_the_text(clip):
-    """The comparison above can fail: every part has an effect."""
-    spec = PromptSpec(text=3)
-    features = [
-        prompted(clip, s).text_features()
-        for s in (
-            spec,
-            replace(spec, text_depth=2),
-            replace(spec, text_depth=3),
-            replace(spec, text_depth=3, refine_text=True),
-        )
-    ]
-    for one, other in zip(features, features[1:], strict=False):
-        assert (one - other).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("class_chunk", [0, 2])
-def test_text_refiners_without_prompts(clip, oracle, class_chunk):
+def test_text_refiners_without_prompts(clip, oracle):
     model = prompted(clip, PromptSpec(text_depth=3, refine_text=True))
-    found = model.text_features(class_chunk)
-    expected = plain_text(oracle, model)
-    assert_same(found, expected)
-    assert_same_gradients(model, found, expected)
-
-
-def test_one_class_alone(clip, oracle):
-    for csc in (False, True):
-        model = prompted(clip, PromptSpec(text=2, text_depth=3, csc=csc), NAMES[2:3])
-        assert_same(model.text_features(), plain_text(oracle, model))
-
-
-def test_the_prefix_is_computed_once_with_deep_prompts(clip, monkeypatch):
-    seen = []
-    original = tower._heads
-    monkeypatch.setattr(
-        tower,
-        "_heads",
-        lambda block, x, *first: seen.append(tuple(x.shape[:2])) or original(block, x, *first),
-    )
-    model = prompted(clip, EVERYTHING)
-    model.text_features(class_chunk=2)
-    longest = int(model.frame.eot.max()) + 1
-    assert set(seen) == {(1, 4), (2, longest - 4)}
-    assert len(seen) == 3 * 3  # blocks x (prefix, two chunks)
-
-
-@pytest.mark.parametrize("length", [0, 4])
-def test_class_chunks_bound_the_memory_with_deep_prompts(clip, length):
-    names = [f"{a} {b}" for a in ("red", "green", "blue") for b in NAMES]
-    spec = PromptSpec(text=length, text_depth=3, refine_text=True)
-
-    def kept(names, class_chunk):
-        model, sizes = prompted(clip, spec, names), []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: sizes.append(t.numel()) or t, lambda t: t
-        ):
-            model.text_features(class_chunk)
-        return sum(sizes)
-
-    prefix = kept(names[:1], 0)  # about what the shared part keeps whatever the classes
-    assert kept(names, 1) - prefix < (kept(names, 0) - prefix) / 3
+    for class_chunk in (0, 2):
+        found, expected = model.text_features(class_chunk), plain_text(oracle, model)
+        assert_same(found, expected)
+        assert_same_gradients(model, found, expected)
 
 
 @pytest.mark.parametrize("text", [{}, {"qk_norm": True}, {"no_causal_mask": True}])
@@ -287,6 +232,43 @@ def test_deep_prompts_in_other_text_towers(text):
         assert_same_gradients(model, found, expected)
 
 
+# -- where the context stands ---------------------------------------------------------------------
+
+
+def filled(clip, names=NAMES, **spec):
+    """A model with contexts, and what its text tower reads."""
+    model = PromptedCLIP(clip, names, PromptSpec(**spec))
+    return model, model.frame.fill(model.text_vectors()[0])
+
+
+def test_names_are_counted_as_in_coop_where_the_stop_changes_their_last_token(clip):
+    """CoOp takes as many tokens for the name as it has without the stop."""
+    encode = clip.tokenizer.encode
+    ids, count = encode("what?!."), len(encode("what?!"))
+    assert ids[:count] != encode("what?!") and len(ids) > count
+    model, _ = filled(clip, ["what?!"], text=2, position="front")
+    row = [*clip.tokenizer.start, *ids[:count], 0, 0, *ids[count:], *clip.tokenizer.end]
+    assert torch.equal(model.frame.fixed[0, : len(row)], clip.embed_tokens(torch.tensor([row]))[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "position", "csc", "shared"),
+    [
+        (NAMES, "end", False, 6),
+        (NAMES, "middle", False, 3),
+        (NAMES, "front", False, 1),
+        (NAMES, "end", True, 1),
+        (["great dane", "great white shark"], "end", False, 7),  # they begin alike
+        (["great dane", "great white shark"], "end", True, 1),
+    ],
+)
+def test_shared_prefix(clip, names, position, csc, shared):
+    _, (embeddings, _, found) = filled(clip, names, text=5, csc=csc, position=position)
+    assert found == shared
+    same = (embeddings == embeddings[:1]).all(dim=-1).all(dim=0)
+    assert same[:shared].all() and not same[shared]
+
+
 # -- what the vectors start from ------------------------------------------------------------------
 
 
@@ -299,20 +281,10 @@ def test_words_start_the_vectors_and_spare_words_stay(clip, oracle):
         assert_same(model.text_features(), plain_text(oracle, model, words[count:]))
         texts = [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]
         assert_same(model.text_features(), text_features(clip, texts))
-
-
-def test_words_start_class_specific_and_deep_vectors(clip):
-    spec = PromptSpec(text=4, text_depth=2, csc=True, text_init="a photo of a")
-    model = PromptedCLIP(clip, NAMES, spec)
-    assert model.text_prompts.shape == (2, len(NAMES), 4, 64)
-    assert (model.text_prompts[0] == model.text_prompts[0, :1]).all()
-    assert abs(float(model.text_prompts[1].detach().std()) - 0.02) < 0.005
-
-
-def test_initial_values_follow_the_seed(clip):
-    first, second = prompted(clip, EVERYTHING), prompted(clip, EVERYTHING)
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(a, b)
+    deep = replace(spec, text=4, text_depth=2, csc=True)
+    start = PromptedCLIP(clip, NAMES, deep).text_prompts  # (2, K, 4, d_t)
+    assert (start[0] == clip.embed_tokens(torch.tensor(words))).all()
+    assert abs(float(start[1].detach().std()) - 0.02) < 0.005
 
 
 # -- images ---------------------------------------------------------------------------------------
@@ -359,7 +331,7 @@ def test_coupled_towers(clip, oracle, coupling, length, ratio, class_chunk, **va
     assert_same(texts, plain_texts)
     assert_same(images, plain_images)
     assert_same(blocks[-1], plain_blocks[-1])
-    logits = model.similarity(images, texts)
+    logits = cosine_logits(images, texts, clip.logit_scale)
     assert_same(logits, 100 * F.normalize(plain_images, dim=-1) @ plain_texts.T, 2e-5)
     assert_same_gradients(model, texts, plain_texts)
     loss = logits.sum() + sum(b.sum() for b in blocks)
@@ -367,19 +339,6 @@ def test_coupled_towers(clip, oracle, coupling, length, ratio, class_chunk, **va
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
     assert all(p.grad is None for p in clip.parameters())
-
-
-def test_the_deeper_tower_is_driven_by_vectors_of_its_own(clip):
-    """Coupled to 4 image blocks, the driving text tower of 3 keeps a fourth layer of vectors."""
-    spec = replace(EVERYTHING, refine_text=False, refine_vision=False)
-    model = prompted(clip, spec)
-    assert model.text_prompts.shape == (4, 3, 64) and len(model.projections) == 4
-    assert len(model.text_vectors()) == 3 and len(model.vision_vectors()) == 4
-    model = prompted(clip, replace(spec, text_depth=3, vision_depth=1))
-    assert model.text_prompts.shape == (3, 3, 64) and len(model.projections) == 1
-    model = prompted(clip, replace(spec, coupling="vision_to_text", text_depth=3, vision_depth=2))
-    assert model.vision_prompts.shape == (3, 3, 128) and len(model.projections) == 3
-    assert not hasattr(model, "text_prompts")
 
 
 # -- what must not change -------------------------------------------------------------------------
@@ -398,25 +357,16 @@ def test_nothing_learned_is_plain_clip(clip):
 
 @pytest.mark.parametrize("text", [0, 4])
 def test_zero_refiners_are_the_identity(clip, text):
-    spec = PromptSpec(
-        text=text,
-        text_init="a photo of a" if text else "",
-        text_depth=3,
-        vision_depth=4,
-        refine_text=True,
-        refine_vision=True,
-        refiner_init="zero",
-    )
-    model = PromptedCLIP(clip, NAMES, spec)
+    words = "a photo of a" if text else ""
+    spec = PromptSpec(text=text, text_init=words, text_depth=3, vision_depth=4)
+    torch.manual_seed(0)
+    without = PromptedCLIP(clip, NAMES, spec)  # deep vectors alone
+    spec = replace(spec, refine_text=True, refine_vision=True)
+    model = PromptedCLIP(clip, NAMES, replace(spec, refiner_init="zero"))
+    model.load_state_dict(without.state_dict(), strict=False)
+    assert_same(model.text_features(), without.text_features())
     assert_same(model.image_features(pixels()), clip.provider_image(pixels()))
-    without = PromptedCLIP(clip, NAMES, replace(spec, refine_text=False, text_depth=1))
-    if text:  # the same deep vectors without refiners
-        deep = PromptedCLIP(clip, NAMES, replace(spec, refine_text=False))
-        deep.text_prompts.data.copy_(model.text_prompts)
-        assert_same(model.text_features(), deep.text_features())
-    else:
-        assert_same(model.text_features(), without.text_features())
-    default = PromptedCLIP(clip, NAMES, replace(spec, refiner_init="default"))
+    default = PromptedCLIP(clip, NAMES, spec)
     assert (default.image_features(pixels()) - clip.provider_image(pixels())).abs().max() > 1e-3
 
 
@@ -439,20 +389,6 @@ def test_untouched_texts_are_encoded_once(clip, monkeypatch):
 
 
 # -- parameters and gradients ---------------------------------------------------------------------
-
-
-def test_counts_follow_the_formulae(clip):
-    model = prompted(clip, EVERYTHING)
-    m, d_t, d_v = 3, 64, 128
-    refiner = {d: 2 * d * 2 * d + 2 * d + d for d in (d_t, d_v)}
-    assert model.parameter_count() == {
-        "prompts": 4 * m * d_t,
-        "projections": 4 * (d_t * d_v + d_v),
-        "refiners": 2 * refiner[d_t] + 3 * refiner[d_v],
-    }
-    assert sum(model.parameter_count().values()) == sum(p.numel() for p in model.parameters())
-    empty = PromptedCLIP(clip, NAMES, PromptSpec()).parameter_count()
-    assert empty == {"prompts": 0, "projections": 0, "refiners": 0}
 
 
 def test_state_holds_only_what_is_learned(clip):
@@ -501,7 +437,7 @@ def test_other_precisions(clip, precision):
         rounded.zero_grad()
         (gradient,) = torch.autograd.grad(rounded.logits(x, texts.detach()).sum(), x)
         assert gradient.isfinite().all() and gradient.any()
-        loss = rounded.similarity(images, texts).logsumexp(1).sum()
+        loss = cosine_logits(images, texts, clip.logit_scale).logsumexp(1).sum()
         (loss + sum(b.float().sum() for b in blocks)).backward()
         for name, parameter in rounded.named_parameters():
             assert parameter.grad.isfinite().all() and parameter.grad.any(), name
@@ -590,14 +526,14 @@ def test_a_resnet_takes_text_prompts_only(resnet):
             {"text": 2, "vision": 2, "coupling": "vision_to_text", "text_init": "a b"},
             "'a b' cannot start",
         ),
-        ({"text_init": "a photo"}, "'a photo' starts text vectors but there are none"),
+        ({"text_init": "a photo"}, "'a photo' cannot start text vectors: there are none"),
         ({"text": 2, "text_depth": 4}, "text prompt depth 4 goes beyond the 3 blocks"),
         ({"vision": 2, "vision_depth": 5}, "depth 5 goes beyond the 4 blocks.*from 1 to 4"),
         ({"refine_vision": True, "vision_depth": 5}, "depth 5 goes beyond the 4 blocks"),
         ({"text": 3, "text_init": "a photo"}, "has 2 tokens but 3 text vectors"),
         (
             {"text": 1, "text_init": "a photo", "position": "front"},
-            "has 2 tokens, 1 more .* only position 'end'",
+            "has 2 tokens but 1 .*position 'end' alone",
         ),
         ({"text": 80}, "80 context vectors"),
     ],

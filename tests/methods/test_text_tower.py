@@ -13,7 +13,7 @@ from open_clip.model import CustomTextCLIP
 from toy import toy_clip, toy_state_dict
 
 from advprompt.backbone import CLIPAdapter, Prompts, text_features, tokens, tower
-from advprompt.prompting import PromptLearner
+from advprompt.prompting import PromptedCLIP, PromptSpec
 from advprompt.utils.errors import UserError
 
 NAMES = ["abyssinian cat", "dog", "great_white shark", "abyssinian hound", "yorkshire terrier"]
@@ -43,9 +43,15 @@ def plain(oracle, prompts):
     return F.normalize(x, dim=-1)
 
 
-def gradient(learner, features):
+def context(names, clip, count, **spec):
+    """A model with learned contexts, and the prompts they make."""
+    model = PromptedCLIP(clip, names, PromptSpec(text=count, **spec))
+    return model, model.frame.fill(model.text_vectors()[0])
+
+
+def gradient(model, features):
     weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
-    return torch.autograd.grad((features * weights).sum(), learner.ctx)[0]
+    return torch.autograd.grad((features * weights).sum(), model.text_prompts, retain_graph=True)[0]
 
 
 @pytest.mark.parametrize("class_chunk", [0, 1, 2, 100])
@@ -53,19 +59,18 @@ def gradient(learner, features):
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_features_and_gradients_equal_the_plain_tower(clip, oracle, position, csc, class_chunk):
     torch.manual_seed(0)
-    learner = PromptLearner(NAMES, clip, n_ctx=5, csc=csc, position=position)
-    expected = plain(oracle, learner())
-    found = text_features(clip, learner(), class_chunk)
+    model, prompts = context(NAMES, clip, 5, csc=csc, position=position)
+    expected = plain(oracle, prompts)
+    found = text_features(clip, prompts, class_chunk)
     assert torch.allclose(found, expected, atol=1e-5)
-    expected, found = gradient(learner, expected), gradient(learner, found)
+    expected, found = gradient(model, expected), gradient(model, found)
     assert expected.abs().max() > 1e-3
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("shared", [0, 1, 3, 6, 50])
 def test_any_part_of_the_common_prefix_may_be_shared(clip, oracle, shared):
-    learner = PromptLearner(NAMES, clip, n_ctx=5)
-    embeddings, eot, longest = learner()
+    embeddings, eot, longest = context(NAMES, clip, 5)[1]
     assert longest == 6
     if shared > longest:  # one class alone shares everything up to its end token
         embeddings, eot = embeddings[:1], eot[:1]
@@ -76,7 +81,7 @@ def test_any_part_of_the_common_prefix_may_be_shared(clip, oracle, shared):
 
 def test_sharing_more_than_is_common_is_wrong(clip, oracle):
     """The comparison above can fail: it notices a prefix that is not common."""
-    embeddings, eot, longest = PromptLearner(NAMES, clip, n_ctx=5)()
+    embeddings, eot, longest = context(NAMES, clip, 5)[1]
     prompts = Prompts(embeddings, eot, longest + 1)
     difference = text_features(clip, prompts) - plain(oracle, prompts)
     assert difference.abs().max() > 1e-3
@@ -99,14 +104,14 @@ def test_text_features_are_normalised_and_take_texts(clip):
 
 def test_class_chunks_bound_the_memory_for_gradients(clip):
     names = [f"{a} {b}" for a in ("red", "green", "blue", "grey", "pink") for b in NAMES]
-    learner = PromptLearner(names, clip, n_ctx=4)
+    _, prompts = context(names, clip, 4)
 
     def kept(class_chunk):
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t: sizes.append(t.numel()) or t, lambda t: t
         ):
-            text_features(clip, learner(), class_chunk)
+            text_features(clip, prompts, class_chunk)
         return sum(sizes)
 
     assert kept(1) < kept(0) / 3
@@ -121,9 +126,9 @@ def test_only_the_necessary_positions_are_computed(clip, monkeypatch):
         "_heads",
         lambda block, x, *first: seen.append(tuple(x.shape[:2])) or original(block, x, *first),
     )
-    learner = PromptLearner(NAMES, clip, n_ctx=5)
-    text_features(clip, learner())
-    longest = int(learner.eot.max()) + 1
+    _, prompts = context(NAMES, clip, 5)
+    text_features(clip, prompts)
+    longest = int(prompts.eot.max()) + 1
     assert set(seen) == {(1, 6), (len(NAMES), longest - 6)}
 
 
@@ -157,8 +162,8 @@ def test_other_open_clip_text_towers(custom, causal, text):
     assert torch.allclose(clip.encode_text(ids), expected, atol=1e-5)
     found = clip.encode_prompts(clip.embed_tokens(ids), clip.end_of_text(ids), shared=1)
     assert torch.allclose(found, expected, atol=1e-5)
-    learner = PromptLearner(["cat", "zebra"], clip, n_ctx=2)
-    assert text_features(clip, learner(), class_chunk=1).shape == (2, 32)
+    _, prompts = context(["cat", "zebra"], clip, 2)
+    assert text_features(clip, prompts, class_chunk=1).shape == (2, 32)
 
 
 def test_a_tower_with_an_extra_class_token_takes_no_prompts():
@@ -166,7 +171,7 @@ def test_a_tower_with_an_extra_class_token_takes_no_prompts():
     ids = clip.tokenize(["a cat", "a dog"])
     assert torch.allclose(clip.encode_text(ids), clip.model.encode_text(ids), atol=1e-6)
     with pytest.raises(UserError, match="takes no learned prompts"):
-        PromptLearner(["cat"], clip, n_ctx=2)
+        context(["cat"], clip, 2)
     with pytest.raises(UserError, match="takes no learned prompts"):
         clip.embed_tokens(ids)
 

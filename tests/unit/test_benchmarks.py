@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,7 +30,7 @@ def test_both_sides_of_a_ratio_give_the_same(clip, row):
 def test_a_wrong_result_would_be_seen(clip, monkeypatch):
     job = jobs.tuning(clip, 5, vectors=4, batch=3)
     real = plain.text_features
-    monkeypatch.setattr(plain, "text_features", lambda *a: real(*a).roll(1, 0))
+    monkeypatch.setattr(plain, "text_features", lambda model: real(model).roll(1, 0))
     assert job.difference() > 0.1
 
 
@@ -71,13 +70,7 @@ def test_a_row_that_is_not_there_is_refused(capsys):
     assert "--jobs 7 is no row; there are rows 1 to 6" in capsys.readouterr().err
 
 
-def test_a_device_that_is_not_there_is_refused(capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run.run_tool(run.main, ["--backbone", "tiny", "--device", "cuda"]) == 2
-    assert "--device cuda needs a GPU" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(not memory.RESET.exists(), reason="this system does not tell peak memory")
+@pytest.mark.skipif(not memory.RESET.exists(), reason="this system does not report peak memory")
 def test_peak_memory_is_that_of_the_work_alone():
     before = torch.ones(16 * 2**20)  # 64 MiB that are there already
     small = memory.peak_of(lambda: torch.ones(2**20), "cpu")
@@ -87,18 +80,11 @@ def test_peak_memory_is_that_of_the_work_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not memory.RESET.exists(), reason="this system does not tell peak memory")
+@pytest.mark.skipif(not memory.RESET.exists(), reason="this system does not report peak memory")
 def test_each_side_is_measured_in_a_process_of_its_own():
     options = ["--backbone", "tiny", "--quick"]
     plainly, ours = (memory.of_side(options, 1, side) for side in ("plain", "ours"))
     assert plainly > 2 * ours  # 37 x 77 positions against a shared prefix
-
-
-def test_a_side_that_fails_is_told(monkeypatch):
-    monkeypatch.setattr(memory, "RESET", Path(__file__))
-    monkeypatch.setattr(memory.sys, "executable", "false")
-    with pytest.raises(RuntimeError, match="the memory of row 1 failed"):
-        memory.of_side(["--backbone", "tiny"], 1, "plain")
 
 
 def test_the_budget_table_times_whole_jobs(clip):

@@ -15,46 +15,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-from advprompt import compat
-
-compat.guard_torchvision()  # before torchvision, which the stand-in imports
-
-from dassl.config import clean_cfg, get_cfg_default  # noqa: E402
-from dassl.data import DataManager, DatasetWrapper  # noqa: E402
-from dassl.data.datasets import (  # noqa: E402
+from dassl.config import clean_cfg, get_cfg_default
+from dassl.data import DataManager, DatasetWrapper
+from dassl.data.datasets import (
     DATASET_REGISTRY,
     DatasetBase,
     Datum,
     build_dataset,
 )
-from dassl.data.samplers import build_sampler  # noqa: E402
-from dassl.data.transforms import build_transform  # noqa: E402
-from dassl.engine import (  # noqa: E402
+from dassl.data.samplers import build_sampler
+from dassl.data.transforms import build_transform
+from dassl.engine import (
     TRAINER_REGISTRY,
-    SimpleNet,
     TrainerX,
     build_trainer,
 )
-from dassl.evaluation import build_evaluator  # noqa: E402
-from dassl.metrics import (  # noqa: E402
-    compute_accuracy,
-    compute_distance_matrix,
-    cosine_distance,
-)
-from dassl.modeling import BACKBONE_REGISTRY, Backbone  # noqa: E402
-from dassl.optim import build_lr_scheduler, build_optimizer  # noqa: E402
-from dassl.utils import (  # noqa: E402
+from dassl.evaluation import build_evaluator
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import (
     AverageMeter,
     Registry,
     check_isfile,
-    count_num_param,
     listdir_nohidden,
     load_checkpoint,
     load_pretrained_weights,
-    open_all_layers,
-    open_specified_layers,
     read_json,
     resume_from_checkpoint,
     save_checkpoint,
@@ -62,6 +47,7 @@ from dassl.utils import (  # noqa: E402
     setup_logger,
     write_json,
 )
+from PIL import Image
 
 DEFAULTS = Path(__file__).parents[1] / "hosts" / "dassl_fork" / "defaults_0_6_3.json"
 
@@ -87,11 +73,6 @@ def flatten(node, prefix=""):
 
 def test_config_has_exactly_the_keys_and_defaults_of_dassl():
     assert dict(flatten(get_cfg_default())) == json.loads(DEFAULTS.read_text())
-
-
-def test_default_config_is_a_fresh_copy_each_time():
-    get_cfg_default().OPTIM.LR = 7.0
-    assert get_cfg_default().OPTIM.LR == 0.0003
 
 
 def test_clean_cfg_keeps_the_named_trainer_only():
@@ -120,14 +101,12 @@ def test_registry_refuses_a_taken_name_and_offers_near_ones():
         registry.get("xyz")
 
 
-@pytest.mark.parametrize(
-    "key, build", [("DATASET", build_dataset), ("TRAINER", build_trainer)], ids=["data", "trainer"]
-)
-def test_unknown_names_in_the_config_are_refused(key, build):
+def test_unknown_names_in_the_config_are_refused():
     cfg = get_cfg_default()
-    cfg[key].NAME = "NoSuchThing"
-    with pytest.raises(ValueError, match="'NoSuchThing' is not available"):
-        build(cfg)
+    cfg.DATASET.NAME = cfg.TRAINER.NAME = "NoSuchThing"
+    for build in (build_dataset, build_trainer):
+        with pytest.raises(ValueError, match="'NoSuchThing' is not available"):
+            build(cfg)
 
 
 # --- optimizers and schedules ---------------------------------------------------------------
@@ -153,15 +132,8 @@ def optim_cfg(**keys):
 
 
 def schedule(name="cosine", warmup="constant", epochs=1, recount=True):
-    cfg = optim_cfg(
-        NAME="sgd",
-        LR=LR,
-        MAX_EPOCH=8,
-        LR_SCHEDULER=name,
-        WARMUP_TYPE=warmup,
-        WARMUP_EPOCH=epochs,
-        WARMUP_RECOUNT=recount,
-    )
+    cfg = optim_cfg(NAME="sgd", LR=LR, MAX_EPOCH=8, LR_SCHEDULER=name, WARMUP_TYPE=warmup)
+    cfg.WARMUP_EPOCH, cfg.WARMUP_RECOUNT = epochs, recount
     if name != "cosine":
         cfg.STEPSIZE = (3, 6) if name == "multi_step" else (3,)
     optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(2))], cfg)
@@ -184,8 +156,8 @@ def test_learning_rates_are_those_of_dassl(name, warmup, epochs, recount, expect
 
 
 @pytest.mark.parametrize("name, warmup, epochs, recount, _", SCHEDULES)
-@pytest.mark.parametrize("done", [1, 2, 5])
-def test_a_restored_schedule_goes_on_with_the_same_rates(name, warmup, epochs, recount, _, done):
+@pytest.mark.parametrize("done", [1, 5])
+def test_a_restored_schedule_continues_with_the_same_rates(name, warmup, epochs, recount, _, done):
     whole = rates(*schedule(name, warmup, epochs, recount), 8)
     optimizer, scheduler = schedule(name, warmup, epochs, recount)
     rates(optimizer, scheduler, done)
@@ -227,14 +199,10 @@ def test_optimizers_take_their_options_from_the_config(name, kind, expected):
     assert {key: group[key] for key in expected} == expected
 
 
-def test_staged_rates_split_new_from_base_layers():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
-    cfg = optim_cfg(STAGED_LR=True, NEW_LAYERS=("1",), LR=0.5)
-    base, new = build_optimizer(model, cfg).param_groups
-    assert (base["lr"], new["lr"]) == (0.05, 0.5)
-    assert new["params"][0] is model[1].weight
-    with pytest.raises(TypeError, match="STAGED_LR needs a model"):
-        build_optimizer(list(model.parameters()), cfg)
+def test_options_that_are_not_served_are_refused():
+    model = torch.nn.Linear(2, 3)
+    with pytest.raises(ValueError, match="STAGED_LR needs Dassl itself"):
+        build_optimizer(model, optim_cfg(STAGED_LR=True))
     with pytest.raises(ValueError, match="'adma' is unknown. Did you mean adam"):
         build_optimizer(model, optim_cfg(NAME="adma"))
 
@@ -272,29 +240,12 @@ def test_few_shot_draws_are_those_of_dassl(seed):
     assert draw(-1) == list(range(60))
 
 
+CLASSES_4, CLASSES_15 = {"batch_size": 8, "n_ins": 4}, {"batch_size": 60, "n_ins": 15}
 SAMPLES = [  # name, options, first indices after seeding with 5, length, as Dassl gives them
     ("RandomSampler", {}, [37, 24, 43, 46, 48, 13, 28, 17, 7, 32], 60),
     ("SequentialSampler", {}, list(range(10)), 60),
-    (
-        "RandomDomainSampler",
-        {"batch_size": 6, "n_domain": 2},
-        [16, 13, 25, 8, 32, 29, 41, 11, 17, 33],
-        36,
-    ),
-    ("RandomDomainSampler", {"batch_size": 6}, [43, 10, 56, 35, 27, 3, 34, 55, 39, 15], 60),
-    ("SeqDomainSampler", {"batch_size": 9}, [6, 30, 27, 58, 55, 1, 59, 32, 8, 36], 54),
-    (
-        "RandomClassSampler",
-        {"batch_size": 8, "n_ins": 4},
-        [40, 35, 5, 10, 51, 26, 21, 46, 34, 29],
-        56,
-    ),
-    (
-        "RandomClassSampler",
-        {"batch_size": 60, "n_ins": 15},
-        [48, 3, 33, 48, 23, 53, 43, 3, 18, 48],
-        60,
-    ),
+    ("RandomClassSampler", CLASSES_4, [40, 35, 5, 10, 51, 26, 21, 46, 34, 29], 56),
+    ("RandomClassSampler", CLASSES_15, [48, 3, 33, 48, 23, 53, 43, 3, 18, 48], 60),
 ]
 
 
@@ -310,8 +261,7 @@ def test_samplers_visit_in_the_order_of_dassl(name, options, first, length):
     "name, options, message",
     [
         ("RandomSampeler", {}, "Did you mean RandomSampler"),
-        ("RandomDomainSampler", {"batch_size": 7}, "7 is not a multiple of 3 domains"),
-        ("SeqDomainSampler", {"batch_size": 63}, "has 20 images, fewer than the 21"),
+        ("SeqDomainSampler", {}, "needs Dassl itself"),
         ("RandomClassSampler", {"batch_size": 2, "n_ins": 4}, "2 is smaller than 4"),
         ("RandomClassSampler", {"batch_size": 60, "n_ins": 1}, "needs 60 classes"),
     ],
@@ -324,39 +274,52 @@ def test_samplers_refuse_what_they_cannot_fill(name, options, message):
 def test_transforms_are_applied_in_order_and_announced(capsys):
     cfg = get_cfg_default()
     cfg.INPUT.SIZE = (24, 24)
-    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (40, 52, 3), np.uint8))
-    train = build_transform(cfg, choices=["random_flip", "random_resized_crop", "cutout"])
+    train = build_transform(cfg, choices=["random_flip", "random_resized_crop", "normalize"])
     test = build_transform(cfg, is_train=False, choices=["random_flip", "random_resized_crop"])
     assert capsys.readouterr().out.splitlines() == [
         "Building transform_train",
         "+ random resized crop (size=(24, 24), scale=(0.08, 1.0))",
         "+ random flip",
         "+ to torch tensor of range [0, 1]",
-        "+ cutout (n_holes=1, length=16)",
+        "+ normalization (mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])",
         "Building transform_test",
         "+ resize the smaller edge to 24",
         "+ 24x24 center crop",
         "+ to torch tensor of range [0, 1]",
     ]
-    for transform in (train, test):
-        pixels = transform(image)
-        assert pixels.shape == (3, 24, 24)
-        assert 0 <= pixels.min() and pixels.max() <= 1
-    assert (train(image) == 0).all(dim=0).sum() >= 64  # at least a quarter of the square
-    every = [
-        "random_crop",
-        "random_translation",
-        "colorjitter",
-        "randomgrayscale",
-        "gaussian_blur",
-        "gaussian_noise",
-        "normalize",
-        "instance_norm",
-    ]
-    pixels = build_transform(cfg, choices=every)(image)
-    assert pixels.mean(dim=(1, 2)).abs().max() < 1e-5
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (40, 52, 3), np.uint8))
+    assert train(image).min() < 0 <= test(image).min() and test(image).shape == (3, 24, 24)
+    every = ["random_crop", "random_translation", "colorjitter", "randomgrayscale", "gaussian_blur"]
+    assert build_transform(cfg, choices=every)(image).shape == (3, 24, 24)
     cfg.INPUT.NO_TRANSFORM = True
     assert build_transform(cfg) is None
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_pixels_and_draws_are_those_of_torchvision(interpolation):
+    import torchvision.transforms as T
+
+    mode, cfg = T.InterpolationMode(interpolation), get_cfg_default()
+    cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = (24, 30), interpolation
+    theirs = {
+        (True, ("random_resized_crop", "random_flip")): [
+            T.RandomResizedCrop((24, 30), scale=(0.08, 1.0), interpolation=mode),
+            T.RandomHorizontalFlip(),
+        ],
+        (True, ("normalize",)): [T.Resize((24, 30), mode)],
+        (False, ()): [T.Resize(30, mode), T.CenterCrop((24, 30))],
+    }
+    for (is_train, choices), steps in theirs.items():
+        norm = [T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)] * ("normalize" in choices)
+        expected = T.Compose([*steps, T.ToTensor(), *norm])
+        ours = build_transform(cfg, is_train=is_train, choices=list(choices))
+        for seed, shape in enumerate([(40, 52), (53, 40), (30, 30), (31, 47), (20, 21), (9, 200)]):
+            pixels = np.random.RandomState(seed).randint(0, 256, (*shape, 3), np.uint8)
+            image = Image.fromarray(pixels)
+            set_random_seed(seed)
+            found, after = ours(image), torch.rand(1)
+            set_random_seed(seed)
+            assert torch.equal(found, expected(image)) and after == torch.rand(1)
 
 
 @pytest.mark.parametrize(
@@ -397,41 +360,25 @@ class TwoColours(DatasetBase):
 
 def toy_cfg(image_root, output, **keys):
     cfg = get_cfg_default()
-    cfg.merge_from_list(
-        [
-            "DATASET.ROOT",
-            str(image_root),
-            "DATASET.NAME",
-            "TwoColours",
-            "OUTPUT_DIR",
-            str(output),
-            "INPUT.SIZE",
-            (8, 8),
-            "INPUT.TRANSFORMS",
-            ("random_flip", "random_resized_crop"),
-            "DATALOADER.NUM_WORKERS",
-            0,
-            "DATALOADER.TRAIN_X.BATCH_SIZE",
-            5,
-            "USE_CUDA",
-            False,
-            "OPTIM.NAME",
-            "sgd",
-            "OPTIM.LR",
-            0.5,
-            "OPTIM.MAX_EPOCH",
-            4,
-            "OPTIM.LR_SCHEDULER",
-            "cosine",
-            "OPTIM.WARMUP_EPOCH",
-            1,
-            "OPTIM.WARMUP_TYPE",
-            "constant",
-            "TRAINER.NAME",
-            "ToyTrainer",
-            *[x for pair in keys.items() for x in pair],
-        ]
-    )
+    keys = {
+        "DATASET.ROOT": str(image_root),
+        "DATASET.NAME": "TwoColours",
+        "OUTPUT_DIR": str(output),
+        "INPUT.SIZE": (8, 8),
+        "INPUT.TRANSFORMS": ("random_flip", "random_resized_crop"),
+        "DATALOADER.NUM_WORKERS": 0,
+        "DATALOADER.TRAIN_X.BATCH_SIZE": 5,
+        "USE_CUDA": False,
+        "OPTIM.NAME": "sgd",
+        "OPTIM.LR": 0.5,
+        "OPTIM.MAX_EPOCH": 4,
+        "OPTIM.LR_SCHEDULER": "cosine",
+        "OPTIM.WARMUP_EPOCH": 1,
+        "OPTIM.WARMUP_TYPE": "constant",
+        "TRAINER.NAME": "ToyTrainer",
+        **keys,
+    }
+    cfg.merge_from_list([x for pair in keys.items() for x in pair])
     return cfg
 
 
@@ -485,28 +432,12 @@ def test_datum_pickles_under_the_names_of_dassl(image_root):
     assert pickle.loads(pickle.dumps(datum)).impath == datum.impath
 
 
-def test_domains_are_checked():
-    dataset = DatasetBase(train_x=ITEMS)
-    dataset.domains = ["art", "photo"]
-    dataset.check_input_domains(["art"], ["photo"])
-    with pytest.raises(ValueError, match="'sketch' is not one of art, photo"):
-        dataset.check_input_domains(["art"], ["sketch"])
-    with pytest.raises(ValueError, match="SOURCE_DOMAINS is empty"):
-        dataset.check_input_domains([], ["art"])
-    assert {k: len(v) for k, v in dataset.split_dataset_by_domain(ITEMS).items()} == {
-        0: 20,
-        1: 20,
-        2: 20,
-    }
-
-
 # --- evaluation and metrics -----------------------------------------------------------------
 
 
-def test_classification_prints_and_returns_the_figures_of_dassl(tmp_path, capsys):
+def test_classification_prints_and_returns_the_figures_of_dassl(capsys):
     cfg = get_cfg_default()
-    cfg.TEST.PER_CLASS_RESULT = cfg.TEST.COMPUTE_CMAT = True
-    cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.TEST.PER_CLASS_RESULT = True
     evaluator = build_evaluator(cfg, lab2cname={0: "cat", 1: "dog", 2: "owl"})
     labels, predictions = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 2, 0, 1])
     evaluator.process(torch.eye(3)[predictions[:2]], labels[:2])
@@ -534,10 +465,7 @@ def test_classification_prints_and_returns_the_figures_of_dassl(tmp_path, capsys
         "* class: 0 (cat)\ttotal: 3\tcorrect: 2\tacc: 66.7%",
         "* class: 1 (dog)\ttotal: 2\tcorrect: 1\tacc: 50.0%",
         "* average: 58.3%",
-        f"Confusion matrix is saved to {tmp_path}/cmat.pt",
     ]
-    expected = torch.tensor([[2 / 3, 0, 1 / 3], [0.5, 0.5, 0], [0, 0, 0]], dtype=torch.float64)
-    torch.testing.assert_close(torch.load(tmp_path / "cmat.pt", weights_only=True), expected)
     evaluator.reset()
     with pytest.raises(ValueError, match="no image"):
         evaluator.evaluate()
@@ -549,12 +477,6 @@ def test_metrics():
     top1, top2, top3 = compute_accuracy((scores, None), target, topk=(1, 2, 3))
     assert top1.shape == (1,)
     assert [round(x.item(), 2) for x in (top1, top2, top3)] == [33.33, 66.67, 100.0]
-    a, b = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.eye(3)
-    cosine = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=-1)
-    torch.testing.assert_close(cosine_distance(a, b), 1 - cosine)
-    torch.testing.assert_close(compute_distance_matrix(a, b), torch.cdist(a, b) ** 2)
-    with pytest.raises(ValueError, match="distances need"):
-        compute_distance_matrix(a, torch.eye(2))
     meter = AverageMeter(ema=True)
     meter.update(torch.tensor(10.0))
     assert (meter.val, meter.avg) == (10.0, 1.0)
@@ -626,16 +548,7 @@ def test_a_pickle_with_a_payload_is_refused_and_does_not_run(tmp_path, legacy, p
     assert marker.exists()
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_plain_pickle_is_refused_and_does_not_run(tmp_path):
-    marker, path = tmp_path / "ran", tmp_path / "model.pth.tar-1"
-    path.write_bytes(pickle.dumps(Payload(marker)))
-    with pytest.raises(ValueError, match="model.pth.tar-1"):
-        load_checkpoint(str(path))
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
 def test_truncated_files_are_named(tmp_path, share):
     save_checkpoint(checkpoint_of(torch.nn.Linear(40, 40)), str(tmp_path))
     path = tmp_path / "model.pth.tar-1"
@@ -643,13 +556,6 @@ def test_truncated_files_are_named(tmp_path, share):
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match="model.pth.tar-1' is truncated, damaged or no checkpoint"):
         load_checkpoint(str(path))
-
-
-def test_missing_checkpoints_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint at '.*gone'"):
-        load_checkpoint(str(tmp_path / "gone"))
-    with pytest.raises(ValueError, match="None"):
-        load_checkpoint(None)
 
 
 @pytest.mark.parametrize("number", [np.float64(81.5), np.float32(81.5), np.int64(81)])
@@ -683,18 +589,6 @@ def test_pretrained_weights_load_where_they_fit(tmp_path, capsys):
         load_pretrained_weights(torch.nn.LayerNorm(7), str(tmp_path / "model.pth.tar-1"))
 
 
-def test_layers_open_by_name():
-    model = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 3)})
-    open_specified_layers(model, "head")
-    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
-    assert (model["body"].training, model["head"].training) == (False, True)
-    open_all_layers(model)
-    assert all(p.requires_grad for p in model.parameters()) and model["body"].training
-    assert count_num_param(model) == count_num_param(params=[{"params": model.parameters()}]) == 15
-    with pytest.raises(AttributeError, match="no layer 'tail'; it has body, head"):
-        open_specified_layers(model, ["tail"])
-
-
 # --- files and log --------------------------------------------------------------------------
 
 
@@ -703,24 +597,10 @@ def test_small_file_tools(tmp_path):
     write_json({"x": [1]}, str(path))
     assert path.read_text() == '{\n    "x": [\n        1\n    ]\n}'
     assert read_json(str(path)) == {"x": [1]}
-    path.write_text("{")
-    with pytest.raises(ValueError, match="b.json' is not valid JSON"):
-        read_json(str(path))
     (tmp_path / ".hidden").touch()
-    (tmp_path / "B").touch()
-    assert listdir_nohidden(tmp_path, sort=True) == ["B", "a"]
+    assert listdir_nohidden(tmp_path, sort=True) == ["a"]
     with pytest.warns(UserWarning, match="No file found"):
         assert not check_isfile(str(tmp_path / "none"))
-
-
-def test_seeds_cover_all_generators():
-    def draw():
-        return random.random(), np.random.rand(), torch.rand(1).item()
-
-    set_random_seed(0)
-    first = draw()
-    set_random_seed(0)
-    assert draw() == first
 
 
 def test_log_copies_the_console_and_keeps_old_logs(tmp_path, capsys, monkeypatch):
@@ -836,13 +716,6 @@ def test_best_model_on_validation_is_kept_and_deployed(image_root, tmp_path, cap
     assert (tmp_path / "prompt_learner" / "model-best.pth.tar").exists()
 
 
-def test_tensorboard_is_optional(image_root, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    build_trainer(toy_cfg(image_root, tmp_path, **{"OPTIM.MAX_EPOCH": 1})).train()
-    assert "Initialize tensorboard" not in capsys.readouterr().out
-    assert not (tmp_path / "tensorboard").exists()
-
-
 def test_trainer_refuses_wrong_use(image_root, tmp_path):
     trainer = build_trainer(toy_cfg(image_root, tmp_path))
     with pytest.raises(AssertionError, match="already registered"):
@@ -867,26 +740,9 @@ def test_models_of_different_epochs_do_not_resume(image_root, tmp_path):
         trainer.resume_model_if_exist(str(tmp_path))
 
 
-def test_default_model_is_a_backbone_with_a_head():
-    class Pool(Backbone):
-        def __init__(self, pretrained=True):
-            super().__init__()
-            self._out_features = 3
-
-        def forward(self, x):
-            return x.mean(dim=(2, 3))
-
-    BACKBONE_REGISTRY.register(Pool)
-    cfg = get_cfg_default()
-    cfg.MODEL.BACKBONE.NAME = "Pool"
-    cfg.MODEL.HEAD.NAME, cfg.MODEL.HEAD.HIDDEN_LAYERS = "mlp", (6, 5)
-    net = SimpleNet(cfg, cfg.MODEL, 4)
-    scores, features = net(torch.rand(2, 3, 8, 8), return_feature=True)
-    assert (scores.shape, features.shape, net.fdim) == ((2, 4), (2, 5), 5)
-
-
-def test_importing_the_trainers_leaves_torchvision_alone():
-    code = "import sys, trainers; print({'torchvision', 'open_clip'} & set(sys.modules))"
+def test_importing_advprompt_leaves_heavy_packages_alone():
+    heavy = {"torchvision", "open_clip", "matplotlib", "pandas", "scipy", "torch._dynamo"}
+    code = f"import sys, advprompt; print({heavy} & set(sys.modules))"
     words, here = [sys.executable, "-c", code], Path(__file__).parents[2]
     done = subprocess.run(words, cwd=here, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"  # it takes seconds, and --help needs none of it

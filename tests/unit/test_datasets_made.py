@@ -1,30 +1,33 @@
 """CoOp's data sets in the form they are published in: counts, class names, draws, mistakes."""
 
-import gc
 import hashlib
 import json
 import os
-import random
 import re
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from make_datasets import MAKERS, TEXT, Made, classnames, imagenet, images, picture, text, wordnet
-from make_records import make as make_record
-from yacs.config import CfgNode
+from make_datasets import (
+    MAKERS,
+    TEXT,
+    Made,
+    classnames,
+    config,
+    imagenet,
+    images,
+    picture,
+    text,
+    wordnet,
+)
 
 import advprompt
-from advprompt.datasets import base, files, ucf101
+from advprompt.datasets import COOP, base, files, ucf101
 from advprompt.datasets import imagenet as imagenet_module
-from advprompt.datasets.sampling import Item
+from advprompt.datasets.sources import find_source
 from advprompt.datasets.splits import read_split
 from advprompt.prompting import templates
-from advprompt.report import layouts
-from advprompt.report.joins import build_joins
-from advprompt.report.tables import build_tables
-from advprompt.utils.subset import stratified_subset
 
 UserError = advprompt.UserError
 REAL_DATA = os.environ.get("ADVPROMPT_REAL_DATA", "")
@@ -33,14 +36,9 @@ TESTS_ONLY = ("ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
 MATLAB = {"OxfordFlowers", "StanfordCars"}
 
 
-def data_set(name, root, shots=-1, *, seed=1, test=None, **dataset):
-    cfg = {
-        "DATASET": {"ROOT": str(root), "NUM_SHOTS": shots, **dataset},
-        "TEST": {"SUBSET": 0, "FIRST": 0, **(test or {})},
-        "SEED": seed,
-        "OUTPUT_DIR": str(root / "output"),
-    }
-    return base.DATASET_REGISTRY.get(name)(CfgNode(cfg))
+def data_set(name, root, shots=-1, **options):
+    cls = base.DATASET_REGISTRY.get(name)
+    return cls(config(root, shots, output=root / "output", **options))
 
 
 @pytest.fixture(scope="session")
@@ -100,14 +98,6 @@ def test_counts_and_class_names(name, pristine, tmp_path):
     assert below(again, again.train_x) == below(data, data.train_x)
 
 
-def coops_draw(items, shots):
-    """Draw from Python's global state as Dassl's ``generate_fewshot_dataset`` does."""
-    groups = {}
-    for item in items:
-        groups.setdefault(item[1], []).append(item)
-    return [x for g in groups.values() for x in (random.sample(g, shots) if len(g) >= shots else g)]
-
-
 # One shot with seeds 1, 2 and 3; made with Dassl 0.6.3 on the same lists.
 FROZEN = {
     "OxfordPets": ("956ca6a4d4f0035a", "da7ffb053d455b74", "a1a35083cd6b7454"),
@@ -122,20 +112,13 @@ FROZEN = {
 }
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", FROZEN)
-def test_few_shots_are_coops(name, seed, pristine, tmp_path):
+def test_few_shots_are_coops(name, pristine, tmp_path):
     root, _ = pristine(name)
-    whole = data_set(name, root, CACHE_DIR=str(tmp_path))
-    data = data_set(name, root, 1, seed=seed, CACHE_DIR=str(tmp_path))
-    state = random.getstate()
-    random.seed(seed)
-    train = coops_draw(below(whole, whole.train_x), 1)
-    val = coops_draw(below(whole, whole.val), 1)
-    random.setstate(state)
-    assert (below(data, data.train_x), below(data, data.val)) == (train, val)
-    drawn = "\n".join(path for path, _, _ in train + val)
-    assert hashlib.sha256(drawn.encode()).hexdigest()[:16] == FROZEN[name][seed - 1]
+    for seed, expected in enumerate(FROZEN[name], start=1):
+        data = data_set(name, root, 1, seed=seed, CACHE_DIR=str(tmp_path))
+        drawn = "\n".join(path for path, _, _ in below(data, data.train_x + data.val))
+        assert hashlib.sha256(drawn.encode()).hexdigest()[:16] == expected
 
 
 @pytest.mark.parametrize("name", ["OxfordFlowers", "StanfordCars", "SUN397", "UCF101", "Food101"])
@@ -162,7 +145,7 @@ def test_an_absent_folder_says_where_it_belongs(name, tmp_path):
     sentence, cls = str(error.value), base.DATASET_REGISTRY.get(name)
     assert str(folder_of(name, tmp_path)) in sentence and "http" in sentence
     assert "{" not in sentence
-    assert not cls.fetch_name or f"advprompt data fetch {cls.fetch_name}'" in sentence
+    assert f"advprompt data fetch {find_source(cls).short}'" in sentence
     assert os.listdir(tmp_path) == []
 
 
@@ -199,14 +182,6 @@ def test_each_broken_annotation_is_named(name, tmp_path, make):
             assert wrong == b"707-320\n" or str(path) in str(error.value)
         path.write_bytes(content)
     assert not list(tmp_path.rglob("split_zhou_*.json"))
-
-
-def test_an_odd_line_is_shown_with_what_is_expected(tmp_path, make):
-    make("SUN397", tmp_path)
-    path = tmp_path / "sun397" / "Testing_01.txt"
-    path.write_text(path.read_text() + "/z/zoo/sun_x.jpg\n")
-    with pytest.raises(UserError, match=r"'/z/zoo/sun_x.jpg', expected an image of a class of"):
-        data_set("SUN397", tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(MATLAB))
@@ -300,12 +275,6 @@ def test_imagenet_in_a_read_only_place(net, tmp_path, monkeypatch):
     assert (net / "output" / "cache" / "imagenet" / "preprocessed.json").is_file()
 
 
-def test_coops_pickles_are_not_loaded(net):
-    for name in ("preprocessed.pkl", "split_fewshot/shot_2-seed_1.pkl"):
-        text(net / "imagenet" / name, ["cos\nsystem\n(S'touch ran'\ntR."])
-    assert len(data_set("ImageNet", net, 2).train_x) == 10
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -320,13 +289,6 @@ def test_broken_imagenet(net, change, words):
     change(net / "imagenet" / "images")
     with pytest.raises(UserError, match=words):
         data_set("ImageNet", net)
-
-
-def test_one_test_image_of_each_of_a_thousand_classes():
-    items = [Item(f"val/{n}.JPEG", n // 50, f"thing {n // 50}") for n in range(50_000)]
-    subset = stratified_subset(items, 1000)
-    assert [item.label for item in subset] == list(range(1000))
-    assert len({item.path for item in subset}) == 1000
 
 
 def test_first_images_go_by_their_names(net):
@@ -350,24 +312,6 @@ def test_first_images_are_refused(name, test, words, pristine, tmp_path):
     root, _ = pristine(name)
     with pytest.raises(UserError, match=words):
         data_set(name, root, test=test, CACHE_DIR=str(tmp_path))
-
-
-def test_tables_tell_first_images_from_other_subsets():
-    asked = [{}, {"SUBSET": 100}, {"FIRST": 100}]
-    made = [
-        make_record(config={"TEST": keys}, subset=keys.get("SUBSET"), n=100 if keys else 500)
-        for keys in asked
-    ]
-    found = build_tables({Path(f"run{i}/record.json"): record for i, record in enumerate(made)})
-    words = {next(w for w in layouts.caption(t) if "test images" in w) for t in found}
-    assert words == {
-        "500 test images (all of the test set)",
-        "100 test images (a fixed stratified subset, TEST.SUBSET 100)",
-        "100 test images (the first by file name, TEST.FIRST 100)",
-    }
-    halves = [make_record(config=r["config"], split="base", protocol="base2new") for r in made[1:]]
-    joins, _ = build_joins({Path(f"run{i}/record.json"): r for i, r in enumerate(halves)})
-    assert len(joins) == 2
 
 
 # --- the test sets of ImageNet's classes -------------------------------------------------------
@@ -447,24 +391,18 @@ def test_datums_are_dassls(pristine, tmp_path):
     assert isinstance(datum, base.Datum) and vars(datum) == vars(plain)
 
 
-def test_the_collector_runs_again_after_a_mistake(tmp_path):
-    (tmp_path / "oxford_pets").mkdir()
-    with pytest.raises(UserError):
-        data_set("OxfordPets", tmp_path)
-    assert gc.isenabled()
-
-
 # --- CoOp's own split files --------------------------------------------------------------------
 
-PUBLISHED = {  # classes, training, validation and test images (CoOp's paper, table of data sets)
-    "OxfordPets": (37, 2944, 736, 3669),
-    "Caltech101": (100, 4128, 1649, 2465),
-    "EuroSAT": (10, 13500, 5400, 8100),
-    "OxfordFlowers": (102, 4093, 1633, 2463),
-    "StanfordCars": (196, 6509, 1635, 8041),
-    "DescribableTextures": (47, 2820, 1128, 1692),
-    "UCF101": (101, 7639, 1898, 3783),
-}
+
+PUBLISHED = (
+    "caltech101",
+    "eurosat",
+    "oxford_pets",
+    "oxford_flowers",
+    "stanford_cars",
+    "dtd",
+    "ucf101",
+)
 
 
 def real_split(name):
@@ -473,12 +411,13 @@ def real_split(name):
 
 
 @needs_real_data
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_split_files_are_as_published(name):
+@pytest.mark.parametrize("cls", [COOP[name] for name in PUBLISHED])
+def test_split_files_are_as_published(cls):
+    name = cls.__name__
     split = real_split(name)
     base.check_labels(split, name)
     classes = {item.label for item in split.train}
-    assert (len(classes), *map(len, split)) == PUBLISHED[name]
+    assert len(classes) == cls.n_classes and (*map(len, split),) == find_source(cls).sizes
     assert min(Counter(item.label for item in split.train).values()) >= 16
     assert set(Path(item.path).suffix for part in split for item in part) <= {".jpg"}
 

@@ -21,12 +21,15 @@ LAYERS, WIDTH = 2, 64  # of both towers of the toy CLIP
 
 @pytest.fixture
 def clone(tmp_path):
-    """A copy of the code with the page's files in their places."""
+    """A copy of the code with the page's files in their places, installed in ``clone/site``."""
     copy = tmp_path / "clone"
-    skipped = shutil.ignore_patterns("__pycache__", "assets", "*.safetensors")
-    for folder in ("trainers", "datasets", "tools", "compat", "configs", "scripts"):
+    skipped = shutil.ignore_patterns("__pycache__", "*.safetensors")
+    for folder in ("trainers", "datasets", "configs", "scripts"):
         shutil.copytree(REPO / folder, copy / folder, ignore=skipped)
     shutil.copy(REPO / "train.py", copy)
+    (copy / "site").mkdir()
+    (copy / "site" / "advprompt").symlink_to(copy / "trainers")
+    (copy / "trainers" / "datasets").symlink_to(copy / "datasets")
     for block in FILE.finditer(PAGE.read_text(encoding="utf-8")):
         path = copy / block["path"]
         assert not path.exists(), f"{path} is in the repository already"
@@ -56,6 +59,7 @@ def call(clone, pets, toy_file, script: str, *words: str, **environment):
         "OUTPUT": str(clone / "output"),
         "SEEDS": "1",
         "PYTHON": sys.executable,
+        "PYTHONPATH": str(clone / "site"),
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
@@ -121,7 +125,7 @@ def test_the_pages_code_is_typed_as_the_projects(clone):
                 "--config",
                 str(REPO / "pyproject.toml"),
                 "--no-cache",
-                "trainers/own",
+                "trainers/custom",
             ],
             cwd=clone,
             capture_output=True,

@@ -6,40 +6,37 @@ import re
 from pathlib import Path
 
 import pytest
-from make_records import TRANSFER, WHITE_BOX, make, outcome, zero_shot
+from make_records import TRANSFER, WHITE_BOX, listed, make, outcome, write, zero_shot
 
-from advprompt import records
-from advprompt.report import command as report
-from advprompt.report import layouts
-from advprompt.report.costs import cost_sheet
-from advprompt.report.joins import Join, build_joins
-from advprompt.report.tidy import tidy_csv
-from advprompt.utils.io import write_json
+from advprompt.report import layout
+from advprompt.report import render as report
+from advprompt.report.across import arrange
+from advprompt.report.layout import cost_sheet, tidy_csv
+from advprompt.report.tables import build_tables
 
 FLIPS, SHIFTS = ({"INPUT.TRANSFORMS": [t]} for t in ("random_flip", "random_translation"))
 TWO = {"base": (80, 40, 30), "new": (60, 20, 0)}
 
 
-def listed(made):
-    return {Path(f"run{i}/record.json"): record for i, record in enumerate(made)}
+def split_up(*made):
+    """The tables across tests of records, and those of one test."""
+    tables = arrange(listed(*made))
+    return [t for t in tables if t.across], [t for t in tables if not t.across]
 
 
 def joined(*made):
-    """The only join of these records, and its sheet."""
-    ((join,), tables) = build_joins(listed(made))
+    """The only table across tests of these records, and its sheet."""
+    ((join,), tables) = split_up(*made)
     assert not tables
-    return join, layouts.join_sheet(join)
-
-
-def scored(clean, transfer, white_box):
-    return {"clean": clean, "transfer": transfer, "white_box": white_box}
+    return join, layout.table_sheet(join)
 
 
 def half(split, seed=1, **changes):
     """A base-to-novel record of one half of the classes."""
     facts = {"DATASET.SUBSAMPLE_CLASSES": split, "OUTPUT_DIR": f"{split}/{seed}"}
     fields = {"protocol": "base2new", "split": split, "seed": seed, "classes": 5, "config": facts}
-    return make(**scored(*TWO[split]) | fields | changes)
+    scores = dict(zip(("clean", "transfer", "white_box"), TWO[split], strict=True))
+    return make(**scores | fields | changes)
 
 
 def across(dataset, seed=1, protocol="xd", source="ImageNet", config=None, **changes):
@@ -64,16 +61,9 @@ def test_base_and_new_stand_in_one_table_with_the_mean_of_the_averages():
         for name in ("base", "new", "H")
     ]
     ((*cells, seeds),) = shown(sheet)
-    assert cells == [
-        "83.0 ± 12.9",
-        "62.0 ± 8.6",
-        "71.0",  # 2 * 83 * 62 / 145, of the averages
-        "40.0 ± 0.0",
-        "20.0 ± 0.0",
-        "26.7",
-        "30.0 ± 0.0",
-        "0.0 ± 0.0",
-        "0.0",
+    assert cells == [  # 71.0 is 2 * 83 * 62 / 145, of the averages
+        *("83.0 ± 12.9", "62.0 ± 8.6", "71.0", "40.0 ± 0.0", "20.0 ± 0.0", "26.7"),
+        *("30.0 ± 0.0", "0.0 ± 0.0", "0.0"),
     ]
     assert seeds == "3" and not sheet.notes
     assert sheet.title == "EuroSAT, base-to-novel, 5 base and 5 new classes, tiny"
@@ -86,9 +76,9 @@ def test_zero_shot_rows_join_whatever_their_protocol():
     for untrained in (own, under):
         _, sheet = joined(*halves, *untrained)
         assert [row[0] for row in sheet.blocks[0].rows] == ["ZeroshotCLIP", "AdvPT"]
-    ((join,), _) = build_joins(listed(under))  # alone
+    ((join,), _) = split_up(*under)  # alone
     assert len(join.rows) == 1
-    _, tables = build_joins(listed(own))
+    _, tables = split_up(*own)
     assert len(tables) == 2
 
 
@@ -104,11 +94,11 @@ APART = {
 
 @pytest.mark.parametrize("changes", APART.values(), ids=APART)
 def test_halves_of_other_settings_never_meet(changes):
-    joins, _ = build_joins(listed([half("base"), half("new", **changes)]))
-    assert [len(join.tables) for join in joins] == [1, 1]
+    joins, _ = split_up(half("base"), half("new", **changes))
+    assert [len(join.tests) for join in joins] == [1, 1]
     for join in joins:
         assert any(note.startswith("missing: ") for note in join.notes)
-        assert shown(layouts.join_sheet(join))[0].count("–") == 2 * (1 + len(join.signatures))
+        assert shown(layout.table_sheet(join))[0].count("–") == 2 * (1 + len(join.figures[1:]))
 
 
 def test_other_training_is_another_row():
@@ -118,7 +108,7 @@ def test_other_training_is_another_row():
         for lr in (0.1, 0.2)
     ]
     join, sheet = joined(*made)
-    assert [row.row.name for row in join.rows] == ["AdvPT (OPTIM.LR=0.1)", "AdvPT (OPTIM.LR=0.2)"]
+    assert [row.name for row in join.rows] == ["AdvPT (OPTIM.LR=0.1)", "AdvPT (OPTIM.LR=0.2)"]
     assert all("–" not in row for row in shown(sheet))
 
 
@@ -137,7 +127,7 @@ def test_missing_halves_seeds_and_duplicates_are_told():
 
 def test_another_test_set_of_a_half_keeps_a_table_of_its_own():
     made = [half("base"), half("new"), half("new", 2), half("new", 3, n=150)]
-    (join,), (table,) = build_joins(listed(made))
+    (join,), (table,) = split_up(*made)
     assert table.first["clean"]["n"] == 150
     assert any(note.startswith("apart: ") and "run3" in note for note in join.notes)
 
@@ -158,22 +148,14 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
         for seed in (0, 1, 2)
     ]
     made += [zero_shot(dataset=name) for name in ("EuroSAT", "OxfordPets", "ImageNet", "Food101")]
-    joins, (alone,) = build_joins(listed(made))
+    joins, (alone,) = split_up(*made)
     assert alone.first["dataset"] == "Food101"  # which no prompt was tested on
     (join,) = joins
-    sheet = layouts.join_sheet(join)
-    assert [block.heading for block in sheet.blocks] == [
-        "clean",
-        "transfer PGD-40 16/255 (embedding-KL)",
-        "end-to-end PGD-100 1/255",
-    ]
-    assert [(c.group, c.name) for c in sheet.blocks[0].columns[3:]] == [
-        ("source", "ImageNet"),
-        ("target", "Pets"),
-        ("target", "EuroSAT"),
-        ("target", "average"),
-        ("", "seeds n"),
-    ]
+    sheet = layout.table_sheet(join)
+    assert [block.heading for block in sheet.blocks] == [name for name, _ in join.figures]
+    columns = [column.heading for column in sheet.blocks[0].columns[3:]]
+    targets = ["target Pets", "target EuroSAT", "target average"]
+    assert columns == ["source ImageNet", *targets, "seeds n"]
     (zero, prompts) = shown(sheet)
     assert zero == ["80.0", "80.0", "80.0", "80.0", "1"]
     assert prompts == ["70.0 ± 2.5", "82.0 ± 2.5", "41.0 ± 2.5", "61.5 ± 2.5", "3"]
@@ -184,19 +166,17 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
 
 def test_a_source_without_its_targets_has_no_average():
     """As when a report is asked for of the source's folder alone."""
-    (join,), _ = build_joins(listed([across("ImageNet"), across("ImageNet", seed=2)]))
-    sheet = layouts.join_sheet(join)
+    (join,), _ = split_up(across("ImageNet"), across("ImageNet", seed=2))
+    sheet = layout.table_sheet(join)
     assert sheet.title == "ImageNet without a target, cross-dataset, tiny"
-    assert [(c.group, c.name) for c in sheet.blocks[0].columns[3:]] == [
-        ("source", "ImageNet"),
-        ("", "seeds n"),
-    ]
+    columns = [column.heading for column in sheet.blocks[0].columns[3:]]
+    assert columns == ["source ImageNet", "seeds n"]
     assert [len(row) for row in shown(sheet)] == [2]
 
 
 def test_a_target_that_would_be_augmented_otherwise_is_the_same_model():
     made = [across("ImageNet", config=FLIPS), across("Shapes", config=SHIFTS)]
-    (join,), _ = build_joins(listed(made))
+    (join,), _ = split_up(*made)
     (row,) = join.rows
     assert set(row.parts) == {"ImageNet", "Shapes"}
 
@@ -215,7 +195,7 @@ def test_models_that_every_part_tells_apart_are_rows_of_their_own():
         for config, clean in ((FLIPS, 60), (SHIFTS, 70))
     ]
     join, sheet = joined(*made)
-    assert [row.row.name for row in join.rows] == [
+    assert [row.name for row in join.rows] == [
         'AdvPT (INPUT.TRANSFORMS=["random_flip"])',
         'AdvPT (INPUT.TRANSFORMS=["random_translation"])',
     ]
@@ -241,7 +221,7 @@ TWINS = {  # the twins, the rest of the row, what it shows
 def test_twins_that_nothing_tells_apart_are_left_out(twins, rest, kept):
     made = [across(name, config=config) for name, config in twins + rest]
     made[1]["created"] = "2099-01-01T00:00:00+00:00"  # being newer, it was the row's figure
-    (join,), (table,) = build_joins(listed(made))
+    (join,), (table,) = split_up(*made)
     (row,) = join.rows
     assert list(row.parts) == kept and ambiguous(join) == ["01"]
     assert not any(note.startswith(("missing: AdvPT", "duplicate")) for note in join.notes)
@@ -251,35 +231,33 @@ def test_twins_that_nothing_tells_apart_are_left_out(twins, rest, kept):
 def test_untrained_models_of_other_templates_do_not_mix():
     untrained = [zero_shot(dataset="EuroSAT", config={"DATASET.TEMPLATE": t}) for t in ("", "a {}")]
     made = [across("ImageNet"), across("EuroSAT"), zero_shot(dataset="ImageNet"), *untrained]
-    (join,), _ = build_joins(listed(made))
+    (join,), _ = split_up(*made)
     assert ambiguous(join) == ["34"] and len(join.rows) == 2
 
 
 def test_few_shot_twins_of_the_source_are_left_out():
     sources = [make(dataset="ImageNet", clean=c, config=t) for c, t in ((70, FLIPS), (90, SHIFTS))]
     made = [across("EuroSAT", config=SHIFTS), *sources]
-    (join,), tables = build_joins(listed(made))
+    (join,), tables = split_up(*made)
     (row,) = join.rows
     assert list(row.parts) == ["EuroSAT"] and ambiguous(join) == ["12"]
     assert sum(len(table.rows) for table in tables) == 2
     newer = {"created": "2099-01-01T00:00:00+00:00"}
     again = make(dataset="ImageNet", clean=75, config=FLIPS) | newer
-    (join,), _ = build_joins(listed([made[0], again, sources[0]]))  # one model, tested twice
-    assert join.rows[0].mean("ImageNet") == 75 and not ambiguous(join)
+    (join,), _ = split_up(made[0], again, sources[0])  # one model, tested twice
+    assert join.rows[0].accuracies(None, "ImageNet") == [75] and not ambiguous(join)
 
 
 @pytest.mark.parametrize("style", [*report.WRITERS, "html"])
-def test_a_join_of_twins_alone_still_says_so(style, tmp_path):
+def test_a_table_of_twins_alone_still_says_so(style, tmp_path):
     made = [
         across(name, config=FLIPS | {"DATASET.VAL_PERCENT": v + i})
         for i, name in enumerate(("ImageNet", "EuroSAT"))
         for v in (0.1, 0.2)
     ]
-    (join,), tables = build_joins(listed(made))
+    (join,), tables = split_up(*made)
     assert not join.rows and ambiguous(join) == ["01", "23"] and len(tables) == 2
-    for i, record in enumerate(made):
-        records.write_record(tmp_path / f"run{i}", record)
-    text, _ = report.render([str(tmp_path)], style, costs=True)
+    text, _ = report.render([write(tmp_path, *made)], style, costs=True)
     assert "several models on" in " ".join(text.split())
 
 
@@ -301,14 +279,14 @@ def test_the_few_shot_run_stands_for_the_source_figure():
         for c in ({"config": {}, "clean": 70}, {"config": {"OPTIM.LR": 9}})
     ]
     made = [across("EuroSAT"), across("EuroSAT", 2), *few_shot]
-    (join,), tables = build_joins(listed(made))
-    ((source, target, *_),) = shown(layouts.join_sheet(join))
+    (join,), tables = split_up(*made)
+    ((source, target, *_),) = shown(layout.table_sheet(join))
     assert (source, target) == ("70.0", "80.0 ± 0.0")
     assert "no seed 2 on ImageNet" in " ".join(join.notes)
     (table,) = tables  # where it stands as well, beside the one of another training
     assert len(table.rows) == 2
     made[0] = across("EuroSAT", config={"OPTIM.LR": 9})
-    (join,), _ = build_joins(listed(made))
+    (join,), _ = split_up(*made)
     assert sorted(list(row.parts) for row in join.rows) == [["EuroSAT"], ["ImageNet", "EuroSAT"]]
 
 
@@ -319,10 +297,10 @@ def test_sources_and_protocols_are_tables_of_their_own():
         for protocol in ("xd", "dg")
         for source in ("ImageNet", "Shapes", None)
     ]
-    joins, alone = build_joins(listed(made))
+    joins, alone = split_up(*made)
     assert len(joins) == 4 and all(len(join.rows) == 1 for join in joins)
     assert len(alone) == 4 and all("source: " in " ".join(table.notes) for table in alone)
-    tables = report.build_tables(listed(made))  # as the CSV has them: nothing is a duplicate
+    tables = build_tables(listed(*made))  # as the CSV has them: nothing is a duplicate
     assert not any(note.startswith("duplicate") for table in tables for note in table.notes)
 
 
@@ -330,9 +308,9 @@ def test_prompts_of_unknown_source_are_averaged_with_none():
     older = [{k: v for k, v in across("EuroSAT", 3).items() if k != "source"}]
     made = [across("EuroSAT", 1), across("EuroSAT", 2, source=None), *older]
     made += [across("EuroSAT", 2, source=None, clean=70), zero_shot()]
-    (join,), (alone,) = build_joins(listed(made))
-    assert [set(row.row.shots for row in join.rows), len(alone.rows)] == [{0, 16}, 4]
-    (table,) = report.build_tables(listed(made))
+    (join,), (alone,) = split_up(*made)
+    assert [set(row.shots for row in join.rows), len(alone.rows)] == [{0, 16}, 4]
+    (table,) = build_tables(listed(*made))
     for rows in (alone.rows, table.rows):
         assert all(len(row.runs) == 1 for row in rows) and len({r.name for r in rows}) == len(rows)
     named = {row.name.partition("(")[2] for row in table.rows if row.shots}
@@ -342,32 +320,21 @@ def test_prompts_of_unknown_source_are_averaged_with_none():
             f"run{i}/" in note for i, note in zip((1, 2, 3), sorted(notes), strict=True)
         ] == 3 * [True]
     text = tidy_csv([table])
-    assert {row["source"] for row in csv.DictReader(io.StringIO(text))} == {
-        "",
-        "ImageNet",
-        "unknown 1",
-        "unknown 2",
-        "unknown 3",
-    }
+    sources = {row["source"] for row in csv.DictReader(io.StringIO(text))}
+    assert sources == {"", "ImageNet", "unknown 1", "unknown 2", "unknown 3"}
 
 
 def test_an_unknown_source_may_be_the_tested_data():
     made = [across("ImageNet", source=None), across("EuroSAT"), across("EuroSAT", 2)]
-    (join,), (table,) = build_joins(listed(made))
-    assert list(join.tables) == ["EuroSAT"] and table.first["dataset"] == "ImageNet"
+    (join,), (table,) = split_up(*made)
+    assert list(join.tests) == ["EuroSAT"] and table.first["dataset"] == "ImageNet"
 
 
 def test_domain_shift_has_the_papers_columns():
     names = ("ImageNetR", "ImageNetA", "ImageNet", "ImageNetSketch", "ImageNetV2")
     _, sheet = joined(*(across(name, protocol="dg") for name in names))
     columns = [column.heading for column in sheet.blocks[0].columns[3:]]
-    assert columns[:5] == [
-        "source ImageNet",
-        "target -V2",
-        "target -Sketch",
-        "target -A",
-        "target -R",
-    ]
+    assert columns[:5] == ["source ImageNet", *(f"target -{n}" for n in ("V2", "Sketch", "A", "R"))]
     assert sheet.title == "ImageNet to 4 shifted data sets, domain shift, tiny"
     assert not sheet.notes
 
@@ -382,33 +349,24 @@ def test_self_checks_name_the_test():
 @pytest.fixture
 def folder(tmp_path):
     made = [half(s) for s in TWO] + [across("ImageNet"), across("EuroSAT"), make(shots=1)]
-    for i, record in enumerate(made):
-        write_json(tmp_path / f"run{i}" / records.FILE_NAME, record)
-    return str(tmp_path)
+    return write(tmp_path, *made)
 
 
 @pytest.mark.parametrize("style", report.WRITERS)
-def test_every_format_holds_the_joins_and_costs(style, folder, monkeypatch):
-    monkeypatch.setattr(records, "validate_record", lambda record, where="": record)
+def test_every_format_holds_the_joins_and_costs(style, folder):
     text, remarks = report.render([folder], style, costs=True)
     assert not remarks
     flat = " ".join(text.replace("\\", "").split())
-    for wanted in (
-        "68.6",
-        "base-to-novel, 5 base and 5 new classes",
-        "ImageNet to 1 data set,",
-        "Costs: EuroSAT, few-shot",
-        "seconds",
-        "no run on",
-    ):
-        assert wanted in flat, wanted
+    for wanted in ("68.6", "base-to-novel, 5 base and 5 new classes", "ImageNet to 1 data set,"):
+        assert wanted in flat
+    for wanted in ("Costs: EuroSAT, few-shot", "seconds", "no run on"):
+        assert wanted in flat
     assert flat.count("few-shot, 10 classes") == 2  # with its costs; no table for a split alone
     if style == "latex":
         assert r"\multicolumn{3}{c}{clean}" in text and r"\cmidrule(lr){4-6}" in text
 
 
-def test_csv_stays_long(folder, monkeypatch):
-    monkeypatch.setattr(records, "validate_record", lambda record, where="": record)
+def test_csv_stays_long(folder):
     text, remarks = report.render([folder], "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert {(r["dataset"], r["protocol"], r["split"], r["source"]) for r in rows} == {
@@ -421,15 +379,11 @@ def test_csv_stays_long(folder, monkeypatch):
     assert len(rows) == 5 * 3 and any("papers" in remark for remark in remarks)
 
 
-def test_the_first_images_are_no_whole_test_set_anywhere():
-    from advprompt.cli import export
-
-    (table,) = report.build_tables({Path("a"): make(config={"TEST.FIRST": 50})})
+def test_the_first_images_are_no_whole_test_set():
+    (table,) = build_tables(listed(make(config={"TEST.FIRST": 50})))
     (row, *_) = csv.DictReader(io.StringIO(tidy_csv([table])))
     assert (row["subset"], row["first"]) == ("", "50")
-    told = "the first by file name, TEST.FIRST 50"
-    assert any(told in line for line in layouts.caption(table))
-    assert any(told in line for line in export._figures(export.figures(table.first)))
+    assert any("the first by file name, TEST.FIRST 50" in line for line in layout.caption(table))
 
 
 def test_costs_are_means_over_seeds_of_all_tests():
@@ -439,7 +393,7 @@ def test_costs_are_means_over_seeds_of_all_tests():
     join, _ = joined(*made)
     ((*_, parameters, epochs, train, bank, evaluation, device),) = cost_sheet(join).blocks[0].rows
     assert (parameters, epochs, train, bank, evaluation) == ("4096", "50", "150", "5.0", "42")
-    assert "CPU" in device and isinstance(join, Join)
+    assert "CPU" in device
 
 
 def test_costs_are_means_over_the_seeds_that_have_them():
@@ -456,3 +410,43 @@ def test_costs_are_means_over_the_seeds_that_have_them():
         "AdvPT": ["100", "5.0", "42"],
         "CoOp": ["–", "–", "16"],
     }
+
+
+def in_run(run, **tests):
+    """Records of one run folder: its own, and those of tests of the finished model."""
+    own = {Path(f"{run}/record.json"): tests.pop("own")}
+    return own | {Path(f"{run}/tests/{name}/record.json"): r for name, r in tests.items()}
+
+
+def test_tests_lie_in_the_run_that_trained():
+    own = make(dataset="ImageNet", clean=70, config={})
+    found = in_run("a", own=own, eurosat=across("EuroSAT", clean=50), pets=across("OxfordPets"))
+    joined, few_shot = arrange(found)[::-1]
+    assert shown(layout.table_sheet(joined)) == [["70.0", "80.0", "50.0", "65.0", "1"]]
+    assert not few_shot.across and len(few_shot.rows) == 1
+    (table,) = arrange(in_run("a", own=half("base"), new=half("new")))
+    assert shown(layout.table_sheet(table))[0][:3] == ["80.0", "60.0", "68.6"]
+
+
+def test_an_older_copy_of_the_sources_record_counts_once():
+    own = make(dataset="ImageNet", clean=70, config={})
+    found = in_run("a", own=own, eurosat=across("EuroSAT"))
+    copy = {Path("xd/ImageNet/seed1/record.json"): across("ImageNet", clean=70)}
+    (table,) = [table for table in arrange(found | copy) if table.across]
+    assert shown(layout.table_sheet(table)) == [["70.0", "80.0", "80.0", "1"]]
+    assert not any(note.startswith("duplicate") for note in table.notes)
+
+
+def test_run_folders_tell_twins_apart():
+    crops = ({"INPUT.TRANSFORMS": [t]} for t in ("center_crop", "random_resized_crop"))
+    own = (make(dataset="ImageNet", clean=c, config=t) for c, t in ((70, FLIPS), (90, SHIFTS)))
+    runs = [
+        in_run(name, own=record, xd=across("EuroSAT", config=config))
+        for name, record, config in zip("ab", own, crops, strict=True)
+    ]
+    (table,) = [table for table in arrange(runs[0] | runs[1]) if table.across]
+    assert [row[0] for row in shown(layout.table_sheet(table))] == ["70.0", "90.0"]
+    assert not ambiguous(table)
+    del runs[1][Path("b/tests/xd/record.json")]  # the other was tested on its source only
+    (table,) = [table for table in arrange(runs[0] | runs[1]) if table.across]
+    assert [row[:2] for row in shown(layout.table_sheet(table))] == [["70.0", "80.0"]]

@@ -8,6 +8,7 @@ from PIL import Image
 from advprompt.attacks import AttackSpec
 from advprompt.cli import picture
 from advprompt.evaluation import pictures
+from advprompt.records.examples import load_examples
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
 
@@ -114,7 +115,7 @@ def examples(folder):
 def test_examples_can_be_drawn_again(tmp_path):
     path = examples(tmp_path)
     first = path.read_bytes()
-    kept = pictures.load_examples(tmp_path)
+    kept = load_examples(tmp_path)
     assert kept["labels"] == NAMES
     assert [name for name, _ in kept["after"]] == [NAMES[2], NAMES[0], NAMES[1]]
     assert kept["eps"] == 8 / 255 and "end-to-end PGD-20" in kept["title"]

@@ -255,9 +255,8 @@ def test_interval_over_seeds():
 
 def test_t_quantiles():
     stats = pytest.importorskip("scipy.stats")
-    for n in range(2, 31):
+    for n in range(2, 40):
         assert t95(n) == pytest.approx(stats.t.ppf(0.975, n - 1), abs=1e-4)
-    assert t95(31) == 1.96
 
 
 @pytest.mark.parametrize("a, b, mean", [(50, 50, 50), (80, 20, 32), (0, 90, 0), (0, 0, 0)])

@@ -1,28 +1,34 @@
-"""The built-in data set: drawn once, whole, the same everywhere, and resumed after a cut."""
+"""The built-in data sets: drawn once, completely, and the same everywhere."""
 
+import hashlib
 from collections import Counter
 
 import numpy as np
 import pytest
+from make_datasets import config
 from PIL import Image
-from yacs.config import CfgNode
 
 import advprompt
-from advprompt.datasets import base, drawing, shapes
-from advprompt.datasets.shapes import IMAGES_PER_CLASS, Shapes, draw_all, draw_class, recipe_digest
+from advprompt.datasets import DRAWN, base, drawing, shapes, shifts
+from advprompt.datasets.shapes import IMAGES_PER_CLASS, Shapes
 
 UserError = advprompt.UserError
-
-
-def config(root, shots=-1, *, output="output", **dataset):
-    return CfgNode(
-        {
-            "DATASET": {"ROOT": str(root), "NUM_SHOTS": shots, **dataset},
-            "TEST": {"SUBSET": 0},
-            "SEED": 1,
-            "OUTPUT_DIR": str(output),
-        }
-    )
+CLASSES = ("red circle", "blue star", "pink heart", "green crescent", "yellow arrow", "red cross")
+DIGESTS = {  # of one image of each of the classes
+    "pretrain": "5a898296248e9415",
+    "train": "1318e63381176309",
+    "val": "5f64e0762d12ed60",
+    "test": "b8c561b849a47f59",
+    "check": "dedbdfc2774659fe",
+}
+SHIFT_DIGESTS = {
+    "shapes_sketch": "11de9dfcb72d59d8",
+    "shapes_noise": "c7311e83c15e808a",
+    "shapes_blur": "e1646342b8e25220",
+    "shapes_background": "b4833b28d820fcad",
+    "shapes_novel": "d365ea06a54a2ea7",
+    "shapes_patterns": "fccda73ade5a3137",
+}
 
 
 @pytest.fixture
@@ -58,10 +64,20 @@ def test_files_hold_what_the_drawing_gives(tmp_path, few):
     assert np.array_equal(np.asarray(Image.open(last.impath)), pixels)
 
 
-def test_drawn_twice_is_the_same(tmp_path, few):
-    draw_all(tmp_path / "a")
-    draw_all(tmp_path / "b")
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+@pytest.mark.parametrize(("stream", "digest"), DIGESTS.items())
+def test_the_drawings_are_those_of_their_version(stream, digest):
+    """Where this fails on purpose, change `Shapes.version` and `DrawnTest.version` too."""
+    pixels = [drawing.sample(stream, 7 * n, name)[1] for n, name in enumerate(CLASSES)]
+    assert hashlib.sha256(np.stack(pixels)).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("name", SHIFT_DIGESTS)
+def test_the_shifts_are_those_of_their_version(name):
+    cls, pixels = DRAWN[name], []
+    for n, classname in enumerate(cls.class_names()[:4]):
+        image = cls.picture(40 * n, classname, np.random.default_rng([shifts.SALT, n]))
+        pixels.append(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8))
+    assert hashlib.sha256(np.stack(pixels)).hexdigest()[:16] == SHIFT_DIGESTS[name]
 
 
 def test_drawn_once(tmp_path, few, monkeypatch):
@@ -71,9 +87,8 @@ def test_drawn_once(tmp_path, few, monkeypatch):
     assert [d.impath for d in second.train_x] == [d.impath for d in first.train_x]
 
 
-def test_a_cut_run_goes_on(tmp_path, few, monkeypatch):
-    whole = tmp_path / "whole"
-    draw_all(whole)
+def test_what_an_interrupted_run_left_is_drawn_again(tmp_path, few, monkeypatch):
+    Shapes.draw_into(tmp_path / "whole")
     sample, drawn = drawing.sample, []
 
     def cut(stream, index, classname):
@@ -82,28 +97,29 @@ def test_a_cut_run_goes_on(tmp_path, few, monkeypatch):
         drawn.append((stream, index))
         return sample(stream, index, classname)
 
-    monkeypatch.setattr(drawing, "sample", cut)
-    with pytest.raises(KeyboardInterrupt):
-        Shapes(config(tmp_path))
-    folder = tmp_path / "shapes" / recipe_digest()
-    assert not (folder / "manifest.json").exists()
-    kept = {p.name for p in (folder / "train").iterdir()}
-    assert len(kept) == 2  # two whole classes and no half one
-
-    monkeypatch.setattr(drawing, "sample", sample)
-    times = {p: p.stat().st_mtime_ns for p in folder.rglob("*.png")}
+    with monkeypatch.context() as patch:
+        patch.setattr(drawing, "sample", cut)
+        with pytest.raises(KeyboardInterrupt):
+            Shapes(config(tmp_path))
+    folder = tmp_path / "shapes" / Shapes.version
+    assert not any(folder.parent.iterdir())
+    (folder / "train" / "red_circle").mkdir(parents=True)  # of an older version of this code
     Shapes(config(tmp_path))
-    assert contents(folder) == contents(whole)
-    assert all(path.stat().st_mtime_ns == then for path, then in times.items())
+    assert contents(folder) == contents(tmp_path / "whole")
 
 
-def test_another_run_was_faster(tmp_path, few):
-    folder = tmp_path / "train" / "red_circle"
-    draw_class(folder, "train", 0, "red circle")
-    before = contents(tmp_path)
-    draw_class(folder, "train", 0, "red circle")
-    assert contents(tmp_path) == before
-    assert [p.name for p in (tmp_path / "train").iterdir()] == ["red_circle"]
+def test_another_run_was_faster(tmp_path, few, monkeypatch):
+    draw, folder = Shapes.draw.__func__, tmp_path / "shapes"
+
+    def slow(cls, unfinished):
+        monkeypatch.setattr(Shapes, "draw", classmethod(draw))
+        Shapes.draw_into(folder)  # meanwhile
+        return draw(cls, unfinished)
+
+    monkeypatch.setattr(Shapes, "draw", classmethod(slow))
+    Shapes.draw_into(folder)
+    assert (folder / "manifest.json").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["shapes"]
 
 
 def test_read_only_root_uses_the_output(tmp_path, few, monkeypatch):
@@ -136,9 +152,3 @@ def test_full_disk_leaves_no_half_folder(tmp_path, few, monkeypatch):
     with pytest.raises(UserError, match="No space left on device"):
         Shapes(config(tmp_path))
     assert not [p for p in tmp_path.rglob("*") if p.is_file() or p.name.startswith(".")]
-
-
-def test_another_recipe_gets_its_own_folder(monkeypatch):
-    before = recipe_digest()
-    monkeypatch.setattr(shapes, "IMAGES_PER_CLASS", {"train": 1, "val": 1, "test": 1})
-    assert recipe_digest() != before

@@ -1,7 +1,7 @@
 """Frozen CLIP backbones: adapters, towers, text features, loading."""
 
 from .adapter import CLIPAdapter
-from .features import Prompts, text_features
+from .features import Prompts, cosine_logits, text_features
 from .loading import OPENAI, load_clip, make_adapter
 from .tiny import expand_tiny, load_tiny_state
 
@@ -9,6 +9,7 @@ __all__ = [
     "OPENAI",
     "CLIPAdapter",
     "Prompts",
+    "cosine_logits",
     "expand_tiny",
     "load_clip",
     "load_tiny_state",

@@ -1,4 +1,4 @@
-"""One face for every CLIP: frozen towers, pixels in [0,1], raw features, exact fast text."""
+"""One interface for every CLIP: frozen towers, pixels in [0, 1], raw features, exact text."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class CLIPAdapter(nn.Module):
 
     Args:
         model: a CLIP of open_clip or of OpenAI's ``clip`` (a fork's copy included).
-        tokenizer: see :class:`trainers.prompting.tokens.Tokenizer`.
-        name: the name it was asked for by.
+        tokenizer: see :class:`.tokens.Tokenizer`.
+        name: the name under which it was asked for.
         sha256: hex digest of the weights' content.
         mean, std: per-channel statistics of the image preprocessing, in [0,1] units.
         interpolation: how the images it was trained on were resized.
@@ -65,18 +65,16 @@ class CLIPAdapter(nn.Module):
         self.training = False
         # open_clip's CustomTextCLIP keeps its text tower in a module of its own
         self._custom_text = hasattr(model, "text")
-        # CoCa's encoders return unit length unless told
+        # CoCa's encoders return unit length by default
         self._raw = {"normalize": False} if agreement.normalizes(model) else {}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self._describe_image_tower(model.visual)
         self._describe_text_tower()
         self.precision = "fp32"  # the towers are tried in full precision, whatever they serve in
-        agreement.settle(self)
+        agreement.verify(self)
         self.precision, self.model = precision, _cast(model, precision)
         self.logit_scale = float(model.logit_scale.detach().float().exp())
-
-    # -- what it is ------------------------------------------------------------------------------
 
     def _describe_image_tower(self, visual: nn.Module) -> None:
         size = getattr(visual, "input_resolution", None) or getattr(visual, "image_size", 224)
@@ -92,39 +90,38 @@ class CLIPAdapter(nn.Module):
 
     def _describe_text_tower(self) -> None:
         text = self._text
-        blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
-        positions = getattr(text, "positional_embedding", None)
-        # Hugging Face towers and CoCa's extra class token go through the provider only
-        self.takes_prompts = (
-            blocks is not None and positions is not None and getattr(text, "cls_emb", None) is None
-        )
-        self.context_length = int(
-            getattr(text, "context_length", None) or self.tokenizer.context_length
-        )
+
+        def part(name: str, default=None):
+            return getattr(text, name, default)
+
+        blocks = getattr(part("transformer"), "resblocks", None)
+        positions = part("positional_embedding")
+        self.context_length = int(part("context_length") or self.tokenizer.context_length)
         self.text_layers = len(blocks) if blocks is not None else None
         self.text_width = int(positions.shape[-1]) if positions is not None else None
-        self._pool_type = getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax"))
-        self._eos_id = getattr(text, "eos_id", getattr(text, "text_eos_id", None))
-        self._causal_mask = None
-        if self.takes_prompts:
-            mask = getattr(text, "attn_mask", None)  # open_clip; OpenAI's blocks hold it themselves
-            mask = getattr(blocks[0], "attn_mask", None) if mask is None else mask
-            self.takes_prompts = mask is None or tower.is_causal(mask)
-            self._causal_mask = mask
+        self._pool_type = part("pool_type", part("text_pool_type", "argmax"))
+        self._eos_id = part("eos_id", part("text_eos_id"))
+        # Hugging Face towers and CoCa's extra class token go through the provider only
+        has_parts = blocks is not None and positions is not None and part("cls_emb") is None
+        mask = part("attn_mask") if has_parts else None  # open_clip; OpenAI's blocks hold it
+        if has_parts and mask is None:
+            mask = getattr(blocks[0], "attn_mask", None)
+        self.takes_prompts = has_parts and (mask is None or tower.is_causal(mask))
+        self._causal_mask = mask
         # whether cutting at the end token and sharing the prefix are exact for this tower
         self.causal = (
             self.takes_prompts
-            and self._causal_mask is not None
+            and mask is not None
             and self._pool_type in ("argmax", "eos")
-            and all(tower.is_standard(block) for block in blocks)
+            and all(map(tower.is_standard, blocks))
         )
-        probe = getattr(text, "text_projection", None)
-        if isinstance(probe, nn.Linear):
-            self.embed_dim = probe.out_features
-        elif probe is not None:
-            self.embed_dim = int(probe.shape[1])
+        projection = part("text_projection")
+        if isinstance(projection, nn.Linear):
+            self.embed_dim = projection.out_features
+        elif projection is not None:
+            self.embed_dim = int(projection.shape[1])
         else:
-            self.embed_dim = int(getattr(text, "output_dim", None) or self.text_width)
+            self.embed_dim = int(part("output_dim") or self.text_width)
 
     @property
     def _text(self) -> nn.Module:
@@ -176,10 +173,9 @@ class CLIPAdapter(nn.Module):
                 f"trained on images resized by '{self.interpolation}' (INPUT.INTERPOLATION)"
             )
 
-    # -- images ----------------------------------------------------------------------------------
-
     def _normalized(self, pixels: torch.Tensor, check: bool) -> torch.Tensor:
         self._present_image_tower()
+        size = self.resolution
         if check:
             low, high = float(pixels.min()), float(pixels.max())
             if not (low >= -1e-4 and high <= 1 + 1e-4):  # also refuses NaN
@@ -187,12 +183,11 @@ class CLIPAdapter(nn.Module):
                     f"pixels range over [{low:.3g}, {high:.3g}] but must lie in [0, 1]; remove "
                     "'normalize' from INPUT.TRANSFORMS, CLIP's mean and std are applied inside"
                 )
-        if pixels.shape[-2:] != (self.resolution, self.resolution):
+        if pixels.shape[-2:] != (size, size):
             height, width = pixels.shape[-2:]
             raise UserError(
                 f"images of {height}x{width} pixels do not fit {self.name}, which takes "
-                f"{self.resolution}x{self.resolution}; set INPUT.SIZE to "
-                f"({self.resolution}, {self.resolution})"
+                f"{size}x{size}; set INPUT.SIZE to ({size}, {size})"
             )
         return ((pixels - self.mean) / self.std).to(self.dtype)
 
@@ -234,10 +229,8 @@ class CLIPAdapter(nn.Module):
 
     def embed_patches(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
         """Return the native tokens with positions, (B, N, d_v), before the norm."""
-        face = self._image_face
-        x = self._normalized(pixels, check)
         with self.autocast():
-            return face.embed(x)
+            return self._image_face.embed(self._normalized(pixels, check))
 
     def norm_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Apply the norm before block 0 (``ln_pre``) to tokens (B, N, d_v) of any number N."""
@@ -262,13 +255,12 @@ class CLIPAdapter(nn.Module):
 
     def pool_image(self, tokens: torch.Tensor) -> torch.Tensor:
         """Turn the tokens (B, N, d_v) after the last block into raw features (B, D), float32."""
-        face = self._image_face
         with self.autocast():
-            return face.pool(tokens).float()
+            return self._image_face.pool(tokens).float()
 
     @property
     def _image_face(self):
-        """The image tower taken apart; made afresh because the tower may be freed or replaced."""
+        """The image tower taken apart; made on each call, as the tower may be freed or replaced."""
         if not self.is_vit:
             raise UserError(
                 f"backbone {self.name} is not a vision transformer that runs block by block, so "
@@ -281,8 +273,6 @@ class CLIPAdapter(nn.Module):
         if self.model.visual is None:
             raise RuntimeError(f"the image tower of {self.name} has been freed")
         return self.model.visual
-
-    # -- text ------------------------------------------------------------------------------------
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
         """Tokenize texts to (K, context_length) ids on the device.
@@ -319,8 +309,7 @@ class CLIPAdapter(nn.Module):
     def text_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
         """The text blocks as functions on tokens (K, L, d_t); causal where the tower is."""
         self._need_prompts()
-        blocks = self._text.transformer.resblocks
-        return [self._block(block, self._causal_mask) for block in blocks]
+        return [self._block(b, self._causal_mask) for b in self._text.transformer.resblocks]
 
     def pool_text(self, x: torch.Tensor, eot: torch.Tensor) -> torch.Tensor:
         """Turn the tokens (K, L, d_t) after the last block into raw features (K, D), float32.
@@ -331,20 +320,19 @@ class CLIPAdapter(nn.Module):
         text = self._text
         with self.autocast():
             if self._pool_type in ("argmax", "eos"):
-                rows = torch.arange(len(x), device=x.device)
-                x = text.ln_final(x[rows, eot.to(x.device)])  # (K, d_t)
+                read = x[torch.arange(len(x), device=x.device), eot.to(x.device)]
             elif self._pool_type in ("first", "last"):
-                x = text.ln_final(x[:, 0 if self._pool_type == "first" else -1])
+                read = x[:, 0 if self._pool_type == "first" else -1]
             else:
                 raise UserError(
                     f"backbone {self.name} pools its text by '{self._pool_type}', which learned "
                     "prompts do not support; choose another backbone"
                 )
-            if isinstance(text.text_projection, nn.Linear):
-                x = text.text_projection(x)
-            elif text.text_projection is not None:
-                x = x @ text.text_projection
-            return x.float()
+            found, projection = text.ln_final(read), text.text_projection  # (K, d_t)
+            if projection is not None:
+                linear = isinstance(projection, nn.Linear)
+                found = projection(found) if linear else found @ projection
+            return found.float()
 
     def provider_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """Encode token ids (K, L) by the provider's own ``encode_text``: raw (K, D), float32."""
@@ -376,7 +364,7 @@ class CLIPAdapter(nn.Module):
         class_chunk: int = 0,
         between: Between | None = None,
     ) -> torch.Tensor:
-        """Encode prompts given as embeddings; exact, but without the work that cannot matter.
+        """Encode prompts given as embeddings; exact, but without work that cannot matter.
 
         A causal tower is cut after the last end token, and the first ``shared`` positions, which
         must be the same for all classes, are computed once from row 0 (their gradient goes there);
@@ -427,23 +415,15 @@ class CLIPAdapter(nn.Module):
         features = []
         for first in range(0, len(suffix), class_chunk):
             rows = slice(first, first + class_chunk)
+            arguments = suffix[rows], eot[rows], first
             if recompute:
-                part = checkpoint(
-                    encode,
-                    suffix[rows],
-                    eot[rows],
-                    first,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
+                options = {"use_reentrant": False, "preserve_rng_state": False}
+                features.append(checkpoint(encode, *arguments, **options))
             else:
-                part = encode(suffix[rows], eot[rows], first)
-            features.append(part)
+                features.append(encode(*arguments))
         return torch.cat(features)  # (K, D)
 
-    def _prefix(
-        self, x: torch.Tensor, between: Between | None
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _prefix(self, x: torch.Tensor, between: Between | None) -> list[tuple]:
         """Keys and values of every block for the shared prefix (1, S, d_t)."""
         past = []
         for layer, block in enumerate(self._text.transformer.resblocks):
@@ -478,15 +458,12 @@ class CLIPAdapter(nn.Module):
 
 
 def _cast(model: nn.Module, precision: str) -> nn.Module:
-    """Bring the weights to the type of ``precision``."""
+    """Convert the weights to the type of ``precision``."""
     dtype = PRECISIONS[precision]
     model = model.to(dtype)
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm) and dtype != torch.float32:
-            # OpenAI's subclass computes in float32 and needs its parameters there
-            probe = torch.zeros(module.normalized_shape, dtype=dtype, device=module.weight.device)
-            try:
-                module(probe)
-            except RuntimeError:
-                module.float()
+    for norm in (m for m in model.modules() if isinstance(m, nn.LayerNorm)):
+        try:
+            norm(torch.zeros(norm.normalized_shape, dtype=dtype, device=norm.weight.device))
+        except RuntimeError:  # OpenAI's subclass computes in float32 and needs its weights there
+            norm.float()
     return model

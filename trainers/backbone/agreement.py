@@ -1,10 +1,10 @@
-"""What a backbone allows, found by trying: the towers taken apart must equal the towers whole.
+"""Check a new adapter by running its towers both whole and block by block.
 
-A text tower may look ahead, mask its padding or pool in its own way, an image tower may do between
-its blocks what none of its parts shows. The structure tells most of it; here two texts and one
-image go both ways through the towers, and what does not agree is not used. Blocks of one kind need
-not all be run for that: two in the text tower, where the second shows what the first let the prefix
-see, one in the image tower.
+A text tower may look ahead, mask its padding or pool in its own way; an image tower may do more
+between its blocks than its parts show. The structure reveals most of it. Here two texts and one
+image are run through the provider's encoder and block by block; if the outputs differ, the
+block-wise path is disabled. Where all blocks are of one kind a few are enough: two in the text
+tower (the second sees what the first let the prefix see), one in the image tower.
 """
 
 from __future__ import annotations
@@ -16,19 +16,40 @@ import torch
 from torch import nn
 
 from ..utils.errors import UserError
-from ..utils.versions import exact_products
 
 TOLERANCE = 1e-4  # of the largest value; rounding stays below 1e-5
 
 
 def normalizes(model) -> bool:
-    """Whether ``encode_image`` of ``model`` returns unit length unless told not to (CoCa)."""
+    """Return True if ``encode_image`` of ``model`` returns unit length by default (CoCa)."""
     asked = inspect.signature(model.encode_image).parameters.get("normalize")
     return asked is not None and asked.default is True
 
 
+@contextlib.contextmanager
+def exact_products():
+    """Multiply float32 matrices in float32, whatever the caller has switched on."""
+    switches = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    if hasattr(switches[0], "fp32_precision"):  # since 2.9; once used, the old one is unreadable
+        saved = {s: s.fp32_precision for s in switches if s.fp32_precision in ("tf32", "bf16")}
+        for switch in saved:
+            switch.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for switch, value in saved.items():
+                switch.fp32_precision = value
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @torch.no_grad()
-def settle(clip) -> None:
+def verify(clip) -> None:
     """Try the towers of a new adapter and correct what their structure promised.
 
     Sets ``causal`` (cutting and sharing the prefix are exact), ``takes_prompts`` (the text tower
@@ -39,24 +60,16 @@ def settle(clip) -> None:
     """
     clip.model.float()
     with torch.autocast(clip.device.type, enabled=False), exact_products():
-        _settle(clip)
-
-
-def _settle(clip) -> None:
-    promised = clip.causal, clip.takes_prompts, clip.is_vit
-    if clip.causal and not _texts_agree(clip):
-        clip.causal = False
-    if clip.takes_prompts and not clip.causal:
-        clip.takes_prompts = _texts_agree(clip)
-    if clip.is_vit and not _images_agree(clip):
-        clip._set_image_face(None)
-    if (clip.causal, clip.takes_prompts, clip.is_vit) != promised:
-        _check_finite(clip)
-
-
-def _check_finite(clip) -> None:
-    """Tell broken weights from a tower that works otherwise: NaN agrees with nothing."""
-    for name, value in clip.model.named_parameters():
+        promised = clip.causal, clip.takes_prompts, clip.is_vit
+        if clip.causal and not _texts_agree(clip):
+            clip.causal = False
+        if clip.takes_prompts and not clip.causal:
+            clip.takes_prompts = _texts_agree(clip)
+        if clip.is_vit and not _images_agree(clip):
+            clip._set_image_face(None)
+    if (clip.causal, clip.takes_prompts, clip.is_vit) == promised:
+        return
+    for name, value in clip.model.named_parameters():  # NaN agrees with nothing
         if not value.isfinite().all():
             raise UserError(
                 f"the weights of backbone {clip.name} hold NaN or infinite values (tensor "
@@ -66,7 +79,7 @@ def _check_finite(clip) -> None:
 
 @contextlib.contextmanager
 def _shortened(home: nn.Module, name: str, count: int):
-    """Leave only the first blocks in a tower whose blocks are all of one kind, for a while."""
+    """Temporarily leave only the first blocks in a tower whose blocks are all of one kind."""
     blocks = getattr(home, name)
     if len({type(block) for block in blocks}) == 1:
         setattr(home, name, blocks[:count])
@@ -81,7 +94,7 @@ def _agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def _texts_agree(clip) -> bool:
-    """Whether prompts given as embeddings equal the same texts read by the provider."""
+    """Return True if prompts given as embeddings equal the same texts read by the provider."""
     try:
         eot = clip._eos_id if clip._pool_type == "eos" else clip.vocabulary - 1
         ids = torch.zeros(2, clip.context_length, dtype=torch.long, device=clip.device)  # (2, L)
@@ -96,7 +109,7 @@ def _texts_agree(clip) -> bool:
 
 
 def _images_agree(clip) -> bool:
-    """Whether the blocks in turn equal the tower, and take a token more than it has of its own."""
+    """Return True if the blocks in turn equal the tower, and accept one token more."""
     size = clip.resolution
     pixels = torch.linspace(0, 1, 3 * size * size, device=clip.device).view(1, 3, size, size)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -21,26 +20,11 @@ from .weights_files import read_checkpoint
 RANDOM = "random"  # the tag of untrained weights
 OPENAI_TAG = "openai"  # OpenAI's own files, built with their activation whatever the architecture
 SCALARS = ("logit_scale", "logit_bias")
+UNTRAINED = {"pretrained_image": False, "pretrained_text": False}
 FOLDER_CONFIG = "open_clip_config.json"
 # how open_clip's folders on the Hugging Face hub call their weights
-FOLDER_WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pt",
-)
-
-
-def _triple(value) -> bool:
-    return isinstance(value, list) and [type(v) in (int, float) for v in value] == [True] * 3
-
-
-# what a folder's config may state: in words, and its test
-STATISTICS = {
-    "mean": ("three numbers", _triple),
-    "std": ("three numbers above 0", lambda value: _triple(value) and min(value) > 0),
-    "interpolation": ("a word", lambda value: isinstance(value, str)),
-}
+_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin", "pytorch_model.pt")
+FOLDER_WEIGHTS = tuple(f"open_clip_{name}" for name in _FILES)
 
 
 def _open_clip():
@@ -65,56 +49,51 @@ def check_open_clip(name: str) -> tuple[str, str]:
     """Return architecture and tag of ``ARCH/TAG``; nothing is loaded.
 
     Raises:
-        UserError: open_clip is missing, knows no such weights, or knows them for another
-            activation than the architecture's.
+        UserError: open_clip is missing, knows no such weights, or the weights were trained with
+            QuickGELU, for which the architecture has a sibling.
     """
     arch, _, tag = name.partition("?")[0].partition("/")
     check_architecture(arch)
-    if tag != RANDOM:
-        check_tag(arch, tag)
-        _check_activation(arch, tag)
+    if tag == RANDOM:
+        return arch, tag
+    check_tag(arch, tag)
+    open_clip, sibling = _open_clip(), f"{arch}-quickgelu"
+    quick = open_clip.get_pretrained_cfg(arch, tag).get("quick_gelu", False)
+    fits = not quick or tag == OPENAI_TAG or open_clip.get_model_config(arch).get("quick_gelu")
+    if not fits and tag in open_clip.list_pretrained_tags_by_model(sibling):
+        raise UserError(
+            f"the weights '{tag}' were trained with QuickGELU, which {arch} does not have; name "
+            f"open_clip:{sibling}/{tag}"
+        )
     return arch, tag
 
 
 def check_tag(arch: str, tag: str) -> None:
     """Refuse weights of ``arch`` that open_clip does not know."""
     tags = _open_clip().list_pretrained_tags_by_model(arch)
+    if not tags:
+        raise UserError(
+            f"open_clip has no weights for {arch}; choose another architecture, or '{RANDOM}' for "
+            "untrained weights"
+        )
     if tag not in tags:
-        raise UserError(
-            f"open_clip has no weights '{tag}' for {arch}.{nearest(tag, tags)}"
-            if tags
-            else f"open_clip has no weights for {arch}; choose another architecture, or '{RANDOM}' "
-            "for untrained weights"
-        )
-
-
-def _check_activation(arch: str, tag: str) -> None:
-    """Refuse weights trained with QuickGELU for an architecture that has a sibling with it."""
-    open_clip, sibling = _open_clip(), f"{arch}-quickgelu"
-    quick = open_clip.get_pretrained_cfg(arch, tag).get("quick_gelu", False)
-    if tag == OPENAI_TAG or not quick or open_clip.get_model_config(arch).get("quick_gelu"):
-        return
-    if tag in open_clip.list_pretrained_tags_by_model(sibling):
-        raise UserError(
-            f"the weights '{tag}' were trained with QuickGELU, which {arch} does not have; name "
-            f"open_clip:{sibling}/{tag}"
-        )
+        raise UserError(f"open_clip has no weights '{tag}' for {arch}.{nearest(tag, tags)}")
 
 
 def tagged_weights(arch: str, tag: str, *, tokenizer: str | None = None) -> Weights:
     """Weights that open_clip knows by a tag; ``random`` are untrained ones, always the same."""
-    origin = f"open_clip:{arch}/{tag}"
+    origin, untrained = f"open_clip:{arch}/{tag}", tag == RANDOM
     reader = _tokenizer(arch, origin, tokenizer)
-    if tag != RANDOM:
-        model = _create(arch, origin, pretrained=tag)
-        return _weights(model, model.state_dict(), reader, arch, origin, **statistics(arch, tag))
-    warnings.warn(
-        f"backbone {origin} has untrained weights: good for trying memory and speed, not for "
-        "results",
-        stacklevel=4,
-    )
-    model = _create(arch, origin, pretrained_image=False, pretrained_text=False)
-    return _weights(model, model.state_dict(), reader, arch, origin, **statistics(arch))
+    if untrained:
+        warnings.warn(
+            f"backbone {origin} has untrained weights: good for trying memory and speed, not for "
+            "results",
+            stacklevel=4,
+        )
+    options = UNTRAINED if untrained else {"pretrained": tag}
+    model = _create(arch, origin, **options)
+    known = statistics(arch, None if untrained else tag)
+    return _weights(model, model.state_dict(), reader, arch, origin, **known)
 
 
 def architecture_weights(
@@ -134,7 +113,7 @@ def architecture_weights(
     check_architecture(arch)
     known = statistics(arch, tag)
     reader = _tokenizer(arch, origin, tokenizer)
-    model = _create(arch, origin, pretrained_image=False, pretrained_text=False)
+    model = _create(arch, origin, **UNTRAINED)
     return _weights(model, _named_like(model, state), reader, arch, origin, **known)
 
 
@@ -171,13 +150,20 @@ def _stated(preprocess, origin: str) -> dict:
     """Image statistics and interpolation as far as a folder's config states them."""
     if not isinstance(preprocess, dict):
         raise UserError(f"'preprocess_cfg' in {origin} is no table; fetch {FOLDER_CONFIG} again")
-    known = {key: preprocess[key] for key in STATISTICS if preprocess.get(key)}
+
+    def fits(key: str, value) -> bool:
+        if key == "interpolation":
+            return isinstance(value, str)
+        triple = isinstance(value, list) and [type(v) in (int, float) for v in value] == [True] * 3
+        return triple and (key == "mean" or min(value) > 0)
+
+    kinds = {"mean": "three numbers", "std": "three numbers above 0", "interpolation": "a word"}
+    known = {key: preprocess[key] for key in kinds if preprocess.get(key)}
     for key, value in known.items():
-        expected, fits = STATISTICS[key]
-        if not fits(value):
+        if not fits(key, value):
             raise UserError(
-                f"'{key}' in the 'preprocess_cfg' of {origin} is {value!r} but must be {expected}; "
-                f"fetch {FOLDER_CONFIG} again"
+                f"'{key}' in the 'preprocess_cfg' of {origin} is {value!r} but must be "
+                f"{kinds[key]}; fetch {FOLDER_CONFIG} again"
             )
     return known
 
@@ -188,37 +174,34 @@ def statistics(arch: str, tag: str | None = None) -> dict:
     Without a tag they are those of all weights that open_clip knows for it. Where these differ,
     or there are none, they are OpenAI's; a warning names the weights that differ from them.
     """
+
+    def of(entry: dict) -> dict:
+        mean, std = (tuple(entry.get(k) or d) for k, d in (("mean", CLIP_MEAN), ("std", CLIP_STD)))
+        return {"mean": mean, "std": std, "interpolation": entry.get("interpolation") or "bicubic"}
+
     open_clip = _open_clip()
     if tag is not None:
         check_tag(arch, tag)
-        return _of_tag(open_clip.get_pretrained_cfg(arch, tag))
+        return of(open_clip.get_pretrained_cfg(arch, tag))
     tags = open_clip.list_pretrained_tags_by_model(arch)
-    by_tag = {tag: _of_tag(open_clip.get_pretrained_cfg(arch, tag)) for tag in tags}
+    by_tag = {tag: of(open_clip.get_pretrained_cfg(arch, tag)) for tag in tags}
     if by_tag and all(found == by_tag[tags[0]] for found in by_tag.values()):
         return by_tag[tags[0]]
-    usual = _of_tag({})
-    if others := [tag for tag, found in by_tag.items() if found != usual]:
+    if others := [tag for tag, found in by_tag.items() if found != of({})]:
         warnings.warn(
             f"images for {arch} are normalised as by OpenAI; if these weights descend from "
             f"{' or '.join(others)}, whose images are not, add '&tag={others[0]}'",
             stacklevel=3,
         )
-    return usual
-
-
-def _of_tag(entry: dict) -> dict:
-    return {
-        "mean": tuple(entry.get("mean") or CLIP_MEAN),
-        "std": tuple(entry.get("std") or CLIP_STD),
-        "interpolation": entry.get("interpolation") or "bicubic",
-    }
+    return of({})
 
 
 def _create(arch: str, origin: str, **options):
     """An open_clip model, its initial values always the same; it may have to fetch files."""
-    open_clip = _open_clip()
+    open_clip, logged = _open_clip(), logging.root.manager.disable
     try:
-        with torch.random.fork_rng(devices=[]), _without_warnings():
+        logging.disable(max(logged, logging.WARNING))  # of random values, which a file replaces
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return open_clip.create_model(arch, weights_only=True, **options)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -232,32 +215,22 @@ def _create(arch: str, origin: str, **options):
             f"open_clip cannot build {origin} from its config ({_reason(error)}); fetch the config "
             "again, or upgrade open_clip_torch"
         ) from error
-
-
-@contextlib.contextmanager
-def _without_warnings():
-    """Keep open_clip from warning of random values where a file's are filled in afterwards."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
-    try:
-        yield
     finally:
-        logging.disable(before)
+        logging.disable(logged)
 
 
 def _tokenizer(arch: str, origin: str, folder: str | None = None):
     """The tokenizer of an architecture; of another family than CLIP's it may need files."""
-    open_clip = _open_clip()
-    where = "the Hugging Face hub"
+    open_clip, where = _open_clip(), f"'{folder}'" if folder else "the Hugging Face hub"
     try:
         if folder is None:
             return open_clip.get_tokenizer(arch)
-        where = f"'{folder}'"
-        if not Path(folder).expanduser().is_dir():
+        path = Path(folder).expanduser()
+        if not path.is_dir():
             raise OSError("no such folder")
         text = open_clip.get_model_config(arch)["text_cfg"]
         return open_clip.tokenizer.HFTokenizer(
-            str(Path(folder).expanduser()),
+            str(path),
             context_length=text.get("context_length", 77),
             tokenizer_mode=text.get("tokenizer_mode"),
             trust_remote_code=False,
@@ -285,29 +258,25 @@ def _named_like(model, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
     The two scalars may come as vectors of one value.
     """
-    own, found = model.state_dict(), {}
-    for key, value in state.items():
-        if key not in own and f"text.{key}" in own:
-            key = f"text.{key}"
-        if key in SCALARS and key in own and value.numel() == 1:
-            value = value.reshape(own[key].shape)
-        found[key] = value
-    return found
+    own = model.state_dict()
+    named = {k if k in own or f"text.{k}" not in own else f"text.{k}": v for k, v in state.items()}
+    for key in SCALARS:
+        if key in own and key in named and named[key].numel() == 1:
+            named[key] = named[key].reshape(own[key].shape)
+    return named
 
 
 def _weights(model, state, tokenizer, variant: str, origin: str, **known) -> Weights:
     """Wrap an open_clip model that takes ``state`` when it is built."""
-    from open_clip.tokenizer import SimpleTokenizer
 
     def fill(state: dict[str, torch.Tensor]):
         load_strictly(model, state, origin)
         return model
 
     def reader():
-        if isinstance(tokenizer, SimpleTokenizer):
+        if isinstance(tokenizer, _open_clip().SimpleTokenizer):
             return tokens.from_open_clip()
-        length = getattr(tokenizer, "context_length", None) or 77
-        return tokens.from_hugging_face(tokenizer, length)
+        return tokens.from_hugging_face(tokenizer, getattr(tokenizer, "context_length", None) or 77)
 
     known = {k: v if isinstance(v, str) else tuple(v) for k, v in known.items()}
     return Weights(state, build=fill, tokenizer=reader, variant=variant, origin=origin, **known)

@@ -14,8 +14,6 @@ from collections import OrderedDict
 
 import torch
 
-from ..utils.versions import itemsize
-
 STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -39,8 +37,7 @@ class _Module:
         self.__dict__.update(state)
 
 
-def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
-    del requires_grad, hooks, metadata
+def _tensor(storage, offset, size, stride, *options):
     if any(n < 0 for n in (offset, *size, *stride)) or len(size) != len(stride):
         raise pickle.UnpicklingError("a tensor of the archive has an impossible shape")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -49,13 +46,13 @@ def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, meta
     return torch.as_strided(storage, tuple(size), tuple(stride), offset)
 
 
-def _parameter(data, requires_grad=False, hooks=None):
-    del requires_grad, hooks
-    return data
-
-
-def _list(items):
-    return list(items)
+GLOBALS = {
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *options: data,
+    ("collections", "OrderedDict"): OrderedDict,
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
 
 
 class _Reader(pickle.Unpickler):
@@ -66,19 +63,10 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if module == "__torch__" or module.startswith("__torch__."):
             return type("ScriptModule", (_Module,), {})  # a fresh class for each name
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        if (module, name) in (
-            ("torch._utils", "_rebuild_tensor_v2"),
-            ("torch._utils", "_rebuild_tensor"),
-        ):
-            return _tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _parameter
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
+        if (module, name) in GLOBALS:
+            return GLOBALS[module, name]
         if module == "torch.jit._pickle" and name.startswith("build_"):
-            return _list
+            return list
         raise pickle.UnpicklingError(f"forbidden GLOBAL {module}.{name}")
 
     def persistent_load(self, saved):
@@ -87,13 +75,10 @@ class _Reader(pickle.Unpickler):
             raise pickle.UnpicklingError("the archive refers to something that is no storage")
         if key not in self._cache:
             data = bytearray(self._archive.read(f"{self._root}data/{key}"))
-            if numel < 0 or len(data) < numel * itemsize(dtype):
+            if numel < 0 or len(data) < numel * dtype.itemsize:
                 raise pickle.UnpicklingError(f"storage {key} of the archive is truncated")
-            self._cache[key] = (
-                torch.frombuffer(data, dtype=dtype, count=numel)
-                if numel
-                else torch.empty(0, dtype=dtype)
-            )
+            values = torch.empty(0, dtype=dtype)
+            self._cache[key] = torch.frombuffer(data, dtype=dtype, count=numel) if numel else values
         return self._cache[key]
 
 

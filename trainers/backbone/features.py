@@ -1,4 +1,4 @@
-"""Text features: the one place where they are normalised."""
+"""Text features and logits: the one place where features are normalised."""
 
 from __future__ import annotations
 
@@ -47,3 +47,14 @@ def text_features(
         tokens = prompts if torch.is_tensor(prompts) else clip.tokenize(list(prompts))
         features = clip.encode_text(tokens, class_chunk=class_chunk)
     return F.normalize(features, dim=-1)
+
+
+def cosine_logits(features: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return logits (B, K) in float32: ``scale`` times the cosine of image and class.
+
+    Args:
+        features: raw image features (B, D).
+        texts: unit-length text features (K, D), as :func:`text_features` returns them.
+        scale: the backbone's ``logit_scale``.
+    """
+    return scale * F.normalize(features.float(), dim=-1) @ texts.float().t()

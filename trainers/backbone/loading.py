@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-import tempfile
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -14,33 +13,24 @@ import torch
 
 from ..utils.errors import UserError, nearest
 from ..utils.io import sha256_file, tensors_digest, writable_dir
-from . import tiny
+from . import architectures, tiny
 from .adapter import CLIP_MEAN, CLIP_STD, CLIPAdapter
-from .architectures import (
-    OPENAI_TAG,
-    architecture_weights,
-    check_open_clip,
-    folder_weights,
-    tagged_weights,
-)
 from .providers import NOT_WEIGHTS, Weights, build
 from .weights_files import read_checkpoint
 
-# OpenAI's files and the SHA-256 that they publish with them
+# the SHA-256 that OpenAI publishes with its files
 OPENAI = {
-    "RN50": ("RN50.pt", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"),
-    "RN101": ("RN101.pt", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599"),
-    "RN50x4": ("RN50x4.pt", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd"),
-    "RN50x16": ("RN50x16.pt", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa"),
-    "RN50x64": ("RN50x64.pt", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c"),
-    "ViT-B/32": ("ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
-    "ViT-B/16": ("ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
-    "ViT-L/14": ("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
-    "ViT-L/14@336px": (
-        "ViT-L-14-336px.pt",
-        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
-    ),
+    "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+    "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
+    "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
+    "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
+    "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
 }
+OPENAI_URL = "https://openaipublic.azureedge.net/clip/models"
 CACHE = "~/.cache/clip"
 DOWNLOAD_TIMEOUT = 20  # seconds without an answer
 
@@ -92,21 +82,11 @@ def make_adapter(
     image_tower: bool = True,
 ) -> CLIPAdapter:
     """Build the adapter of a state dict (OpenAI layout) or of :class:`Weights`, on the CPU."""
-    if isinstance(weights, dict):
-        weights = Weights(weights)
-    provider = provider or os.environ.get("ADVPROMPT_CLIP_PROVIDER", "auto")
+    weights = Weights(weights) if isinstance(weights, dict) else weights
     digest = weights_digest(weights)
-    model, tokenizer = build(weights, provider)
-    adapter = CLIPAdapter(
-        model,
-        tokenizer,
-        name=name,
-        sha256=digest,
-        mean=weights.mean,
-        std=weights.std,
-        interpolation=weights.interpolation,
-        precision=precision,
-    )
+    model, tokenizer = build(weights, provider or os.environ.get("ADVPROMPT_CLIP_PROVIDER", "auto"))
+    images = {key: getattr(weights, key) for key in ("mean", "std", "interpolation")}
+    adapter = CLIPAdapter(model, tokenizer, name=name, sha256=digest, precision=precision, **images)
     return adapter if image_tower else adapter.without_image_tower()
 
 
@@ -115,12 +95,8 @@ def weights_digest(weights: Weights) -> str:
 
     The same for any provider, file format or precision.
     """
-    content = {
-        key: value.float()
-        for key, value in weights.state.items()
-        if value.is_floating_point() and key not in NOT_WEIGHTS
-    }
-    digest = tensors_digest(content)
+    values = {k: v for k, v in weights.state.items() if v.is_floating_point()}
+    digest = tensors_digest({k: v.float() for k, v in values.items() if k not in NOT_WEIGHTS})
     variant = weights.variant
     if (weights.mean, weights.std) != (CLIP_MEAN, CLIP_STD):  # the same values see other images
         variant += f"|{weights.mean}|{weights.std}"
@@ -132,7 +108,7 @@ def weights_digest(weights: Weights) -> str:
 def find_weights(name: str, weights_dir=None) -> Weights:
     """Resolve a backbone's name to weights on the CPU. See :func:`load_clip` for names."""
     if name in tiny.NAMES:
-        return Weights(tiny.load_tiny_state(name), origin=f"backbone '{name}'")
+        return Weights(tiny.load_tiny_state(name), origin=f"backbone '{name}'", builtin=True)
     if name in OPENAI:
         path = _openai_file(name, weights_dir)
         return Weights(read_checkpoint(path).state, origin=f"'{path}'")
@@ -146,38 +122,34 @@ def find_weights(name: str, weights_dir=None) -> Weights:
 
 
 def _openai_file(name: str, weights_dir) -> Path:
-    file, expected = OPENAI[name]
-    folder = Path(weights_dir or CACHE).expanduser()
-    path = folder / file
-    if not path.is_file() and not _download(name, folder):
+    url = openai_url(name)
+    path = Path(weights_dir or CACHE).expanduser() / url.rpartition("/")[2]
+    if not path.is_file() and not _download(url, path):
         raise UserError(
             f"the weights of {name} are neither at '{path}' nor to be had over the network; put "
-            f"OpenAI's {file} there, or take the built-in backbone 'tiny'"
+            f"OpenAI's {path.name} there, or take the built-in backbone 'tiny'"
         )
-    if sha256_file(path) != expected:
+    if sha256_file(path) != OPENAI[name]:
         raise UserError(
-            f"'{path}' is not OpenAI's {file} (its SHA-256 differs), perhaps a broken download; "
-            f"delete it to have it fetched again, or name another checkpoint as file:{path}"
+            f"'{path}' is not OpenAI's {path.name} (its SHA-256 differs), perhaps a broken "
+            "download; delete it to have it fetched again, or name another checkpoint as "
+            f"file:{path}"
         )
     return path
 
 
-def _download(name: str, folder: Path) -> bool:
-    """Try to fetch OpenAI's file through open_clip; whole or not at all."""
-    try:
-        from open_clip.pretrained import download_pretrained_from_url, get_pretrained_url
-    except ImportError:
-        return False
-    file = OPENAI[name][0]
-    url = get_pretrained_url(_arch_of(name), "openai")
-    if not url:
-        return False
+def openai_url(name: str) -> str:
+    """Return where OpenAI publishes the file of a model."""
+    return f"{OPENAI_URL}/{OPENAI[name]}/{name.replace('/', '-').replace('@', '-')}.pt"
+
+
+def _download(url: str, path: Path) -> bool:
+    """Try to fetch a file, whole or not at all."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        writable_dir(folder)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            os.replace(download_pretrained_from_url(url, cache_dir=temporary), folder / file)
+        writable_dir(path.parent)
+        torch.hub.download_url_to_file(url, str(path))
         return True
     except (OSError, RuntimeError):
         return False
@@ -189,25 +161,20 @@ def _file_weights(rest: str, weights_dir) -> Weights:
     path, options = _options(rest, ("base", "arch", "tag", "tokenizer"), "file:PATH")
     if Path(path).expanduser().is_dir():
         _need_none(options, rest, "a folder says by itself what it is")
-        return folder_weights(path)
+        return architectures.folder_weights(path)
     found = read_checkpoint(path)
     if found.image_tower_only:
         return _over_base(path, found.state, options, rest, weights_dir)
-    if "arch" in options:
-        return architecture_weights(
-            options["arch"],
-            found.state,
-            f"'{path}'",
-            tag=options.get("tag"),
-            tokenizer=options.get("tokenizer"),
-        )
+    if arch := options.pop("arch", None):
+        options.pop("base", None)
+        return architectures.architecture_weights(arch, found.state, f"'{path}'", **options)
     if not found.openai_layout:
         raise UserError(
             f"'{path}' is no CLIP of OpenAI's layout; name its open_clip architecture, e.g. "
             f"file:{path}?arch=ViT-B-16-SigLIP"
         )
-    besides = options.keys() - {"base"}
-    _need_none(besides, rest, "it goes with the name of an architecture, '?arch=ARCH'")
+    options.pop("base", None)
+    _need_none(options, rest, "it goes with the name of an architecture, '?arch=ARCH'")
     return Weights(found.state, origin=f"'{path}'")
 
 
@@ -218,16 +185,16 @@ def _over_base(path: str, state: dict, options: dict[str, str], rest: str, weigh
             f"'{path}' holds an image tower only; name the backbone it belongs to, e.g. "
             f"file:{path}?base=ViT-B/32"
         )
-    besides = options.keys() - {"base"}
-    _need_none(besides, rest, "an image tower takes everything else from its base")
-    base = find_weights(options["base"], weights_dir)
+    name = options.pop("base")
+    _need_none(options, rest, "an image tower takes everything else from its base")
+    base = find_weights(name, weights_dir)
     tower = {k for k in base.state if k.startswith("visual.") and not k.endswith("_tracked")}
     for key in [*state, *sorted(tower - set(state))]:
         here, there = state.get(key), base.state.get(key)
         if here is None or there is None or here.shape != there.shape:
             what = "is missing in it" if here is None else "is missing there or has another shape"
             raise UserError(
-                f"the image tower in '{path}' does not fit base '{options['base']}' (tensor "
+                f"the image tower in '{path}' does not fit base '{name}' (tensor "
                 f"'{key}' {what}); name the backbone it was fine-tuned from"
             )
     return replace(base, state={**base.state, **state}, origin=f"'{path}' over its base")
@@ -235,11 +202,11 @@ def _over_base(path: str, state: dict, options: dict[str, str], rest: str, weigh
 
 def _open_clip_weights(rest: str, weights_dir) -> Weights:
     name, options = _options(rest, ("tokenizer",), "open_clip:ARCH/TAG")
-    arch, tag = check_open_clip(name)
-    if tag == OPENAI_TAG:  # the same files under our own names, read without running them
+    arch, tag = architectures.check_open_clip(name)
+    if tag == architectures.OPENAI_TAG:  # the same files, read without running them
         by_arch = {_arch_of(name): name for name in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
-    return tagged_weights(arch, tag, tokenizer=options.get("tokenizer"))
+    return architectures.tagged_weights(arch, tag, tokenizer=options.get("tokenizer"))
 
 
 def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[str, str]]:
@@ -252,8 +219,8 @@ def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[st
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(
-            f"'{unknown[0]}' in '{form.partition(':')[0]}:{rest}' is unknown; behind {form} may "
-            f"stand {', '.join(f'?{key}=' for key in known)}"
+            f"'{unknown[0]}' in '{form.partition(':')[0]}:{rest}' is unknown; {form} may be "
+            f"followed by {', '.join(f'?{key}=' for key in known)}"
         )
     return name, options
 

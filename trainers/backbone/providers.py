@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -12,18 +13,13 @@ import torch
 from torch import nn
 
 from ..utils.errors import UserError, nearest
-from . import tokens
+from . import builtin, tokens
 from .adapter import CLIP_MEAN, CLIP_STD
 
 PROVIDERS = ("auto", "open_clip", "clip")
 # what a fork whose build_model takes design details calls "no prompts in the encoder"
-NO_DESIGN = {
-    "trainer": "CoOp",
-    "vision_depth": 0,
-    "language_depth": 0,
-    "vision_ctx": 0,
-    "language_ctx": 0,
-}
+_DEPTHS = ("vision_depth", "language_depth", "vision_ctx", "language_ctx")
+NO_DESIGN = {"trainer": "CoOp"} | dict.fromkeys(_DEPTHS, 0)
 # stored in OpenAI's archives beside the weights
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
@@ -32,9 +28,12 @@ NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 class Weights:
     """A state dict and how to make a model of it.
 
-    ``build`` is None for the OpenAI layout with QuickGELU, which every provider can build;
-    otherwise it turns the state dict into an open_clip model. ``variant`` tells models apart that
-    have equal tensors but other activations or attention; ``origin`` names them in messages.
+    Attributes:
+        build: state dict -> open_clip model; None for the OpenAI layout with QuickGELU, which
+            every provider can build.
+        variant: distinguishes models with equal tensors but other activations or attention.
+        origin: names the weights in messages.
+        builtin: they run on :mod:`.builtin`'s modules unless a provider is asked for.
     """
 
     state: dict[str, torch.Tensor]
@@ -45,6 +44,7 @@ class Weights:
     interpolation: str = "bicubic"  # of the images that the weights were trained on
     variant: str = ""
     origin: str = "the state dict"
+    builtin: bool = False
 
 
 def choose_provider(provider: str = "auto") -> str:
@@ -58,13 +58,9 @@ def choose_provider(provider: str = "auto") -> str:
     if provider != "auto":
         return provider
     for package in ("open_clip", "clip"):
-        if _installed(package):
+        if importlib.util.find_spec(package) is not None:
             return package
     raise UserError("no CLIP code is installed; run 'pip install open_clip_torch'")
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
@@ -73,7 +69,7 @@ def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
     Raises:
         UserError: the weights do not fit, or the provider cannot build them.
     """
-    provider = choose_provider(provider)
+    asked, provider = provider, choose_provider(provider)
     with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away
         if weights.build is not None:
             if provider != "open_clip":
@@ -83,40 +79,42 @@ def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
                 )
             return weights.build(weights.state), weights.tokenizer()
         if provider == "open_clip":
-            return build_openai_layout(weights.state, weights.origin), weights.tokenizer()
+            make = builtin.CLIP if weights.builtin and asked == "auto" else _open_clip
+            model = build_openai_layout(weights.state, make, weights.origin)
+            return model, weights.tokenizer()
         return build_with_clip(weights.state, weights.origin), tokens.from_clip()
 
 
-def build_openai_layout(
-    state: dict[str, torch.Tensor], origin: str = "the state dict"
-) -> nn.Module:
-    """Build open_clip's model for an OpenAI-layout state dict of any width and depth.
+def build_openai_layout(state: dict[str, torch.Tensor], make: Callable, origin: str) -> nn.Module:
+    """Build the model of an OpenAI-layout state dict of any width and depth.
 
     All sizes are read from the tensors; heads are 64 wide and the activation is QuickGELU, as in
     OpenAI's models. Nothing is rounded to half precision.
     """
-    import open_clip
-
     state = _full_precision(state)
-    text_width = state["ln_final.weight"].shape[0]
-    text = open_clip.CLIPTextCfg(
-        context_length=state["positional_embedding"].shape[0],
-        vocab_size=state["token_embedding.weight"].shape[0],
-        width=text_width,
-        heads=text_width // 64,
-        layers=count_blocks(state, "transformer.resblocks."),
-    )
-    vision = open_clip.CLIPVisionCfg(**_vision_config(state))
-    arguments = (state["text_projection"].shape[1], vision, text, True)  # True: QuickGELU
+    text = {
+        "context_length": state["positional_embedding"].shape[0],
+        "vocab_size": state["token_embedding.weight"].shape[0],
+        "width": state["ln_final.weight"].shape[0],
+        "layers": count_blocks(state, "transformer.resblocks."),
+    }
+    arguments = state["text_projection"].shape[1], _vision_config(state), text
     with torch.device("meta"):  # drawing initial values would take most of the loading time
-        model = open_clip.CLIP(*arguments)
+        model = make(*arguments)
     if {name for name, _ in model.named_buffers()} - set(model.state_dict()) == {"attn_mask"}:
         model = model.to_empty(device="cpu")
         model.attn_mask.fill_(float("-inf")).triu_(1)
     else:  # a release of open_clip with more to fill than the state dict does
-        model = open_clip.CLIP(*arguments)
+        model = make(*arguments)
     load_strictly(model, state, origin)
     return model.eval()
+
+
+def _open_clip(embed_dim: int, vision: dict, text: dict) -> nn.Module:
+    import open_clip
+
+    text_cfg = open_clip.CLIPTextCfg(**text, heads=text["width"] // 64)
+    return open_clip.CLIP(embed_dim, open_clip.CLIPVisionCfg(**vision), text_cfg, quick_gelu=True)
 
 
 def _full_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -128,22 +126,16 @@ def _full_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _vision_config(state: dict[str, torch.Tensor]) -> dict:
-    if "visual.proj" in state:
-        conv = state["visual.conv1.weight"]
-        grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-        return {
-            "layers": count_blocks(state, "visual.transformer.resblocks."),
-            "width": conv.shape[0],
-            "patch_size": conv.shape[-1],
-            "image_size": grid * conv.shape[-1],
-        }
-    grid = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-    return {
-        "layers": tuple(count_blocks(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4)),
-        "width": state["visual.layer1.0.conv1.weight"].shape[0],
-        "image_size": grid * 32,
-        "patch_size": None,
-    }
+    vit = "visual.proj" in state
+    positions = state[f"visual.{'' if vit else 'attnpool.'}positional_embedding"]
+    grid = round((positions.shape[0] - 1) ** 0.5)
+    if vit:
+        width, _, _, patch = state["visual.conv1.weight"].shape
+        layers, size = count_blocks(state, "visual.transformer.resblocks."), grid * patch
+    else:
+        width, patch, size = state["visual.layer1.0.conv1.weight"].shape[0], None, grid * 32
+        layers = tuple(count_blocks(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
+    return {"layers": layers, "width": width, "patch_size": patch, "image_size": size}
 
 
 def count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:
@@ -151,23 +143,22 @@ def count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:
     return len({k[len(prefix) :].split(".")[0] for k in state if k.startswith(prefix)})
 
 
-def load_strictly(
-    model: nn.Module, state: dict[str, torch.Tensor], origin: str = "the state dict"
-) -> None:
-    """Load every tensor or say in one sentence what does not fit.
+def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
+    """Load every tensor.
 
     Raises:
         UserError: missing or unknown tensors, or other shapes.
     """
     own = model.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unknown = [k for k in state if k not in own]
-    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
-    for keys, what in (
-        (missing, "lacks tensor"),
-        (unknown, "has the unknown tensor"),
-        (shapes, "has another shape for tensor"),
-    ):
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    differences = {
+        "lacks tensor": [k for k in own if k not in state and k not in counters],
+        "has the unknown tensor": [k for k in state if k not in own],
+        "has another shape for tensor": [
+            k for k in own if k in state and own[k].shape != state[k].shape
+        ],
+    }
+    for what, keys in differences.items():
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(
@@ -179,16 +170,12 @@ def load_strictly(
         own[key].zero_()
 
 
-def build_with_clip(state: dict[str, torch.Tensor], origin: str = "the state dict") -> nn.Module:
+def build_with_clip(state: dict[str, torch.Tensor], origin: str) -> nn.Module:
     """Build with ``build_model(sd)`` or ``build_model(sd, design_details)`` of package ``clip``."""
     build_model = _find_build_model()
-    positional = [
-        p
-        for p in inspect.signature(build_model).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    state = _full_precision(state)
-    design = (dict(NO_DESIGN),) if len(positional) > 1 else ()
+    state, parameters = _full_precision(state), inspect.signature(build_model).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    design = [dict(NO_DESIGN)] if len(positional) > 1 else []
     model = build_model(dict(state), *design).float()
     # build_model rounds to half precision on its way: put the exact values back
     load_strictly(model, state, origin)
@@ -204,12 +191,8 @@ def _find_build_model() -> Callable:
             "start from a fork that has its own clip folder"
         ) from error
     for name in ("clip.model", "clip.clip"):
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        if hasattr(module, "build_model"):
-            return module.build_model
+        with contextlib.suppress(ImportError, AttributeError):
+            return importlib.import_module(name).build_model
     where = getattr(package, "__file__", None) or "unknown place"
     raise UserError(
         f"the installed package 'clip' ({where}) is not OpenAI's CLIP, probably the clipboard tool "

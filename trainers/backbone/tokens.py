@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -40,13 +42,6 @@ class Tokenizer:
         self.start, self.end, self.pad = list(start), list(end), pad
         self.size, self.context_length = size, context_length
 
-    def rows(self, layouts: Sequence[Sequence[int]], length: int) -> torch.Tensor:
-        """Pad ids to (K, length)."""
-        out = torch.full((len(layouts), length), self.pad, dtype=torch.long)  # (K, L)
-        for row, ids in zip(out, layouts, strict=True):
-            row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
-        return out
-
     def __call__(self, texts: list[str], context_length: int | None = None) -> torch.Tensor:
         """Return ids (K, context_length), padded.
 
@@ -63,6 +58,11 @@ class Tokenizer:
                 )
         return self.rows(layouts, length)
 
+    def rows(self, layouts: Sequence[Sequence[int]], length: int) -> torch.Tensor:
+        """Pad ids to (K, length)."""
+        rows = [[*ids, *[self.pad] * (length - len(ids))] for ids in layouts]
+        return torch.tensor(rows, dtype=torch.long).view(len(layouts), length)  # (K, L)
+
 
 def _byte_pairs(bpe, start: int, end: int) -> Tokenizer:
     return Tokenizer(bpe.encode, [start], [end], decode=bpe.decode, size=end + 1)
@@ -70,10 +70,12 @@ def _byte_pairs(bpe, start: int, end: int) -> Tokenizer:
 
 @lru_cache(maxsize=1)
 def from_open_clip() -> Tokenizer:
-    """CLIP's tokenizer as open_clip brings it."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    bpe = SimpleTokenizer()
+    """CLIP's tokenizer as open_clip brings it, read from its file: the package imports slowly."""
+    path = Path(importlib.util.find_spec("open_clip").origin).with_name("tokenizer.py")
+    spec = importlib.util.spec_from_file_location("open_clip_tokenizer", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    bpe = module.SimpleTokenizer()
     return _byte_pairs(bpe, bpe.sot_token_id, bpe.eot_token_id)
 
 

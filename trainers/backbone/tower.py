@@ -17,7 +17,7 @@ QUICK = 1.702  # the constant of OpenAI's approximation of GELU
 
 
 def is_standard(block: nn.Module) -> bool:
-    """Whether ``block`` is CLIP's pre-norm block around ``nn.MultiheadAttention``."""
+    """Return True if ``block`` is CLIP's pre-norm block around ``nn.MultiheadAttention``."""
     attn = getattr(block, "attn", None)
     return (
         isinstance(attn, nn.MultiheadAttention)
@@ -58,7 +58,7 @@ def _mlp(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def is_causal(mask: torch.Tensor | None) -> bool:
-    """Whether an additive attention mask (L, L) hides exactly the later positions."""
+    """Return True if an additive attention mask (L, L) hides exactly the later positions."""
     if mask is None or mask.dim() != 2:
         return False
     hidden = torch.isneginf(mask)

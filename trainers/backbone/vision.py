@@ -13,30 +13,36 @@ import torch
 from torch import nn
 
 
-class ClipViT:
-    """A ViT of OpenAI's ``clip`` or of open_clip: [CLS] first, then the patches."""
+class _ViT:
+    """What both kinds share: ``home`` is the module that holds the blocks, and their name in it."""
 
-    def __init__(self, visual: nn.Module):
-        self.visual = visual
-
-    @staticmethod
-    def fits(visual: nn.Module) -> bool:
-        """Whether ``visual`` has the parts of this kind of tower."""
-        blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-        return blocks is not None and hasattr(visual, "class_embedding")
-
-    @property
-    def width(self) -> int:
-        return int(self.visual.class_embedding.shape[-1])
-
-    @property
-    def home(self) -> tuple[nn.Module, str]:
-        """The module that holds the blocks, and their name in it."""
-        return self.visual.transformer, "resblocks"
+    home: tuple[nn.Module, str]
+    pools_first = False  # whether pooling reads the first token, [CLS], and no other
 
     @property
     def block_modules(self) -> list[nn.Module]:
-        return list(self.visual.transformer.resblocks)
+        return list(getattr(*self.home))
+
+    def callables(self, run: Callable[[nn.Module], Callable]) -> list[Callable]:
+        """The blocks as functions of tokens; ``run`` makes a function of one block."""
+        return [run(block) for block in self.block_modules]
+
+
+class ClipViT(_ViT):
+    """A ViT of OpenAI's ``clip`` or of open_clip: [CLS] first, then the patches."""
+
+    def __init__(self, visual: nn.Module):
+        self.visual, self.home = visual, (visual.transformer, "resblocks")
+        self.width = int(visual.class_embedding.shape[-1])
+        whole = getattr(visual, "attn_pool", None) is not None
+        self.pools_first = not whole and getattr(visual, "pool_type", "tok") == "tok"
+
+    @staticmethod
+    def fits(visual: nn.Module) -> bool:
+        """Return True if ``visual`` has the parts of this kind of tower."""
+        return hasattr(visual, "class_embedding") and hasattr(
+            getattr(visual, "transformer", None), "resblocks"
+        )
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised images (B, 3, H, W) -> tokens with positions (B, N, d_v), before the norm."""
@@ -48,17 +54,6 @@ class ClipViT:
         """The norm (B, N, d_v) -> (B, N, d_v) in front of block 0."""
         return self.visual.ln_pre(tokens)
 
-    def callables(self, run: Callable[[nn.Module], Callable]) -> list[Callable]:
-        """The blocks as functions of tokens; ``run`` makes a function of one block."""
-        return [run(block) for block in self.block_modules]
-
-    @property
-    def pools_first(self) -> bool:
-        """Whether pooling reads the first token, [CLS], and no other."""
-        visual = self.visual
-        whole = getattr(visual, "attn_pool", None) is not None
-        return not whole and getattr(visual, "pool_type", "tok") == "tok"
-
     def pool(self, tokens: torch.Tensor) -> torch.Tensor:
         """Native tokens (B, N, d_v) after the last block -> raw features (B, D)."""
         visual = self.visual
@@ -69,7 +64,7 @@ class ClipViT:
         return pooled if visual.proj is None else pooled @ visual.proj
 
 
-class TimmViT:
+class TimmViT(_ViT):
     """A ViT of timm inside open_clip (SigLIP, EVA, MobileCLIP-B, PE, ViTamin).
 
     Its native tokens are the class and register tokens, as far as it has any, and the patches.
@@ -80,26 +75,14 @@ class TimmViT:
     PARTS = ("blocks", "patch_embed", "_pos_embed", "norm_pre", "norm", "forward_head", "embed_dim")
 
     def __init__(self, visual: nn.Module):
-        self.visual, self.trunk = visual, visual.trunk
+        self.visual, self.trunk, self.home = visual, visual.trunk, (visual.trunk, "blocks")
+        self.width = int(visual.trunk.embed_dim)
 
     @classmethod
     def fits(cls, visual: nn.Module) -> bool:
-        """Whether ``visual`` has the parts of this kind of tower."""
+        """Return True if ``visual`` has the parts of this kind of tower."""
         trunk = getattr(visual, "trunk", None)
         return trunk is not None and all(hasattr(trunk, part) for part in cls.PARTS)
-
-    @property
-    def width(self) -> int:
-        return int(self.trunk.embed_dim)
-
-    @property
-    def home(self) -> tuple[nn.Module, str]:
-        """The module that holds the blocks, and their name in it."""
-        return self.trunk, "blocks"
-
-    @property
-    def block_modules(self) -> list[nn.Module]:
-        return list(self.trunk.blocks)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised images (B, 3, H, W) -> tokens with positions (B, N, d_v), before the norm."""
@@ -111,10 +94,10 @@ class TimmViT:
         return self.trunk.norm_pre(tokens)
 
     def callables(self, run: Callable[[nn.Module], Callable]) -> list[Callable]:
-        """The blocks as functions of tokens; ``run`` makes a function of one block."""
+        """The blocks as functions of tokens, where the tower has them with its rotations."""
         rotations = self._rotations()
         if rotations is None:
-            return [run(block) for block in self.block_modules]
+            return super().callables(run)
         by_layer = bool(getattr(self.trunk, "rope_mixed", False))  # (layers, heads, patches, 2 d)
 
         def rotated(block: Callable, rope: torch.Tensor) -> Callable:

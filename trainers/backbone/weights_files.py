@@ -24,12 +24,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.", "image_en
 BARE_IMAGE_TOWER = ("conv1.weight", "positional_embedding", "proj")  # ViT without "visual."
 BARE_RESNET = ("conv1.weight", "layer1.0.conv1.weight", "attnpool.positional_embedding")
 BARE_TIMM = ("trunk.", "head.")  # open_clip around a tower of timm
-TEXT_TOWER = (
-    "token_embedding.weight",
-    "positional_embedding",
-    "ln_final.weight",
-    "text_projection",
-)
+TEXT_TOWER = "token_embedding.weight positional_embedding ln_final.weight text_projection".split()
 # modules that a state dict refers to; PyTorch still checks what of them is asked for
 HARMLESS = ("torch", "collections", "numpy", "_codecs", "__torch__")
 IMAGE_TOWERS = ("visual.proj", "visual.attnpool.positional_embedding")
@@ -47,22 +42,21 @@ class Checkpoint:
 def read_checkpoint(path) -> Checkpoint:
     """Read a checkpoint file.
 
-    Understood are TorchScript archives (OpenAI's files: only their tensors are read, no program),
-    files of ``torch.save`` and safetensors, holding CLIP's state dict directly or under a usual
-    key, with the prefixes that wrappers leave; and image towers alone (TeCoA, FARE).
+    TorchScript archives (OpenAI's files; only their tensors are read), files of ``torch.save`` and
+    safetensors are understood, with CLIP's state dict at the top or under a usual key, with the
+    prefixes that wrappers leave; and image towers alone (TeCoA, FARE).
 
     Raises:
         UserError: the file is missing, truncated, foreign, or would execute code.
     """
-    path = Path(path).expanduser()
-    return _arrange(read_state(path, "file:"), path)
+    return _arrange(read_state(path, "file:"), Path(path).expanduser())
 
 
 def read_state(path, after: str) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint of any model, under their names in it.
 
     Args:
-        after: what stands before the path where the user wrote it, for the message.
+        after: what the user wrote before the path, for the message.
 
     Raises:
         UserError: the file is missing, truncated, foreign, or would execute code.
@@ -93,65 +87,51 @@ def _read(path: Path):
             warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refused(path, error) from error
+        if name := refused_import(path, error):
+            raise UserError(
+                f"'{path}' holds Python objects that could run code when loaded ({name}), so it "
+                "was refused; save its state dict alone with torch.save or as safetensors"
+            ) from error
+        raise _broken(path, error) from error
     except Exception as error:  # damage can surface anywhere in three readers: name the file
         raise _broken(path, error) from error
 
 
-def _refused(path: Path, error: pickle.UnpicklingError) -> UserError:
-    if name := refused_import(path, error):
-        return UserError(
-            f"'{path}' holds Python objects that could run code when loaded "
-            f"({name}), so it was refused; save its state dict alone with "
-            "torch.save or as safetensors"
-        )
-    return _broken(path, error)
-
-
 def refused_import(path: Path, error: pickle.UnpicklingError) -> str:
-    """Name what a refused pickle would have imported; nothing where it is only damaged."""
+    """Return what a refused pickle would have imported; "" if it is only damaged."""
     blocked = re.search(r"GLOBAL:? ([\w.]+)", str(error))  # PyTorch's and our own wording
     return _foreign_import(path) or (blocked.group(1) if blocked else "")
 
 
 def _broken(path: Path, error: Exception) -> UserError:
-    return UserError(f"'{path}' is truncated or no checkpoint ({_reason(error)}); fetch it again")
+    text = str(error).strip() or type(error).__name__
+    if "Weights only load failed" in text:  # without PyTorch's advice to switch protection off
+        text = "no PyTorch pickle"
+    reason = text.splitlines()[0][:120].rstrip(". ")
+    return UserError(f"'{path}' is truncated or no checkpoint ({reason}); fetch it again")
 
 
 def _foreign_import(path: Path) -> str:
     """Name the first import of a pickle that is not PyTorch's, by looking at its opcodes only."""
     strings: list[str] = []
     try:
-        with _pickle_stream(path) as stream:
-            while True:  # torch.save's older format is several pickles in a row
-                for opcode, argument, _ in pickletools.genops(stream):
-                    if opcode.name in ("GLOBAL", "INST"):
-                        found = argument.replace(" ", ".")
-                    elif opcode.name == "STACK_GLOBAL":
-                        found = ".".join(strings[-2:])
-                    else:
-                        strings += [argument] if isinstance(argument, str) else []
-                        continue
-                    if found.split(".")[0] not in HARMLESS:
-                        return found
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+                stream = io.BytesIO(archive.read(name))
+        else:
+            stream = io.BytesIO(path.read_bytes())
+        while True:  # torch.save's older format is several pickles in a row
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name in ("GLOBAL", "INST"):
+                    strings += argument.split(" ")
+                elif opcode.name != "STACK_GLOBAL":
+                    strings += [argument] if isinstance(argument, str) else []
+                    continue
+                if strings[-2].split(".")[0] not in HARMLESS:
+                    return ".".join(strings[-2:])
     except Exception:
         return ""  # the end, or no pickle
-
-
-def _pickle_stream(path: Path):
-    if not zipfile.is_zipfile(path):
-        return open(path, "rb")
-    with zipfile.ZipFile(path) as archive:
-        name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-        return io.BytesIO(archive.read(name))
-
-
-def _reason(error: Exception) -> str:
-    """One line without PyTorch's advice to switch its protection off."""
-    text = str(error).strip()
-    if "Weights only load failed" in text or not text:
-        return "no PyTorch pickle" if text else type(error).__name__
-    return text.splitlines()[0][:120].rstrip(". ")
 
 
 def _unwrap(value):
@@ -164,7 +144,7 @@ def _unwrap(value):
 
 
 def _tensors(value: dict) -> dict[str, torch.Tensor]:
-    """Keep tensors under string keys and take off what wrappers put before the names."""
+    """Keep tensors under string keys, without the prefixes that wrappers add."""
     state = {k: v for k, v in value.items() if isinstance(k, str) and torch.is_tensor(v)}
     while True:
         prefix = next((p for p in PREFIXES if state and all(k.startswith(p) for k in state)), None)
@@ -174,18 +154,16 @@ def _tensors(value: dict) -> dict[str, torch.Tensor]:
 
 
 def _arrange(state: dict[str, torch.Tensor], path: Path) -> Checkpoint:
-    if any(all(key in state for key in keys) for keys in (BARE_IMAGE_TOWER, BARE_RESNET)):
-        state = {f"visual.{key}": value for key, value in state.items()}
-    elif state and all(key.startswith(BARE_TIMM) for key in state):
+    bare = any(all(key in state for key in keys) for keys in (BARE_IMAGE_TOWER, BARE_RESNET))
+    if bare or (state and all(key.startswith(BARE_TIMM) for key in state)):
         state = {f"visual.{key}": value for key, value in state.items()}
     if "text.token_embedding.weight" in state:  # open_clip with its text tower in a module
         state = {key.removeprefix("text."): value for key, value in state.items()}
-    has_text = any(not key.startswith("visual.") for key in state)
-    has_image = any(key in state for key in IMAGE_TOWERS)
-    if state and not has_text:
+    visual = [key.startswith("visual.") for key in state]
+    if state and all(visual):
         return Checkpoint(state, image_tower_only=True, openai_layout=True)
-    openai = has_image and all(key in state for key in TEXT_TOWER)
-    if not openai and not any(key.startswith("visual.") for key in state):
+    openai = any(key in state for key in IMAGE_TOWERS) and all(key in state for key in TEXT_TOWER)
+    if not openai and not any(visual):
         found = ", ".join(sorted(state)[:3]) or "no tensors"
         raise UserError(
             f"'{path}' holds no CLIP weights (found {found}); name a CLIP state dict, OpenAI's "

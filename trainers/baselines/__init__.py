@@ -1,13 +1,3 @@
 """Baselines on the same engine: one short file each."""
 
-from . import (  # noqa: F401
-    advcoop,
-    advivlp,
-    advmaple,
-    advvpt,
-    coop,
-    fap,
-    maple,
-    tecoa,
-    zsclip,
-)
+from . import advivlp, advvpt, coop, fap, maple, tecoa, zsclip  # noqa: F401

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..config.keys import add_defaults
-from ..engine.adversarial import in_both_towers
 from ..engine.trainer import register
+from ..prompting.spec import in_both_towers
 from .supervised import Supervised
 
 
@@ -14,6 +14,7 @@ class AdvIVLP(Supervised):
 
     paper = "https://arxiv.org/abs/2411.13136"
     node = "ADVIVLP"
+    at_loss_default = "adv"
 
     @classmethod
     def extend_cfg(cls, cfg):
@@ -24,7 +25,6 @@ class AdvIVLP(Supervised):
             N_CTX=2,  # vectors per layer and tower (APD's group)
             PROMPT_DEPTH=9,  # layers with prompts (APD's group)
             CTX_INIT="a photo of a",  # the vectors start from its first words (IVLP's code)
-            AT_LOSS="adv",  # adv, half or clean
         )
 
     @classmethod

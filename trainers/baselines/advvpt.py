@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config.keys import add_defaults
 from ..engine.trainer import register
-from ..prompting.prompted import PromptSpec
+from ..prompting import PromptSpec
 from .supervised import Supervised
 
 
@@ -14,6 +14,7 @@ class AdvVPT(Supervised):
 
     paper = "https://arxiv.org/abs/2411.13136"
     node = "ADVVPT"
+    at_loss_default = "adv"
 
     @classmethod
     def extend_cfg(cls, cfg):
@@ -23,7 +24,6 @@ class AdvVPT(Supervised):
             "TRAINER.ADVVPT",
             N_CTX=2,  # visual tokens per layer (ours, as for AdvIVLP)
             PROMPT_DEPTH=9,  # layers with tokens of their own (ours, as for AdvIVLP)
-            AT_LOSS="adv",  # adv, half or clean
         )
 
     @classmethod

@@ -1,16 +1,16 @@
-"""CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022)."""
+"""CoOp's learned context, on clean images and under adversarial training."""
 
 from __future__ import annotations
 
-from ..config.keys import POSITIONS, add_defaults, one_of
+from ..config.keys import add_defaults
 from ..engine.trainer import register
-from ..prompting.prompts import context_spec
+from ..prompting.spec import in_context
 from .supervised import Supervised
 
 
 @register
 class CoOp(Supervised):
-    """Context vectors in the text input, trained on clean images (section 3.2)."""
+    """Context vectors in the text input, trained on clean images (Zhou et al., IJCV 2022, 3.2)."""
 
     paper = "https://arxiv.org/abs/2109.01134"
     node = "COOP"
@@ -29,11 +29,14 @@ class CoOp(Supervised):
         )
 
     @classmethod
-    def check_keys(cls, cfg):
-        super().check_keys(cfg)
-        key = f"TRAINER.{cls.node}.CLASS_TOKEN_POSITION"
-        one_of(key, cfg.TRAINER[cls.node].CLASS_TOKEN_POSITION, POSITIONS)
-
-    @classmethod
     def prompt_spec(cls, keys, clip):
-        return context_spec(keys, clip)
+        return in_context(keys, clip)
+
+
+@register
+class AdvCoOp(CoOp):
+    """CoOp's prompts trained on attacked images, as in APT (Li et al., CVPR 2024)."""
+
+    paper = "https://arxiv.org/abs/2403.01849"
+    node = "ADVCOOP"
+    at_loss_default = "adv"

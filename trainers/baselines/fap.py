@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..config.keys import add_defaults, at_least
-from ..engine.adversarial import AdversarialTrainer, in_both_towers
+from ..engine.adversarial import AdversarialTrainer
 from ..engine.trainer import register
 from ..losses import fap_consistency, mean_ce
+from ..prompting.spec import in_both_towers
 
 
 @register
@@ -37,7 +38,7 @@ class FAP(AdversarialTrainer):
         return in_both_towers(keys, coupling="vision_to_text")
 
     def loss(self, batch):
-        clean, adv = batch.clean, batch.adv
+        clean, adv = batch.forward_clean(), batch.forward_attacked()
         consistency = fap_consistency(clean.logits, adv.logits, clean.features, adv.features).mean()
         loss = mean_ce(clean.logits, batch.labels) + self.keys.LAMBDA * consistency
         return loss, {"loss_cons": consistency}

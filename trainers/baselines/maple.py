@@ -1,16 +1,16 @@
-"""MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023)."""
+"""MaPLe's joint prompts, on clean images and under adversarial training."""
 
 from __future__ import annotations
 
 from ..config.keys import add_defaults
-from ..engine.adversarial import in_both_towers
 from ..engine.trainer import register
+from ..prompting.spec import in_both_towers
 from .supervised import Supervised
 
 
 @register
 class MaPLe(Supervised):
-    """Deep text prompts and visual prompts made from them, trained on clean images."""
+    """Deep text prompts and visual prompts made from them, on clean images (Khattak, CVPR 2023)."""
 
     paper = "https://arxiv.org/abs/2210.03117"
     node = "MAPLE"
@@ -29,3 +29,12 @@ class MaPLe(Supervised):
     @classmethod
     def prompt_spec(cls, keys, clip):
         return in_both_towers(keys, coupling="text_to_vision")
+
+
+@register
+class AdvMaPLe(MaPLe):
+    """MaPLe's prompts trained on attacked images, a baseline of FAP and TAPT."""
+
+    paper = "https://arxiv.org/abs/2403.14774"
+    node = "ADVMAPLE"
+    at_loss_default = "adv"

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import torch
 
-from ..config.keys import one_of
-from ..engine.adversarial import AdversarialTrainer, accuracy
+from ..config.keys import add_defaults, one_of
+from ..engine.adversarial import AdversarialTrainer
+from ..engine.batch import accuracy
 from ..losses import mean_ce
 
 AT_LOSSES = ("adv", "half", "clean")
 
 
 class Supervised(AdversarialTrainer):
-    """Minimises CE; the key ``AT_LOSS`` says of which images, a node without it means clean ones.
+    """Minimises CE of the images that the key ``AT_LOSS`` names.
 
     ``adv``: CE(x_adv). ``half``: the first half of each batch stays clean, the second is attacked
     (the order is random). ``clean``: CE(x).
+
+    Attributes:
+        at_loss_default: the key's default; "" for methods without it, which train on clean images.
     """
 
-    passes = 1.0
+    at_loss_default = ""
 
     @classmethod
-    def passes_per_image(cls, cfg, attack):
-        return cls.passes + attack * {"adv": 1, "half": 0.5, "clean": 0}[cls.at_loss(cfg)]
+    def extend_cfg(cls, cfg):
+        super().extend_cfg(cfg)
+        if cls.at_loss_default:
+            add_defaults(cfg, f"TRAINER.{cls.node}", AT_LOSS=cls.at_loss_default)
 
     @classmethod
     def at_loss(cls, cfg) -> str:
@@ -42,8 +48,8 @@ class Supervised(AdversarialTrainer):
         kind, labels = self.at_loss(self.cfg), batch.labels
         if kind == "half":
             middle = batch.middle
-            images = torch.cat([batch.pixels[:middle], batch.attack(slice(middle, None))])
-            logits = batch.output(images).logits  # (B, K)
+            images = torch.cat([batch.images[:middle], batch.attack(slice(middle, None))])
+            logits = batch.forward(images).logits  # (B, K)
             terms, middle = {}, batch.size // 2
             shown, known = batch.whole(logits), batch.whole(labels)
             for name, part in (("clean", slice(middle)), ("adv", slice(middle, None))):
@@ -51,5 +57,5 @@ class Supervised(AdversarialTrainer):
                     terms[f"loss_{name}"] = mean_ce(shown[part], known[part])
                     terms[f"acc_{name}"] = accuracy(shown[part], known[part])
             return mean_ce(logits, labels), terms
-        output = batch.adv if kind == "adv" else batch.clean
+        output = batch.forward_attacked() if kind == "adv" else batch.forward_clean()
         return mean_ce(output.logits, labels), {}

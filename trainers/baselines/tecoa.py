@@ -13,12 +13,12 @@ from torch import nn
 
 from ..config.keys import add_defaults, one_of
 from ..engine.trainer import register
-from ..prompting.prompted import PromptSpec
+from ..prompting import PromptSpec
 from .supervised import Supervised
 
 
 class TunedTower(nn.Module):
-    """A trainable copy of a CLIP's image tower beside the frozen text features.
+    """A trainable copy of a CLIP's image tower, with the frozen text features.
 
     It stays in evaluation mode, so that a ResNet's batch statistics remain CLIP's.
     """
@@ -51,6 +51,7 @@ class TeCoA(Supervised):
 
     paper = "https://arxiv.org/abs/2212.07016"
     node = "TECOA"
+    at_loss_default = "adv"
 
     @classmethod
     def extend_cfg(cls, cfg):
@@ -61,7 +62,6 @@ class TeCoA(Supervised):
             VARIANT="prompt",  # visual tokens, or finetune: the whole image tower
             N_CTX=16,  # visual tokens (ours)
             PROMPT_DEPTH=1,  # layers with tokens of their own (ours)
-            AT_LOSS="adv",  # adv, half or clean
         )
 
     @classmethod

@@ -13,39 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
-from .. import backbone as prompting
-from ..engine import checkpoints as state
+from ..backbone import load_clip
 from ..engine import run_folder
-from ..utils import errors
-from ..utils import io as files
+from ..engine.checkpoints import chosen_checkpoint, load_checkpoint
 from ..utils.entry import run_tool
-
-
-@dataclass
-class Vector:
-    """One learned vector and the words next to it.
-
-    Attributes:
-        layer: 0 for the input, l for the vector that enters block l.
-        class_name: of a class-specific vector; None where all classes share it.
-        number: its place in the prompt, from 1.
-        norm: its Euclidean length.
-        words, distances: nearest first.
-    """
-
-    layer: int
-    class_name: str | None
-    number: int
-    norm: float
-    words: list[str]
-    distances: list[float]
+from ..utils.errors import UserError
+from ..utils.io import atomic_write
 
 
 def text_vectors(weights: dict[str, torch.Tensor], prompts: dict) -> list[torch.Tensor]:
@@ -56,7 +34,7 @@ def text_vectors(weights: dict[str, torch.Tensor], prompts: dict) -> list[torch.
         prompts: the facts on its prompts that the checkpoint keeps.
     """
     weights = {name.removeprefix("student."): value.float() for name, value in weights.items()}
-    if "ctx" in weights:  # AdvPT, and whatever has a CoOp learner
+    if "ctx" in weights:  # of a CoOp learner
         return [weights["ctx"]]
     depth = prompts.get("text_depth", 1)
     if prompts.get("coupling") == "vision_to_text":
@@ -71,13 +49,18 @@ def text_vectors(weights: dict[str, torch.Tensor], prompts: dict) -> list[torch.
 
 def nearest(
     vectors: list[torch.Tensor], table: torch.Tensor, words: list[str], names: list[str], top: int
-) -> list[Vector]:
+) -> list[dict]:
     """Find the ``top`` rows of ``table`` (V, d_t) that lie nearest to every vector.
 
     Args:
         vectors: by layer, (M, d_t) or (K, M, d_t).
         words: the V rows in words.
         names: the K classes.
+
+    Returns:
+        of every vector its ``layer`` (0: the input; l: what enters block l), ``class_name`` (None
+        where all classes share it), ``number`` in the prompt from 1, ``norm``, and its ``words``
+        with their ``distances``, nearest first.
     """
     found = []
     for layer, group in enumerate(vectors):
@@ -85,29 +68,27 @@ def nearest(
         group = group.reshape(len(classes), -1, group.shape[-1])  # (K or 1, M, d_t)
         for name, members in zip(classes, group, strict=True):
             # the exact form: by way of dot products, small distances drown in rounding
-            distances = torch.cdist(
-                members, table, compute_mode="donot_use_mm_for_euclid_dist"
-            )  # (M, V)
+            exact = "donot_use_mm_for_euclid_dist"
+            distances = torch.cdist(members, table, compute_mode=exact)  # (M, V)
             close, rows = distances.topk(top, largest=False)
             for i, vector in enumerate(members):
                 found.append(
-                    Vector(
-                        layer,
-                        name,
-                        i + 1,
-                        round(float(vector.norm()), 4),
-                        [words[row] for row in rows[i].tolist()],
-                        [round(distance, 4) for distance in close[i].tolist()],
-                    )
+                    {
+                        "layer": layer,
+                        "class_name": name,
+                        "number": i + 1,
+                        "norm": round(float(vector.norm()), 4),
+                        "words": [words[row] for row in rows[i].tolist()],
+                        "distances": [round(distance, 4) for distance in close[i].tolist()],
+                    }
                 )
     return found
 
 
 def vocabulary(clip) -> tuple[torch.Tensor, list[str]]:
     """Return the token embedding (V, d_t) in float32 and its rows in words."""
-    size = clip.vocabulary
-    table = clip.embed_tokens(torch.arange(size)[None])[0].float().cpu()  # (V, d_t)
-    known = min(size, clip.tokenizer.size)  # rows beyond the tokenizer's have no word
+    table = clip.embed_tokens(torch.arange(clip.vocabulary)[None])[0].float().cpu()  # (V, d_t)
+    known = min(clip.vocabulary, clip.tokenizer.size)  # rows beyond the tokenizer's have no word
     return table[:known], [_word(clip.tokenizer, i) for i in range(known)]
 
 
@@ -117,7 +98,7 @@ def _word(tokenizer, row: int) -> str:
     return text.strip() + ("" if whole else "~")
 
 
-def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, list[Vector]]:
+def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, list[dict]]:
     """Return facts on a finished run and the nearest words of its text vectors.
 
     Raises:
@@ -126,29 +107,23 @@ def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, 
     settings, tested = run_folder.stored(folder)
     trainer, backbone = settings["TRAINER.NAME"], settings["MODEL.BACKBONE.NAME"]
     learner = Path(tested.get("model_dir") or folder) / "prompt_learner"
-    epoch = epoch if epoch is not None else tested.get("load_epoch")
-    path = state.chosen_checkpoint(learner, epoch)
-    if path is None:
-        raise errors.UserError(
-            f"'{folder}' ({trainer}) has no learned text vectors: there is no checkpoint of a "
-            "training; give a run of a method that learns prompts, such as AdvPT"
-        )
-    checkpoint = state.load_checkpoint(path)
+    path = chosen_checkpoint(learner, epoch if epoch is not None else tested.get("load_epoch"))
+    checkpoint = load_checkpoint(path) if path else {"state_dict": {}}
     facts = checkpoint.get("advprompt") or {}
     vectors = text_vectors(checkpoint["state_dict"], facts.get("prompts") or {})
     if not vectors or not vectors[0].numel():
-        raise errors.UserError(
-            f"'{folder}' ({trainer}) has no learned text vectors: what it learned lies in the "
-            "image tower; give a run of a method that learns text prompts, such as AdvPT"
+        raise UserError(
+            f"'{folder}' ({trainer}) has no learned text vectors; give a run of a method that "
+            "learns text prompts, such as AdvPT"
         )
-    clip = prompting.load_clip(backbone, image_tower=False)
+    clip = load_clip(backbone, image_tower=False)
     if facts.get("weights_sha256", clip.sha256) != clip.sha256:
-        raise errors.UserError(
+        raise UserError(
             f"'{path}' was trained on other weights than backbone {backbone} has here; use those"
         )
     table, words = vocabulary(clip)
     if not 1 <= top <= len(words):
-        raise errors.UserError(f"--top is {top}, expected from 1 to {len(words)}")
+        raise UserError(f"--top is {top}, expected from 1 to {len(words)}")
     spread = (table - table.mean(0)).norm(dim=1).mean()
     about = {
         "run": str(folder),
@@ -162,52 +137,40 @@ def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, 
     return about, nearest(vectors, table, words, facts.get("classnames") or [], top)
 
 
-def _table(vectors: list[Vector], style: str) -> str:
-    deep, by_class = (
-        len({getattr(v, key) for v in vectors}) > 1 for key in ("layer", "class_name")
-    )
-    head = ["layer"] * deep + ["class"] * by_class + ["vector", "norm"]
-    head += [f"nearest {i + 1}" for i in range(len(vectors[0].words))]
-    rows = [
-        [str(v.layer)] * deep
-        + [str(v.class_name)] * by_class
-        + [str(v.number), f"{v.norm:.3f}"]
-        + [f"{_quoted(w, style)} {d:.3f}" for w, d in zip(v.words, v.distances, strict=True)]
-        for v in vectors
-    ]
-    return tabulate(
-        rows,
-        head,
-        disable_numparse=True,
-        tablefmt={"terminal": "simple", "markdown": "github"}[style],
-    )
-
-
-def _quoted(word: str, style: str) -> str:
-    """Keep a word from being read as markdown."""
-    return word if style == "terminal" else "".join("\\" * (c in r"\`*_|<>#~[]") + c for c in word)
-
-
-def _notes(about: dict, vectors: list[Vector]) -> Iterable[str]:
-    yield f"{about['trainer']} on {about['backbone']}, {about['checkpoint']}"
-    yield (
-        "a word and its Euclidean distance in the token embedding; ~ is a part of a longer word; "
-        f"words lie {about['mean_distance_of_words_from_their_mean']:.3f} from their mean"
-    )
-    if any(v.layer for v in vectors):
-        yield (
-            "vectors of layer 1 and beyond stand among the outputs of blocks, where words have no "
-            "embedding: read their distances with care"
-        )
-
-
-def render(about: dict, vectors: list[Vector], style: str) -> str:
+def render(about: dict, vectors: list[dict], style: str) -> str:
     """Return the table as ``terminal``, ``markdown`` or ``json`` text."""
     if style == "json":
-        return json.dumps(about | {"vectors": [asdict(v) for v in vectors]}, indent=2)
-    bullet = "  " if style == "terminal" else "- "
-    notes = "\n".join(bullet + note for note in _notes(about, vectors))
-    return f"{_table(vectors, style)}\n\n{notes}"
+        return json.dumps(about | {"vectors": vectors}, indent=2)
+    terminal = style == "terminal"
+    shown = {"layer": "layer", "class_name": "class"}
+    shown = {key: head for key, head in shown.items() if len({v[key] for v in vectors}) > 1}
+    heads = [*shown.values(), "vector", "norm"]
+    heads += [f"nearest {i + 1}" for i in range(len(vectors[0]["words"]))]
+    rows = []
+    for v in vectors:
+        words = v["words"] if terminal else map(_escaped, v["words"])
+        near = [f"{word} {d:.3f}" for word, d in zip(words, v["distances"], strict=True)]
+        rows.append([*(str(v[key]) for key in shown), str(v["number"]), f"{v['norm']:.3f}", *near])
+    table = tabulate(
+        rows, heads, disable_numparse=True, tablefmt="simple" if terminal else "github"
+    )
+    notes = [
+        f"{about['trainer']} on {about['backbone']}, {about['checkpoint']}",
+        "a word and its Euclidean distance in the token embedding; ~ is a part of a longer word; "
+        f"words lie {about['mean_distance_of_words_from_their_mean']:.3f} from their mean",
+    ]
+    if any(v["layer"] for v in vectors):
+        notes.append(
+            "vectors of layer 1 and beyond are among the outputs of blocks, where words have no "
+            "embedding: read their distances with care"
+        )
+    bullet = "  " if terminal else "- "
+    return "\n".join([table, "", *(bullet + note for note in notes)])
+
+
+def _escaped(word: str) -> str:
+    """Keep a word from being read as markdown."""
+    return "".join("\\" * (c in r"\`*_|<>#~[]") + c for c in word)
 
 
 def main(argv: list[str]) -> None:
@@ -221,7 +184,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     text = render(*explain(args.run, args.top, args.load_epoch), args.format)
     if args.out:
-        with files.atomic_write(args.out) as temporary:
+        with atomic_write(args.out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
         print(f"wrote {args.out}")
     else:

@@ -43,9 +43,9 @@ def command(name: str):
 
             found = partial(sweep, dispatch)
         case "report":
-            from ..report.command import main as found
+            from .report import main as found
         case "curves":
-            from ..report.curves import main as found
+            from .curves import main as found
         case "robustness":
             from .robustness import main as found
         case "transfer":

@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from ..evaluation import pictures
+from ..records.examples import load_examples
 from ..utils import errors
 from ..utils.entry import run_tool
 
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rows", type=int, help="only the first ROWS images (default: all)")
     parser.add_argument("--out", default=pictures.PICTURE, metavar="FILE")
     args = parser.parse_args(argv)
-    examples = pictures.load_examples(args.run)
+    examples = load_examples(args.run)
     if args.rows is not None:
         if args.rows < 1:
             raise errors.UserError(f"--rows is {args.rows}, expected at least 1")

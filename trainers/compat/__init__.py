@@ -17,9 +17,9 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 UNUSED_IMPORTS = {  # by Dassl: for its WILDS data sets, and for downloads
-    "wilds": ["get_dataset"],
-    "pandas": ["read_csv"],
-    "gdown": ["download"],
+    "wilds": "get_dataset",
+    "pandas": "read_csv",
+    "gdown": "download",
 }
 _libraries = []  # an operator lives as long as the library that defines it
 
@@ -32,7 +32,7 @@ def install() -> None:
 
 
 def guard_torchvision() -> None:
-    """Let torchvision's CUDA wheel be imported beside a CPU build of torch.
+    """Let torchvision's CUDA wheel be imported next to a CPU build of torch.
 
     That wheel's compiled operators cannot be loaded there, and the import stops at the first use
     of their schemas. Where that would happen, the two schemas are declared; transforms, models
@@ -59,7 +59,7 @@ def guard_torchvision() -> None:
 def ensure_dassl() -> None:
     """Make ``import dassl`` work: Dassl itself where it can be imported, else the stand-in.
 
-    A Dassl that is found but cannot be imported is reported in a warning that says why.
+    A Dassl that is found but cannot be imported is reported in a warning with the reason.
     """
     spec = _find_dassl()
     if spec is None:
@@ -81,20 +81,20 @@ def ensure_dassl() -> None:
 
 
 def modernize_dassl() -> list[str]:
-    """Mend what keeps Dassl 0.6.3 from running on current PyTorch and NumPy.
+    """Repair what keeps Dassl 0.6.3 from running on current PyTorch and NumPy.
 
-    Each breakage is looked for first; a Dassl that works, and the stand-in, are left alone.
+    Only what is broken is repaired; the stand-in is left alone.
 
     Returns:
-        the names of the parts that were mended by this call.
+        the names of the parts that this call repaired.
     """
     spec = _find_dassl()
     if spec is None or _is_stand_in(spec):
         return []
     _import_dassl()
-    from ._modernize import mend
+    from ._modernize import repair
 
-    return mend()
+    return repair()
 
 
 def _find_dassl() -> ModuleSpec | None:
@@ -113,25 +113,16 @@ def _forget_dassl() -> None:
 
 
 def _import_dassl() -> None:
-    """Import ``dassl.engine``; stand in for packages that Dassl imports but hardly ever uses.
+    """Import ``dassl.engine``, with stubs for the missing ones of the packages it hardly uses.
 
-    Only packages that are missing are replaced, and only while Dassl is being imported.
+    The stubs are there only while Dassl is being imported.
     """
-    fresh = "dassl" not in sys.modules
-    stubs = {}
+    missing = [name for name in UNUSED_IMPORTS if importlib.util.find_spec(name) is None]
+    sys.modules.update({name: _stub(name) for name in missing})
     try:
-        while True:
-            try:
-                importlib.import_module("dassl.engine")
-                return
-            except ModuleNotFoundError as error:
-                if error.name not in UNUSED_IMPORTS or error.name in stubs:
-                    raise
-                stubs[error.name] = sys.modules[error.name] = _stub(error.name)
-                if fresh:
-                    _forget_dassl()
+        importlib.import_module("dassl.engine")
     finally:
-        for name in stubs:
+        for name in missing:
             del sys.modules[name]
 
 
@@ -143,6 +134,5 @@ def _stub(package) -> types.ModuleType:
 
     module = types.ModuleType(package)
     module.__spec__ = ModuleSpec(package, None)
-    for name in UNUSED_IMPORTS[package]:
-        setattr(module, name, missing)
+    setattr(module, UNUSED_IMPORTS[package], missing)
     return module

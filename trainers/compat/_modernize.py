@@ -1,11 +1,9 @@
-"""The repairs of Dassl 0.6.3, each applied only where its breakage shows."""
+"""The repairs of Dassl 0.6.3, each applied only where it is needed."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import io
-import pickle
 import types
 
 import numpy as np
@@ -17,7 +15,7 @@ from .dassl.utils.plain import load_plain, to_plain
 
 
 class Overlay(types.ModuleType):
-    """A module seen with some names replaced; given to one importer, others see the original."""
+    """A module with some names replaced; given to one importer, others see the original."""
 
     def __init__(self, module, **names):
         super().__init__(module.__name__)
@@ -27,17 +25,17 @@ class Overlay(types.ModuleType):
         return getattr(self.__dict__["_module"], name)
 
 
-def mend() -> list[str]:
+def repair() -> list[str]:
     """Repair the imported Dassl and return the names of what was repaired."""
     return [
-        *_mend_warmup(),
-        *_mend_transform("autoaugment"),
-        *_mend_transform("randaugment"),
-        *_mend_checkpoints(),
+        *_repair_warmup(),
+        *_repair_transform("autoaugment"),
+        *_repair_transform("randaugment"),
+        *_repair_checkpoints(),
     ]
 
 
-def _mend_warmup() -> list[str]:
+def _repair_warmup() -> list[str]:
     """Warm-up schedules pass ``verbose``, which PyTorch 2.7 no longer takes."""
     schedules = importlib.import_module("dassl.optim.lr_scheduler")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -56,7 +54,7 @@ def _mend_warmup() -> list[str]:
     return ["warm-up schedules"]
 
 
-def _mend_transform(name) -> list[str]:
+def _repair_transform(name) -> list[str]:
     """Two modules of transforms use ``np.int``, which NumPy 1.24 removed."""
     module = importlib.import_module(f"dassl.data.transforms.{name}")
     if hasattr(module.np, "int") or "np.int)" not in inspect.getsource(module):
@@ -65,29 +63,15 @@ def _mend_transform(name) -> list[str]:
     return [name]
 
 
-def _loads_numpy_numbers() -> bool:
-    buffer = io.BytesIO()
-    torch.save(np.float64(0), buffer)
-    buffer.seek(0)
-    try:
-        torch.load(buffer)
-    except pickle.UnpicklingError:
-        return False
-    return True
-
-
-def _mend_checkpoints() -> list[str]:
+def _repair_checkpoints() -> list[str]:
     """PyTorch 2.6 refuses objects, but checkpoints hold NumPy numbers and a pickled schedule.
 
-    They are now saved as plain values, and files of both kinds are read. In passing, a resumed
-    warm-up schedule steps the live optimizer; the pickled one brought its own copy.
+    They are now saved as plain values, and files of both kinds are read. A resumed warm-up
+    schedule then also steps the live optimizer; the pickled one brought its own copy.
     """
     tools = importlib.import_module("dassl.utils.torchtools")
-    if (
-        isinstance(tools.torch, Overlay)
-        or "weights_only" in inspect.getsource(tools.load_checkpoint)
-        or _loads_numpy_numbers()
-    ):
+    works = "weights_only" in inspect.getsource(tools.load_checkpoint)
+    if works or torch.__version__ < (2, 6) or isinstance(tools.torch, Overlay):
         return []
 
     def load(fpath, **kwargs):

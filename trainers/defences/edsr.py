@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from ..backbone.weights_files import refused_import
 from ..utils.errors import UserError
-from ..utils.versions import take_over
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in [0, 1]
 LAYOUT = "a state dict of EDSR: head.0, body.0 .. body.R, tail.0, tail.1, 3x3 kernels and biases"
@@ -94,7 +93,7 @@ def load_edsr(path) -> EDSR:
     try:
         with torch.device("meta"):  # no memory for sizes that a wrong file may ask for
             model = EDSR(*_sizes(state), peak)
-        take_over(model, state)
+        model.load_state_dict(state, assign=True)
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"DEFENCE.MODEL '{path}' is not {LAYOUT} ({reason})") from error

@@ -1,12 +1,13 @@
 """A training set kept decoded on the device, and augmented there.
 
-A few-shot epoch is a few batches: on a fast GPU it would be spent on starting loader processes and
-on decoding the same files again. Images are decoded once, kept as bytes in their own size, and
-cropped, resized and flipped by the device.
+A few-shot epoch is a few batches: a fast GPU would mostly wait for loader processes to start and
+for the same files to be decoded again. Images are decoded once and kept as bytes in their own size;
+the device crops, resizes and flips them.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -28,7 +29,7 @@ CHOICES = ("auto", "yes", "no")
 
 
 def wanted(cfg, items: Sequence, device: torch.device) -> bool:
-    """Tell whether the training images shall be kept on the device.
+    """Return True if the training images shall be kept on the device.
 
     ``auto`` keeps them on a GPU, where every transform is known and the decoded images fit into
     4 GiB; the sizes are read from the files' heads.
@@ -54,11 +55,9 @@ def decoded_bytes(items: Sequence, limit: int) -> int:
     """Return the bytes of all images once decoded; counting ends above ``limit``."""
     total = 0
     for item in items:
-        try:
-            with Image.open(item.impath) as image:
-                total += 3 * image.width * image.height
-        except Exception:  # a damaged file is named when it is decoded
-            continue
+        # a damaged file is named when it is decoded
+        with contextlib.suppress(Exception), Image.open(item.impath) as image:
+            total += 3 * image.width * image.height
         if total > limit:
             break
     return total
@@ -67,14 +66,10 @@ def decoded_bytes(items: Sequence, limit: int) -> int:
 class DeviceLoader:
     """Batches of a Dassl training loader, made on the device.
 
-    Draws the same images in the same order as ``loader`` would with the same random state; the
-    augmentation has draws of its own. Each batch is a dict like Dassl's, with ``img``
-    (B, 3, H, W) in [0, 1], ``label`` and ``index`` as tensors on the device. Of several processes,
-    each makes the images that are its share; the others are black.
-
-    Args:
-        loader: torch's loader over Dassl's ``DatasetWrapper``.
-        cfg: for INPUT.
+    Draws the same images in the same order as ``loader``, torch's over Dassl's ``DatasetWrapper``,
+    would with the same random state; the augmentation has draws of its own. Each batch is a dict
+    like Dassl's, with ``img`` (B, 3, H, W) in [0, 1], ``label`` and ``index`` on the device. Of
+    several processes, each makes the images that are its share; the others are black.
     """
 
     def __init__(self, loader, cfg, device):
@@ -93,10 +88,10 @@ class DeviceLoader:
 
     @cached_property
     def images(self) -> list[Tensor]:
-        """The decoded images, uint8 (3, h, w) each; a run that only tests never asks for them.
+        """The decoded images, uint8 (3, h, w) each, read on first use.
 
         Raises:
-            UserError: an image is missing, corrupt or no image.
+            UserError: an image is missing, corrupt or not an image.
         """
         paths = [item.impath for item in self.items]
         with ThreadPoolExecutor(DECODERS) as pool:

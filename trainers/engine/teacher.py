@@ -11,22 +11,22 @@ from dassl.utils import set_random_seed
 
 from ..losses import mean_ce
 from ..utils import distributed
-from .adversarial import AdversarialTrainer, NonFiniteLoss, hash_seed
+from ..utils.seeds import hash_seed
+from .adversarial import AdversarialTrainer
+from .alarms import NonFiniteLoss
 from .checkpoints import (
     load_checkpoint,
     load_prompts,
     newest_checkpoint,
     save_checkpoint,
-    scheduler_state,
-    set_scheduler_state,
 )
 
 
 def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs: int) -> None:
     """Minimise CE(T(x), y) with the student's optimizer settings, then freeze the teacher.
 
-    A cut run goes on from the newest checkpoint in its folder ``teacher``; what another start of
-    this run has tuned whole is loaded.
+    An interrupted run resumes from the newest checkpoint in its folder ``teacher``; a teacher that
+    this run has finished is loaded.
 
     Args:
         trainer: ``trainer.teach(pixels)`` returns the teacher's logits (B, K).
@@ -34,7 +34,7 @@ def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs:
     Raises:
         NonFiniteLoss: the loss is infinite or NaN; checkpoints are unchanged.
     """
-    cfg, folder = trainer.cfg, Path(trainer.output_dir) / "teacher"
+    cfg, folder, scaler = trainer.cfg, Path(trainer.output_dir) / "teacher", trainer.scaler
     optim = build_optimizer(teacher, cfg.OPTIM)
     sched = build_lr_scheduler(optim, cfg.OPTIM)
     newest = distributed.agree(lambda: str(newest_checkpoint(folder) or ""))
@@ -45,50 +45,40 @@ def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs:
         start, spent = state["epoch"], state.get("seconds", 0.0)
         if start < epochs:
             optim.load_state_dict(state["optimizer"])
-            set_scheduler_state(sched, state["scheduler"])
-            trainer.scaler.load_state_dict(state["scaler"])
+            sched.load_state_dict(state["scheduler"])
+            scaler.load_state_dict(state["scaler"])
             print(f"Resuming teacher from {newest} (epoch {start})")
     else:
         distributed.align(teacher)
     for epoch in range(start, epochs):
         # order and augmentation follow from (seed, epoch), wherever a run was resumed
         set_random_seed(hash_seed(max(cfg.SEED, 0), epoch, -1) % 2**32)
-        loss = _epoch(trainer, teacher, optim, epoch)
+        for batch in trainer.train_loader_x:
+            rows, weight = distributed.share(len(batch["label"]))
+            pixels, labels = (batch[k][rows].to(trainer.device) for k in ("img", "label"))
+            loss = mean_ce(trainer.teach(pixels), labels)
+            shown = distributed.mean(loss.detach(), weight).item()
+            if not abs(shown) < float("inf"):
+                raise NonFiniteLoss(f"the teacher's loss is {shown}", f"epoch {epoch + 1}")
+            optim.zero_grad(set_to_none=True)
+            scaler.scale(loss if weight == 1 else loss * weight).backward()
+            distributed.sum_gradients(teacher.parameters())
+            scaler.step(optim)
+            scaler.update()
         sched.step()
-        print(f"teacher epoch [{epoch + 1}/{epochs}] loss {loss:.4f}")
+        print(f"teacher epoch [{epoch + 1}/{epochs}] loss {shown:.4f}")
         every = cfg.TRAIN.CHECKPOINT_FREQ
         if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
             state = {
                 "state_dict": {k: v.cpu() for k, v in teacher.state_dict().items()},
                 "epoch": epoch + 1,
                 "optimizer": optim.state_dict(),
-                "scheduler": scheduler_state(sched),
-                "scaler": trainer.scaler.state_dict(),
+                "scheduler": sched.state_dict(),
+                "scaler": scaler.state_dict(),
                 "seconds": spent + time.perf_counter() - clock,
             }
             if distributed.is_main():
                 save_checkpoint(folder / f"model.pth.tar-{epoch + 1}", state)
-            distributed.wait()  # it is there before anybody looks for it
+            distributed.wait()  # the file is there before another process looks for it
     trainer.seconds["train"] += spent + time.perf_counter() - clock
     teacher.requires_grad_(False)
-
-
-def _epoch(trainer: AdversarialTrainer, teacher, optim, epoch: int) -> float:
-    """Tune for one epoch; return the loss of its last batch."""
-    shown = 0.0
-    for batch in trainer.train_loader_x:
-        rows, weight = distributed.share(len(batch["label"]))
-        pixels, labels = (batch[k][rows].to(trainer.device) for k in ("img", "label"))
-        loss = mean_ce(trainer.teach(pixels), labels)
-        shown = distributed.mean(loss.detach(), weight)
-        if not torch.isfinite(shown):
-            raise NonFiniteLoss(
-                f"the teacher's loss is {shown.item()} at epoch {epoch + 1}; checkpoints are "
-                "unchanged, lower OPTIM.LR or set TRAINER.ADVERSARIAL.PREC fp32"
-            )
-        optim.zero_grad(set_to_none=True)
-        trainer.scaler.scale(loss if weight == 1 else loss * weight).backward()
-        distributed.sum_gradients(teacher.parameters())
-        trainer.scaler.step(optim)
-        trainer.scaler.update()
-    return float(shown)

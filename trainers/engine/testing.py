@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from pathlib import Path
 
 import torch
 
@@ -12,6 +11,8 @@ from .. import records
 from ..attacks import compare, specs_from_cfg
 from ..defences import build_defence
 from ..evaluation.evaluator import Evaluation
+from ..evaluation.samples import ImageList
+from ..evaluation.victim import TrainerVictim
 from ..utils import distributed
 from ..utils.io import write_json
 
@@ -22,8 +23,8 @@ def evaluation_of(trainer, split: str) -> Evaluation:
     """Return the evaluation of a trainer's model on its ``val`` or ``test`` images."""
     cfg, val = trainer.cfg, split == "val"
     return Evaluation(
-        trainer,
-        trainer.dm.dataset.val if val else trainer.test_images,
+        TrainerVictim(trainer),
+        ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
         folder=trainer.record_dir / "unfinished",
         cache=trainer.bank_folder(),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
@@ -149,26 +150,10 @@ def _picture(trainer, evaluation: Evaluation) -> None:
     cfg = trainer.cfg
     specs = specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
     spec = next((spec for spec in specs if spec.target == "end_to_end"), None)
-    right = evaluation.clean_right.nonzero().flatten().tolist()
-    rows = min(cfg.TEST.PICTURE, len(right))
-    if not spec or not rows:
-        return
     from ..evaluation.pictures import save_examples  # matplotlib is slow to import
 
-    chosen = [right[(2 * i + 1) * len(right) // (2 * rows)] for i in range(rows)]
-    where, pixels = next(evaluation.pixels(chosen, "picture"))
-    result = evaluation.run_attack(spec, where, pixels)
-    with torch.no_grad():
-        before, after = (evaluation.logits(x).softmax(1) for x in (pixels, result.images))
-    path = save_examples(
-        Path(trainer.record_dir),
-        clean=pixels,
-        adversarial=result.images,
-        classnames=trainer.classnames,
-        labels=evaluation.labels[where],
-        before=before,
-        after=after,
-        spec=spec,
-        title=f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}",
-    )
-    print(f"* picture: {path}")
+    examples = evaluation.examples(spec, cfg.TEST.PICTURE) if spec else {}
+    if not examples:
+        return
+    title = f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}"
+    print(f"* picture: {save_examples(trainer.record_dir, **examples, title=title)}")

@@ -13,7 +13,7 @@ from .. import records
 from ..backbone import load_clip, text_features
 from ..config import host
 from ..config.keys import METHODS, check_cfg, extend_cfg
-from ..evaluation.evaluator import names_of
+from ..evaluation.samples import ImageList
 from ..prompting import PromptSpec, templates
 from ..utils import distributed
 from ..utils.errors import UserError
@@ -58,7 +58,7 @@ class RobustTrainer(SavingTrainer):
         trainable: whether there is anything to train.
         frozen_image_tower: image features do not depend on the prompts, so those of the test set
             are shared by all runs.
-        tuning: training goes on without the image tower.
+        tuning: training does not need the image tower.
         spec: the prompts that are trained; None where there are none.
     """
 
@@ -202,7 +202,8 @@ class RobustTrainer(SavingTrainer):
         with run_folder.locked(self.output_dir):
             if not self.take_folder():
                 return
-            distributed.check_same("training images", lambda: names_of(self.dm.dataset.train_x))
+            images = ImageList(self.dm.dataset.train_x, self.preprocess)
+            distributed.check_same("training images", images.names)
             if not self.trainable:
                 self.test()
             elif self.task.state == "train":
@@ -326,7 +327,7 @@ class RobustTrainer(SavingTrainer):
 
     @property
     def record_dir(self) -> Path:
-        """The folder of the record, and of what a test leaves beside it."""
+        """The folder of the record, and of the other files of a test."""
         return Path(self.task.record if self.task else self.output_dir)
 
     def need_image_tower(self) -> None:

@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from ..records.examples import EXAMPLES, MAGNIFICATION, perturbation
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, load_tensors, save_tensors
+from ..utils.io import atomic_write, save_tensors
 
-EXAMPLES = "examples.safetensors"
 PICTURE = "picture.png"
-MAGNIFICATION = 10
 _RIGHT, _WRONG, _QUIET = "#1a7f37", "#c62828", "#57606a"
-_CELL = 2.15  # inches per image
 _NAME = 26  # characters of a class name that fit under an image
 _SMALL = 160  # pixels; below it images are shown with hard edges
 
@@ -60,6 +56,9 @@ def save_grid(
         UserError: no images, different shapes, pixels outside [0, 1], or the file cannot be
             written.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # slow to import
+
     clean, adversarial = _pixels(clean, "clean"), _pixels(adversarial, "adversarial")
     count = len(clean)
     lengths = {len(adversarial), len(labels), len(before), len(after)}
@@ -73,51 +72,32 @@ def save_grid(
     radius = "" if eps is None else f", eps {eps * 255:g}/255"
     heads = ("clean", f"perturbation x{MAGNIFICATION}{radius}", "adversarial")
 
-    row, top = _CELL + 0.52, 0.42 + (0.34 if title else 0.0)  # inches
-    width, height = 3 * (_CELL + 0.2) + 0.2, count * row + top + 0.12
-    figure = Figure(figsize=(width, height), facecolor="white")
+    height = 2.67 * count + (0.65 if title else 0.35)  # inches
+    figure = Figure(figsize=(7.25, height), facecolor="white")
     FigureCanvasAgg(figure)
+    grid = figure.subplots(count, 3, squeeze=False)
+    top, bottom = 1 - (0.6 if title else 0.3) / height, 0.5 / height
+    figure.subplots_adjust(0.02, bottom, 0.98, top, wspace=0.08, hspace=0.24)
     if title:
         size = min(11, 11 * 75 / len(title))  # 75 characters fit
-        y = 1 - 0.2 / height
-        figure.text(0.5, y, title, ha="center", va="center", fontsize=size, parse_math=False)
-    for j, head in enumerate(heads):
-        x = (0.2 + j * (_CELL + 0.2) + _CELL / 2) / width
-        y = 1 - (top - 0.2) / height
-        figure.text(x, y, head, ha="center", va="center", fontsize=9.5, color=_QUIET)
-    for i in range(count):
-        texts = (
-            (_caption(before[i]), _colour(before[i], labels[i])),
-            (f"true class\n{_short(labels[i])}", _QUIET),
-            (_caption(after[i]), _colour(after[i], labels[i])),
-        )
-        for j, (image, (text, colour)) in enumerate(
-            zip((clean[i], noise[i], adversarial[i]), texts, strict=True)
-        ):
-            left, bottom = 0.2 + j * (_CELL + 0.2), height - top - i * row - _CELL
-            box = (left / width, bottom / height, _CELL / width, _CELL / height)
-            _show(figure.add_axes(box), image, text, colour)
-    path = Path(path)
+        figure.suptitle(title, y=1 - 0.2 / height, va="center", fontsize=size, parse_math=False)
+    for axes, head in zip(grid[0], heads, strict=True):
+        axes.set_title(head, fontsize=9.5, color=_QUIET)
+    for i, label in enumerate(labels):
+        _show(grid[i][0], clean[i], *_caption(before[i], label))
+        _show(grid[i][1], noise[i], f"true class\n{_short(label)}", _QUIET)
+        _show(grid[i][2], adversarial[i], *_caption(after[i], label))
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
-    return path
-
-
-def perturbation(clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
-    """Return the change of each pixel times ``MAGNIFICATION`` around grey, in [0, 1]."""
-    return (0.5 + MAGNIFICATION * (adversarial - clean)).clamp(0, 1)
+    return Path(path)
 
 
 def _show(axes, image: torch.Tensor, text: str, colour: str) -> None:
-    small = max(image.shape[-2:]) < _SMALL
-    pixels = image.permute(1, 2, 0).numpy()  # (H, W, 3)
-    axes.imshow(pixels, vmin=0, vmax=1, interpolation="nearest" if small else "antialiased")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=1.6)
-    look = {"fontsize": 9, "color": colour, "linespacing": 1.15}
-    axes.set_xlabel(text, labelpad=3, parse_math=False, **look)
+    look = "nearest" if max(image.shape[-2:]) < _SMALL else "antialiased"
+    axes.imshow(image.permute(1, 2, 0).numpy(), vmin=0, vmax=1, interpolation=look)  # (H, W, 3)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=colour, linewidth=1.6)
+    axes.set_xlabel(text, labelpad=3, fontsize=9, color=colour, linespacing=1.15, parse_math=False)
 
 
 def _pixels(images: torch.Tensor, name: str) -> torch.Tensor:
@@ -138,12 +118,11 @@ def _short(name: str) -> str:
     return name if len(name) <= _NAME else name[: _NAME - 1].rstrip() + "…"
 
 
-def _caption(prediction: Prediction) -> str:
-    return f"predicted\n{_short(prediction[0])}, {100 * prediction[1]:.0f} %"
-
-
-def _colour(prediction: Prediction, label: str) -> str:
-    return _RIGHT if prediction[0] == label else _WRONG
+def _caption(prediction: Prediction, label: str) -> tuple[str, str]:
+    """Return the text under an image and its colour."""
+    name, probability = prediction
+    text = f"predicted\n{_short(name)}, {100 * probability:.0f} %"
+    return text, _RIGHT if name == label else _WRONG
 
 
 def save_examples(
@@ -158,22 +137,15 @@ def save_examples(
     spec,
     title: str = "",
 ) -> Path:
-    """Keep examples of an attack in a run folder and draw them.
+    """Keep examples of an attack, as ``Evaluation.examples`` makes them, in a folder and draw them.
 
     Args:
-        folder: gets ``examples.safetensors`` and ``picture.png``.
-        clean, adversarial: (N, 3, H, W) in [0, 1].
+        folder: gets ``examples.safetensors`` and ``picture.png``, whose path is returned.
+        clean, adversarial, title: as for :func:`save_grid`; the attack is added to the title.
         classnames: the K class names.
         labels: (N,) indices of the true classes.
         before, after: (N, K) class probabilities on clean and on adversarial images.
-        spec: the :class:`~.attacks.AttackSpec` that made them.
-        title: a line above the picture; the attack is added to it.
-
-    Returns:
-        the picture's path.
-
-    Raises:
-        UserError: see :func:`save_grid`.
+        spec: the attack that made them.
     """
     attack = f"{spec.target.replace('_', '-')} {spec.name.upper()}-{spec.steps}"
     facts = {
@@ -190,28 +162,5 @@ def save_examples(
 
 def _predictions(probabilities: torch.Tensor, classnames: Sequence[str]) -> list[Prediction]:
     best = probabilities.detach().float().cpu().max(dim=1)
-    return [
-        Prediction(classnames[i], p)
-        for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
-
-
-def load_examples(path) -> dict:
-    """Return the arguments of :func:`save_grid`, except its path, from a run's examples.
-
-    Args:
-        path: ``examples.safetensors`` or the run folder that holds it.
-
-    Raises:
-        UserError: missing, damaged, or another kind of file.
-    """
-    path = Path(path)
-    path = path / EXAMPLES if path.is_dir() else path
-    tensors, facts = load_tensors(path)
-    names = {"clean", "adversarial", "labels", "before", "after", "eps", "title"}
-    examples = tensors | {key: value for key, value in facts.items() if key in names}
-    if set(examples) != names:
-        raise UserError(
-            f"'{path}' holds no examples of an attack; give the {EXAMPLES} of a finished run"
-        )
-    return examples
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [Prediction(classnames[i], p) for i, p in pairs]

@@ -1,8 +1,7 @@
 """Learned prompts around a frozen backbone."""
 
-from .learner import PromptLearner
 from .prompted import PromptedCLIP
-from .prompts import PromptSpec
 from .refiner import TokenRefiner
+from .spec import PromptSpec
 
-__all__ = ["PromptLearner", "PromptSpec", "PromptedCLIP", "TokenRefiner"]
+__all__ = ["PromptSpec", "PromptedCLIP", "TokenRefiner"]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..backbone.adapter import CLIPAdapter
-from ..backbone.features import text_features
+from ..backbone.features import cosine_logits, text_features
 from ..utils.errors import UserError
-from .learner import PromptFrame, context_words, embed_words, prompt_layout
-from .prompts import PromptSpec
+from . import templates
+from .frame import PromptFrame, context_words, prompt_layout
 from .refiner import TokenRefiner
+from .spec import PromptSpec
 
 
 class PromptedCLIP(nn.Module):
     """A frozen CLIP with everything a method learns around it.
 
-    Only what is learned is a parameter; the backbone is kept beside the module, outside
-    ``parameters()`` and ``state_dict()``, and may be shared by several.
+    Only what is learned is a parameter; the backbone is not part of ``parameters()`` and
+    ``state_dict()``, and several models may share it.
 
     Args:
         clip: the frozen backbone.
@@ -45,99 +45,79 @@ class PromptedCLIP(nn.Module):
         words = context_words(clip, spec.text_init) if spec.text else []
         self.frame = self._frame(words) if spec.acts_on_texts else None
         self._make_prompts(words[: spec.text])
-        self.text_refiners = self._refiners(spec.refine_text, spec.text_depth, clip.text_width)
-        self.vision_refiners = self._refiners(
-            spec.refine_vision, spec.vision_depth, clip.vision_width
-        )
+        refined = spec.text_depth if spec.refine_text else 0
+        self.text_refiners = self._refiners(refined, clip.text_width)
+        refined = spec.vision_depth if spec.refine_vision else 0
+        self.vision_refiners = self._refiners(refined, clip.vision_width)
         self.to(clip.device)
 
     # -- what is learned --------------------------------------------------------------------------
 
     def _frame(self, words: list[int]) -> PromptFrame:
-        """The class prompts' fixed tokens, with holes for the text vectors."""
-        spec, clip = self.spec, self.clip
-        if not spec.text:
+        """Return the class prompts' fixed tokens, with holes for the text vectors."""
+        spec, clip, count = self.spec, self.clip, self.spec.text
+        if not count:
             context_words(clip, "")  # refuses towers that take no prompts
-            ids = clip.tokenize(self._texts()).cpu()
+            ids = clip.tokenize(templates.fill(spec.template, self.classnames)).cpu()
             length = int(clip.end_of_text(ids).max()) + 1 if clip.causal else ids.shape[1]
             return PromptFrame(ids[:, :length], clip)
-        if words and len(words) < spec.text:
+        if words and (len(words) < count or (len(words) > count and spec.position != "end")):
             raise UserError(
-                f"text_init '{spec.text_init}' has {len(words)} tokens but {spec.text} text "
-                f"vectors start from them; set their number to {len(words)} or write more words"
+                f"text_init '{spec.text_init}' has {len(words)} tokens but {count} text vectors "
+                f"start from them; set their number to {len(words)} (spare words are possible at "
+                "position 'end' alone)"
             )
-        if len(words) > spec.text and spec.position != "end":
-            raise UserError(
-                f"text_init '{spec.text_init}' has {len(words)} tokens, {len(words) - spec.text} "
-                f"more than there are text vectors, which only position 'end' can place; set "
-                f"their number to {len(words)}"
-            )
-        layout = prompt_layout(self.classnames, clip, spec.text, spec.position, words[spec.text :])
+        layout = prompt_layout(self.classnames, clip, count, spec.position, words[count:])
         return PromptFrame(layout, clip, csc=spec.csc)
 
     def _make_prompts(self, words: list[int]) -> None:
         spec, clip = self.spec, self.clip
         source = spec.coupling.partition("_to_")[0]
+
+        def drawn(depth: int, *shape: int) -> torch.Tensor:
+            layers = depth if source == "none" else max(spec.text_depth, spec.vision_depth)
+            return torch.empty(layers, *shape).normal_(std=spec.init_std)
+
         if spec.text and source != "vision":
-            layers = spec.source_depth if source == "text" else spec.text_depth
             classes = (len(self.classnames),) if spec.csc else ()
-            shape = (layers, *classes, spec.text, clip.text_width)
-            prompts = torch.empty(shape).normal_(std=spec.init_std)
-            if words:
-                prompts[0] = embed_words(clip, words).cpu()  # (M, d_t), for all classes
+            prompts = drawn(spec.text_depth, *classes, spec.text, clip.text_width)
+            if words:  # (M, d_t), for all classes
+                prompts[0] = clip.embed_tokens(torch.tensor([words]))[0].float().cpu()
             self.text_prompts = nn.Parameter(prompts)
         if spec.vision and source != "text":
-            layers = spec.source_depth if source == "vision" else spec.vision_depth
-            shape = (layers, spec.vision, clip.vision_width)
-            self.vision_prompts = nn.Parameter(torch.empty(shape).normal_(std=spec.init_std))
-        linears = []
-        if spec.text and source == "text":
-            linears = [(clip.text_width, clip.vision_width)] * spec.vision_depth
-        elif spec.vision and source == "vision":
-            linears = [(clip.vision_width, clip.text_width)] * spec.text_depth
-        self.projections = nn.ModuleList(nn.Linear(*widths) for widths in linears)
+            prompts = drawn(spec.vision_depth, spec.vision, clip.vision_width)
+            self.vision_prompts = nn.Parameter(prompts)
+        widths, linears = (clip.text_width, clip.vision_width), 0
+        if source == "vision":
+            widths = widths[::-1]
+        if spec.text and source != "none":
+            linears = spec.vision_depth if source == "text" else spec.text_depth
+        self.projections = nn.ModuleList(nn.Linear(*widths) for _ in range(linears))
 
-    def _refiners(self, wanted: bool, depth: int, width: int) -> nn.ModuleDict:
-        spec = self.spec
-        return nn.ModuleDict(
-            {
-                str(layer): TokenRefiner(width, ratio=spec.refiner_ratio, init=spec.refiner_init)
-                for layer in range(1, depth if wanted else 1)
-            }
-        )
-
-    def parameter_count(self) -> dict[str, int]:
-        """Number of learned values, split into prompts, projections and refiners."""
-        count = {"prompts": 0, "projections": 0, "refiners": 0}
-        for name, parameter in self.named_parameters():
-            part = name.partition(".")[0].rpartition("_")[2]
-            count[part] += parameter.numel()
-        return count
+    def _refiners(self, depth: int, width: int) -> nn.ModuleDict:
+        """Return a refiner before each of the blocks 1 to depth-1."""
+        ratio, init = self.spec.refiner_ratio, self.spec.refiner_init
+        made = {str(i): TokenRefiner(width, ratio=ratio, init=init) for i in range(1, depth)}
+        return nn.ModuleDict(made)
 
     def text_vectors(self) -> list[torch.Tensor]:
         """Text vectors T^0 ... T^{depth-1}, each (M, d_t), with ``csc`` (K, M, d_t)."""
-        if not self.spec.text:
-            return []
-        if self.spec.coupling == "vision_to_text":
-            return self._projected(self.vision_prompts)
-        return list(self.text_prompts[: self.spec.text_depth].unbind(0))
+        return self._vectors("text", self.spec.text, self.spec.text_depth)
 
     def vision_vectors(self) -> list[torch.Tensor]:
         """Visual vectors V^0 ... V^{depth-1}, each (M, d_v)."""
-        if not self.spec.vision:
+        return self._vectors("vision", self.spec.vision, self.spec.vision_depth)
+
+    def _vectors(self, tower: str, count: int, depth: int) -> list[torch.Tensor]:
+        if not count:
             return []
-        if self.spec.coupling == "text_to_vision":
-            return self._projected(self.text_prompts)
-        return list(self.vision_prompts[: self.spec.vision_depth].unbind(0))
+        source, _, target = self.spec.coupling.partition("_to_")
+        if tower != target:
+            return list(getattr(self, f"{tower}_prompts")[:depth].unbind(0))
+        layers = getattr(self, f"{source}_prompts").unbind(0)
+        return [linear(x) for linear, x in zip(self.projections, layers, strict=False)]
 
-    def _projected(self, source: torch.Tensor) -> list[torch.Tensor]:
-        return [linear(x) for linear, x in zip(self.projections, source.unbind(0), strict=False)]
-
-    # -- text -------------------------------------------------------------------------------------
-
-    def _texts(self) -> list[str]:
-        names = (name.replace("_", " ") for name in self.classnames)
-        return [self.spec.template.replace("{}", name) for name in names]
+    # -- features ---------------------------------------------------------------------------------
 
     def text_features(self, class_chunk: int = 0) -> torch.Tensor:
         """Encode the classes with the current prompts.
@@ -153,8 +133,9 @@ class PromptedCLIP(nn.Module):
         """
         if self.frame is None:
             if self._fixed_text is None:
+                texts = templates.fill(self.spec.template, self.classnames)
                 with torch.inference_mode(False), torch.no_grad():
-                    self._fixed_text = text_features(self.clip, self._texts(), class_chunk)
+                    self._fixed_text = text_features(self.clip, texts, class_chunk)
             return self._fixed_text.to(self.clip.device)
         vectors = self.text_vectors()
         prompts = self.frame.fill(vectors[0] if vectors else None)
@@ -171,14 +152,12 @@ class PromptedCLIP(nn.Module):
         deep = self.spec.text_depth > 1
         return text_features(self.clip, prompts, class_chunk, between=between if deep else None)
 
-    # -- images -----------------------------------------------------------------------------------
-
     def image_features(self, pixels: torch.Tensor, *, blocks: bool = False):
         """Encode images with the current prompts.
 
         X^0 = ln_pre([H; V^0]); before block l = 1 ... depth-1 the native tokens H ([CLS] and
-        patches) are refined and the prompt outputs give way to V^l. Pooling sees native tokens
-        only.
+        patches) are refined and the prompt outputs are replaced by V^l. Pooling sees native
+        tokens only.
 
         Args:
             pixels: (B, 3, H, W) in [0, 1].
@@ -196,7 +175,7 @@ class PromptedCLIP(nn.Module):
         vectors = self.vision_vectors()
         tokens = clip.embed_patches(pixels)  # (B, N, d_v)
         native = tokens.shape[1]
-        tokens = clip.norm_tokens(_append(tokens, vectors[0] if vectors else None))
+        tokens = clip.norm_tokens(_append(tokens, vectors[:1]))
         outputs = []
         for layer, block in enumerate(clip.image_blocks if blocks else clip.pooling_blocks):
             if 0 < layer < spec.vision_depth:
@@ -204,31 +183,23 @@ class PromptedCLIP(nn.Module):
                 if str(layer) in self.vision_refiners:
                     with clip.autocast():
                         tokens = self.vision_refiners[str(layer)](tokens)
-                tokens = _append(tokens, vectors[layer] if vectors else None)
+                tokens = _append(tokens, vectors[layer : layer + 1])
             tokens = block(tokens)  # (B, N + M, d_v), at the end (B, 1, d_v) if [CLS] is pooled
             if blocks:
                 outputs.append(tokens[:, :native])
         features = clip.pool_image(tokens[:, :native])  # (B, D)
         return (features, outputs) if blocks else features
 
-    # -- both -------------------------------------------------------------------------------------
-
     def logits(self, pixels: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K): logit scale times cosine of images and text features (K, D)."""
-        return self.similarity(self.image_features(pixels), texts)
-
-    def similarity(self, features: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Return logits (B, K) of raw image features (B, D) and unit text features (K, D)."""
-        return self.clip.logit_scale * F.normalize(features, dim=-1) @ texts.t()
+        """Return logits (B, K) of pixels (B, 3, H, W) and unit-length text features (K, D)."""
+        return cosine_logits(self.image_features(pixels), texts, self.clip.logit_scale)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1] with the current prompts."""
         return self.logits(pixels, self.text_features())
 
 
-def _append(tokens: torch.Tensor, vectors: torch.Tensor | None) -> torch.Tensor:
-    """Put vectors (M, d) behind the tokens (B, N, d) of every image: (B, N + M, d)."""
-    if vectors is None:
-        return tokens
-    vectors = vectors.to(tokens.dtype).expand(len(tokens), -1, -1)  # (B, M, d)
-    return torch.cat([tokens, vectors], dim=1)
+def _append(tokens: torch.Tensor, vectors: list[torch.Tensor]) -> torch.Tensor:
+    """Put the vectors (M, d), if there are any, after the tokens (B, N, d) of every image."""
+    added = [v.to(tokens.dtype).expand(len(tokens), -1, -1) for v in vectors]
+    return torch.cat([tokens, *added], dim=1) if added else tokens  # (B, N + M, d)

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-INITS = ("default", "zero")
-
 
 class TokenRefiner(nn.Module):
     """h + R(h) with R(h) = W2 relu(W1 h + b1) + b2, token by token.

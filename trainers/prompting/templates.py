@@ -28,4 +28,4 @@ def template_for(dataset: str) -> str:
 
 def fill(template: str, classnames: list[str]) -> list[str]:
     """Put class names (underscores become blanks, as in CoOp) into ``template``."""
-    return [template.format(name.replace("_", " ")) for name in classnames]
+    return [template.replace("{}", name.replace("_", " ")) for name in classnames]

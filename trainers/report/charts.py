@@ -4,45 +4,37 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..utils import errors
-from . import ablations as sweeps
-from . import curves, layouts
+from . import curves, drawing, layout
 from .curves import SHOTS, Panel
-from .gallery import png_uri
-from .tables import Table
+from .pictures import png_uri
+from .tables import Table, differing
 
 LIMIT = 40  # charts of one page
 _EPOCHS = "OPTIM.MAX_EPOCH"  # which some methods choose by the shots
 
 
-@dataclass
-class Chart:
+class Chart(NamedTuple):
     """One panel, not drawn yet."""
 
     section: str
     panel: Panel
     key: str
 
-    @property
-    def title(self) -> str:
-        """What is drawn, in one line."""
+    def draw(self) -> dict[str, str]:
+        """Return its title, what it shows in words, and the picture as a data URI."""
         figure = f", {self.panel.only}" if self.panel.only else ""
-        return f"{layouts.title(self.panel.table)}{figure}"
-
-    @property
-    def text(self) -> str:
-        """The picture in words, for who does not see it."""
         names = ", ".join(curve.name for curve in self.panel.curves)
-        return f"Accuracy in percent over {self.key}: {names}"
-
-    def draw(self) -> str:
-        """Return the picture as a data URI."""
         out = io.BytesIO()
-        curves.save(out, [self.panel], self.key, captions=False)
-        return png_uri(out.getvalue())
+        drawing.save(out, [self.panel], self.key, captions=False)
+        return {
+            "title": f"{layout.title(self.panel.table)}{figure}",
+            "text": f"Accuracy in percent over {self.key}: {names}",
+            "picture": png_uri(out.getvalue()),
+        }
 
 
 def build_charts(
@@ -52,53 +44,53 @@ def build_charts(
 
     Returns:
         the charts, and notes on runs that are in none of a table's curves over a setting which
-        others have, or that contradict one another. Where nothing varies there is nothing to say.
+        others have, or that contradict one another; none where nothing varies.
     """
     tables = list(tables)
-    found = [_few_shot(tables), _swept(records), _ablations(tables)]
-    notes = dict.fromkeys(note for _, told in found for note in told)
+    found = [_few_shot(tables), _over_attacks(records), _ablations(tables)]
+    notes = dict.fromkeys(note for _, stated in found for note in stated)
     return [chart for charts, _ in found for chart in charts], list(notes)
 
 
 def _panels(table: Table, key: str, along: Iterable[str] = ()) -> tuple[list[Panel], list[str]]:
-    """Return the panels of a table and what its own notes do not say; none where nothing varies."""
+    """Return the panels of a table and notes that its own lack; none where nothing varies."""
     try:
         panels, notes = curves.build_panels([table], key, along)
     except curves.NothingVaries:
         return [], []
     except errors.UserError as error:
         panels, notes = [], [str(error)]
-    where = f"curves over {key}: {layouts.title(table)}"
+    where = f"curves over {key}: {layout.title(table)}"
     return panels, [f"{where}: {note}" for note in notes if note not in table.notes]
 
 
 def _few_shot(tables: list[Table]) -> tuple[list[Chart], list[str]]:
     charts, notes = [], []
     for table in tables:  # one by one: twins in one table must not cost the others their charts
-        if table.first["protocol"] != "few_shot":
+        if table.protocol != "few_shot":
             continue
         along = [_EPOCHS] if any(_EPOCHS in row.config for row in table.rows) else []
-        panels, told = _panels(table, SHOTS, along)
+        panels, stated = _panels(table, SHOTS, along)
         if along and not panels:
             panels, again = _panels(table, SHOTS)
-            told = again if panels else told + again
+            stated = again if panels else stated + again
         charts += [Chart("Over shots", p, "shots") for p in curves.per_figure(panels)]
-        notes += told
+        notes += stated
     return charts, notes
 
 
-def _swept(records: Mapping[Path, dict]) -> tuple[list[Chart], list[str]]:
+def _over_attacks(records: Mapping[Path, dict]) -> tuple[list[Chart], list[str]]:
     charts, notes = [], []
-    for axis, title in sweeps.AXES.items():
+    for axis, title in curves.AXES.items():
         try:
-            panels, _ = sweeps.build_panels(records, axis)
+            panels, _ = curves.attack_panels(records, axis)
         except curves.NothingVaries:
             continue
-        for panel in panels:  # whose notes leave out the attacks that nobody varied
+        for panel in panels:  # whose notes leave out the attacks that do not vary
             charts.append(Chart("Over the test attack", panel, title))
-            where = f"curves over {axis}: {layouts.title(panel.table)}"
-            told = (n for n in panel.table.notes if not n.startswith("self-check"))  # tables' own
-            notes += [f"{where}: {note}" for note in told]
+            where = f"curves over {axis}: {layout.title(panel.table)}"
+            stated = (n for n in panel.table.notes if not n.startswith("self-check"))  # in tables
+            notes += [f"{where}: {note}" for note in stated]
     return charts, notes
 
 
@@ -106,15 +98,13 @@ def _ablations(tables: list[Table]) -> tuple[list[Chart], list[str]]:
     """Draw each trainer over every setting of its own in which its runs differ."""
     charts, notes = [], []
     for table in tables:
+        untrained = [row for row in table.rows if not row.shots]
         for trainer in sorted({row.trainer for row in table.rows if row.shots}):
             rows = [row for row in table.rows if row.trainer == trainer]
-            untrained = [row for row in table.rows if not row.shots]
+            alone = Table(table.tests, table.protocol, rows=untrained + rows)
             node = f"TRAINER.{trainer.upper()}."
-            keys = {key for row in rows for key in row.config if key.startswith(node)}
-            alone = Table(table.first, table.attacks, untrained + rows)
-            for key in sorted(keys):
-                if len({row.config.get(key) for row in rows}) > 1:
-                    panels, told = _panels(alone, key)
-                    charts += [Chart("Ablations", panel, key) for panel in panels]
-                    notes += told
+            for key in (key for key in differing(rows) if key.startswith(node)):
+                panels, stated = _panels(alone, key)
+                charts += [Chart("Ablations", panel, key) for panel in panels]
+                notes += stated
     return charts, notes

@@ -1,80 +1,60 @@
-"""Records sorted into tables: what may stand side by side, and what has to be told beside it.
+"""Records sorted into tables of runs that may be compared, one test of one data set each.
 
 A table holds one data set, class split, protocol, test subset, backbone (by the content of its
 weights) and one list of test attacks. Rows are trainer x shots; runs that differ in any setting
-that could change the result are different rows.
+that could change the result are different rows. ``across.py`` puts several tests in one table.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import records as records_of
+from ..config.identity import is_neutral
 from ..config.keys import defaults
 from .threats import attack_headings, threat_label
 
-# settings that do not change a result, or that the table states by other means
-_NEUTRAL = (
-    "SEED",
-    "OUTPUT_DIR",
-    "RESUME",
-    "USE_CUDA",
-    "VERBOSE",
-    "VERSION",
-    "DATASET.ROOT",
-    "DATASET.CACHE_DIR",
-    "DATASET.NUM_SHOTS",
-    "MODEL.BACKBONE.NAME",
-    "TRAIN.PRINT_FREQ",
-    "TRAIN.CHECKPOINT_FREQ",
-    "TEST.SUBSET",
-    "TEST.FIRST",
-    "TEST.PICTURE",
-    "TEST.PROBES",
-    "TEST.SAVE_ADV",
-    "TEST.NO_TEST",
-    "TEST.PROTOCOL",
-    "TEST.PER_CLASS_RESULT",
-    "TEST.COMPUTE_CMAT",
-    "ATTACK.TEST.*",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.TEST.*",
-    "DATASET.FEATURE_DIR",
-    "TRAINER.*.BANK_BATCH",
-    "TRAINER.*.CLASS_CHUNK",
+# keys that tell no rows apart, because the record or the table states them by other means
+_STATED = (
+    *("SEED", "VERSION", "DATASET.NUM_SHOTS", "MODEL.BACKBONE.NAME", "TEST.SUBSET", "TEST.FIRST"),
+    *("TEST.SAVE_ADV", "TEST.NO_TEST", "TEST.PROTOCOL", "TEST.PER_CLASS_RESULT"),
+    *("TEST.COMPUTE_CMAT", "ATTACK.TEST.", "DATALOADER.TEST."),
+    "TRAINER.ADVPT.BANK_DIR",  # of older records; now DATASET.FEATURE_DIR
 )
 # settings of a training that a zero-shot model does not have
-_TRAINING = (
-    "OPTIM.*",
-    "TRAIN.*",
-    "TRAINER.*",
-    "DATALOADER.*",
-    "ATTACK.TRAIN.*",
-    "INPUT.TRANSFORMS",
-)
+_TRAINING = ("OPTIM.", "TRAIN.", "TRAINER.", "DATALOADER.", "ATTACK.TRAIN.", "INPUT.TRANSFORMS")
 
 ELSEWHERE = ("xd", "dg")  # protocols that test prompts on other data than they were trained on
 UNKNOWN = "unknown"  # a source that a record of these protocols does not name
+WHOLE = ""  # the part of a table that has one test only
+
+
+class Run(NamedTuple):
+    """A record and the file that holds it."""
+
+    path: Path
+    record: dict
 
 
 @dataclass
 class Row:
-    """The runs of one trainer with one setting; one per seed."""
+    """The runs of one trainer with one setting: for each test of the table, one per seed."""
 
     trainer: str
     shots: int
     train_threat: Mapping | None
-    config: dict
-    runs: dict[int, dict] = field(default_factory=dict)  # seed -> record
-    paths: dict[int, Path] = field(default_factory=dict)
-    also: str = ""  # further settings, for a note
+    config: dict[str, str]  # settings that tell rows apart, as JSON text
+    parts: dict[str, dict[int, Run]] = field(default_factory=dict)  # test -> seed -> run
+    unclear: dict[str, list[Row]] = field(default_factory=dict)  # test -> rows, one its own
     variant: str = ""  # settings that tell it from another row of this trainer and these shots
+    also: str = ""  # further settings, for a note
 
     @property
     def identity(self) -> str:
@@ -106,19 +86,20 @@ class Row:
         return threat_label(self.train_threat) if self.train_threat else "clean images"
 
     @property
-    def parameters(self) -> str:
-        """Trainable parameters (several numbers only if the runs disagree)."""
-        return ", ".join(map(str, sorted({r["prompt_parameters"] for r in self.runs.values()})))
+    def runs(self) -> list[Run]:
+        """Every run of the row: test by test, seed by seed."""
+        return [run for part in self.parts.values() for _, run in sorted(part.items())]
 
-    def accuracies(self, signature=None) -> list[float]:
+    def distinct(self, fact: str) -> list:
+        """Return the sorted values of a field of its records, such as ``seed`` or ``epochs``."""
+        return sorted({run.record[fact] for run in self.runs})
+
+    def accuracies(self, signature=None, part: str = WHOLE) -> list[float]:
         """Return the accuracies in percent, one per seed: clean, or under one attack."""
         values = []
-        for _, record in sorted(self.runs.items()):
-            score = record["clean"]
-            if signature is not None:
-                by_signature = {records_of.attack_signature(a): a for a in record["attacks"]}
-                score = by_signature[signature]
-            values.append(records_of.accuracy(score))
+        for _, (_, record) in sorted(self.parts.get(part, {}).items()):
+            scores = {records_of.attack_signature(a): a for a in record["attacks"]}
+            values.append(records_of.accuracy((scores | {None: record["clean"]})[signature]))
         return values
 
 
@@ -126,25 +107,32 @@ class Row:
 class Table:
     """Rows that may be compared with one another."""
 
-    first: dict  # any record of it, for what all of them share
-    attacks: list[dict]  # the test attacks in their order in that record
+    tests: dict[str, dict]  # test -> a record of it: WHOLE alone, or class halves or data sets
+    protocol: str
+    source: str | None = None  # across tests: trained on this data set; None: nothing was
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
-    def headings(self) -> list[str]:
-        """One heading per attack."""
-        return attack_headings(self.attacks)
+    def first(self) -> dict:
+        """A record of it, for what all of them share."""
+        return next(iter(self.tests.values()))
 
     @property
-    def signatures(self) -> list[tuple]:
-        """One hashable threat model per attack, in the order of the headings."""
-        return [records_of.attack_signature(a) for a in self.attacks]
+    def across(self) -> bool:
+        """Whether rows hold several tests of a model."""
+        return WHOLE not in self.tests
+
+    def where(self, test: str) -> str:
+        """Return a test in words."""
+        return f"the {test} classes" if self.protocol == "base2new" else test
 
     @property
-    def devices(self) -> list[str]:
-        """Every device a run was made on."""
-        return sorted({r["device"] for row in self.rows for r in row.runs.values()})
+    def figures(self) -> list[tuple[str, tuple | None]]:
+        """``clean`` and each attack's heading, with the signature that finds it in a record."""
+        attacks = self.first["attacks"]
+        signatures = map(records_of.attack_signature, attacks)
+        return [("clean", None), *zip(attack_headings(attacks), signatures, strict=True)]
 
 
 def backbone(record: Mapping) -> tuple[str, str]:
@@ -155,20 +143,19 @@ def backbone(record: Mapping) -> tuple[str, str]:
 
 def setting(record: Mapping) -> tuple:
     """Return what has to be equal wherever runs are compared: data, test images and backbone."""
-    return (
-        record["schema"],
-        record["dataset"],
-        record["split"],
-        record["classes"],
-        record["subset"] or 0,
-        record["clean"]["n"],
-        backbone(record),
-    )
+    facts = (record[key] for key in ("schema", "dataset", "split", "classes"))
+    return *facts, record["subset"] or 0, record["clean"]["n"], backbone(record)
 
 
 def signatures(record: Mapping) -> tuple:
-    """Return the test attacks of a record, in an order of their own."""
+    """Return the test attacks of a record, sorted."""
     return tuple(sorted(records_of.attack_signature(a) for a in record["attacks"]))
+
+
+def outcome(record: Mapping) -> tuple[int, dict]:
+    """Return the numbers of correct images: clean, and under each attack."""
+    robust = {records_of.attack_signature(a): a["correct"] for a in record["attacks"]}
+    return record["clean"]["correct"], robust
 
 
 def source_of(record: Mapping) -> str | None:
@@ -184,45 +171,45 @@ def source_of(record: Mapping) -> str | None:
     return None if source == record["dataset"] else source
 
 
-def is_unknown(source: str | None) -> bool:
-    """Tell whether ``source`` stands for one that no record names, numbered or not."""
-    return source is not None and source.partition(" ")[0] == UNKNOWN
+def of_unknown_source(record: Mapping) -> bool:
+    """Return True if the record's source is unknown, numbered or not."""
+    return (source_of(record) or "").partition(" ")[0] == UNKNOWN
 
 
 def name_sources(records: Mapping[Path, dict]) -> dict[Path, dict]:
-    """Number the unknown sources of records: two of them may be two data sets, and no one row."""
+    """Number the unknown sources of records: two of them may be two data sets, so never one row."""
     unknown = [path for path, record in records.items() if source_of(record) == UNKNOWN]
     numbers = {path: {"source": f"{UNKNOWN} {i}"} for i, path in enumerate(unknown, 1)}
     return {path: record | numbers.get(path, {}) for path, record in records.items()}
 
 
-def _setting(record: Mapping) -> tuple:
-    """Return everything but the protocol that has to be equal inside one table."""
-    return *setting(record), signatures(record)
+def known_settings(records: Iterable[Mapping]) -> set[str]:
+    """Return every setting that any of the records has."""
+    return set().union(*(record["config"] for record in records))
 
 
-def _relevant(record: Mapping, known: Iterable[str]) -> dict:
-    """Return the settings that tell rows of one trainer apart, each as JSON text.
+def empty_row(record: Mapping, known: Iterable[str]) -> Row:
+    """Return the row that a record belongs to, without runs.
 
     Args:
-        known: settings that any of the table's records has.
+        known: settings that any of the records it is compared with has.
     """
-    patterns = _NEUTRAL + (_TRAINING if record["shots"] == 0 else ())
+    ignored = _STATED + (_TRAINING if record["shots"] == 0 else ())
     unset = {key: defaults()[key] for key in known if key in defaults()}
     source = source_of(record)
     facts = {"epochs": record["epochs"]} | ({"source": source} if source else {})
-    config = facts | unset | record["config"]
-    return {
+    config = {
         key: json.dumps(value)
-        for key, value in config.items()
-        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+        for key, value in (facts | unset | record["config"]).items()
+        if not is_neutral(key) and not key.startswith(ignored)
     }
+    return Row(record["trainer"], record["shots"], record["train_threat"], config)
 
 
 def grouped(records: Mapping[Path, dict], setting_of: Callable) -> list[dict[Path, dict]]:
     """Sort records by ``setting_of(record)`` and protocol.
 
-    Zero-shot models join every protocol of their setting; alone they stay with their own.
+    Zero-shot models appear under every protocol of their setting, or alone under their own.
     """
     groups = defaultdict(dict)  # (setting, protocol) -> {path: record}
     untrained = defaultdict(dict)
@@ -237,22 +224,52 @@ def grouped(records: Mapping[Path, dict], setting_of: Callable) -> list[dict[Pat
 
 
 def build_tables(records: Mapping[Path, dict]) -> list[Table]:
-    """Sort completed records into tables.
+    """Sort completed records into tables of one test each.
 
-    A zero-shot model belongs to no training protocol: it joins every table of its setting.
+    A zero-shot model belongs to no training protocol: it appears in every table of its setting.
     """
-    tables = [_table(members) for members in grouped(name_sources(records), _setting)]
+    groups = grouped(name_sources(records), lambda r: (*setting(r), signatures(r)))
+    tables = []
+    for members in groups:
+        table = collect(starmap(Run, members.items()))
+        finish(table)
+        table.notes += [
+            f"source: '{run.path}' does not say what its prompts were trained on (its checkpoint "
+            f"is older than that field), so that {row.full_name} is that run alone"
+            for row in table.rows
+            for run in row.runs
+            if of_unknown_source(run.record)
+        ]
+        tables.append(table)
     order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
     return sorted(tables, key=lambda t: [t.first[key] for key in order])
 
 
-def _table(members: Mapping[Path, dict]) -> Table:
-    table = collect(members)
-    name_variants(table.rows)
-    table.rows.sort(key=row_order)
-    table.notes += settings_notes(table.rows) + _missing_seeds(table.rows)
-    table.notes += _unknown_sources(table.rows)
-    table.notes += [f"self-check: {warning}" for warning in warnings_of(table.rows)]
+def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -> Table:
+    """Sort comparable records of one test into rows; a repeated seed is noted and left out.
+
+    Args:
+        again: a repeated seed with an equal result is no note.
+    """
+    members = list(members)
+    trained = [run.record for run in members if run.record["shots"]]
+    first = trained[0] if trained else members[0].record
+    table = Table({test: first}, first["protocol"])
+    rows: dict[str, Row] = {}
+    known = known_settings(run.record for run in members)
+    for path, record in sorted(members, key=lambda run: run.record["created"], reverse=True):
+        empty = empty_row(record, known)
+        row = rows.setdefault(empty.identity, empty)
+        runs, seed = row.parts.setdefault(test, {}), record["seed"]
+        run = runs.setdefault(seed, Run(path, record))
+        # a zero-shot model may have been tested under two protocols
+        expected = again or (not record["shots"] and run.record["protocol"] != record["protocol"])
+        if run.path != path and not (expected and outcome(run.record) == outcome(record)):
+            table.notes.append(
+                f"duplicate: '{path}' repeats {row.full_name}, seed {seed}; "
+                f"only the newer '{run.path}' counts"
+            )
+    table.rows = list(rows.values())
     return table
 
 
@@ -263,119 +280,60 @@ def row_order(row: Row) -> tuple:
     return row.shots != 0, row.trainer, row.shots < 0, row.shots, name
 
 
-def collect(members: Mapping[Path, dict]) -> Table:
-    """Sort comparable records into rows; what repeats a seed is noted and left out."""
-    trained = [r for r in members.values() if r["shots"] != 0]
-    first = (trained or list(members.values()))[0]
-    table = Table(first, first["attacks"])
-    rows: dict[tuple, Row] = {}
-    known = set().union(*(record["config"] for record in members.values()))
-    newest_first = sorted(members.items(), key=lambda item: item[1]["created"], reverse=True)
-    for path, record in newest_first:
-        empty = empty_row(record, known)
-        row = rows.setdefault(empty.identity, empty)
-        seed = record["seed"]
-        if seed not in row.runs:
-            row.runs[seed], row.paths[seed] = record, path
-        elif not _same_model_again(row.runs[seed], record):
-            table.notes.append(
-                f"duplicate: '{path}' repeats {row.full_name}, seed {seed}; "
-                f"only the newer '{row.paths[seed]}' counts"
-            )
-    table.rows = list(rows.values())
-    return table
-
-
-def _same_model_again(one: Mapping, other: Mapping) -> bool:
-    """Tell whether the zero-shot model was tested for two protocols, to the same end."""
-    untrained = not one["shots"] and one["protocol"] != other["protocol"]
-    return untrained and _outcome(one) == _outcome(other)
-
-
-def _outcome(record: Mapping) -> tuple[int, dict]:
-    robust = {records_of.attack_signature(a): a["correct"] for a in record["attacks"]}
-    return record["clean"]["correct"], robust
-
-
-def empty_row(record: Mapping, known: Iterable[str]) -> Row:
-    """Return the row that a record belongs to, without runs.
-
-    Args:
-        known: settings that any of the records it is compared with has.
-    """
-    config = _relevant(record, known)
-    return Row(record["trainer"], record["shots"], record["train_threat"], config)
-
-
 def name_variants(rows: list[Row]) -> None:
     """Name the settings in which rows of the same trainer and shots differ.
 
-    Where the trainer's own settings tell them apart, these are the name and the others go to
-    ``also``; otherwise all of them are the name.
+    Where the trainer's own settings suffice, they are the name and the others go to ``also``;
+    otherwise all of them are the name.
     """
     same = defaultdict(list)
     for row in rows:
         same[row.trainer, row.shots].append(row)
-    for twins in same.values():
-        keys = [
-            key
-            for key in sorted(set().union(*(twin.config for twin in twins)))
-            if len({twin.config.get(key) for twin in twins}) > 1
-            and not key.startswith("ATTACK.TRAIN.")  # told by 'trained with'
-        ]
-        own = [key for key in keys if key.startswith(f"TRAINER.{twins[0].trainer.upper()}.")]
-        if own and len({_values(twin, own) for twin in twins}) == len(twins):
-            for row in twins:
-                row.variant = _values(row, own).replace(f"TRAINER.{row.trainer.upper()}.", "")
-                row.also = _values(row, [key for key in keys if key not in own])
-        else:
-            for row in twins:
-                row.variant, row.also = _values(row, keys), ""
+    for (trainer, _), twins in same.items():
+        keys = [k for k in differing(twins) if not k.startswith("ATTACK.TRAIN.")]  # trained with
+        node = f"TRAINER.{trainer.upper()}."
+        own = [key for key in keys if key.startswith(node)]
+        suffice = own and len({_values(twin, own) for twin in twins}) == len(twins)
+        for row in twins:
+            row.variant = _values(row, own).replace(node, "") if suffice else _values(row, keys)
+            row.also = _values(row, [k for k in keys if k not in own]) if suffice else ""
+
+
+def differing(rows: Iterable[Row]) -> list[str]:
+    """Return the settings in which rows differ, sorted."""
+    rows = list(rows)
+    keys = set().union(*(row.config for row in rows))
+    return sorted(key for key in keys if len({row.config.get(key) for row in rows}) > 1)
 
 
 def _values(row: Row, keys: Iterable[str]) -> str:
     return ", ".join(f"{key}={row.config.get(key, 'unset')}" for key in keys)
 
 
-def _missing_seeds(rows: list[Row]) -> list[str]:
-    trained = [row for row in rows if row.shots != 0 and not _of_unknown_source(row)]
-    seeds = set().union(*(row.runs for row in trained))
-    return [
-        f"missing: {row.full_name} has no seed "
-        + ", ".join(map(str, sorted(seeds - set(row.runs))))
-        + ", which other rows have"
-        for row in trained
-        if seeds - set(row.runs)
-    ]
-
-
-def _of_unknown_source(row: Row) -> bool:
-    return any(is_unknown(source_of(record)) for record in row.runs.values())
-
-
-def _unknown_sources(rows: list[Row]) -> list[str]:
-    return [
-        f"source: '{path}' does not say what its prompts were trained on (its checkpoint is older "
-        f"than that field), so that {row.full_name} is that run alone"
-        for row in rows
-        if _of_unknown_source(row)
-        for path in row.paths.values()
-    ]
-
-
-def settings_notes(rows: Iterable[Row]) -> list[str]:
-    """Return the settings that rows are not named by."""
-    return [f"settings: {row.full_name} has {row.also}" for row in rows if row.also]
-
-
-def warnings_of(rows: Iterable[Row]) -> list[str]:
-    """Return what the attacks' self-checks objected to."""
-    return [
-        f"{row.full_name}, seed {seed}, {heading}: {warning}"
-        for row in rows
-        for seed, record in sorted(row.runs.items())
-        for heading, attack in zip(
-            attack_headings(record["attacks"]), record["attacks"], strict=True
-        )
-        for warning in attack["warnings"]
-    ]
+def finish(table: Table) -> None:
+    """Name and sort the rows of a table; note other settings, missing seeds and warnings."""
+    name_variants(table.rows)
+    table.rows.sort(key=row_order)
+    rows = [row for row in table.rows if row.shots and not of_unknown_source(row.runs[0].record)]
+    seeds = {seed for row in rows for seed in row.distinct("seed")}
+    others = "other rows or tests" if table.across else "other rows"
+    notes = [f"settings: {row.full_name} has {row.also}" for row in table.rows if row.also]
+    for row in rows:
+        for test, runs in row.parts.items():
+            if gaps := ", ".join(map(str, sorted(seeds - set(runs)))):
+                place = f" on {table.where(test)}" if table.across else ""
+                notes.append(
+                    f"missing: {row.full_name} has no seed {gaps}{place}, which {others} have"
+                )
+    for row in table.rows:
+        for test, runs in row.parts.items():
+            place = f"on {table.where(test)}: " if table.across else ""
+            notes += [
+                f"self-check: {place}{row.full_name}, seed {seed}, {heading}: {warning}"
+                for seed, (_, record) in sorted(runs.items())
+                for heading, attack in zip(
+                    attack_headings(record["attacks"]), record["attacks"], strict=True
+                )
+                for warning in attack["warnings"]
+            ]
+    table.notes += notes

@@ -5,47 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..records import attack_signature
+from ..records.threats import ADAPTIVE, ALGORITHMS, NORMS, OBJECTIVES, TARGETS
 
-# field -> how it is written where a short heading does not say it
-_DETAILS = {
-    "alpha": "alpha {}",
-    "restarts": "{} restarts",
-    "start": "{} start",
-    "norm": "{}",
-    "prec": "gradients in {}",
-    "name": "{}",
-    "steps": "{} steps",
-    "drop": "every iterate scored: {}",
-}
-_OBJECTIVES = {
-    "margin": "margin",
-    "dlr": "DLR",
-    "kl": "KL",
-    "embedding_kl": "embedding-KL",
-    "logit": "MaxLogit",
-}
-_ALGORITHMS = {
-    "pgd": "PGD",
-    "fgsm": "FGSM",
-    "mi": "MI-FGSM",
-    "di": "DI-FGSM",
-    "mdi": "MI-DI-FGSM",
-    "autoattack": "AutoAttack",
-    "apgd": "APGD-CE+DLR",
-    "apgd-ce": "APGD-CE",
-    "apgd-dlr": "APGD-DLR",
-    "apgd-t": "APGD-T",
-    "fab-t": "FAB-T",
-    "square": "Square",
-    "rap": "RAP",
-}
-_FOLLOWS = {"autoattack", "apgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"}
-_TARGETS = {
-    "embedding": "transfer",
-    "end_to_end": "end-to-end",
-    "frozen_prompt": "frozen-prompt",
-    "surrogate": "black-box",
-}
 MEANINGS = {
     "embedding": "transfer: made on the image embedding alone (AdvPT's threat model), "
     "the attack never saw the learned prompt",
@@ -54,6 +15,16 @@ MEANINGS = {
     "the attack never saw the learned one",
     "surrogate": "black-box: made on another model, the surrogate; the attack asked the tested "
     "model nothing",
+}
+# field -> how a heading states it where its name and value would not be clear
+_DETAILS = {
+    "restarts": "{} restarts",
+    "start": "{} start",
+    "norm": "{}",
+    "prec": "gradients in {}",
+    "name": "{}",
+    "steps": "{} steps",
+    "drop": "every iterate scored: {}",
 }
 
 
@@ -71,49 +42,46 @@ def threat_label(threat: Mapping) -> str:
 
     Cross entropy, the usual objective, is not named.
     """
-    name = _ALGORITHMS.get(threat["name"].lower(), threat["name"])
+    name = ALGORITHMS.get(threat["name"].lower(), threat["name"])
     if name == "PGD":
         name = f"PGD-{threat['steps']}" if threat["steps"] else "noise"
-    elif threat["name"] in _FOLLOWS and threat["steps"] not in (100, 5000):
+    elif threat["name"] in ADAPTIVE and threat["steps"] not in (100, 5000):  # AutoAttack's own
         name += f"-{threat['steps']}"
     label = f"{name} {size(threat['eps']) if threat['eps'] else 'without a ball'}"
-    objective = _OBJECTIVES.get(threat["objective"])
-    return f"{label} ({objective})" if objective and threat["steps"] else label
+    if threat["objective"] in (None, "ce") or not threat["steps"]:
+        return label
+    return f"{label} ({OBJECTIVES[threat['objective']]})"
 
 
 def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
     """Return one heading per test attack, such as ``transfer PGD-40 16/255 (embedding-KL)``.
 
-    Headings that would be equal are told apart by the fields in which their attacks differ.
+    Headings that would be equal are extended by the fields in which their attacks differ.
     """
-    attacks = list(attacks)
-    labels = [f"{_TARGETS[a['target']]} {threat_label(a)}" for a in attacks]
+    attacks = [dict(attack_signature(a)) | {"label": _label(a)} for a in attacks]
     headings = []
-    for attack, label in zip(attacks, labels, strict=True):
-        signatures = [
-            dict(attack_signature(a))
-            for a, other in zip(attacks, labels, strict=True)
-            if other == label
-        ]
+    for attack in attacks:
+        twins = [other for other in attacks if other["label"] == attack["label"]]
         differing = [
             _DETAILS.get(key, key + " {}").format(value)
-            for key, value in dict(attack_signature(attack)).items()
-            if any(twin.get(key) != value for twin in signatures)
+            for key, value in attack.items()
+            if any(twin.get(key) != value for twin in twins)
         ]
-        headings.append(", ".join([label, *differing]))
+        headings.append(", ".join([attack["label"], *differing]))
     return headings
 
 
-def _scoring(threat: Mapping) -> str:
-    if threat["name"] in _FOLLOWS:
-        return "on the samples that the other attacks of the row have left"
-    return "every iterate scored" if threat["drop"] else ""
+def _label(attack: Mapping) -> str:
+    return f"{TARGETS[attack['target']]} {threat_label(attack)}"
 
 
 def describe(threat: Mapping) -> str:
     """Return the full threat model in one line."""
-    norm = {"linf": "Linf", "l2": "L2"}.get(threat["norm"], threat["norm"])
-    restarts = threat["restarts"]
+    norm = NORMS.get(threat["norm"], threat["norm"])
+    restarts, objective = threat["restarts"], threat["objective"]
+    scoring = "every iterate scored" if threat["drop"] else ""
+    if threat["name"] in ADAPTIVE:
+        scoring = "on the samples that the other attacks of the row have left"
     parts = [
         f"{norm} ball" if threat["eps"] else f"no ball (it seeks the nearest in {norm})",
         f"eps {size(threat['eps'])}" if threat["eps"] else "",
@@ -121,11 +89,9 @@ def describe(threat: Mapping) -> str:
         f"{threat['steps']} steps",
         f"{restarts} restart{'' if restarts == 1 else 's'}",
         f"{threat['start'].replace('_', '-')} start" if threat["start"] else "",
-        f"objective {_OBJECTIVES.get(threat['objective'], 'cross entropy')}"
-        if threat["objective"]
-        else "",
+        f"objective {OBJECTIVES[objective]}" if objective else "",
         ", ".join(f"{key} {value}" for key, value in threat.get("kwargs", {}).items()),
-        _scoring(threat),
+        scoring,
         f"gradients in {threat['prec']}" if threat.get("prec") else "",
         f"defence {threat['defence']}" if threat.get("defence") else "",
     ]

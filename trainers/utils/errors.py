@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can mend; its text is one sentence that says how.
+    """A mistake the user can fix; its text is one sentence that says how.
 
     Entry points print it as ``error: ...`` and exit with code 2.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
+from safetensors.torch import save_file
 
 from .errors import UserError
 
@@ -38,7 +38,7 @@ def writable_dir(path) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Yield a temporary path beside ``path`` that replaces it when the block succeeds.
+    """Yield a temporary path next to ``path`` that replaces it when the block succeeds.
 
     The old file stays intact when the block fails or the disk is full.
 
@@ -88,18 +88,10 @@ def read_json(path):
 
 def sha256_file(path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as handle:
-        return (
-            hashlib.file_digest(handle, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest_blocks(handle)
-        )
-
-
-def _digest_blocks(handle) -> str:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
-    while block := handle.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -108,20 +100,10 @@ def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
-        digest.update(digest_head(name, value.dtype, value.shape))
-        digest.update(bytes_of(value))
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        if value.numel():
+            digest.update(memoryview(value.flatten().view(torch.uint8).numpy()))  # without a copy
     return digest.hexdigest()
-
-
-def digest_head(name: str, dtype: torch.dtype, shape) -> bytes:
-    """Return what stands before a tensor's bytes in :func:`tensors_digest`."""
-    return f"{name}|{dtype}|{tuple(shape)}|".encode()
-
-
-def bytes_of(value: torch.Tensor) -> memoryview:
-    """Return the bytes of a contiguous CPU tensor, without a copy."""
-    flat = value.detach().flatten()
-    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
 
 
 def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None = None) -> None:
@@ -130,11 +112,14 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None =
     meta = {k: json.dumps(v) for k, v in (metadata or {}).items()}
     meta["checksum"] = json.dumps(tensors_digest(tensors))
     with atomic_write(path) as temporary:
-        temporary.write_bytes(to_bytes(tensors, metadata=meta))
+        try:
+            save_file(tensors, temporary, metadata=meta)
+        except SafetensorError as error:  # such as a full disk
+            raise OSError(str(error)) from error
 
 
 def load_tensors(
-    path, *, advice: str = "delete it and run again to make it anew"
+    path, *, advice: str = "delete it and run again"
 ) -> tuple[dict[str, torch.Tensor], dict]:
     """Read what :func:`save_tensors` wrote and verify its checksum.
 

@@ -5,43 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-# two-sided 95 % quantiles of Student's t for 1 to 29 degrees of freedom (2 to 30 seeds)
-_T95 = (
-    12.7062,
-    4.3027,
-    3.1824,
-    2.7764,
-    2.5706,
-    2.4469,
-    2.3646,
-    2.3060,
-    2.2622,
-    2.2281,
-    2.2010,
-    2.1788,
-    2.1604,
-    2.1448,
-    2.1314,
-    2.1199,
-    2.1098,
-    2.1009,
-    2.0930,
-    2.0860,
-    2.0796,
-    2.0739,
-    2.0687,
-    2.0639,
-    2.0595,
-    2.0555,
-    2.0518,
-    2.0484,
-    2.0452,
-)
-
 
 def t95(samples: int) -> float:
-    """Return the 0.975 quantile of Student's t for ``samples`` >= 2 values (1.96 above 30)."""
-    return _T95[samples - 2] if samples <= 30 else 1.96
+    """Return the 0.975 quantile of Student's t for ``samples`` >= 2 values."""
+    from scipy.special import stdtrit  # scipy.stats.t.ppf, without importing all of scipy.stats
+
+    return float(stdtrit(samples - 1, 0.975))
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,94 +11,74 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-try:  # pip: advprompt.tools beside advprompt.datasets
-    from ..datasets import drawing
-except ImportError:  # the clone: tools/ beside datasets/
-    from ...datasets import drawing
+from ...datasets import COOP, drawing
+from ...datasets.splits import Split, read_split
 
 ANY = -1  # in a caption: the attribute is not named
+REAL = {"eurosat": "eurosat", "caltech": "caltech101"}  # kind -> name of the data set
+PHOTO = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.")
 TEMPLATES = {
-    "shapes": (
-        "a drawing of a {}.",
-        "a photo of a {}.",
-        "a picture of a {}.",
-        "an image of a {}.",
-        "this is a {}.",
-        "a {}.",
-        "{}",
-    ),
+    "shapes": ("a drawing of a {}.", *PHOTO, "this is a {}.", "a {}.", "{}"),
     "eurosat": (
-        "a centered satellite photo of {}.",
-        "a satellite photo of {}.",
-        "a photo of {}.",
-        "an aerial view of {}.",
-        "{}",
+        *("a centered satellite photo of {}.", "a satellite photo of {}.", "a photo of {}."),
+        *("an aerial view of {}.", "{}"),
     ),
-    "caltech": ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a {}.", "{}"),
+    "caltech": (*PHOTO, "a {}.", "{}"),
 }
 # Which attributes a caption names, and how often: (colour, shape, fill, background).
-MENTIONS = (
-    ((1, 1, 0, 0), 0.45),
-    ((1, 1, 1, 0), 0.12),
-    ((1, 1, 0, 1), 0.1),
-    ((1, 1, 1, 1), 0.08),
-    ((0, 1, 0, 0), 0.15),
-    ((1, 0, 0, 0), 0.03),
-    ((0, 1, 1, 0), 0.07),
-)
+MENTIONS = {
+    (1, 1, 0, 0): 0.45,
+    (1, 1, 1, 0): 0.12,
+    (1, 1, 0, 1): 0.1,
+    (1, 1, 1, 1): 0.08,
+    (0, 1, 0, 0): 0.15,
+    (1, 0, 0, 0): 0.03,
+    (0, 1, 1, 0): 0.07,
+}
 # Words of the templates that users' prompts bring along; kept in the token table.
 EXTRA_WORDS = "a type of pet flower texture food person doing aircraft the shape background on"
 _VOCABULARY = (
-    tuple(drawing.COLOURS),
-    drawing.SHAPES,
-    drawing.FILLS,
-    tuple(drawing.BACKGROUNDS),
+    *(tuple(drawing.COLOURS), drawing.SHAPES),
+    *(drawing.FILLS, tuple(drawing.BACKGROUNDS)),
 )
 
 
-@dataclass
-class RealSet:
-    """Training images of one real data set, decoded once.
-
-    images (N, S, S, 3) uint8, labels (N,), names of the classes.
-    """
+class RealSet(NamedTuple):
+    """Training images of one real data set, decoded once."""
 
     kind: str
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # (N, S, S, 3) uint8
+    labels: np.ndarray  # (N,)
     classnames: list[str]
 
 
+def real_split(root: Path, kind: str) -> tuple[Path, Split] | None:
+    """Return the image folder and CoOp's split of a real data set; None where it is missing."""
+    cls = COOP[REAL[kind]]
+    file = root / cls.dataset_dir / cls.split_file
+    return (file.parent / cls.image_folder, read_split(file)) if file.is_file() else None
+
+
 def load_real(root: Path, kind: str, size: int) -> RealSet | None:
-    """Decode the training images of CoOp's split; None where the folder is missing."""
-    folder, split = {
-        "eurosat": ("eurosat/2750", "eurosat/split_zhou_EuroSAT.json"),
-        "caltech": ("caltech-101/101_ObjectCategories", "caltech-101/split_zhou_Caltech101.json"),
-    }[kind]
-    if not (root / split).is_file():
+    """Decode the training images of CoOp's split; None where the data set is missing."""
+    if (found := real_split(root, kind)) is None:
         return None
-    rows = json.loads((root / split).read_text(encoding="utf-8"))["train"]
-    images = np.empty((len(rows), size, size, 3), np.uint8)
-    for i, (path, _, _) in enumerate(tqdm(rows, desc=f"decode {kind}", leave=False)):
-        image = Image.open(root / folder / path).convert("RGB")
+    folder, items = found[0], found[1].train
+    images = np.empty((len(items), size, size, 3), np.uint8)
+    for i, item in enumerate(tqdm(items, desc=f"decode {kind}", leave=False)):
+        image = Image.open(folder / item.path).convert("RGB")
         scale = size / min(image.size)
         wide = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
         image = image.resize(wide, Image.Resampling.BICUBIC)
         left, top = (wide[0] - size) // 2, (wide[1] - size) // 2
         images[i] = np.asarray(image.crop((left, top, left + size, top + size)))
-    names = {label: name.replace("_", " ") for _, label, name in rows}
-    return RealSet(kind, images, np.array([r[1] for r in rows]), [names[k] for k in sorted(names)])
+    names = {item.label: item.classname.replace("_", " ") for item in items}
+    labels = np.array([item.label for item in items])
+    return RealSet(kind, images, labels, [names[k] for k in sorted(names)])
 
 
 def augment(images: torch.Tensor, kind: str, generator: torch.Generator) -> torch.Tensor:
-    """Random crop, flip and (satellite) quarter turns.
-
-    Args:
-        images: (B, 3, S, S) in [0, 1].
-
-    Returns:
-        (B, 3, 64, 64) in [0, 1].
-    """
+    """Random crop, flip and (satellite) quarter turns: (B, 3, S, S) -> (B, 3, 64, 64) in [0, 1]."""
     n = len(images)
 
     def uniform(low, high):
@@ -127,14 +106,8 @@ class CaptionedImages:
 
     def __init__(self, real: list[RealSet], counts: dict[str, int], seed: int, easy_steps: int = 0):
         self.real, self.counts, self.seed, self.easy_steps = real, counts, seed, easy_steps
-        self.offsets, total = {}, 0
-        for data in real:
-            self.offsets[data.kind] = total
-            total += len(data.classnames)
-
-    @property
-    def kinds(self) -> list[str]:
-        return ["shapes", *self.offsets]
+        sizes = [len(data.classnames) for data in real]
+        self.offsets = {data.kind: sum(sizes[:i]) for i, data in enumerate(real)}
 
     def shapes(self, step: int) -> tuple[torch.Tensor, np.ndarray]:
         """Return drawings (B, 3, 64, 64) and their attributes (B, 4)."""
@@ -159,12 +132,12 @@ class CaptionedImages:
         """Return images (B, 3, 64, 64), distinct captions (U) and which fit (B, U) bool."""
         rng = np.random.default_rng([self.seed, 0, step])
         images, drawn = self.shapes(step)
-        pixels = [images]
-        facts = [np.concatenate([drawn, np.full((len(drawn), 1), -2)], 1)]
+        pixels, facts = [images], [np.concatenate([drawn, np.full((len(drawn), 1), -2)], 1)]
         captions: dict[str, np.ndarray] = {}
-        chances = np.array([m[1] for m in MENTIONS])
         for row in drawn:
-            named = np.array(MENTIONS[rng.choice(len(MENTIONS), p=chances)][0], bool)
+            named = np.array(
+                list(MENTIONS)[rng.choice(len(MENTIONS), p=[*MENTIONS.values()])], bool
+            )
             caption = _describe(row, named, rng.choice(TEMPLATES["shapes"]))
             captions[caption] = np.append(np.where(named, row, ANY), ANY)
         for data in self.real:
@@ -175,20 +148,16 @@ class CaptionedImages:
             facts.append(fact)
             for label in labels:
                 caption = str(rng.choice(TEMPLATES[data.kind])).format(data.classnames[label])
-                said = np.full(5, ANY)
-                said[4] = label + self.offsets[data.kind]
-                captions[caption] = said
+                captions[caption] = np.array([ANY] * 4 + [label + self.offsets[data.kind]])
         facts, said = np.concatenate(facts), np.array(list(captions.values()))
         fits = ((said[None] == ANY) | (said[None] == facts[:, None])).all(-1)  # (B, U)
         return torch.cat(pixels), list(captions), torch.from_numpy(fits)
 
     def classes(self) -> dict[str, list[str]]:
-        """Return one prompt per class and kind, without the held-out combinations."""
-        pairs = [(c, s) for c in drawing.COLOURS for s in drawing.SHAPES]
-        prompts = {"shapes": [_prompt("shapes", f"{c} {s}") for c, s in pairs]}
-        for data in self.real:
-            prompts[data.kind] = [_prompt(data.kind, name) for name in data.classnames]
-        return prompts
+        """Return one prompt per class and kind; of drawings, every colour and shape."""
+        names = {"shapes": [f"{c} {s}" for c in drawing.COLOURS for s in drawing.SHAPES]}
+        names |= {data.kind: data.classnames for data in self.real}
+        return {k: [TEMPLATES[k][0].format(name) for name in names[k]] for k in names}
 
     def words(self) -> list[str]:
         """Return texts that hold every word any caption can contain."""
@@ -200,10 +169,6 @@ class CaptionedImages:
 def pair_labels(attributes: np.ndarray) -> torch.Tensor:
     """Map attributes (B, 4) to indices into ``classes()["shapes"]``."""
     return torch.from_numpy(attributes[:, 0] * len(drawing.SHAPES) + attributes[:, 1])
-
-
-def _prompt(kind: str, name: str) -> str:
-    return TEMPLATES[kind][0].format(name)
 
 
 def _pixels(images: np.ndarray) -> torch.Tensor:

@@ -4,12 +4,14 @@
 
 Zero-shot accuracy on drawings that pre-training never saw (stream ``check``), on colour-shape
 combinations it was never shown, on the test images of EuroSAT and Caltech101, and under
-end-to-end PGD-20. Writes ``figures.json`` and ``MODEL_CARD.md`` beside the weights.
+end-to-end PGD-20. Writes ``figures.json`` next to the weights and the figures in their
+``MODEL_CARD.md``.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,20 +22,15 @@ from dassl.config import get_cfg_default
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ... import attacks, records
-from ... import backbone as prompting
-from ...datasets import drawing
+from ... import attacks, backbone, records
+from ...datasets import COOP, drawing
 from ...prompting import templates
 from ...utils import images, io
 from ...utils.entry import run_tool
-from .corpus import TEMPLATES
+from .corpus import REAL, TEMPLATES, real_split
 
 BATCH = 128
 LEVELS = (1, 2, 4, 8)  # eps in 1/255
-FOLDERS = {
-    "eurosat": ("EuroSAT", "eurosat", "2750"),
-    "caltech": ("Caltech101", "caltech-101", "101_ObjectCategories"),
-}
 
 
 def drawn(names: list[str], count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -45,22 +42,10 @@ def drawn(names: list[str], count: int) -> Iterator[tuple[torch.Tensor, torch.Te
         yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, labels
 
 
-def photos(root: Path, kind: str) -> tuple[list[str], list, list[int]]:
-    """Return class names, paths and labels of a real test set, or empty lists."""
-    _, folder, inner = FOLDERS[kind]
-    files = list((root / folder).glob("split_zhou_*.json"))
-    if not files:
-        return [], [], []
-    rows = io.read_json(files[0])["test"]
-    names = {label: name for _, label, name in rows}
-    paths = [str(root / folder / inner / path) for path, _, _ in rows]
-    return [names[k] for k in sorted(names)], paths, [label for _, label, _ in rows]
-
-
 def classifier(clip, template: str, names: list[str]):
     """Return pixels -> logits (B, K) for the hand-made prompt."""
     with torch.no_grad():
-        texts = prompting.text_features(clip, templates.fill(template, names))  # (K, D)
+        texts = backbone.text_features(clip, templates.fill(template, names))  # (K, D)
 
     def logits(pixels: torch.Tensor) -> torch.Tensor:
         features = torch.nn.functional.normalize(clip.encode_image(pixels), dim=-1)
@@ -71,105 +56,65 @@ def classifier(clip, template: str, names: list[str]):
 
 @torch.no_grad()
 def clean_accuracy(logits, batches, title: str) -> dict:
-    right = [
-        (logits(pixels).argmax(1) == labels).float() for pixels, labels in tqdm(batches, title)
-    ]
-    right = torch.cat(right)
+    found = [logits(pixels).argmax(1) == labels for pixels, labels in tqdm(batches, title)]
+    right = torch.cat(found).float()
     return {"accuracy": round(100 * float(right.mean()), 1), "n": len(right)}
 
 
 def robust_accuracy(logits, batches, level: float, title: str) -> dict:
     """Right clean and right after end-to-end PGD-20, step eps/4, random start."""
-    spec = attacks.AttackSpec(
-        "pgd", level / 255, level / 4 / 255, 20, 1, "uniform", "ce", "end_to_end"
-    )
+    eps = level / 255
+    spec = attacks.AttackSpec("pgd", eps, eps / 4, 20, 1, "uniform", "ce", "end_to_end")
     right, checks = [], attacks.AttackChecks()
     for pixels, labels in tqdm(batches, title):
         with torch.no_grad():
             clean = logits(pixels).argmax(1) == labels
         attack = attacks.GradientAttack(attacks.objective_for(spec, logits, labels=labels), spec)
-        seeds = range(len(right) * BATCH, len(right) * BATCH + len(pixels))
-        result = attack.run(pixels, seeds)
+        result = attack.run(pixels, range(len(right) * BATCH, len(right) * BATCH + len(pixels)))
         checks.add(result)
         with torch.no_grad():
             right.append((clean & (logits(result.images).argmax(1) == labels)).float())
-    share = float(torch.cat(right).mean())
-    warnings = attacks.verify(spec, checks.summary(), robust_acc=share)
-    return {
-        "accuracy": round(100 * share, 1),
-        "n": len(torch.cat(right)),
-        "checks": checks.summary(),
-        "warnings": warnings,
-    }
+    right, found = torch.cat(right), checks.summary()
+    warnings = attacks.verify(spec, found, robust_acc=float(right.mean()))
+    accuracy = round(100 * float(right.mean()), 1)
+    return {"accuracy": accuracy, "n": len(right), "checks": found, "warnings": warnings}
 
 
 def measure(name: str, data: Path | None, attacked: int) -> dict:
     """Return all figures of one backbone."""
-    clip = prompting.load_clip(name)
+    clip = backbone.load_clip(name)
     names, template = drawing.shape_classes(), templates.template_for("Shapes")
-    pairs = [f"{c} {s}" for c in drawing.COLOURS for s in drawing.SHAPES]
     unseen = [f"{c} {s}" for c, s in sorted(drawing.HELD_OUT)]
-    shapes, every = classifier(clip, template, names), classifier(clip, template, pairs)
-    title = f"{name}: "
-    figures = {
-        "weights_sha256": clip.sha256,
-        "logit_scale": round(clip.logit_scale, 1),
-        "shapes, 32 classes": clean_accuracy(shapes, drawn(names, 1024), title + "shapes"),
-        "all 64 combinations": clean_accuracy(every, drawn(pairs, 1024), title + "combinations"),
-        "never captioned, among 64": clean_accuracy(
-            lambda x: shift(every(x), pairs, unseen), drawn(unseen, 512), title + "unseen"
-        ),
-    }
-    for kind in FOLDERS if data else ():
-        classes, paths, labels = photos(data, kind)
-        if not classes:
+    every = [f"{c} {s}" for c in drawing.COLOURS for s in drawing.SHAPES]
+    unseen_first = unseen + [pair for pair in every if pair not in unseen]
+    shapes = classifier(clip, template, names)
+    figures = {"weights_sha256": clip.sha256, "logit_scale": round(clip.logit_scale, 1)}
+
+    def clean(label: str, logits, batches) -> None:
+        figures[label] = clean_accuracy(logits, batches, f"{name}: {label}")
+
+    clean("shapes, 32 classes", shapes, drawn(names, 1024))
+    clean("all 64 combinations", classifier(clip, template, every), drawn(every, 1024))
+    unseen_among = classifier(clip, template, unseen_first)
+    clean("never captioned, among 64", unseen_among, drawn(unseen, 512))
+    for kind in REAL if data else ():
+        if (found := real_split(data, kind)) is None:
             continue
+        folder, items = found[0], found[1].test
+        classes = dict(sorted((item.label, item.classname) for item in items))
         cfg = get_cfg_default()
         cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = (clip.resolution,) * 2, "bicubic"
+        paths = [str(folder / item.path) for item in items]
         pixels = images.batches(paths, images.Preprocess(cfg), BATCH)
-        labels = torch.tensor(labels).split(BATCH)
-        logits = classifier(clip, TEMPLATES[kind][0], classes)
-        label = f"{FOLDERS[kind][0]} test, {len(classes)} classes"
-        figures[label] = clean_accuracy(logits, zip(pixels, labels, strict=True), title + kind)
+        labels = torch.tensor([item.label for item in items]).split(BATCH)
+        logits = classifier(clip, TEMPLATES[kind][0], list(classes.values()))
+        label = f"{COOP[REAL[kind]].__name__} test, {len(classes)} classes"
+        clean(label, logits, zip(pixels, labels, strict=True))
     for level in LEVELS:
         label = f"shapes, PGD-20 eps {level}/255"
-        figures[label] = robust_accuracy(shapes, drawn(names, attacked), level, title + label)
+        title = f"{name}: {label}"
+        figures[label] = robust_accuracy(shapes, drawn(names, attacked), level, title)
     return figures
-
-
-def shift(logits: torch.Tensor, pairs: list[str], unseen: list[str]) -> torch.Tensor:
-    """Reorder columns so that the classes of ``unseen`` come first, in their order."""
-    first = [pairs.index(name) for name in unseen]
-    return logits[:, first + [i for i in range(len(pairs)) if i not in first]]
-
-
-def card(figures: dict[str, dict], recipe: dict, device: str) -> str:
-    """Return the model card as markdown."""
-    rows = [key for key in figures["tiny"] if isinstance(figures["tiny"][key], dict)]
-    table = [
-        [key, *(f"{f[key]['accuracy']:.1f} (n {f[key]['n']})" for f in figures.values())]
-        for key in rows
-    ]
-    words = "\n".join(f"- {key}: {value}" for key, value in recipe.items())
-    return (
-        "# The built-in small CLIP: `tiny` and `tiny-robust`\n\n"
-        "Two small contrastive models in OpenAI CLIP's layout, for trying things out and for "
-        "tests on a CPU. They know drawn shapes and, where the recipe below says so, the classes "
-        "of EuroSAT and Caltech101; they are no substitute for CLIP.\n\n"
-        "## Figures\n\nTop-1 accuracy in percent, zero-shot with the hand-made prompt; under PGD a "
-        "sample counts if it is right before and after. Drawings are fresh (no overlap with "
-        "pre-training); *never captioned* are the 8 colour-shape combinations left out of "
-        f"pre-training. Measured by `python -m advprompt.experiments.tiny.figures` on {device}.\n\n"
-        + tabulate(table, ["", *figures], tablefmt="github")
-        + f"\n\n## Recipe\n\n{words}\n\n"
-        "## Data and licences\n\nDrawings are made by `datasets/drawing.py`. Images of EuroSAT "
-        "(MIT) and Caltech101 (CC BY 4.0; a part: up to 20 training images for each of 100 "
-        "classes) come from CoOp's training splits; no test image was used. Few-shot training "
-        "images of these two sets are therefore among the pre-training images. The weights are "
-        "under this project's licence (MIT).\n\n"
-        "## Limits\n\nWords outside the captions have untrained embeddings. `tiny-robust` was "
-        "trained and measured against L_inf perturbations of 4/255 and claims nothing beyond.\n"
-    )
 
 
 def main(argv: list[str]) -> None:
@@ -177,15 +122,26 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="tiny_figures", description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="CoOp data root (EuroSAT, Caltech101); optional")
     parser.add_argument("--attacked", type=int, default=512, help="drawings under attack")
-    parser.add_argument("--recipe", type=Path, help="recipe.json of tools.pretrain_tiny")
-    parser.add_argument("--output", type=Path, default=prompting.tiny.ASSETS)
+    parser.add_argument("--recipe", type=Path, help="recipe.json of the pre-training")
+    parser.add_argument("--output", type=Path, default=backbone.tiny.ASSETS)
     args = parser.parse_args(argv)
-    figures = {name: measure(name, args.data, args.attacked) for name in prompting.tiny.NAMES}
-    old = args.output / "figures.json"
+    old, environment = args.output / "figures.json", records.environment()
+    figures = {name: measure(name, args.data, args.attacked) for name in backbone.tiny.NAMES}
     recipe = io.read_json(args.recipe) if args.recipe else io.read_json(old)["recipe"]
-    environment = records.environment()
     io.write_json(old, {"figures": figures, "recipe": recipe, **environment})
-    text = card(figures, recipe, environment["device"])
+    rows = [
+        [key, *(f"{f[key]['accuracy']:.1f} (n {f[key]['n']})" for f in figures.values())]
+        for key, figure in figures["tiny"].items()
+        if isinstance(figure, dict)
+    ]
+    lines = [f"- {key}: {value}" for key, value in recipe.items()]
+    text = (backbone.tiny.ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for pattern, new in (
+        (r"(?m)(^\|.*\n)+", tabulate(rows, ["", *figures], tablefmt="github") + "\n"),
+        (r"(?<=## Recipe\n\n)(- .*\n)+", "\n".join(lines) + "\n"),
+        (r"(?<=figures` on ).*(?=\.\n)", environment["device"]),
+    ):
+        text = re.sub(pattern, lambda _, new=new: new, text)
     with io.atomic_write(args.output / "MODEL_CARD.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)

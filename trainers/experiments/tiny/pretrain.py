@@ -2,10 +2,10 @@
 
     python -m advprompt.experiments.tiny.pretrain --data $DATA --output output/tiny
 
-Stage 1, ``tiny``: contrastive learning of captions, several captions may fit an image.
+Stage 1, ``tiny``: contrastive learning of captions; several captions may fit an image.
 Stage 2, ``tiny-robust``: the image tower alone, adversarially fine-tuned against the frozen
 text tower (TeCoA, Mao et al. 2023: cross-entropy on PGD images over the class prompts).
-About 90 minutes on 2 CPU cores, minutes on a GPU; stopped runs resume from the last
+About 90 minutes on 2 CPU cores, minutes on a GPU; interrupted runs resume from the last
 checkpoint. Every batch depends only on the seed and the step.
 """
 
@@ -25,34 +25,27 @@ from ... import records
 from ...utils import io
 from ...utils.entry import run_tool
 from ...utils.errors import UserError
-from .corpus import CaptionedImages, drawing, load_real, pair_labels
+from .corpus import REAL, CaptionedImages, drawing, load_real, pair_labels
 
-ARCHITECTURE = {  # OpenAI CLIP's layout needs widths that are multiples of 64
-    "embed_dim": 128,
-    "vision_cfg": {
-        "image_size": 64,
-        "patch_size": 8,
-        "width": 128,
-        "layers": 6,
-        "head_width": 64,
-    },
-    "text_cfg": {"context_length": 77, "width": 128, "heads": 2, "layers": 3},
-}
+WIDTH = 128  # of both towers and of their joint space; a multiple of 64 in OpenAI CLIP's layout
+SIDE, PATCH = 64, 8  # pixels
+VISION = dict(image_size=SIDE, patch_size=PATCH, width=WIDTH, layers=6, head_width=64)
+TEXT = dict(context_length=77, width=WIDTH, heads=2, layers=3)
 COUNTS = {"shapes": 120, "eurosat": 24, "caltech": 16}  # images of a batch
+SIZES = {"eurosat": 64, "caltech": 80}  # pixels to which photos are decoded
 PEAK, ROBUST_PEAK = 1.2e-3, 5e-4  # learning rates
 SAVE_EVERY = 100
+LATER = 10_000_000  # first step of drawings that stage 1 never saw
 
 
 def build_model(vocabulary: int):
     """Return a freshly initialised open_clip model with ``vocabulary`` token rows."""
     from open_clip.model import CLIP
 
-    text, vision = dict(ARCHITECTURE["text_cfg"], vocab_size=vocabulary), ARCHITECTURE["vision_cfg"]
-    model = CLIP(ARCHITECTURE["embed_dim"], vision, text, quick_gelu=True)
+    model = CLIP(WIDTH, VISION, TEXT | {"vocab_size": vocabulary}, quick_gelu=True)
     # CLIP's start for positions is too faint here: shapes were learned several times slower
     with torch.no_grad():
-        side = vision["image_size"] // vision["patch_size"]
-        model.visual.positional_embedding.copy_(sine_positions(vision["width"], side))
+        model.visual.positional_embedding.copy_(sine_positions(WIDTH, SIDE // PATCH))
     return model
 
 
@@ -91,11 +84,7 @@ def encode_text(model, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def contrastive_loss(logits: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
-    """Symmetric cross-entropy; the target is uniform over all that fit.
-
-    Args:
-        logits: (B, U) scaled similarities; fits: (B, U) bool.
-    """
+    """Symmetric cross-entropy of logits (B, U); the target is uniform over all that fit (B, U)."""
     target = fits.float()
     images = -(target / target.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
     texts = -(target / target.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
@@ -110,193 +99,131 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
 
 
-class Stage:
-    """One training loop: optimizer, schedule, checkpoints, progress."""
+def encode_images(model, pixels: torch.Tensor, args) -> torch.Tensor:
+    """Return normalised features (B, D) of pixels (B, 3, H, W) in [0, 1]."""
+    from open_clip.constants import OPENAI_DATASET_MEAN as MEAN
+    from open_clip.constants import OPENAI_DATASET_STD as STD
 
-    def __init__(self, name, model, parameters, args, *, steps, peak, warmup):
-        self.name, self.model, self.steps = name, model, steps
-        self.peak, self.warmup = peak, warmup
-        self.path = Path(args.output) / f"{name}.ckpt"
-        decay = [p for p in parameters if p.ndim >= 2]
-        rest = [p for p in parameters if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decay}, {"params": rest, "weight_decay": 0.0}],
-            betas=(0.9, 0.98),
-            weight_decay=0.05,
-        )
-        self.start, self.seconds = 0, 0.0
-        if self.path.is_file():
-            state = torch.load(self.path, weights_only=True, map_location="cpu")
-            if state["steps"] != steps:
-                raise UserError(
-                    f"'{self.path}' belongs to a run of {state['steps']} steps, not {steps}; "
-                    "give the same number or another --output"
-                )
-            model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.start, self.seconds = state["step"], state.get("seconds", 0.0)
+    mean, std = (torch.tensor(v, device=args.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+        features = model.encode_image((pixels - mean) / std)
+    return F.normalize(features.float(), dim=-1)
 
-    def save(self, step: int) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": step,
-            "steps": self.steps,
-            "seconds": self.seconds,
-        }
-        with io.atomic_write(self.path) as temporary:
-            torch.save(state, temporary)
 
-    def run(self, step_fn) -> None:
-        """Call ``step_fn(step) -> (loss, extra words)`` for every remaining step."""
-        bar = tqdm(
-            range(self.start, self.steps),
-            initial=self.start,
-            total=self.steps,
-            desc=self.name,
-            mininterval=10,
-        )
-        clock = time.perf_counter() - self.seconds
-        for step in bar:
-            rate = learning_rate(step, self.steps, self.peak, self.warmup)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss, words = step_fn(step)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(
-                [p for g in self.optimizer.param_groups for p in g["params"]], 1.0
+def train(name: str, model, parameters, step_fn, output: Path, steps, peak, warmup) -> float:
+    """Minimise ``step_fn(step)`` over all steps, from the last checkpoint on.
+
+    Returns:
+        the seconds it took, earlier runs included.
+    """
+    path, start, seconds = output / f"{name}.ckpt", 0, 0.0
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2]},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.05)
+    if path.is_file():
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if state["steps"] != steps:
+            raise UserError(
+                f"'{path}' belongs to a run of {state['steps']} steps, not {steps}; "
+                "give the same number or another --output"
             )
-            self.optimizer.step()
-            if step % 10 == 0:
-                bar.set_postfix_str(f"loss {loss.item():.3f} {words}", refresh=False)
-            self.seconds = time.perf_counter() - clock
-            if (step + 1) % SAVE_EVERY == 0 or step + 1 == self.steps:
-                self.save(step + 1)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, seconds = state["step"], state.get("seconds", 0.0)
+    bar = tqdm(range(start, steps), name, initial=start, total=steps, mininterval=10)
+    clock = time.perf_counter() - seconds
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak, warmup)
+        loss = step_fn(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
+        optimizer.step()
+        if step % 10 == 0:
+            bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+        seconds = time.perf_counter() - clock
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"step": step + 1, "steps": steps, "seconds": seconds}
+            with io.atomic_write(path) as temporary:
+                torch.save(state, temporary)
+    return seconds
 
 
 def train_contrastive(model, data, vocabulary, args) -> float:
     """Stage 1; return the seconds it took."""
-    steps, parameters = args.steps, list(model.parameters())
-    warmup = min(100, steps // 5)
-    stage = Stage("tiny", model, parameters, args, steps=steps, peak=PEAK, warmup=warmup)
-    normalise = pixel_normaliser(args.device)
 
     def step_fn(step):
         images, captions, fits = data.batch(step)
         tokens, fits = vocabulary(captions).to(args.device), fits.to(args.device)
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
-            features = model.encode_image(normalise(images.to(args.device)))
-        features = F.normalize(features.float(), dim=-1)
+        features = encode_images(model, images.to(args.device), args)
         scale = model.logit_scale.exp().clamp(max=100)
         logits = scale * features @ encode_text(model, tokens).t()  # (B, U)
-        with torch.no_grad():
-            hit = fits.gather(1, logits.argmax(1, keepdim=True)).float().mean()
-        return contrastive_loss(logits, fits), f"fit {hit:.2f} scale {scale:.0f}"
+        return contrastive_loss(logits, fits)
 
-    stage.run(step_fn)
+    parameters, warmup = list(model.parameters()), min(100, args.steps // 5)
+    seconds = train("tiny", model, parameters, step_fn, args.output, args.steps, PEAK, warmup)
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
-    return stage.seconds
-
-
-def pixel_normaliser(device):
-    """Return CLIP's pixel normalisation for (B, 3, H, W) in [0, 1]."""
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
-    mean = torch.tensor(OPENAI_DATASET_MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(OPENAI_DATASET_STD, device=device).view(1, 3, 1, 1)
-    return lambda pixels: (pixels - mean) / std
+    return seconds
 
 
 def train_robust(model, data, vocabulary, args) -> float:
     """Stage 2; return the seconds it took."""
     model.requires_grad_(False)
     model.visual.requires_grad_(True)
-    steps, parameters = args.robust_steps, list(model.visual.parameters())
-    warmup = min(50, steps // 5)
-    stage = Stage(
-        "tiny-robust", model, parameters, args, steps=steps, peak=ROBUST_PEAK, warmup=warmup
-    )
-    normalise = pixel_normaliser(args.device)
+    steps = args.robust_steps
     with torch.no_grad():
-        texts = {
-            k: encode_text(model, vocabulary(p).to(args.device)) for k, p in data.classes().items()
+        prompts = {
+            kind: vocabulary(texts).to(args.device) for kind, texts in data.classes().items()
         }
+        texts = {kind: encode_text(model, tokens) for kind, tokens in prompts.items()}
         scale = model.logit_scale.exp()
 
     def loss_of(pixels, groups):
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
-            features = model.encode_image(normalise(pixels))
-        features, start, losses, right = F.normalize(features.float(), dim=-1), 0, [], 0
-        for kind, labels in groups:
-            logits = scale * features[start : start + len(labels)] @ texts[kind].t()
-            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
-            right += (logits.argmax(1) == labels).sum()
-            start += len(labels)
-        return torch.stack(losses).sum() / start, right / start
+        features = encode_images(model, pixels, args).split([len(labels) for _, labels in groups])
+        losses = [
+            F.cross_entropy(scale * part @ texts[kind].t(), labels, reduction="sum")
+            for part, (kind, labels) in zip(features, groups, strict=True)
+        ]
+        return torch.stack(losses).sum() / len(pixels)
 
     def step_fn(step):
-        drawings, attributes = data.shapes(10_000_000 + step)  # drawings stage 1 never saw
+        drawings, attributes = data.shapes(LATER + step)
         pixels, groups = [drawings], [("shapes", pair_labels(attributes).to(args.device))]
         for photos in data.real:
-            images, labels = data.photos(photos, 10_000_000 + step)
+            images, labels = data.photos(photos, LATER + step)
             pixels.append(images)
             groups.append((photos.kind, torch.from_numpy(labels).to(args.device)))
         pixels = torch.cat(pixels).to(args.device)
-        eps = args.robust_eps / 255 * min(1.0, (step + 1) / (0.3 * args.robust_steps))
+        eps = args.robust_eps / 255 * min(1.0, (step + 1) / (0.3 * steps))
         noise = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         delta = (torch.rand(pixels.shape, generator=noise) * 2 - 1).to(args.device) * eps
         for _ in range(3):  # PGD-3, step 2/3 eps
             delta.requires_grad_(True)
-            (gradient,) = torch.autograd.grad(loss_of(pixels + delta, groups)[0], delta)
+            (gradient,) = torch.autograd.grad(loss_of(pixels + delta, groups), delta)
             delta = (delta.detach() + 2 / 3 * eps * gradient.sign()).clamp(-eps, eps)
             delta = (pixels + delta).clamp(0, 1) - pixels
-        loss, accuracy = loss_of(pixels + delta, groups)
-        return loss, f"robust {accuracy:.2f}"
+        return loss_of(pixels + delta, groups)
 
-    stage.run(step_fn)
-    return stage.seconds
+    parameters, warmup = list(model.visual.parameters()), min(50, steps // 5)
+    return train("tiny-robust", model, parameters, step_fn, args.output, steps, ROBUST_PEAK, warmup)
 
 
 def recipe(args, data: CaptionedImages, seconds: tuple[float, float]) -> dict[str, str]:
-    """Return in words what the weights are made of, for the model card."""
-    vision, text = ARCHITECTURE["vision_cfg"], ARCHITECTURE["text_cfg"]
-    mix = ", ".join(f"{n} {kind}" for kind, n in COUNTS.items() if kind in data.kinds)
-    real = ", ".join(f"{len(d.images)} of {d.kind}" for d in data.real) or "none"
+    """Return what the weights are made of, for the model card."""
     device = records.environment(args.device)["device"]
-    precision = "bf16 autocast of the image tower" if args.bf16 else "fp32"
     return {
-        "image tower": f"ViT, {vision['image_size']}x{vision['image_size']} pixels, patch "
-        f"{vision['patch_size']}, width {vision['width']}, {vision['layers']} blocks",
-        "text tower": f"causal, CLIP's byte-pair tokens, width {text['width']}, "
-        f"{text['layers']} blocks; joint width {ARCHITECTURE['embed_dim']}",
-        "tiny": f"{args.steps} steps of batches of {mix}; symmetric contrastive loss, uniform "
-        "over all captions that fit; drawings easy at first and ordinary from half-way; "
-        f"AdamW {PEAK}, warm-up and cosine, weight decay 0.05; "
-        f"{precision}; {seconds[0] / 60:.0f} minutes on {device}",
-        "tiny-robust": f"image tower only, {args.robust_steps} steps of half as large batches, "
-        "cross-entropy on PGD-3 images over the class prompts (TeCoA), eps rising to "
-        f"{args.robust_eps:g}/255 over the first 30 %, step 2/3 eps; AdamW {ROBUST_PEAK}; "
-        f"{seconds[1] / 60:.0f} minutes on {device}",
-        "real training images": real,
+        "towers": f"image {VISION}, text {TEXT}, joint width {WIDTH}",
+        "batches": ", ".join(f"{COUNTS[kind]} {kind}" for kind in ("shapes", *data.offsets)),
+        "time": f"{seconds[0] / 60:.0f} and {seconds[1] / 60:.0f} minutes on {device}",
+        "real training images": ", ".join(f"{len(d.images)} of {d.kind}" for d in data.real),
         "left out of all captions": ", ".join(f"{c} {s}" for c, s in sorted(drawing.HELD_OUT)),
-        "seed": str(args.seed),
-        "command": f"python -m advprompt.experiments.tiny.pretrain --steps {args.steps} "
-        f"--robust-steps {args.robust_steps} --seed {args.seed}"
-        + (" --data $DATA" if data.real else ""),
+        "command": " ".join(["python -m advprompt.experiments.tiny.pretrain", *sys.argv[1:]]),
     }
-
-
-def export(model, vocabulary, output: Path) -> None:
-    """Write ``tiny.safetensors`` (or ``tiny-robust``, image tower only) in fp16."""
-    state = {k: v.half() for k, v in model.state_dict().items() if k != "attn_mask"}
-    robust = {k: v for k, v in state.items() if k.startswith("visual.")}
-    if vocabulary is None:
-        io.save_tensors(output / "tiny-robust.safetensors", robust, {"model": "tiny-robust"})
-    else:
-        state["token_rows"] = vocabulary.rows
-        io.save_tensors(output / "tiny.safetensors", state, {"model": "tiny"})
 
 
 def main(argv=None) -> None:
@@ -311,24 +238,25 @@ def main(argv=None) -> None:
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(argv)
     io.writable_dir(args.output)
-    real = []
-    if args.data is not None:
-        sizes = {"eurosat": 64, "caltech": 80}
-        real = [s for kind, size in sizes.items() if (s := load_real(args.data, kind, size))]
-        if not real:
-            raise UserError(
-                f"no eurosat/ or caltech-101/ with CoOp's split file in '{args.data}'; "
-                "give CoOp's data root or leave --data out"
-            )
+    root = args.data
+    real = [s for kind in REAL if root and (s := load_real(root, kind, SIZES[kind]))]
+    if root and not real:
+        raise UserError(
+            f"no eurosat/ or caltech-101/ with CoOp's split file in '{root}'; "
+            "give CoOp's data root or leave --data out"
+        )
     torch.manual_seed(args.seed)
     data = CaptionedImages(real, COUNTS, args.seed, args.steps // 2)
     vocabulary = Vocabulary(data.words())
     model = build_model(len(vocabulary.rows)).to(args.device)
     first = train_contrastive(model, data, vocabulary, args)
-    export(model, vocabulary, args.output)
+    half = {k: v.half() for k, v in model.state_dict().items() if k != "attn_mask"}
+    half["token_rows"] = vocabulary.rows
+    io.save_tensors(args.output / "tiny.safetensors", half, {"model": "tiny"})
     halves = CaptionedImages(real, {k: v // 2 for k, v in COUNTS.items()}, args.seed)
     second = train_robust(model, halves, vocabulary, args)
-    export(model, None, args.output)
+    half = {k: v.half() for k, v in model.state_dict().items() if k.startswith("visual.")}
+    io.save_tensors(args.output / "tiny-robust.safetensors", half, {"model": "tiny-robust"})
     io.write_json(args.output / "recipe.json", recipe(args, data, (first, second)))
     print(f"wrote tiny.safetensors, tiny-robust.safetensors and recipe.json to {args.output}")
 

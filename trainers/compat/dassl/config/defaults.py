@@ -15,14 +15,14 @@ INPUT = {
     "RRCROP_SCALE": (0.08, 1.0),  # random_resized_crop
     "CUTOUT_N": 1,
     "CUTOUT_LEN": 16,
-    "GN_MEAN": 0.0,  # gaussian_noise
+    "GN_MEAN": 0.0,
     "GN_STD": 0.15,
     "RANDAUGMENT_N": 2,
     "RANDAUGMENT_M": 10,
-    "COLORJITTER_B": 0.4,
-    "COLORJITTER_C": 0.4,
-    "COLORJITTER_S": 0.4,
-    "COLORJITTER_H": 0.1,
+    **{
+        f"COLORJITTER_{part}": value
+        for part, value in zip("BCSH", (0.4, 0.4, 0.4, 0.1), strict=True)
+    },
     "RGS_P": 0.2,  # randomgrayscale
     "GB_P": 0.5,  # gaussian_blur: probability and (odd) kernel size
     "GB_K": 21,
@@ -33,26 +33,22 @@ DATASET = {
     "NAME": "",
     "SOURCE_DOMAINS": (),
     "TARGET_DOMAINS": (),
-    "NUM_LABELED": -1,
     "NUM_SHOTS": -1,  # images per class; below 1: all
     "VAL_PERCENT": 0.1,
+    "NUM_LABELED": -1,
+    "ALL_AS_UNLABELED": False,
     "STL10_FOLD": -1,
     "CIFAR_C_TYPE": "",
     "CIFAR_C_LEVEL": 1,
-    "ALL_AS_UNLABELED": False,
 }
 
-
-def _train_loader() -> dict:
-    return {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16}
-
-
+_LOADER = {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16}
 DATALOADER = {
     "NUM_WORKERS": 4,
     "K_TRANSFORMS": 1,  # augmented copies of each training image
     "RETURN_IMG0": False,  # also yield the image without augmentation, as "img0"
-    "TRAIN_X": _train_loader(),
-    "TRAIN_U": {"SAME_AS_X": True, **_train_loader()},
+    "TRAIN_X": dict(_LOADER),
+    "TRAIN_U": {"SAME_AS_X": True, **_LOADER},
     "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
 }
 
@@ -72,7 +68,7 @@ OPTIM = {
     "RMSPROP_ALPHA": 0.99,
     "ADAM_BETA1": 0.9,
     "ADAM_BETA2": 0.999,
-    "STAGED_LR": False,  # True: layers outside NEW_LAYERS learn at LR * BASE_LR_MULT
+    "STAGED_LR": False,  # True, with the two keys below: Dassl itself only
     "NEW_LAYERS": (),
     "BASE_LR_MULT": 0.1,
     "LR_SCHEDULER": "single_step",
@@ -95,46 +91,34 @@ TRAIN = {
 TEST = {
     "EVALUATOR": "Classification",
     "PER_CLASS_RESULT": False,
-    "COMPUTE_CMAT": False,  # True: save OUTPUT_DIR/cmat.pt
+    "COMPUTE_CMAT": False,  # read by Dassl itself
     "NO_TEST": False,
     "SPLIT": "test",
     "FINAL_MODEL": "last_step",  # or best_val
 }
 
+_CDAC = {"CLASS_LR_MULTI": 10, "RAMPUP_COEF": 30, "RAMPUP_ITRS": 1000, "TOPK_MATCH": 5}
+_CONFIDENT = {"WEIGHT_U": 0.5, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()}
+_DDAIG = {"G_ARCH": "", "LMDA": 0.3, "CLAMP": False, "CLAMP_MIN": -1.0, "CLAMP_MAX": 1.0}
 TRAINER = {
     "NAME": "",
     # domain adaptation
     "MCD": {"N_STEP_F": 4},
     "MME": {"LMDA": 0.1},
-    "CDAC": {
-        "CLASS_LR_MULTI": 10,
-        "RAMPUP_COEF": 30,
-        "RAMPUP_ITRS": 1000,
-        "TOPK_MATCH": 5,
-        "P_THRESH": 0.95,
-        "STRONG_TRANSFORMS": (),
-    },
+    "CDAC": {**_CDAC, "P_THRESH": 0.95, "STRONG_TRANSFORMS": ()},
     "SE": {"EMA_ALPHA": 0.999, "CONF_THRE": 0.95, "RAMPUP": 300},
     "M3SDA": {"LMDA": 0.5, "N_STEP_F": 4},
-    "DAEL": {"WEIGHT_U": 0.5, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()},
+    "DAEL": dict(_CONFIDENT),
     # domain generalization
     "CROSSGRAD": {"EPS_F": 1.0, "EPS_D": 1.0, "ALPHA_F": 0.5, "ALPHA_D": 0.5},
-    "DDAIG": {
-        "G_ARCH": "",
-        "LMDA": 0.3,
-        "CLAMP": False,
-        "CLAMP_MIN": -1.0,
-        "CLAMP_MAX": 1.0,
-        "WARMUP": 0,
-        "ALPHA": 0.5,
-    },
-    "DAELDG": {"WEIGHT_U": 0.5, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()},
+    "DDAIG": {**_DDAIG, "WARMUP": 0, "ALPHA": 0.5},
+    "DAELDG": dict(_CONFIDENT),
     "DOMAINMIX": {"TYPE": "crossdomain", "ALPHA": 1.0, "BETA": 1.0},
     # semi-supervised learning
     "ENTMIN": {"LMDA": 1e-3},
     "MEANTEACHER": {"WEIGHT_U": 1.0, "EMA_ALPHA": 0.999, "RAMPUP": 5},
     "MIXMATCH": {"WEIGHT_U": 100.0, "TEMP": 2.0, "MIXUP_BETA": 0.75, "RAMPUP": 20000},
-    "FIXMATCH": {"WEIGHT_U": 1.0, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()},
+    "FIXMATCH": {**_CONFIDENT, "WEIGHT_U": 1.0},
 }
 
 DEFAULTS = {

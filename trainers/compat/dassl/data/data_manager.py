@@ -1,15 +1,13 @@
-"""From ``cfg`` to the data set and its loaders.
-
-Transforms, and with them torchvision, are imported when they are used: that takes seconds.
-"""
+"""From ``cfg`` to the data set and its loaders."""
 
 import torch
-from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset
 
 from ..utils import read_image
 from .datasets import build_dataset
 from .samplers import build_sampler
+from .transforms import INTERPOLATION_MODES, build_transform
+from .transforms.transforms import Compose, Normalize, Resize, ToTensor
 
 
 def build_data_loader(
@@ -26,9 +24,6 @@ def build_data_loader(
     """Build a loader over ``data_source``, a list of Datum.
 
     In training an incomplete last batch is dropped, unless it is the only one.
-
-    Raises:
-        ValueError: the loader would be empty.
     """
     if not data_source:
         raise ValueError(f"the {'training' if is_train else 'test'} split has no image")
@@ -65,8 +60,6 @@ class DataManager:
     """
 
     def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
-        from .transforms import build_transform
-
         dataset = build_dataset(cfg)
         if custom_tfm_train is not None:
             print("* Using custom transform for training")
@@ -75,55 +68,34 @@ class DataManager:
         tfm_train = custom_tfm_train or build_transform(cfg, is_train=True)
         tfm_test = custom_tfm_test or build_transform(cfg, is_train=False)
 
-        def train_loader(data_source, node):
+        def loader(data_source, node, tfm, is_train=False):
+            sizes = {"n_domain": node.N_DOMAIN, "n_ins": node.N_INS} if is_train else {}
             return build_data_loader(
                 cfg,
                 sampler_type=node.SAMPLER,
                 data_source=data_source,
                 batch_size=node.BATCH_SIZE,
-                n_domain=node.N_DOMAIN,
-                n_ins=node.N_INS,
-                tfm=tfm_train,
-                is_train=True,
+                tfm=tfm,
+                is_train=is_train,
                 dataset_wrapper=dataset_wrapper,
+                **sizes,
             )
 
-        def test_loader(data_source):
-            return build_data_loader(
-                cfg,
-                sampler_type=cfg.DATALOADER.TEST.SAMPLER,
-                data_source=data_source,
-                batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-                tfm=tfm_test,
-                is_train=False,
-                dataset_wrapper=dataset_wrapper,
-            )
-
-        node_x, node_u = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U
+        node_x, node_u, node_test = (cfg.DATALOADER[key] for key in ("TRAIN_X", "TRAIN_U", "TEST"))
         node_u = node_x if node_u.SAME_AS_X else node_u
         self.dataset = dataset
-        self.train_loader_x = train_loader(dataset.train_x, node_x)
-        self.train_loader_u = train_loader(dataset.train_u, node_u) if dataset.train_u else None
-        self.val_loader = test_loader(dataset.val) if dataset.val else None
-        self.test_loader = test_loader(dataset.test)
+        self.train_loader_x = loader(dataset.train_x, node_x, tfm_train, True)
+        self.train_loader_u = (
+            loader(dataset.train_u, node_u, tfm_train, True) if dataset.train_u else None
+        )
+        self.val_loader = loader(dataset.val, node_test, tfm_test) if dataset.val else None
+        self.test_loader = loader(dataset.test, node_test, tfm_test)
 
-        self._num_classes = dataset.num_classes
-        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
-        self._lab2cname = dataset.lab2cname
+        self.num_classes = dataset.num_classes
+        self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        self.lab2cname = dataset.lab2cname
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
-
-    @property
-    def num_classes(self) -> int:
-        return self._num_classes
-
-    @property
-    def num_source_domains(self) -> int:
-        return self._num_source_domains
-
-    @property
-    def lab2cname(self) -> dict:
-        return self._lab2cname
 
     def show_dataset_summary(self, cfg) -> None:
         """Print a table with the numbers of classes and images."""
@@ -137,7 +109,10 @@ class DataManager:
             items = getattr(self.dataset, split)
             if items or split in ("train_x", "test"):
                 table.append([f"# {split}", f"{len(items):,}"])
-        print(tabulate(table))
+        rows = [(name, str(value)) for name, value in table]
+        left, right = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = [f"{name:<{left}}  {value}" for name, value in rows]
+        print("\n".join([rule := f"{'-' * left}  {'-' * right}", *lines, rule]))
 
 
 class DatasetWrapper(Dataset):
@@ -150,10 +125,6 @@ class DatasetWrapper(Dataset):
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
-        import torchvision.transforms as T
-
-        from .transforms import INTERPOLATION_MODES
-
         self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
@@ -165,10 +136,10 @@ class DatasetWrapper(Dataset):
                 f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to repeat"
             )
         mode = INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
-        plain = [T.Resize(cfg.INPUT.SIZE, interpolation=mode), T.ToTensor()]
+        plain = [Resize(cfg.INPUT.SIZE, mode), ToTensor()]
         if "normalize" in cfg.INPUT.TRANSFORMS:
-            plain.append(T.Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
-        self.to_tensor = T.Compose(plain)
+            plain.append(Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
+        self.to_tensor = Compose(plain)
 
     def __len__(self):
         return len(self.data_source)
@@ -176,12 +147,8 @@ class DatasetWrapper(Dataset):
     def __getitem__(self, idx):
         item = self.data_source[idx]
         img0 = read_image(item.impath)
-        output = {
-            "label": item.label,
-            "domain": item.domain,
-            "impath": item.impath,
-            "index": idx,
-        }
+        output = {key: getattr(item, key) for key in ("label", "domain", "impath")}
+        output["index"] = idx
         if self.transform is None:
             output["img"] = img0
         else:

@@ -7,70 +7,12 @@ import time
 from collections import OrderedDict
 
 import torch
-import torch.nn as nn
 from tqdm import tqdm
 
 from ..data import DataManager
 from ..evaluation import build_evaluator
-from ..modeling import build_backbone, build_head
-from ..optim import build_lr_scheduler, build_optimizer
-from ..utils import (
-    AverageMeter,
-    MetricMeter,
-    count_num_param,
-    load_checkpoint,
-    load_pretrained_weights,
-    mkdir_if_missing,
-    resume_from_checkpoint,
-    save_checkpoint,
-    tolist_if_not,
-)
-
-
-class SimpleNet(nn.Module):
-    """Backbone, optional head and linear classifier, as described by ``model_cfg``.
-
-    Args:
-        num_classes: 0 for no classifier; the output is then the features.
-    """
-
-    def __init__(self, cfg, model_cfg, num_classes, **kwargs):
-        super().__init__()
-        self.backbone = build_backbone(
-            model_cfg.BACKBONE.NAME,
-            verbose=cfg.VERBOSE,
-            pretrained=model_cfg.BACKBONE.PRETRAINED,
-            **kwargs,
-        )
-        self._fdim = self.backbone.out_features
-        self.head = None
-        if model_cfg.HEAD.NAME and model_cfg.HEAD.HIDDEN_LAYERS:
-            self.head = build_head(
-                model_cfg.HEAD.NAME,
-                verbose=cfg.VERBOSE,
-                in_features=self._fdim,
-                hidden_layers=model_cfg.HEAD.HIDDEN_LAYERS,
-                activation=model_cfg.HEAD.ACTIVATION,
-                bn=model_cfg.HEAD.BN,
-                dropout=model_cfg.HEAD.DROPOUT,
-                **kwargs,
-            )
-            self._fdim = self.head.out_features
-        self.classifier = nn.Linear(self._fdim, num_classes) if num_classes > 0 else None
-
-    @property
-    def fdim(self) -> int:
-        """Width of the features before the classifier."""
-        return self._fdim
-
-    def forward(self, x, return_feature=False):
-        features = self.backbone(x)
-        if self.head is not None:
-            features = self.head(features)
-        if self.classifier is None:
-            return features
-        scores = self.classifier(features)
-        return (scores, features) if return_feature else scores
+from ..utils import AverageMeter, MetricMeter, mkdir_if_missing, tolist_if_not
+from ..utils.torchtools import load_checkpoint, resume_from_checkpoint, save_checkpoint
 
 
 class TrainerBase:
@@ -81,9 +23,7 @@ class TrainerBase:
     """
 
     def __init__(self):
-        self._models = OrderedDict()
-        self._optims = OrderedDict()
-        self._scheds = OrderedDict()
+        self._models, self._optims, self._scheds = OrderedDict(), OrderedDict(), OrderedDict()
         self._writer = None
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
@@ -92,53 +32,39 @@ class TrainerBase:
             raise AttributeError("call super().__init__() before register_model()")
         if name in self._models:
             raise AssertionError(f"a model called '{name}' is already registered")
-        self._models[name] = model
-        self._optims[name] = optim
-        self._scheds[name] = sched
+        self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
 
     def get_model_names(self, names=None) -> list:
         """Return ``names`` (str or list) after checking them; without, all registered names."""
-        registered = list(self._models)
-        if names is None:
-            return registered
-        names = tolist_if_not(names)
+        names = list(self._models) if names is None else tolist_if_not(names)
         for name in names:
-            if name not in registered:
-                raise AssertionError(f"no model '{name}' is registered, only {registered}")
+            if name not in self._models:
+                raise AssertionError(f"no model '{name}' is registered, only {list(self._models)}")
         return names
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Save every registered model after epoch ``epoch`` (from 0)."""
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
-            save_checkpoint(
-                {
-                    "state_dict": self._models[name].state_dict(),
-                    "epoch": epoch + 1,
-                    "optimizer": None if optim is None else optim.state_dict(),
-                    "scheduler": None if sched is None else sched.state_dict(),
-                    "val_result": val_result,
-                },
-                osp.join(directory, name),
-                is_best=is_best,
-                model_name=model_name,
-            )
+            state = {
+                "state_dict": self._models[name].state_dict(),
+                "epoch": epoch + 1,
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                "val_result": val_result,
+            }
+            save_checkpoint(state, osp.join(directory, name), is_best, model_name=model_name)
 
     def resume_model_if_exist(self, directory) -> int:
-        """Restore all models from ``directory`` and return the epoch to go on with, else 0.
-
-        Raises:
-            ValueError: the models there are of different epochs.
-        """
+        """Restore all models from ``directory`` and return the epoch to resume with, else 0."""
         folders = {name: osp.join(directory, name) for name in self.get_model_names()}
         if not all(osp.isfile(osp.join(folder, "checkpoint")) for folder in folders.values()):
             print("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
+        parts = self._models, self._optims, self._scheds
         epochs = {
-            name: resume_from_checkpoint(
-                folder, self._models[name], self._optims[name], self._scheds[name]
-            )
+            name: resume_from_checkpoint(folder, *(part[name] for part in parts))
             for name, folder in folders.items()
         }
         if len(set(epochs.values())) > 1:
@@ -149,11 +75,7 @@ class TrainerBase:
         return next(iter(epochs.values()), 0)
 
     def load_model(self, directory, epoch=None):
-        """Load all models from ``directory``: those of epoch ``epoch``, or the best.
-
-        Raises:
-            FileNotFoundError: a file is missing; the message names it.
-        """
+        """Load all models from ``directory``: those of epoch ``epoch``, or the best."""
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
@@ -217,51 +139,30 @@ class TrainerBase:
             self.after_epoch()
         self.after_train()
 
-    def before_train(self):
-        pass
+    def _hook(self):
+        """Hook: nothing happens unless a subclass overrides it."""
 
-    def after_train(self):
-        pass
+    before_train = after_train = before_epoch = after_epoch = _hook
 
-    def before_epoch(self):
-        pass
+    def _to_override(self, *args, **kwargs):
+        raise NotImplementedError(f"{type(self).__name__} lacks a method that its training calls")
 
-    def after_epoch(self):
-        pass
-
-    def run_epoch(self):
-        raise NotImplementedError
-
-    def test(self):
-        raise NotImplementedError
-
-    def parse_batch_train(self, batch):
-        raise NotImplementedError
-
-    def parse_batch_test(self, batch):
-        raise NotImplementedError
-
-    def forward_backward(self, batch):
-        raise NotImplementedError
-
-    def model_inference(self, input):
-        raise NotImplementedError
-
-    def _optimizers(self, names):
-        found = (self._optims[name] for name in self.get_model_names(names))
-        return [optim for optim in found if optim is not None]
+    run_epoch = test = parse_batch_train = parse_batch_test = _to_override
+    forward_backward = model_inference = build_model = _to_override
 
     def model_zero_grad(self, names=None):
-        for optim in self._optimizers(names):
-            optim.zero_grad()
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].zero_grad()
 
     def model_backward(self, loss):
         self.detect_anomaly(loss)
         loss.backward()
 
     def model_update(self, names=None):
-        for optim in self._optimizers(names):
-            optim.step()
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].step()
 
     def model_backward_and_update(self, loss, names=None):
         self.model_zero_grad(names)
@@ -292,26 +193,10 @@ class SimpleTrainer(TrainerBase):
     def build_data_loader(self):
         """Hook: set the loaders, ``num_classes``, ``num_source_domains`` and ``lab2cname``."""
         self.dm = DataManager(self.cfg)
-        self.train_loader_x = self.dm.train_loader_x
-        self.train_loader_u = self.dm.train_loader_u
-        self.val_loader = self.dm.val_loader
-        self.test_loader = self.dm.test_loader
-        self.num_classes = self.dm.num_classes
-        self.num_source_domains = self.dm.num_source_domains
-        self.lab2cname = self.dm.lab2cname
-
-    def build_model(self):
-        """Hook: build and register the models. The default is a SimpleNet."""
-        cfg = self.cfg
-        print("Building model")
-        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
-        if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
-        self.model.to(self.device)
-        print(f"# params: {count_num_param(self.model):,}")
-        self.optim = build_optimizer(self.model, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
-        self.register_model("model", self.model, self.optim, self.sched)
+        for name in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
+            setattr(self, name, getattr(self.dm, name))
+        for name in ("num_classes", "num_source_domains", "lab2cname"):
+            setattr(self, name, getattr(self.dm, name))
 
     def train(self):
         super().train(self.start_epoch, self.max_epoch)
@@ -340,12 +225,8 @@ class SimpleTrainer(TrainerBase):
             result = self.test(split="val")
             if result > self.best_result:
                 self.best_result = result
-                self.save_model(
-                    self.epoch,
-                    self.output_dir,
-                    val_result=result,
-                    model_name="model-best.pth.tar",
-                )
+                best = {"val_result": result, "model_name": "model-best.pth.tar"}
+                self.save_model(self.epoch, self.output_dir, **best)
         if done == self.max_epoch or (freq > 0 and done % freq == 0):
             self.save_model(self.epoch, self.output_dir)
 

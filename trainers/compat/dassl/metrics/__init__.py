@@ -1,11 +1,18 @@
-"""Accuracy and distances between features."""
+"""Top-k accuracy."""
 
-from .accuracy import compute_accuracy
-from .distance import compute_distance_matrix, cosine_distance, euclidean_squared_distance
+__all__ = ["compute_accuracy"]
 
-__all__ = [
-    "compute_accuracy",
-    "compute_distance_matrix",
-    "cosine_distance",
-    "euclidean_squared_distance",
-]
+
+def compute_accuracy(output, target, topk=(1,)) -> list:
+    """Return the accuracy in percent for each k, as tensors of shape (1,).
+
+    Args:
+        output: scores (B, K), or a tuple or list whose first entry they are.
+        target: labels (B,).
+        topk: ranks within which a label counts as found.
+    """
+    if isinstance(output, (tuple, list)):
+        output = output[0]
+    ranked = output.topk(max(topk), dim=1).indices  # (B, max k)
+    hit = ranked.eq(target.view(-1, 1))  # (B, max k)
+    return [hit[:, :k].float().sum().reshape(1) * (100.0 / target.size(0)) for k in topk]

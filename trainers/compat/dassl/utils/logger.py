@@ -11,14 +11,12 @@ __all__ = ["Logger", "setup_logger"]
 
 
 class Logger:
-    """A stand-in for ``sys.stdout`` that also writes to the file ``fpath``.
+    """Stands for ``sys.stdout`` and also writes to ``fpath``; closing leaves the console open."""
 
-    The console stays open when the logger is closed.
-    """
+    file = None
 
     def __init__(self, fpath=None):
         self.console = sys.stdout
-        self.file = None
         if fpath is not None:
             mkdir_if_missing(osp.dirname(fpath))
             self.file = open(fpath, "w", encoding="utf-8")  # noqa: SIM115
@@ -27,9 +25,6 @@ class Logger:
         if name == "console":  # not set yet: __init__ failed
             raise AttributeError(name)
         return getattr(self.console, name)
-
-    def __del__(self):
-        self.close()
 
     def __enter__(self):
         return self
@@ -50,10 +45,11 @@ class Logger:
             os.fsync(self.file.fileno())
 
     def close(self):
-        file = self.__dict__.get("file")
-        if file is not None:
-            file.close()
+        if self.file is not None:
+            self.file.close()
             self.file = None
+
+    __del__ = close
 
 
 def setup_logger(output=None) -> None:

@@ -39,11 +39,7 @@ class MetricMeter:
         self.delimiter = delimiter
 
     def update(self, input_dict):
-        """Add one value per metric.
-
-        Raises:
-            TypeError: ``input_dict`` is neither a dict nor None.
-        """
+        """Add one value per metric."""
         if input_dict is None:
             return
         if not isinstance(input_dict, dict):

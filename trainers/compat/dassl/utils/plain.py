@@ -1,9 +1,7 @@
 """Checkpoints of tensors and plain values: written whole or not at all, read without running code.
 
-Reading goes through ``torch.load(weights_only=True)``. Files written by Dassl itself may hold two
-kinds of objects besides: a NumPy number as ``val_result``, and, within a warm-up scheduler's state,
-the pickled main schedule with its optimizer. Both are taken in by inert stand-ins, so that nothing
-of NumPy or of the optimizer runs, and handed on as a plain number and a plain dict.
+Dassl's own files also hold NumPy numbers and, in a warm-up's state, the pickled main schedule with
+its optimizer. Inert stand-ins take their place while loading; they become plain numbers and dicts.
 """
 
 import contextlib
@@ -21,12 +19,7 @@ PLAIN = (torch.Tensor, torch.Size, torch.dtype, torch.device, str, bytes, int, f
 
 
 def to_plain(value, where="checkpoint"):
-    """Return ``value`` with NumPy numbers and arrays turned into plain numbers and tensors.
-
-    Raises:
-        TypeError: something else than tensors, numbers, strings and containers of them; the
-            message names the entry.
-    """
+    """Return ``value`` with NumPy numbers and arrays turned into plain numbers and tensors."""
     if isinstance(value, np.generic):  # before PLAIN: np.float64 is a float
         return value.item()
     if isinstance(value, np.ndarray):
@@ -46,12 +39,7 @@ def to_plain(value, where="checkpoint"):
 
 
 def save_plain(state, fpath) -> None:
-    """Write ``state`` through :func:`to_plain`; the old file stays intact if that fails.
-
-    Raises:
-        TypeError: ``state`` holds an object.
-        OSError: the folder is not writable or the disk is full.
-    """
+    """Write ``state`` through :func:`to_plain`; the old file stays intact if that fails."""
     buffer = io.BytesIO()  # so that a full disk is an OSError, not a failure inside torch's writer
     torch.save(to_plain(state), buffer)
     with replacing(fpath) as file:
@@ -83,33 +71,18 @@ def _numpy_number(dtype, raw):
     return np.frombuffer(raw, np.dtype(dtype.code).newbyteorder(order))[0].item()
 
 
+_SCHEDULES = ("StepLR", "MultiStepLR", "CosineAnnealingLR")
+_OPTIMIZERS = ("adam.Adam", "adamw.AdamW", "radam.RAdam", "rmsprop.RMSprop", "sgd.SGD")
 _OBJECTS = [
-    *(
-        (_Inert, name)
-        for name in (
-            "torch.optim.lr_scheduler.StepLR",
-            "torch.optim.lr_scheduler.MultiStepLR",
-            "torch.optim.lr_scheduler.CosineAnnealingLR",
-            "torch.optim.adam.Adam",
-            "torch.optim.adamw.AdamW",
-            "torch.optim.radam.RAdam",
-            "torch.optim.rmsprop.RMSprop",
-            "torch.optim.sgd.SGD",
-            "dassl.optim.radam.RAdam",
-        )
-    ),
+    *((_Inert, f"torch.optim.lr_scheduler.{name}") for name in _SCHEDULES),
+    *((_Inert, f"torch.optim.{name}") for name in _OPTIMIZERS),
+    (_Inert, "dassl.optim.radam.RAdam"),
     (lambda *args: {}, "collections.defaultdict"),  # an optimizer's state
     (dict, "builtins.dict"),
     (_NumpyType, "numpy.dtype"),
     (_numpy_number, "numpy.core.multiarray.scalar"),  # NumPy 1
     (_numpy_number, "numpy._core.multiarray.scalar"),
 ]
-
-
-def _allowed():
-    if torch.__version__ < (2, 6):  # knows no stand-ins: files with objects are refused
-        return contextlib.nullcontext()
-    return torch.serialization.safe_globals(_OBJECTS)
 
 
 def _without_objects(value):
@@ -126,14 +99,7 @@ def _without_objects(value):
 
 
 def load_plain(fpath):
-    """Return what the checkpoint ``fpath`` holds, tensors on the CPU, without running its code.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, is no checkpoint, or holds objects that are not data;
-            the message names it.
-        OSError: the file cannot be opened.
-    """
+    """Return what the checkpoint ``fpath`` holds, tensors on the CPU, without running its code."""
     if not osp.isfile(fpath):
         raise FileNotFoundError(f"no checkpoint at '{fpath}'")
     with open(fpath, "rb") as file:
@@ -142,7 +108,8 @@ def load_plain(fpath):
 
 def _load(file, fpath):
     try:
-        with _allowed():
+        stand_ins = torch.__version__ >= (2, 6)  # before, files with objects are refused
+        with torch.serialization.safe_globals(_OBJECTS) if stand_ins else contextlib.nullcontext():
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         for sign in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL "):
@@ -153,14 +120,14 @@ def _load(file, fpath):
                     "only tensors and plain values are accepted"
                 ) from error
         reason = str(error).rpartition("WeightsUnpickler error: ")[2]
-        raise ValueError(_damaged(fpath, reason)) from error
+        raise _damaged(fpath, reason) from error
     except Exception as error:  # which error a torn file raises depends on where it was torn
-        raise ValueError(_damaged(fpath, str(error) or type(error).__name__)) from error
+        raise _damaged(fpath, str(error) or type(error).__name__) from error
 
 
-def _damaged(fpath, reason) -> str:
+def _damaged(fpath, reason) -> ValueError:
     reason = reason.strip().partition("\n")[0]
-    return (
+    return ValueError(
         f"checkpoint '{fpath}' is truncated, damaged or no checkpoint ({reason}); "
         "save or fetch it again"
     )

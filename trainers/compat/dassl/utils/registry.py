@@ -1,21 +1,12 @@
 """A mapping from names to classes or functions."""
 
-from .tools import nearest
+from .tools import check_availability, nearest
 
 __all__ = ["Registry"]
 
 
 class Registry:
-    """Names -> objects, filled by decorator or by call.
-
-    Examples::
-        REGISTRY = Registry("TRAINER")
-
-        @REGISTRY.register()
-        class MyTrainer: ...
-
-        REGISTRY.get("MyTrainer")
-    """
+    """Names -> objects, filled by the decorator ``@REGISTRY.register()`` or by call."""
 
     def __init__(self, name: str):
         self._name = name
@@ -29,11 +20,7 @@ class Registry:
         self._obj_map[name] = obj
 
     def register(self, obj=None, force=False):
-        """Register ``obj`` under its own name; without ``obj``, return a decorator.
-
-        Raises:
-            KeyError: the name is taken and ``force`` is not set.
-        """
+        """Register ``obj`` under its own name; without ``obj``, return a decorator."""
 
         def add(fn_or_class):
             self._do_register(fn_or_class.__name__, fn_or_class, force=force)
@@ -42,11 +29,7 @@ class Registry:
         return add if obj is None else add(obj)
 
     def get(self, name: str):
-        """Return the object called ``name``.
-
-        Raises:
-            KeyError: nothing has that name; the message offers the nearest ones.
-        """
+        """Return the object called ``name``."""
         if name not in self._obj_map:
             raise KeyError(
                 f"'{name}' is not in the {self._name} registry.{nearest(name, self._obj_map)}"
@@ -56,3 +39,10 @@ class Registry:
     def registered_names(self) -> list:
         """Return all names in the order of registration."""
         return list(self._obj_map)
+
+    def build(self, name, verbose, *args, **kwargs):
+        """Announce and call the object called ``name``; ValueError if there is none."""
+        check_availability(name, self.registered_names())
+        if verbose:
+            print(f"Loading {self._name.lower()}: {name}")
+        return self.get(name)(*args, **kwargs)

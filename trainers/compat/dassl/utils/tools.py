@@ -5,6 +5,7 @@ import difflib
 import json
 import os
 import os.path as osp
+import platform
 import random
 import tempfile
 import warnings
@@ -23,7 +24,6 @@ __all__ = [
     "read_image",
     "collect_env_info",
     "listdir_nohidden",
-    "get_most_similar_str_to_a_from_b",
     "check_availability",
     "tolist_if_not",
 ]
@@ -45,7 +45,7 @@ def mkdir_if_missing(dirname) -> None:
 
 
 def check_isfile(fpath) -> bool:
-    """Tell whether ``fpath`` is a file, and warn when it is not."""
+    """Return True if ``fpath`` is a file; warn if it is not."""
     isfile = osp.isfile(fpath)
     if not isfile:
         warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
@@ -74,11 +74,7 @@ def replacing(fpath):
 
 
 def read_json(fpath):
-    """Return the content of a JSON file.
-
-    Raises:
-        ValueError: the file is not JSON; the message names it.
-    """
+    """Return the content of a JSON file."""
     with open(fpath, encoding="utf-8") as file:
         try:
             return json.load(file)
@@ -102,12 +98,7 @@ def set_random_seed(seed: int) -> None:
 
 
 def read_image(path) -> Image.Image:
-    """Return the image at ``path`` as RGB.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        OSError: the file is no readable image; the message names it.
-    """
+    """Return the image at ``path`` as RGB."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -118,22 +109,23 @@ def read_image(path) -> Image.Image:
 
 
 def collect_env_info() -> str:
-    """Return PyTorch's description of machine and libraries, with Pillow's version."""
-    from torch.utils.collect_env import get_pretty_env_info
-
-    return f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
+    """Describe machine and libraries, one per line, without starting other programs."""
+    facts = {
+        "PyTorch version": torch.__version__,
+        "CUDA used to build PyTorch": torch.version.cuda or "none",
+        "OS": platform.platform(),
+        "Python version": platform.python_version(),
+        "GPUs": torch.cuda.device_count(),
+        "NumPy": np.__version__,
+        "Pillow": PIL.__version__,
+    }
+    return "\n".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def listdir_nohidden(path, sort=False) -> list:
     """Return the names in a folder that do not start with a dot."""
     items = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(items) if sort else items
-
-
-def get_most_similar_str_to_a_from_b(a, b):
-    """Return the string of list ``b`` closest to ``a``; of equals the last; None if empty."""
-    ratio = [difflib.SequenceMatcher(None, a, candidate).ratio() for candidate in b]
-    return max(zip(ratio, range(len(ratio)), b, strict=True))[2] if ratio else None
 
 
 def check_availability(requested, available) -> None:

@@ -1,20 +1,16 @@
-"""Checkpoints, and opening and counting parameters."""
+"""Checkpoints, and counting parameters."""
 
 import os.path as osp
 import warnings
 from collections import OrderedDict
 
-import torch.nn as nn
-
 from .plain import load_plain, save_plain
-from .tools import replacing, tolist_if_not
+from .tools import replacing
 
 __all__ = [
     "save_checkpoint",
     "load_checkpoint",
     "resume_from_checkpoint",
-    "open_all_layers",
-    "open_specified_layers",
     "count_num_param",
     "load_pretrained_weights",
 ]
@@ -33,10 +29,6 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
         is_best: also write ``model-best.pth.tar``.
         remove_module_from_keys: drop ``module.`` before parameter names.
         model_name: file name; default ``model.pth.tar-<epoch>``.
-
-    Raises:
-        TypeError: ``state`` holds an object.
-        OSError: the folder cannot be written to; earlier files are unchanged.
     """
     if remove_module_from_keys:
         state["state_dict"] = _without_module(state["state_dict"])
@@ -53,12 +45,7 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
 
 
 def load_checkpoint(fpath):
-    """Return the dict saved at ``fpath``, tensors on the CPU; nothing in the file is executed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: ``fpath`` is None, or the file is damaged or holds objects.
-    """
+    """Return the dict saved at ``fpath``, tensors on the CPU; nothing in the file is executed."""
     if fpath is None:
         raise ValueError("the path of the checkpoint is None; give the path of a file")
     return load_plain(fpath)
@@ -68,7 +55,7 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None) -> int:
     """Restore model, optimizer and scheduler from the latest checkpoint in ``fdir``.
 
     Returns:
-        the number of finished epochs, which is the epoch (from 0) to go on with.
+        the number of finished epochs, which is the epoch (from 0) to resume with.
     """
     with open(osp.join(fdir, "checkpoint"), encoding="utf-8") as file:
         fpath = osp.join(fdir, file.readline().rstrip("\n"))
@@ -104,29 +91,6 @@ def load_pretrained_weights(model, weight_path) -> None:
     print(f"Successfully loaded pretrained weights from {weight_path}")
     if discarded:
         print(f"Layers discarded due to unmatched keys or size: {discarded}")
-
-
-def open_all_layers(model) -> None:
-    """Put the model in training mode with gradients everywhere."""
-    model.train()
-    model.requires_grad_(True)
-
-
-def open_specified_layers(model, open_layers) -> None:
-    """Train the children named ``open_layers`` (str or list); freeze the others, in eval mode.
-
-    Raises:
-        AttributeError: the model has no such child.
-    """
-    model = model.module if isinstance(model, nn.DataParallel) else model
-    open_layers = tolist_if_not(open_layers)
-    children = dict(model.named_children())
-    for name in open_layers:
-        if name not in children:
-            raise AttributeError(f"the model has no layer '{name}'; it has {', '.join(children)}")
-    for name, module in children.items():
-        module.train(name in open_layers)
-        module.requires_grad_(name in open_layers)
 
 
 def count_num_param(model=None, params=None) -> int:

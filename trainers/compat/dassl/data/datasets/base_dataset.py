@@ -3,14 +3,11 @@
 import os.path as osp
 import random
 from collections import defaultdict
+from operator import attrgetter
 
 
 class Datum:
-    """One image: its path, class label, domain label and class name.
-
-    Raises:
-        FileNotFoundError: there is no file at ``impath``.
-    """
+    """One image: its path, class label, domain label and class name."""
 
     # CoOp's few-shot caches are pickles of these objects: attribute names are part of the format.
     def __init__(self, impath="", label=0, domain=0, classname=""):
@@ -23,21 +20,10 @@ class Datum:
         self._domain = domain
         self._classname = classname
 
-    @property
-    def impath(self) -> str:
-        return self._impath
-
-    @property
-    def label(self) -> int:
-        return self._label
-
-    @property
-    def domain(self) -> int:
-        return self._domain
-
-    @property
-    def classname(self) -> str:
-        return self._classname
+    impath = property(attrgetter("_impath"))
+    label = property(attrgetter("_label"))
+    domain = property(attrgetter("_domain"))
+    classname = property(attrgetter("_classname"))
 
 
 def _by(key, data_source) -> dict:
@@ -68,44 +54,17 @@ class DatasetBase:
         self._num_classes = self.get_num_classes(train_x)
         self._lab2cname, self._classnames = self.get_lab2cname(train_x)
 
-    @property
-    def train_x(self):
-        return self._train_x
-
-    @property
-    def train_u(self):
-        return self._train_u
-
-    @property
-    def val(self):
-        return self._val
-
-    @property
-    def test(self):
-        return self._test
-
-    @property
-    def lab2cname(self) -> dict:
-        """Label -> class name."""
-        return self._lab2cname
-
-    @property
-    def classnames(self) -> list:
-        """Class names in the order of their labels."""
-        return self._classnames
-
-    @property
-    def num_classes(self) -> int:
-        """Highest label + 1."""
-        return self._num_classes
+    train_x = property(attrgetter("_train_x"))
+    train_u = property(attrgetter("_train_u"))
+    val = property(attrgetter("_val"))
+    test = property(attrgetter("_test"))
+    lab2cname = property(attrgetter("_lab2cname"), doc="Label -> class name.")
+    classnames = property(attrgetter("_classnames"), doc="Class names in the order of labels.")
+    num_classes = property(attrgetter("_num_classes"), doc="Highest label + 1.")
 
     @staticmethod
     def get_num_classes(data_source) -> int:
-        """Return the highest label + 1.
-
-        Raises:
-            ValueError: there is no image.
-        """
+        """Return the highest label + 1."""
         if not data_source:
             raise ValueError("the training split has no image, so the classes are unknown")
         return max(item.label for item in data_source) + 1
@@ -115,19 +74,6 @@ class DatasetBase:
         """Return the dict label -> class name and the list of names in the order of labels."""
         mapping = {item.label: item.classname for item in data_source}
         return mapping, [mapping[label] for label in sorted(mapping)]
-
-    def check_input_domains(self, source_domains, target_domains) -> None:
-        """Raise ValueError unless both lists hold names from ``self.domains``."""
-        for kind, domains in (("source", source_domains), ("target", target_domains)):
-            if not domains:
-                raise ValueError(f"DATASET.{kind.upper()}_DOMAINS is empty; name a domain")
-            self.is_input_domain_valid(domains)
-
-    def is_input_domain_valid(self, input_domains) -> None:
-        """Raise ValueError at the first name that is not in ``self.domains``."""
-        for domain in input_domains:
-            if domain not in self.domains:
-                raise ValueError(f"domain '{domain}' is not one of {', '.join(self.domains)}")
 
     def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
         """Draw ``num_shots`` images per class from each list of Datum.

@@ -1,12 +1,15 @@
-"""``cfg.INPUT`` -> the transform from a PIL image to a tensor (3, H, W) in [0, 1]."""
+"""``cfg.INPUT`` -> the transform from a PIL image to a tensor (3, H, W) in [0, 1].
 
+The usual steps are written here, with the random draws and pixels of torchvision, because importing
+torchvision takes as long as everything else; the others are torchvision's.
+"""
+
+import math
 import random
 
 import numpy as np
 import torch
-import torchvision.transforms as T
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
+from PIL import Image
 
 from ...utils.tools import nearest
 
@@ -19,86 +22,128 @@ AVAI_CHOICES = [
     "colorjitter",
     "randomgrayscale",
     "gaussian_blur",
-    "cutout",
     "normalize",
-    "gaussian_noise",
-    "instance_norm",
     "center_crop",  # always part of the test transform; accepted in configs
 ]
-ONLY_IN_DASSL = [
-    "imagenet_policy",
-    "cifar10_policy",
-    "svhn_policy",
-    "randaugment",
-    "randaugment_fixmatch",
-    "randaugment2",
-]
+_NOISE, _POLICIES = ["cutout", "gaussian_noise", "instance_norm"], ["imagenet", "cifar10", "svhn"]
+_RANDAUGMENT = ["randaugment", "randaugment_fixmatch", "randaugment2"]
+ONLY_IN_DASSL = [*_NOISE, *(f"{name}_policy" for name in _POLICIES), *_RANDAUGMENT]
 
 INTERPOLATION_MODES = {
-    "bilinear": InterpolationMode.BILINEAR,
-    "bicubic": InterpolationMode.BICUBIC,
-    "nearest": InterpolationMode.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
 }
+
+
+class Compose:
+    """Apply steps in turn."""
+
+    def __init__(self, transforms):
+        self.transforms = transforms
+
+    def __call__(self, img):
+        for step in self.transforms:
+            img = step(img)
+        return img
+
+
+class Resize:
+    """Resize to (height, width), or the smaller edge to a number of pixels."""
+
+    def __init__(self, size, interpolation=Image.Resampling.BILINEAR):
+        self.size, self.interpolation = size, interpolation
+
+    def __call__(self, img):
+        width, height = img.size
+        if not isinstance(self.size, int):
+            new = (self.size[1], self.size[0])
+        elif width <= height:
+            new = (self.size, int(self.size * height / width))
+        else:
+            new = (int(self.size * width / height), self.size)
+        return img if new == img.size else img.resize(new, self.interpolation)
+
+
+class CenterCrop:
+    """Cut (height, width) out of the middle of an image that is at least as large."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, img):
+        height, width = self.size
+        left, top = round((img.width - width) / 2.0), round((img.height - height) / 2.0)
+        return img.crop((left, top, left + width, top + height))
+
+
+class RandomResizedCrop:
+    """Cut out a random part of the area, ``scale``, and aspect, 3:4 to 4:3; resize it."""
+
+    def __init__(self, size, scale, interpolation):
+        self.size, self.scale, self.interpolation = size, scale, interpolation
+
+    def _box(self, width, height):
+        log_ratio = torch.log(torch.tensor((3.0 / 4.0, 4.0 / 3.0)))
+        for _ in range(10):
+            area = width * height * torch.empty(1).uniform_(*self.scale).item()
+            aspect = torch.exp(torch.empty(1).uniform_(log_ratio[0], log_ratio[1])).item()
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                top = torch.randint(0, height - h + 1, size=(1,)).item()
+                left = torch.randint(0, width - w + 1, size=(1,)).item()
+                return left, top, left + w, top + h
+        w, h = width, height  # no luck: the middle, as much as the aspect allows
+        if width / height < 3.0 / 4.0:
+            h = round(w / (3.0 / 4.0))
+        elif width / height > 4.0 / 3.0:
+            w = round(h * (4.0 / 3.0))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+    def __call__(self, img):
+        return Resize(self.size, self.interpolation)(img.crop(self._box(*img.size)))
+
+
+class RandomHorizontalFlip:
+    """Mirror every other image on average."""
+
+    def __call__(self, img):
+        return img.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else img
 
 
 class Random2DTranslation:
     """With probability ``p`` resize to 1.125 times the size and crop at random; else resize."""
 
-    def __init__(self, height, width, p=0.5, interpolation=InterpolationMode.BILINEAR):
-        self.height = height
-        self.width = width
-        self.p = p
-        self.interpolation = interpolation
+    def __init__(self, height, width, p=0.5, interpolation=Image.Resampling.BILINEAR):
+        self.height, self.width, self.p, self.interpolation = height, width, p, interpolation
 
     def __call__(self, img):
         if random.uniform(0, 1) > self.p:
-            return F.resize(img, [self.height, self.width], self.interpolation)
+            return Resize((self.height, self.width), self.interpolation)(img)
         height, width = round(self.height * 1.125), round(self.width * 1.125)
-        img = F.resize(img, [height, width], self.interpolation)
+        img = Resize((height, width), self.interpolation)(img)
         left = round(random.uniform(0, width - self.width))
         top = round(random.uniform(0, height - self.height))
-        return F.crop(img, top, left, self.height, self.width)
+        return img.crop((left, top, left + self.width, top + self.height))
 
 
-class InstanceNormalization:
-    """Give each channel of a tensor (C, H, W) mean 0 and standard deviation 1."""
-
-    def __init__(self, eps=1e-8):
-        self.eps = eps
+class ToTensor:
+    """PIL image (RGB) -> float32 tensor (3, H, W) in [0, 1]."""
 
     def __call__(self, img):
-        std, mean = torch.std_mean(img, dim=(1, 2), keepdim=True)  # (C, 1, 1)
-        return (img - mean) / (std + self.eps)
+        pixels = torch.from_numpy(np.array(img, dtype=np.uint8))  # (H, W, 3)
+        return pixels.permute(2, 0, 1).contiguous().float().div(255)
 
 
-class Cutout:
-    """Set ``n_holes`` random squares of ``length`` pixels to 0; they may reach over the edge."""
+class Normalize:
+    """Subtract the mean of each channel and divide by its standard deviation."""
 
-    def __init__(self, n_holes=1, length=16):
-        self.n_holes = n_holes
-        self.length = length
-
-    def __call__(self, img):
-        img = img.clone()  # (C, H, W)
-        half = self.length // 2
-        for _ in range(self.n_holes):
-            y, x = np.random.randint(img.size(1)), np.random.randint(img.size(2))
-            img[:, max(y - half, 0) : y + half, max(x - half, 0) : x + half] = 0
-        return img
-
-
-class GaussianNoise:
-    """With probability ``p`` add noise of the given mean and standard deviation to a tensor."""
-
-    def __init__(self, mean=0, std=0.15, p=0.5):
-        self.mean = mean
-        self.std = std
-        self.p = p
+    def __init__(self, mean, std):
+        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
 
     def __call__(self, img):
-        if random.uniform(0, 1) > self.p:
-            return img
-        return img + torch.randn(img.size()) * self.std + self.mean
+        return (img - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
 
 def build_transform(cfg, is_train=True, choices=None):
@@ -109,9 +154,6 @@ def build_transform(cfg, is_train=True, choices=None):
 
     Returns:
         the transform, or None with ``cfg.INPUT.NO_TRANSFORM``.
-
-    Raises:
-        ValueError: a name or the interpolation is unknown.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")
@@ -128,65 +170,51 @@ def build_transform(cfg, is_train=True, choices=None):
             f"{nearest(cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)}"
         )
     print(f"Building transform_{'train' if is_train else 'test'}")
-    steps = _image_steps_train(cfg.INPUT, choices) if is_train else _image_steps_test(cfg.INPUT)
-    steps.append(("to torch tensor of range [0, 1]", T.ToTensor()))
-    steps += _tensor_steps(cfg.INPUT, choices, is_train)
+    steps = _steps_train(cfg.INPUT, choices) if is_train else _steps_test(cfg.INPUT)
+    steps.append(("to torch tensor of range [0, 1]", ToTensor()))
+    if "normalize" in choices:
+        mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+        steps.append((f"normalization (mean={mean}, std={std})", Normalize(mean, std)))
     for text, _ in steps:
         print(f"+ {text}")
-    return T.Compose([step for _, step in steps])
+    return Compose([step for _, step in steps])
 
 
-def _image_steps_train(cfg, choices) -> list:
+def _steps_train(cfg, choices) -> list:
     """Return (description, transform) pairs on PIL images."""
     height, width = cfg.SIZE
     mode = INTERPOLATION_MODES[cfg.INTERPOLATION]
     steps = []
     if "random_crop" not in choices and "random_resized_crop" not in choices:
-        steps.append((f"resize to {height}x{width}", T.Resize(cfg.SIZE, interpolation=mode)))
+        steps.append((f"resize to {height}x{width}", Resize(cfg.SIZE, mode)))
     if "random_translation" in choices:
         steps.append(("random translation", Random2DTranslation(height, width)))
-    if "random_crop" in choices:
+    if unusual := {"random_crop", "colorjitter", "randomgrayscale", "gaussian_blur"} & {*choices}:
+        import torchvision.transforms as T
+    if "random_crop" in unusual:
         crop = T.RandomCrop(cfg.SIZE, padding=cfg.CROP_PADDING)
         steps.append((f"random crop (padding = {cfg.CROP_PADDING})", crop))
     if "random_resized_crop" in choices:
-        crop = T.RandomResizedCrop(cfg.SIZE, scale=cfg.RRCROP_SCALE, interpolation=mode)
-        text = f"random resized crop (size={cfg.SIZE}, scale={cfg.RRCROP_SCALE})"
-        steps.append((text, crop))
+        crop = RandomResizedCrop(cfg.SIZE, cfg.RRCROP_SCALE, mode)
+        steps.append((f"random resized crop (size={cfg.SIZE}, scale={cfg.RRCROP_SCALE})", crop))
     if "random_flip" in choices:
-        steps.append(("random flip", T.RandomHorizontalFlip()))
-    if "colorjitter" in choices:
+        steps.append(("random flip", RandomHorizontalFlip()))
+    if "colorjitter" in unusual:
         b, c, s, h = cfg.COLORJITTER_B, cfg.COLORJITTER_C, cfg.COLORJITTER_S, cfg.COLORJITTER_H
         text = f"color jitter (brightness={b}, contrast={c}, saturation={s}, hue={h})"
         steps.append((text, T.ColorJitter(b, c, s, h)))
-    if "randomgrayscale" in choices:
+    if "randomgrayscale" in unusual:
         steps.append(("random gray scale", T.RandomGrayscale(p=cfg.RGS_P)))
-    if "gaussian_blur" in choices:
+    if "gaussian_blur" in unusual:
         blur = T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
         steps.append((f"gaussian blur (kernel={cfg.GB_K})", blur))
     return steps
 
 
-def _image_steps_test(cfg) -> list:
+def _steps_test(cfg) -> list:
     height, width = cfg.SIZE
-    resize = T.Resize(max(cfg.SIZE), interpolation=INTERPOLATION_MODES[cfg.INTERPOLATION])
+    mode = INTERPOLATION_MODES[cfg.INTERPOLATION]
     return [
-        (f"resize the smaller edge to {max(cfg.SIZE)}", resize),
-        (f"{height}x{width} center crop", T.CenterCrop(cfg.SIZE)),
+        (f"resize the smaller edge to {max(cfg.SIZE)}", Resize(max(cfg.SIZE), mode)),
+        (f"{height}x{width} center crop", CenterCrop(cfg.SIZE)),
     ]
-
-
-def _tensor_steps(cfg, choices, is_train) -> list:
-    """Return (description, transform) pairs on tensors (3, H, W)."""
-    steps = []
-    if "cutout" in choices and is_train:
-        text = f"cutout (n_holes={cfg.CUTOUT_N}, length={cfg.CUTOUT_LEN})"
-        steps.append((text, Cutout(cfg.CUTOUT_N, cfg.CUTOUT_LEN)))
-    if "normalize" in choices:
-        text = f"normalization (mean={cfg.PIXEL_MEAN}, std={cfg.PIXEL_STD})"
-        steps.append((text, T.Normalize(mean=cfg.PIXEL_MEAN, std=cfg.PIXEL_STD)))
-    if "gaussian_noise" in choices and is_train:
-        text = f"gaussian noise (mean={cfg.GN_MEAN}, std={cfg.GN_STD})"
-        steps.append((text, GaussianNoise(cfg.GN_MEAN, cfg.GN_STD)))
-    if "instance_norm" in choices:
-        steps.append(("instance normalization", InstanceNormalization()))
-    return steps

@@ -1,4 +1,4 @@
-"""Finished tables as text: what every analysis fills in, and how each format writes it.
+"""Sheets, which are finished tables, and their formats: terminal, markdown, LaTeX.
 
 A sheet is a title, one or more grids under it, the facts a reader needs to compare it, and notes
 on what is wrong or missing. Nothing here knows a record.
@@ -48,6 +48,11 @@ class Block:
             for i, row in enumerate(self.rows)
         ]
 
+    @property
+    def grouped(self) -> bool:
+        """Whether there are headings above the headings."""
+        return any(column.group for column in self.columns)
+
     def groups(self) -> list[tuple[str, int]]:
         """Return the headings above the headings, each with the number of its columns."""
         spans = groupby(self.columns, key=lambda column: column.group)
@@ -63,6 +68,16 @@ class Sheet:
     facts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # each starts with its kind and a colon
 
+    @property
+    def remarks(self) -> list[str]:
+        """The notes that explain and do not warn."""
+        return [note for note in self.notes if note.startswith("settings")]
+
+    @property
+    def problems(self) -> list[str]:
+        """All other notes."""
+        return [note for note in self.notes if not note.startswith("settings")]
+
 
 def _grid(block: Block, style: str, headings: list[str], rows: list[list[str]]) -> str:
     return tabulate(
@@ -72,9 +87,6 @@ def _grid(block: Block, style: str, headings: list[str], rows: list[list[str]]) 
         disable_numparse=True,
         colalign=["left" if column.left else "right" for column in block.columns],
     )
-
-
-# --- terminal -------------------------------------------------------------------------------------
 
 
 def _in_two_lines(text: str) -> str:
@@ -106,9 +118,6 @@ def terminal(sheets: Iterable[Sheet]) -> Iterator[str]:
         yield "\n".join(lines + [f"  ! {note}" for note in sheet.notes])
 
 
-# --- markdown -------------------------------------------------------------------------------------
-
-
 def _in_one_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
@@ -129,8 +138,6 @@ def markdown(sheets: Iterable[Sheet]) -> Iterator[str]:
         yield "\n".join(lines)
 
 
-# --- LaTeX ----------------------------------------------------------------------------------------
-
 _LATEX = str.maketrans(
     {c: "\\" + c for c in "&%$#_{}"}
     | {"±": r"$\pm$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
@@ -149,7 +156,7 @@ def _latex_line(texts: Iterable[str]) -> str:
 
 def _latex_groups(block: Block) -> list[str]:
     """Return the line of headings above the headings, and the rules below each."""
-    if not any(column.group for column in block.columns):
+    if not block.grouped:
         return []
     cells, rules, first = [], [], 1
     for group, count in block.groups():

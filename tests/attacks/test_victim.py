@@ -1,0 +1,89 @@
+"""The victim interface: whatever turns pixels into logits can be evaluated."""
+
+import pytest
+import torch
+from PIL import Image
+
+from advprompt.attacks import AttackSpec
+from advprompt.evaluation.evaluator import Evaluation
+from advprompt.evaluation.samples import ImageList
+from advprompt.evaluation.victim import TrainerVictim, Victim
+from advprompt.utils.errors import UserError
+
+PGD = AttackSpec("pgd", 32 / 255, 8 / 255, 5, 1, "uniform", "ce", "end_to_end")
+
+
+class Redness(Victim):
+    """Answers which of two channels is brighter."""
+
+    name, device, classnames = "Redness", torch.device("cpu"), ["red", "green"]
+
+    def logits(self, pixels, prec="fp32"):
+        return 9 * pixels.mean(dim=(2, 3))[:, :2]
+
+    def digest(self):
+        return "redness"
+
+
+def to_tensor(image):
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(4, 4, 3) / 255
+
+
+def preprocess(image):
+    return to_tensor(image).permute(2, 0, 1)
+
+
+preprocess.key = "as it is"
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    items = []
+    for i, (red, label) in enumerate([(220, 0), (140, 0), (20, 1), (120, 1), (255, 1)]):
+        path = tmp_path / f"{i}.png"
+        Image.new("RGB", (4, 4), (red, 130, 0)).save(path)
+        items.append((path, label))
+    images = ImageList(items, preprocess)
+    return Evaluation(Redness(), images, folder=tmp_path, cache=tmp_path, batch_size=2)
+
+
+def test_a_model_of_three_lines_is_attacked_and_recorded(evaluation):
+    logits = evaluation.clean()
+    assert logits.shape == (5, 2) and evaluation.clean_right.tolist() == [True] * 4 + [False]
+    entry = evaluation.attack(PGD)
+    assert (entry["n"], entry["correct"], entry["warnings"]) == (5, 2, [])  # those far apart
+    assert evaluation.outcomes[0][2].tolist() == [True, False, True, False, False]
+    shown = evaluation.examples(PGD, 3)
+    assert shown["labels"].tolist() == [0, 1, 1] and shown["classnames"] == ["red", "green"]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"objective": "embedding_kl", "target": "embedding"}, "no CLIP inside"),
+        ({"target": "frozen_prompt"}, "no CLIP inside"),
+        ({"objective": "embedding_kl"}, "no image features"),
+    ],
+)
+def test_what_a_model_does_not_offer_is_named(evaluation, changes, words):
+    evaluation.clean()
+    spec = AttackSpec(**PGD.facts() | changes)
+    with pytest.raises(UserError, match=f"Redness.*{words}.*use"):
+        evaluation.attack(spec)
+
+
+def test_the_digest_of_a_trainer_changes_with_its_prompts(build):
+    trainer = build("AdvCoOp")
+    trainer.set_model_mode("eval")
+    digests = []
+    for _ in range(2):
+        victim = TrainerVictim(trainer)
+        victim.prepare()
+        digests.append(victim.digest())
+        with torch.no_grad():
+            next(iter(trainer.trained.parameters())).add_(1e-3)
+    assert digests[0] != digests[1]
+    pixels = torch.rand(2, 3, 32, 32, requires_grad=True)
+    logits = victim.logits(pixels)
+    assert logits.shape == (2, len(victim.classnames))
+    assert torch.autograd.grad(logits.sum(), pixels)[0].abs().sum() > 0

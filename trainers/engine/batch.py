@@ -1,0 +1,103 @@
+"""One training batch as a method's loss sees it: plain tensors, and calls that run the model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..attacks import gradient_attack, objective_for
+from ..utils import distributed
+from ..utils.seeds import hash_seed
+
+
+class Output(NamedTuple):
+    """The model's output on images.
+
+    Attributes:
+        features: (B, D) raw image features.
+        logits: (B, K) float32.
+        blocks: outputs (B, N, d_v) of all image blocks, where the method asks for them.
+    """
+
+    features: Tensor
+    logits: Tensor
+    blocks: list[Tensor] | None
+
+
+class Batch:
+    """This process's rows of a training batch; ``forward_*`` and ``attack`` run the model.
+
+    Attributes:
+        images: (B, 3, H, W) pixels in [0, 1]; of AdvPT's bank, stored features (B, D).
+        labels: (B,).
+        index: (B,) positions in the data set, None where the loader does not give them.
+        texts: (K, D) unit-length text features with gradients, encoded once per step.
+        outputs: what has been computed so far: ``clean``, ``adv``.
+        attacked: whether an attack was run.
+        share: which rows these are of the whole batch of ``size``.
+    """
+
+    def __init__(self, trainer, batch: dict):
+        self.trainer, self.size = trainer, len(batch["label"])
+        self.share = distributed.share(self.size)
+        rows, device = self.share.rows, trainer.device
+        self.images, self.labels = batch["img"][rows].to(device), batch["label"][rows].to(device)
+        self.index = batch["index"][rows] if "index" in batch else None
+        self.texts = trainer.encode_texts()
+        self.outputs: dict[str, Output] = {}
+        self.attacked = False
+
+    def forward(self, images: Tensor) -> Output:
+        """Run the model on images (B, 3, H, W) in [0, 1], with gradients to the prompts."""
+        return self.trainer.output(images, self.texts)
+
+    def forward_clean(self) -> Output:
+        """Return the model's output on the clean images, computed once."""
+        if "clean" not in self.outputs:
+            self.outputs["clean"] = self.forward(self.images)
+        return self.outputs["clean"]
+
+    def forward_attacked(self) -> Output:
+        """Attack the images and return the model's output on the result, computed once."""
+        if "adv" not in self.outputs:
+            self.outputs["adv"] = self.forward(self.attack())
+        return self.outputs["adv"]
+
+    def attack(self, rows: slice = slice(None)) -> Tensor:
+        """Return adversarial versions of the images in ``rows``; gradients reach pixels only."""
+        self.attacked = True
+        if not len(self.labels[rows]):  # all of them belong to another process
+            return self.images[rows]
+        trainer, spec, texts = self.trainer, self.trainer.attack_spec, self.texts.detach()
+        kl = spec.objective == "kl"
+        reference = self.forward_clean().logits.detach()[rows] if kl else None
+
+        def forward(images: Tensor) -> Tensor:
+            return trainer.output(images, texts, for_attack=True).logits
+
+        step = (max(trainer.cfg.SEED, 0), trainer.epoch, trainer.batch_idx)
+        seeds = [hash_seed(*step, position) for position in range(self.size)[self.share.rows]]
+        loss = objective_for(spec, forward, labels=self.labels[rows], reference=reference)
+        attack = gradient_attack(loss, spec, spec.kwargs)
+        return attack.run(self.images[rows], seeds[rows], scored=False).images
+
+    @property
+    def middle(self) -> int:
+        """Number of these rows that are in the first half of the whole batch."""
+        return sum(position < self.size // 2 for position in range(self.size)[self.share.rows])
+
+    def whole(self, values: Tensor) -> Tensor:
+        """Return ``values`` (B, ...) of all processes' rows (size, ...), without gradients."""
+        values = values.detach()
+        if distributed.world() == 1:
+            return values
+        rows = values.new_zeros(self.size, *values.shape[1:])
+        if self.share.weight:
+            rows[self.share.rows] = values
+        return distributed.total(rows)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of right predictions in percent."""
+    return 100 * (logits.argmax(1) == labels).float().mean()

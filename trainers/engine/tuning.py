@@ -1,0 +1,206 @@
+"""The trainer of prompts: what is trained, its optimizer step, precision and several processes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import MetricMeter, set_random_seed
+
+from ..attacks import AttackSpec, NotFinite, specs_from_cfg
+from ..config.keys import PRECISIONS, add_defaults, at_least, one_of
+from ..losses import mean_ce
+from ..prompting import PromptedCLIP
+from ..prompting.spec import POSITIONS
+from ..utils import distributed
+from ..utils.errors import UserError
+from ..utils.seeds import hash_seed
+from .alarms import NonFiniteLoss
+from .batch import Batch, accuracy
+from .trainer import RobustTrainer
+
+
+class PromptTrainer(RobustTrainer):
+    """Minimises a method's loss over its prompts.
+
+    A method sets ``node``, returns its prompts from ``prompt_spec`` and its loss from ``loss``.
+
+    Attributes:
+        least_vectors: the smallest N_CTX; fewer would leave nothing to train.
+        white_box: the loss must attack the images of every batch, if ``is_adversarial``.
+    """
+
+    least_vectors = 1
+    white_box = True
+
+    @classmethod
+    def extend_cfg(cls, cfg):
+        add_defaults(
+            cfg,
+            "TRAINER.ADVERSARIAL",
+            PREC="fp32",  # of forward and backward: fp32, bf16, amp (float16 on a GPU)
+            ATTACK_PREC="fp32",  # of a white-box attack in training: fp32 or bf16
+            ACCUMULATE=1,  # batches per optimizer step
+            CLASS_CHUNK=0,  # classes per text pass; 0: all at once
+        )
+
+    @classmethod
+    def check_keys(cls, cfg):
+        keys, own, node = cfg.TRAINER.ADVERSARIAL, cfg.TRAINER[cls.node], f"TRAINER.{cls.node}"
+        one_of("TRAINER.ADVERSARIAL.PREC", keys.PREC, PRECISIONS)
+        # float16 gradients of pixels underflow to exactly 0
+        one_of("TRAINER.ADVERSARIAL.ATTACK_PREC", keys.ATTACK_PREC, ("fp32", "bf16"))
+        at_least("TRAINER.ADVERSARIAL.ACCUMULATE", keys.ACCUMULATE, 1)
+        at_least("TRAINER.ADVERSARIAL.CLASS_CHUNK", keys.CLASS_CHUNK, 0)
+        if keys.PREC == "amp" and not (cfg.USE_CUDA and torch.cuda.is_available()):
+            raise UserError(
+                "TRAINER.ADVERSARIAL.PREC is 'amp', which needs a GPU; use fp32 or bf16"
+            )
+        for name, least in (("N_CTX", cls.least_vectors), ("PROMPT_DEPTH", 1)):
+            if name in own:
+                at_least(f"{node}.{name}", own[name], least)
+        if "CLASS_TOKEN_POSITION" in own:
+            one_of(f"{node}.CLASS_TOKEN_POSITION", own.CLASS_TOKEN_POSITION, POSITIONS)
+        if "INNER" in own:
+            one_of(f"{node}.INNER", own.INNER, ("", "ce", "kl"))
+
+    @classmethod
+    def is_adversarial(cls, cfg) -> bool:
+        return True
+
+    @classmethod
+    def nodes(cls):
+        return ("ADVERSARIAL", *super().nodes())
+
+    @classmethod
+    def train_spec(cls, cfg) -> AttackSpec:
+        """Return the training attack; a method's key ``INNER`` replaces its objective."""
+        (spec,) = specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN")
+        inner = cfg.TRAINER[cls.node].get("INNER", "")
+        return replace(spec, objective=inner) if inner else spec
+
+    # --- what a method defines, with prompt_spec ------------------------------------------------
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss to minimise and the terms to show beside it."""
+        raise NotImplementedError
+
+    # --- model ------------------------------------------------------------------------------------
+
+    @property
+    def keys(self):
+        """The method's own config node."""
+        return self.cfg.TRAINER[self.node]
+
+    def build_model(self):
+        self.clip = self.load_clip()
+        self.attack_spec = self.train_spec(self.cfg) if self.is_adversarial(self.cfg) else None
+        self.model = self.build_trained()
+        self.add_optimizer(self.model)
+
+    def build_trained(self) -> torch.nn.Module:
+        """Return what is trained; it offers ``image_features`` and ``text_features``."""
+        self.spec = spec = self.served_spec(self.cfg, self.clip, self.template)
+        asked = self.prompt_spec(self.keys, self.clip)
+        for name in ("text_depth", "vision_depth"):
+            depth, kept = getattr(asked, name), getattr(spec, name)
+            if depth > kept:
+                print(f"note: {name} {depth} is cut to the {kept} blocks of {self.clip.name}")
+        self.frozen_image_tower = not spec.acts_on_images
+        model = PromptedCLIP(self.clip, self.classnames, spec)
+        if not spec.acts_on_texts:
+            model.text_features()  # kept from here on, in float32
+        return model
+
+    def add_optimizer(self, module: torch.nn.Module) -> None:
+        """Give ``module``'s parameters to Dassl's optimizer, schedule and checkpoints."""
+        self.trained = module
+        self.optim = build_optimizer(module, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model("prompt_learner", module, self.optim, self.sched)
+        self.scaler = torch.amp.GradScaler(enabled=self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
+        print(f"# trained values: {self.prompt_parameters():,}")
+
+    def image_features(self, pixels):
+        return self.model.image_features(pixels)
+
+    def text_features(self):
+        return self.model.text_features(self.cfg.TRAINER.ADVERSARIAL.CLASS_CHUNK)
+
+    def encode_texts(self, model=None) -> torch.Tensor:
+        """Return ``model``'s (default: the trained one's) text features in training's precision."""
+        keys = self.cfg.TRAINER.ADVERSARIAL
+        with self.autocast(keys.PREC):
+            return (model or self.model).text_features(keys.CLASS_CHUNK)
+
+    def train_threat(self):
+        return self.attack_spec.describe() if self.attack_spec else None
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    def autocast(self, precision: str):
+        """Return a context of ``precision``: fp32, bf16 or amp."""
+        dtype = torch.float16 if precision == "amp" else torch.bfloat16
+        enabled = precision != "fp32"
+        # a cast kept from inside an attack would cut the prompts off their gradients
+        return torch.autocast(self.device.type, dtype, enabled=enabled, cache_enabled=False)
+
+    def forward_backward(self, batch):
+        group = self.cfg.TRAINER.ADVERSARIAL.ACCUMULATE
+        start = self.batch_idx // group * group
+        size = min(group, self.num_batches - start)  # the last group may be smaller
+        if self.batch_idx == start:
+            self.optim.zero_grad(set_to_none=True)
+        seen = Batch(self, batch)
+        try:
+            loss, terms = self.loss(seen)
+        except NotFinite as error:
+            raise self.not_finite(str(error), {}) from error
+        if self.attack_spec and self.white_box and not seen.attacked:
+            raise RuntimeError(
+                f"{type(self).__name__} lost its attack: the loss never asked for it"
+            )
+        weight = seen.share.weight
+        summary = self._summary(loss, terms, seen)
+        if not all(map(math.isfinite, summary.values())):
+            raise self.not_finite("the loss is not finite", summary)
+        self.scaler.scale((loss if weight == 1 else loss * weight) / size).backward()
+        if self.batch_idx + 1 == start + size:
+            self._update(summary)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        self.meter.update(summary)
+        return summary
+
+    def _summary(self, loss, terms: dict, batch: Batch) -> dict[str, float]:
+        values = {"loss": loss, **terms}
+        for name, output in batch.outputs.items():
+            values.setdefault(f"loss_{name}", mean_ce(output.logits, batch.labels))
+            values.setdefault(f"acc_{name}", accuracy(output.logits, batch.labels))
+        scalars = [torch.as_tensor(v, device=loss.device).detach().float() for v in values.values()]
+        numbers = distributed.mean(torch.stack(scalars), batch.share.weight)
+        return dict(zip(values, numbers.tolist(), strict=True))  # one transfer for all of them
+
+    def _update(self, summary: dict) -> None:
+        distributed.sum_gradients(self.trained.parameters())
+        self.scaler.unscale_(self.optim)
+        if not self.scaler.is_enabled():  # a scaler skips such a step and lowers its scale
+            peaks = [p.grad.abs().amax() for p in self.trained.parameters() if p.grad is not None]
+            if peaks and not torch.stack(peaks).isfinite().all():
+                raise self.not_finite("a gradient is not finite", summary)
+        self.scaler.step(self.optim)
+        self.scaler.update()
+
+    def not_finite(self, what: str, summary: dict) -> NonFiniteLoss:
+        """Return the error that stops the training at this batch."""
+        terms = ", ".join(f"{name} {value:g}" for name, value in summary.items()) or "none yet"
+        where = f"epoch {self.epoch + 1}, batch {self.batch_idx + 1} of {self.num_batches}"
+        return NonFiniteLoss(what, f"{where}, lr {self.get_current_lr():g} (terms: {terms})")
+
+    def before_epoch(self):
+        super().before_epoch()
+        # order and augmentation follow from (seed, epoch), wherever a run was resumed
+        set_random_seed(hash_seed(max(self.cfg.SEED, 0), self.epoch) % 2**32)
+        self.meter = MetricMeter()

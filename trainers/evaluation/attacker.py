@@ -1,0 +1,101 @@
+"""Attacks on a victim behind its input defence: what each kind of attack differentiates through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from ..attacks import (
+    RAP,
+    AttackResult,
+    AttackSpec,
+    Surrogate,
+    load_surrogate,
+    run_attack,
+    tower_in,
+)
+from ..defences import Defence, defended
+from .victim import Victim
+
+Forward = Callable[[Tensor], Tensor]  # pixels (B, 3, H, W) in [0, 1] -> logits or features
+
+
+class Attacker:
+    """Makes the attack that a spec describes.
+
+    Args:
+        victim: the model under attack.
+        defence: purifies images in front of the model; None: nothing does.
+        eot: draws per step of an attack that goes through a random defence.
+    """
+
+    def __init__(self, victim: Victim, defence: Defence | None = None, eot: int = 1):
+        self.victim, self.defence, self.eot = victim, defence, eot
+        self._surrogates: dict[str, Surrogate] = {}  # by name
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return the defended model's logits (B, K)."""
+        return defended(self.victim.logits, self.defence, adaptive=False)[0](pixels)
+
+    def forward(self, forward: Forward, seen: bool) -> Forward:
+        """Return ``forward`` as the attack has it: through the defence if that is seen."""
+        return defended(forward, self.defence, adaptive=seen, eot=self.eot)[1]
+
+    def run(
+        self,
+        spec: AttackSpec,
+        pixels: Tensor,
+        seeds: Sequence[int],
+        labels: Tensor,
+        *,
+        seen: bool = False,
+    ) -> AttackResult:
+        """Attack pixels (B, 3, H, W) with a seed and a label each."""
+        victim = self.victim
+        if spec.target == "surrogate":
+            surrogate = self.surrogate(spec)
+            known = surrogate.knows(spec.kwargs["labels"], len(victim.classnames))
+            forward = self.forward(surrogate, seen)
+            return RAP(forward, labels if known else None, spec, spec.kwargs).run(pixels, seeds)
+        whole = self.forward(victim.logits, seen)
+        white_box, exact, forward = spec.target == "end_to_end", None, whole
+
+        def still_right(images: Tensor) -> Tensor:
+            return whole(images).argmax(1) == labels
+
+        if spec.objective == "embedding_kl":
+            features = victim.features if white_box else victim.embedding
+            forward = self.forward(tower_in(spec.prec, features), seen)
+        elif not white_box:
+            forward = self.forward(lambda x: victim.handmade_logits(x, spec.prec), seen)
+        elif spec.prec != "fp32":
+            exact, forward = whole, self.forward(lambda x: victim.logits(x, spec.prec), seen)
+        return run_attack(
+            spec,
+            pixels,
+            seeds,
+            forward=forward,
+            labels=labels,
+            still_right=still_right if white_box else None,
+            exact=exact,
+        )
+
+    def surrogate(self, spec: AttackSpec) -> Surrogate:
+        """Return the model that a black-box attack is made on."""
+        name, victim = spec.kwargs["surrogate"], self.victim
+        if name not in self._surrogates:
+            self._surrogates[name] = load_surrogate(
+                name, prompts=list(victim.sentences), device=victim.device, clip=victim.clip
+            )
+        return self._surrogates[name]
+
+    def facts(self, spec: AttackSpec, seen: bool) -> dict:
+        """Return what a record says of surrogate and defence; empty without them."""
+        black_box = spec.target == "surrogate"
+        facts = {"surrogate_sha256": self.surrogate(spec).sha256} if black_box else {}
+        if self.defence:
+            name, *settings = (f"{k} {v}" for k, v in self.defence.describe().items())
+            how = f"seen by the attack, eot {self.eot}" if seen else "unseen by the attack"
+            facts["defence"] = ", ".join([name.removeprefix("name "), *settings, how])
+        return facts

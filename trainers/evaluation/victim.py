@@ -1,0 +1,122 @@
+"""What is tested: anything that turns pixels in [0, 1] into logits.
+
+Evaluation, self-checks, pictures and transfer know a model through :class:`Victim` alone. Whatever
+can be attacked gets an adapter; :class:`TrainerVictim` is the one of our own trainers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..attacks import tower_in
+from ..backbone import CLIPAdapter, cosine_logits, text_features
+from ..prompting import templates
+from ..utils import distributed
+from ..utils.errors import UserError
+
+
+class Victim:
+    """A model under test. An adapter sets the attributes and defines ``logits`` and ``digest``.
+
+    Attributes:
+        name: what messages call it.
+        classnames: the K classes in the order of the logits.
+        device: where pixels are expected.
+        random: whether the same pixels may get other logits in another call.
+        clip: the frozen CLIP inside, if any. Attacks on the embedding, on the hand-made prompt
+            and on the surrogate ``clip`` need it.
+        sentences: the hand-made prompt of every class, for attacks that see no learned one.
+        frozen_image_tower: whether ``features`` is ``clip.encode_image``. Features of images are
+            then shared by all prompts and read from a bank.
+    """
+
+    name = "the model"
+    classnames: Sequence[str]
+    device: torch.device
+    random = False
+    clip: CLIPAdapter | None = None
+    sentences: Sequence[str] = ()
+    frozen_image_tower = False
+
+    def prepare(self) -> None:
+        """Compute what all calls share, such as text features; all processes call it together."""
+
+    def logits(self, pixels: Tensor, prec: str = "fp32") -> Tensor:
+        """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1], differentiable in the pixels.
+
+        Args:
+            prec: precision of the image tower; ``bf16`` serves attacks that ask for it.
+        """
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """Return a hex digest of everything that the logits depend on besides the pixels."""
+        raise NotImplementedError
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return raw image features (B, D), which objective ``embedding_kl`` moves (optional)."""
+        raise UserError(
+            f"{self.name} offers no image features, which objective 'embedding_kl' needs; use "
+            "objective 'ce'"
+        )
+
+    def score(self, features: Tensor) -> Tensor:
+        """Return logits (B, K) of raw image features (B, D); goes with ``frozen_image_tower``."""
+        raise NotImplementedError
+
+    def embedding(self, pixels: Tensor) -> Tensor:
+        """Return the frozen image tower's raw features (B, D).
+
+        Raises:
+            UserError: there is no CLIP inside.
+        """
+        if self.clip is None:
+            raise UserError(
+                f"{self.name} has no CLIP inside, which targets 'embedding' and 'frozen_prompt' "
+                "attack; use target 'end_to_end'"
+            )
+        return self.clip.encode_image(pixels)
+
+    def handmade_logits(self, pixels: Tensor, prec: str = "fp32") -> Tensor:
+        """Return frozen CLIP's logits (B, K) with the hand-made prompt."""
+        features = tower_in(prec, self.embedding)(pixels)
+        return cosine_logits(features, self.handmade_texts, self.clip.logit_scale)
+
+    @cached_property
+    def handmade_texts(self) -> Tensor:
+        """Unit-length text features (K, D) of the hand-made prompt."""
+        with torch.no_grad():
+            return text_features(self.clip, list(self.sentences))
+
+
+class TrainerVictim(Victim):
+    """One of our trainers with the prompts it has now; its text features are computed once."""
+
+    def __init__(self, trainer):
+        self.trainer, self.clip, self.device = trainer, trainer.clip, trainer.clip.device
+        self.name, self.classnames = type(trainer).__name__, list(trainer.classnames)
+        self.sentences = templates.fill(trainer.template, trainer.classnames)
+        self.frozen_image_tower = trainer.frozen_image_tower
+
+    @torch.no_grad()
+    def prepare(self):
+        self.texts = distributed.same(self.trainer.text_features())  # (K, D), unit length
+
+    def features(self, pixels):
+        return self.trainer.image_features(pixels)
+
+    def score(self, features):
+        return cosine_logits(features, self.texts, self.clip.logit_scale)
+
+    def logits(self, pixels, prec="fp32"):
+        return self.score(tower_in(prec, self.features)(pixels))
+
+    def digest(self):
+        digest = hashlib.sha256(f"{self.clip.sha256} {self.trainer.prompt_digest()}".encode())
+        digest.update(self.texts.cpu().numpy().tobytes())
+        return digest.hexdigest()

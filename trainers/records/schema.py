@@ -1,0 +1,226 @@
+"""The fields of a record, and the check of all of them.
+
+Schema 1 is the set of fields in ``_FIELDS``; a change of a field's meaning raises :data:`SCHEMA`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from ..utils.errors import UserError, nearest
+from ..utils.flat import is_json
+
+SCHEMA = 1
+_BALL_SLACK = 1e-5  # float32 rounding of x + delta, and eps written to four decimals of 1/255
+
+
+class _Rule(NamedTuple):
+    expected: str
+    accepts: Callable[[object], bool]
+
+
+def _number(low: float = 0, high: float = math.inf, *, whole: bool = False) -> _Rule:
+    kind = "an integer" if whole else "a number"
+    limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+
+    def accepts(value):
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            return False
+        return math.isfinite(value) and low <= value <= high
+
+    return _Rule(f"{kind} {limits}", accepts)
+
+
+def _one_of(*choices) -> _Rule:
+    def accepts(value):  # True == 1, but a flag is not a schema
+        return any(value == c and type(value) is type(c) for c in choices)
+
+    return _Rule("one of " + ", ".join(map(repr, choices)), accepts)
+
+
+def _optional(rule: _Rule) -> _Rule:
+    return _Rule(f"{rule.expected} or null", lambda v: v is None or rule.accepts(v))
+
+
+def _is_eps(value) -> bool:  # radii in L2 may exceed 1
+    pattern = r"(\d*\.?\d+|\d+\.)(e[+-]?\d+)?/255"
+    number = re.fullmatch(pattern, value) if isinstance(value, str) else None
+    return number is not None and _eps(value) <= 100
+
+
+def _eps(text: str) -> float:
+    return float(text.removesuffix("/255")) / 255
+
+
+def _is_date(value) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _texts(values) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+_COUNT, _POSITIVE, _FROM_MINUS_1 = (_number(low, whole=True) for low in (0, 1, -1))
+_TEXT = _Rule("a non-empty string", lambda v: isinstance(v, str) and v.strip() != "")
+_FLAG = _Rule("true or false", lambda v: isinstance(v, bool))
+_EPS = _Rule("a string such as '4/255'", _is_eps)
+_OBJECT = _Rule("an object", lambda v: isinstance(v, dict) and is_json(v))
+
+_SECONDS = {"train": _number(), "bank": _number(), "eval": _number()}
+_SCORE = {"n": _POSITIVE, "correct": _COUNT}
+_THREAT = {
+    "name": _TEXT,
+    "objective": _optional(_one_of("ce", "margin", "dlr", "kl", "embedding_kl", "logit")),
+    "target": _one_of("end_to_end", "frozen_prompt", "embedding", "surrogate"),
+    "eps": _optional(_EPS),  # null: no ball
+    "alpha": _optional(_EPS),
+    "steps": _COUNT,
+    "restarts": _POSITIVE,
+    "start": _optional(_TEXT),
+    "norm": _TEXT,
+    "drop": _FLAG,
+}
+_CHECKS = {
+    "max_linf": _number(0, 1),
+    "in_range": _FLAG,
+    "zero_grad_share": _number(0, 1),
+    "loss_rises": _Rule(
+        "true, false or a share from 0 to 1",
+        lambda v: isinstance(v, bool) or _number(0, 1).accepts(v),
+    ),
+}
+_OUTCOME = _SCORE | {
+    "seconds": _number(),
+    "checks": _OBJECT,
+    "warnings": _Rule("a list of strings", lambda v: isinstance(v, list) and _texts(v)),
+}
+_FIELDS = {
+    "schema": _one_of(SCHEMA),
+    "status": _one_of("completed", "running"),
+    "trainer": _TEXT,
+    "paper": _optional(_TEXT),
+    "dataset": _TEXT,
+    "protocol": _one_of("few_shot", "base2new", "xd", "dg", "zero_shot"),
+    "split": _one_of("all", "base", "new"),
+    "shots": _FROM_MINUS_1,  # 0 is zero-shot, -1 every training image
+    "seed": _FROM_MINUS_1,  # -1: not fixed
+    "backbone": _TEXT,
+    "weights_sha256": _Rule(
+        "64 lower-case hex digits",
+        lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
+    ),
+    "prompt_parameters": _COUNT,
+    "classes": _POSITIVE,
+    "train_threat": _optional(_OBJECT),
+    "epochs": _COUNT,
+    "subset": _optional(_POSITIVE),
+    "seconds": _OBJECT,
+    "device": _TEXT,
+    "clean": _optional(_OBJECT),
+    "attacks": _Rule("a list of objects", lambda v: isinstance(v, list)),
+    "config": _OBJECT,
+    "versions": _Rule("an object of strings", lambda v: isinstance(v, dict) and _texts(v.values())),
+    "git_commit": _optional(_TEXT),
+    "created": _Rule("an ISO date and time with its zone", _is_date),
+}
+# fields that older records of this schema do not have
+_LATER = {"source": _optional(_TEXT), "processes": _optional(_POSITIVE)}
+
+
+def validate_record(record, where="record") -> dict:
+    """Return ``record`` after checking type and range of every field.
+
+    A ``running`` record may lack the clean figure; a ``completed`` one may not. Attack fields
+    beyond the known ones (a momentum, a kernel) are allowed and count as part of the threat
+    model.
+
+    Raises:
+        UserError: names ``where`` (the file), the field, its value and what is expected.
+    """
+
+    def fail(field, value, expected, found=""):
+        raise UserError(
+            f"'{where}': field '{field}' {found or f'is {value!r:.80}'}, expected {expected}; "
+            "delete the file and evaluate the model again"
+        )
+
+    def check(values, rules: Mapping[str, _Rule], prefix: str) -> None:
+        if not isinstance(values, dict):
+            fail(prefix.rstrip(".") or "record", values, "an object")
+        for key, rule in rules.items():
+            if key not in values:
+                fail(prefix + key, None, rule.expected, "is missing")
+            if not rule.accepts(values[key]):
+                fail(prefix + key, values[key], rule.expected)
+
+    check(record, _FIELDS, "")
+    known = _FIELDS | _LATER
+    for key in record:
+        if key not in known:
+            raise UserError(f"'{where}': unknown field '{key}'.{nearest(key, known)}")
+    check({**dict.fromkeys(_LATER), **record}, _LATER, "")
+    check(record["seconds"], _SECONDS, "seconds.")
+    if record["train_threat"] is not None:
+        check(record["train_threat"], _THREAT, "train_threat.")
+    if record["protocol"] == "zero_shot" and record["shots"] != 0:
+        fail("shots", record["shots"], "0 under protocol 'zero_shot'")
+
+    clean = record["clean"]
+    if clean is not None:
+        check(clean, _SCORE, "clean.")
+        if clean["correct"] > clean["n"]:
+            fail("clean.correct", clean["correct"], f"at most clean.n = {clean['n']}")
+    elif record["status"] == "completed" or record["attacks"]:
+        fail("clean", None, "an object with n and correct before any attack and at completion")
+
+    signatures: dict[tuple, int] = {}
+    for i, attack in enumerate(record["attacks"]):
+        prefix = f"attacks[{i}]."
+        check(attack, _THREAT | _OUTCOME, prefix)
+        if not is_json(attack):
+            fail(prefix[:-1], attack, "JSON values only")
+        check(attack["checks"], _CHECKS, prefix + "checks.")
+        largest = attack["checks"]["max_linf"]
+        if attack["norm"] == "linf" and not (attack["eps"] and _eps(attack["eps"]) <= 1):
+            fail(prefix + "eps", attack["eps"], "a radius up to 255/255 in L_inf")
+        if attack["norm"] == "linf" and largest > _eps(attack["eps"]) + _BALL_SLACK:
+            fail(prefix + "checks.max_linf", largest, f"at most eps = {attack['eps']}")
+        if attack["n"] != clean["n"]:
+            fail(prefix + "n", attack["n"], f"the same images as clean.n = {clean['n']}")
+        if attack["correct"] > clean["correct"]:
+            most = f"at most clean.correct = {clean['correct']} (one wrong clean is not robust)"
+            fail(prefix + "correct", attack["correct"], most)
+        first = signatures.setdefault(attack_signature(attack), i)
+        if first != i:
+            fail(prefix[:-1], attack["name"], f"a threat model other than that of attacks[{first}]")
+    return record
+
+
+def attack_signature(attack: Mapping) -> tuple[tuple[str, str], ...]:
+    """Return what makes two attacks the same threat model, hashable and sorted.
+
+    Everything that describes the attack counts, also fields this version does not know;
+    its outcome (n, correct, seconds, checks, warnings) does not.
+    """
+    return tuple(sorted((k, str(v)) for k, v in attack.items() if k not in _OUTCOME))
+
+
+def test_images(subset: int | None, first: int | None) -> str:
+    """Say which test images were taken, by ``TEST.SUBSET`` and ``TEST.FIRST`` (0 or None: all)."""
+    if first:
+        return f"the first by file name, TEST.FIRST {first}"
+    if subset:
+        return f"a fixed stratified subset, TEST.SUBSET {subset}"
+    return "all of the test set"
+
+
+def accuracy(score: Mapping) -> float:
+    """Return the accuracy in percent of an object with ``n`` and ``correct``."""
+    return 100 * score["correct"] / score["n"]

@@ -1,0 +1,102 @@
+"""The report: every completed record below some folders, as text of one format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .. import records as records_of
+from ..utils import errors
+from ..utils import io as files
+from .across import arrange
+from .formats import latex, markdown, terminal
+from .layout import cost_sheet, table_sheet, tidy_csv
+from .published import published_sheets
+from .tables import build_tables
+
+WRITERS = {"terminal": terminal, "markdown": markdown, "latex": latex}
+FORMATS = (*WRITERS, "csv", "html")
+# how a line that belongs to no table is written after them; CSV has no place for it
+_REMARKS = {"terminal": "  ! {}", "markdown": "- {}", "latex": "% {}"}
+
+
+def load(roots: Iterable[str]) -> tuple[dict[Path, dict], list[str]]:
+    """Return every completed record below ``roots`` by path, and what is left out.
+
+    Raises:
+        UserError: a root does not exist or holds no completed record.
+    """
+    roots = list(roots)
+    records, problems = records_of.load_records(*roots)
+    remarks = [f"{problem.kind}: {problem.text}" for problem in problems]
+    if not records:
+        where = ", ".join(f"'{root}'" for root in roots)
+        found = f" (left out: {'; '.join(remarks)})" if remarks else ""
+        raise errors.UserError(
+            f"no completed {records_of.FILE_NAME} below {where}{found}; finish a run first, "
+            "for example with scripts/quickstart.sh"
+        )
+    return records, remarks
+
+
+def render(
+    roots: Iterable[str], style: str = "terminal", *, costs: bool = False, paper: bool = False
+) -> tuple[str, list[str]]:
+    """Render every completed record below ``roots``.
+
+    Files left out (unfinished, damaged, of another schema) are listed after the tables.
+
+    Args:
+        roots: output folders.
+        style: one of ``FORMATS``.
+        costs: add trainable parameters and seconds per method (HTML always has them).
+        paper: add published figures.
+
+    Returns:
+        the text, and the remarks that have no place in it (CSV only).
+
+    Raises:
+        UserError: a root does not exist or holds no completed record.
+    """
+    roots = list(roots)
+    records, remarks = load(roots)
+    tables = arrange(records)
+    published = published_sheets(tables) if paper else []
+    if style == "html":
+        from . import page  # which draws; slow to import
+
+        return page.build_page(records, tables, published, remarks, roots), []
+    sheets = []
+    for table in tables:
+        sheets += [table_sheet(table), cost_sheet(table)] if costs else [table_sheet(table)]
+    sheets += published
+    if style == "csv":
+        notes = [note for sheet in sheets for note in sheet.notes]
+        return tidy_csv(build_tables(records)), notes + remarks
+    blocks = list(WRITERS[style](sheets))
+    if remarks:
+        blocks.append("\n".join(_REMARKS[style].format(" ".join(r.split())) for r in remarks))
+    return "\n\n".join(blocks), []
+
+
+def put_between(path: Path, mark: str, text: str) -> None:
+    """Replace what stands between the lines ``<!-- report MARK -->`` and ``<!-- end MARK -->``.
+
+    Raises:
+        UserError: the file is missing or lacks the two lines.
+    """
+    first, last = f"<!-- report {mark} -->\n", f"<!-- end {mark} -->"
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, found, rest = page.partition(first)
+    _, closed, after = rest.partition(last)
+    if not (found and closed):
+        raise errors.UserError(
+            f"'{path}' has no lines '{first.strip()}' and '{last}'; write them where the tables go"
+        )
+    write(path, f"{before}{first}\n{text}\n\n{last}{after}")
+
+
+def write(path, text: str) -> None:
+    """Write a text file atomically; characters that UTF-8 cannot hold become question marks."""
+    with files.atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")

@@ -1,0 +1,93 @@
+"""Transfer matrices, as ``advprompt transfer`` writes them, in tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from ..records import test_images
+from ..utils.errors import UserError
+from ..utils.io import read_json
+from .formats import Block, Column, Sheet, markdown, terminal
+from .threats import attack_headings, describe
+
+SCHEMA = 1
+FORMATS = ("terminal", "markdown", "csv")
+_FIELDS = ("name", "eps", "alpha", "steps", "restarts", "objective", "norm", "drop")  # of CSV
+
+
+def read_sheets(path) -> list[Sheet]:
+    """Return the sheets of a stored matrix.
+
+    Raises:
+        UserError: unreadable, not a matrix of this version, unfinished or damaged.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("kind") != "transfer":
+        raise UserError(f"'{path}' holds no matrix of advprompt transfer")
+    if record.get("schema") != SCHEMA or record.get("status") != "completed":
+        raise UserError(
+            f"'{path}' is unfinished or of another version (schema {record.get('schema')}, status "
+            f"{record.get('status')}); run the advprompt transfer command that made it again"
+        )
+    try:
+        return sheets_of(record)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"'{path}' is damaged ({error!r}); make the matrix again") from error
+
+
+def render(record: dict, style: str) -> str:
+    """Return the tables as ``terminal``, ``markdown`` or ``csv`` text."""
+    if style == "csv":
+        return _csv(record)
+    return "\n\n".join({"terminal": terminal, "markdown": markdown}[style](sheets_of(record)))
+
+
+def sheets_of(record: dict) -> list[Sheet]:
+    """Return one sheet per attack of a completed matrix; its diagonal is marked."""
+    runs, n = record["runs"], record["n"]
+    names = [run["name"] for run in runs]
+    threats = [table["attack"] for table in record["tables"]]
+    columns = [Column("made against", left=True), *(Column(name, "tested on") for name in names)]
+    sheets = []
+    for table, heading in zip(record["tables"], attack_headings(threats), strict=True):
+        counts = [("clean", [run["clean"]["correct"] for run in runs])]
+        counts += zip(names, [row["correct"] for row in table["rows"]], strict=True)
+        rows = [[name, *(f"{100 * c / n:.1f}" for c in correct)] for name, correct in counts]
+        images = test_images(record["subset"], record.get("first"))
+        facts = [
+            f"accuracy in percent on {n} test images ({images})",
+            f"{heading}: {describe(table['attack'])}",
+            "diagonal: white box; elsewhere the attack knew another run, not the tested one",
+        ]
+        for run in runs:
+            digest = run["weights_sha256"][:12]
+            facts.append(f"backbone of {run['name']}: {run['backbone']}, weights sha256 {digest}")
+        if table["attack"]["drop"]:
+            facts.append(
+                "the attack leaves an image at the first iterate that breaks its own model, which "
+                "transfers less than one that continues (DROP False)"
+            )
+        notes = [
+            f"self-check: made against {name}: {warning}"
+            for name, row in zip(names, table["rows"], strict=True)
+            for warning in row["warnings"]
+        ] + [f"self-check: {warning}" for warning in table["warnings"]]
+        block = Block(columns, rows, marked={(i, i) for i in range(1, len(rows))})
+        sheets.append(Sheet(f"{record['dataset']}, transfer of {heading}", [block], facts, notes))
+    return sheets
+
+
+def _csv(record: dict) -> str:
+    out, n = io.StringIO(), record["n"]
+    writer = csv.writer(out, lineterminator="\n")
+    attack = [f"attack_{field}" for field in _FIELDS]
+    figures = ["n", "clean_correct", "correct", "accuracy"]
+    writer.writerow(["made_against", "tested_on", *attack, *figures])
+    for table in record["tables"]:
+        threat = [table["attack"][field] for field in _FIELDS]
+        for made, row in zip(record["runs"], table["rows"], strict=True):
+            for tested, correct in zip(record["runs"], row["correct"], strict=True):
+                figures = [n, tested["clean"]["correct"], correct, f"{100 * correct / n:.6g}"]
+                writer.writerow([made["name"], tested["name"], *threat, *figures])
+    return out.getvalue().rstrip("\n")
