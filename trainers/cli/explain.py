@@ -175,7 +175,9 @@ def _escaped(word: str) -> str:
 
 def main(argv: list[str]) -> None:
     """Parse the command line and print or write the words."""
-    parser = argparse.ArgumentParser(prog="explain", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="advprompt explain", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="words per vector")
     parser.add_argument("--load-epoch", type=int, help="epoch to load (default: best, else newest)")

@@ -30,7 +30,7 @@ from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, 
 from ..experiments.view import View
 from ..utils.errors import UserError
 from ..utils.io import writable_dir
-from . import report, train
+from . import train
 
 COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
 CORES_PER_JOB = 4  # on a CPU, where --jobs is not given

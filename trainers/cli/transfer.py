@@ -207,7 +207,9 @@ def _resume(out: str, fresh: dict) -> dict:
 
 def main(argv: list[str]) -> None:
     """Parse the command line, measure what is missing and print the tables."""
-    parser = argparse.ArgumentParser(prog="transfer", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="advprompt transfer", description=__doc__.partition("\n")[0]
+    )
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="folders of finished runs")
     add("--attack-config-file", required=True, metavar="FILE")
