@@ -11,4 +11,4 @@ export OUTPUT=${OUTPUT:-$PWD/output/quickstart} SEEDS=1 ATTACK=advpt_tiny
 bash scripts/zsclip/main.sh shapes tiny TEST.SUBSET 640 >/dev/null # its table is part of the next one
 bash scripts/advpt/main.sh shapes 16 tiny TEST.SUBSET 640
 echo "picture (clean | perturbation x10 | adversarial):"
-find "$OUTPUT/shapes/AdvPT" -path '*/tiny_advpt_tiny_16shots_SUBSET-640/*' -name picture.png -print -quit
+find "$OUTPUT/shapes/AdvPT" -path "*/tiny_advpt_tiny_16shots/*" -name picture.png -print -quit

@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# AdvCoOp (APT), cross-dataset: bash scripts/advcoop/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/advcoop/xd.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-cross_dataset AdvCoOp "$@"
+# AdvCoOp, cross-dataset: bash scripts/advcoop/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run advcoop xd "$@"

@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# AdvIVLP, domain shift: bash scripts/advivlp/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/advivlp/dg.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-domain_shift AdvIVLP "$@"
+# AdvIVLP, domain shift: bash scripts/advivlp/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run advivlp dg "$@"

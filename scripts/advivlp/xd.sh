@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# AdvIVLP, cross-dataset: bash scripts/advivlp/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/advivlp/xd.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-cross_dataset AdvIVLP "$@"
+# AdvIVLP, cross-dataset: bash scripts/advivlp/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run advivlp xd "$@"

@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# AdvMaPLe, cross-dataset: bash scripts/advmaple/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/advmaple/xd.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-cross_dataset AdvMaPLe "$@"
+# AdvMaPLe, cross-dataset: bash scripts/advmaple/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run advmaple xd "$@"

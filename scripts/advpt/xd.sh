@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# AdvPT, cross-dataset: bash scripts/advpt/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/advpt/xd.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-cross_dataset AdvPT "$@"
+# AdvPT, cross-dataset: bash scripts/advpt/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run advpt xd "$@"

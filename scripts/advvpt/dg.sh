@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# AdvVPT, domain shift: bash scripts/advvpt/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/advvpt/dg.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-domain_shift AdvVPT "$@"
+# AdvVPT, domain shift: bash scripts/advvpt/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run advvpt dg "$@"

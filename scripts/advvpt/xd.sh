@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# AdvVPT, cross-dataset: bash scripts/advvpt/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/advvpt/xd.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-cross_dataset AdvVPT "$@"
+# AdvVPT, cross-dataset: bash scripts/advvpt/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run advvpt xd "$@"

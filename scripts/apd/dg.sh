@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# APD, domain shift: bash scripts/apd/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/apd/dg.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-domain_shift APD "$@"
+# APD, domain shift: bash scripts/apd/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run apd dg "$@"

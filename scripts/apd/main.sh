@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# APD, few-shot: bash scripts/apd/main.sh DATASET SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/apd/main.sh pets 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-few_shot APD "$@"
+# APD, few-shot: bash scripts/apd/main.sh DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run apd main "$@"

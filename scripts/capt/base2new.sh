@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# CAPT, base-to-novel: bash scripts/capt/base2new.sh DATASET SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/capt/base2new.sh pets 16
-source "$(dirname "${BASH_SOURCE[0]}")/epochs.sh"
-base_to_new CAPT "$@" ${epochs[@]+"${epochs[@]}"}
+# CAPT, base-to-novel: bash scripts/capt/base2new.sh DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run capt base2new "$@"

@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# CAPT, cross-dataset: bash scripts/capt/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/capt/xd.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/epochs.sh"
-cross_dataset CAPT "$@" ${epochs[@]+"${epochs[@]}"}
+# CAPT, cross-dataset: bash scripts/capt/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run capt xd "$@"

@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# CoOp, trained on clean images, base-to-novel: bash scripts/coop/base2new.sh DATASET SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/coop/base2new.sh pets 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-base_to_new CoOp "$@"
+# CoOp, on clean images, base-to-novel: bash scripts/coop/base2new.sh DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run coop base2new "$@"

@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# FAP, domain shift: bash scripts/fap/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/fap/dg.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-domain_shift FAP "$@"
+# FAP, domain shift: bash scripts/fap/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run fap dg "$@"

@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# FAP, few-shot: bash scripts/fap/main.sh DATASET SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/fap/main.sh pets 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-few_shot FAP "$@"
+# FAP, few-shot: bash scripts/fap/main.sh DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run fap main "$@"

@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# FAP, cross-dataset: bash scripts/fap/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/fap/xd.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-cross_dataset FAP "$@"
+# FAP, cross-dataset: bash scripts/fap/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run fap xd "$@"

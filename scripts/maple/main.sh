@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# MaPLe, trained on clean images, few-shot: bash scripts/maple/main.sh DATASET SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/maple/main.sh pets 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-few_shot MaPLe "$@"
+# MaPLe, on clean images, few-shot: bash scripts/maple/main.sh DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run maple main "$@"

@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# NAP-Tuning, domain shift: bash scripts/naptuning/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/naptuning/dg.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-domain_shift NAPTuning "$@"
+# NAP-Tuning, domain shift: bash scripts/naptuning/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run naptuning dg "$@"

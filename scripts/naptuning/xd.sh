@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# NAP-Tuning, cross-dataset: bash scripts/naptuning/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/naptuning/xd.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-cross_dataset NAPTuning "$@"
+# NAP-Tuning, cross-dataset: bash scripts/naptuning/xd.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run naptuning xd "$@"

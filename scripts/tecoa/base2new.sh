@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# TeCoA, visual prompts; the configs *_finetune train the image tower, base-to-novel: bash scripts/tecoa/base2new.sh DATASET SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/tecoa/base2new.sh pets 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-base_to_new TeCoA "$@"
+# TeCoA (configs *_finetune: the image tower), base-to-novel: bash scripts/tecoa/base2new.sh DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run tecoa base2new "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# TeCoA, visual prompts; the configs *_finetune train the image tower, domain shift:
-#   bash scripts/tecoa/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...]
-#   bash scripts/tecoa/dg.sh imagenet 16
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-domain_shift TeCoA "$@"
+# TeCoA (configs *_finetune: the image tower), domain shift: bash scripts/tecoa/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run tecoa dg "$@"

@@ -1,6 +1,3 @@
 #!/usr/bin/env bash
-# Zero-shot CLIP on the first half of the classes and on the other:
-#   bash scripts/zsclip/base2new.sh DATASET [CFG] [KEY VALUE ...]
-# Nothing is drawn or trained, so one seed says all.
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-zero_shot base_to_new "$@"
+# Zero-shot CLIP, base-to-novel: bash scripts/zsclip/base2new.sh DATASET [CFG] [KEY VALUE ...] [--dry-run]
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run zsclip base2new "$@"

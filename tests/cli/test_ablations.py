@@ -1,166 +1,100 @@
-"""The ablation scripts: which runs they start, that train.py accepts them, what they draw."""
+"""Ablations: which runs they plan, that these are accepted, and what is drawn of them."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 
 import pytest
 
 from advprompt.cli import train
+from advprompt.experiments import commands
+from advprompt.utils.errors import UserError
 from tests.conftest import REPO
 
-# stands for the interpreter: notes the words of every call and does nothing
-NOTE = """#!/usr/bin/env bash
-[ "$1" != -c ] || exit 0
-printf '%s\\037' "$@" >> "{log}"; echo >> "{log}"
-exit ${{CODE:-0}}
-"""
 NAP, CAPT = "TRAINER.NAPTUNING.", "TRAINER.CAPT."
 
 
-@pytest.fixture
-def calls(tmp_path):
-    """Run a script with an interpreter that only notes its calls; return (calls, process)."""
-
-    def run(script: str, *words: str, **extra: str):
-        log, python = tmp_path / "log", tmp_path / "python"
-        python.write_text(NOTE.format(log=log))
-        python.chmod(0o755)
-        environment = {
-            "OUTPUT": str(tmp_path / "out"),
-            "DATA": str(tmp_path),
-            "SEEDS": "1 2",
-            "PYTHON": str(python),
-        } | extra
-        done = subprocess.run(
-            ["bash", str(REPO / "scripts" / script), *words],
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [line.split("\x1f")[:-1] for line in lines], done
-
-    return run
+def plan(tmp_path, monkeypatch, words: str, **env: str) -> commands.Step:
+    """The one step of ``advprompt run WORDS``."""
+    monkeypatch.chdir(REPO)
+    variables = {"OUTPUT": str(tmp_path / "out"), "DATA": str(tmp_path), "SEEDS": "1 2"} | env
+    (step,) = commands.run(words.split(), commands.Context(os.environ | variables, "usage"))
+    return step
 
 
 def grid(key, values, **fixed):
-    return [{key: value} | fixed for value in values]
+    return [{key: value} | fixed for value in values.split()]
 
 
 REFINERS = [{NAP + "REFINER.VISION": on, NAP + "REFINER.TEXT": on} for on in ("True", "False")]
 RUNS = {
-    "naptuning/ablate_depth.sh": (
-        "NAPTuning",
-        NAP + "PROMPT_DEPTH",
-        [{NAP + "PROMPT_DEPTH": str(d)} | on for on in REFINERS for d in range(1, 7)],
+    "naptuning ablate_depth": [
+        {NAP + "PROMPT_DEPTH": str(d)} | on for on in REFINERS for d in range(1, 7)
+    ],
+    "naptuning ablate_parts": grid(NAP + "N_CTX", "16 0", **REFINERS[0])
+    + grid(NAP + "N_CTX", "16", **REFINERS[1]),
+    "capt ablate_alpha": grid(CAPT + "ALPHA", "conf acc entropy const ramp"),
+    "capt ablate_terms": grid(
+        CAPT + "ALPHA_CONST", "0 0.25 0.5 0.75 1", **{CAPT + "ALPHA": "const"}
     ),
-    "naptuning/ablate_parts.sh": (
-        "NAPTuning",
-        NAP + "N_CTX",
-        grid(
-            NAP + "N_CTX",
-            ["16", "0"],
-            **{NAP + "REFINER.VISION": "True", NAP + "REFINER.TEXT": "True"},
-        )
-        + grid(
-            NAP + "N_CTX",
-            ["16"],
-            **{NAP + "REFINER.VISION": "False", NAP + "REFINER.TEXT": "False"},
-        ),
-    ),
-    "capt/ablate_alpha.sh": (
-        "CAPT",
-        CAPT + "ALPHA",
-        grid(CAPT + "ALPHA", "conf acc entropy const ramp".split()),
-    ),
-    "capt/ablate_terms.sh": (
-        "CAPT",
-        CAPT + "ALPHA_CONST",
-        grid(CAPT + "ALPHA_CONST", "0 0.25 0.5 0.75 1".split(), **{CAPT + "ALPHA": "const"}),
-    ),
-    "apd/ablate_teacher.sh": (
-        "APD",
-        "TRAINER.APD.TEACHER",
-        grid("TRAINER.APD.TEACHER", ["online", "offline", "zero_shot"]),
-    ),
-    "advpt/ablate_vectors.sh": (
-        "AdvPT",
-        "TRAINER.ADVPT.N_CTX",
-        grid("TRAINER.ADVPT.N_CTX", "1 2 4 8 16 32 50".split()),
-    ),
+    "apd ablate_teacher": grid("TRAINER.APD.TEACHER", "online offline zero_shot"),
+    "advpt ablate_vectors": grid("TRAINER.ADVPT.N_CTX", "1 2 4 8 16 32 50"),
 }
 
 
-def test_every_ablation_is_tested():
-    there = {str(p.relative_to(REPO / "scripts")) for p in REPO.glob("scripts/*/ablate_*.sh")}
-    assert there == set(RUNS)
-
-
-@pytest.mark.parametrize("script", RUNS)
-def test_the_runs_of_an_ablation(calls, tmp_path, monkeypatch, script):
-    trainer, key, expected = RUNS[script]
-    made, done = calls(script, "shapes", "16", "tiny", "OPTIM.MAX_EPOCH", "3")
-    assert done.returncode == 0, done.stderr
-    *runs, table, picture = made
-    monkeypatch.chdir(REPO)
-    settings, folders = [], set()
-    for argv in runs:
-        assert argv[0] == "train.py"
-        args = train.parser().parse_args(argv[1:])
-        cfg = train.setup_cfg(args)  # refuses what does not exist
-        assert (cfg.TRAINER.NAME, cfg.DATASET.NUM_SHOTS, cfg.OPTIM.MAX_EPOCH) == (trainer, 16, 3)
-        given = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
-        names = set(expected[0])
-        settings.append((cfg.SEED, {k: v for k, v in given.items() if k in names}))
-        folders.add(cfg.OUTPUT_DIR)
+@pytest.mark.parametrize("name", RUNS)
+def test_the_runs_of_an_ablation(tmp_path, monkeypatch, name):
+    expected, names = RUNS[name], set(RUNS[name][0])
+    step = plan(tmp_path, monkeypatch, f"{name} shapes 16 tiny OPTIM.MAX_EPOCH 3")
+    found = []
+    for job in step.jobs:
+        cfg = train.build_cfg(job.words)  # refuses what does not exist
+        assert (cfg.DATASET.NUM_SHOTS, cfg.OPTIM.MAX_EPOCH) == (16, 3)
         # what main runs have drawn and attacked serves these too
-        assert cfg.DATASET.FEATURE_DIR == str(tmp_path / "out" / "cache" / "banks")
-    assert settings == [(seed, values) for values in expected for seed in (1, 2)]
-    assert len(folders) == len(runs)
-    root = str(tmp_path / "out" / "ablations" / script.replace("/ablate", "")[:-3] / "shapes")
-    assert all(folder.startswith(root) for folder in folders)
-    assert table == ["-m", "advprompt", "report", root]
-    assert picture == [
-        "-m",
-        "advprompt",
-        "curves",
-        root,
-        "--over",
-        key,
-        "--out",
-        f"{root}/curve.png",
-    ]
+        assert cfg.DATASET.FEATURE_DIR == str(tmp_path / "out/cache/banks")
+        given = dict(zip(job.settings.opts[::2], job.settings.opts[1::2], strict=True))
+        found.append((cfg.SEED, {k: v for k, v in given.items() if k in names}))
+    assert found == [(seed, values) for values in expected for seed in (1, 2)]
+    folders = {job.run for job in step.jobs}
+    home = str(tmp_path / "out/ablations" / name.replace(" ablate", "") / "shapes")
+    assert len(folders) == len(step.jobs) and all(f.startswith(f"{home}/") for f in folders)
+    report, curve = step.shows
+    assert report == ["report", home]
+    key = next(iter(expected[0]))
+    assert curve == ["curves", home, "--over", key, "--out", f"{home}/curve.png"]
 
 
-def test_depth_goes_to_the_backbones(calls):
-    made, _ = calls("naptuning/ablate_depth.sh", "pets", "16", "vit_b16", SEEDS="1")
-    depths = [argv[argv.index(NAP + "PROMPT_DEPTH") + 1] for argv in made if argv[0] == "train.py"]
+def test_depth_goes_to_the_backbones_and_values_may_be_others(tmp_path, monkeypatch):
+    def values(words, key, **env):
+        jobs = plan(tmp_path, monkeypatch, words, SEEDS="3", **env).jobs
+        return [
+            dict(zip(j.settings.opts[::2], j.settings.opts[1::2], strict=True))[key] for j in jobs
+        ]
+
+    depths = values("naptuning ablate_depth pets 16 vit_b16", NAP + "PROMPT_DEPTH")
     assert depths == 2 * [str(depth) for depth in range(1, 13)]
+    key = "TRAINER.ADVPT.N_CTX"
+    assert values("advpt ablate_vectors pets all tiny", key, VALUES="5 6") == ["5", "6"]
 
 
-def test_other_values(calls):
-    made, _ = calls("advpt/ablate_vectors.sh", "pets", "all", "tiny", SEEDS="3", VALUES="5 6")
-    found = [argv[argv.index("TRAINER.ADVPT.N_CTX") + 1] for argv in made if argv[0] == "train.py"]
-    assert found == ["5", "6"]
+def test_an_ablation_of_ones_own(tmp_path, monkeypatch):
+    words = ["APD", "ablate_rate", "OPTIM.LR=0.1 0.2", "shapes", "16", "tiny"]
+    monkeypatch.chdir(REPO)
+    env = {"OUTPUT": str(tmp_path), "DATA": "", "SEEDS": "1"}
+    (step,) = commands.run(words, commands.Context(env, "usage"))
+    assert [job.settings.opts for job in step.jobs] == [("OPTIM.LR", "0.1"), ("OPTIM.LR", "0.2")]
+    assert step.shows[0] == ["report", f"{tmp_path}/ablations/apd_rate/shapes"]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["pets"], "usage"),
-        (["pets", "many"], "'many'"),
-        (["pets", "16", "tiny", "TRAINER.ADVPT.N_CTX", "4"], "set VALUES instead"),
+        ("advpt ablate_vectors pets", "usage"),
+        ("advpt ablate_vectors pets many", "'many'"),
+        ("advpt ablate_vectors pets 16 tiny TRAINER.ADVPT.N_CTX 4", "set VALUES instead"),
+        ("advpt ablate_vector pets 16 tiny", "'advpt_vector'"),
     ],
 )
-def test_wrong_calls_start_nothing(calls, words, said):
-    made, done = calls("advpt/ablate_vectors.sh", *words)
-    assert done.returncode == 2 and made == []
-    assert done.stderr.startswith("error: ") and said in done.stderr
-
-
-def test_a_run_that_fails_ends_the_ablation(calls):
-    made, done = calls("apd/ablate_teacher.sh", "pets", "16", "tiny", CODE="3")
-    assert done.returncode == 3 and [argv[0] for argv in made] == ["train.py"]
+def test_wrong_calls_plan_nothing(tmp_path, monkeypatch, words, said):
+    with pytest.raises(UserError, match=said):
+        plan(tmp_path, monkeypatch, words)

@@ -1,8 +1,7 @@
-"""Protocols beyond one data set, dry runs and the reproduction of papers, as a user calls them."""
+"""Protocols, tests of finished runs, papers and dry runs, as the scripts' commands do them."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -18,16 +17,15 @@ import numpy as np
 import pytest
 import torch
 from dassl.data.datasets import DATASET_REGISTRY
+from PIL import Image
 
-from advprompt.attacks import AttackSpec, run_attack
-from advprompt.attacks.cost import attack_forwards
-from advprompt.attacks.cost import test_forwards as forwards_of_test
 from advprompt.cli import train
-from advprompt.datasets import drawing, shapes, shifts
+from advprompt.cli.main import dispatch
+from advprompt.datasets import drawing, shifts
 from advprompt.engine import run_folder
-from advprompt.experiments import plan, sizes
+from advprompt.experiments.state import STATES
 from advprompt.records import load_records, read_record
-from advprompt.utils.errors import UserError
+from advprompt.utils.entry import run_tool
 from tests.conftest import REPO, only_error
 
 FOUR = ("advpt", "naptuning", "capt", "apd")
@@ -60,63 +58,53 @@ def three_classes(cls) -> list[str]:
 
 
 @pytest.fixture
-def environment(world, tmp_path, warm_python):
-    """What the scripts read from the environment."""
-    return os.environ | {
-        "DATA": str(world),
-        "OUTPUT": str(tmp_path / "out"),
-        "PYTHON": str(warm_python),
-        "HOME": str(tmp_path),
-        "OMP_NUM_THREADS": "1",
-        "SEEDS": "1",
-    }
+def call(world, tmp_path, monkeypatch, capfd):
+    """Do a command in this process: ``call("run capt xd pets 4", TARGETS="dtd") -> done``."""
+    monkeypatch.chdir(REPO)
+    places = {"DATA": world, "OUTPUT": tmp_path / "out", "HOME": tmp_path, "SEEDS": "1"}
+    for name, value in places.items():
+        monkeypatch.setenv(name, str(value))
 
+    def do(words: str, *more: str, **env: str) -> subprocess.CompletedProcess:
+        with monkeypatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            code = run_tool(dispatch, [*words.split(), *more])
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
 
-@pytest.fixture
-def shell(environment):
-    """Call ``bash SCRIPT ARGS``: ``shell("capt/xd.sh", "pets", "4", TARGETS="shapes_novel")``."""
-
-    def call(script: str, *words: str, **extra: str) -> subprocess.CompletedProcess:
-        command = ["bash", str(REPO / "scripts" / script), *words]
-        return subprocess.run(
-            command, env=environment | extra, capture_output=True, text=True, timeout=600
-        )
-
-    return call
+    return do
 
 
 @pytest.fixture
 def small(toy_file):
     """Overrides for the shortest run on the toy CLIP."""
-    return [
-        "MODEL.BACKBONE.NAME",
-        f"file:{toy_file}",
-        "INPUT.SIZE",
-        "(32,32)",
-        "OPTIM.MAX_EPOCH",
-        "1",
-        "TRAINER.ADVPT.N_CTX",
-        "4",
-        "ATTACK.TRAIN.STEPS",
-        "1",
-        "DATALOADER.NUM_WORKERS",
-        "0",
-        "ATTACK.TEST.LIST",
-        "[{'EPS': 4, 'STEPS': 1}]",
-        "TEST.SUBSET",
-        "8",
-        "TEST.PICTURE",
-        "0",
-        "TEST.PROBES",
-        "0",
-    ]
+    keys = {
+        "MODEL.BACKBONE.NAME": f"file:{toy_file}",
+        "INPUT.SIZE": "(32,32)",
+        "OPTIM.MAX_EPOCH": "1",
+        "TRAINER.ADVPT.N_CTX": "4",
+        "ATTACK.TRAIN.STEPS": "1",
+        "DATALOADER.NUM_WORKERS": "0",
+        "ATTACK.TEST.LIST": "[{'EPS': 4, 'STEPS': 1}]",
+        "TEST.SUBSET": "8",
+        "TEST.PICTURE": "0",
+        "TEST.PROBES": "0",
+    }
+    return [word for pair in keys.items() for word in pair]
 
 
 def states(done: subprocess.CompletedProcess) -> Counter:
     """Count the states of the jobs of a dry run."""
     assert done.returncode == 0, done.stderr
-    rows = [line.split()[0] for line in done.stdout.splitlines() if "  " in line]
-    return Counter(row for row in rows if row in plan.STATES)
+    rows = [line.split("  ")[0] for line in done.stdout.splitlines() if "  " in line]
+    return Counter(row for row in rows if row in STATES)
+
+
+def jobs(done: subprocess.CompletedProcess) -> list[str]:
+    """Return the folders, and the tests in them, that a dry run lists."""
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.split("  ")[0] in STATES]
+    return [re.split("  +", line)[2] for line in lines]
 
 
 def by_protocol(folder) -> dict:
@@ -127,25 +115,22 @@ def by_protocol(folder) -> dict:
     return keyed
 
 
-# --- cross-dataset and domain shift --------------------------------------------------------------
+# --- what is trained once, and what is tested of it -----------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", FOUR)
-def test_prompts_of_one_source_are_tested_on_every_target(shell, small, tmp_path, method):
-    call = ("pets", "4", "vit_b32", *small)
+def test_prompts_of_one_source_are_tested_on_every_target(call, small, tmp_path, method):
     there = {"xd": {"TARGETS": "shapes_novel"}, "dg": {"TARGETS": "shapes_blur"}}
     for protocol, targets in there.items():
-        done = shell(f"{method}/{protocol}.sh", *call, **targets)
+        done = call(f"run {method} {protocol} pets 4 vit_b32", *small, **targets)
         assert done.returncode == 0, done.stderr
         title = {"xd": "cross-dataset", "dg": "domain shift"}[protocol]
         assert title in done.stdout.lower()
     found = by_protocol(tmp_path / "out")
     assert sorted(found) == [
-        ("dg", "OxfordPets"),
         ("dg", "ShapesBlur"),
         ("few_shot", "OxfordPets"),
-        ("xd", "OxfordPets"),
         ("xd", "ShapesNovel"),
     ]
     assert {r["source"] for r in found.values()} == {"OxfordPets"}
@@ -154,232 +139,335 @@ def test_prompts_of_one_source_are_tested_on_every_target(shell, small, tmp_path
         for key in ("shots", "epochs", "train_threat", "prompt_parameters", "weights_sha256"):
             assert record[key] == trained[key]
         assert record["clean"]["n"] == 8
-        asked = "" if record["protocol"] == "few_shot" else record["protocol"]
-        assert record["config"]["TEST.PROTOCOL"] == asked
-    for protocol in there:  # the same model, images and attacks: not measured again
-        copy = found[protocol, "OxfordPets"]
-        assert [copy[k] for k in ("clean", "attacks")] == [trained[k] for k in ("clean", "attacks")]
-    assert len(list((tmp_path / "out").rglob("model.pth.tar-*"))) == 1
+    (model,) = (tmp_path / "out").rglob("model.pth.tar-*")
+    run = model.parents[1]
+    assert all(run in path.parents for path in (tmp_path / "out").rglob("record.json"))
     for protocol, targets in there.items():  # again: nothing is left to do
-        planned = shell(f"{method}/{protocol}.sh", *call, "--dry-run", **targets)
-        assert states(planned) == {"skip": 3}
-    again = shell(f"{method}/dg.sh", *call, **there["dg"])
-    assert again.returncode == 0 and again.stdout.count("skipped: ") == 3
+        words = f"run {method} {protocol} pets 4 vit_b32"
+        assert states(call(words, *small, "--dry-run", **targets)) == {"done": 2}
+    again = call(f"run {method} dg pets 4 vit_b32", *small, **there["dg"])
+    assert again.returncode == 0 and again.stdout.count("skipped: ") == 2
 
 
 @pytest.mark.slow
-def test_a_killed_script_goes_on_where_it_was(environment, shell, small, tmp_path):
-    words = [*small, "OPTIM.MAX_EPOCH", "40", "TRAIN.CHECKPOINT_FREQ", "1"]
-    call = ["apd/xd.sh", "pets", "4", "vit_b32", *words]
-    extra, out = {"TARGETS": "shapes_novel"}, tmp_path / "out"
-    script = subprocess.Popen(
-        ["bash", str(REPO / "scripts" / call[0]), *call[1:]],
-        env=environment | extra | {"PYTHON": sys.executable},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not list(out.rglob("model.pth.tar-3")):
-            assert script.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        os.killpg(script.pid, signal.SIGKILL)
-        script.wait()
-    (folder,) = {path.parent.parent for path in out.rglob("model.pth.tar-3")}
-    last = plan.epochs_done(folder)
-    assert 2 <= last < 40 and not list(out.rglob("record.json"))
-    assert states(shell(*call, "--dry-run", **extra)) == {"resume": 1, "copy": 1, "run": 1}
-    done = shell(*call, **extra)
+def test_base_to_novel_tests_the_same_prompts_on_both_halves(call, small, tmp_path):
+    chosen = {"METHODS": "zsclip advmaple", "PROTOCOL": "base2new"}
+    done = call("all pets 4 vit_b32", *small, **chosen)
     assert done.returncode == 0, done.stderr
-    assert f"(epoch {last})" in done.stdout  # resumed from there
-    epochs = [int(n) for n in re.findall(r"^epoch \[(\d+)/40\]", done.stdout, re.M)]
-    assert epochs == list(range(last + 1, 41))
-    assert sorted(by_protocol(out)) == [
-        ("few_shot", "OxfordPets"),
-        ("xd", "OxfordPets"),
-        ("xd", "ShapesNovel"),
+    found = load_records(tmp_path / "out").records.values()
+    by_kind = {(r["trainer"], r["split"]): r for r in found}
+    assert sorted(by_kind) == [
+        (t, s) for t in ("AdvMaPLe", "ZeroshotCLIP") for s in ("base", "new")
     ]
+    base, new = (by_kind["AdvMaPLe", split] for split in ("base", "new"))
+    assert {r["protocol"] for r in by_kind.values()} == {"base2new"}
+    assert (base["shots"], base["epochs"]) == (new["shots"], new["epochs"]) == (4, 1)
+    assert base["seconds"]["train"] > 0 and new["train_threat"] == base["train_threat"]
+    assert len(list((tmp_path / "out").rglob("model.pth.tar-*"))) == 1  # trained once
+    again = call("all pets 4 vit_b32", *small, **chosen)
+    assert again.stdout.count("skipped: ") == 4
 
 
 @pytest.mark.slow
-def test_zero_shot_is_tested_plainly_and_a_failing_target_stops_no_other(shell, small, tmp_path):
-    words = ("pets", "vit_b32", *small)
+def test_another_test_of_a_finished_run_trains_nothing(call, small, tmp_path):
+    words = "run coop main pets 4 vit_b32"
+    assert call(words, *small).returncode == 0
+    again = call(words, *small, "TEST.SUBSET", "4", ATTACK="linf4_tiny")
+    assert again.returncode == 0 and "epoch [" not in again.stdout
+    assert states(call(words, *small, "--dry-run", ATTACK="nap1")) == {"done": 1}  # LIST is given
+    subsets = [r["subset"] for r in load_records(tmp_path / "out").records.values()]
+    assert sorted(subsets) == [4, 8]
+    assert len(list((tmp_path / "out").rglob("model.pth.tar-*"))) == 1
+    run = next((tmp_path / "out").rglob("prompt_learner")).parent
+    assert run.parent.name == "vit_b32_4shots_NAME-" + re.sub(
+        "[^A-Za-z0-9._-]", ".", small[1]
+    ) + "_SIZE-.32.32._MAX_EPOCH-1" or run.parent.name.startswith("vit_b32_4shots_opts-")
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_resumes(world, call, small, tmp_path):
+    words = [*small, "OPTIM.MAX_EPOCH", "40", "TRAIN.CHECKPOINT_FREQ", "1"]
+    out, command = tmp_path / "out", "run apd xd pets 4 vit_b32"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "advprompt", *command.split(), *words],
+        cwd=REPO,
+        env=os.environ | {"TARGETS": "shapes_novel", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.rglob("model.pth.tar-3")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 130 and b"interrupted" in process.stderr.read()
+    assert not list(out.rglob("record.json"))
+    assert states(call(command, *words, "--dry-run", TARGETS="shapes_novel"))["resume"] >= 1
+    done = call(command, *words, TARGETS="shapes_novel")
+    assert done.returncode == 0, done.stderr
+    first = int(re.search(r"\(epoch (\d+)\)", done.stdout)[1])
+    epochs = [int(n) for n in re.findall(r"^epoch \[(\d+)/40\]", done.stdout, re.M)]
+    assert first >= 2 and epochs == list(range(first + 1, 41))
+    assert sorted(by_protocol(out)) == [("few_shot", "OxfordPets"), ("xd", "ShapesNovel")]
+
+
+@pytest.mark.slow
+def test_zero_shot_is_tested_plainly_and_a_failing_target_stops_no_other(call, small, tmp_path):
     targets = {"TARGETS": "dtd shapes_blur"}  # of dtd there are no images
-    done = shell("zsclip/dg.sh", *words, **targets)
+    done = call("run zsclip dg pets vit_b32", *small, **targets)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("see above: ZeroshotCLIP/dtd/seed1")
     assert "DescribableTextures is not there" in done.stderr
     found = by_protocol(tmp_path / "out")
     assert sorted(found) == [("zero_shot", "OxfordPets"), ("zero_shot", "ShapesBlur")]
     assert {r["source"] for r in found.values()} == {None}
-    again = shell("zsclip/main.sh", "shapes_blur", "vit_b32", *small)  # the same run
+    again = call("run zsclip main shapes_blur 4 vit_b32", *small)  # the same run; shots say nothing
     assert again.returncode == 0 and again.stdout.count("skipped: ") == 1
 
 
 @pytest.mark.slow
-def test_tests_of_finished_runs_are_those_of_the_robustness_tool(shell, small, tmp_path, world):
-    words = ("pets", "vit_b32", *small)
-    good = "linf4_tiny+DEFENCE.NAME=jpeg"
-    done = shell("zsclip/main.sh", *words, TESTS=f"{good} nosuch")
-    assert done.returncode == 2 and "nosuch.yaml" in done.stderr
-    assert not (tmp_path / "out").exists()
-    # one that is refused later stops neither the other tests nor the code 2 in the end
-    done = shell("zsclip/main.sh", *words, TESTS=f"linf4_tiny+DEFENCE.NAME=jpg {good}")
-    assert done.returncode == 2 and "'jpg'" in done.stderr
-    (path,) = (tmp_path / "out").rglob("robustness/*/record.json")
+def test_tests_of_finished_runs_are_those_of_the_robustness_tool(call, small, tmp_path, world):
+    test = "linf4_tiny+DEFENCE.NAME=jpeg"
+    done = call("run zsclip main pets vit_b32", *small, TESTS=test)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "out").rglob("tests/*/record.json")
     assert path.parent.name == "linf4_tiny_DEFENCE.NAME-jpeg"
     record = read_record(path)
     assert {a["steps"] for a in record["attacks"]} == {20} and len(record["attacks"]) == 2
-    again = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "advprompt",
-            "robustness",
-            "--model-dir",
-            str(path.parents[2]),
-            "--attack-config-file",
-            "configs/attacks/linf4_tiny.yaml",
-            "--root",
-            str(world),
-            "--opts",
-            "DEFENCE.NAME",
-            "jpeg",
-        ],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-    )
+    words = f"robustness --model-dir {path.parents[2]} --root {world} --attack-config-file"
+    words += " configs/attacks/linf4_tiny.yaml --opts DEFENCE.NAME jpeg"
+    again = call(words)
     assert again.returncode == 0 and "skipped: " in again.stdout, again.stderr
 
 
-@pytest.mark.parametrize(
-    ("script", "extra", "words"),
-    [
-        (["capt/xd.sh", "pets", "4"], {}, ["'oxford_pets'", "TARGETS"]),
-        (["capt/dg.sh", "pets", "4"], {"TARGETS": "pest"}, ["'pest'", "pest.yaml"]),
-        (["capt/xd.sh", "shapes"], {}, ["usage"]),
-        (["reproduce.sh"], {}, ["usage", "advpt|nap|capt|apd"]),
-        (["reproduce.sh", "coop"], {}, ["'coop'"]),
-        (["reproduce.sh", "apd", "tinny"], {}, ["'tinny'", "tiny"]),
-        (["reproduce.sh", "apd", "tiny"], {"DATASETS": "peets"}, ["'peets'"]),
-        (["reproduce.sh", "apd", "tiny", "SEED"], {}, ["'SEED' stands alone"]),
-        (["reproduce.sh", "apd", "tiny"], {"TESTS": "aa lin4_aa"}, ["'lin4_aa'", "TESTS"]),
-        (["reproduce.sh", "apd", "tiny"], {"TESTS": "lin4+SEED=1"}, ["'lin4'", "TESTS"]),
-    ],
-)
-def test_wrong_calls_end_before_any_work(shell, tmp_path, script, extra, words):
-    done = shell(*script, **extra)
-    assert done.returncode == 2
-    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
-    assert all(word in line for word in words)
-    assert not (tmp_path / "out").exists()
-
-
-def test_every_method_has_four_thin_scripts():
-    folders = {path.parent for path in (REPO / "scripts").glob("*/main.sh")}
-    assert len(folders) == 13
-    for folder in folders:
-        for name in ("main", "base2new", "xd", "dg"):
-            path = folder / f"{name}.sh"
-            lines = path.read_text(encoding="utf-8").splitlines()
-            assert os.access(path, os.X_OK)
-            assert lines[-2].startswith("source ") and lines[-3].startswith("#") and len(lines) < 9
-
-
-# --- reproduction of papers ----------------------------------------------------------------------
+@pytest.mark.slow
+def test_all_puts_every_method_under_one_attack(call, small, tmp_path):
+    done = call("all pets 4 vit_b32", *small)
+    assert done.returncode == 0, done.stderr
+    records = load_records(tmp_path / "out").records.values()
+    assert len(records) == 14  # TeCoA twice: prompt and fine-tuning
+    assert {r["attacks"][0]["eps"] for r in records} == {"4/255"}
+    bank = [r["train_threat"] for r in records if r["trainer"] == "AdvPT"]
+    assert [threat["target"] for threat in bank] == ["embedding"]  # whatever the test is
+    table = done.stdout[done.stdout.rindex("OxfordPets, few-shot") :]
+    assert all(r["trainer"] in table for r in records)
+    again = call("all pets 4 vit_b32", *small, METHODS="advpt apd")
+    assert again.stdout.count("skipped: ") == 2
 
 
 @pytest.mark.slow
-def test_reproduce_goes_on_past_a_data_set_that_is_not_there(shell, small, tmp_path):
-    call = ("reproduce.sh", "capt", "vit_b32", *small)
+def test_processes_that_share_a_run(call, small, tmp_path):
+    done = call("run coop main pets 4 vit_b32", *small, PROCESSES="2")
+    assert done.returncode == 0, done.stderr
+    assert len(load_records(tmp_path / "out").records) == 1
+
+
+def test_a_failing_seed_ends_its_command_and_no_other_method(call, small):
+    done = call("run coop main dtd 4 vit_b32", *small, SEEDS="1 2")
+    assert done.returncode == 2 and done.stderr.count("DescribableTextures is not there") == 1
+    done = call("all dtd 4 vit_b32", *small, SEEDS="1 2", METHODS="coop zsclip")
+    assert done.returncode == 2 and done.stderr.count("DescribableTextures is not there") == 2
+    assert done.stderr.splitlines()[-1].endswith("see above: coop zsclip")
+
+
+# --- names, defaults and mistakes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "folders"),
+    [
+        ("run advpt main shapes 4 tiny", {}, ["AdvPT/tiny_advpt_tiny_4shots/seed1"]),
+        ("run advpt main pets all vit_b16", {}, ["AdvPT/vit_b16_advpt16_-1shots/seed1"]),
+        ("run zsclip main shapes tiny", {"SEEDS": "3 1"}, ["ZeroshotCLIP/tiny/seed3"]),
+        ("run apd main shapes 4 tiny", {}, ["APD/tiny_tiny_shapes_4shots/seed1"]),
+        ("run apd main dtd 4 tiny", {}, ["APD/tiny_linf4_tiny_4shots/seed1"]),
+        ("run APD main dtd 4 vit_b16", {}, ["APD/vit_b16_linf1_4shots/seed1"]),
+        ("run apd main dtd 4 vit_b16", {"ATTACK": "nap4_aa"}, ["APD/vit_b16_nap4_4shots/seed1"]),
+        (
+            "run advpt main dtd 4 vit_b16",
+            {"ATTACK": "nap4"},
+            ["AdvPT/vit_b16_advpt16_4shots/seed1"],
+        ),
+        ("run coop main dtd 4 vit_b16", {"ATTACK": "nap4"}, ["CoOp/vit_b16_4shots/seed1"]),
+        ("run capt main dtd 1 vit_b16", {}, ["CAPT/vit_b16_linf1_1shots_MAX_EPOCH-20/seed1"]),
+        ("run capt main dtd 4 vit_b16", {}, ["CAPT/vit_b16_linf1_4shots_MAX_EPOCH-50/seed1"]),
+        ("run capt main dtd 16 vit_b16", {}, ["CAPT/vit_b16_linf1_16shots/seed1"]),
+        (
+            "run capt main dtd 1 vit_b16 OPTIM.MAX_EPOCH 3",
+            {},
+            ["CAPT/vit_b16_linf1_1shots_MAX_EPOCH-3/seed1"],
+        ),
+        (
+            "run apd main dtd 4 tiny OPTIM.LR 0.1 TEST.SUBSET 9 TEST.PICTURE 0 DATASET.ROOT /x",
+            {},
+            ["APD/tiny_linf4_tiny_4shots_LR-0.1/seed1"],
+        ),
+    ],
+)
+def test_folders_say_what_was_trained(call, words, env, folders):
+    found = jobs(call(words, "--dry-run", **env))
+    assert [folder.partition("/")[2] for folder in found] == folders
+
+
+def test_targets_and_tests_lie_in_the_run_of_the_source(call):
+    found = jobs(call("run apd dg shapes 4 tiny --dry-run", TESTS="linf1+TEST.SUBSET=5"))
+    run = "shapes/APD/tiny_tiny_shapes_4shots/seed1"
+    tests = ["linf1_TEST.SUBSET-5"]
+    for name in ("sketch", "noise", "blur", "background"):
+        tests += [f"dg_shapes_{name}_tiny_shapes", f"dg_shapes_{name}_linf1_TEST.SUBSET-5"]
+    assert found == [run, *(f"{run} ({test})" for test in tests)]
+    half = "shapes/APD/tiny_tiny_shapes_4shots_SUBSAMPLE_CLASSES-base/seed1"
+    found = jobs(call("run apd base2new shapes 4 tiny --dry-run"))
+    assert found == [half, f"{half} (new_tiny_shapes)"]
+
+
+def test_the_first_test_images_are_those_of_the_source_alone(call):
+    words = "run capt dg shapes 16 tiny --dry-run"
+    found = jobs(call(words, "TEST.FIRST", "9", TARGETS="shapes_blur"))
+    assert ["FIRST-9" in job for job in found[1:]] == [False]
+    found = jobs(call(words, "TEST.SUBSET", "9", TARGETS="shapes_blur"))
+    assert ["SUBSET-9" in job for job in found[1:]] == [True]
+    env = {"TARGETS": "shapes_blur", "SOURCE_ONLY": "TEST.SUBSET"}
+    found = jobs(call(words, "TEST.SUBSET", "9", **env))
+    assert ["SUBSET-9" in job for job in found[1:]] == [False]
+
+
+MISTAKES = """
+run advpt main | usage: advprompt run
+run advpt main pets | usage
+run advpt main pets many | 'many' 16 usage
+run advpt main pts 16 tiny | 'pts' pets DATASET
+run advpt main pets 16 vit_b61 | 'vit_b61' vit_b16
+run advpt main pets 16 tiny OPTIM.LRR 1 | OPTIM.LRR OPTIM.LR
+run advpt main pets 16 tiny OPTIM.LR | 'OPTIM.LR' alone
+run advpt main pets 16 tiny SEED | 'SEED' alone
+run capt main shapes 0 tiny | SHOTS '0'
+run capt train shapes 1 tiny | 'train' main
+run captt main shapes 1 tiny | 'captt' capt
+SEEDS=1,2 run capt main shapes 16 tiny | SEEDS '1,2' blanks
+PROCESSES=two run capt main shapes 16 tiny | PROCESSES 'two'
+ATTACK=linf3 run capt main shapes 16 tiny | ATTACK 'linf3' linf1
+TESTS=linf1_bb run capt main shapes 16 tiny | 'linf1_bb' TESTS
+TESTS=linf1+SEED run capt main shapes 16 tiny | 'SEED' KEY=VALUE TESTS
+TESTS=linf1+DEFENCE.NAME=jpg run capt main shapes 16 tiny | DEFENCE.NAME 'jpg'
+TEST.SUBSET=1 run capt xd pets 4 | 'oxford_pets' TARGETS
+TARGETS=pest run capt dg pets 4 | 'pest' TARGETS pets
+all petz 16 tiny | 'petz' DATASET
+all shapes tiny | SHOTS 'tiny' usage
+all shapes 16 tyny | 'tyny' tiny
+METHODS=capd all shapes 16 tiny | 'capd' METHODS
+PROTOCOL=fewshot all shapes 16 tiny | 'fewshot' base2new
+reproduce | usage advpt|nap|capt|apd
+reproduce coop | 'coop'
+reproduce apd tinny | 'tinny' tiny
+DATASETS=peets reproduce apd tiny | 'peets' DATASETS
+reproduce apd tiny SEED | 'SEED' alone
+TESTS=lin4_aa reproduce apd tiny | 'lin4_aa' TESTS
+TESTS=lin4+SEED=1 reproduce apd tiny | 'lin4' TESTS
+SHOTS=few reproduce capt tiny | SHOTS 'few'
+ATTACKS=linf3 reproduce capt tiny | 'linf3' ATTACKS
+results now | usage results
+"""
+
+
+@pytest.mark.parametrize("case", MISTAKES.strip().splitlines())
+def test_mistakes_are_reported_in_one_sentence_before_any_work(call, tmp_path, case):
+    words, said = case.split(" | ")
+    env = dict(word.split("=", 1) for word in words.split() if re.match("[A-Z.]+=", word))
+    done = call(" ".join(word for word in words.split() if not re.match("[A-Z.]+=", word)), **env)
+    line = only_error(done.returncode, done.stderr)
+    assert all(word in line for word in said.split()), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_clip_weights_the_default_is_said(call):
+    done = call("run apd main shapes 16 --dry-run")
+    assert "built-in small CLIP" in done.stderr and "vit_b16" in done.stderr
+    assert jobs(done) == ["shapes/APD/tiny_tiny_shapes_16shots/seed1"]
+
+
+# --- papers, results and dry runs -----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_reproduce_continues_past_a_data_set_that_is_not_there(call, small, tmp_path):
     few = {"DATASETS": "dtd pets", "METHODS": "zsclip", "SHOTS": "4", "TESTS": ""}
-    done = shell(*call, **few)
+    done = call("reproduce capt vit_b32", *small, **few)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last == "error: these did not finish, see above: main/dtd/vit_b32/linf4/4shots"
     assert "incomplete: dtd" in done.stdout and "note: xd is left out" in done.stderr
-    found = by_protocol(tmp_path / "out")
-    assert list(found) == [("zero_shot", "OxfordPets")]
-    again = shell(*call, **few | {"DATASETS": "pets"})
+    assert list(by_protocol(tmp_path / "out")) == [("zero_shot", "OxfordPets")]
+    again = call("reproduce capt vit_b32", *small, **few | {"DATASETS": "pets"})
     assert again.returncode == 0 and again.stdout.count("skipped: ") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("paper", "trainers", "folders", "left_out"),
+    ("paper", "trainers", "words", "left_out"),
     [
         (
             "advpt",
             {"ZeroshotCLIP", "AdvPT"},
-            {"shapes_sketch", "ablations/advpt_vectors/shapes"},
+            ["dg_shapes_sketch", "ablations/advpt_vectors/shapes", "(advpt_tiny_DEFENCE"],
             ["advpt_tiny_aa", "rap16"],
         ),
-        ("nap", {"AdvPT", "TeCoA", "NAPTuning"}, {"ablations/naptuning_depth/shapes"}, []),
-        ("capt", {"ZeroshotCLIP", "CAPT"}, {"shapes_novel", "shapes_background"}, []),
-        ("apd", {"AdvIVLP", "APD"}, {"ablations/apd_teacher/shapes"}, []),
+        ("nap", {"AdvPT", "TeCoA", "NAPTuning"}, ["ablations/naptuning_depth/shapes"], []),
+        (
+            "capt",
+            {"ZeroshotCLIP", "CAPT"},
+            ["xd_shapes_novel", "dg_shapes_background", "(tiny_shapes_aa)"],
+            [],
+        ),
+        ("apd", {"AdvIVLP", "APD"}, ["ablations/apd_teacher/shapes"], []),
     ],
 )
 def test_reproduce_plans_a_paper_on_the_built_in_data(
-    shell, tmp_path, paper, trainers, folders, left_out
+    call, tmp_path, paper, trainers, words, left_out
 ):
-    done = shell("reproduce.sh", paper, "tiny", "--dry-run", DATASETS="shapes")
-    counts = states(done)
-    assert not {"refuse", "resume"} & set(counts)
-    # zero-shot CLIP has one folder for all shots, and a source's training is that of main.sh
-    assert bool(counts["skip"]) == (paper in ("advpt", "capt"))
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("run ")]
-    assert len({row[-1] for row in rows}) == len(rows) == counts["run"]  # each once
+    done = call(f"reproduce {paper} tiny --dry-run", DATASETS="shapes")
+    found = jobs(done)
+    assert states(done) == {"run": len(found)} and len(set(found)) == len(found)
     assert all(f"note: test {name} is left out: " in done.stderr for name in left_out)
     assert done.stderr.count("note: test ") == len(left_out)
-    assert all(f"/{name}/" in done.stdout for name in trainers)
-    assert all(f" {name}/" in done.stdout for name in folders)
+    assert all(any(f"/{name}/" in job for job in found) for name in trainers)
+    assert all(any(word in job for job in found) for word in words)
     assert "note: " not in done.stdout  # nothing stands in the way
     assert not (tmp_path / "out").exists()
 
 
-def planned_folders(done: subprocess.CompletedProcess) -> list[str]:
-    """The folders of the jobs that a dry run would run or copy."""
-    assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if "  " in line]
-    return [row[-1] for row in rows if row[0] in ("run", "copy")]
-
-
-def test_the_first_test_images_are_those_of_the_source_alone(shell):
-    words = ("capt/dg.sh", "shapes", "16", "tiny", "TEST.FIRST", "9", "--dry-run")
-    folders = planned_folders(shell(*words, TARGETS="shapes_blur"))
-    assert ["FIRST-9" in folder for folder in folders] == [True, True, False]
-    words = ("capt/dg.sh", "shapes", "16", "tiny", "TEST.SUBSET", "9", "--dry-run")
-    folders = planned_folders(shell(*words, TARGETS="shapes_blur"))
-    assert ["SUBSET-9" in folder for folder in folders] == [True, True, True]
-    folders = planned_folders(shell(*words, TARGETS="shapes_blur", SOURCE_ONLY="TEST.SUBSET"))
-    assert ["SUBSET-9" in folder for folder in folders] == [True, True, False]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "source", "target"),
     [
-        ([], "SUBSET-1000", ""),
-        (["TEST.SUBSET", "50"], "SUBSET-50", "SUBSET-50"),
-        (["TEST.FIRST", "50"], "FIRST-50", ""),
+        ([], True, False),
+        (["TEST.SUBSET", "50"], True, True),
+        (["TEST.FIRST", "50"], True, False),
     ],
 )
-def test_reproduce_takes_its_test_images_of_imagenet_from_there_only(shell, given, source, target):
-    few = {"DATASETS": "imagenet", "METHODS": "advpt", "TESTS": "", "TARGETS": "sketch"}
-    done = shell("reproduce.sh", "advpt", "vit_b16", *given, "--dry-run", **few)
-    folders = [f for f in planned_folders(done) if "ablations" not in f]
-    sizes_in = [(f.split("/")[0], re.findall("(?:SUBSET|FIRST)-[0-9]+", f)) for f in folders]
-    assert sizes_in == [
-        ("imagenet", [source]),
-        ("imagenet", [source]),
-        ("imagenet_sketch", [target] if target else []),
-    ]
+def test_advpts_1000_images_are_those_of_imagenet_alone(call, monkeypatch, given, source, target):
+    from advprompt.experiments import commands
+
+    env = {"DATASETS": "imagenet", "METHODS": "advpt", "TESTS": "", "TARGETS": "sketch"}
+    context = commands.Context(os.environ | env, "")
+    steps = commands.reproduce(["advpt", "vit_b16", *given], context)
+    tested = {job.dataset: job.settings.test() for s in steps for job in s.jobs if not s.shows[1:]}
+    number = int(given[1]) if given else 1000
+    counts = {
+        name: {str(v) for k, v in test.items() if k in ("TEST.SUBSET", "TEST.FIRST")}
+        for name, test in tested.items()
+    }
+    assert counts == {
+        "imagenet": {"0", str(number)},
+        "imagenet_sketch": {"0", str(number)} if target else {"0"},
+    }
 
 
-# --- dry runs ------------------------------------------------------------------------------------
+def test_results_lists_its_runs_and_no_page_is_written(call, tmp_path):
+    done = call("results --dry-run", PAGE=str(tmp_path / "page.md"), SEEDS="1 2")
+    found = jobs(done)
+    assert len(found) == len(set(found)) > 300
+    new = "eurosat/APD/tiny_robust_tiny_eurosat_16shots_SUBSAMPLE_CLASSES-base_MAX_EPOCH-20/seed1"
+    assert sum(job.startswith(f"{new} (new_") for job in found) == 2
+    assert not (tmp_path / "page.md").exists()
 
 
 @pytest.fixture
@@ -394,275 +482,38 @@ def no_model(monkeypatch):
     monkeypatch.setattr("PIL.Image.open", refuse)
 
 
-def dry(capsys, *argv: str) -> str:
-    """Run a dry run in this process and return what it prints."""
-    assert train.main([*argv, "--dry-run"]) == 0
-    return capsys.readouterr().out
-
-
 def test_a_dry_run_loads_and_writes_nothing(arguments, capsys, no_model, tmp_path):
     before = sorted(tmp_path.rglob("*"))
-    out = dry(capsys, *arguments("AdvPT"))
-    bank = 12 * (1 + 2 + 1 + 1)  # images x clean, steps, the last loss, the result
-    assert re.search(rf"^run +- +{bank} +\d+ +\d+ +run$", out, re.M)
-    assert "1 run: 1 to run." in out and "image-forwards" in out
+    assert train.main([*arguments("AdvPT"), "--dry-run"]) == 0
+    assert "1 run: 1 to run." in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_dry_run_tells_what_is_done_begun_and_in_the_way(arguments, run, capsys, tmp_path):
+def test_a_dry_run_tells_what_is_done_begun_and_refused(arguments, run, capsys, tmp_path):
     argv = arguments("CoOp", ATTACK__TRAIN__TARGET="end_to_end", ATTACK__TRAIN__OBJECTIVE="ce")
     assert run(argv)[0] == 0
-    assert "1 run: 1 to skip (completed" in dry(capsys, *argv)
+    assert "1 run: 1 done." in run([*argv, "--dry-run"])[1]
     code, _, err = run([*argv, "OPTIM.LR", "0.5", "--dry-run"])
     assert "OPTIM.LR" in only_error(code, err)
+    assert "1 to test" in run([*argv, "TEST.SUBSET", "5", "--dry-run"])[1]
     (tmp_path / "run" / "record.json").unlink()
-    assert "1 run: 1 to resume." in dry(capsys, *argv)
-    out = dry(capsys, *argv)
-    assert re.search(r"^resume +- ", out, re.M)  # all epochs are done, the test is left
-    (tmp_path / "run/prompt_learner/checkpoint").write_text("model.pth.tar-2\n")
-    whole, half = 12 * 4, 12 * 2  # images x epochs, one forward each
-    assert re.search(rf"^resume +{half} ", dry(capsys, *argv), re.M)
-    argv[argv.index(str(tmp_path / "run"))] = str(tmp_path / "other")
-    assert re.search(rf"^run +{whole} ", dry(capsys, *argv), re.M)
+    shutil.rmtree(tmp_path / "run" / "prompt_learner")
+    assert "1 to resume" in run([*argv, "--dry-run"])[1]
 
 
-def test_many_jobs_count_shared_features_once(arguments, tmp_path, capsys, no_model):
-    jobs = tmp_path / "jobs"
-    runs_of = [arguments("AdvPT", out=f"seed{s}", seed=s) for s in (1, 2)]
-    runs_of.append(arguments("AdvPT", out="wrong", OPTIM__LRR=1))
-    jobs.write_text("".join("\0".join([str(len(a)), *a]) + "\0" for a in runs_of))
-    assert train.main(["--dry-run", "--jobs", str(jobs)]) == 2
-    out = capsys.readouterr().out
-    tests = [line.split()[3] for line in out.splitlines() if line.startswith("run ")]
-    shared = 12 * (1 + 5)  # clean features, and the bank of the transferred images
-    assert int(tests[0]) - int(tests[1]) == shared
-    assert "refuse" in out and "OPTIM.LRR" in out and "3 runs: 2 to run, 1 refused." in out
-    again = [runs_of[0], [*runs_of[0], "OPTIM.LR", "0.5"], [*runs_of[0], "TEST.PICTURE", "1"]]
-    jobs.write_text("".join("\0".join([str(len(a)), *a]) + "\0" for a in again))
-    assert train.main(["--dry-run", "--jobs", str(jobs)]) == 2  # another run in the first's folder
-    out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines() if line.endswith(" seed1")] == [
-        "run",
-        "refuse",
-        "skip",  # a picture makes no other run
-    ]
-    assert "will hold a run with OPTIM.LR" in out and "3 runs: 1 to run, 1 to skip" in out
-    jobs.write_text("7\0--trainer\0")
-    with pytest.raises(UserError, match="is cut"):
-        plan.read_jobs(jobs)
-    with pytest.raises(UserError, match="cannot be read"):
-        plan.read_jobs(tmp_path / "none")
-
-
-@pytest.mark.parametrize(
-    ("name", "shots", "which", "expected"),
-    [
-        ("oxford_pets", 4, "all", (3, 12, 12)),  # the split file of the drawn pets
-        ("shapes", 16, "all", (32, 512, 1280)),
-        ("shapes", 16, "new", (16, 256, 640)),
-        ("shapes_novel", 16, "all", (32, 0, 1280)),
-        ("imagenet", 16, "base", (500, 8000, 25_000)),  # not there: the published sizes
-        ("imagenet_r", 16, "all", (200, 0, 30_000)),
-        ("eurosat", -1, "all", (10, 13_500, 8_100)),
-    ],
-)
-def test_sizes_come_from_split_files_or_publications(pets, name, shots, which, expected):
-    argv = [
-        "--trainer",
-        "CoOp",
-        "--root",
-        str(pets),
-        "--dataset-config-file",
-        str(REPO / f"configs/datasets/{name}.yaml"),
-        "DATASET.NUM_SHOTS",
-        str(shots),
-        "DATASET.SUBSAMPLE_CLASSES",
-        which,
-        "ATTACK.TRAIN.TARGET",
-        "end_to_end",
-    ]
-    found, missing = sizes.sizes_of(train.setup_cfg(train.parser().parse_args(argv)))
-    assert found == expected
-    assert bool(missing) == (name in ("imagenet", "imagenet_r", "eurosat"))
-
-
-def test_sizes_of_shapes_are_those_of_the_drawn_set(tmp_path):
-    argv = [
-        "--trainer",
-        "ZeroshotCLIP",
-        "--root",
-        str(tmp_path),
-        "DATASET.NAME",
-        "Shapes",
-        "DATASET.NUM_SHOTS",
-        "-1",
-    ]
-    (found, _) = sizes.sizes_of(train.setup_cfg(train.parser().parse_args(argv)))
-    names, per_class = drawing.shape_classes(), shapes.IMAGES_PER_CLASS
-    assert found == (len(names), len(names) * per_class["train"], len(names) * per_class["test"])
-
-
-def test_forwards_of_composed_attacks():
-    def spec(**fields):
-        node = {
-            "NAME": "pgd",
-            "EPS": "4",
-            "ALPHA": "1",
-            "STEPS": 10,
-            "RESTARTS": 1,
-            "START": "uniform",
-            "OBJECTIVE": "ce",
-            "TARGET": "end_to_end",
-        }
-        return AttackSpec.from_cfg(node, fields)
-
-    assert attack_forwards(spec(), scored=False) == 10
-    assert attack_forwards(spec(DROP=True, RESTARTS=3)) == 33
-    assert attack_forwards(spec(DROP=True, RESTARTS=3, PREC="bf16")) == 66
-    assert forwards_of_test(spec(), 10) == 10 + 3  # the loss, the answer and the score at the end
-    assert attack_forwards(spec(NAME="apgd-ce")) == 1 + 101
-    auto = 1 + 101 + 1 + 9 * 101 + 1 + 9 * 2 * 100 + 1 + 1 + 5001
-    assert attack_forwards(spec(NAME="autoattack"), 1000) == auto
-    assert attack_forwards(spec(NAME="autoattack"), 3) == 1 + 101 + 1 + 5001
-
-
-@pytest.mark.parametrize("name", ["pgd", "di"])
-@pytest.mark.parametrize("drop", [False, True])
-@pytest.mark.parametrize("doubted", [False, True])
-def test_no_attack_takes_more_forwards_than_said(name, drop, doubted):
-    """The most there is: no sample breaks, and all look wrong in bf16 at every iterate."""
-    node = {
-        "NAME": name,
-        "EPS": "4",
-        "ALPHA": "1",
-        "STEPS": 3,
-        "RESTARTS": 2,
-        "DROP": drop,
-        "START": "uniform",
-        "OBJECTIVE": "ce",
-        "TARGET": "end_to_end",
-        "PREC": "bf16" if doubted else "fp32",
-    }
-    spec, counted = AttackSpec.from_cfg(node, {}), Counter()
-
-    def model(kind: str, right: bool):
-        def logits(images):
-            counted[kind] += len(images)
-            score = 9 * (1 if right else -1) + images.mean((1, 2, 3))
-            return torch.stack([score, -score], dim=1)  # (B, 2)
-
-        return logits
-
-    labels, exact = torch.zeros(1, dtype=torch.long), model("exact", True) if doubted else None
-    forward = model("forward", not doubted)
-    pixels = torch.full((1, 3, 8, 8), 0.5)
-    run_attack(spec, pixels, [1], forward=forward, labels=labels, exact=exact)
-    assert bool(counted["exact"]) == (drop and doubted)
-    assert counted.total() == attack_forwards(spec, 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["AdvPT", "CoOp", "NAPTuning", "CAPT", "APD"])
-def test_the_estimate_holds_for_a_counted_run(trainer, run, monkeypatch, capsys, world, tmp_path):
-    """Trained on three classes of drawings, which `tiny` gets right, so that all are attacked.
-
-    The factor of docs/protocols.md: a test takes 0.8 to 1 of the estimate where all images are
-    right clean and no attack drops samples; training and banks take exactly the estimate.
-    """
-    counted = count_images(monkeypatch)
-    monkeypatch.setattr(shifts.ShapesNovel, "test_only", False)
-    argv = [
-        "--root",
-        str(world),
-        "--seed",
-        "1",
-        "--trainer",
-        trainer,
-        "--dataset-config-file",
-        str(REPO / "configs/datasets/shapes_novel.yaml"),
-        "--config-file",
-        str(REPO / f"configs/trainers/{trainer}/tiny.yaml"),
-        "--attack-config-file",
-        str(REPO / "configs/attacks/linf4_tiny.yaml"),
-        "--output-dir",
-        str(tmp_path / "run"),
-        "TEST.SUBSET",
-        "9",
-        "TEST.PROBES",
-        "1",
-        "TEST.PICTURE",
-        "2",
-        "DATALOADER.NUM_WORKERS",
-        "0",
-        "OPTIM.MAX_EPOCH",
-        "1",
-        "DATASET.TRANSFORMS",
-        "[]",
-        "ATTACK.TRAIN.EPS",
-        "1",
-        "ATTACK.TRAIN.ALPHA",
-        "0.5",
-        "ATTACK.TEST.LIST",
-        "[{'EPS': '0.01/255', 'ALPHA': '0.01/255', 'STEPS': 10},"
-        " {'EPS': '1/255', 'STEPS': 6, 'OBJECTIVE': 'embedding_kl',"
-        " 'TARGET': 'embedding'}]",
-    ]
-    if trainer == "AdvPT":
-        argv += ["ATTACK.TRAIN.TARGET", "embedding", "ATTACK.TRAIN.OBJECTIVE", "embedding_kl"]
-    # all 120 images are there to train on
-    monkeypatch.setattr(plan, "sizes_of", lambda cfg: (sizes.Sizes(3, 120, 9), ""))
-    args = train.parser().parse_args(argv)
-    planned = plan.Plan()
-    planned.add(train.setup_cfg(args))
-    expected = planned.jobs[0].forwards
-    code, _, err = run(argv)
-    assert code == 0, err
-    for part in ("train", "bank"):
-        assert counted[part] == expected.get(part, 0), part
-    assert 0.8 * expected["test"] <= counted["test"] <= expected["test"]
-    assert read_record(tmp_path / "run" / "record.json")["clean"]["correct"] == 9
-
-
-def count_images(monkeypatch) -> Counter:
-    """Count images through an image tower by part of the run; nested calls count once."""
-    from advprompt import advpt
-    from advprompt.backbone.adapter import CLIPAdapter
-    from advprompt.engine import trainer as robust_trainer
-    from advprompt.prompting.prompted import PromptedCLIP
-
-    counted, now = Counter(), {"part": "train", "inside": False}
-
-    def counting(function):
-        def call(self, pixels, *args, **kwargs):
-            if now["inside"]:
-                return function(self, pixels, *args, **kwargs)
-            counted[now["part"]] += len(pixels)
-            now["inside"] = True
-            try:
-                return function(self, pixels, *args, **kwargs)
-            finally:
-                now["inside"] = False
-
-        return call
-
-    def during(part, function):
-        def call(*args, **kwargs):
-            before, now["part"] = now["part"], part
-            try:
-                return function(*args, **kwargs)
-            finally:
-                now["part"] = before
-
-        return call
-
-    for owner, name in ((CLIPAdapter, "encode_image"), (PromptedCLIP, "image_features")):
-        monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
-    trainer = robust_trainer.RobustTrainer
-    monkeypatch.setattr(trainer, "test", during("test", trainer.test))
-    # one image tries the tower when it is loaded, whatever the run
-    monkeypatch.setattr(trainer, "load_clip", during("loading", trainer.load_clip))
-    monkeypatch.setattr(advpt, "build_bank", during("bank", advpt.build_bank))
-    return counted
+def test_a_dry_run_lists_what_is_missing_or_refused(call, small, tmp_path):
+    words = "run apd main dtd 16 tiny --dry-run"
+    done = call(words, "MODEL.BACKBONE.NAME", "file:nosuch.pt")
+    assert "note: data set DescribableTextures is not there" in done.stdout
+    assert "note: the weights of file:nosuch.pt are not at 'nosuch.pt'" in done.stdout
+    done = call(words, "TRAINER.APD.TEACHER", "none")
+    assert done.returncode == 2 and "1 run: 1 refused." in done.stdout
+    assert "note: TRAINER.APD.TEACHER is 'none'" in done.stdout
+    run = tmp_path / "out/dtd/APD/tiny_linf4_tiny_16shots/seed1"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"OPTIM.LR": 77, "SEED": 1}))
+    done = call(words)
+    assert done.returncode == 2 and "holds a run with OPTIM.LR = 77" in done.stdout
 
 
 # --- drawn test sets -----------------------------------------------------------------------------
@@ -715,7 +566,7 @@ def test_a_drawing_cut_short_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importlib.import_module("PIL.Image").Image, "save", full)
+    monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError):
         shifts.ShapesBlur.draw_into(folder)
     assert not folder.exists() and not list(folder.parent.iterdir())

@@ -1,4 +1,4 @@
-"""tools.robustness: finished runs under other threat models."""
+"""``advprompt robustness``: finished runs under other threat models."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def facts(record):
 def test_a_finished_run_gets_a_record_per_threat_model(test_of, finished, attack):
     code, out, err = test_of(attack)
     assert code == 0, err
-    before, record = read_record(finished), read_record(finished / "robustness" / "mine")
+    before, record = read_record(finished), read_record(finished / "tests" / "mine")
     assert [(a["name"], a["eps"], a["steps"]) for a in record["attacks"]] == [
         ("pgd", "2/255", 4),
         ("apgd", "2/255", 4),
@@ -65,10 +65,10 @@ def test_a_finished_run_gets_a_record_per_threat_model(test_of, finished, attack
     assert "skipped" in test_of(attack)[1]
 
 
-def test_a_killed_test_gives_the_same_record(test_of, finished, attack, monkeypatch):
+def test_an_interrupted_test_gives_the_same_record(test_of, finished, attack, monkeypatch):
     assert test_of(attack)[0] == 0
-    whole = read_record(finished / "robustness" / "mine")
-    (finished / "robustness").rename(finished / "first")
+    whole = read_record(finished / "tests" / "mine")
+    (finished / "tests").rename(finished / "first")
     real, calls = evaluation.Evaluation.run_attack, []
 
     def killed(self, *args, **keys):
@@ -81,19 +81,19 @@ def test_a_killed_test_gives_the_same_record(test_of, finished, attack, monkeypa
     monkeypatch.setattr(evaluation, "CPU_BATCH", 2)
     monkeypatch.setattr(evaluation.Evaluation, "run_attack", killed)
     assert test_of(attack)[0] == 130
-    assert not (finished / "robustness" / "mine" / "record.json").exists()
-    assert list((finished / "robustness" / "mine" / "unfinished").glob("*.json"))
+    assert not (finished / "tests" / "mine" / "record.json").exists()
+    assert list((finished / "tests" / "mine" / "unfinished").glob("*.json"))
     monkeypatch.setattr(evaluation.Evaluation, "run_attack", real)
     assert test_of(attack)[0] == 0
-    assert facts(read_record(finished / "robustness" / "mine")) == facts(whole)
+    assert facts(read_record(finished / "tests" / "mine")) == facts(whole)
 
 
 def test_every_shipped_threat_model_can_be_asked_for(finished, pets):
     files = sorted((REPO / "configs/attacks").glob("*.yaml"))
     assert len(files) >= 9
     for file in files:
-        cfg, model = robustness.settings(str(finished), str(file), str(pets), [])
-        assert cfg.OUTPUT_DIR.endswith(f"robustness/{file.stem}") and model == str(finished)
+        cfg, model, name = robustness.settings(str(finished), str(file), str(pets), [])
+        assert (cfg.OUTPUT_DIR, model, name) == ("", str(finished), file.stem)
         assert cfg.ATTACK.TRAIN.EPS == "4/255" and cfg.OPTIM.MAX_EPOCH == 1
 
 
@@ -103,7 +103,7 @@ def test_every_shipped_threat_model_runs(test_of, finished, pets):
     files = [file for file in files if file.stem != "rap16"]  # a test of its own, below
     code, _, err = test_of(*files, opts=["--opts", "TEST.SUBSET", "4"])
     assert code == 0, err
-    made = [read_record(folder) for folder in (finished / "robustness").iterdir()]
+    made = [read_record(folder) for folder in (finished / "tests").iterdir()]
     assert len(made) == len(files) and all(r["subset"] == 4 for r in made)
 
 
@@ -125,7 +125,7 @@ def test_the_shipped_black_box_runs(test_of, finished, tmp_path, monkeypatch):
     file.write_text(short.replace("STEPS: 100", "STEPS: 2"))
     code, _, err = test_of(file, opts=["--opts", "TEST.SUBSET", "2"])
     assert code == 0, err
-    record = read_record(finished / "robustness" / "rap16_TEST.SUBSET-2")
+    record = read_record(finished / "tests" / "rap16_TEST.SUBSET-2")
     rap, white = record["attacks"]
     assert rap["target"] == "surrogate" and rap["kwargs"]["surrogate"] == "torchvision:resnet50"
     assert rap["checks"]["max_linf"] > 15 / 255 and white["target"] == "end_to_end"
@@ -138,6 +138,6 @@ def test_mistakes_are_found_before_anything_runs(test_of, finished, attack, tmp_
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("ATTACK:\n  TEST:\n    LIST:\n      - {NAME: pgdd}\n")
     assert "pgdd" in only_error(*test_of(attack, wrong)[::2])
-    assert not (finished / "robustness").exists()
+    assert not (finished / "tests").exists()
     (finished / "config.json").write_text(json.dumps({"TRAINER.NAME": "AdvIVLP"})[:-3])
     assert "config.json" in only_error(*test_of(attack)[::2])

@@ -66,7 +66,7 @@ def trained(white_box, arguments, capsys):
 
 @pytest.fixture
 def exported(capsys, tmp_path):
-    """Run tools.export on tmp_path/run: ``exported("--epoch", 1) -> (exit code, out, errors)``."""
+    """Run advprompt export on tmp_path/run: ``exported("--epoch", 1)``."""
 
     def call(*words, folder=None, out="zoo"):
         capsys.readouterr()
@@ -160,7 +160,7 @@ def test_a_model_of_an_ambient_inference_mode_still_gives_gradients(entry):
 
 
 def test_it_may_be_attacked_with_a_library(entry):
-    import torchattacks
+    torchattacks = pytest.importorskip("torchattacks")
 
     path, where = entry
     model = advprompt.load(path, **where)

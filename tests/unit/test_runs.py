@@ -91,7 +91,7 @@ def test_files_are_checked_like_overrides(tmp_path):
     with pytest.raises(UserError, match="a.yaml.*unknown.*INNER.DEEP"):
         merging.merge_file(cfg, path)
     path.write_text("INNER: [\n")
-    with pytest.raises(UserError, match="no valid yaml"):
+    with pytest.raises(UserError, match="not valid yaml"):
         merging.merge_file(cfg, path)
     path.write_text("- INNER\n")
     with pytest.raises(UserError, match="holds no keys"):

@@ -1,16 +1,20 @@
-"""The ``advprompt`` command, and the way every entry point ends."""
+"""The ``advprompt`` command: ``python -m advprompt`` is the same."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 
-from ..utils import errors
 from ..utils.entry import run_tool
+from ..utils.errors import UserError, nearest
 from ..utils.version import __version__
 
-# command -> what it does; the functions below import its module, which may be slow, when it is used
 COMMANDS = {
     "train": "train and test, with CoOp's command line",
+    "run": "one method in one protocol, all seeds: what scripts/METHOD/PROTOCOL.sh call",
+    "all": "every method under one threat model",
+    "reproduce": "the tables of a paper",
+    "results": "the tables of docs/results.md",
     "sweep": "many runs: trainers x data sets x shots x seeds, locally or on Slurm",
     "report": "clean and robust accuracy from result records: tables, or one page",
     "curves": "accuracy over one setting (an ablation), drawn from result records",
@@ -26,33 +30,37 @@ COMMANDS = {
 
 
 def command(name: str):
-    """Return the module of a command, which offers ``main(argv)``."""
+    """Return ``main(argv)`` of a command; its module, which may be slow, is imported here."""
     match name:
         case "train":
-            from . import train as module
+            from .train import main as found
+        case "run" | "all" | "reproduce" | "results":
+            from .run import main as run
+
+            found = partial(run, name, dispatch)
         case "sweep":
-            from ..experiments import sweep as module
+            from .sweep import main as found
         case "report":
-            from . import report as module
+            from .report import main as found
         case "curves":
-            from . import curves as module
+            from .curves import main as found
         case "robustness":
-            from . import robustness as module
+            from .robustness import main as found
         case "transfer":
-            from . import transfer as module
+            from .transfer import main as found
         case "explain":
-            from . import explain as module
+            from .explain import main as found
         case "data":
-            from . import data as module
+            from .data import main as found
         case "export":
-            from . import export as module
+            from .export import main as found
         case "configs":
-            from . import configs as module
+            from .configs import main as found
         case "dropin":
-            from . import dropin as module
+            from .dropin import main as found
         case "picture":
-            from . import picture as module
-    return module
+            from .picture import main as found
+    return found
 
 
 def usage() -> str:
@@ -74,16 +82,12 @@ def dispatch(argv: list[str]) -> int | None:
     if argv[0] == "--version":
         print(f"advprompt {__version__}")
         return 0
-    name = argv[0]
+    name, *words = argv
     if name not in COMMANDS:
-        raise errors.UserError(f"unknown command '{name}'.{errors.nearest(name, COMMANDS)}")
-    return command(name).main(argv[1:])
+        raise UserError(f"unknown command '{name}'.{nearest(name, COMMANDS)}")
+    return command(name)(words)
 
 
 def main() -> None:
     """Entry point of the console command."""
     sys.exit(run_tool(dispatch))
-
-
-if __name__ == "__main__":
-    main()

@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
+from pathlib import Path
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 
-from ..config import host, merging
-from ..config import keys as config
-from ..config.keys import extend_cfg
+from ..config import host, keys, merging
 from ..engine import run, run_folder
-from ..experiments import plan
-from ..utils import distributed, errors
-from ..utils.entry import run_tool
-from .robustness import register_datasets
+from ..experiments import state
+from ..utils import distributed
+from ..utils.errors import UserError, nearest
 
-UserError, nearest = errors.UserError, errors.nearest
+WHAT = ("eval_only", "model_dir", "load_epoch", "test_name")  # a run besides its configuration
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description="Train and test with CoOp's command line.")
+    script = Path(sys.argv[0]).name == "train.py"
+    p = argparse.ArgumentParser(
+        prog="train.py" if script else "advprompt train",
+        description="Train and test with CoOp's command line.",
+    )
     p.add_argument("--root", default="", help="folder of the data sets (CoOp's $DATA)")
     p.add_argument("--output-dir", default="", help="folder of this run")
-    p.add_argument("--resume", default="", help="folder whose checkpoint to go on from")
+    p.add_argument("--resume", default="", help="folder whose checkpoint to continue from")
     p.add_argument("--seed", type=int, default=-1, help="0 or more fixes all draws")
     p.add_argument("--source-domains", nargs="+", help="source domains (DA/DG)")
     p.add_argument("--target-domains", nargs="+", help="target domains (DA/DG)")
@@ -43,11 +46,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--eval-only", action="store_true", help="test a trained model")
     p.add_argument("--model-dir", default="", help="run folder to load the model from")
     p.add_argument("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
+    p.add_argument("--test-name", default="", help="of the record's folder in RUN/tests")
     p.add_argument("--no-train", action="store_true", help="do not call trainer.train()")
-    p.add_argument("--dry-run", action="store_true", help="say what would be done, and how much")
-    p.add_argument("--jobs", metavar="FILE", help="with --dry-run: the arguments of many runs")
+    p.add_argument("--dry-run", action="store_true", help="say what would be done")
     p.add_argument("opts", nargs=argparse.REMAINDER, help="yacs overrides: KEY VALUE ...")
     return p
+
+
+def build_cfg(words: list[str]):
+    """Return the configuration of these arguments."""
+    return setup_cfg(parser().parse_args(words))
 
 
 def setup_cfg(args: argparse.Namespace):
@@ -56,15 +64,15 @@ def setup_cfg(args: argparse.Namespace):
     Raises:
         UserError: a file is missing or a key or value is wrong.
     """
-    register_datasets()
+    state.register_datasets()
     cfg = get_cfg_default()
     host.extend_cfg(cfg)
-    extend_cfg(cfg)
+    keys.extend_cfg(cfg)
     for file in (args.dataset_config_file, args.config_file, args.attack_config_file):
         if file:
             merging.merge_file(cfg, file)
     if args.test_attack_config_file:
-        config.merge_test_attacks(cfg, args.test_attack_config_file)
+        keys.merge_test_attacks(cfg, args.test_attack_config_file)
     # a data set knows what keeps its labels; the command line has the last word
     cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
     given = {
@@ -88,7 +96,7 @@ def setup_cfg(args: argparse.Namespace):
         cfg.OUTPUT_DIR = ""  # none was given: into the folder of the tested run
     cfg.TRAINER.NAME = _ours(cfg.TRAINER.NAME)
     _known(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names(), "data set", "DATASET.NAME")
-    config.check_cfg(cfg)
+    keys.check_cfg(cfg)
     cfg.freeze()
     return cfg
 
@@ -96,13 +104,12 @@ def setup_cfg(args: argparse.Namespace):
 def _ours(name: str) -> str:
     """Return the name under which our trainer is registered: a fork may have one of its name."""
     _known(name, TRAINER_REGISTRY.registered_names(), "trainer", "--trainer")
-    method = config.method_called(name)
-    if method is None and host.folder():
+    if keys.method_called(name) is None and host.folder():
         raise UserError(
             f"trainer {name!r} is the fork's own, and this is the command line of advprompt; run "
             "it with the fork's train.py"
         )
-    return config.registered_name(name)
+    return keys.registered_name(name)
 
 
 def _known(name: str, choices, what: str, key: str) -> None:
@@ -110,43 +117,30 @@ def _known(name: str, choices, what: str, key: str) -> None:
         raise UserError(f"{what} {name!r} ({key}) is unknown.{nearest(name, choices)}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Do the run, or say what it would do."""
     args = parser().parse_args(argv)
-    if "--dry-run" in args.opts:  # behind the overrides
+    if "--dry-run" in args.opts:  # after the overrides
         args.opts.remove("--dry-run")
         args.dry_run = True
-    if args.jobs:
-        return dry_run([parser().parse_args(words) for words in plan.read_jobs(args.jobs)])
+    what = {name: getattr(args, name) for name in WHAT}
     if args.dry_run:
-        return dry_run([args])
+        return dry_run(setup_cfg(args), what)
     with distributed.processes():
-        run.start(setup_cfg(args), **what(args), no_train=args.no_train)
+        run.start(setup_cfg(args), **what, no_train=args.no_train)
     return 0
 
 
-def what(args: argparse.Namespace) -> dict:
-    """Return what makes a run besides its configuration."""
-    return {name: getattr(args, name) for name in run_folder.TESTED}
-
-
-def dry_run(jobs: list[argparse.Namespace]) -> int:
-    """Print what the runs would do; 2 if any of them would be refused.
+def dry_run(cfg, what: dict) -> int:
+    """Print what is left of a run and what is missing for it; load and write nothing.
 
     Raises:
-        UserError: a single run that would be refused.
+        UserError: the run would be refused.
     """
-    planned = plan.Plan()
-    for args in jobs:
-        try:
-            planned.add(setup_cfg(args), **what(args))
-        except UserError as error:
-            if len(jobs) == 1:
-                raise
-            planned.refuse(args.output_dir, error)
-    print(plan.render(planned.jobs) if jobs else "nothing to run")
-    return 2 if any(job.state == "refuse" for job in planned.jobs) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))
+    task = run_folder.look(cfg, **what)
+    begun = (Path(task.run) / run_folder.CONFIG_FILE).is_file()
+    found = {"train": "resume" if begun else "run"}.get(task.state, task.state)
+    print(f"{found}  {task.record}\n\n{state.summary(Counter([found]))}")
+    for text in state.missing([cfg]) if found != "done" else ():
+        print(f"note: {text}")
+    return 0

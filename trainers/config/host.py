@@ -1,7 +1,7 @@
 """Living in a fork: the fork's names win, and its command line learns our settings.
 
-Whatever the order of imports, a trainer or data set of the fork takes its name back from ours, and
-keys that the fork sets in its own ``extend_cfg`` stay as it sets them.
+Whatever the order of imports, a trainer or data set of the fork takes its name from ours, and keys
+that the fork sets in its own ``extend_cfg`` stay as it sets them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def lend(registry, cls, *, alias: bool = False) -> None:
         registry: one of Dassl's registries.
         alias: where the host has the name, ours is still there as ``advprompt.NAME``.
     """
-    if "lent" not in vars(registry):
+    if "lent" not in vars(registry):  # name -> whether it has an alias
         registry.lent = {}
         registry._do_register = partial(_register, registry, registry._do_register)
     name = cls.__name__
@@ -48,7 +48,7 @@ def _register(registry, register, name, obj, *args, **kwargs):
 
 
 def folder() -> Path | None:
-    """Return the folder of the fork around us: that we lie in, or, installed, that we run in."""
+    """Return the folder of the fork around us: that holds us, or, installed, that we run in."""
     place = PACKAGE.parents[1] if ROOT == "trainers.advprompt" else Path.cwd()
     train = place / "train.py"
     ours = (place / "trainers").resolve() == PACKAGE  # the clone
@@ -58,11 +58,7 @@ def folder() -> Path | None:
 
 
 def join():
-    """Import the fork's train.py, which registers its data sets and trainers.
-
-    Returns:
-        the module; None where there is no fork around us.
-    """
+    """Import the fork's train.py, which registers its data sets and trainers; None without one."""
     place = folder()
     if place is None:
         return None
@@ -86,7 +82,7 @@ def join():
     except Exception as error:
         raise UserError(
             f"'{place / 'train.py'}' cannot be imported ({type(error).__name__}: {error}), so that "
-            "the fork's data sets are not known; mend that, or start from another folder"
+            "the fork's data sets are not known; fix that, or start from another folder"
         ) from error
 
 
@@ -103,14 +99,8 @@ def attend(cfg, extend) -> None:
     A fork whose own ``extend_cfg`` runs later may have replaced a whole group of keys by its own;
     ``extend`` then adds what is missing before a file or the command line is merged.
     """
-    if not is_attended(cfg):
-        vars(cfg)["merge_from_other_cfg"] = partial(_merge_other, cfg, extend)
-        vars(cfg)["merge_from_list"] = partial(_merge_list, cfg, extend)
-
-
-def is_attended(cfg) -> bool:
-    """Tell whether :func:`attend` watches this configuration."""
-    return "merge_from_list" in vars(cfg)
+    vars(cfg).setdefault("merge_from_other_cfg", partial(_merge_other, cfg, extend))
+    vars(cfg).setdefault("merge_from_list", partial(_merge_list, cfg, extend))
 
 
 def complete(cfg, extend) -> None:
@@ -119,10 +109,10 @@ def complete(cfg, extend) -> None:
     Raises:
         UserError: ``extend_cfg``, the second of the two lines, was never called.
     """
-    if not is_attended(cfg) and "TRAIN" not in cfg.get("ATTACK", {}):
+    if "merge_from_list" not in vars(cfg) and "TRAIN" not in cfg.get("ATTACK", {}):
         raise UserError(
             "the configuration lacks the keys of advprompt, such as ATTACK.TRAIN; write "
-            "'advprompt.extend_cfg(cfg)' into train.py, behind its own 'extend_cfg(cfg)'"
+            "'advprompt.extend_cfg(cfg)' into train.py, after its own 'extend_cfg(cfg)'"
         )
     extend(cfg)
     if cfg.is_frozen():
@@ -143,11 +133,9 @@ def _merge_other(cfg, extend, other) -> None:
 
 def _merge_list(cfg, extend, words) -> None:
     extend(cfg)
-    words = list(words)
     ours, theirs = [], []
     for i in range(0, len(words), 2):
-        group, _, rest = str(words[i]).partition(".")
-        mine = group == "ATTACK" and rest.partition(".")[0] in OURS
+        mine = str(words[i]).split(".")[:2] in [["ATTACK", name] for name in OURS]
         (ours if mine else theirs).extend(words[i : i + 2])
     merging.merge_opts(cfg, ours)
     type(cfg).merge_from_list(cfg, theirs)

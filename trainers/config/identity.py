@@ -31,26 +31,11 @@ TEST_GROUPS = ("TEST.", "ATTACK.TEST.", "DEFENCE.", "DATALOADER.TEST.")
 TRAINING = ("TEST.FINAL_MODEL",)  # the exceptions: it chooses among the epochs' models
 LABELS = ("TEST.PROTOCOL", "TEST.NO_TEST")  # of a test, but change none of its figures
 # What a test takes from the settings of its model and its data.
-OF_A_TEST = (
-    "TRAINER.NAME",
-    "MODEL.BACKBONE.NAME",
-    "DATASET.NAME",
-    "DATASET.SUBSAMPLE_CLASSES",
-    "DATASET.TEMPLATE",
-    "DATASET.FOLDER_NAME",
-    "INPUT.SIZE",
-    "INPUT.INTERPOLATION",
-)
+OF_A_TEST = ("TRAINER.NAME", "MODEL.BACKBONE.NAME", "INPUT.SIZE", "INPUT.INTERPOLATION")
+OF_A_TEST += tuple(f"DATASET.{k}" for k in ("NAME", "SUBSAMPLE_CLASSES", "TEMPLATE", "FOLDER_NAME"))
 # What only a training uses; a model that is not trained does not depend on it.
-ONLY_TRAINING = (
-    "OPTIM.",
-    "TRAIN.",
-    "DATALOADER.TRAIN_",
-    "DATASET.NUM_",
-    "DATASET.TRANSFORMS",
-    "INPUT.TRANSFORMS",
-)
-TRAINERS = "TRAINER."  # one node for each trainer
+ONLY_TRAINING = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_", "DATASET.NUM_")
+ONLY_TRAINING += ("DATASET.TRANSFORMS", "INPUT.TRANSFORMS")
 
 
 def is_neutral(key: str) -> bool:
@@ -74,22 +59,19 @@ def testing(settings: Mapping) -> dict:
 
 
 def used(settings: Mapping, nodes: tuple, *, trained: bool, attacked: bool) -> dict:
-    """Return those settings of a training that its trainer uses.
+    """Return those settings, of a flat configuration, that a trainer uses in training.
 
     Args:
-        settings: a flat configuration.
         nodes: the trainer's nodes in ``TRAINER``.
-        trained: whether the trainer trains at all.
-        attacked: whether it sees attacked images in training.
+        trained: whether it trains at all; ``attacked``: whether it sees attacked images then.
     """
-    unused = () if trained else ONLY_TRAINING
-    unused += () if attacked else ("ATTACK.TRAIN.",)
-    mine = ("TRAINER.NAME", *(f"{TRAINERS}{node}." for node in nodes))
-    return {
-        key: value
-        for key, value in training(settings).items()
-        if not key.startswith(unused) and (not key.startswith(TRAINERS) or key.startswith(mine))
-    }
+    unused = (() if trained else ONLY_TRAINING) + (() if attacked else ("ATTACK.TRAIN.",))
+    mine = ("TRAINER.NAME", *(f"TRAINER.{node}." for node in nodes))
+
+    def counts(key: str) -> bool:
+        return not key.startswith(unused) and (key.startswith(mine) or key[:8] != "TRAINER.")
+
+    return {key: value for key, value in training(settings).items() if counts(key)}
 
 
 def of_test(settings: Mapping) -> dict:

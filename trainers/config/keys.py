@@ -16,7 +16,8 @@ from . import host
 from .merging import merge_file
 
 PRECISIONS = ("fp32", "amp", "bf16")
-TRANSFORMS = {"random_resized_crop", "random_flip", "random_translation", "center_crop"}  # of ours
+# of INPUT.TRANSFORMS, those of our configs
+TRANSFORMS = {"random_resized_crop", "random_flip", "random_translation", "center_crop"}
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
 SECTIONS: list[tuple] = []  # (extend_cfg, check_cfg) of rooms with keys of their own
 METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
@@ -29,20 +30,27 @@ def section(extend, check) -> None:
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add our keys to Dassl's default config; keys a fork already has stay as they are."""
-    _default(cfg, "DATASET.SUBSAMPLE_CLASSES", "all")  # all, base or new
-    _default(cfg, "DATASET.CACHE_DIR", "")  # few-shot files, drawings; default beside the data
-    _default(cfg, "DATASET.FEATURE_DIR", "")  # cache of image features; "": OUTPUT_DIR/banks
-    _default(cfg, "DATASET.TEMPLATE", "")  # hand-made prompt of data sets without one of their own
-    _default(cfg, "DATASET.TRANSFORMS", [])  # in place of the trainer's INPUT.TRANSFORMS; []: those
-    _default(cfg, "DATASET.FOLDER_NAME", "folder")  # data set `folder`: its folder below the root
-    _default(cfg, "DATALOADER.TRAIN_X.IN_MEMORY", "auto")  # on the device: auto, yes or no
-    _default(cfg, "TEST.SUBSET", 0)  # fixed stratified draw of n test images; 0: all
-    _default(cfg, "TEST.FIRST", 0)  # in its place: first n by file name (ImageNet, cars); 0: all
-    _default(cfg, "TEST.PROTOCOL", "")  # for the record; "" follows from the other keys
-    _default(cfg, "TEST.PROBES", 32)  # images for the self-checks after a white-box attack; 0: none
-    _default(cfg, "TEST.SAVE_ADV", False)  # keep the adversarial images in OUTPUT_DIR/adversarial
-    _default(cfg, "TEST.PICTURE", 6)  # rows of the picture of adversarial images; 0: none
-
+    add_defaults(
+        cfg,
+        "DATASET",
+        SUBSAMPLE_CLASSES="all",  # all, base or new
+        CACHE_DIR="",  # few-shot files, drawings; "": with the data
+        FEATURE_DIR="",  # cache of image features; "": OUTPUT_DIR/banks
+        TEMPLATE="",  # hand-made prompt of data sets without one of their own
+        TRANSFORMS=[],  # replaces the trainer's INPUT.TRANSFORMS; []: does not
+        FOLDER_NAME="folder",  # of data set `folder`, in the root
+    )
+    add_defaults(cfg, "DATALOADER.TRAIN_X", IN_MEMORY="auto")  # on the device: auto, yes or no
+    add_defaults(
+        cfg,
+        "TEST",
+        SUBSET=0,  # fixed stratified draw of n test images; 0: all
+        FIRST=0,  # instead: first n by file name (ImageNet, cars); 0: all
+        PROTOCOL="",  # for the record; "" follows from the other keys
+        PROBES=32,  # images for the self-checks after a white-box attack; 0: none
+        SAVE_ADV=False,  # keep the adversarial images in OUTPUT_DIR/adversarial
+        PICTURE=6,  # rows of the picture of adversarial images; 0: none
+    )
     for extend, _ in SECTIONS:
         extend(cfg)
     for method in METHODS.values():
@@ -88,19 +96,11 @@ def defaults() -> dict:
 
 
 def add_defaults(cfg: CfgNode, node: str, **values) -> None:
-    """Add keys below ``node``, such as ``TRAINER.CAPT``, that a fork does not have yet."""
+    """Add keys to ``node``, such as ``TRAINER.CAPT``, that a fork does not have yet."""
+    for part in node.split("."):
+        cfg = cfg.setdefault(part, CfgNode())
     for name, value in values.items():
-        _default(cfg, f"{node}.{name}", value)
-
-
-def _default(cfg: CfgNode, key: str, value) -> None:
-    *path, name = key.split(".")
-    for part in path:
-        if part not in cfg:
-            cfg[part] = CfgNode()
-        cfg = cfg[part]
-    if name not in cfg:
-        cfg[name] = value
+        cfg.setdefault(name, value)
 
 
 def check_cfg(cfg: CfgNode) -> None:

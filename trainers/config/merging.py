@@ -11,14 +11,14 @@ from ..records import flat_config
 from ..utils.errors import UserError, nearest
 from .shipped import config_file
 
-THREAT = "ATTACK.THREAT"  # no setting itself: the threat model whose settings it stands for
+THREAT = "ATTACK.THREAT"  # not a setting: the threat model whose settings it stands for
 
 
 def merge_file(cfg, path) -> None:
     """Merge a yaml file into ``cfg``.
 
     Raises:
-        UserError: the file is missing, no yaml, or names an unknown key or a wrong type.
+        UserError: the file is missing, not yaml, or names an unknown key or a wrong type.
     """
     if not Path(path).is_file():
         folder = Path(path).parent
@@ -29,7 +29,7 @@ def merge_file(cfg, path) -> None:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         line = str(error).splitlines()[-1].strip()
-        raise UserError(f"config file '{path}' is no valid yaml ({line})") from error
+        raise UserError(f"config file '{path}' is not valid yaml ({line})") from error
     if not isinstance(content, dict):
         raise UserError(f"config file '{path}' holds no keys; write lines such as 'OPTIM:'")
     merge_content(cfg, content, f"in '{path}'")
@@ -37,22 +37,24 @@ def merge_file(cfg, path) -> None:
 
 def merge_content(cfg, content: dict, where: str) -> None:
     """Merge the keys of a yaml file; a threat model that it names comes before its own keys."""
-    for first in (True, False):
-        for key, value in _leaves(content, cfg):
-            if (key == THREAT) is not first:
-                continue
-            if first:
-                merge_file(cfg, config_file("attacks", value))
-            else:
-                merge(cfg, key, value, where)
+    _merge_pairs(cfg, list(_leaves(content)), where)
 
 
-def _leaves(node, cfg, prefix=""):
-    """Yield (full key, value) of everything that is no group of keys."""
+def _merge_pairs(cfg, pairs: list[tuple], where: str) -> None:
+    for key, value in pairs:
+        if key == THREAT:
+            merge_file(cfg, config_file("attacks", value))
+    for key, value in pairs:
+        if key != THREAT:
+            merge(cfg, key, value, where)
+
+
+def _leaves(node, prefix=""):
+    """Yield (full key, value) of everything that is not a group of keys."""
     for key, value in node.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _leaves(value, cfg, f"{name}.")
+            yield from _leaves(value, f"{name}.")
         else:
             yield name, value
 
@@ -71,12 +73,8 @@ def merge_opts(cfg, opts: list[str]) -> None:
     if len(opts) % 2:
         raise UserError(f"overrides come in pairs KEY VALUE, but '{opts[-1]}' stands alone")
     pairs = list(zip(opts[::2], opts[1::2], strict=True))
-    for key, text in pairs:
-        if key == THREAT:
-            merge_file(cfg, config_file("attacks", text))
-    for key, text in pairs:
-        if key != THREAT:
-            merge(cfg, key, _literal(text), "on the command line")
+    given = [(key, text if key == THREAT else _literal(text)) for key, text in pairs]
+    _merge_pairs(cfg, given, "on the command line")
     entries = cfg.get("ATTACK", {}).get("TEST", {}).get("LIST", ())
     for key, text in pairs:
         node, _, name = key.rpartition(".")

@@ -15,7 +15,7 @@ def configs_folder() -> Path:
     """Return the folder with ``trainers/``, ``datasets/`` and ``attacks/``.
 
     Raises:
-        UserError: this copy of the package lies without them.
+        UserError: this copy of the package has none.
     """
     places = (
         PACKAGE / "configs",  # installed
@@ -44,10 +44,8 @@ def config_file(kind: str, name: str) -> Path:
     if Path(name).suffix in (".yaml", ".yml"):  # whoever opens it says whether it is there
         return Path(name)
     folder = configs_folder() / kind
-    names = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*.yaml"))
-    }
+    files = sorted(folder.rglob("*.yaml"))
+    names = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
     if name not in names:
         what = {"trainers": "trainer config", "datasets": "data set", "attacks": "threat model"}
         raise UserError(f"no {what[kind]} is called '{name}'.{nearest(name, names)}")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import random
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..backbone.weights_files import refused_import
@@ -16,59 +14,6 @@ from ..utils.io import atomic_write
 
 LEARNER = "prompt_learner"  # folder of a run's checkpoints
 WEIGHTS = "prompts.safetensors"  # of an export
-
-
-def rng_state() -> dict:
-    """Return the state of Python's, NumPy's and torch's generators as plain values."""
-    version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_rng_state(state: dict) -> None:
-    """Put the generators back where :func:`rng_state` found them."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def _is_plain(value) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str, list, tuple, dict))
-
-
-def scheduler_state(scheduler) -> dict | None:
-    """Return a scheduler's plain values; Dassl's warm-up holds a second scheduler inside."""
-    if scheduler is None:
-        return None
-    state = {
-        name: value
-        for name, value in vars(scheduler).items()
-        if name not in ("optimizer", "successor") and not name.startswith("_") and _is_plain(value)
-    }
-    state["_step_count"] = getattr(scheduler, "_step_count", 0)
-    state["_last_lr"] = list(getattr(scheduler, "_last_lr", []))
-    if hasattr(scheduler, "successor"):
-        state["successor"] = scheduler_state(scheduler.successor)
-    return state
-
-
-def set_scheduler_state(scheduler, state: dict | None) -> None:
-    """Put a scheduler back where :func:`scheduler_state` found it."""
-    if scheduler is None or state is None:
-        return
-    state = dict(state)
-    if (inner := state.pop("successor", None)) is not None:
-        set_scheduler_state(scheduler.successor, inner)
-    vars(scheduler).update(state)
 
 
 def save_checkpoint(path, state: dict) -> None:
@@ -95,8 +40,9 @@ def newest_checkpoint(folder) -> Path | None:
         path = folder / (pointer.read_text(encoding="utf-8").strip() or "none")
         if path.is_file():
             return path
-    epochs = [int(p.name[14:]) for p in folder.glob("model.pth.tar-*") if p.name[14:].isdigit()]
-    return folder / f"model.pth.tar-{max(epochs)}" if epochs else None
+    return max(
+        (p for p in folder.glob("model.pth.tar-*") if epoch_of(p)), key=epoch_of, default=None
+    )
 
 
 def epoch_of(path: Path) -> int:

@@ -21,7 +21,15 @@ import torch
 from ..backbone import CLIPAdapter
 from ..prompting import PromptedCLIP, PromptSpec
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, load_tensors, read_json, save_tensors, writable_dir, write_json
+from ..utils.io import (
+    atomic_write,
+    load_tensors,
+    read_json,
+    save_tensors,
+    tensors_digest,
+    writable_dir,
+    write_json,
+)
 from .checkpoints import WEIGHTS, load_checkpoint, weights_file
 
 FORMAT = 1
@@ -45,9 +53,6 @@ class Export(NamedTuple):
 def card_digest(card: dict) -> str:
     """Return the hex SHA-256 of a card's content."""
     return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
-
-
-# --- writing --------------------------------------------------------------------------------------
 
 
 def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str) -> bool:
@@ -87,11 +92,8 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
 
 
 def _equal(export: Export, tensors: dict[str, torch.Tensor], card: dict) -> bool:
-    same = export.card == card and set(export.tensors) == set(tensors)
-    return same and all(torch.equal(v, tensors[k].cpu()) for k, v in export.tensors.items())
-
-
-# --- reading --------------------------------------------------------------------------------------
+    new = {name: value.cpu() for name, value in tensors.items()}
+    return export.card == card and tensors_digest(export.tensors) == tensors_digest(new)
 
 
 def read_export(path) -> Export:
@@ -107,8 +109,8 @@ def read_export(path) -> Export:
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"'{path}' is no export (there is no {WEIGHTS}); give a folder that 'python -m "
-            "tools.export' wrote"
+            f"'{path}' is no export (there is no {WEIGHTS}); give a folder that 'advprompt export' "
+            "wrote"
         )
     tensors, metadata = load_tensors(file, advice=ADVICE)
     card = metadata.get("card")
@@ -185,9 +187,6 @@ def portable(value):
     return re.sub(r"(^|[=\s])(~|[A-Za-z]:)?[/\\]([^\s,/\\]*[/\\])*", r"\1", value)
 
 
-# --- into a model ---------------------------------------------------------------------------------
-
-
 def serve(
     clip: CLIPAdapter, classnames: list[str], spec: PromptSpec, tensors: dict, origin
 ) -> PromptedCLIP:
@@ -212,17 +211,11 @@ def serve(
 
 def _check_room(clip: CLIPAdapter, spec: PromptSpec, classes: int, tensors: dict, origin) -> None:
     """Refuse prompts larger than all values together before any memory is taken for them."""
-    ratios = [
-        spec.refiner_ratio
-        for wanted, depth in (
-            (spec.refine_text, spec.text_depth),
-            (spec.refine_vision, spec.vision_depth),
-        )
-        if wanted and depth > 1
-    ]
+    sizes = [spec.text * (classes if spec.csc else 1), spec.vision]
+    if (spec.refine_text and spec.text_depth > 1) or (spec.refine_vision and spec.vision_depth > 1):
+        sizes.append(spec.refiner_ratio)
     width = min(w for w in (clip.text_width, clip.vision_width) if w) if clip.text_width else 1
-    text = spec.text * (classes if spec.csc else 1)
-    if max(text, spec.vision, *ratios) * width > sum(v.numel() for v in tensors.values()):
+    if max(sizes) * width > sum(v.numel() for v in tensors.values()):
         raise UserError(
             f"'{origin}' holds fewer values than the prompts of its card take; {ADVICE}"
         )
@@ -239,9 +232,6 @@ def _load(module: torch.nn.Module, weights: dict, clip: CLIPAdapter, origin) -> 
                 f"card on backbone {clip.name}; {ADVICE}"
             )
     module.load_state_dict(weights)
-
-
-# --- where a run starts from ----------------------------------------------------------------------
 
 
 def read_start(path, method) -> tuple[dict, dict, Path]:

@@ -16,11 +16,7 @@ from .checkpoints import (
     load_checkpoint,
     load_prompts,
     newest_checkpoint,
-    rng_state,
     save_checkpoint,
-    scheduler_state,
-    set_rng_state,
-    set_scheduler_state,
 )
 from .run_folder import test_facts
 
@@ -54,9 +50,8 @@ class SavingTrainer(TrainerX):
                 "state_dict": {k: v.cpu() for k, v in self._models[name].state_dict().items()},
                 "epoch": epoch + 1,
                 "optimizer": self._optims[name].state_dict() if self._optims[name] else None,
-                "scheduler": scheduler_state(self._scheds[name]),
+                "scheduler": self._scheds[name].state_dict() if self._scheds[name] else None,
                 "val_result": None if val_result is None else float(val_result),
-                "rng": rng_state(),
                 "seconds": dict(self.seconds),
                 "best_result": float(self.best_result),
                 "advprompt": self.checkpoint_facts(),
@@ -98,10 +93,10 @@ class SavingTrainer(TrainerX):
             load_prompts(self._models[name], state["state_dict"], path)
             if state.get("optimizer") is not None:
                 self._optims[name].load_state_dict(state["optimizer"])
-            set_scheduler_state(self._scheds[name], state.get("scheduler"))
+            if state.get("scheduler") is not None:
+                self._scheds[name].load_state_dict(state["scheduler"])
             if state.get("scaler"):
                 self.scaler.load_state_dict(state["scaler"])
-            set_rng_state(state["rng"])
             self.seconds = dict(state["seconds"])
             self.best_result = state["best_result"]
             start = state["epoch"]

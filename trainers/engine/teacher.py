@@ -19,8 +19,6 @@ from .checkpoints import (
     load_prompts,
     newest_checkpoint,
     save_checkpoint,
-    scheduler_state,
-    set_scheduler_state,
 )
 
 
@@ -47,7 +45,7 @@ def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs:
         start, spent = state["epoch"], state.get("seconds", 0.0)
         if start < epochs:
             optim.load_state_dict(state["optimizer"])
-            set_scheduler_state(sched, state["scheduler"])
+            sched.load_state_dict(state["scheduler"])
             scaler.load_state_dict(state["scaler"])
             print(f"Resuming teacher from {newest} (epoch {start})")
     else:
@@ -75,7 +73,7 @@ def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs:
                 "state_dict": {k: v.cpu() for k, v in teacher.state_dict().items()},
                 "epoch": epoch + 1,
                 "optimizer": optim.state_dict(),
-                "scheduler": scheduler_state(sched),
+                "scheduler": sched.state_dict(),
                 "scaler": scaler.state_dict(),
                 "seconds": spent + time.perf_counter() - clock,
             }

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
@@ -34,18 +34,19 @@ class RobustClassifier(nn.Module):
 
     Attributes:
         classnames: the K classes, in the order of the logits.
-        card: what the export says of itself (``card.json``).
+        card: the card of the export (``card.json``).
         texts: (K, D) unit-length text features, computed once.
         resolution: height and width of the images.
     """
 
     texts: Tensor
+    clip: CLIPAdapter
 
     def __init__(self, model: PromptedCLIP, card: dict, preprocess: Preprocess):
         super().__init__()
-        self.clip, self.model = model.clip, model  # the backbone moves with .to(device)
+        self.model, self.clip = model, cast(CLIPAdapter, model.clip)  # moves with .to(device)
         self.classnames, self.card, self.preprocess = list(model.classnames), card, preprocess
-        self.resolution = model.clip.resolution
+        self.resolution = self.clip.resolution
         with torch.no_grad():
             self.register_buffer("texts", model.text_features(), persistent=False)
         self.eval()
@@ -175,7 +176,7 @@ def _backbone(export: Export, name: str | None, weights_dir) -> CLIPAdapter:
         name = theirs["name"]
         if "file:" in name:
             folder = Path(weights_dir or CACHE).expanduser()
-            file = folder / re.search(r"file:([^?]*)", name)[1]
+            file = folder / name.partition("file:")[2].partition("?")[0]
             if not file.is_file():
                 raise UserError(
                     f"'{export.file}' was made for the backbone '{name}', a file that is not at "

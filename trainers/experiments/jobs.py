@@ -1,89 +1,46 @@
-"""The runs of a sweep, named and ordered as ``scripts/<method>/<protocol>.sh`` names them.
+"""The runs of a protocol: what is trained where, and which tests follow.
 
-Nothing is started and nothing is read but the yaml files. A job's words are those that the script
-gives to train.py, so that each finds and skips what the other has done.
+Nothing is started, and nothing is read but yaml files. A job's words are arguments of train.py.
 """
 
 from __future__ import annotations
 
-import itertools
+import hashlib
+import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
+from ..config import identity, keys, shipped
+from ..utils.errors import UserError, nearest
+from . import protocols
+from .protocols import ZERO_SHOT, is_tiny
 from .settings import Settings
 
-PROTOCOLS = ("few_shot", "base2new", "xd", "dg")
-# the scripts' names of methods, in the order of scripts/all.sh: trainer, and what ends its config
-METHODS = {
-    "zsclip": ("ZeroshotCLIP", ""),
-    "advpt": ("AdvPT", ""),
-    "coop": ("CoOp", ""),
-    "maple": ("MaPLe", ""),
-    "advcoop": ("AdvCoOp", ""),
-    "advvpt": ("AdvVPT", ""),
-    "advmaple": ("AdvMaPLe", ""),
-    "advivlp": ("AdvIVLP", ""),
-    "fap": ("FAP", ""),
-    "tecoa": ("TeCoA", ""),
-    "tecoa_finetune": ("TeCoA", "_finetune"),
-    "capt": ("CAPT", ""),
-    "apd": ("APD", ""),
-    "naptuning": ("NAPTuning", ""),
-}
-SHORT = {
-    "pets": "oxford_pets",
-    "flowers": "oxford_flowers",
-    "cars": "stanford_cars",
-    "aircraft": "fgvc_aircraft",
-    "food": "food101",
-    "sun": "sun397",
-    "caltech": "caltech101",
-    "ucf": "ucf101",
-    "sketch": "imagenet_sketch",
-}
-TARGETS = {
-    ("xd", "imagenet"): (
-        "caltech101",
-        "oxford_pets",
-        "stanford_cars",
-        "oxford_flowers",
-        "food101",
-        "fgvc_aircraft",
-        "sun397",
-        "dtd",
-        "eurosat",
-        "ucf101",
-    ),
-    ("xd", "shapes"): ("shapes_novel", "shapes_patterns"),
-    ("dg", "imagenet"): ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
-    ("dg", "shapes"): ("shapes_sketch", "shapes_noise", "shapes_blur", "shapes_background"),
-}
-SOURCE_ONLY = ("TEST.FIRST",)  # file names of few data sets are in random order
-ZERO_SHOT = "ZeroshotCLIP"
-COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
 LONGEST = 80  # characters of a folder's name that overrides may take
+Key = tuple[str, str]
 
 
 @dataclass(slots=True)
 class Job:
-    """One run of train.py.
+    """One run of train.py: a training with its test, or a further test of a finished run.
 
     Attributes:
-        place: the run's folder below the output folder; no two jobs of a sweep share one.
-        folder: the same, absolute.
+        run: folder of what is trained, absolute.
+        test: name of the test, whose record lies in the run's folder.
         words: arguments of train.py.
         trainer, dataset, config, attack, shots, seed: for people; ``dataset`` is the tested one.
-        role: "", or what the run is besides a few-shot run: base, new, xd, dg.
-        settings: what the record of this run must say.
-        needs: folders of runs that must be completed before.
-        after: folders of runs that should have ended before, because they make what both use.
+        role: "", or the part of a protocol: base, new, xd, dg; ``test`` for further tests.
+        settings: what the record of this job must say.
+        needs: key of the job that must be completed before; None for what trains.
+        after: keys of jobs that should have ended before, because they make what both use.
+        part: what this job belongs to, from the outside in; a failure ends its part alone.
     """
 
-    place: str
-    folder: str
-    words: list[str]
+    run: str
+    test: str
     trainer: str
     dataset: str
     config: str
@@ -92,8 +49,14 @@ class Job:
     seed: int
     role: str
     settings: Settings
-    needs: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
+    part: tuple[str, ...] = ()
+    words: list[str] = field(default_factory=list)
+    needs: Key | None = None
+    after: tuple[Key, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        return self.run, self.test
 
     @property
     def kind(self) -> tuple:
@@ -108,209 +71,269 @@ class Job:
         return " ".join([*parts, self.attack, *filter(None, [self.role]), f"seed {self.seed}"])
 
 
+@dataclass(frozen=True)
+class Test:
+    """A test of a finished run: a threat model, and overrides KEY VALUE in turn."""
+
+    threat: str
+    opts: tuple[str, ...] = ()
+
+
 @dataclass
-class Sweep:
-    """What is to be run; every combination of these.
+class Planner:
+    """Makes the jobs of protocols, each once.
 
     Attributes:
-        methods: (trainer, ending of its config's name).
-        shots: images per class, -1 for all of them.
-        attacks: threat models; "" for the default of each method's script, ``common`` for that
-            of ``scripts/all.sh``.
-        targets: data sets to test on under xd and dg; empty for those of :data:`TARGETS`.
-        opts: overrides, KEY VALUE in turn.
+        root: folder of the data sets; ``output``: of all results.
+        folder: of these runs in ``output``.
+        tests: of every finished run, besides its own.
+        targets: data sets to test on under xd and dg; empty for the known ones.
+        source_only: keys of overrides that the targets do not get.
         shares: trainers whose tests share features of one frozen image tower.
-        root, output, configs: absolute folders.
     """
 
-    methods: Sequence[tuple[str, str]]
-    datasets: Sequence[str]
-    shots: Sequence[int]
-    seeds: Sequence[int]
     root: str
     output: str
-    configs: Path
-    protocols: Sequence[str] = ("few_shot",)
-    backbones: Sequence[str] = ("tiny",)
-    attacks: Sequence[str] = ("",)
+    folder: str = ""
+    tests: Sequence[Test] = ()
     targets: Sequence[str] = ()
-    opts: Sequence[str] = ()
-    shares: Iterable[str] = ()
-    made: dict[str, Job] = field(default_factory=dict)
-    first: dict[tuple, str] = field(default_factory=dict)  # shared features -> who makes them
+    source_only: Sequence[str] = ()
+    shares: Collection[str] = ()
+    made: dict[Key, Job] = field(default_factory=dict)
+    trained: dict[str, Key] = field(default_factory=dict)  # run -> who trains it
+    names: dict[tuple, tuple[str, str]] = field(default_factory=dict)  # parts of folders' names
+    first: dict[tuple, Key] = field(default_factory=dict)  # shared features -> who makes them
 
-    def jobs(self) -> list[Job]:
-        """Return the jobs, one per run folder, each behind those that it waits for."""
-        self.made, self.first = {}, {}
-        files = (self.configs / "trainers").glob("*/*.yaml")
-        known = {(path.parent.name, path.stem) for path in files}
-        # zero-shot first: what its test makes serves others; seed by seed, for early tables
-        methods = sorted(self.methods, key=lambda method: method[0] != ZERO_SHOT)
-        for seed, *rest in itertools.product(
-            self.seeds, self.backbones, self.attacks, self.datasets, self.protocols, methods
-        ):
-            backbone, attack, dataset, protocol, (trainer, ending) = rest
-            config = backbone + ending
-            if (trainer, config) not in known:  # of all trainers, one without this backbone
-                continue
-            zero = trainer == ZERO_SHOT
-            if zero and seed != self.seeds[0]:  # nothing is drawn: one seed says all
-                continue
-            for shots in (0,) if zero else self.shots:
-                part = {"few_shot": self._few_shot, "base2new": self._base_to_new}.get(protocol)
-                common = (trainer, dataset, shots, config)
-                threat = self.threat(attack, trainer, config, dataset)
-                if part:
-                    part(*common, threat, seed)
-                else:
-                    self._beyond_source(protocol, *common, threat, seed)
-        return list(self.made.values())
+    # --- what there is ----------------------------------------------------------------------------
 
-    def threat(self, attack: str, trainer: str, config: str, dataset: str) -> str:
-        """Return the name of the threat model: the given one, or the default."""
-        if attack not in ("", COMMON):
-            return attack
-        tiny = config.startswith("tiny")
-        if trainer in ("AdvPT", ZERO_SHOT) and not attack:  # AdvPT's paper has one of its own
-            return "advpt_tiny" if tiny else "advpt16"
-        if not tiny:
-            return "linf1"
-        own = f"tiny_{dataset}"  # the built-in CLIP falls at another level on every data set
-        return own if (self.configs / f"attacks/{own}.yaml").is_file() else "linf4_tiny"
+    @cached_property
+    def configs(self) -> Path:
+        return shipped.configs_folder()
 
-    def _few_shot(self, trainer, dataset, shots, config, attack, seed) -> Job:
-        opts = self._overrides(trainer, shots, config, attack)
-        return self._add(trainer, dataset, shots, config, attack, seed, opts)
+    @cached_property
+    def known_configs(self) -> dict[str, set[str]]:
+        """Trainer -> names of its configs."""
+        found: dict[str, set[str]] = {}
+        for path in sorted((self.configs / "trainers").glob("*/*.yaml")):
+            found.setdefault(path.parent.name, set()).add(path.stem)
+        return found
 
-    def _base_to_new(self, trainer, dataset, shots, config, attack, seed) -> None:
-        common = (trainer, dataset, shots, config, attack, seed)
-        own = self._overrides(trainer, shots, config, attack)
-        base, new = (["DATASET.SUBSAMPLE_CLASSES", half, *own] for half in ("base", "new"))
-        trained = self._add(*common, base, role="base")
-        self._add(*common, new, role="new", model="" if trainer == ZERO_SHOT else trained.folder)
+    @cached_property
+    def threats(self) -> set[str]:
+        return {path.stem for path in (self.configs / "attacks").glob("*.yaml")}
 
-    def _beyond_source(self, protocol, trainer, source, shots, config, attack, seed) -> None:
-        opts = self._overrides(trainer, shots, config, attack)
+    def dataset_file(self, name: str) -> str:
+        """Return the config file of a data set; one of the folder we are in comes first."""
+        own = Path("configs/datasets", f"{name}.yaml")
+        return str(own.absolute() if own.is_file() else self.configs / "datasets" / own.name)
+
+    def dataset(self, word: str, where: str) -> str:
+        """Return the full name of a data set, which must exist."""
+        short = protocols.table("protocols")["datasets"]
+        name = short.get(word, word)
+        if not os.path.isfile(self.dataset_file(name)):
+            known = {*short, *(path.stem for path in self.configs.glob("datasets/*.yaml"))}
+            raise unknown("data set", word, known, where)
+        return name
+
+    def method(self, word: str, where: str) -> tuple[str, str]:
+        """Return (trainer, ending of its config) for the name of a method or a trainer."""
+        ours = protocols.table("protocols")["methods"]
+        names = {name.lower(): (name, "") for name in (*self.known_configs, *keys.METHODS)}
+        found = (names | ours).get(word.lower())
+        if not found:
+            raise unknown("method", word, {*ours, *keys.METHODS}, where)
+        return tuple(found)
+
+    def config(self, trainer: str, word: str, where: str) -> str:
+        """Return the name of a trainer's config, which must exist."""
+        there = self.known_configs.get(trainer, set())
+        if word not in there:
+            raise unknown(f"config of {trainer}", word, there, where)
+        return word
+
+    def known_threat(self, word: str, where: str, what: str = "threat model") -> str:
+        """Return the name of a threat model, which must exist."""
+        if word not in self.threats:
+            raise unknown(what, word, self.threats, where)
+        return word
+
+    def threat(self, trainer: str, config: str, dataset: str) -> str:
+        """Return the default threat model; of ``trainer`` "", one for all methods."""
+        return protocols.default_threat(trainer, config, dataset, self.threats)
+
+    def targets_of(self, protocol: str, source: str) -> list[str]:
+        """Return the full names of the data sets that prompts from ``source`` are tested on."""
+        known = protocols.table("protocols")["targets"][protocol].get(source, "").split()
+        if not (self.targets or known):
+            raise UserError(
+                f"no data sets to test on are known for source '{source}' under {protocol}; name "
+                "some, such as TARGETS='pets dtd' (--targets of a sweep)"
+            )
+        return [self.dataset(name, "TARGETS") for name in self.targets or known]
+
+    # --- the protocols ----------------------------------------------------------------------------
+
+    def add(
+        self, protocol, trainer, dataset, shots, config, attack, seed, opts=(), part=()
+    ) -> list[Job]:
+        """Return the jobs of one protocol for one method, data set and seed, in their order.
+
+        Args:
+            protocol: one of :data:`protocols.PROTOCOLS`.
+            shots: images per class; -1 for all of them.
+            attack: threat model; "" for the method's default.
+            opts: overrides, KEY VALUE in turn.
+            part: what the jobs belong to.
+        """
+        zero, opts = trainer == ZERO_SHOT, tuple(opts)
+        attack = attack or self.threat(trainer, config, dataset)
+        epochs = protocols.table("protocols")["epochs"].get(trainer, {}).get(shots)
+        if epochs and not is_tiny(config) and "OPTIM.MAX_EPOCH" not in opts[::2]:
+            opts += "OPTIM.MAX_EPOCH", epochs
+        common = (trainer, config, attack, 0 if zero else shots, seed)
+        half = "DATASET.SUBSAMPLE_CLASSES"
+        if protocol == "base2new":
+            jobs = self._train(*common, dataset, (half, "base", *opts), part, "base")
+            return jobs + self._test(jobs[0], "new", dataset, (half, "new", *opts), "new")
+        jobs = self._train(*common, dataset, opts, part)
+        if protocol == "main":
+            return jobs
+        alone = {*protocols.table("protocols")["source_only"], *self.source_only}
         pairs = zip(opts[::2], opts[1::2], strict=True)
-        shared = [word for pair in pairs if pair[0] not in SOURCE_ONLY for word in pair]
-        trained = self._few_shot(trainer, source, shots, config, attack, seed)
-        again, beyond = [], {}
-        if trainer != ZERO_SHOT:  # whose test on the source is done, and as good for targets
-            again = ["TEST.PROTOCOL", protocol]
-            beyond = {"model": trained.folder, "origin": source, "role": protocol}
-            common = (trainer, source, shots, config, attack, seed)
-            self._add(*common, again + opts, **beyond)
-        for target in self.targets or TARGETS[protocol, source]:
-            common = (trainer, target, shots, config, attack, seed)
-            self._add(*common, again + shared, **beyond)
+        shared = tuple(word for pair in pairs if pair[0] not in alone for word in pair)
+        for target in self.targets_of(protocol, dataset):
+            inner = (*part, f"{trainer}/{target}/seed{seed}")
+            if zero:  # has no source: plain tests
+                jobs += self._train(*common, target, shared, inner)
+            else:
+                own = ("TEST.PROTOCOL", protocol, *shared)
+                source = replace(jobs[0], part=inner)
+                jobs += self._test(source, f"{protocol}_{target}", target, own, protocol)
+        return jobs
 
-    def _overrides(self, trainer: str, shots: int, config: str, attack: str) -> list[str]:
-        """Return the overrides, with those that scripts give to AdvPT and CAPT."""
-        opts, tiny = list(self.opts), config.startswith("tiny")
-        if trainer == "AdvPT" and not attack.startswith(("advpt", "rap")):
-            # its bank is made without text, whatever the test is
-            size, step = ("2/255", "0.25/255") if tiny else ("8/255", "1/255")
-            node = {
-                "EPS": size,
-                "ALPHA": step,
-                "STEPS": "10",
-                "OBJECTIVE": "embedding_kl",
-                "TARGET": "embedding",
-            }
-            if attack.startswith("nap"):
-                node["START"] = "uniform"
-            opts = [w for key, v in node.items() for w in (f"ATTACK.TRAIN.{key}", v)] + opts
-        if trainer == "CAPT" and not tiny and "OPTIM.MAX_EPOCH" not in opts:
-            epochs = {1: "20", 2: "50", 4: "50"}.get(shots)
-            opts += ["OPTIM.MAX_EPOCH", epochs] if epochs else []
-        return opts
+    def _train(
+        self, trainer, config, attack, shots, seed, dataset, opts, part, role=""
+    ) -> list[Job]:
+        """Return the job of a training with its test, and its further tests."""
+        train = protocols.training_threat(trainer, config, attack)
+        settings = self._settings(trainer, dataset, config, train, attack, shots, seed, opts)
+        threat, variant = self._names(settings, train)
+        where = f"{config}{threat}" + ("" if trainer == ZERO_SHOT else f"_{shots}shots") + variant
+        home = f"{self.output}/{self.folder}".rstrip("/")
+        run = f"{home}/{dataset}/{trainer}/{where}/seed{seed}"
+        test = _test_name("", attack, opts)
+        names = (run, test, trainer, dataset, config, attack, shots, seed, role)
+        job = Job(*names, settings, tuple(part))
+        job.words = ["--output-dir", run, "--test-name", test, *self._words(settings)]
+        return [self._keep(job), *self._more(job, "", dataset, opts)]
 
-    def _add(
-        self, trainer, dataset, shots, config, attack, seed, opts, *, model="", origin="", role=""
-    ) -> Job:
-        setting = f"{config}_{attack}_{shots}shots{variant(opts, origin)}"
-        place = f"{dataset}/{trainer}/{setting}/seed{seed}"
-        folder = f"{self.output}/{place}"
-        if folder in self.made:
-            return self.made[folder]
-        cache, yamls = f"{self.output}/cache", f"{self.configs}"
+    def _test(self, trained: Job, prefix, dataset, opts, role, attack="", more=True) -> list[Job]:
+        """Return the job of a test of what ``trained`` trains, and further tests like it."""
+        attack, train = attack or trained.attack, Path(trained.settings.files[2]).stem
+        common = (trained.trainer, dataset, trained.config, train, attack)
+        settings = self._settings(*common, trained.shots, trained.seed, opts)
+        test = _test_name(prefix, attack, opts)
+        job = replace(trained, test=test, dataset=dataset, role=role, attack=attack, after=())
+        job.settings, job.needs = settings, trained.needs or trained.key
+        job.words = ["--eval-only", "--model-dir", job.run, "--test-name", test]
+        job.words += self._words(settings)
+        return [self._keep(job), *(self._more(job, prefix, dataset, opts) if more else ())]
+
+    def _more(self, job: Job, prefix: str, dataset: str, opts) -> list[Job]:
+        """Return the jobs of the tests that every finished run gets."""
+        pairs = zip(opts[::2], opts[1::2], strict=True)
+        kept = tuple(w for pair in pairs if not pair[0].startswith("ATTACK.TEST.") for w in pair)
+        jobs = []
+        for test in self.tests:
+            name = _test_name(prefix, test.threat, test.opts)
+            inner = replace(job, part=(*job.part, f"{job.trainer}/{dataset}/seed{job.seed}/{name}"))
+            own = (*kept, *test.opts)
+            jobs += self._test(
+                inner, prefix, dataset, own, job.role or "test", test.threat, more=False
+            )
+        return jobs
+
+    # --- names and arguments ----------------------------------------------------------------------
+
+    def _settings(self, trainer, dataset, config, train, attack, shots, seed, opts) -> Settings:
         files = (
-            f"{yamls}/datasets/{dataset}.yaml",
-            f"{yamls}/trainers/{trainer}/{config}.yaml",
-            f"{yamls}/attacks/{attack}.yaml",
+            self.dataset_file(dataset),
+            f"{self.configs}/trainers/{trainer}/{config}.yaml",
+            f"{self.configs}/attacks/{train}.yaml",
         )
-        keys = ["DATASET.NUM_SHOTS", str(shots), "DATASET.CACHE_DIR", cache]
-        keys += ["DATASET.FEATURE_DIR", f"{cache}/banks", *opts]
-        words = ["--root", self.root, "--seed", str(seed), "--trainer", trainer]
-        for option, file in zip(("dataset", "", "attack"), files, strict=True):
-            words += [f"--{option}-config-file" if option else "--config-file", file]
-        words += ["--output-dir", folder]
-        words += ["--eval-only", "--model-dir", model] if model else []
-        settings = Settings(files, (*keys, "SEED", str(seed)))
-        job = Job(
-            place,
-            folder,
-            words + keys,
-            trainer,
-            dataset,
-            config,
-            attack,
-            shots,
-            seed,
-            role,
-            settings,
-            needs=(model,) if model else (),
-        )
-        job.after = tuple(dict.fromkeys(self._makers(job, opts, bool(model))))
-        self.made[folder] = job
+        test = f"{self.configs}/attacks/{attack}.yaml" if attack != train else ""
+        return Settings(trainer, files, test, tuple(opts), shots, seed)
+
+    def _words(self, settings: Settings) -> list[str]:
+        data, trainer, threat = settings.files
+        words = ["--root", self.root, "--seed", str(settings.seed), "--trainer", settings.trainer]
+        words += ["--dataset-config-file", data, "--config-file", trainer]
+        words += ["--attack-config-file", threat]
+        if settings.test_file:
+            words += ["--test-attack-config-file", settings.test_file]
+        cache = f"{self.output}/cache"  # few-shot draws, drawings and banks: what runs can share
+        words += ["DATASET.NUM_SHOTS", str(settings.shots), "DATASET.CACHE_DIR", cache]
+        return [*words, "DATASET.FEATURE_DIR", f"{cache}/banks", *settings.opts]
+
+    def _names(self, settings: Settings, threat: str) -> tuple[str, str]:
+        """Return the parts of a run folder's name that say threat model and overrides."""
+        key = (settings.trainer, settings.files, settings.opts)
+        if key not in self.names:
+            used = settings.training()
+            given = dict(zip(settings.opts[::2], settings.opts[1::2], strict=True))
+            own = [f"_{k.rpartition('.')[2]}-{v}" for k, v in given.items() if k in used]
+            base = threat.removesuffix("_aa")  # which differs in its test alone
+            threat = base if base in self.threats else threat
+            self.names[key] = f"_{threat}" if settings.attacked() else "", _shortened("".join(own))
+        return self.names[key]
+
+    def _keep(self, job: Job) -> Job:
+        """Return the job, or the same one that was made before."""
+        if job.key in self.made:
+            return self.made[job.key]
+        maker = self.trained.setdefault(job.run, job.key)
+        if maker != job.key:  # a run is trained once, whatever is tested
+            job.needs = maker
+        self.made[job.key] = job
+        if job.trainer in self.shares:  # attacks on the image tower alone are made once for all
+            data = (job.dataset, job.settings.asked()["DATASET.SUBSAMPLE_CLASSES"])
+            first = self.first.setdefault((*data, job.config, job.attack), job.key)
+            job.after = (first,) if first != job.key else ()
         return job
 
-    def _makers(self, job: Job, opts: list[str], tests_only: bool) -> Iterable[str]:
-        """Yield the folders of earlier jobs that make features which this one uses."""
-        split = next((opts[i + 1] for i in range(0, len(opts), 2) if "SUBSAMPLE" in opts[i]), "all")
-        data = (job.dataset, split, job.config)
-        keys = []
-        if job.trainer in self.shares and job.settings.embeddings():
-            keys.append(("test", *data, job.attack))
-        if job.trainer == "AdvPT" and not tests_only:
-            keys.append(("bank", *data, job.shots, job.seed, job.settings.training()))
-        for key in keys:
-            maker = self.first.setdefault(key, job.folder)
-            if maker != job.folder:
-                yield maker
+
+def unknown(what: str, word: str, known: Iterable[str], where: str) -> UserError:
+    """Return the error for a name that does not exist."""
+    return UserError(f"there is no {what} '{word}'; check {where}.{nearest(word, known)}")
 
 
-def variant(opts: Sequence[str], origin: str = "") -> str:
-    """Return the part of a folder's name that says the overrides, as scripts/common.sh writes it.
+def _test_name(prefix: str, attack: str, opts: Sequence[str]) -> str:
+    given = dict(zip(opts[::2], opts[1::2], strict=True))
+    tested = {k: v for k, v in given.items() if identity.is_test(k) and k != "TEST.PROTOCOL"}
+    own = "".join(f"_{k}-{v}" for k, v in tested.items() if not identity.is_neutral(k))
+    return "_".join(filter(None, [prefix, attack])) + _shortened(own)
 
-    Args:
-        opts: KEY VALUE in turn.
-        origin: the data set that was trained on, where it is another.
+
+def _shortened(text: str) -> str:
+    """Return text that suits a folder's name; a digest in place of a long one."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", ".", text)
+    if len(safe) <= LONGEST:
+        return safe
+    return f"_opts-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def parse_tests(text: str, planner: Planner) -> list[Test]:
+    """Return the tests that TESTS names: ``linf1_aa linf1+DEFENCE.NAME=jpeg``.
+
+    Raises:
+        UserError: a threat model is unknown, or a setting has no value.
     """
-    text = f"_from-{origin}" if origin else ""
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
-        text += f"_{key.rpartition('.')[2]}-{value}"
-    safe = re.sub(rb"[^A-Za-z0-9._-]", b".", text.encode()).decode()
-    return safe if len(safe) <= LONGEST else f"_opts-{cksum(safe.encode())}"
-
-
-def cksum(data: bytes) -> int:
-    """Return the POSIX ``cksum`` of ``data``."""
-    length, tail = len(data), b""
-    while length:
-        tail += bytes([length & 0xFF])
-        length >>= 8
-    crc = 0
-    for byte in data + tail:
-        crc = (crc << 8 & 0xFFFFFFFF) ^ _CRC[crc >> 24 ^ byte]
-    return ~crc & 0xFFFFFFFF
-
-
-def _crc_of(byte: int) -> int:
-    crc = byte << 24
-    for _ in range(8):
-        crc = (crc << 1 ^ (0x04C11DB7 if crc & 0x80000000 else 0)) & 0xFFFFFFFF
-    return crc
-
-
-_CRC = [_crc_of(byte) for byte in range(256)]
+    found = []
+    for word in text.split():
+        threat, *settings = word.split("+")
+        planner.known_threat(threat, "TESTS", "test")
+        if wrong := [setting for setting in settings if "=" not in setting]:
+            raise UserError(f"TESTS has '{wrong[0]}' in '{word}', expected KEY=VALUE")
+        found.append(Test(threat, tuple(p for s in settings for p in s.split("=", 1))))
+    return found

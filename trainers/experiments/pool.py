@@ -1,78 +1,49 @@
-"""Runs jobs as processes of this machine, some at a time, in the order in which they may start."""
+"""Runs the jobs of a sweep through submitit, some at a time, each in a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
+import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from . import worker as jobs_worker
-from .jobs import Job
-from .settings import completed
-from .state import HOST, Place, last_lines, state_of
+from filelock import FileLock, Timeout
 
-REFUSED = 2  # exit code of a mistake of the user, which a second try would repeat
-PATIENCE = 10.0  # s that a stopped job has to end by itself
-GLANCE = 2.0  # s between looks at jobs that other processes have
+from ..utils.entry import run_tool
+from ..utils.errors import UserError
+from .jobs import Job, Key
+from .settings import recorded
+
+LOGS = "sweep"  # folder of the logs in the output folder
 ENDED = ("done", "failed", "blocked")
+PATIENCE = 10.0  # s that stopped jobs have to end
+GLANCE = 2.0  # s between looks at runs that other processes work on
+FOREVER = 60 * 24 * 365  # minutes; a local job has no limit
+_TAIL = 4096  # bytes of a log that are read for its last lines
 
 
-class Handle(Protocol):
-    """A started job."""
+class Work:
+    """What submitit runs, here or on a node: ``train(words)``.
 
-    def poll(self) -> int | None:
-        """Return its exit code (negative: the signal that ended it), None while it lives."""
+    A job that Slurm preempts, or that meets its time limit, is queued again and resumes.
+    """
 
-    def stop(self) -> None:
-        """Ask it to end."""
+    def __init__(self, train: Callable[[list[str]], int | None]):
+        self.train = train
 
-    def kill(self) -> None:
-        """End it."""
+    def __call__(self, words: list[str]) -> None:
+        if code := run_tool(self.train, words):
+            sys.exit(code)
 
+    def checkpoint(self, words: list[str]):
+        from submitit.helpers import DelayedSubmission
 
-class Launcher(Protocol):
-    """Where jobs run; at most one at a time in each of the ``slots``."""
-
-    slots: Sequence[str]
-
-    def start(self, job: Job, command: list[str], log: Path, slot: str) -> Handle:
-        """Start the command through :mod:`jobs_worker`."""
-
-
-class Process:
-    """A job on this machine, with the processes that it started."""
-
-    def __init__(self, command: list[str], env: dict[str, str], cwd: str | None):
-        self.process = subprocess.Popen(
-            command,
-            env=env,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches the sweep, which stops its jobs
-        )
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def poll(self) -> int | None:
-        return self.process.poll()
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
-
-    def kill(self) -> None:
-        self.stop(signal.SIGKILL)
+        return DelayedSubmission(self, words)
 
 
 class Local:
@@ -81,28 +52,52 @@ class Local:
     Args:
         jobs: at a time.
         gpus: their indices; empty for the CPU. With more jobs than GPUs these share them.
-        cwd: folder to run in.
     """
 
-    def __init__(self, jobs: int, gpus: Sequence[str] = (), cwd: str | None = None):
-        turns: Counter[str] = Counter()
-        self.slots, self.cwd = [], cwd
-        for i in range(jobs):
-            device = f"gpu{gpus[i % len(gpus)]}" if gpus else "cpu"
-            self.slots.append(f"{device}.{turns[device]}")
-            turns[device] += 1
+    def __init__(self, jobs: int, gpus: Sequence[str] = ()):
+        devices = [f"gpu{gpus[i % len(gpus)]}" if gpus else "cpu" for i in range(jobs)]
+        self.slots = [f"{device}.{devices[:i].count(device)}" for i, device in enumerate(devices)]
         self.threads = max(cores() // jobs, 1)
 
-    def environment(self, slot: str) -> dict[str, str]:
-        """Return the environment of a job: its GPU, its share of the cores, calm progress bars."""
-        device = slot.partition(".")[0]
-        env = {"TQDM_MININTERVAL": "5"} | os.environ  # lines of a log, not frames of a screen
-        env["CUDA_VISIBLE_DEVICES"] = device.removeprefix("gpu") if device != "cpu" else ""
-        return env | {"OMP_NUM_THREADS": str(self.threads)}
+    def submit(self, job: Job, folder: Path, slot: str, work: Callable):
+        """Start a job; return submitit's."""
+        import submitit
 
-    def start(self, job: Job, command: list[str], log: Path, slot: str) -> Process:
-        words = [sys.executable, jobs_worker.__file__, str(log), *command]
-        return Process(words, self.environment(slot), self.cwd)
+        executor = submitit.LocalExecutor(folder)
+        executor.update_parameters(timeout_min=FOREVER, stderr_to_stdout=True)
+        if not slot.startswith("cpu"):  # past its check: a part of a GPU has a name, no number
+            gpu = slot.partition(".")[0].removeprefix("gpu")
+            executor.parameters |= {"gpus_per_node": 1, "visible_gpus": (gpu,)}
+        environment = {"OMP_NUM_THREADS": str(self.threads), "TQDM_MININTERVAL": "5"}
+        with submitit.helpers.environment_variables(**environment):
+            return executor.submit(work, job.words)
+
+
+class Slurm:
+    """Jobs in the queue of a cluster; login node and compute nodes share the output folder.
+
+    Args:
+        jobs: in the queue or running, at most.
+        options: of submitit, such as ``timeout_min`` and ``slurm_partition``.
+    """
+
+    def __init__(self, jobs: int, **options):
+        self.slots, self.options = [f"slurm.{i}" for i in range(jobs)], options
+
+    def submit(self, job: Job, folder: Path, slot: str, work: Callable):
+        """Submit a job; return submitit's."""
+        import submitit
+
+        try:
+            executor = submitit.AutoExecutor(folder, cluster="slurm")
+        except RuntimeError as error:
+            raise UserError(
+                f"--slurm finds no cluster here ({error}); start it where sbatch works"
+            ) from error
+        name = f"{job.trainer}-{job.dataset}-{job.seed}"
+        executor.update_parameters(name=name, stderr_to_stdout=True, **self.options)
+        with submitit.helpers.environment_variables(TQDM_MININTERVAL="5"):
+            return executor.submit(work, job.words)
 
 
 def cores() -> int:
@@ -112,53 +107,66 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def holder(run: str) -> str:
+    """Return who works in a run's folder, such as ``41@node``; "" for nobody."""
+    path = Path(run, ".lock")
+    if not path.is_file():
+        return ""
+    try:
+        with FileLock(path, timeout=0):
+            return ""
+    except Timeout:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+
+
 @dataclass(eq=False)
 class Entry:
-    """A job and how it fares: ``state`` is waiting, running, elsewhere or one of ``ENDED``."""
+    """A job and what becomes of it: waiting, running, elsewhere, or one of ``ENDED``."""
 
     job: Job
-    log: Path
+    folder: Path  # of its logs
     state: str = "waiting"
     tries: int = 0
     began: float = 0.0
     slot: str = ""
-    handle: Handle | None = None
+    handle: object = None  # submitit's job
     why: str = ""
+
+    @property
+    def log(self) -> Path:
+        return Path(self.handle.paths.stdout) if self.handle else self.folder
 
 
 @dataclass
 class Pool:
-    """The jobs of a sweep and those that run.
+    """The jobs of a sweep.
 
     Attributes:
         jobs: in the order in which they start where they can.
-        command: what to start for a job.
-        tell: is given a line for each thing that happens.
-        watch: is called between looks, with this pool.
+        work: does the words of a job.
+        tell: is given a line for each event; ``watch``: is called between looks, with this pool.
         retries: how often a job that failed is tried again.
     """
 
     jobs: Sequence[Job]
-    place: Place
-    launcher: Launcher
-    command: Callable[[Job], list[str]]
+    output: str
+    launcher: Local | Slurm
+    work: Callable[[list[str]], None]
     tell: Callable[[str], None] = print
     watch: Callable[[Pool], None] = lambda pool: None
     retries: int = 1
     pause: float = 0.2  # s between looks
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[Key, Entry] = field(default_factory=dict)
+    seconds: dict[tuple, list[float]] = field(default_factory=dict)  # kind of job -> durations
 
     def __post_init__(self):
         self.queue: list[Entry] = []
         self.looked = self.started = time.monotonic()
         for job in self.jobs:
-            entry = Entry(job, self.place.log(job))
-            self.entries[job.folder] = entry
-            if state_of(job) == "done":
-                entry.state, entry.why = "done", "before"
-            elif self.place.busy(job):
-                self._elsewhere(entry)
-            else:
+            place = os.path.relpath(job.run, self.output)
+            entry = Entry(job, Path(self.output, LOGS, place, job.test))
+            self.entries[job.key] = entry
+            if not self._done(entry):
                 self.queue.append(entry)
 
     def of(self, *states: str) -> list[Entry]:
@@ -176,133 +184,103 @@ class Pool:
                 self.watch(self)
                 time.sleep(self.pause)
         finally:
-            self.stop()
-        return all(entry.state == "done" for entry in self.entries.values())
+            self._stop()
+        return self.counts()["done"] == len(self.entries)
 
     def _step(self) -> bool:
         """Look after the running jobs and start others; False when there is nothing left."""
         for entry in self.of("running"):
-            code = entry.handle.poll()
-            if code is not None:
-                self._ended(entry, code)
-        away = self.of("elsewhere")
-        if away and time.monotonic() - self.looked > GLANCE:
+            if entry.handle.done():
+                self._ended(entry)
+        if time.monotonic() - self.looked > GLANCE:
             self.looked = time.monotonic()
-            for entry in away:
-                self._look_again(entry)
-        free = self._free_slots()
+            for entry in self.of("elsewhere"):
+                if not holder(entry.job.run) and not self._done(entry):
+                    entry.state, entry.slot = "waiting", ""
+                    self.queue.insert(0, entry)
+        busy = self.of("running", "elsewhere")
+        taken = {entry.slot for entry in busy}
+        free = [slot for slot in self.launcher.slots if slot not in taken]
+        runs = {entry.job.run for entry in busy}  # one job at a time works in a run's folder
         for entry in self._ready() if free else ():
-            self._start(entry, free.pop(0))
-            if not free:
-                break
+            if free and entry.job.run not in runs:
+                runs.add(entry.job.run)
+                self._start(entry, free)
         return bool(self.queue or self.of("running", "elsewhere"))
-
-    def _free_slots(self) -> list[str]:
-        taken = {entry.slot for entry in self.of("running", "elsewhere")}
-        return [slot for slot in self.launcher.slots if slot not in taken]
 
     def _ready(self) -> Iterator[Entry]:
         """Yield the waiting jobs that may start now; those that never will are taken out."""
         for entry in list(self.queue):
-            needed = [self.entries[folder] for folder in entry.job.needs]
-            lost = [other for other in needed if other.state in ("failed", "blocked")]
-            if lost:
+            needed = self.entries.get(entry.job.needs)
+            if needed and needed.state in ("failed", "blocked"):
                 self.queue.remove(entry)
-                entry.state, entry.why = "blocked", f"needs {lost[0].job.name}"
+                entry.state, entry.why = "blocked", f"needs {needed.job.name}"
                 self.tell(f"blocked: {entry.job.name}, which {entry.why}")
-            elif all(other.state == "done" for other in needed) and all(
-                self.entries[folder].state in ENDED for folder in entry.job.after
+            elif (not needed or needed.state == "done") and all(
+                self.entries[key].state in ENDED for key in entry.job.after
             ):
                 yield entry
 
-    def _start(self, entry: Entry, slot: str) -> None:
+    def _start(self, entry: Entry, free: list[str]) -> None:
         self.queue.remove(entry)
-        entry.state, entry.slot, entry.began = "running", slot, time.monotonic()
-        entry.tries += 1
+        entry.began = time.monotonic()
+        if who := holder(entry.job.run):  # a job of a sweep that was killed, or of another machine
+            entry.state, entry.why = "elsewhere", f"by {who}"
+            if who.endswith(f"@{socket.gethostname()}"):
+                entry.slot = free.pop(0)
+            self.tell(f"wait: {entry.job.name} is being run {entry.why}")
+            return
+        entry.state, entry.slot, entry.tries = "running", free.pop(0), entry.tries + 1
         try:
-            entry.log.parent.mkdir(parents=True, exist_ok=True)
-            entry.handle = self.launcher.start(entry.job, self.command(entry.job), entry.log, slot)
+            entry.handle = self.launcher.submit(entry.job, entry.folder, entry.slot, self.work)
+            self.tell(f"start: {entry.job.name} on {entry.slot}")
         except (OSError, RuntimeError) as error:  # submitit raises these where sbatch fails
             self._failed(entry, f"cannot be started: {error}")
-            return
-        who = getattr(entry.handle, "pid", None)
-        self.place.note("start", entry.job, slot=slot, attempt=entry.tries, pid=who)
-        self.tell(f"start: {entry.job.name} on {slot}")
 
-    def _ended(self, entry: Entry, code: int) -> None:
-        seconds = time.monotonic() - entry.began
-        if code == jobs_worker.BUSY:
-            entry.tries -= 1
-            self._elsewhere(entry)
-        elif code == 0 and completed(entry.job.folder):  # train.py has judged the rest
-            entry.state, entry.slot, entry.handle = "done", "", None
-            self.place.note("done", entry.job, seconds=round(seconds, 1))
-            self.tell(f"done: {entry.job.name} in {in_words(seconds)}")
-        else:
-            self._failed(entry, _reason(code), final=code == REFUSED)
+    def _done(self, entry: Entry) -> bool:
+        """Look for the job's record; where it is there, note what the job took."""
+        job, before = entry.job, entry.state
+        record, _ = recorded(job.settings, job.run)
+        if record:
+            spent = record.get("seconds") or {}
+            parts = ("eval",) if job.needs else ("train", "bank", "eval")
+            seconds = float(sum(spent.get(part) or 0 for part in parts))
+            if before == "running":
+                seconds = time.monotonic() - entry.began
+            self.seconds.setdefault(job.kind, []).append(seconds)
+            entry.state, entry.slot = "done", ""
+            if before != "waiting":
+                by = ", by another process" if before == "elsewhere" else f" in {in_words(seconds)}"
+                self.tell(f"done: {job.name}{by}")
+        return bool(record)
+
+    def _ended(self, entry: Entry) -> None:
+        if not self._done(entry):
+            last = last_lines(entry.log)
+            refused = bool(last) and last[0].startswith("error: ")  # again, if it is tried again
+            why = "refused" if refused else "ended without a completed record"
+            self._failed(entry, why, final=refused)
 
     def _failed(self, entry: Entry, why: str, *, final: bool = False) -> None:
         """Try a job again, or give it up."""
-        entry.why, entry.slot, entry.handle = why, "", None
-        self.place.note("failed", entry.job, why=why, attempt=entry.tries)
-        if entry.tries <= self.retries and not final:
-            entry.state = "waiting"
-            self.queue.append(entry)  # behind the others, whose end may be what it lacked
-            self.tell(f"failed: {entry.job.name} ({why}), to be tried again")
-        else:
-            entry.state = "failed"
-            self.tell(f"failed: {entry.job.name} ({why}), see {entry.log}")
+        again = entry.tries <= self.retries and not final
+        entry.state, entry.slot, entry.why = "waiting" if again else "failed", "", why
+        if again:
+            self.queue.append(entry)  # after the others, whose end may be what it lacked
+        more = "to be tried again" if again else f"see {entry.log}"
+        self.tell(f"failed: {entry.job.name} ({why}), {more}")
 
-    def _elsewhere(self, entry: Entry) -> None:
-        """Wait for another process that has the job: of a sweep that was killed, or far away."""
-        entry.state, entry.began, entry.handle = "elsewhere", time.monotonic(), None
-        event = self.place.last.get(entry.job.place, {})
-        entry.slot = event.get("slot", "") if event.get("host") == HOST else ""
-        entry.why = f"on {event['host']}" if "host" in event else "by another process"
-        self.tell(f"wait: {entry.job.name} is being run {entry.why}")
-
-    def _look_again(self, entry: Entry) -> None:
-        if self.place.busy(entry.job):
-            return
-        entry.slot = ""
-        if state_of(entry.job) == "done":
-            entry.state = "done"
-            self.tell(f"done: {entry.job.name}, by another process")
-        else:
-            entry.state = "waiting"
-            self.queue.insert(0, entry)
-
-    def stop(self) -> None:
-        """Stop what runs: ask, wait a while, then end it."""
-        running = [entry for entry in self.of("running") if entry.handle]
-        for how in ("stop", "kill", "kill"):
-            with contextlib.suppress(KeyboardInterrupt):  # who asks twice does not want to wait
-                _end([entry.handle for entry in running], how)
+    def _stop(self) -> None:
+        """Stop what runs and wait a while for it; submitit ends what does not end by itself."""
+        running = self.of("running")
         for entry in running:
-            self.place.note("stopped", entry.job)
-            entry.state, entry.slot, entry.handle = "waiting", "", None
-
-
-def _end(handles: Sequence[Handle], how: str) -> None:
-    """Stop or kill those that live, and wait a while for all of them."""
-    alive = [handle for handle in handles if handle.poll() is None]
-    for handle in alive:
-        getattr(handle, how)()
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until and any(handle.poll() is None for handle in alive):
-        time.sleep(0.05)
-
-
-def _reason(code: int) -> str:
-    """Say an exit code in words."""
-    if code < 0 or code > 128:
-        number = -code if code < 0 else code - 128
-        names = {int(s): s.name for s in signal.Signals}
-        oom = ", as where memory runs out" if number == signal.SIGKILL else ""
-        return f"ended by {names.get(number, f'signal {number}')}{oom}"
-    if code == 0:
-        return "ended without a completed record"
-    return f"exit code {code}"
+            entry.handle.cancel(check=False)
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and not all(entry.handle.done() for entry in running):
+            with contextlib.suppress(KeyboardInterrupt):  # asked twice: it is being done
+                time.sleep(0.05)
+        for entry in running:
+            entry.state, entry.slot = "waiting", ""
 
 
 def failures(pool: Pool, lines: int = 5) -> str:
@@ -311,9 +289,20 @@ def failures(pool: Pool, lines: int = 5) -> str:
     for entry in pool.of("failed", "blocked"):
         parts.append(f"{entry.state}: {entry.job.name}: {entry.why}")
         if entry.state == "failed":
-            parts += [f"    {line}" for line in last_lines(entry.log, lines)]
-            parts.append(f"    in {entry.log}")
+            parts += [f"    {line}" for line in [*last_lines(entry.log, lines), f"in {entry.log}"]]
     return "\n".join(parts)
+
+
+def last_lines(log: Path, count: int = 1) -> list[str]:
+    """Return the last lines of a log that say something; of a progress bar its last state."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - _TAIL, 0))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = (line.rstrip("\r").rpartition("\r")[2].strip() for line in text.split("\n"))
+    return [line for line in lines if line][-count:]
 
 
 def in_words(seconds: float) -> str:

@@ -1,99 +1,180 @@
-"""What a run's yaml files and overrides ask for, and whether a record says the same.
+"""What a run's yaml files and overrides ask for, and what of it is recorded in its folder.
 
-Without building a configuration, so that ten thousand runs are looked at in seconds. Where this
-look is unsure the run is started, and train.py judges: it skips what is done and refuses a folder
-that holds something else.
+No configuration is built, so ten thousand runs are looked at in seconds. Where this look is unsure,
+the run is started, and the engine decides: it skips what is done and refuses a folder that holds
+something else.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
+from yacs.config import CfgNode
 
 from .. import records
-from ..config import identity
+from ..config import identity, keys
+from ..config.merging import THREAT
+from ..config.shipped import config_file
+from ..engine.run_folder import CONFIG_FILE, FORMER_TESTS, TESTS
 
-_ABSENT = object()
+_TEST = "ATTACK.TEST."
+_SEED, _SHOTS = "SEED", "DATASET.NUM_SHOTS"
+
+
+class Asked(NamedTuple):
+    """Flat settings: all of them, those of the training, those of the test; and a fact."""
+
+    all: dict
+    training: dict
+    test: dict
+    attacked: bool  # the trainer sees attacked images in training
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The yaml ``files`` of a run in the order of merging, then its overrides KEY VALUE in turn."""
+    """What a run is asked to be.
 
+    Attributes:
+        trainer: its name.
+        files: yaml files in the order of merging; ``test_file``: one whose ATTACK.TEST replaces
+            theirs.
+        opts: overrides, KEY VALUE in turn.
+        shots, seed: of this run; what differs most often.
+    """
+
+    trainer: str
     files: tuple[str, ...]
+    test_file: str
     opts: tuple[str, ...]
+    shots: int
+    seed: int
+
+    def _asked(self) -> Asked:
+        return _asked(self.trainer, self.files, self.test_file, self.opts)
+
+    def _own(self, settings: dict) -> dict:
+        own = {_SEED: self.seed, _SHOTS: self.shots}
+        return settings | {key: value for key, value in own.items() if key in settings}
 
     def asked(self) -> dict:
-        """Return every setting they name, flat; what changes no figure is left out."""
-        flat = dict(_merged(self.files))
-        if _plain(flat.get("DATASET.TRANSFORMS")):  # stands in the trainer's place
-            flat["INPUT.TRANSFORMS"] = flat["DATASET.TRANSFORMS"]
-        flat |= zip(self.opts[::2], self.opts[1::2], strict=True)  # the last word, as in train.py
-        return {key: value for key, value in flat.items() if not identity.is_neutral(key)}
+        """Return every setting, flat, but for those that change nothing."""
+        return self._own(self._asked().all)
 
-    def agree(self, config: Mapping) -> bool:
-        """Tell whether a record's flat configuration has the value of every setting asked for."""
-        for key, value in self.asked().items():
-            theirs = config.get(key, _ABSENT)
-            if theirs != value and _plain(theirs) != _plain(value):
-                return False
-        return True
+    def training(self) -> dict:
+        """Return the settings that the training depends on."""
+        return self._own(self._asked().training)
 
-    def embeddings(self) -> bool:
-        """Tell whether a test attack makes features that runs share through the cache."""
-        asked = self.asked()
-        if asked.get("DEFENCE.NAME") or _plain(asked.get("TEST.SAVE_ADV")) is True:
-            return False
-        node = asked.get("ATTACK.TEST.TARGET", "end_to_end")
-        each = _plain(asked.get("ATTACK.TEST.LIST")) or [{}]
-        each = [attack for attack in each if isinstance(attack, dict)]
-        return any(attack.get("TARGET", node) == "embedding" for attack in each)
+    def test(self) -> dict:
+        """Return the settings that the test depends on, given the model."""
+        return self._asked().test
 
-    def training(self) -> tuple:
-        """Return what is asked of the training attack and the bank, hashable."""
-        heads = ("ATTACK.TRAIN.", "TRAINER.ADVPT.VIEWS")
-        asked = self.asked().items()
-        return tuple(sorted((k, str(_plain(v))) for k, v in asked if k.startswith(heads)))
+    def attacked(self) -> bool:
+        """Return True if the trainer sees attacked images in training."""
+        return self._asked().attacked
 
 
-def completed(folder: str) -> dict | None:
-    """Return the record of a run folder where it is a completed one, hardly checked, else None."""
+def differing(mine: Mapping, theirs: Mapping) -> str:
+    """Return the first key of ``mine`` that ``theirs`` has otherwise, else ""."""
+    known = keys.defaults()
+    for key, value in mine.items():
+        other = theirs.get(key, known.get(key))  # a later key had its default then
+        if other != value and _plain(other) != _plain(value):
+            return key
+    return ""
+
+
+def recorded(settings: Settings, folder: str) -> tuple[dict | None, bool]:
+    """Return the completed record of this test in a run's folder, and if there is any record."""
+    mine, found = settings.test(), False
+    for path, record in _records(folder):
+        found = True
+        if not differing(mine, record["config"]) and _final_model(path):
+            return record, True
+    return None, found
+
+
+def _records(folder: str) -> Iterator[tuple[Path, dict]]:
+    """Yield completed records of a run: its own, and those of its tests."""
+    paths = [Path(folder) / records.FILE_NAME]
+    for name in (TESTS, FORMER_TESTS):
+        paths += sorted(Path(folder, name).glob(f"*/{records.FILE_NAME}"))
+    for path in paths:
+        record = _json(path) or {}
+        usable = (record.get("schema"), record.get("status")) == (records.SCHEMA, "completed")
+        if usable and isinstance(record.get("config"), dict):
+            yield path, record
+
+
+def _final_model(path: Path) -> bool:
+    return (_json(path.with_name(CONFIG_FILE)) or {}).get("load_epoch") is None
+
+
+def stored(folder: str) -> dict | None:
+    """Return the settings of the training in a run's folder, flat; None where there is none."""
+    return _json(Path(folder, CONFIG_FILE))
+
+
+def _json(path: Path) -> dict | None:
     try:
-        with open(f"{folder}/{records.FILE_NAME}", "rb") as file:
-            record = json.loads(file.read())
-        usable = record["schema"] == records.SCHEMA and record["status"] == "completed"
-        return record if usable and isinstance(record["config"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 @cache
-def _merged(files: tuple[str, ...]) -> dict:
-    flat: dict = {}
-    for file in files:
+def _asked(trainer: str, files: tuple[str, ...], test_file: str, opts: tuple[str, ...]) -> Asked:
+    given = dict(zip(opts[::2], opts[1::2], strict=True))  # the last one counts
+    threat = [str(config_file("attacks", given.pop(THREAT)))] if THREAT in given else []
+    flat = dict(keys.defaults())
+    for file in (*files, *threat):
         flat |= _read(file)
-    return flat
+    if test_file:
+        own = keys.defaults() | _read(test_file)
+        flat = {k: (own.get(k) if k.startswith(_TEST) else v) for k, v in flat.items()}
+    if _plain(flat.get("DATASET.TRANSFORMS")):  # these replace the trainer's
+        flat["INPUT.TRANSFORMS"] = flat["DATASET.TRANSFORMS"]
+    flat = {k: v for k, v in (flat | given).items() if not identity.is_neutral(k)}
+    flat.pop("TRAINER.NAME", None)  # it is in the folder's name, and other in some forks
+    method, attacked, training = keys.method_called(trainer), True, identity.training(flat)
+    if method:
+        attacked = method.is_adversarial(_node(flat, method.node))
+        trained = {"trained": method.trainable, "attacked": attacked}
+        training = identity.used(flat, method.nodes(), **trained)
+    return Asked(flat, training, identity.of_test(flat), attacked)
+
+
+def _node(flat: Mapping, name: str) -> CfgNode:
+    """Return a configuration of one trainer's own keys, enough to ask the trainer about them."""
+    head = f"TRAINER.{name}."
+    own = {k.removeprefix(head): _plain(v) for k, v in flat.items() if k.startswith(head)}
+    return CfgNode({"TRAINER": {name: {k: v for k, v in own.items() if "." not in k}}})
 
 
 @cache
 def _read(file: str) -> dict:
+    """Return the flat settings of a yaml file; train.py says what is wrong with one."""
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return {}  # train.py says what is wrong with it
-    return records.flat_config(content) if isinstance(content, dict) else {}
+        return {}
+    flat = records.flat_config(content) if isinstance(content, dict) else {}
+    threat = flat.pop(THREAT, "")
+    return (_read(str(config_file("attacks", threat))) if threat else {}) | flat
 
 
 def _plain(value):
     """Return a setting so that the ways to write it compare equal: ``(2, 2)``, ``4``, ``"4"``."""
     if isinstance(value, str):
-        return _parsed(value)
+        value = _literal(value)
+        return value if isinstance(value, str) else _plain(value)
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
@@ -105,8 +186,3 @@ def _literal(text: str):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
-
-
-def _parsed(text: str):
-    value = _literal(text)
-    return value if isinstance(value, str) else _plain(value)

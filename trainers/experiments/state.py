@@ -1,138 +1,146 @@
-"""What a sweep keeps beside its runs, in ``OUTPUT/sweep``: logs that are locks, and a journal.
-
-Whether a job is done is said by its record alone. The journal tells how long jobs took and which
-failed; without it nothing is lost but these.
-"""
+"""What is done of some jobs, what is missing for the rest, and the list of both: a dry run."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import re
-import socket
-import time
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from statistics import median
 
-from ..engine import run_folder
-from ..utils import errors
-from ..utils import io as files
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
+from tabulate import tabulate
+
+from ..backbone import loading
+from ..config import host, keys, merging
+from ..engine.run_folder import TESTS
+from ..utils.errors import UserError
 from .jobs import Job
-from .settings import completed
-from .worker import lock
+from .settings import differing, recorded, stored
 
-FOLDER = "sweep"
-HOST = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "here"
-_TAIL = 4096  # bytes of a log that are read for its last lines
-_EPOCH = re.compile(r"epoch\s*\[?\s*(\d+)\s*/\s*(\d+)", re.IGNORECASE)
+STATES = {
+    "run": "to run",
+    "test": "to test (trained before)",
+    "resume": "to resume",
+    "running": "running",
+    "refuse": "refused",
+    "done": "done",
+}
 
 
-def state_of(job: Job) -> str:
-    """Return done, other (done with other settings), resume (begun) or run, from the run folder."""
-    record = completed(job.folder)
+def register_datasets() -> None:
+    """Make the data sets known to Dassl: those of the fork around us, and ours."""
+    host.join()
+    from .. import datasets  # noqa: F401  registers them
+
+
+def state_of(job: Job) -> tuple[str, str]:
+    """Return a job's state in its run folder, one of ``STATES``, and why it would be refused."""
+    record, trained = recorded(job.settings, job.run)
     if record:
-        return "done" if job.settings.agree(record["config"]) else "other"
-    begun = any(
-        os.path.exists(f"{job.folder}/{name}") for name in (run_folder.CONFIG_FILE, "unfinished")
-    )
-    return "resume" if begun else "run"
+        return "done", ""
+    theirs = stored(job.run)
+    if theirs is None:
+        return "run", ""
+    mine = job.settings.training()
+    if not job.needs and (key := differing(mine, theirs)):
+        return "refuse", (
+            f"'{job.run}' holds a run with {key} = {theirs.get(key)!r}, this one has "
+            f"{mine[key]!r}; choose another output folder or move the old run away"
+        )
+    begun = os.path.exists(f"{job.run}/{TESTS}/{job.test}/unfinished")
+    return ("test" if trained and not begun else "resume"), ""
 
 
-class Place:
-    """The folder ``OUTPUT/sweep``: a log for each job, and the journal of each machine."""
+def listing(
+    jobs: Sequence[Job],
+    output: str,
+    *,
+    held: Callable[[str], bool] = lambda run: False,
+    wrong: dict | None = None,
+) -> tuple[str, bool]:
+    """Return the table of jobs with their states, and whether any is refused.
 
-    def __init__(self, output: str):
-        self.output, self.folder = output, Path(output) / FOLDER
-        self.journal = self.folder / f"{HOST}.jsonl"
-        self.file: int | None = None
-        self.seconds: dict[tuple, list[float]] = defaultdict(list)  # kind of job -> durations
-        self.usual: dict[tuple, float] = {}  # kind of job -> the median of these
-        self.last: dict[str, dict] = {}  # job -> its last event
-
-    def log(self, job: Job) -> Path:
-        """Return the log of a job."""
-        return Path(f"{self.folder}/logs/{job.place}.log")
-
-    def read(self) -> Place:
-        """Read the journals of all machines; a line that a crash has cut is passed over."""
-        for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    event = json.loads(line)
-                    self._learn(event)
-                except (ValueError, KeyError, TypeError):
-                    continue
-        return self
-
-    def _learn(self, event: dict) -> None:
-        if event["time"] >= self.last.get(event["job"], event)["time"]:
-            self.last[event["job"]] = event
-        if event["event"] == "done":
-            kind = tuple(event["kind"])
-            self.seconds[kind].append(float(event["seconds"]))
-            self.usual[kind] = median(self.seconds[kind])
-
-    def take(self) -> None:
-        """Become the one sweep of this machine that works on the output folder.
-
-        Raises:
-            UserError: another sweep does, or the folder cannot be written.
-        """
-        files.writable_dir(self.folder / "logs")
-        self.file = os.open(self.journal, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        if not lock(self.file):
-            owner = self.folder / f"{HOST}.pid"
-            who = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "unknown"
-            raise errors.UserError(
-                f"another sweep (process {who}) works on '{self.output}'; wait for it, stop it, or "
-                "choose another --output"
-            )
-        (self.folder / f"{HOST}.pid").write_text(f"{os.getpid()}\n", encoding="utf-8")
-
-    def note(self, event: str, job: Job, **facts) -> None:
-        """Write an event into the journal."""
-        entry = {"time": round(time.time(), 3), "event": event, "job": job.place, "host": HOST}
-        entry |= {**facts, "kind": list(job.kind)}
-        self._learn(entry)
-        if self.file is not None:
-            with contextlib.suppress(OSError):  # a full disk; the runs say so
-                os.write(self.file, (json.dumps(entry) + "\n").encode())
-
-    def busy(self, job: Job) -> bool:
-        """Tell whether a process has the job, here or on a machine that shares the folder."""
-        return held(f"{self.folder}/logs/{job.place}.log")
+    Args:
+        held: whether another process works in a run's folder.
+        wrong: key of a job -> why its settings are refused.
+    """
+    rows, notes, todo = [], {}, {}
+    for job in jobs:
+        state, why = state_of(job)
+        if wrong and job.key in wrong:
+            state, why = "refuse", wrong[job.key]
+        elif state != "done" and held(job.run):
+            state = "running"
+        if state not in ("done", "refuse"):
+            todo[job.dataset, job.config] = job
+        if why:
+            notes[why] = True
+        place = os.path.relpath(job.run, output) + (f" ({job.test})" if job.needs else "")
+        rows.append((state, job.name, place))
+    table = tabulate(rows, ["", "run", f"folder in {output}"], disable_numparse=True)
+    counts = Counter(state for state, *_ in rows)
+    notes |= dict.fromkeys(missing(_cfg(job) for job in todo.values()))
+    lines = [table, "", summary(counts), *(f"note: {why}" for why in notes)]
+    return "\n".join(lines), bool(counts["refuse"])
 
 
-def held(log: str) -> bool:
-    """Tell whether a process has the job of this log."""
-    try:
-        file = os.open(log, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not lock(file)
-    finally:
-        os.close(file)
+def summary(counts: Counter) -> str:
+    """Return how many jobs are in which state, as a sentence."""
+    said = ", ".join(f"{counts[state]} {words}" for state, words in STATES.items() if counts[state])
+    return f"{counts.total()} run{'s' * (counts.total() != 1)}: {said or 'nothing to do'}."
 
 
-def last_lines(log: Path, count: int = 1) -> list[str]:
-    """Return the last lines of a log that say something; of a progress bar its last state."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(file.tell() - _TAIL, 0))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    lines = (line.rstrip("\r").rpartition("\r")[2].strip() for line in text.split("\n"))
-    return [line for line in lines if line][-count:]
+def _cfg(job: Job):
+    """Return a configuration with a job's data and backbone."""
+    register_datasets()
+    cfg = get_cfg_default()
+    host.extend_cfg(cfg)
+    keys.extend_cfg(cfg)
+    for file in job.settings.files[:2]:
+        merging.merge_file(cfg, file)
+    merging.merge_opts(cfg, list(job.settings.opts))
+    cfg.DATASET.ROOT = job.words[job.words.index("--root") + 1]
+    return cfg
 
 
-def epochs(lines: Iterable[str]) -> tuple[int, int] | None:
-    """Return the (epoch, epochs) that the last of some log lines speaks of."""
-    found = [_EPOCH.search(line) for line in lines]
-    told = [match for match in found if match]
-    return (int(told[-1][1]), int(told[-1][2])) if told else None
+def missing(cfgs: Iterable) -> list[str]:
+    """Return a sentence for each data set and each backbone that is not there."""
+    found = {}
+    for cfg in cfgs:
+        try:
+            check_data(cfg)
+        except UserError as error:
+            found[str(error)] = True
+        name = cfg.MODEL.BACKBONE.NAME
+        path, hint = Path(name.removeprefix("file:").partition("?")[0]).expanduser(), ""
+        if name in loading.OPENAI:
+            path = Path(loading.CACHE).expanduser() / loading.OPENAI[name][0]
+            hint = "; the first run fetches them"
+        if (name.startswith("file:") or hint) and not path.exists():
+            found[f"the weights of {name} are not at '{path}'{hint}"] = True
+    return sorted(found)
+
+
+def check_data(cfg) -> None:
+    """Look whether a data set is there, without reading it.
+
+    Raises:
+        UserError: its folder does not exist.
+    """
+    made = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    if hasattr(made, "counts") or not hasattr(made, "locate"):  # drawn, or a fork's own
+        return
+    data = object.__new__(made)  # without its images, which __init__ reads
+    data.name, data.root = made.__name__, Path(cfg.DATASET.ROOT).expanduser().absolute()
+    data.locate(cfg)
+
+
+def check_all_data(jobs: Iterable[Job]) -> None:
+    """Look whether the data sets of all jobs are there, before each job finds out by itself.
+
+    Raises:
+        UserError: the folder of one does not exist.
+    """
+    for job in {job.dataset: job for job in jobs}.values():
+        check_data(_cfg(job))

@@ -1,0 +1,243 @@
+"""Many runs: trainers x data sets x shots x seeds, some at a time, and their tables in the end.
+
+    advprompt sweep --trainers zsclip advpt naptuning --datasets shapes eurosat \\
+        --shots 1 16 --seeds 1 2 3 --config-file tiny --root $DATA --output output --dry-run
+
+Runs, folders and records are those of scripts/<method>/<protocol>.sh: what is completed is
+skipped, what was interrupted resumes. docs/sweep.md has the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from dassl.config import get_cfg_default
+
+from ..config import host, keys, merging
+from ..experiments import commands, protocols, state
+from ..experiments.jobs import Job
+from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, holder
+from ..experiments.view import View
+from ..utils.errors import UserError
+from ..utils.io import writable_dir
+from . import report, train
+
+COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
+CORES_PER_JOB = 4  # on a CPU, where --jobs is not given
+OWN_KEYS = {  # what the sweep sets itself
+    "SEED": "--seeds",
+    "DATASET.NUM_SHOTS": "--shots",
+    "DATASET.SUBSAMPLE_CLASSES": "--protocols",
+    "TEST.PROTOCOL": "--protocols",
+    "DATASET.NAME": "--datasets",
+    "TRAINER.NAME": "--trainers",
+    "OUTPUT_DIR": "--output",
+    "DATASET.ROOT": "--root",
+    merging.THREAT: "--attack-config-file",
+}
+WORK = Work(train.main)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="advprompt sweep", description=__doc__.split("\n")[0])
+    many = {"nargs": "+", "metavar": "NAME"}
+    p.add_argument("--trainers", required=True, **many, help="such as NAPTuning; or: all")
+    p.add_argument("--datasets", required=True, **many, help="short or full names")
+    p.add_argument("--shots", nargs="+", default=["16"], help="numbers, or: all (default: 16)")
+    p.add_argument("--seeds", nargs="+", default=["1", "2", "3"], help="default: 1 2 3")
+    p.add_argument("--protocols", **many, default=["main"], help="main (few_shot) base2new xd dg")
+    config = {"dest": "configs", "help": "configs of the trainers, such as vit_b16"}
+    p.add_argument("--config-file", "--config", "--backbone", **many, **config)
+    threats = (
+        "threat models of configs/attacks (default: each method's own; "
+        f"'{COMMON}': one for all methods, as in scripts/all.sh)"
+    )
+    p.add_argument("--attack-config-file", dest="attacks", default=[""], **many, help=threats)
+    p.add_argument("--targets", default=[], **many, help="data sets tested under xd and dg")
+    p.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
+    p.add_argument("--root", default=os.environ.get("DATA", ""), help="folder of the data sets")
+    p.add_argument("--output", default=os.environ.get("OUTPUT", ""), help="of all runs")
+    at_a_time = f"default: one per GPU, else per {CORES_PER_JOB} CPU cores; 32 on Slurm"
+    p.add_argument("--jobs", type=int, metavar="N", help=f"at a time ({at_a_time})")
+    p.add_argument("--gpus", default="all", help="all, none, or indices such as 0,1")
+    p.add_argument("--retries", type=int, default=1, help="of a run that failed (default: 1)")
+    p.add_argument("--dry-run", action="store_true", help="list the runs and their states")
+    p.add_argument("--slurm", action="store_true", help="submit to a Slurm cluster")
+    p.add_argument("--partition", help="of Slurm")
+    p.add_argument("--time", default="720", help="of Slurm, per run: minutes or H:MM:SS")
+    option = {"metavar": "KEY=VALUE", "help": "parameters of submitit: slurm_account=vision"}
+    p.add_argument("--slurm-options", nargs="+", default=[], **option)
+    return p
+
+
+def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
+    """Return the jobs that the command line describes, seed by seed, for early tables.
+
+    Raises:
+        UserError: an argument is unknown or makes no sense.
+    """
+    lists = {"SEEDS": args.seeds, "TARGETS": args.targets}
+    places = {"DATA": args.root, "OUTPUT": args.output}
+    env = places | {name: " ".join(words) for name, words in lists.items()}
+    context = commands.Context(env, "see advprompt sweep --help")
+    _check_overrides(args.opts)
+    planner = context.planner()
+    planner.shares = {n for n, method in keys.METHODS.items() if method.frozen_image_tower}
+    every = "all" in map(str.lower, args.trainers)
+    known = protocols.table("protocols")["methods"]
+    # zero-shot CLIP first: what its test makes serves others
+    methods = sorted(known if every else args.trainers, key=lambda name: name != "zsclip")
+    seeds, attacks = context.seeds, [_threat(word) for word in args.attacks]
+    for seed, config, attack, name, protocol, shots in itertools.product(
+        *(seeds, args.configs or [context.default_config()], attacks, args.datasets),
+        *(args.protocols, args.shots),
+    ):
+        context.seeds = [seed]
+        dataset, protocol = (
+            planner.dataset(name, "--datasets"),
+            protocol.replace("few_shot", "main"),
+        )
+        call = commands.Call(dataset, context.shots(shots), config, tuple(args.opts))
+        threat = planner.threat("", config, dataset) if attack == COMMON else attack
+        if threat:
+            planner.known_threat(threat, "--attack-config-file")
+        kept = methods if seed == seeds[0] else [name for name in methods if name != "zsclip"]
+        commands.methods(
+            *(kept, context, call, protocol, threat),
+            **{"own_threat": not threat, "lenient": every, "planner": planner},
+        )
+    context.seeds = seeds
+    return list(planner.made.values()), context
+
+
+def _threat(word: str) -> str:
+    """Return the name of a threat model, which may be given by its shipped file."""
+    path = Path(word)
+    shipped = path.suffix == ".yaml" and path.parent.name == "attacks" and path.is_file()
+    return path.stem if shipped else word
+
+
+def _check_overrides(opts: Sequence[str]) -> None:
+    cfg = get_cfg_default()
+    host.extend_cfg(cfg)  # a fork's keys, where it is around us
+    keys.extend_cfg(cfg)
+    merging.merge_opts(cfg, list(opts))
+    for key in opts[::2]:
+        if key in OWN_KEYS:
+            raise UserError(f"--opts has {key}, which the sweep sets; use {OWN_KEYS[key]}")
+
+
+def note_threats(jobs: Sequence[Job]) -> None:
+    """Say on stderr if methods are tested under threat models that share no table."""
+    used: dict[tuple, set[str]] = {}
+    for job in jobs:
+        used.setdefault((job.dataset, job.config.removesuffix("_finetune")), set()).add(job.attack)
+    if several := [names for names in used.values() if len(names) > 1]:
+        print(
+            f"note: methods differ in their threat models ({', '.join(sorted(several[0]))}), so "
+            f"that their figures share no table; --attack-config-file {COMMON} gives them one",
+            file=sys.stderr,
+        )
+
+
+def gpus(word: str) -> list[str]:
+    """Return the indices of the GPUs to use; none where there are none.
+
+    Raises:
+        UserError: ``word`` is neither all, nor none, nor a list of indices.
+    """
+    if word in ("all", "none"):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is None:
+            visible = ",".join(map(str, range(torch.cuda.device_count())))
+        return [name for name in visible.split(",") if name not in ("", "-1") and word == "all"]
+    chosen = word.split(",")
+    if not all(index.isdigit() for index in chosen) or len(set(chosen)) < len(chosen):
+        raise UserError(f"--gpus is '{word}', expected all, none, or indices such as 0,1")
+    return chosen
+
+
+def launcher(args: argparse.Namespace) -> Local | Slurm:
+    """Return where the jobs run.
+
+    Raises:
+        UserError: --jobs, --gpus, --retries, --time or --slurm-options makes no sense.
+    """
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs is {args.jobs}, expected 1 or more")
+    if args.retries < 0:
+        raise UserError(f"--retries is {args.retries}, expected 0 or more")
+    if not args.slurm:
+        devices = gpus(args.gpus)
+        return Local(args.jobs or len(devices) or max(cores() // CORES_PER_JOB, 1), devices)
+    time = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", args.time)
+    if not time:
+        raise UserError(f"--time is '{args.time}', expected minutes or H:MM:SS")
+    first, minutes, seconds = (int(part or 0) for part in time.groups())
+    limit = first if time[2] is None else first * 60 + minutes + (seconds > 0)
+    options = {"timeout_min": max(limit, 1), "gpus_per_node": 1}
+    options |= {"slurm_partition": args.partition} if args.partition else {}
+    for text in args.slurm_options:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--slurm-options has '{text}', expected KEY=VALUE")
+        options[key] = int(value) if value.isdigit() else value
+    return Slurm(args.jobs or 32, **options)
+
+
+def main(argv: list[str]) -> int:
+    """Run what the command line describes; 1 if any run failed."""
+    args = parser().parse_args(argv)
+    jobs, context = plan(args)
+    if args.attacks == [""]:
+        note_threats(jobs)
+    if args.dry_run:
+        table, refused = state.listing(jobs, context.output, held=holder)
+        print(table)
+        return 2 if refused else 0
+    slots = launcher(args)
+    state.check_all_data(jobs)
+    writable_dir(Path(context.output) / LOGS)
+    with interruptible():
+        return work(jobs, context.output, slots, retries=args.retries)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let kill and a closed terminal end a sweep as Ctrl-C does; nohup ignores the last."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    for number, handler in before.items():
+        # jobs would inherit an ignored Ctrl-C, as in a shell's background, and could not be stopped
+        if handler == signal.SIG_DFL or number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def work(jobs: Sequence[Job], output: str, slots: Local | Slurm, *, retries: int = 1) -> int:
+    """Run the jobs and print the report; 0 if all are completed, else 1."""
+    view = View()
+    pool = Pool(jobs, output, slots, WORK, view.tell, view.watch, retries)
+    try:
+        done = pool.run()
+    finally:
+        view.close(pool)
+    try:
+        report.main([output])
+    except UserError as error:
+        print(f"note: no tables: {error}", file=sys.stderr)
+    if trouble := failures(pool):
+        print(f"\n{trouble}", file=sys.stderr)
+    return 0 if done else 1

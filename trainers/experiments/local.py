@@ -1,0 +1,122 @@
+"""Runs jobs one after another in this process, which imports everything once."""
+
+from __future__ import annotations
+
+import gc
+import glob
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from ..config.shipped import CLONE
+from ..utils.errors import UserError
+from .commands import Step
+from .jobs import Job, Key
+
+Command = Callable[[list[str]], int | None]  # main(argv) of a command
+PACKAGE = __package__.rpartition(".")[0]
+
+
+def refused(jobs: Iterable[Job], build: Callable[[list[str]], object]) -> dict[Key, str]:
+    """Build the configuration of each kind of job; return why jobs are refused, by their keys.
+
+    Args:
+        build: from arguments of train.py to a configuration.
+    """
+    seen: dict[tuple, str] = {}
+    found = {}
+    for job in jobs:
+        settings = job.settings
+        kind = settings.trainer, settings.files, settings.test_file, settings.opts
+        if kind not in seen:
+            try:
+                build(job.words)
+                seen[kind] = ""
+            except UserError as error:
+                seen[kind] = str(error)
+        if seen[kind]:
+            found[job.key] = seen[kind]
+    return found
+
+
+def run(steps: Sequence[Step], train: Command, show: Command, processes: int = 1) -> list[str]:
+    """Run all jobs and show what each step shows.
+
+    A job that fails ends its part (``Job.part``) and nothing else.
+
+    Args:
+        train: does the job of these arguments; ``show``: any command of advprompt.
+        processes: that share each job.
+
+    Returns:
+        the outermost parts that did not finish; "" for a job that belongs to none.
+    """
+    ended: list[tuple[str, ...]] = []
+    for step in steps:
+        done = [job for job in step.jobs if _run(job, ended, train, processes)]
+        if () in ended:
+            break
+        for words in step.shows if done or not step.jobs else ():
+            _show(words, show)
+    return list(dict.fromkeys(part[0] if part else "" for part in ended))
+
+
+def _run(job: Job, ended: list[tuple[str, ...]], train: Command, processes: int) -> bool:
+    """Do a job, unless its part has ended; False where it is not done."""
+    if any(job.part[: len(part)] == part for part in ended):
+        return False
+    print(f"== {job.name} -> {job.run}" + (f" ({job.test})" if job.needs else ""), flush=True)
+    code = _together(job.words, processes) if processes > 1 else _here(job.words, train)
+    if code:
+        ended.append(job.part)
+    return not code
+
+
+def _here(words: list[str], train: Command) -> int:
+    """Do one job in this process and return its exit code."""
+    stdout = sys.stdout
+    try:
+        return train(words) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception:  # of one job, which must not end the others
+        traceback.print_exc()
+        return 1
+    finally:
+        if sys.stdout is not stdout:  # Dassl's logger replaces it
+            logger, sys.stdout = sys.stdout, stdout
+            if file := getattr(logger, "file", None):
+                file.close()
+        gc.collect()  # of the job's model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _together(words: list[str], processes: int) -> int:
+    """Do one job in several processes, one per GPU, and return its exit code."""
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    train = [f"{CLONE}/train.py"] if CLONE else ["-m", PACKAGE, "train"]
+    code = subprocess.run([sys.executable, *start, *train, *words]).returncode
+    if code in (130, 143, -2, -15):
+        raise KeyboardInterrupt
+    return code
+
+
+def _show(words: list[str], command: Command) -> None:
+    """Run a command over those folders that are there; not at all where none is."""
+    name, *words = words
+    count = next((i for i, word in enumerate(words) if os.sep not in word), len(words))
+    found = [path for pattern in words[:count] for path in sorted(glob.glob(pattern))]
+    if count and not found:
+        return
+    here = f"{os.getcwd()}/"
+    found = [path.removeprefix(here) for path in found]
+    try:
+        command([name, *found, *words[count:]])
+    except UserError as error:
+        print(f"note: no {name}: {error}", file=sys.stderr)

@@ -1,0 +1,61 @@
+"""What can be run: the tables in configs/experiments/, and the default threat models."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from ..config import shipped
+
+ZERO_SHOT = "ZeroshotCLIP"
+PROTOCOLS = ("main", "base2new", "xd", "dg")
+
+
+@cache
+def table(name: str) -> dict:
+    """Return a yaml file of configs/experiments: protocols, ablations, papers or results."""
+    path = shipped.configs_folder() / "experiments" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def is_tiny(config: str) -> bool:
+    """Return True for configs of the built-in model."""
+    return config.startswith("tiny")
+
+
+def default_threat(trainer: str, config: str, dataset: str, known: Collection[str]) -> str:
+    """Return the threat model of a run that names none.
+
+    Args:
+        trainer: "" for one threat model that all methods share.
+        known: the names of all threat models.
+    """
+    if trainer in ("AdvPT", ZERO_SHOT):  # AdvPT's paper has one of its own
+        return "advpt_tiny" if is_tiny(config) else "advpt16"
+    if not is_tiny(config):
+        return "linf1"
+    # the built-in model breaks at a different radius on every data set
+    return f"tiny_{dataset}" if f"tiny_{dataset}" in known else "linf4_tiny"
+
+
+def training_threat(trainer: str, config: str, threat: str) -> str:
+    """Return the threat model whose ATTACK.TRAIN a trainer uses when it is tested under ``threat``.
+
+    AdvPT makes its bank without any text, so other threat models cannot say how.
+    """
+    if trainer == "AdvPT" and not threat.startswith("advpt"):
+        return default_threat(trainer, config, "", ())
+    return threat
+
+
+def backbone_config() -> tuple[str, str]:
+    """Return the default config and a note: ViT-B/16 if its weights are there, else ``tiny``."""
+    if (Path.home() / ".cache/clip/ViT-B-16.pt").is_file():
+        return "vit_b16", ""
+    return "tiny", (
+        "no ViT-B-16.pt in ~/.cache/clip, so this runs the built-in small CLIP (config 'tiny'); "
+        "name the config 'vit_b16' to insist on ViT-B/16"
+    )
