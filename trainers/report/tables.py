@@ -304,9 +304,13 @@ def name_variants(rows: list[Row]) -> None:
 
 def differing(rows: Iterable[Row]) -> list[str]:
     """Return the settings in which rows differ, sorted."""
-    rows = list(rows)
-    keys = set().union(*(row.config for row in rows))
-    return sorted(key for key in keys if len({row.config.get(key) for row in rows}) > 1)
+    return differing_keys([row.config for row in rows])
+
+
+def differing_keys(settings: list[Mapping]) -> list[str]:
+    """Return the keys in which several groups of settings differ, sorted."""
+    keys = set().union(*settings)
+    return sorted(key for key in keys if len({found.get(key) for found in settings}) > 1)
 
 
 def _values(row: Row, keys: Iterable[str]) -> str:
