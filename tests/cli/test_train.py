@@ -44,43 +44,21 @@ def test_advpt_trains_tests_and_writes_a_record(arguments, run, tmp_path):
 
 
 def test_the_loss_falls(arguments, run, tmp_path):
-    from advprompt.backbone import cosine_logits
-    from advprompt.evaluation.bank import load_bank
-    from advprompt.prompting import PromptedCLIP, PromptSpec
-    from tests.toy import toy_clip
-
-    code, _, err = run(
-        arguments("AdvPT", OPTIM__MAX_EPOCH=30, OPTIM__LR=0.02, OPTIM__WARMUP_EPOCH=-1)
-    )
+    keys = {"OPTIM__MAX_EPOCH": 30, "OPTIM__LR": 0.02, "OPTIM__WARMUP_EPOCH": -1}
+    code, out, err = run(arguments("AdvPT", TRAIN__PRINT_FREQ=1, TEST__NO_TEST=True, **keys))
     assert code == 0, err
-    banks = [load_bank(p) for p in (tmp_path / "banks").glob("*.safetensors")]
-    (bank,) = [
-        b
-        for b in banks
-        if b.checks
-        and len(b) == 12
-        and b.labels.bincount()[0] == 4
-        and b.checks["max_linf"] < 10 / 255
-    ]
-    clip = toy_clip()
-    torch.manual_seed(1)
-    names = ["red circle", "green square", "blue arrow"]
-    model, losses = PromptedCLIP(clip, names, PromptSpec(text=4)), []
-    for state in (model.state_dict(), weights(tmp_path / "run", 30)["state_dict"]):
-        model.load_state_dict(state)
-        with torch.no_grad():
-            logits = cosine_logits(bank.features, model.text_features(), clip.logit_scale)
-            losses.append(torch.nn.functional.cross_entropy(logits, bank.labels))
-    before, after = losses
-    assert after < 0.7 * before
+    shown = [line.split(" loss ")[1].split()[0] for line in out.splitlines() if " loss " in line]
+    assert float(shown[-1]) < 0.7 * float(shown[0])
 
 
-def test_zero_shot_needs_no_training(arguments, run, tmp_path):
-    code, _, err = run(arguments("ZeroshotCLIP"))
+def test_zero_shot_needs_neither_training_nor_seed(arguments, run, tmp_path):
+    code, _, err = run(arguments("ZeroshotCLIP", seed=-1))
     assert code == 0, err
     record = read_record(tmp_path / "run" / "record.json")
     assert record["protocol"] == "zero_shot" and record["prompt_parameters"] == 0
     assert record["train_threat"] is None and len(record["attacks"]) == 2
+    assert record["seed"] == record["config"]["SEED"] == -1
+    assert record["config"]["ATTACK.TEST.LIST"][0]["EPS"] == "16"
 
 
 def test_seed_zero_is_a_seed(arguments, run, tmp_path):
@@ -106,25 +84,6 @@ def test_bf16_tuning_and_words_to_start_from(arguments, run, tmp_path):
     assert code == 0, err
     state = weights(tmp_path / "run")["state_dict"]["text_prompts"]
     assert state.dtype == torch.float32 and torch.isfinite(state).all()
-
-
-def test_base_and_new_classes(arguments, run, tmp_path):
-    assert run(arguments("AdvPT", DATASET__SUBSAMPLE_CLASSES="base"))[0] == 0
-    new = arguments(
-        "AdvPT",
-        "--eval-only",
-        "--model-dir",
-        str(tmp_path / "run"),
-        "--load-epoch",
-        "4",
-        out="new",
-        DATASET__SUBSAMPLE_CLASSES="new",
-    )
-    code, _, err = run(new)
-    assert code == 0, err
-    base, novel = (read_record(tmp_path / d / "record.json") for d in ("run", "new"))
-    assert (base["classes"], novel["classes"]) == (2, 1)
-    assert (base["protocol"], novel["split"]) == ("base2new", "new")
 
 
 def test_evaluation_equals_the_test_after_training(arguments, run, tmp_path):
@@ -296,24 +255,6 @@ def test_an_interrupted_attack_goes_on(arguments, run, tmp_path, monkeypatch):
     assert [a["correct"] for a in whole["attacks"]] == [a["correct"] for a in cut["attacks"]]
 
 
-def test_the_tuning_has_no_image_tower_in_memory(arguments, run, monkeypatch):
-
-    step, seen = advpt.AdvPT.forward_backward, []
-
-    def look(self, batch):
-        seen.append(self.clip.model.visual)
-        return step(self, batch)
-
-    monkeypatch.setattr(advpt.AdvPT, "forward_backward", look)
-    assert run(arguments("AdvPT"))[0] == 0
-    assert seen and all(tower is None for tower in seen)
-
-
-def test_without_a_seed_the_record_says_so(arguments, run, tmp_path):
-    assert run(arguments("ZeroshotCLIP", seed=-1))[0] == 0
-    assert read_record(tmp_path / "run" / "record.json")["seed"] == -1
-
-
 def test_best_val_never_looks_at_the_test_set(arguments, run, pets, tmp_path, monkeypatch):
 
     best = {"TEST__FINAL_MODEL": "best_val", "OPTIM__LR": 0.02}
@@ -420,38 +361,6 @@ def test_a_killed_run_resumes(arguments, tmp_path):
     assert read_record(tmp_path / "run" / "record.json")["status"] == "completed"
 
 
-@pytest.mark.slow
-def test_random_vit_b32_checkpoint_trains_two_batches(arguments, run, tmp_path):
-    from tests.toy import toy_state_dict
-
-    state = toy_state_dict(
-        vision_width=768,
-        layers=12,
-        patch=32,
-        image=224,
-        text_width=512,
-        text_layers=12,
-        embed_dim=512,
-    )
-    torch.save({k: v.half() for k, v in state.items()}, tmp_path / "b32.pt")
-    code, out, err = run(
-        arguments(
-            "AdvPT",
-            MODEL__BACKBONE__NAME=f"file:{tmp_path / 'b32.pt'}",
-            INPUT__SIZE="(224,224)",
-            OPTIM__MAX_EPOCH=1,
-            DATALOADER__TRAIN_X__BATCH_SIZE=6,
-            ATTACK__TRAIN__STEPS=1,
-            ATTACK__TEST__LIST="[{'STEPS': 1}]",
-            TEST__SUBSET=3,
-            TRAINER__ADVPT__N_CTX=32,
-        )
-    )
-    assert code == 0, err
-    assert "epoch [1/1] batch [2/2]" in out
-    assert read_record(tmp_path / "run" / "record.json")["prompt_parameters"] == 32 * 512
-
-
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -510,25 +419,18 @@ def test_missing_data_says_where_it_belongs(arguments, run, pets, tmp_path):
     assert "images are missing" in sentence and gone[0].name.partition("_")[0] in sentence
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_training_image_is_named(white_box, run, pets, tmp_path, workers):
+@pytest.mark.parametrize(("trainer", "workers"), [("AdvPT", 0), ("AdvIVLP", 0), ("AdvIVLP", 1)])
+def test_a_corrupt_training_image_is_named(
+    arguments, white_box, run, pets, tmp_path, trainer, workers
+):
     root = tmp_path / "root"
     shutil.copytree(pets, root)
     for path in (root / "oxford_pets" / "images").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    keys = {"DATALOADER__NUM_WORKERS": workers}
-    sentence = only_error(*run(white_box("AdvIVLP", root=root, **keys))[::2])
+    make = arguments if trainer == "AdvPT" else white_box
+    argv = make(trainer, root=root, DATALOADER__NUM_WORKERS=workers)
+    sentence = only_error(*run(argv)[::2])
     assert str(root / "oxford_pets" / "images") in sentence and "replace or remove it" in sentence
-
-
-def test_corrupt_image_is_named(arguments, run, pets, tmp_path):
-    root = tmp_path / "data"
-    shutil.copytree(pets, root)
-    images = sorted((root / "oxford_pets" / "images").iterdir())
-    for path in images:
-        path.write_bytes(path.read_bytes()[:60])
-    sentence = only_error(*run(arguments("AdvPT", root=root))[::2])
-    assert str(root / "oxford_pets" / "images") in sentence and "corrupt" in sentence
 
 
 def test_checkpoints_of_others_are_refused(arguments, run, tmp_path):
@@ -618,12 +520,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         save_checkpoint(path, {"state_dict": {"text_prompts": torch.zeros(2)}})
     assert torch.equal(load_checkpoint(path)["state_dict"]["text_prompts"], torch.ones(2))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_records_hold_the_whole_configuration(arguments, run, tmp_path):
-    assert run(arguments("ZeroshotCLIP"))[0] == 0
-    stored = json.loads((tmp_path / "run" / "record.json").read_text())["config"]
-    assert stored["ATTACK.TEST.LIST"][0]["EPS"] == "16" and stored["SEED"] == 1
 
 
 def test_a_data_set_may_say_which_augmentation_keeps_its_labels(arguments, tmp_path):

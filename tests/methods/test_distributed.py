@@ -18,7 +18,8 @@ from torch.distributed import TCPStore
 from advprompt.engine.trainer import RobustTrainer
 from advprompt.evaluation import partial
 from advprompt.evaluation.bank import load_bank
-from advprompt.evaluation.evaluator import Evaluation, _Partial
+from advprompt.evaluation.evaluator import Evaluation
+from advprompt.evaluation.partial import Partial
 from advprompt.records import read_record
 from advprompt.utils import distributed
 from advprompt.utils.errors import UserError
@@ -208,26 +209,11 @@ def _children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 def test_a_killed_process_ends_the_run_and_one_goes_on(white_box, run, tmp_path):
     keys = {"OPTIM__MAX_EPOCH": 25, "TRAIN__CHECKPOINT_FREQ": 1, "TEST__NO_TEST": True}
+    words = "--nproc_per_node 2 --master_addr 127.0.0.1 --master_port 0 --rdzv_backend c10d"
+    words += " --rdzv_endpoint 127.0.0.1:0 --local_addr 127.0.0.1 train.py"
+    command = [sys.executable, "-m", "torch.distributed.run", *words.split()]
     torchrun = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            "2",
-            "--master_addr",
-            "127.0.0.1",
-            "--master_port",
-            "0",
-            "--rdzv_backend",
-            "c10d",
-            "--rdzv_endpoint",
-            "127.0.0.1:0",
-            "--local_addr",
-            "127.0.0.1",
-            "train.py",
-            *white_box("CoOp", **keys),
-        ],
+        [*command, *white_box("CoOp", **keys)],
         cwd=REPO,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         text=True,
@@ -291,11 +277,11 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
 
 
 def test_results_of_processes_add_up_once():
-    whole = _Partial("key", [True, None], {}, 1.0)
+    whole = Partial("key", [True, None, None], {}, 1.0)
     parts = [
-        _Partial("key", [None, None, False], {"n": 1, "max_linf": 0.5}, 2.0),
-        _Partial("key", [None, True], {"n": 1}, 5.0),
-        _Partial("key", [False], {"n": 1}, 9.0),  # known before
+        Partial("key", [None, None, False], {"n": 1, "max_linf": 0.5}, 2.0),
+        Partial("key", [None, True, None], {"n": 1}, 5.0),
+        Partial("key", [False, None, None], {"n": 1}, 9.0),  # known before
     ]
     whole.add(parts)
     assert (whole.right, whole.seconds) == ([True, True, False], 6.0)
@@ -435,12 +421,6 @@ def test_a_size_of_the_world_alone_starts_nothing(monkeypatch, size):
     monkeypatch.delenv("RANK", raising=False)
     distributed.join()
     assert distributed.world() == 1
-
-
-def test_an_evaluation_of_before_there_were_processes_goes_on():
-    state = _Partial("key", [True, False])  # the images so far, and no word of the others
-    state.pad(4)
-    assert state.unknown() == [2, 3] and state.right == [True, False, None, None]
 
 
 def test_a_timeout_that_is_no_number_is_refused(monkeypatch):

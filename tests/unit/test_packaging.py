@@ -106,7 +106,7 @@ assert "AdvPT" in TRAINER_REGISTRY.registered_names()
 try:
     advprompt.load("nowhere")
 except advprompt.UserError as error:
-    assert "'nowhere' is no export" in str(error)
+    assert "'nowhere' is not an export" in str(error)
 import advprompt.cli.export
 assert not {"trainers", "datasets", "tools", "compat"} & set(sys.modules), "top-level names"
 sys.argv = ["advprompt", "report", "nowhere"]

@@ -21,13 +21,13 @@ from .. import records
 from ..backbone import load_clip
 from ..config.keys import METHODS, extend_cfg, method_called
 from ..engine import checkpoints, exports, run_folder, testing
+from ..experiments.state import register_datasets
 from ..prompting import templates
 from ..report.threats import MEANINGS, attack_headings, describe, threat_label
 from ..utils.entry import run_tool
 from ..utils.errors import UserError, nearest
 from ..utils.io import read_json
 from ..utils.machine import environment
-from .robustness import register_datasets
 
 UNSTATED = "not stated"
 SETTINGS = ("OPTIM.", "TRAINER.ADVERSARIAL.", "DATALOADER.TRAIN_X.", "INPUT.TRANSFORMS")
@@ -39,7 +39,7 @@ TOWER_NOTE = " The image tower, which the training changed, is included."
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="export", description=__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(prog="advprompt export", description=__doc__.split("\n")[0])
     p.add_argument("run", help="folder of a finished run")
     p.add_argument("--out", metavar="FOLDER", help="default: zoo/ and what the run is")
     p.add_argument("--epoch", type=int, help="epoch to export (default: best, else newest)")
@@ -159,7 +159,7 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
 
 
 def training_card(cfg, method, settings: dict, state: dict) -> dict:
-    """Return the card's words on the data and the training.
+    """Return what the card says of the data and the training.
 
     Args:
         settings: of the training; ``state``: what its checkpoint holds.
@@ -187,7 +187,7 @@ def training_card(cfg, method, settings: dict, state: dict) -> dict:
 
 
 def model_card(cfg, clip, spec, tensors: dict) -> dict:
-    """Return the card's words on backbone, input and learned values."""
+    """Return what the card says of backbone, input and learned values."""
     tower = any(key.startswith(exports.TOWER) for key in tensors)
     size, interpolation = list(cfg.INPUT.SIZE), cfg.INPUT.INTERPOLATION
     return {
@@ -214,7 +214,7 @@ def model_card(cfg, clip, spec, tensors: dict) -> dict:
 
 def figures(record: dict) -> dict:
     """Return every figure of a record, each attack in words."""
-    told = exports.portable(record["attacks"])  # surrogates and defences may be files
+    described = exports.portable(record["attacks"])  # surrogates and defences may be files
     attacks = [
         attack
         | {
@@ -222,7 +222,7 @@ def figures(record: dict) -> dict:
             "heading": heading,
             "in_words": f"{describe(attack)}; {MEANINGS[attack['target']]}",
         }
-        for attack, heading in zip(told, attack_headings(told), strict=True)
+        for attack, heading in zip(described, attack_headings(described), strict=True)
     ]
     same = ("dataset", "protocol", "split", "subset", "seed", "device", "created")
     clean = record["clean"] | {"accuracy": round(records.accuracy(record["clean"]), 2)}

@@ -71,7 +71,7 @@ def join():
     if b"__main__" not in (place / "train.py").read_bytes():
         raise UserError(
             f"'{place / 'train.py'}' has no 'if __name__ == \"__main__\":', so that importing it "
-            "for the fork's data sets would run it; put what it does below such a line"
+            "for the fork's data sets would run it; put what it does after such a line"
         )
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
@@ -131,11 +131,11 @@ def _merge_other(cfg, extend, other) -> None:
         cfg.INPUT["TRANSFORMS"] = cfg.DATASET.TRANSFORMS  # also where it is frozen, as yacs does
 
 
-def _merge_list(cfg, extend, words) -> None:
+def _merge_list(cfg, extend, pairs) -> None:
     extend(cfg)
     ours, theirs = [], []
-    for i in range(0, len(words), 2):
-        mine = str(words[i]).split(".")[:2] in [["ATTACK", name] for name in OURS]
-        (ours if mine else theirs).extend(words[i : i + 2])
+    for i in range(0, len(pairs), 2):
+        mine = str(pairs[i]).split(".")[:2] in [["ATTACK", name] for name in OURS]
+        (ours if mine else theirs).extend(pairs[i : i + 2])
     merging.merge_opts(cfg, ours)
     type(cfg).merge_from_list(cfg, theirs)

@@ -141,7 +141,7 @@ def one_of(key: str, value, choices) -> None:
 
 
 def at_least(key: str, value, low, high=None) -> None:
-    """Refuse a number below ``low``, or above ``high`` where one is given (NaN too)."""
+    """Refuse a number less than ``low``, or more than ``high`` if one is given (NaN too)."""
     if not value >= low or (high is not None and not value <= high):
         limits = f"at least {low}" if high is None else f"from {low} to {high}"
         raise UserError(f"{key} is {value}, expected {limits}")

@@ -66,8 +66,8 @@ def merge_opts(cfg, opts: list[str]) -> None:
     all other pairs come after them.
 
     Raises:
-        UserError: an odd number of words, an unknown key (nearest names offered), a wrong type, a
-            setting of ``ATTACK.TEST`` that every attack of its ``LIST`` has for itself.
+        UserError: an odd number of arguments, an unknown key (nearest names offered), a wrong
+            type, a setting of ``ATTACK.TEST`` that every attack of its ``LIST`` has for itself.
     """
     opts = [word for word in opts if word != "--"]
     if len(opts) % 2:
@@ -112,6 +112,6 @@ def merge(cfg, key: str, value, where: str) -> None:
     if isinstance(old, dict) or not (fits or old is None or value is None):
         raise UserError(
             f"config key '{key}' {where} is {value!r}, expected {type(old).__name__} such as "
-            f"{'a key below it' if isinstance(old, dict) else repr(old)}"
+            f"{'a key in it' if isinstance(old, dict) else repr(old)}"
         )
     parent[key.rpartition(".")[2]] = value if old is None or value is None else type(old)(value)

@@ -60,9 +60,6 @@ class Task(NamedTuple):
         return self.run != self.record
 
 
-# --- what was trained, and what was tested --------------------------------------------------------
-
-
 def training_of(cfg) -> dict:
     """Return what identifies the training that ``cfg`` describes, flat.
 
@@ -84,8 +81,7 @@ def test_of(settings: dict, load_epoch: int | None = None) -> dict:
     return identity.of_test(_named(defaults() | settings)) | {"load_epoch": load_epoch}
 
 
-def _named(settings: dict) -> dict:
-    """Return settings with our trainer's own name, which a fork may have given to its own."""
+def _named(settings: dict) -> dict:  # our trainer's own name; in a fork it may have a prefix
     return settings | {"TRAINER.NAME": settings.get("TRAINER.NAME", "").removeprefix(PREFIX)}
 
 
@@ -127,9 +123,6 @@ def is_trained(run, cfg) -> bool:
     return newest is not None and epoch_of(newest) >= cfg.OPTIM.MAX_EPOCH
 
 
-# --- what is left to do ---------------------------------------------------------------------------
-
-
 def place_of(cfg, *, eval_only=False, model_dir="", **_) -> Path:
     """Return the folder to work in: that of the run, or where a test alone is to be kept.
 
@@ -156,7 +149,7 @@ def look(cfg, *, eval_only=False, model_dir="", load_epoch=None, test_name="") -
     """
     place, settings = place_of(cfg, eval_only=eval_only, model_dir=model_dir), flat_config(cfg)
     mine = test_of(settings, load_epoch)
-    if eval_only and not (model_dir and _is_same_folder(place, model_dir)):
+    if eval_only and not (model_dir and os.path.realpath(place) == os.path.realpath(model_dir)):
         facts = test_facts(eval_only, model_dir, load_epoch)
         _check(place, mine | facts)
         return Task("done" if completed_record(place) else "test", str(place), str(place))
@@ -178,20 +171,14 @@ def look(cfg, *, eval_only=False, model_dir="", load_epoch=None, test_name="") -
     return Task("test", str(place), str(_test_folder(cfg, place, mine, test_name)))
 
 
-def _is_same_folder(one, other) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
 def _test_folder(cfg, run: Path, mine: dict, name: str) -> Path:
     """Return the folder of a test in a run; one of another test keeps its name."""
     folder = run / TESTS / (name or _name_of(cfg, run, mine))
-    path = folder / CONFIG_FILE
-    if path.is_file():
-        stored = read_json(path)
-        if not _same(mine, test_of(stored, stored.get("load_epoch"))):
-            digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:8]
-            return folder.with_name(f"{folder.name}-{digest}")
-    return folder
+    there = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    if not there or _same(mine, test_of(there, there.get("load_epoch"))):
+        return folder
+    digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:8]
+    return folder.with_name(f"{folder.name}-{digest}")
 
 
 def _name_of(cfg, run: Path, mine: dict) -> str:
@@ -207,9 +194,6 @@ def _name_of(cfg, run: Path, mine: dict) -> str:
         other = {k: v for k, v in other.items() if not k.startswith("ATTACK.TEST.")}
     parts += [f"{key.rpartition('.')[2]}-{value}" for key, value in sorted(other.items())]
     return re.sub(r"[^\w.-]", ".", "_".join(parts))[:LONGEST] or "test"
-
-
-# --- taking a folder ------------------------------------------------------------------------------
 
 
 def test_facts(eval_only: bool, model_dir: str, load_epoch: int | None) -> dict:
@@ -269,9 +253,6 @@ def _sign(path: Path, name: str) -> None:
     if re.fullmatch(r"(\d+@\S+)?", _holder(path)):
         with contextlib.suppress(OSError):
             path.write_text(name, encoding="utf-8")
-
-
-# --- what a finished run was ----------------------------------------------------------------------
 
 
 def stored(folder) -> tuple[dict, dict]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from pathlib import Path
 
 import torch
 
@@ -157,4 +156,4 @@ def _picture(trainer, evaluation: Evaluation) -> None:
     if not examples:
         return
     title = f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}"
-    print(f"* picture: {save_examples(Path(trainer.record_dir), **examples, title=title)}")
+    print(f"* picture: {save_examples(trainer.record_dir, **examples, title=title)}")

@@ -58,7 +58,7 @@ class RobustTrainer(SavingTrainer):
         trainable: whether there is anything to train.
         frozen_image_tower: image features do not depend on the prompts, so those of the test set
             are shared by all runs.
-        tuning: training goes on without the image tower.
+        tuning: training does not need the image tower.
         spec: the prompts that are trained; None where there are none.
     """
 
@@ -327,7 +327,7 @@ class RobustTrainer(SavingTrainer):
 
     @property
     def record_dir(self) -> Path:
-        """The folder of the record, and of what a test leaves beside it."""
+        """The folder of the record, and of the other files of a test."""
         return Path(self.task.record if self.task else self.output_dir)
 
     def need_image_tower(self) -> None:

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from .errors import UserError
 
-TIMEOUT = 7200  # s without an answer before a process gives the others up; ADVPROMPT_TIMEOUT
-TOLD = "advprompt/told"  # a counter: only the first process to fail says why
+TIMEOUT = 7200  # s without an answer before a process gives up; ADVPROMPT_TIMEOUT
+REPORTED = "advprompt/reported"  # a counter: only the first process to fail says why
 _group: dict = {}  # rank, world, local and store, once joined
 
 
@@ -64,14 +64,14 @@ def world() -> int:
 
 
 def is_main() -> bool:
-    """Tell whether this is the process that writes: files, log and progress."""
+    """Return True in the process that writes: files, log and progress."""
     return rank() == 0
 
 
 def join() -> None:
     """Join the processes that torchrun has started; nothing happens without it, or twice.
 
-    All but the first fall silent: what they print is what the first prints.
+    Only the first prints.
 
     Raises:
         UserError: the environment is not torchrun's, or the others did not come.
@@ -110,7 +110,7 @@ def leave() -> None:
 
 @contextlib.contextmanager
 def processes():
-    """Join around an entry point; of a mistake that all processes find, one of them tells."""
+    """Join around an entry point; a mistake that all processes find is reported once."""
     join()
     try:
         yield
@@ -118,16 +118,16 @@ def processes():
         if not _group:
             raise
         stopped = isinstance(error, KeyboardInterrupt)
-        if _first_to_tell():
+        if _first_to_report():
             print("interrupted" if stopped else f"error: {error}", file=sys.stderr, flush=True)
-        time.sleep(1)  # those who find the same mistake can still learn that it was told
+        time.sleep(1)  # those who find the same mistake must still see that it was reported
         raise SystemExit(130 if stopped else 2) from None
     leave()
 
 
-def _first_to_tell() -> bool:
+def _first_to_report() -> bool:
     try:
-        return _group["store"].add(TOLD, 1) == 1
+        return _group["store"].add(REPORTED, 1) == 1
     except RuntimeError:  # it has gone with the process that kept it
         return True
 
@@ -183,7 +183,7 @@ def _exchange():
         yield
     except torch.cuda.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # each backend has its own kinds and words
+    except RuntimeError as error:  # each backend has its own
         raise LostProcess(
             f"another of the {world()} processes has ended or did not answer for "
             f"{_group['seconds']:g} s; whatever was finished is kept: start the same command "
