@@ -67,9 +67,8 @@ def test_the_runs_of_an_ablation(tmp_path, monkeypatch, name):
 def test_depth_goes_to_the_backbones_and_values_may_be_others(tmp_path, monkeypatch):
     def values(words, key, **env):
         jobs = plan(tmp_path, monkeypatch, words, SEEDS="3", **env).jobs
-        return [
-            dict(zip(j.settings.opts[::2], j.settings.opts[1::2], strict=True))[key] for j in jobs
-        ]
+        pairs = [zip(j.settings.opts[::2], j.settings.opts[1::2], strict=True) for j in jobs]
+        return [dict(pair)[key] for pair in pairs]
 
     depths = values("naptuning ablate_depth pets 16 vit_b16", NAP + "PROMPT_DEPTH")
     assert depths == 2 * [str(depth) for depth in range(1, 13)]

@@ -92,8 +92,8 @@ def test_every_shipped_threat_model_can_be_asked_for(finished, pets):
     files = sorted((REPO / "configs/attacks").glob("*.yaml"))
     assert len(files) >= 9
     for file in files:
-        cfg, model, name = robustness.settings(str(finished), str(file), str(pets), [])
-        assert (cfg.OUTPUT_DIR, model, name) == ("", str(finished), file.stem)
+        cfg, model = robustness.settings(str(finished), str(file), str(pets), [])
+        assert (cfg.OUTPUT_DIR, model) == ("", str(finished))
         assert cfg.ATTACK.TRAIN.EPS == "4/255" and cfg.OPTIM.MAX_EPOCH == 1
 
 

@@ -21,7 +21,7 @@ KINDS = ("trainers", "datasets", "attacks")
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="configs", description=__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(prog="advprompt configs", description=__doc__.split("\n")[0])
     p.add_argument("name", nargs="?", help="such as AdvPT/vit_b16, oxford_pets or linf1")
     p.add_argument("--list", action="store_true", help="the names of all")
     p.add_argument("--copy", metavar="FOLDER", help="copy them all to a new folder")

@@ -39,7 +39,7 @@ TOWER_NOTE = " The image tower, which the training changed, is included."
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="export", description=__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(prog="advprompt export", description=__doc__.split("\n")[0])
     p.add_argument("run", help="folder of a finished run")
     p.add_argument("--out", metavar="FOLDER", help="default: zoo/ and what the run is")
     p.add_argument("--epoch", type=int, help="epoch to export (default: best, else newest)")

@@ -39,7 +39,9 @@ def command(name: str):
 
             found = partial(run, name, dispatch)
         case "sweep":
-            from .sweep import main as found
+            from .sweep import main as sweep
+
+            found = partial(sweep, dispatch)
         case "report":
             from .report import main as found
         case "curves":

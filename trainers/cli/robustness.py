@@ -18,7 +18,7 @@ from dassl.config import get_cfg_default
 
 from ..config import host, keys, merging
 from ..engine import run, run_folder
-from ..experiments import state
+from ..experiments.state import register_datasets
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def settings(folder: str, attack_file: str, root: str, opts: list[str], epoch: int | None = None):
-    """Return the configuration of one test, the folder of the run it tests, and the test's name.
+def settings(folder: str, attack_file: str, root: str, opts: list[str]):
+    """Return the configuration of one test, and the folder of the run that it tests.
 
     Raises:
         UserError: no run there, or a file or an override is wrong.
@@ -54,17 +54,21 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str], epoch: i
     merging.merge_opts(cfg, opts)
     keys.check_cfg(cfg)
     cfg.freeze()
+    return cfg, tested.get("model_dir") or folder
+
+
+def name_of(attack_file: str, opts: list[str], epoch: int | None) -> str:
+    """Return the name of a test's folder."""
     name = Path(attack_file).stem + (f"_epoch{epoch}" if epoch is not None else "")
     pairs = zip(opts[::2], opts[1::2], strict=True)
-    name += re.sub(r"[^\w.-]", ".", "".join(f"_{key}-{value}" for key, value in pairs))
-    return cfg, tested.get("model_dir") or folder, name
+    return name + re.sub(r"[^\w.-]", ".", "".join(f"_{key}-{value}" for key, value in pairs))
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    state.register_datasets()
+    register_datasets()
     jobs = [  # all of them first: a mistake in the last must not cost hours
-        settings(folder, file, args.root, args.opts, args.load_epoch)
+        (*settings(folder, file, args.root, args.opts), name_of(file, args.opts, args.load_epoch))
         for folder in args.model_dir
         for file in args.attack_config_file
     ]

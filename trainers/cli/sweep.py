@@ -25,11 +25,12 @@ from dassl.config import get_cfg_default
 from ..config import host, keys, merging
 from ..experiments import commands, protocols, state
 from ..experiments.jobs import Job
+from ..experiments.local import Command
 from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, holder
 from ..experiments.view import View
 from ..utils.errors import UserError
 from ..utils.io import writable_dir
-from . import report, train
+from . import train
 
 COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
 CORES_PER_JOB = 4  # on a CPU, where --jobs is not given
@@ -194,8 +195,12 @@ def launcher(args: argparse.Namespace) -> Local | Slurm:
     return Slurm(args.jobs or 32, **options)
 
 
-def main(argv: list[str]) -> int:
-    """Run what the command line describes; 1 if any run failed."""
+def main(show: Command, argv: list[str]) -> int:
+    """Run what the command line describes; 1 if any run failed.
+
+    Args:
+        show: any command of advprompt, for the report.
+    """
     args = parser().parse_args(argv)
     jobs, context = plan(args)
     if args.attacks == [""]:
@@ -208,7 +213,7 @@ def main(argv: list[str]) -> int:
     state.check_all_data(jobs)
     writable_dir(Path(context.output) / LOGS)
     with interruptible():
-        return work(jobs, context.output, slots, retries=args.retries)
+        return work(jobs, context.output, slots, show, retries=args.retries)
 
 
 @contextlib.contextmanager
@@ -226,7 +231,9 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def work(jobs: Sequence[Job], output: str, slots: Local | Slurm, *, retries: int = 1) -> int:
+def work(
+    jobs: Sequence[Job], output: str, slots: Local | Slurm, show: Command, *, retries: int = 1
+) -> int:
     """Run the jobs and print the report; 0 if all are completed, else 1."""
     view = View()
     pool = Pool(jobs, output, slots, WORK, view.tell, view.watch, retries)
@@ -235,7 +242,7 @@ def work(jobs: Sequence[Job], output: str, slots: Local | Slurm, *, retries: int
     finally:
         view.close(pool)
     try:
-        report.main([output])
+        show(["report", output])
     except UserError as error:
         print(f"note: no tables: {error}", file=sys.stderr)
     if trouble := failures(pool):

@@ -296,7 +296,7 @@ class Planner:
         if maker != job.key:  # a run is trained once, whatever is tested
             job.needs = maker
         self.made[job.key] = job
-        if job.trainer in self.shares:  # attacks on the image tower alone are made once for all
+        if job.trainer in self.shares and job.settings.embeddings():  # made once for all
             data = (job.dataset, job.settings.asked()["DATASET.SUBSAMPLE_CLASSES"])
             first = self.first.setdefault((*data, job.config, job.attack), job.key)
             job.after = (first,) if first != job.key else ()

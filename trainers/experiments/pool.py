@@ -272,7 +272,7 @@ class Pool:
 
     def _stop(self) -> None:
         """Stop what runs and wait a while for it; submitit ends what does not end by itself."""
-        running = self.of("running")
+        running = [entry for entry in self.of("running") if entry.handle]
         for entry in running:
             entry.handle.cancel(check=False)
         until = time.monotonic() + PATIENCE

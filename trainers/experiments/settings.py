@@ -79,6 +79,14 @@ class Settings:
         """Return True if the trainer sees attacked images in training."""
         return self._asked().attacked
 
+    def embeddings(self) -> bool:
+        """Return True if a test attacks the image tower alone, for all prompts at once."""
+        test = self.test()
+        if test.get("DEFENCE.NAME") or _plain(test.get("TEST.SAVE_ADV")) is True:
+            return False
+        node, entries = test["ATTACK.TEST.TARGET"], _plain(test["ATTACK.TEST.LIST"]) or [{}]
+        return "embedding" in [e.get("TARGET", node) for e in entries if isinstance(e, dict)]
+
 
 def differing(mine: Mapping, theirs: Mapping) -> str:
     """Return the first key of ``mine`` that ``theirs`` has otherwise, else ""."""
