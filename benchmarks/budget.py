@@ -46,11 +46,7 @@ def in_bf16(work: Callable[[], object], device: str) -> Callable[[], object]:
 
 
 def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
-    """Return the makers of all jobs; one is built when its turn comes.
-
-    Args:
-        batch: images at once where nothing is trained.
-    """
+    """Return the makers of all jobs; ``batch`` images at once where nothing is trained."""
     shots = PETS * SHOTS  # 592 images
     steps = shots // BATCH  # an incomplete batch is dropped
 
@@ -83,12 +79,9 @@ def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
 
 
 def table(backbone, device: str, *, name="ViT-B/16", rounds=5, batch=128, size=8192) -> list[dict]:
-    """Measure all jobs.
+    """Measure ``rounds`` units of each job.
 
-    Args:
-        backbone: (name, device) -> frozen backbone.
-        rounds: units of each job that are timed.
-        size: of the matrix product that gives the device's speed.
+    ``backbone`` is (name, device) -> frozen backbone; a product of ``size`` gives the speed.
     """
     clock = time.perf_counter
     clip, rows = backbone(name, device), []

@@ -22,20 +22,13 @@ SYLLABLES = ("ba", "co", "di", "fu", "ga", "he", "ji", "ko", "lu", "mo")
 
 @dataclass
 class Job:
-    """One row of the table.
-
-    Attributes:
-        name: what is done, with its sizes.
-        plain, ours: do it once.
-        difference: the largest relative difference between the two results.
-        at_least: the ratio to reach on a CPU.
-    """
+    """One row of the table; ``plain`` and ``ours`` do the job once."""
 
     name: str
     plain: Callable[[], object]
     ours: Callable[[], object]
-    difference: Callable[[], float]
-    at_least: float
+    difference: Callable[[], float]  # the largest relative one between the two results
+    at_least: float  # the ratio to reach on a CPU
 
 
 def names(count: int) -> list[str]:
@@ -105,9 +98,7 @@ def training(
 ) -> Job:
     """One adversarial step of independent prompts in both towers, PGD-2.
 
-    Args:
-        prec: ``bf16``: of our side's attack.
-        chunk: classes per text pass on our side, which bounds its memory; 0: all at once.
+    ``prec`` is that of our attack, ``chunk`` the classes per text pass of our side (0: all).
     """
     model, spec = _deep(clip, classes, depth), threat(2)
     pixels = images_for(clip, batch)
@@ -211,9 +202,7 @@ def _start(spec, pixels: Tensor) -> Tensor:
 def ratio_table(clip, *, quick: bool, many: int) -> list[Callable[[], Job]]:
     """Return the makers of all jobs; one is built when its turn comes, so that memory is its own.
 
-    Args:
-        quick: small batches, for a look.
-        many: classes of the job with many; the plain side keeps 77 positions of all of them.
+    ``quick`` takes small batches; ``many`` are the classes of the job with many.
     """
     large = 8 if quick else 32
     return [

@@ -42,14 +42,7 @@ def paired(
     pairs: int = 7,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Run every way once to warm up and then ``pairs`` times in turns: A B A B ...
-
-    Args:
-        clock: see :func:`clock_for`.
-
-    Returns:
-        the seconds of each way, in the order of the rounds.
-    """
+    """Return the seconds of each way, run once to warm up and then in turns: A B A B ..."""
     for work in ways.values():
         work()
     taken: dict[str, list[float]] = {name: [] for name in ways}

@@ -35,7 +35,8 @@ class Drawn(CoOpDataset):
     def draw_into(cls, folder: Path) -> None:
         """Draw all images and their manifest; ``folder`` appears once it is complete."""
         io.writable_dir(folder.parent)
-        shutil.rmtree(folder, ignore_errors=True)  # without a manifest: an old, interrupted one
+        if folder.is_dir() and not (folder / "manifest.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # what an older version left half-drawn
         with whole_folder(folder) as unfinished:
             io.write_json(unfinished / "manifest.json", cls.draw(unfinished)._asdict())
 

@@ -17,7 +17,7 @@ class Served:
     Keys of such a dictionary: ``send`` (bytes until the connection is cut), ``say`` (the
     Content-Length that is claimed), ``status`` and ``headers`` (of an error), ``page`` (HTML
     that comes instead), ``whole`` (Range is ignored), ``change`` (body and ETag from now on),
-    ``fixed_range`` (Range is honoured whatever If-Range says), ``wait`` (an event).
+    ``wait`` (an event or a barrier).
     """
 
     body: bytes
@@ -103,9 +103,6 @@ class FileServer:
     def start(request, file: Served, odd: dict) -> int | None:
         """Return where the answer begins; None for a Range that cannot be had."""
         found = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range") or "")
-        condition = request.headers.get("If-Range")
         if not found or odd.get("whole"):
-            return 0
-        if condition not in (None, file.etag) and not odd.get("fixed_range"):
             return 0
         return int(found[1]) if int(found[1]) < len(file.body) else None

@@ -13,20 +13,13 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from advprompt.attacks import AttackSpec, GradientAttack, objective_for
-from advprompt.defences import (
-    DEFENCES,
-    JPEG,
-    DiffPure,
-    Rescale,
-    SuperResolution,
-    Wavelet,
-    build_defence,
-    content_seeds,
-    defended,
-    extend_cfg,
-    straight_through,
-)
+from advprompt.defences import DEFENCES, build_defence, defended, extend_cfg
+from advprompt.defences.base import content_seeds, straight_through
+from advprompt.defences.diffpure import DiffPure
 from advprompt.defences.edsr import EDSR, MEAN, load_edsr
+from advprompt.defences.jpeg import JPEG
+from advprompt.defences.rescale import Rescale
+from advprompt.defences.super_resolution import SuperResolution, Wavelet
 from advprompt.utils.errors import UserError
 from tests.conftest import REPO
 
@@ -289,11 +282,11 @@ def spoiled(kind: str, path) -> None:
         ("huge block number", "is not a state dict"),
         ("scalar", "is not a state dict"),
         ("nan", "NaN"),
-        ("list", "more than tensors"),
-        ("truncated", "damaged"),
-        ("truncated safetensors", "damaged"),
-        ("text", "damaged"),
-        ("empty", "damaged"),
+        ("list", "is not a state dict"),
+        ("truncated", "truncated or no checkpoint"),
+        ("truncated safetensors", "truncated or no checkpoint"),
+        ("text", "truncated or no checkpoint"),
+        ("empty", "truncated or no checkpoint"),
     ],
 )
 def test_bad_weights_are_refused(kind, words, tmp_path, monkeypatch):
@@ -315,7 +308,7 @@ def test_super_resolution_by_config(tmp_path):
     plain = build_defence(node(NAME="super_resolution"))
     assert plain.describe()["network"] == "bicubic"
     assert not torch.equal(defence(scene(), [0] * 3), plain(scene(), [0] * 3))
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         build_defence(node(NAME="super_resolution", MODEL=str(tmp_path / "nothing.pt")))
 
 
@@ -423,7 +416,7 @@ def test_diffusion_models_of_another_kind_are_refused(tmp_path):
     with pytest.raises(UserError, match="MODEL is empty"):
         build_defence(node(NAME="diffpure"))
     for name in (str(tmp_path / "nowhere"), "./nowhere", "a/b/c"):
-        with pytest.raises(UserError, match="is no folder"):
+        with pytest.raises(UserError, match="is not a folder"):
             build_defence(node(NAME="diffpure", MODEL=name))
 
 
@@ -437,7 +430,7 @@ def test_no_defence_by_default():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"NAME": "jpg"}, "'jpg', no defence. Did you mean jpeg"),
+        ({"NAME": "jpg"}, "'jpg', not a defence. Did you mean jpeg"),
         ({"NAME": "bm3d"}, "Choose one of: diffpure, jpeg, rescale, super_resolution, wavelet"),
         ({"ADAPTIVE": "yes"}, "'none', 'bpda'"),
         ({"EOT": 0}, "DEFENCE.EOT is 0"),

@@ -188,7 +188,7 @@ def test_tests_of_finished_runs_know_the_forks_keys(monkeypatch, tmp_path):
     monkeypatch.setattr(host, "join", lambda: type("train", (), {"extend_cfg": fork_extend}))
     (tmp_path / run_folder.CONFIG_FILE).write_text('{"TRAINER.NAME": "AdvPT", "ATTACK.PGD.EPS": 9}')
     file = str(shipped.config_file("attacks", "linf1"))
-    cfg, _ = robustness.settings(str(tmp_path), file, "data", [])
+    cfg, *_ = robustness.settings(str(tmp_path), file, "data", [])
     assert (cfg.ATTACK.PGD.EPS, cfg.TRAINER.COOP.N_CTX, cfg.ATTACK.TEST.EPS) == (9, 7, "1/255")
 
 

@@ -307,6 +307,17 @@ def test_a_setting_that_a_record_is_too_old_to_have_is_its_default():
     assert [row.variant for row in table.rows] == ["DEFENCE.QUALITY=50", "DEFENCE.QUALITY=75"]
 
 
+def test_older_names_of_settings_are_understood():
+    old = {"TRAINER.ADVPT.PREC": "fp32", "TRAINER.ADVPT.CLASS_CHUNK": 0}
+    old |= {"TRAINER.ADVPT.BANK_DIR": "banks"}
+    new = {"TRAINER.ADVERSARIAL.PREC": "fp32", "DATASET.FEATURE_DIR": "elsewhere"}
+    for trainer in ("AdvPT", "APD"):
+        made = [make(trainer=trainer, seed=i, config=c) for i, c in enumerate((old, new))]
+        assert [len(row.runs) for row in tables(*made)[0].rows] == [2]
+    made = [make(config=old | {"TRAINER.ADVPT.PREC": "amp"}), make(seed=2, config=new)]
+    assert len(tables(*made)[0].rows) == 2
+
+
 def test_numbers_in_names_of_rows_are_in_their_order():
     made = [make(config={"TRAINER.ADVPT.N_CTX": n}) for n in (16, 4, 1.5, 50, 2)]
     (table,) = tables(*made)

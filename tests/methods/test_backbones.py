@@ -45,7 +45,7 @@ KINDS = {
     "ViT-H-14-worldwide": (True, True, True),  # finds the end token by its id
     "convnext_base": (True, True, False),
     "vit_relpos_medium_patch16_cls_224": (True, True, False),  # a bias for every pair of patches
-    "coca_ViT-B-32": (False, False, True),  # a class token behind the text
+    "coca_ViT-B-32": (False, False, True),  # a class token after the text
 }
 TEXT = {"ViT-H-14-worldwide": {"eos_id": 49407}}
 

@@ -109,7 +109,7 @@ import compat
 compat.guard_torchvision()
 compat.ensure_dassl()
 repaired = compat.modernize_dassl()
-assert compat.modernize_dassl() == []  # nothing is left to mend
+assert compat.modernize_dassl() == []  # nothing is left to repair
 compat.install()
 assert not {"wilds", "pandas"} & {k for k, v in sys.modules.items() if v}
 import numpy as np, torch

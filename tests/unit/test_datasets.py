@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -237,7 +238,7 @@ def test_seeds_and_zero(pets):
     assert len(OxfordPets(config(pets, 0)).train_x) == 80  # below 1: all images
 
 
-def test_stale_cache_is_made_anew(pets):
+def test_stale_cache_is_replaced(pets):
     OxfordPets(config(pets, 2))
     path = pets / "oxford_pets" / "split_zhou_OxfordPets.json"
     stored = json.loads(path.read_text())
@@ -248,7 +249,7 @@ def test_stale_cache_is_made_anew(pets):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"shots": 2}', "foreign"])
-def test_damaged_cache_is_made_anew(pets, content):
+def test_damaged_cache_is_replaced(pets, content):
     first = OxfordPets(config(pets, 2))
     path = pets / "oxford_pets" / "split_fewshot" / "shot_2-seed_1.json"
     if content == "foreign":  # the right key, but images of another set
@@ -372,7 +373,7 @@ def test_folder_of_classes_is_split(tmp_path):
         images(tmp_path / "folder" / name, 10)
     first = Folder(config(tmp_path, 2))
     assert [len(part) for part in (first.train_x, first.val, first.test)] == [4, 4, 6]
-    second = Folder(config(tmp_path, 2, seed=2))  # and split_fewshot is no class
+    second = Folder(config(tmp_path, 2, seed=2))  # and split_fewshot is not a class
     assert second.classnames == ["cat", "train"]
     assert names(second.test) == names(first.test)
     images(tmp_path / "folder" / "owl", 10)
@@ -428,3 +429,17 @@ def test_configs_name_registered_data_sets(path):
     cfg.merge_from_file(str(path))
     assert cfg.DATASET.NAME in base.DATASET_REGISTRY.registered_names()
     assert path.read_text().startswith("# ")
+
+
+def test_the_own_data_set_of_the_docs_loads(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2].joinpath("docs", "data.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    monkeypatch.setattr(base.DATASET_REGISTRY, "_obj_map", dict(base.DATASET_REGISTRY._obj_map))
+    exec(code, {"__name__": "advprompt.custom.leaves", "__package__": "advprompt.custom"})
+    leaves = base.DATASET_REGISTRY.get("Leaves")
+    with pytest.raises(UserError, match="https://example.org/leaves"):
+        leaves(config(tmp_path, 4))
+    images(tmp_path / "leaves" / "images" / "oak", 30)
+    data = leaves(config(tmp_path, 4))
+    assert [len(part) for part in (data.train_x, data.val, data.test)] == [4, 4, 6]
+    assert (tmp_path / "leaves" / "split_leaves.json").is_file()

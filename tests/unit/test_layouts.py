@@ -101,17 +101,6 @@ def test_halves_of_other_settings_never_meet(changes):
         assert shown(layout.table_sheet(join))[0].count("–") == 2 * (1 + len(join.figures[1:]))
 
 
-def test_other_training_is_another_row():
-    made = [
-        half(s, config={"DATASET.SUBSAMPLE_CLASSES": s, "OPTIM.LR": lr})
-        for s in TWO
-        for lr in (0.1, 0.2)
-    ]
-    join, sheet = joined(*made)
-    assert [row.name for row in join.rows] == ["AdvPT (OPTIM.LR=0.1)", "AdvPT (OPTIM.LR=0.2)"]
-    assert all("–" not in row for row in shown(sheet))
-
-
 def test_missing_halves_seeds_and_duplicates_are_told():
     older = {"created": "2024-01-01T00:00:00+00:00"}
     made = [half("base", 1), half("base", 2), half("new", 1), half("base", 1) | older]

@@ -104,12 +104,12 @@ def test_the_shipped_pair_is_small_and_knows_shapes():
     files = [ASSETS / f"{name}.safetensors" for name in ("tiny", "tiny-robust")]
     assert sum(f.stat().st_size for f in files) < 12e6
     names = drawing.shape_classes()
-    batches = list(tiny_figures.drawn(names, 128))
+    batches = list(tiny_figures.drawn(names, 64))
     for name, least, robust in (("tiny", 75, False), ("tiny-robust", 60, True)):
         clip = load_clip(name)
         logits = tiny_figures.classifier(clip, "a drawing of a {}.", names)
         clean = tiny_figures.clean_accuracy(logits, batches, name)
-        assert clean["accuracy"] > least and clean["n"] == 128
+        assert clean["accuracy"] > least and clean["n"] == 64
         attacked = tiny_figures.robust_accuracy(logits, batches[:1], 4, name)
         assert attacked["accuracy"] > 25 if robust else attacked["accuracy"] < 20
         assert not attacked["warnings"]

@@ -122,13 +122,6 @@ def test_another_run_was_faster(tmp_path, few, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["shapes"]
 
 
-def test_read_only_root_uses_the_output(tmp_path, few, monkeypatch):
-    monkeypatch.setattr(base, "writable", lambda folder: False)
-    data = Shapes(config(tmp_path / "data", output=tmp_path / "out"))
-    assert not (tmp_path / "data").exists()
-    assert data.train_x[0].impath.startswith(str(tmp_path / "out" / "cache" / "shapes"))
-
-
 def test_root_that_has_them_is_used_though_read_only(tmp_path, few, monkeypatch):
     first = Shapes(config(tmp_path / "data"))
     monkeypatch.setattr(base, "writable", lambda folder: False)

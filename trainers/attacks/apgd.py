@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 
 from .. import losses
-from ..utils.errors import UserError
+from .base import AttackResult, LabelledAttack, likeliest_wrong
 from .geometry import into_ball, length
-from .gradient import AttackResult, _mix
-from .labelled import LabelledAttack
 
 MOMENTUM = 0.75  # share of the new step; the rest repeats the last move
 RHO = 0.75  # a loss that rose in no more than this share of the steps calls for smaller ones
 FIRST, SHORTEST, SHRINK = 0.22, 0.06, 0.03  # intervals between checkpoints, in shares of all steps
-MAX_TARGETS = 9  # wrong classes aimed at, one run each
+TARGETS = 9  # wrong classes aimed at, one run each
 
 
 def checkpoints(steps: int) -> dict[int, int]:
@@ -60,24 +58,11 @@ class _Samples:
     @classmethod
     def at(cls, clean: Tensor, images: Tensor, step_size: float) -> _Samples:
         """Begin at ``images``. As in the authors' code, a first loss above 0 counts as a rise."""
-        per_sample, per_pixel = clean.new_zeros(len(clean)), torch.zeros_like(clean)
-        rows = torch.arange(len(clean), device=clean.device)
-        lowest = per_sample - torch.inf
-        return cls(
-            rows,
-            clean,
-            images,
-            images,
-            per_pixel,
-            images,
-            per_pixel,
-            best_loss=lowest,
-            loss=per_sample,
-            rises=per_sample,
-            reviewed_loss=lowest,
-            halved=torch.ones_like(rows, dtype=torch.bool),
-            step_size=torch.full_like(clean[:, :1, :1, :1], step_size),
-        )
+        zero, none = clean.new_zeros(len(clean)), torch.zeros_like(clean)
+        rows, lowest = torch.arange(len(clean), device=clean.device), zero - torch.inf
+        size = torch.full_like(clean[:, :1, :1, :1], step_size)
+        walk = rows, clean, images, images, none, images, none
+        return cls(*walk, lowest, zero, zero, lowest, rows >= 0, size)
 
     def keep(self, chosen: Tensor) -> _Samples:
         """Return the samples where ``chosen`` (b,) is True."""
@@ -121,47 +106,37 @@ class APGD(LabelledAttack):
     breaks is returned where its loss was highest.
     """
 
-    def aims(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the classes (T, B) that the T runs aim at; here the label, to get away from."""
-        return labels.expand(self.spec.restarts, -1)
-
     def loss(self, logits: Tensor, labels: Tensor, aims: Tensor) -> Tensor:
-        """Return the ascended loss (b,)."""
+        """Return the ascended loss (b,) of a run that aims at the classes ``aims`` (b,)."""
         return losses.cross_entropy(logits, labels)
 
-    def attack(
-        self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int]
+    def aims(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
+        """Return the classes (b,) that a run aims at; here the label, to get away from."""
+        return labels
+
+    def clean_loss(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
+        return self.loss(logits, labels, self.aims(logits, labels, turn))
+
+    def search(
+        self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int], turn: int
     ) -> AttackResult:
-        aims = self.aims(logits, labels)
-        loss, right = self.loss(logits, labels, aims[0]), logits.argmax(1) == labels
-        kept = AttackResult(clean.clone(), 0.0, torch.zeros_like(right), loss, loss.clone(), right)
-        for turn, aim in enumerate(aims):
-            left = kept.right.nonzero().flatten()  # (b,)
-            if len(left):
-                own = [_mix(seeds[i], turn) for i in left.tolist()]
-                found = self.ascend(clean[left], labels[left], aim[left], own)
-                found.loss_first = self.loss(logits[left], labels[left], aim[left])
-                kept.zero_grad[left] |= found.zero_grad
-                worse = ~found.right | (found.loss_last > kept.loss_last[left])
-                for name in ("images", "loss_first", "loss_last", "right"):
-                    getattr(kept, name)[left[worse]] = getattr(found, name)[worse]
-        return kept
+        return self.ascend(clean, labels, self.aims(logits, labels, turn), seeds)
 
     def ascend(self, clean: Tensor, labels: Tensor, aims: Tensor, seeds: list[int]) -> AttackResult:
         """Attack from one random start; leaves ``loss_first`` 0."""
         eps, norm, steps = self.spec.eps, self.spec.norm, self.spec.steps
         zeros = torch.zeros(len(clean), device=clean.device)
-        found = AttackResult(clean.clone(), 0.0, zeros > 0, zeros, zeros.clone(), zeros == 0)
+        found = AttackResult.untouched(clean, zeros, zeros == 0)
         images = into_ball(clean, self.start(clean, seeds), eps, norm)
         samples, reviews = _Samples.at(clean, images, 2 * eps), checkpoints(steps)
         for step in range(steps + 1):
             if step:
                 samples.move(eps, norm, MOMENTUM if step > 1 else 1)
             rows = samples.rows
-            loss, grad, logits = self.gradient(
+            loss, grad, flat, logits = self.gradient(
                 samples.images, lambda x, at=rows: self.loss(x, labels[at], aims[at])
             )
-            found.zero_grad[rows] |= grad.flatten(1).abs().amax(dim=1) == 0
+            found.zero_grad[rows] |= flat
             samples.note(loss, grad, counts=step > 0)
             right = logits.argmax(1) == labels[rows]
             if not right.all():
@@ -186,34 +161,23 @@ class UntargetedDLR(APGD):
     """Auto-PGD on the untargeted DLR loss, which needs 3 classes."""
 
     def loss(self, logits: Tensor, labels: Tensor, aims: Tensor) -> Tensor:
-        """Return the DLR loss (b,)."""
         return losses.dlr(logits, labels)
 
 
 class TargetedAPGD(APGD):
-    """Auto-PGD on the targeted DLR loss, towards each of the likeliest wrong classes in turn.
+    """Auto-PGD on the targeted DLR loss, which needs 4 classes.
 
-    These are the 9 wrong classes of highest logit at the clean image, or all K - 1 where there
-    are fewer; restarts go through them again. A sample counts as broken wherever it is
-    misclassified, as the aimed-at class or another.
+    Runs aim at the 9 wrong classes of highest logit at the clean image, or at all K - 1 where
+    there are fewer. A sample counts as broken wherever it is misclassified, as the aimed-at class
+    or another.
     """
 
-    def aims(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the classes (T, B) aimed at.
+    def turns(self, classes: int) -> int:
+        return self.spec.restarts * min(TARGETS, classes - 1)
 
-        Raises:
-            UserError: fewer than 4 classes, for which the loss is undefined.
-        """
-        classes = logits.shape[1]
-        if classes < 4:
-            raise UserError(
-                f"the targeted DLR loss needs at least 4 classes but the model has {classes}; "
-                "attack it with APGD on the cross-entropy"
-            )
-        wrong = logits.scatter(1, labels[:, None], -torch.inf)
-        likeliest = wrong.topk(min(MAX_TARGETS, classes - 1), dim=1).indices  # (B, T)
-        return likeliest.t().repeat(self.spec.restarts, 1)
+    def aims(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
+        aims = likeliest_wrong(logits, labels, TARGETS)
+        return aims[turn % len(aims)]  # restarts go through them again
 
     def loss(self, logits: Tensor, labels: Tensor, aims: Tensor) -> Tensor:
-        """Return the targeted DLR loss (b,)."""
         return losses.dlr_targeted(logits, labels, aims)

@@ -1,19 +1,38 @@
-"""Self-checks of an attack: what it did, and in words what looks wrong with it."""
+"""Self-checks of an attack: what it did, and in words what looks wrong with it.
+
+A model may look robust because its gradient is useless. :func:`probe` asks the model itself, with
+about 30 forwards of at most 32 images; :func:`compare` holds the attacks against one another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 
+import torch
 from torch import Tensor
 
+from ..losses import margin
+from .base import AttackResult
+from .dispatch import COMPOSED
+from .family import gradient_attack
 from .geometry import length
-from .gradient import AttackResult
+from .gradient import objective_for
 from .spec import AttackSpec
 
-BALL_SLACK = 1e-6  # float32 rounding of x + delta
+SLACK = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of x + delta
 ZERO_GRAD_SHARE = 0.01
 NO_BALL_LEFT = 0.05
+LARGE_EPS = 64 / 255  # nothing of this kind survives it
+LARGE_STEPS = 20
+LARGE_EPS_SHARE = 0.05
+STEP_RISES_SHARE = 0.75
+BATCH_LOGITS = 0.05  # of logits of order 10; float32 alone gives about 1e-4
+GAP = 3  # points between PGD and AutoAttack
+LONG = 50  # steps from which PGD is meant to have converged
+ALIKE = ("name", "objective", "target", "steps", "restarts", "start", "norm", "drop")
+ALIKE += ("kwargs", "defence")  # fields of two attacks that differ in eps alone
 
 
 @dataclass
@@ -32,32 +51,28 @@ class AttackChecks:
 
     def add(self, result: AttackResult, clean: Tensor | None = None) -> None:
         """Count one batch; with the ``clean`` images, also how far it went in L2."""
-        images, reached, broken = result.images, getattr(result, "reached", None), result.right
-        l2 = 0.0 if clean is None else length(images - clean.float(), "l2").amax().item()
+        images, reached, broken = result.images, result.reached or {}, result.right
         self.merge(
             AttackChecks(
-                max_l2=l2,
-                broken=int((~broken).sum()) if reached else 0,
-                far={k: float(v[~broken].double().sum()) for k, v in (reached or {}).items()},
                 n=len(images),
                 max_linf=result.max_linf,
                 in_range=bool(((images >= 0) & (images <= 1)).all()),
                 zero_grad=int(result.zero_grad.sum()),
                 loss_first=float(result.loss_first.double().sum()),
                 loss_last=float(result.loss_last.double().sum()),
+                max_l2=0.0 if clean is None else float(length(images - clean.float(), "l2").amax()),
+                broken=int((~broken).sum()) if reached else 0,
+                far={k: float(v[~broken].double().sum()) for k, v in reached.items()},
             )
         )
 
     def merge(self, other: AttackChecks) -> None:
         """Add the totals of another part of the same attack."""
-        self.n += other.n
-        self.max_linf = max(self.max_linf, other.max_linf)
+        for name in ("n", "zero_grad", "loss_first", "loss_last", "broken"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("max_linf", "max_l2"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
         self.in_range = self.in_range and other.in_range
-        self.zero_grad += other.zero_grad
-        self.loss_first += other.loss_first
-        self.loss_last += other.loss_last
-        self.max_l2 = max(self.max_l2, other.max_l2)
-        self.broken += other.broken
         self.far = {k: self.far.get(k, 0) + v for k, v in other.far.items()} or self.far
 
     def summary(self) -> dict:
@@ -78,14 +93,6 @@ class AttackChecks:
         }
 
 
-def summarise(results: Iterable[AttackResult]) -> dict:
-    """Return the summary (see :meth:`AttackChecks.summary`) over the batches of one attack."""
-    checks = AttackChecks()
-    for result in results:
-        checks.add(result)
-    return checks.summary()
-
-
 def verify(
     spec: AttackSpec,
     summary: dict,
@@ -101,24 +108,17 @@ def verify(
         RuntimeError: the perturbation leaves the ball or the image leaves [0, 1]. No number made
             with such an attack means anything.
     """
-    if (
-        spec.norm == "l2"
-        and spec.eps is not None
-        and not summary.get("max_l2", 0) <= spec.eps + 1e-5
-    ):
+    most = summary.get(f"max_{spec.norm}", 0)
+    if spec.eps is not None and not most <= spec.eps + SLACK[spec.norm]:
+        linf = spec.norm == "linf"
+        far, radius = (f"{255 * v:.6g}/255" if linf else f"{v:.6g}" for v in (most, spec.eps))
         raise RuntimeError(
-            f"max_l2: an image moved by {summary['max_l2']:.6g} in L2, "
-            f"outside the ball of {spec.eps:.6g}"
-        )
-    if spec.norm == "linf" and not summary["max_linf"] <= spec.eps + BALL_SLACK:
-        raise RuntimeError(
-            f"max_linf: a pixel moved by {summary['max_linf'] * 255:.4f}/255, "
-            f"outside the ball of {spec.eps * 255:.4f}/255"
+            f"max_{spec.norm}: {'a pixel' if linf else 'an image'} moved by {far}, outside the "
+            f"ball of {radius} in {spec.norm}"
         )
     if not summary["in_range"]:
         raise RuntimeError("in_range: an adversarial image leaves [0, 1]")
-    warnings = []
-    moves = spec.eps is None or spec.eps > 0
+    warnings, moves = [], spec.eps is None or spec.eps > 0
     if moves and summary["zero_grad_share"] > ZERO_GRAD_SHARE:
         warnings.append(
             f"zero_grad_share: the gradient is exactly 0 for {summary['zero_grad_share']:.1%} of "
@@ -141,3 +141,118 @@ def verify(
             "it is too weak: more steps or other KWARGS; this figure is no robust accuracy"
         )
     return warnings
+
+
+# --- what the model answers ----------------------------------------------------------------------
+
+
+def probe(
+    logits: Callable[[Tensor], Tensor],
+    pixels: Tensor,
+    labels: Tensor,
+    spec: AttackSpec,
+    seeds: Sequence[int],
+) -> dict[str, float]:
+    """Return figures on images (B, 3, H, W) in [0, 1] that the model gets right.
+
+    * ``noise_right``: share still right under the attack's random start alone;
+    * ``large_eps_right``: share still right under the attack with eps 64/255 and 20 steps;
+    * ``step_rises``: share whose margin loss rises by a step of eps/4 along the gradient's sign;
+    * ``batch_logits``: largest change of a logit when an image is shown alone.
+    """
+    start = replace(spec, name="pgd", kwargs={}, start="uniform", restarts=1, drop=True)
+    step = replace(start, objective="margin", start="zero", steps=1, alpha=spec.eps / 4, drop=False)
+    size = {"norm": "linf", "eps": LARGE_EPS, "alpha": LARGE_EPS / 4, "steps": LARGE_STEPS}
+    large = replace(start, objective="margin", **size)
+    noise, large, moved = (
+        gradient_attack(objective_for(threat, logits, labels=labels), threat).run(pixels, seeds)
+        for threat in (replace(start, steps=0), large, step)
+    )
+    with torch.no_grad():
+        together = logits(pixels)
+        rises = margin(logits(moved.images), labels) > margin(together, labels)
+        alone = torch.cat([logits(x[None]) for x in pixels[:4]])
+    return {
+        "noise_right": noise.right.float().mean().item(),
+        "large_eps_right": large.right.float().mean().item(),
+        "step_rises": rises.float().mean().item(),
+        "batch_logits": (alone - together[:4]).abs().max().item(),
+    }
+
+
+def judge(figures: Mapping[str, float], spec: AttackSpec, attacked_right: float) -> list[str]:
+    """Return warnings in words, each headed by the name of its figure.
+
+    Args:
+        attacked_right: share of the probed images that are right under the attack itself.
+    """
+    noise, large = figures["noise_right"], figures["large_eps_right"]
+    rises, changes = figures["step_rises"], figures["batch_logits"]
+    found = []
+    if noise < attacked_right:
+        found += [
+            f"noise_right: noise of the same eps leaves {noise:.1%} right but the attack "
+            f"{attacked_right:.1%}: the attack is weaker than chance"
+        ]
+    if large > LARGE_EPS_SHARE:
+        found += [
+            f"large_eps_right: {large:.1%} of the probed images are right under eps 64/255, where "
+            "nothing should be: the attack is too weak or gradients are masked"
+        ]
+    if rises < STEP_RISES_SHARE:
+        found += [
+            f"step_rises: a step along the gradient raises the loss of only {rises:.1%} of the "
+            f"probed images (under {STEP_RISES_SHARE:.0%}): it does not describe the model"
+        ]
+    if changes > BATCH_LOGITS:
+        found += [
+            f"batch_logits: a logit changes by {changes:.3g} when its image is shown alone: the "
+            "result depends on the test batch size"
+        ]
+    return found
+
+
+def compare(attacks: Sequence[Mapping]) -> dict[int, list[str]]:
+    """Hold the attacks of one record against one another.
+
+    Args:
+        attacks: entries of a record, with ``eps`` such as ``"4/255"``.
+
+    Returns:
+        warnings for the attacks by their positions in the list.
+    """
+    warnings: dict[int, list[str]] = {}
+    # an attack without a ball is larger than none: nothing is compared with NaN
+    sizes = [float((a["eps"] or "nan").removesuffix("/255")) for a in attacks]
+    for (i, a), (j, b) in product(enumerate(attacks), repeat=2):
+        gap, ours = b["correct"] - a["correct"], f"{b['correct']} of {b['n']} are right under"
+        if gap <= 0:
+            continue
+        own = warnings.setdefault(j, [])
+        if sizes[i] < sizes[j] and _same(a, b, *ALIKE):
+            own.append(
+                f"eps_order: {ours} eps {b['eps']} but only {a['correct']} under the smaller "
+                f"{a['eps']}: the attack is too weak"
+            )
+        transfer = a["target"] != "end_to_end" and b["target"] == "end_to_end"
+        white_box = b["steps"] > 0 and "unseen" not in b.get("defence", "")
+        if transfer and white_box and a["norm"] == b["norm"] and sizes[i] <= sizes[j]:
+            own.append(
+                f"transfer_order: {ours} this white-box attack but only {a['correct']} under the "
+                f"{a['target']} attack of eps {a['eps']}, which saw less: gradients are masked or "
+                "the attack is too weak"
+            )
+        long = b["name"] == "pgd" and b["steps"] >= LONG and 100 * gap > GAP * a["n"]
+        if a["name"] in COMPOSED and long and _same(a, b, "target", "norm", "eps", "defence"):
+            left = a.get("checks", {}).get("left", {})
+            parts = ", ".join(f"{count} after {name}" for name, count in left.items())
+            own.append(
+                f"autoattack_gap: {ours} this attack but only {a['correct']} under {a['name']}, "
+                f"which starts from what the row's attacks have left{parts and f' ({parts})'}: "
+                "believe the latter"
+            )
+    return {j: found for j, found in sorted(warnings.items()) if found}
+
+
+def _same(a: Mapping, b: Mapping, *fields: str) -> bool:
+    return all(a.get(field) == b.get(field) for field in fields)

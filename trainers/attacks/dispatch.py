@@ -1,19 +1,65 @@
-"""From a spec to a run: which class makes an attack, and in what precision its gradients are."""
+"""From a spec to a run: AutoAttack's parts, the class of an attack, the precision of gradients.
+
+AutoAttack is four attacks in turn, each on the samples that the ones before have left: the standard
+version of the code of Croce & Hein, 2020 (arXiv 2003.01690).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .autoattack import build_part
-from .family import Aimed, aims_of, gradient_attack
-from .gradient import AttackResult, objective_for
+from ..records.threats import REFERENCED
+from ..utils.errors import UserError
+from .apgd import APGD, TargetedAPGD, UntargetedDLR
+from .base import AttackResult
+from .fab import FAB
+from .family import aims_of, gradient_attack
+from .gradient import objective_for
 from .library import LibraryAttack
-from .spec import LABELLED, AttackSpec
+from .rap import RAP
+from .spec import STEPS, AttackSpec
+from .square import Square
 
 Model = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> logits (B, K) or features
+PARTS = {
+    "apgd-ce": APGD,
+    "apgd-dlr": UntargetedDLR,
+    "apgd-t": TargetedAPGD,
+    "fab-t": FAB,
+    "square": Square,
+}
+COMPOSED = {
+    "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "apgd": ("apgd-ce", "apgd-dlr"),
+}
+# fewest classes of a part: where its loss is defined; fab-t would run below and goes with apgd-t
+FEWEST = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 4}
+
+
+def parts_of(spec: AttackSpec, classes: int) -> list[AttackSpec]:
+    """Return the attacks that ``spec`` stands for: itself, or the parts of a composed one.
+
+    Parts of a composed attack that need more classes are left out, with a message.
+
+    Raises:
+        UserError: a part is asked for by name and there are too few classes.
+    """
+    if spec.name not in COMPOSED:
+        if classes < FEWEST.get(spec.name, 0):
+            raise UserError(
+                f"attack '{spec.name}' needs at least {FEWEST[spec.name]} classes but there are "
+                f"{classes}; use 'apgd-ce' or 'autoattack'"
+            )
+        return [spec]
+    names = [name for name in COMPOSED[spec.name] if classes >= FEWEST.get(name, 0)]
+    left_out = [name for name in COMPOSED[spec.name] if name not in names]
+    if left_out:
+        print(f"note: {classes} classes are too few for {' and '.join(left_out)}, left out")
+    return [replace(spec, name=name, steps=STEPS.get(name, spec.steps)) for name in names]
 
 
 def tower_in(prec: str, features: Model) -> Model:
@@ -38,7 +84,7 @@ def run_attack(
     seeds: Sequence[int],
     *,
     forward: Model,
-    labels: Tensor,
+    labels: Tensor | None,
     still_right: Model | None = None,
     exact: Model | None = None,
 ) -> AttackResult:
@@ -47,22 +93,22 @@ def run_attack(
     Args:
         pixels: (B, 3, H, W) in [0, 1].
         seeds: one integer per image.
-        forward: what is attacked; features instead of logits for ``embedding_kl``.
-        labels: (B,) int64.
+        forward: what is attacked: logits, of rap the surrogate's; features for ``embedding_kl``.
+        labels: (B,) int64; None, which only rap takes, for the surrogate's own answers.
         still_right: images to (B,) bool, where the tested model is right; decides between restarts.
         exact: the logits in float32 where ``forward`` is coarser, which then have the last word on
             whether a sample is broken.
     """
-    if spec.adaptive:
-        return build_part(spec, forward, labels).run(pixels, seeds)
-    if spec.library:
-        return LibraryAttack(forward, labels, spec, spec.kwargs).run(pixels, seeds)
-    aim = spec.kwargs.get("aim")
-    with torch.no_grad():
-        needed = aim is not None or spec.objective not in LABELLED
-        reference = forward(pixels) if needed else None
+    if spec.name == "rap":
+        return RAP(forward, labels, spec).run(pixels, seeds)
+    if spec.adaptive or spec.library:
+        attack = LibraryAttack if spec.library else PARTS[spec.name]
+        return attack(forward, labels, spec).run(pixels, seeds)
+    aim, reference, aims = spec.kwargs.get("aim"), None, None
+    if aim is not None or spec.objective in REFERENCED:
+        with torch.no_grad():
+            reference = forward(pixels)
     if aim is not None:
-        loss = Aimed(forward, labels, aims_of(aim, reference, labels, seeds), exact=exact)
-    else:
-        loss = objective_for(spec, forward, labels=labels, reference=reference, exact=exact)
-    return gradient_attack(loss, spec, spec.kwargs).run(pixels, seeds, still_right)
+        aims = aims_of(aim, reference, labels, seeds)
+    loss = objective_for(spec, forward, labels=labels, reference=reference, aims=aims, exact=exact)
+    return gradient_attack(loss, spec).run(pixels, seeds, still_right)

@@ -10,17 +10,13 @@ Source: Croce & Hein, 2020 (arXiv 1907.02044), algorithm 1; targets and constant
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .. import losses
+from .base import AttackResult, LabelledAttack, another_seed, likeliest_wrong
 from .geometry import into_ball, length, to_hyperplane
-from .gradient import AttackResult, _mix
-from .labelled import LabelledAttack
-from .spec import AttackSpec
 
 ALPHA_MAX = 0.1  # largest weight of the step that starts at the clean image
 ETA = 1.05  # how far a step goes beyond the linearised boundary
@@ -28,61 +24,37 @@ BETA = 0.9  # share of the perturbation kept once the boundary is crossed
 TARGETS = 9  # wrong classes aimed at, one run each
 
 
-@dataclass
-class FABResult(AttackResult):
-    """As any attack's; ``norms`` (B,) are the lengths of the shortest perturbations found.
-
-    They are 0 where the clean image is wrong and inf where nothing wrong was found. The search
-    ends at the first one within eps: for minimal perturbations attack with eps = 0.
-    """
-
-    norms: Tensor | None = None
-
-
 class FAB(LabelledAttack):
     """FAB-T in L_inf or L2; of the spec, norm, eps, steps and restarts are used.
 
     Runs aim at each of the likeliest wrong classes (all K - 1 where there are fewer than
-    ``targets``) in turn, from the clean image and, on further restarts, from a random one. Any
+    :data:`TARGETS`) in turn, from the clean image and, on further restarts, from a random one. Any
     misclassified iterate counts, as the aimed-at class or another; a sample leaves the search with
     its first one inside the ball. One that never breaks returns its nearest wrong image, moved
     into the ball. The losses of the result are margins.
     """
 
-    def __init__(
-        self,
-        logits: Callable[[Tensor], Tensor],
-        labels: Tensor,
-        spec: AttackSpec,
-        *,
-        targets: int = TARGETS,
-    ):
-        super().__init__(logits, labels, spec)
-        self.targets = targets
+    def turns(self, classes: int) -> int:
+        """Return 1: its runs share the nearest image, see :meth:`nearest`."""
+        return 1
 
     @torch.no_grad()
-    def attack(self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int]) -> FABResult:
-        margin, right = losses.margin(logits, labels), logits.argmax(1) == labels
-        zeros = torch.zeros_like(margin)
-        found = FABResult(
-            clean.clone(), 0.0, zeros > 0, margin, margin.clone(), right.clone(), norms=zeros
-        )
-        left = right.nonzero().flatten()  # (b,)
-        if len(left):
-            wrong = logits.scatter(1, labels[:, None], -torch.inf)[left]
-            aims = wrong.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices.t()  # (T, b)
-            own = [seeds[i] for i in left.tolist()]
-            nearest, norms, flat = self.search(clean[left], labels[left], aims, own)
-            images = into_ball(clean[left], nearest, self.spec.eps, self.spec.norm)
-            margin, right = self.score(images, labels[left])
-            found.images[left], found.norms[left], found.zero_grad[left] = images, norms, flat
-            found.loss_last[left], found.right[left] = margin, right
-        return found
-
     def search(
+        self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int], turn: int
+    ) -> AttackResult:
+        aims = likeliest_wrong(logits, labels, TARGETS)  # (T, b)
+        nearest, _, flat = self.nearest(clean, labels, aims, seeds)
+        images = into_ball(clean, nearest, self.spec.eps, self.spec.norm)
+        margin, right = self.score(images, labels)
+        return AttackResult(images, 0.0, flat, margin, margin, right)
+
+    def nearest(
         self, clean: Tensor, labels: Tensor, aims: Tensor, seeds: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the nearest wrong images, their distances and where a gradient was exactly 0.
+
+        The distance is inf where nothing wrong was found. The search of a sample ends at its first
+        one within eps; with eps 0 it looks for the shortest.
 
         Args:
             aims: (T, B) classes that the runs aim at.
@@ -94,14 +66,18 @@ class FAB(LabelledAttack):
         for turn, (aim, restart) in enumerate(turns):
             images = clean.clone()
             if restart:
-                images = self.start(clean, [_mix(seed, turn) for seed in seeds])
+                images = self.start(clean, [another_seed(seed, turn) for seed in seeds])
             for _ in range(self.spec.steps):
                 left = (norms > self.spec.eps).nonzero().flatten()  # (b,)
                 if not len(left):
                     return nearest, norms, flat
                 origin, label = clean[left], labels[left]
-                gap, normal = self._boundary(images[left], label, aim[left])
-                flat[left] |= normal.flatten(1).abs().amax(dim=1) == 0
+                pair = torch.stack([label, aim[left]], dim=1)  # (b, 2)
+                with torch.enable_grad():  # of the aimed-at logit less the label's
+                    gap, normal, zero, _ = self.gradient(
+                        images[left], lambda x, p=pair: x.float().gather(1, p).diff(dim=1)[:, 0]
+                    )
+                flat[left] |= zero
                 moved = self.step(origin, images[left], gap, normal)
                 broken = ~self.score(moved, label)[1]
                 size = length(moved - origin, self.spec.norm).flatten()  # (b,)
@@ -131,12 +107,3 @@ class FAB(LabelledAttack):
         alpha = (near / (near + far)).clamp(max=ALPHA_MAX)
         mixed = (images + ETA * move) * (1 - alpha) + (clean + ETA * move_clean) * alpha
         return mixed.clamp(0, 1)
-
-    @torch.enable_grad()
-    def _boundary(self, images: Tensor, labels: Tensor, aim: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logit difference (b,) aim - label and its gradient (b, 3, H, W)."""
-        pair = torch.stack([labels, aim], dim=1)  # (b, 2)
-        gap, grad, _ = self.gradient(
-            images, lambda logits: logits.float().gather(1, pair).diff(dim=1)[:, 0]
-        )
-        return gap, grad

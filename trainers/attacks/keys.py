@@ -3,40 +3,20 @@
 from yacs.config import CfgNode
 
 from ..config.keys import add_defaults, section
+from ..records.threats import PGD_FAMILY
 from ..utils.errors import UserError
-from .catalogue import FAMILY
 from .spec import specs_from_cfg
 
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add the keys of ``ATTACK``."""
     # What attacks in training and in the test; EPS and ALPHA in 1/255 ("4" and "4/255" are one)
-    train = {
-        "NAME": "pgd",
-        "EPS": "8/255",
-        "ALPHA": "1/255",
-        "STEPS": 10,
-        "RESTARTS": 1,
-        "START": "uniform",
-        "OBJECTIVE": "embedding_kl",
-        "TARGET": "embedding",
-    }
-    test = {
-        "NAME": "pgd",
-        "EPS": "1/255",
-        "ALPHA": "1/255",
-        "STEPS": 100,
-        "RESTARTS": 1,
-        "START": "uniform",
-        "OBJECTIVE": "ce",
-        "TARGET": "end_to_end",
-        "DROP": False,
-        "NORM": "linf",
-        "KWARGS": CfgNode(new_allowed=True),
-        "PREC": "fp32",
-    }
-    add_defaults(cfg, "ATTACK.TRAIN", **train)
-    add_defaults(cfg, "ATTACK.TEST", **test)
+    both = {"NAME": "pgd", "ALPHA": "1/255", "RESTARTS": 1, "START": "uniform"}
+    aim = {"OBJECTIVE": "embedding_kl", "TARGET": "embedding"}
+    add_defaults(cfg, "ATTACK.TRAIN", **both, EPS="8/255", STEPS=10, **aim)
+    aim = {"OBJECTIVE": "ce", "TARGET": "end_to_end", "DROP": False, "NORM": "linf"}
+    own = {"KWARGS": CfgNode(new_allowed=True), "PREC": "fp32"}
+    add_defaults(cfg, "ATTACK.TEST", **both, EPS="1/255", STEPS=100, **aim, **own)
     add_defaults(cfg, "ATTACK.TEST", LIST=[])  # several attacks: what differs from the node, each
 
 
@@ -47,10 +27,10 @@ def check_cfg(cfg: CfgNode) -> None:
         UserError: naming the key, its value and what to write instead.
     """
     for spec in specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN"):
-        if spec.name not in FAMILY:
+        if spec.name not in PGD_FAMILY:
             raise UserError(
                 f"ATTACK.TRAIN.NAME is '{spec.name}', which is for tests; train with one of: "
-                f"{', '.join(FAMILY)}"
+                f"{', '.join(PGD_FAMILY)}"
             )
     for spec in specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST"):
         if spec.eps == 0:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,31 +17,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .. import losses
+from ..records.threats import NORMS
 from ..utils.errors import UserError
-from .catalogue import FILLED, library_class, library_fields
+from .base import AttackResult, LabelledAttack, NotFinite, check_finite, likeliest_wrong
 from .geometry import into_ball, length
-from .gradient import AttackResult, NotFinite, _mix
-from .labelled import LabelledAttack
-from .spec import AttackSpec
+from .library_classes import FILLED, LibraryClass, library_class
 
 SLACK = 1e-5  # rounding of the library's own float32 projections
 RANGE_SLACK = 1e-3  # EADEN and EADL1 write their first step into the image that they clip to
 MOST_VALUES = 1 << 14  # of an image under JSMA, which compares all pairs of them
-MAX_TARGETS = 9  # wrong classes aimed at, as AutoAttack has it
+TARGETS = 9  # wrong classes aimed at, as AutoAttack has it
 FEWEST = {"APGDT": 4, "AutoAttack": 4}  # classes for which the targeted DLR loss is defined
 GRADIENT_FREE = ("Square", "SPSA", "OnePixel", "Pixle", "GN")
-
-
-@dataclass
-class LibraryResult(AttackResult):
-    """As any attack's; ``reached`` tells how far each image went.
-
-    It holds (B,) per distance: ``l0`` pixels changed (in any channel), ``l1``, ``l2``, ``linf``,
-    all 0 for images that came back as they were. Of an attack without a ball these are the result:
-    it may break every sample, and what counts is how far it had to go.
-    """
-
-    reached: dict[str, Tensor] | None = None
 
 
 class _LogitsOfImages(torch.autograd.Function):
@@ -81,8 +67,7 @@ class _Victim(nn.Module):
         else:
             with torch.no_grad():
                 answer = logits(images).float()
-        if not torch.isfinite(answer).all():
-            raise NotFinite("the model's logits are not finite; compute in fp32")
+        check_finite("the model's logits are", answer)
         return answer
 
 
@@ -100,65 +85,29 @@ class LibraryAttack(LabelledAttack):
     exactly 0 at the clean image. ``loss_first`` and ``loss_last`` are margins, whatever the class
     ascends. JSMA aims at the likeliest wrong class; the library's own choice takes 10 classes for
     granted.
-
-    Args:
-        logits: images (b, 3, H, W) -> logits (b, K); called with any part of the batch.
-        labels: (B,) int64.
-        spec: name, norm, eps, alpha, steps and restarts; see :func:`~.catalogue.library_fields`
-            for which of them the class takes, and what None stands for. Restarts run again on the
-            samples that are left.
-        kwargs: the class' other arguments.
-
-    Raises:
-        UserError: the class or an argument is unknown, or the class cannot work here.
     """
 
-    def __init__(
-        self,
-        logits: Callable[[Tensor], Tensor],
-        labels: Tensor,
-        spec: AttackSpec,
-        kwargs: Mapping | None = None,
-    ):
-        super().__init__(logits, labels, spec)
-        self.entry = library_class(spec.name)
-        fields = library_fields(
-            spec.name,
-            norm=spec.norm,
-            eps=spec.eps,
-            alpha=spec.alpha,
-            steps=spec.steps,
-            kwargs=kwargs,
-        )
-        self.name, self.norm, self.eps = fields["name"], fields["norm"], fields["eps"]
-        self.alpha, self.steps, self.kwargs = fields["alpha"], fields["steps"], fields["kwargs"]
+    @property
+    def entry(self) -> LibraryClass:
+        """The class that the spec names."""
+        return library_class(self.spec.name)
 
-    def attack(
-        self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int]
-    ) -> LibraryResult:
+    def search(
+        self, clean: Tensor, labels: Tensor, logits: Tensor, seeds: list[int], turn: int
+    ) -> AttackResult:
         self._check_suits(clean, logits.shape[1])
-        margin, right = losses.margin(logits, labels), logits.argmax(1) == labels
-        kept = LibraryResult(
-            clean.clone(), 0.0, torch.zeros_like(right), margin, margin.clone(), right
-        )
-        if len(clean) and self.entry.name not in GRADIENT_FREE:
-            _, grad, _ = self.gradient(clean, lambda x: losses.cross_entropy(x, labels))
-            kept.zero_grad |= grad.flatten(1).abs().amax(dim=1) == 0
-        for restart in range(self.spec.restarts):
-            left = kept.right.nonzero().flatten()  # (b,)
-            if not len(left):
-                break
-            seed = _one_of([_mix(seeds[i], restart) for i in left.tolist()])
-            images, lost = self._perturb(clean[left], labels[left], logits.shape[1], seed)
-            kept.zero_grad[left] |= lost
-            with torch.no_grad():
-                answer = self.logits(images)
-            margin, right = losses.margin(answer, labels[left]), answer.argmax(1) == labels[left]
-            worse = ~right | (margin > kept.loss_last[left])
-            kept.images[left[worse]] = images[worse]
-            kept.loss_last[left[worse]] = margin[worse]
-            kept.right[left] = right
-        change = kept.images - clean
+        flat = torch.zeros_like(labels, dtype=torch.bool)
+        if turn == 0 and self.entry.name not in GRADIENT_FREE:
+            flat = self.gradient(clean, lambda x: losses.cross_entropy(x, labels))[2]
+        images, lost = self._perturb(clean, labels, logits.shape[1], _one_of(seeds))
+        with torch.no_grad():
+            answer = self.logits(images)
+        margin, right = losses.margin(answer, labels), answer.argmax(1) == labels
+        return AttackResult(images, 0.0, flat | lost, margin, margin, right)
+
+    def run(self, pixels: Tensor, seeds: Sequence[int]) -> AttackResult:
+        kept = super().run(pixels, seeds)
+        change = kept.images - pixels.detach().float().clamp(0, 1)
         kept.reached = {
             "l0": (change != 0).any(dim=1).flatten(1).sum(dim=1).float(),
             "l1": change.abs().flatten(1).sum(dim=1),
@@ -168,19 +117,20 @@ class LibraryAttack(LabelledAttack):
         return kept
 
     def _check_suits(self, clean: Tensor, classes: int) -> None:
-        fewest, asked = FEWEST.get(self.entry.name, 2), self.kwargs.get("n_classes", 0)
+        name, kind = self.spec.name, self.entry.name
+        fewest, asked = FEWEST.get(kind, 2), self.spec.kwargs.get("n_classes", 0)
         if classes < fewest:
             raise UserError(
-                f"{self.name} needs at least {fewest} classes but the model has {classes}; use "
+                f"{name} needs at least {fewest} classes but the model has {classes}; use "
                 "'autoattack', which leaves out what cannot run"
             )
         if asked > classes:
             raise UserError(
-                f"{self.name}: KWARGS.n_classes is {asked} but the model has {classes} classes"
+                f"{name}: KWARGS.n_classes is {asked} but the model has {classes} classes"
             )
-        if self.entry.name == "JSMA" and clean[0].numel() > MOST_VALUES:
+        if kind == "JSMA" and clean[0].numel() > MOST_VALUES:
             raise UserError(
-                f"{self.name} compares all pairs of an image's values, too many for images of "
+                f"{name} compares all pairs of an image's values, too many for images of "
                 f"{tuple(clean.shape[1:])}; use torchattacks:SparseFool or torchattacks:OnePixel"
             )
 
@@ -188,56 +138,49 @@ class LibraryAttack(LabelledAttack):
         self, clean: Tensor, labels: Tensor, classes: int, seed: int
     ) -> tuple[Tensor, Tensor]:
         """Return the library's images, checked, and which (b,) of them it lost to NaN."""
-        made = self._make(clean, classes, seed)
+        made, name = self._make(clean, classes, seed), self.spec.name
         with _seeded(seed):
             try:
                 images = made(clean.clone(), labels.clone()).detach().float()
             except (NotFinite, UserError):
                 raise
             except Exception as error:
-                raise RuntimeError(
-                    f"{self.name} failed in the library: {type(error).__name__}: {error}"
-                ) from error
+                what = f"{type(error).__name__}: {error}"
+                raise RuntimeError(f"{name} failed in the library: {what}") from error
         if images.shape != clean.shape:
-            raise RuntimeError(f"{self.name} returned images of shape {tuple(images.shape)}")
+            raise RuntimeError(f"{name} returned images of shape {tuple(images.shape)}")
         lost = ~images.isfinite().flatten(1).all(dim=1)
         images = torch.where(lost[:, None, None, None], clean, images)
-        low, high = (float(value) for value in torch.aminmax(images))
+        low, high = map(float, torch.aminmax(images))
         if low < -RANGE_SLACK or high > 1 + RANGE_SLACK:
-            raise RuntimeError(f"{self.name} returned pixels from {low:.6g} to {high:.6g}")
-        images = images.clamp(0, 1)
-        if self.eps is None:
+            raise RuntimeError(f"{name} returned pixels from {low:.6g} to {high:.6g}")
+        images, eps, norm = images.clamp(0, 1), self.spec.eps, self.spec.norm
+        if eps is None:
             return images, lost
-        far = float(length(images - clean, self.norm).max())
-        if far > self.eps + SLACK:
-            raise RuntimeError(
-                f"{self.name} went to {far:.6g}, outside its {self.norm} ball of {self.eps:.6g}"
-            )
-        return into_ball(clean, images, self.eps, self.norm), lost
+        far = float(length(images - clean, norm).max())
+        if far > eps + SLACK:
+            raise RuntimeError(f"{name} went to {far:.6g}, outside its {norm} ball of {eps:.6g}")
+        return into_ball(clean, images, eps, norm), lost
 
     def _make(self, clean: Tensor, classes: int, seed: int):
         """Return an instance of the class for ``self.logits``."""
-        fields = {"EPS": self.eps, "ALPHA": self.alpha, "STEPS": self.steps, "RESTARTS": 1}
-        fields["NORM"] = {"linf": "Linf", "l2": "L2"}.get(self.norm)
+        fields = {"EPS": self.spec.eps, "ALPHA": self.spec.alpha, "STEPS": self.spec.steps}
+        fields |= {"RESTARTS": 1, "NORM": NORMS.get(self.spec.norm)}
         values = {argument: fields[field] for argument, field in FILLED.items()}
-        values |= {"seed": seed, "n_classes": min(classes, MAX_TARGETS + 1)}
+        values |= {"seed": seed, "n_classes": min(classes, TARGETS + 1)}
         values = {key: value for key, value in values.items() if key in self.entry.defaults}
         victim = _Victim(self.logits, clean.device)
         try:
-            made = self.entry.make(victim, **(values | self.kwargs))
+            made = self.entry.make(victim, **(values | self.spec.kwargs))
         except (TypeError, ValueError, AssertionError) as error:
-            raise UserError(f"{self.name} refuses its settings: {error}") from error
+            raise UserError(f"{self.spec.name} refuses its settings: {error}") from error
         if self.entry.name == "AutoAttack":
             for part in made._autoattack.attacks:
                 if hasattr(part, "steps"):
-                    part.steps = self.steps
+                    part.steps = self.spec.steps
         if self.entry.name == "JSMA":
-
-            def likeliest_wrong(images, labels):
-                with torch.no_grad():
-                    return victim(images).scatter(1, labels[:, None], -torch.inf).argmax(1)
-
-            made.set_mode_targeted_by_function(likeliest_wrong, quiet=True)
+            aim = torch.no_grad()(lambda images, labels: likeliest_wrong(victim(images), labels)[0])
+            made.set_mode_targeted_by_function(aim, quiet=True)
         return made
 
 

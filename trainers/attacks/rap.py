@@ -6,25 +6,25 @@ likely to be high for another model too.
 
 Source: Qin et al., 2022 (arXiv 2210.05968), algorithm 1 with late start (RAP-LS) and input
 diversity; where the paper leaves things open, its authors' code and AdvPT's, and
-:data:`~.catalogue.RAP` says which default is whose. AdvPT's public code leaves the reverse
+:mod:`.settings` says which default is whose. AdvPT's public code leaves the reverse
 perturbation out unless a flag is given; here it is always there. Input diversity resizes
 bilinearly, theirs by nearest pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .. import losses
-from .catalogue import rap_settings
-from .family import Diversity, _value_of
+from ..utils.seeds import generators
+from .base import another_seed, drawn, gradient_of
+from .family import Diversity
 from .geometry import into_ball
-from .gradient import AttackResult, _mix, check_pixels
+from .settings import parse_255
 from .spec import AttackSpec
-from .units import parse_255
 
 REVERSE = -3  # seeds apart from those of the restarts and of input diversity
 
@@ -42,42 +42,23 @@ class RAP(Diversity):
             clean images.
         spec: eps, alpha, steps, restarts and start; objective ``logit`` (MaxLogit: minus the
             label's logit) or ``ce``. Norm linf.
-        kwargs: see :func:`~.catalogue.rap_settings`; ``surrogate`` and ``labels`` are not used.
     """
 
-    def __init__(
-        self,
-        logits: Callable[[Tensor], Tensor],
-        labels: Tensor | None,
-        spec: AttackSpec,
-        kwargs: Mapping | None = None,
-    ):
-        settings = rap_settings(kwargs or {})
-        diversity = {name: settings[name] for name in ("probability", "resize")}
-        super().__init__(self.ascended, spec, **diversity)
+    def __init__(self, logits: Callable[[Tensor], Tensor], labels: Tensor | None, spec: AttackSpec):
+        super().__init__(self.ascended, spec)
         self.logits, self.given = logits, labels
-        self.late_start, self.inner_steps = settings["late_start"], settings["inner_steps"]
-        self.inner_eps = parse_255(settings["inner_eps"], "inner_eps")
+        self.late_start, self.inner_steps = spec.kwargs["late_start"], spec.kwargs["inner_steps"]
+        self.inner_eps = parse_255(spec.kwargs["inner_eps"], "inner_eps")
         self.labels: Tensor | None = None  # (B,)
         self.noise: list[torch.Generator] = []
         self.step = 0
 
-    def run(self, pixels: Tensor, seeds: Sequence[int]) -> AttackResult:
-        """Attack a batch of images (B, 3, H, W) in [0, 1], each with a seed of its own.
-
-        Raises:
-            UserError: pixels outside [0, 1] or NaN.
-            NotFinite: the surrogate's loss or its gradient is not finite.
-        """
-        check_pixels(pixels)
-        with torch.inference_mode(False):
-            if self.given is None:
-                clean = pixels.detach().clone().float().clamp(0, 1)
-                with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-                    self.labels = self.logits(clean).argmax(1)
-            else:  # a copy: a tensor made in inference mode cannot take part in a backward pass
-                self.labels = self.given.clone().to(pixels.device)
-        return super().run(pixels, seeds)
+    def begin(self, clean: Tensor) -> None:
+        if self.given is None:
+            with torch.no_grad():
+                self.labels = self.logits(clean).argmax(1)
+        else:  # a copy: a tensor made in inference mode cannot take part in a backward pass
+            self.labels = self.given.clone().to(clean.device)
 
     def ascended(self, images: Tensor) -> Tensor:
         """Return the attack's loss (B,) at images (B, 3, H, W)."""
@@ -87,7 +68,7 @@ class RAP(Diversity):
         return -logits.float().gather(1, self.labels[:, None])[:, 0]
 
     def start(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
-        self.noise = [torch.Generator().manual_seed(_mix(seed, REVERSE)) for seed in seeds]
+        self.noise = generators(another_seed(seed, REVERSE) for seed in seeds)
         self.step = 0
         return super().start(clean, seeds)
 
@@ -95,14 +76,9 @@ class RAP(Diversity):
         if not images.requires_grad:
             return super().objective(images)
         self.step += 1
-        if self.step <= self.late_start or not self.inner_eps:
-            return super().objective(images)
-        loss = super().objective(images + self.reverse(images.detach()))
-        if self.step > 1:
-            return loss
-        with torch.no_grad():
-            first = self.ascended(images)
-        return _value_of(first, loss)  # the loss at the start is kept
+        if self.step > self.late_start and self.inner_eps:
+            images = images + self.reverse(images.detach())
+        return super().objective(images)
 
     def reverse(self, images: Tensor) -> Tensor:
         """Return what to add to images (B, 3, H, W) so that the surrogate is surer of the label.
@@ -110,14 +86,11 @@ class RAP(Diversity):
         From a random start, ``inner_steps`` signed steps of ``inner_eps / inner_steps`` descend the
         cross-entropy, whatever the attack's own objective; the sum stays in [0, 1].
         """
-        noise = [torch.rand(images.shape[1:], generator=generator) for generator in self.noise]
-        noise = 2 * torch.stack(noise).to(images) - 1  # (B, 3, H, W), U[-1, 1)
+        noise = 2 * drawn(torch.rand, self.noise, images) - 1  # (B, 3, H, W), U[-1, 1)
         moved = into_ball(images, images + self.inner_eps * noise, self.inner_eps, "linf")
         for _ in range(self.inner_steps):
             moved.requires_grad_(True)
             loss = losses.cross_entropy(self.logits(moved), self.labels)
-            (grad,) = torch.autograd.grad(loss.sum(), moved)
-            with torch.no_grad():
-                step = self.inner_eps / self.inner_steps * grad.sign()
-                moved = into_ball(images, moved.detach() - step, self.inner_eps, "linf")
+            step = self.inner_eps / self.inner_steps * gradient_of(loss, moved)[0].sign()
+            moved = into_ball(images, moved.detach() - step, self.inner_eps, "linf")
         return moved.detach() - images

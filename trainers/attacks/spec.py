@@ -5,45 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
+from ..records import threats
+from ..records.threats import LABELLED, LIBRARY, PGD_FAMILY, REFERENCED
 from ..utils.errors import UserError, nearest
-from .catalogue import FAMILY, PREFIX, family_settings, library_fields, rap_settings
-from .units import in_255, parse_255
+from .library_classes import library_fields
+from .settings import in_255, number, parse_255, settings_of, whole, word
 
-# Attacks that choose step size, start and objective by themselves -> their usual number of steps
-# (queries for square). apgd is apgd-ce and apgd-dlr.
-ADAPTIVE = {
-    "autoattack": 100,
-    "apgd": 100,
-    "apgd-ce": 100,
-    "apgd-dlr": 100,
-    "apgd-t": 100,
-    "fab-t": 100,
-    "square": 5000,
-}
-BLACK_BOX = ("rap",)  # made on another model, the surrogate
-NAMES = (*FAMILY, *ADAPTIVE, *BLACK_BOX)
-# of an entry of LIST: steps and alpha are both authors', start and objective those of AdvPT's code
-RAP_FIELDS = {
+STEPS = {"square": 5000}  # usual steps (queries for square) of the adaptive attacks; 100 elsewhere
+# steps and alpha are both authors', start and objective those of AdvPT's code
+RAP = {
     "target": "surrogate",
     "objective": "logit",
     "start": "uniform",
     "alpha": "2/255",
     "steps": 400,
-    "restarts": 1,
     "drop": False,
     "norm": "linf",
 }
-STARTS = ("uniform", "one_sided", "zero")
-OBJECTIVES = ("ce", "margin", "kl", "embedding_kl")
-RAP_OBJECTIVES = ("logit", "ce")
-TARGETS = ("end_to_end", "frozen_prompt", "embedding", "surrogate")
-NORMS = ("linf", "l2")
-PRECISIONS = ("fp32", "bf16")
-
-# Objectives that compare with the model's own clean output: flat at a perturbation of zero.
-FLAT_AT_ZERO = ("kl", "embedding_kl")
-LABELLED = ("ce", "margin")
-MOST_L2 = 100  # largest radius in L2; 224x224 images are at most 388 apart
+MOST = {"linf": 1, "l2": 100}  # largest radius; 224x224 images are at most 388 apart in L2
 
 
 @dataclass(frozen=True)
@@ -57,7 +36,7 @@ class AttackSpec:
         eps: radius of the ball, float in [0, 1] (16/255 = 0.0627); None for a class of
             torchattacks without a ball, such as CW.
         alpha: step size, float in [0, 1].
-        steps: gradient steps; 0 leaves the random start, a noise baseline.
+        steps: gradient steps (queries of square); 0 leaves the random start, a noise baseline.
         restarts: independent runs of which the worst for the model is kept.
         start: ``uniform`` U[-eps, eps], ``one_sided`` U[0, eps] (AdvPT's public code) or ``zero``.
         objective: the ascended loss, ``ce``, ``margin``, ``kl`` or ``embedding_kl``; of rap
@@ -66,9 +45,9 @@ class AttackSpec:
             ``frozen_prompt`` (the hand-made one), ``embedding`` (the image tower alone) or, of
             rap, ``surrogate`` (another model).
         norm: ``linf`` or ``l2``; of a class without a ball, what it measures.
-        drop: score every iterate and leave a sample alone once it is misclassified. A stronger
+        drop: score every iterate and leave a sample alone once it is misclassified: a stronger
             attack than the last iterate, and a cheaper one.
-        kwargs: the attack's own settings, see :mod:`.catalogue`; those not given are filled in.
+        kwargs: the attack's own settings, see :mod:`.settings`; those not given are filled in.
         prec: precision in which the image tower makes the gradients, ``fp32`` or (PGD family)
             ``bf16``; images, loss and the final judgement are float32 in any case.
 
@@ -93,125 +72,110 @@ class AttackSpec:
     prec: str = "fp32"
 
     def __post_init__(self):
-        self._check_words(target=TARGETS, prec=PRECISIONS)
         if not isinstance(self.kwargs, Mapping):
             raise UserError(f"attack kwargs is {self.kwargs!r}, expected keys and values")
-        if self.library:
-            self._settle_library()
-        else:
-            self._check_words(name=NAMES, norm=NORMS)
-        if (self.target == "surrogate") != (self.name in BLACK_BOX):
+        if not self.library:
+            self._check(name=word(threats.ALGORITHMS), norm=word(threats.NORMS))
+        self._check(target=word(threats.TARGETS), prec=word(threats.PRECISIONS))
+        if (self.target == "surrogate") != (self.name in threats.BLACK_BOX):
             raise UserError(
                 f"attack '{self.name}' has target '{self.target}', but target 'surrogate' goes "
-                f"with {' and '.join(BLACK_BOX)} alone, and they with it; change NAME or TARGET"
+                "with rap alone, and rap with it; change NAME or TARGET"
             )
-        if self.adaptive or self.library:
-            own = {"start": None, "objective": None, "drop": self.adaptive}
-            self._set(**own | ({"alpha": None} if self.adaptive else {}))
-            if self.target == "embedding":
-                raise UserError(
-                    f"attack '{self.name}' needs logits, which target 'embedding' does not have; "
-                    "use target 'end_to_end' or 'frozen_prompt'"
-                )
+        own_loop = self.adaptive or self.library
+        if own_loop:
+            self._settle_others()
         else:
-            rap = self.name == "rap"
-            self._check_words(start=STARTS, objective=RAP_OBJECTIVES if rap else OBJECTIVES)
-            self._settle_rap() if rap else self._settle_family()
-        self._check_numbers()
-        if self.prec != "fp32" and self.name not in FAMILY:
+            own = threats.RAP_OBJECTIVES if self.name == "rap" else LABELLED | REFERENCED
+            self._check(start=word(threats.STARTS), objective=word(own))
+            self._set(kwargs=settings_of(self.name, self.kwargs))
+            if self.name == "fgsm":
+                self._set(steps=1, alpha=self.eps)
+        if not isinstance(self.drop, bool):
+            raise UserError(f"attack drop is {self.drop!r}, expected True or False")
+        given = [key for key in ("eps", "alpha") if getattr(self, key) is not None]
+        needed = [] if self.library else ["eps"] if self.adaptive else ["eps", "alpha"]
+        self._check(**dict.fromkeys([*needed, *given], number(0, MOST.get(self.norm, 1))))
+        self._check(steps=whole(0), restarts=whole(1))
+        if self.prec != "fp32" and self.name not in PGD_FAMILY:
             raise UserError(
                 f"attack '{self.name}' computes in fp32 only, not in {self.prec}; leave PREC out "
-                f"or use one of: {', '.join(FAMILY)}"
+                f"or use one of: {', '.join(PGD_FAMILY)}"
             )
-        if self.adaptive and self.kwargs:
-            raise UserError(f"attack '{self.name}' takes no settings; leave KWARGS out")
-        if self.adaptive or self.library:
-            return
-        if self.eps > 0 and self.steps > 0 and self.alpha == 0:
-            raise UserError("attack alpha is 0, so that no step moves; give a step size such as 1")
-        if self.start == "zero" and self.objective in FLAT_AT_ZERO:
-            raise UserError(
-                f"attack start 'zero' cannot ascend objective '{self.objective}': its gradient at "
-                "the clean image is exactly 0; use start 'uniform' or 'one_sided'"
-            )
-        if self.start == "zero" and self.restarts > 1:
-            raise UserError(
-                f"attack start 'zero' makes all {self.restarts} restarts the same; "
-                "use start 'uniform' or 1 restart"
-            )
-        if self.drop and (self.objective not in LABELLED or self.target != "end_to_end"):
-            raise UserError(
-                f"attack drop scores every iterate by its label, which objective "
-                f"'{self.objective}' against target '{self.target}' does not see; use objective "
-                "'ce' or 'margin' and target 'end_to_end', or leave drop out"
-            )
+        if not own_loop:
+            self._check_loop()
 
     @property
     def adaptive(self) -> bool:
         """Whether the attack chooses step size, start and objective by itself."""
-        return self.name in ADAPTIVE
+        return self.name in threats.ADAPTIVE
 
     @property
     def library(self) -> bool:
         """Whether it is a class of torchattacks."""
-        return str(self.name).lower().startswith(PREFIX)
+        return str(self.name).lower().startswith(LIBRARY)
 
     def _set(self, **values) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def _settle_library(self) -> None:
-        given = ("norm", "eps", "alpha", "steps", "kwargs")
-        self._set(**library_fields(self.name, **{name: getattr(self, name) for name in given}))
+    def _check(self, **checks) -> None:
+        self._set(**{k: check(f"attack {k}", getattr(self, k)) for k, check in checks.items()})
 
-    def _settle_family(self) -> None:
-        self._set(kwargs=family_settings(self.name, self.kwargs))
-        if self.name == "fgsm":
-            self._set(steps=1, alpha=self.eps)
+    def _settle_others(self) -> None:
+        """Fill in what an attack with a loop of its own takes, and None for the rest."""
+        self._set(start=None, objective=None, drop=self.adaptive)
+        if self.target == "embedding":
+            raise UserError(
+                f"attack '{self.name}' needs logits, which target 'embedding' does not have; "
+                "use target 'end_to_end' or 'frozen_prompt'"
+            )
+        if self.library:
+            own = ("name", "norm", "eps", "alpha", "steps", "kwargs")
+            self._set(**library_fields(*(getattr(self, name) for name in own)))
+        else:
+            self._set(alpha=None, kwargs=settings_of(self.name, self.kwargs))
+
+    def _check_loop(self) -> None:
+        """Refuse what cannot work in our own loop."""
+        late, ascends = self.kwargs.get("late_start", -1), f"objective '{self.objective}'"
+        labelled = self.objective in LABELLED and self.target == "end_to_end"
+        from_clean = self.start == "zero"
         if "aim" in self.kwargs and (self.objective != "ce" or self.target == "embedding"):
-            raise UserError(
-                f"attack KWARGS.aim goes towards a class by its cross-entropy, not by objective "
-                f"'{self.objective}'; use objective 'ce', or leave aim out"
+            why = (
+                f"KWARGS.aim leads to a class by its cross-entropy, not by {ascends}; use "
+                "objective 'ce', or leave aim out"
             )
-        if self.norm == "l2" and self.start == "one_sided":
-            raise UserError("attack start 'one_sided' is L_inf's; use start 'uniform' in L2")
-
-    def _settle_rap(self) -> None:
-        self._set(kwargs=rap_settings(self.kwargs))
-        late = self.kwargs["late_start"]
-        if self.norm != "linf":
-            raise UserError("attack 'rap' keeps to a ball in linf; leave NORM out")
-        if isinstance(self.steps, int) and late >= self.steps:
-            raise UserError(
-                f"attack 'rap' starts its reverse perturbation after {late} steps but has "
-                f"{self.steps}; set KWARGS.late_start to less, or give it more STEPS"
+        elif self.norm == "l2" and self.start == "one_sided":
+            why = "start 'one_sided' is L_inf's; use start 'uniform' in L2"
+        elif self.norm != "linf" and self.name == "rap":
+            why = "'rap' keeps to a ball in linf; leave NORM out"
+        elif late >= self.steps:
+            why = (
+                f"'rap' starts its reverse perturbation after {late} steps but has {self.steps}; "
+                "set KWARGS.late_start to less, or give it more STEPS"
             )
-
-    def _check_words(self, **choices_of) -> None:
-        for name, choices in choices_of.items():
-            value = getattr(self, name)
-            if str(value).lower() not in choices:
-                hint = nearest(value, choices)
-                raise UserError(f"attack {name} {value!r} is unknown.{hint}")
-            object.__setattr__(self, name, str(value).lower())
-
-    def _check_numbers(self) -> None:
-        if not isinstance(self.drop, bool):
-            raise UserError(f"attack drop is {self.drop!r}, expected True or False")
-        for name in ("eps",) if self.adaptive else ("eps", "alpha"):
-            value = getattr(self, name)
-            if self.library and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UserError(f"attack {name} is {value!r}, expected a float in [0, 1]")
-            most = 1 if self.norm == "linf" else MOST_L2
-            if not 0 <= value <= most:
-                raise UserError(f"attack {name} is {value}, expected a float in [0, {most}]")
-            object.__setattr__(self, name, float(value))
-        for name, least in (("steps", 0), ("restarts", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"attack {name} is {value!r}, expected an integer >= {least}")
+        elif self.eps > 0 and self.steps > 0 and self.alpha == 0:
+            why = "alpha is 0, so that no step moves; give a step size such as 1"
+        elif from_clean and self.objective in REFERENCED:
+            why = (
+                f"start 'zero' cannot ascend {ascends}: its gradient at the clean image is exactly "
+                "0; use start 'uniform' or 'one_sided'"
+            )
+        elif from_clean and self.restarts > 1:
+            why = (
+                f"start 'zero' makes all {self.restarts} restarts the same; use start 'uniform' or "
+                "1 restart"
+            )
+        elif self.drop and not labelled:
+            why = (
+                f"drop scores every iterate by its label, which {ascends} against target "
+                f"'{self.target}' does not see; use objective 'ce' or 'margin' and target "
+                "'end_to_end', or leave drop out"
+            )
+        else:
+            return
+        raise UserError(f"attack {why}")
 
     @classmethod
     def from_cfg(cls, node, overrides: Mapping | None = None, *, key: str = "ATTACK") -> AttackSpec:
@@ -219,7 +183,7 @@ class AttackSpec:
 
         Args:
             node: NAME, EPS, ALPHA (in 1/255), STEPS, RESTARTS, START, OBJECTIVE, TARGET and
-                optionally NORM, DROP and PREC; LIST is left to :func:`specs_from_cfg`.
+                optionally NORM, DROP, KWARGS and PREC; LIST is left to :func:`specs_from_cfg`.
             overrides: values that replace the node's, as an entry of LIST does. An entry that
                 names a part of AutoAttack takes no steps, restarts or drop from the node; one that
                 names rap takes nothing but eps.
@@ -228,40 +192,19 @@ class AttackSpec:
         Raises:
             UserError: a key is missing or unknown, or a value is refused.
         """
-        names = [f.name for f in fields(cls)]
-        values = {"norm": "linf", "drop": False, "kwargs": {}, "prec": "fp32"}
-        for source, where in ((node, key), (overrides or {}, f"{key}.LIST")):
-            if not isinstance(source, Mapping):
-                raise UserError(f"{where} is {source!r}, expected keys and values such as EPS: 4")
-            for name, value in source.items():
-                if str(name).lower() in names:
-                    values[str(name).lower()] = value
-                elif str(name).lower() != "list":
-                    hint = nearest(name, [n.upper() for n in names])
-                    raise UserError(f"{where}.{name} is no attack setting.{hint}")
-        given = {str(name).lower(): value for name, value in (overrides or {}).items()}
-        name = str(given.get("name", "")).lower()
-        if name and name not in FAMILY:  # of the node, which may speak of another attack
-            values["prec"] = given.get("prec", "fp32")
-        if name in ADAPTIVE:
-            values |= {"steps": ADAPTIVE[name], "restarts": 1, "drop": True, "kwargs": {}} | given
-        elif name.startswith(PREFIX):
-            values |= {"steps": None, "alpha": None, "restarts": 1, "kwargs": {}} | given
-        elif name == "fgsm":
-            values |= {"start": "zero", "restarts": 1} | given
-        elif name == "rap":
-            values |= RAP_FIELDS | {"kwargs": {}} | given
+        given = _lower(overrides or {}, f"{key}.LIST")
+        values = {"norm": "linf", "drop": False, "kwargs": {}, "prec": "fp32"} | _lower(node, key)
+        values |= _usual(str(given.get("name", "")).lower()) | given
         name = str(values.get("name", "")).lower()
-        adaptive = name in ADAPTIVE
-        if adaptive:
+        if name in threats.ADAPTIVE:
             values |= {"alpha": None}
-        if adaptive or name.startswith(PREFIX):
-            values |= {"start": None, "objective": None, "drop": adaptive}
-        values["kwargs"] = dict(values["kwargs"] or {})
-        missing = [f"{key}.{name.upper()}" for name in names if name not in values]
+        if name in threats.ADAPTIVE or name.startswith(LIBRARY):
+            values |= {"start": None, "objective": None}
+        values["kwargs"] = values["kwargs"] or {}
+        missing = [f"{key}.{f.name.upper()}" for f in fields(cls) if f.name not in values]
         if missing:
             raise UserError(f"{', '.join(missing)} is missing; set it in the config")
-        most = 255 if str(values["norm"]).lower() == "linf" else 255 * MOST_L2
+        most = 255 * MOST.get(str(values["norm"]).lower(), 100)
         for name in ("eps", "alpha"):
             if values[name] is not None:  # of attacks without a ball, or with steps of their own
                 values[name] = parse_255(values[name], f"{key}.{name.upper()}", most)
@@ -285,6 +228,32 @@ class AttackSpec:
         """Return the fields, but for kwargs and prec where nothing was chosen there."""
         unchosen = {"kwargs": {}, "prec": "fp32"}  # records and banks from before they existed
         return {k: v for k, v in asdict(self).items() if k not in unchosen or v != unchosen[k]}
+
+
+def _lower(node, where: str) -> dict:
+    """Return a node's fields of an attack in lower case.
+
+    Raises:
+        UserError: it is not a mapping, or has another key.
+    """
+    if not isinstance(node, Mapping):
+        raise UserError(f"{where} is {node!r}, expected keys and values such as EPS: 4")
+    names = [f.name for f in fields(AttackSpec)]
+    for name in node:
+        if str(name).lower() not in (*names, "list"):
+            hint = nearest(name, [n.upper() for n in names])
+            raise UserError(f"{where}.{name} is not an attack setting.{hint}")
+    return {str(k).lower(): v for k, v in node.items() if str(k).lower() != "list"}
+
+
+def _usual(name: str) -> dict:
+    """Return what an entry of LIST with this name takes in place of the node's values."""
+    if name in ("", *PGD_FAMILY):
+        return {"start": "zero", "restarts": 1} if name == "fgsm" else {}
+    own = {"steps": None, "alpha": None} if name.startswith(LIBRARY) else {}
+    if name in threats.ADAPTIVE:
+        own = {"steps": STEPS.get(name, 100), "drop": True}
+    return {"restarts": 1, "kwargs": {}, "prec": "fp32"} | (RAP if name == "rap" else own)
 
 
 def specs_from_cfg(node, *, key: str = "ATTACK") -> list[AttackSpec]:

@@ -21,20 +21,20 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbone import CLIPAdapter, load_clip, text_features
+from ..backbone import CLIPAdapter, cosine_logits, load_clip, text_features
 from ..backbone.architectures import check_architecture, check_open_clip
 from ..backbone.weights_files import read_state
 from ..utils.errors import UserError, nearest
 from ..utils.io import tensors_digest
 
 FILE = "?weights="
-KINDS = ("torchvision", "timm", "open_clip", "clip")
 FORMS = ("torchvision:NAME", "timm:NAME", "open_clip:ARCH/TAG", "clip")
 # torchvision's networks that change the normalisation themselves, as their weights want it
 OWN_NORMALISATION = ("inception_v3", "googlenet")
@@ -66,21 +66,19 @@ class Surrogate:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the logits (B, K), float32."""
-        if tuple(pixels.shape[-2:]) != (self.size, self.size):
-            pixels = F.interpolate(
-                pixels, (self.size, self.size), mode=self.interpolation, antialias=True
-            )
+        size = (self.size, self.size)
+        if tuple(pixels.shape[-2:]) != size:
+            pixels = F.interpolate(pixels, size, mode=self.interpolation, antialias=True)
         return self.model(pixels).float()
 
     def knows(self, labels: str, classes: int) -> bool:
-        """Tell whether the attack leads away from the data set's labels.
+        """Return True if the attack leads away from the data set's labels.
 
         Args:
             labels: ``dataset``, ``surrogate`` (no: from the surrogate's own answers) or ``auto``.
-            classes: of the data set.
 
         Raises:
-            UserError: ``dataset``, and the surrogate has another number of classes.
+            UserError: ``dataset``, whose number of ``classes`` is not the surrogate's.
         """
         if labels == "dataset" and self.classes != classes:
             raise UserError(
@@ -99,25 +97,20 @@ def check_surrogate(name: str) -> tuple[str, str, str]:
     """
     text, _, path = str(name).partition(FILE)
     kind, _, model = text.partition(":")
-    if kind not in KINDS or bool(model) == (kind == "clip") or (path and kind == "clip"):
+    plain = kind == "clip"
+    known = kind in [form.partition(":")[0] for form in FORMS]
+    if not known or bool(model) == plain or (path and plain):
         raise UserError(f"surrogate {name!r} is unknown.{nearest(name, FORMS)}")
     if path and not Path(path).expanduser().is_file():
-        raise UserError(f"'{path}' does not exist; check the path behind '{FILE}'")
-    if kind == "torchvision":
-        _torchvision_weights(model)
-    elif kind == "timm":
-        _check_timm(model)
-    elif kind == "open_clip":
-        (check_architecture if path else check_open_clip)(model)
+        raise UserError(f"'{path}' does not exist; check the path after '{FILE}'")
+    checks = {"torchvision": _torchvision_weights, "timm": _check_timm, "clip": str}
+    checks["open_clip"] = check_architecture if path else check_open_clip
+    checks[kind](model)
     return kind, model, path
 
 
 def load_surrogate(
-    name: str,
-    *,
-    prompts: Sequence[str],
-    device: str | torch.device = "cpu",
-    clip: CLIPAdapter | None = None,
+    name: str, *, prompts: Sequence[str], device="cpu", clip: CLIPAdapter | None = None
 ) -> Surrogate:
     """Load a surrogate by name, frozen and in eval mode.
 
@@ -132,8 +125,11 @@ def load_surrogate(
     kind, model, path = check_surrogate(name)
     with torch.inference_mode(False):
         if kind in ("torchvision", "timm"):
-            load = _load_torchvision if kind == "torchvision" else _load_timm
-            return load(name, model, path, len(prompts), device)
+            with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away
+                read = _read_torchvision if kind == "torchvision" else _read_timm
+                network, classes, shown = read(name, model, path)
+            own = bool(path) and classes == len(prompts)
+            return _classifier(name, network, classes, own, device, **shown)
         if kind == "open_clip":
             clip = load_clip(f"file:{path}?arch={model}" if path else name, device=device)
         if clip is None:
@@ -146,8 +142,7 @@ def _zero_shot(name: str, clip: CLIPAdapter, prompts: list[str]) -> Surrogate:
         texts = text_features(clip, prompts)  # (K, D), unit length
 
     def logits(pixels: Tensor) -> Tensor:
-        features = F.normalize(clip.encode_image(pixels), dim=-1)  # (B, D)
-        return clip.logit_scale * features @ texts.t()
+        return cosine_logits(clip.encode_image(pixels), texts, clip.logit_scale)
 
     digest = hashlib.sha256("\n".join([clip.sha256, *prompts]).encode()).hexdigest()
     return Surrogate(name, logits, clip.resolution, "bicubic", len(prompts), True, digest)
@@ -169,8 +164,7 @@ def _library(kind: str):
 def _torchvision_weights(model: str):
     """Return the network's name and the weights that ``NAME[/WEIGHTS]`` means.
 
-    Without WEIGHTS these are the first that torchvision lists, for most networks IMAGENET1K_V1:
-    those that both authors' code loads.
+    By default the first that torchvision lists, mostly IMAGENET1K_V1, as both authors' code loads.
     """
     models = _library("torchvision").models
     name, _, tag = model.partition("/")
@@ -183,79 +177,56 @@ def _torchvision_weights(model: str):
     return name, weights[tag] if tag else next(iter(weights.values()))
 
 
-def _load_torchvision(name: str, model: str, path: str, classes: int, device) -> Surrogate:
+def _read_torchvision(name: str, model: str, path: str) -> tuple[nn.Module, int, dict]:
+    """Return the network with its weights, its number of classes and its preprocessing."""
     network, weights = _torchvision_weights(model)
-    options = (
-        {"transform_input": True, "init_weights": False} if network in OWN_NORMALISATION else {}
-    )
-
-    def build(classes: int) -> nn.Module:
-        models = _library("torchvision").models
-        return models.get_model(network, weights=None, num_classes=classes, **options)
-
-    if path:
-        state = read_state(path, FILE)
-    else:
-        state = _fetched(
-            name,
-            lambda: weights.get_state_dict(
-                map_location="cpu", progress=True, check_hash=True, weights_only=True
-            ),
-        )
+    build = partial(_library("torchvision").models.get_model, network, weights=None)
+    if network in OWN_NORMALISATION:
+        build = partial(build, transform_input=True, init_weights=False)
+    safely = {"map_location": "cpu", "progress": True, "check_hash": True, "weights_only": True}
+    fetch = partial(weights.get_state_dict, **safely)
+    state = read_state(path, FILE) if path else _fetched(name, fetch)
     state = {OLDER.sub(r"\1\2", key): value for key, value in state.items()}
     shown = weights.transforms()
-    return _classifier(
-        name,
-        build,
-        IMAGENET_CLASSES,
-        state,
-        path,
-        classes,
-        device,
-        size=shown.crop_size[0],
-        interpolation=shown.interpolation.value,
-        mean=shown.mean,
-        std=shown.std,
-    )
+    return *_filled(name, build, IMAGENET_CLASSES, state), {
+        "size": shown.crop_size[0],
+        "interpolation": shown.interpolation.value,
+        "mean": shown.mean,
+        "std": shown.std,
+    }
 
 
 def _check_timm(model: str) -> None:
     timm = _library("timm")
     if not timm.is_model(model):
-        known = timm.list_models()
-        raise UserError(f"timm has no model '{model}'.{nearest(model, known)}")
+        raise UserError(f"timm has no model '{model}'.{nearest(model, timm.list_models())}")
     default = inspect.signature(timm.models.load_checkpoint).parameters.get("weights_only")
     if default is None or default.default is not True:
         raise UserError("this timm would execute code in checkpoints; pip install -U timm")
 
 
-def _load_timm(name: str, model: str, path: str, classes: int, device) -> Surrogate:
+def _read_timm(name: str, model: str, path: str) -> tuple[nn.Module, int, dict]:
+    """Return the network with its weights, its number of classes and its preprocessing."""
     timm = _library("timm")
 
-    def build(classes: int | None = None) -> nn.Module:
-        return timm.create_model(model, pretrained=False, num_classes=classes)
-
-    with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away
-        if path:
-            state = read_state(path, FILE)
-            plain = build()
-        else:
-            plain = _fetched(name, lambda: timm.create_model(model, pretrained=True))
-            state = plain.state_dict()
+    if path:
+        build = partial(timm.create_model, model, pretrained=False)
+        plain = build()
+        network, classes = _filled(name, build, plain.num_classes, read_state(path, FILE))
+    else:
+        network = plain = _fetched(name, lambda: timm.create_model(model, pretrained=True))
+        classes = plain.num_classes
     shown = timm.data.resolve_model_data_config(plain)
     known = shown["interpolation"] in ("bilinear", "bicubic")
-    return _classifier(
-        name,
-        build,
-        plain.num_classes,
-        state,
-        path,
+    return (
+        network,
         classes,
-        device,
-        size=shown["input_size"][-1],
-        mean=shown["mean"],
-        std=shown["std"],
-        interpolation=shown["interpolation"] if known else "bicubic",
+        {
+            "size": shown["input_size"][-1],
+            "interpolation": shown["interpolation"] if known else "bicubic",
+            "mean": shown["mean"],
+            "std": shown["std"],
+        },
     )
 
 
@@ -271,41 +242,22 @@ def _fetched(name: str, get: Callable):
         ) from error
 
 
-def _classifier(
-    name: str,
-    build: Callable[[int], nn.Module],
-    usual: int,
-    state: dict[str, Tensor],
-    path: str,
-    classes: int,
-    device,
-    *,
-    size: int,
-    interpolation: str,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Surrogate:
-    """Wrap the network that ``build(K)`` makes, filled with ``state``, which says what K is."""
-    with torch.random.fork_rng(devices=[]):
-        model = build(usual)
-        found = next(
-            (
-                len(state[key])
-                for key, value in model.state_dict().items()
-                if key in state
-                and value.ndim
-                and len(value) == usual != len(state[key])
-                and value.shape[1:] == state[key].shape[1:]
-            ),
-            usual,
-        )
-        model = model if found == usual else build(found)
-    if not found:
-        raise UserError(f"surrogate '{name}' gives features, no classes; name a classifier")
+def _filled(name: str, build: Callable, usual: int, state: dict) -> tuple[nn.Module, int]:
+    """Return the network of K classes, filled with ``state``, whose shapes give K, and K."""
+    model = build(num_classes=usual)
+    heads = (
+        len(state[key])
+        for key, value in model.state_dict().items()
+        if key in state
+        and value.ndim
+        and len(value) == usual != len(state[key])
+        and value.shape[1:] == state[key].shape[1:]
+    )
+    classes = next(heads, usual)
+    model = model if classes == usual else build(num_classes=classes)
     own = model.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
     for keys, what in (
-        ([k for k in own if k not in state and k not in counters], "lacks tensor"),
+        ([k for k in own if k not in state and not _counts(k)], "lacks tensor"),
         ([k for k in state if k not in own], "has the unknown tensor"),
         ([k for k in own if k in state and own[k].shape != state[k].shape], "has another shape of"),
     ):
@@ -315,18 +267,24 @@ def _classifier(
                 f"'{keys[0]}'; name the network that they belong to"
             )
     model.load_state_dict(state, strict=False)
+    return model, classes
+
+
+def _counts(key: str) -> bool:
+    """Return True for the number of batches a normalisation has seen; nothing depends on it."""
+    return key.endswith("num_batches_tracked")
+
+
+def _classifier(
+    name: str, model: nn.Module, classes: int, own: bool, device, *, size, interpolation, mean, std
+) -> Surrogate:
+    if not classes:
+        raise UserError(f"surrogate '{name}' gives features, no classes; name a classifier")
     model = model.requires_grad_(False).float().eval().to(device)
     mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (mean, std))
 
     def logits(pixels: Tensor) -> Tensor:
         return model((pixels - mean) / std)
 
-    return Surrogate(
-        name,
-        logits,
-        size,
-        interpolation,
-        found,
-        of_dataset=bool(path) and found == classes,
-        sha256=tensors_digest({k: v for k, v in model.state_dict().items() if k not in counters}),
-    )
+    digest = tensors_digest({k: v for k, v in model.state_dict().items() if not _counts(k)})
+    return Surrogate(name, logits, size, interpolation, classes, own, digest)

@@ -77,7 +77,8 @@ class CLIP(nn.Module):
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
         self.logit_scale = nn.Parameter(torch.empty([]))
-        self.register_buffer("attn_mask", torch.empty(length, length), persistent=False)
+        mask = torch.full((length, length), float("-inf")).triu(1)
+        self.register_buffer("attn_mask", mask, persistent=False)
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.visual(pixels)

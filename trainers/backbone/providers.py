@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..utils.errors import UserError, nearest
 from . import builtin, tokens
@@ -20,7 +21,7 @@ PROVIDERS = ("auto", "open_clip", "clip")
 # what a fork whose build_model takes design details calls "no prompts in the encoder"
 _DEPTHS = ("vision_depth", "language_depth", "vision_ctx", "language_ctx")
 NO_DESIGN = {"trainer": "CoOp"} | dict.fromkeys(_DEPTHS, 0)
-# stored in OpenAI's archives beside the weights
+# stored in OpenAI's archives in addition to the weights
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -98,16 +99,21 @@ def build_openai_layout(state: dict[str, torch.Tensor], make: Callable, origin: 
         "width": state["ln_final.weight"].shape[0],
         "layers": count_blocks(state, "transformer.resblocks."),
     }
-    arguments = state["text_projection"].shape[1], _vision_config(state), text
-    with torch.device("meta"):  # drawing initial values would take most of the loading time
-        model = make(*arguments)
-    if {name for name, _ in model.named_buffers()} - set(model.state_dict()) == {"attn_mask"}:
-        model = model.to_empty(device="cpu")
-        model.attn_mask.fill_(float("-inf")).triu_(1)
-    else:  # a release of open_clip with more to fill than the state dict does
-        model = make(*arguments)
+    with _Undrawn():
+        model = make(state["text_projection"].shape[1], _vision_config(state), text)
     load_strictly(model, state, origin)
     return model.eval()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Modules made within get no random values, whose drawing takes most of the loading time."""
+
+    DRAWS = ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_")
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _open_clip(embed_dim: int, vision: dict, text: dict) -> nn.Module:

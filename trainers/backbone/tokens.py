@@ -1,4 +1,4 @@
-"""Tokenizers behind one face, whichever package brings them."""
+"""Tokenizers of all packages behind one interface."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Tokenizer:
 
     Args:
         encode: text -> ids of its words alone.
-        decode: ids -> text, a blank behind every whole word.
-        start, end: ids in front of the words and behind them.
+        decode: ids -> text, a blank after every whole word.
+        start, end: ids before and after the words.
         pad: id that fills the rest.
         size: number of ids that mean something.
         context_length: positions of the text tower.
@@ -102,7 +102,7 @@ class WholeTexts:
 def from_hugging_face(tokenizer, context_length: int) -> Tokenizer | WholeTexts:
     """Take open_clip's ``HFTokenizer`` (SigLIP, multilingual models) apart.
 
-    What stands in front of the words, behind them and in the rest of a row is read off its own
+    What stands before the words, after them and in the rest of a row is read off its own
     rows; where that does not give its rows back, it serves for whole texts only.
     """
     words = getattr(tokenizer, "tokenizer", None)

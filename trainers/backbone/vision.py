@@ -1,8 +1,8 @@
 """The image towers that visual prompts can enter: ViTs of CLIP's, open_clip's and timm's kind.
 
-A face takes such a tower apart into embedding, blocks and pooling. It only calls the tower's
-sub-modules; the tower is never changed. Towers that cannot be taken apart (ResNets, ConvNeXt,
-FastViT, Swin) have no face: they encode images, and take text prompts only.
+A *face* splits such a tower into embedding, blocks and pooling. It only calls the tower's
+sub-modules; the tower is never changed. Towers that cannot be split (ResNets, ConvNeXt, FastViT,
+Swin) have no face: they encode images, and take text prompts only.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class TimmViT(_ViT):
     """A ViT of timm inside open_clip (SigLIP, EVA, MobileCLIP-B, PE, ViTamin).
 
     Its native tokens are the class and register tokens, as far as it has any, and the patches.
-    Where positions enter the attention by rotation (EVA, PE), tokens behind the patches are not
+    Where positions enter the attention by rotation (EVA, PE), tokens after the patches are not
     rotated, like the class token.
     """
 
@@ -103,7 +103,7 @@ class TimmViT(_ViT):
         def rotated(block: Callable, rope: torch.Tensor) -> Callable:
             def call(tokens: torch.Tensor) -> torch.Tensor:
                 known = self.trunk.num_prefix_tokens + rope.shape[-2]
-                return block(tokens, rope=unrotated_behind(rope, tokens.shape[1] - known))
+                return block(tokens, rope=unrotated_after(rope, tokens.shape[1] - known))
 
             return call
 
@@ -125,8 +125,8 @@ class TimmViT(_ViT):
         return self.visual.head(self.trunk.forward_head(self.trunk.norm(tokens)))
 
 
-def unrotated_behind(rope: torch.Tensor, count: int) -> torch.Tensor:
-    """Put ``count`` rotations by nothing (sine 0, cosine 1) behind ``rope`` (..., N, 2 d)."""
+def unrotated_after(rope: torch.Tensor, count: int) -> torch.Tensor:
+    """Put ``count`` rotations by nothing (sine 0, cosine 1) after ``rope`` (..., N, 2 d)."""
     if count <= 0:
         return rope
     sine, cosine = rope[..., :1, :].chunk(2, dim=-1)  # (..., 1, d)

@@ -63,7 +63,7 @@ def read_state(path, after: str) -> dict[str, torch.Tensor]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"'{path}' does not exist; check the path behind '{after}'")
+        raise UserError(f"'{path}' does not exist; check the path after '{after}'")
     return _tensors(_unwrap(_read(path)))
 
 

@@ -1,6 +1,6 @@
 """What learned text vectors resemble: the words nearest to them in CLIP's token embedding.
 
-    python -m advprompt explain output/shapes/AdvPT/tiny_tiny_shapes_16shots/seed1 --top 5
+    advprompt explain output/shapes/AdvPT/tiny_tiny_shapes_16shots/seed1 --top 5
 
 AdvPT's analysis (arXiv 2311.11261): the Euclidean distance of every vector to every row of the
 token embedding. A word with ~ is the head or the middle of a longer one. Vectors of deeper layers
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ from tabulate import tabulate
 from ..backbone import load_clip
 from ..engine import run_folder
 from ..engine.checkpoints import chosen_checkpoint, load_checkpoint
-from ..utils.entry import run_tool
 from ..utils.errors import UserError
 from ..utils.io import atomic_write
 
@@ -191,7 +189,3 @@ def main(argv: list[str]) -> None:
         print(f"wrote {args.out}")
     else:
         print(text)
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))

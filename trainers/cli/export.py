@@ -21,13 +21,13 @@ from .. import records
 from ..backbone import load_clip
 from ..config.keys import METHODS, extend_cfg, method_called
 from ..engine import checkpoints, exports, run_folder, testing
+from ..experiments.state import register_datasets
 from ..prompting import templates
 from ..report.threats import MEANINGS, attack_headings, describe, threat_label
 from ..utils.entry import run_tool
 from ..utils.errors import UserError, nearest
 from ..utils.io import read_json
 from ..utils.machine import environment
-from .robustness import register_datasets
 
 UNSTATED = "not stated"
 SETTINGS = ("OPTIM.", "TRAINER.ADVERSARIAL.", "DATALOADER.TRAIN_X.", "INPUT.TRANSFORMS")

@@ -1,17 +1,15 @@
 """Draw a run's saved examples again: clean | perturbation x10 | adversarial.
 
-python -m advprompt picture output/RUN --rows 3 --out picture.png
+advprompt picture output/RUN --rows 3 --out picture.png
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from ..evaluation import pictures
 from ..records.examples import load_examples
 from ..utils import errors
-from ..utils.entry import run_tool
 
 _PER_IMAGE = ("clean", "adversarial", "labels", "before", "after")
 
@@ -31,7 +29,3 @@ def main(argv: list[str]) -> None:
             raise errors.UserError(f"--rows is {args.rows}, expected at least 1")
         examples |= {key: examples[key][: args.rows] for key in _PER_IMAGE}
     print(f"wrote {pictures.save_grid(args.out, **examples)}")
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))

@@ -1,6 +1,6 @@
 """Transfer between finished runs: images made against one, tested on all; nothing is trained.
 
-    python -m advprompt transfer output/shapes/{AdvCoOp,FAP,NAPTuning}/.../seed1 \\
+    advprompt transfer output/shapes/{AdvCoOp,FAP,NAPTuning}/.../seed1 \\
         --attack-config-file configs/attacks/tiny_shapes.yaml
 
 Rows: the run that the images were made against, end to end. Columns: the run that they are shown
@@ -26,11 +26,11 @@ from ..evaluation import transfer
 from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
+from ..experiments.state import register_datasets
 from ..report.transfer import FORMATS, SCHEMA, render
-from ..utils.entry import run_tool
 from ..utils.errors import UserError
 from ..utils.io import read_json, writable_dir, write_json
-from .robustness import register_datasets, settings
+from .robustness import settings
 
 
 def load(cfg, model_dir: str):
@@ -50,8 +50,8 @@ def load(cfg, model_dir: str):
     return trainer, Evaluation(
         TrainerVictim(trainer),
         ImageList(trainer.dm.dataset.test, trainer.preprocess),
-        folder=cfg.OUTPUT_DIR,  # nothing is written there
-        cache=cfg.OUTPUT_DIR,
+        folder=model_dir,  # nothing is written there
+        cache=model_dir,
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
     )
 
@@ -96,7 +96,7 @@ def measure(folders: list[str], attack_file: str, root: str, opts: list[str], ou
             f"transfer takes at least two different run folders, got {', '.join(folders)}"
         )
     register_datasets()
-    jobs = [settings(folder, attack_file, root, opts) for folder in folders]
+    jobs = [settings(folder, attack_file, root, opts)[:2] for folder in folders]
     specs = specs_from_cfg(jobs[0][0].ATTACK.TEST, key="ATTACK.TEST")
     specs = [spec for spec in specs if spec.target == "end_to_end"]
     if not specs:
@@ -222,7 +222,3 @@ def main(argv: list[str]) -> None:
     with contextlib.redirect_stdout(sys.stderr):  # what loading prints is not part of the table
         record = measure(args.runs, args.attack_config_file, args.root, args.opts, args.out)
     print(render(record, args.format))
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))

@@ -8,28 +8,10 @@ from __future__ import annotations
 
 from ..config import keys as config
 from ..utils.errors import UserError, nearest
-from .base import DEFENCES, Defence, content_seeds, defended, register, straight_through
-from .diffpure import DiffPure
-from .jpeg import JPEG
-from .rescale import Rescale
-from .super_resolution import SuperResolution
-from .wavelet import Wavelet
+from . import diffpure, jpeg, rescale, super_resolution  # noqa: F401  register themselves
+from .base import DEFENCES, Defence, defended
 
-__all__ = [
-    "DEFENCES",
-    "JPEG",
-    "Defence",
-    "DiffPure",
-    "Rescale",
-    "SuperResolution",
-    "Wavelet",
-    "build_defence",
-    "content_seeds",
-    "defended",
-    "extend_cfg",
-    "register",
-    "straight_through",
-]
+__all__ = ["DEFENCES", "Defence", "build_defence", "defended", "extend_cfg"]
 
 ADAPTIVE = ("both", "none", "bpda")
 
@@ -59,7 +41,8 @@ def build_defence(cfg) -> Defence | None:
     """
     node = cfg.DEFENCE
     if node.NAME and node.NAME not in DEFENCES:
-        raise UserError(f"DEFENCE.NAME is {node.NAME!r}, no defence.{nearest(node.NAME, DEFENCES)}")
+        hint = nearest(node.NAME, DEFENCES)
+        raise UserError(f"DEFENCE.NAME is {node.NAME!r}, not a defence.{hint}")
     config.one_of("DEFENCE.ADAPTIVE", node.ADAPTIVE, ADAPTIVE)
     config.at_least("DEFENCE.EOT", node.EOT, 1)
     return DEFENCES[node.NAME].from_cfg(node) if node.NAME else None

@@ -25,22 +25,25 @@ class Defence:
 
     Attributes:
         name: as in ``DEFENCE.NAME``.
+        settings: arguments and attributes whose values the keys of ``DEFENCE`` of the same name in
+            capitals give.
         random: whether the seeds matter.
         differentiable: whether gradients flow through :meth:`__call__`.
     """
 
     name: str
+    settings: tuple[str, ...] = ()
     random = False
     differentiable = False
 
     @classmethod
     def from_cfg(cls, node) -> Defence:
         """Build the defence from the config node ``DEFENCE``, loading what it names."""
-        raise NotImplementedError
+        return cls(**{key: node[key.upper()] for key in cls.settings})
 
     def describe(self) -> dict:
         """Return the name and all that the result depends on: JSON-able, for record and keys."""
-        raise NotImplementedError
+        return {"name": self.name} | {key: getattr(self, key) for key in self.settings}
 
     def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Purify images (B, 3, H, W) in [0, 1]; shape and range stay.
@@ -59,26 +62,14 @@ class Defence:
         """
         if self.differentiable:
             return self(images, seeds)
-        return straight_through(images, self._purify(images, seeds))
-
-    def _purify(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         with torch.no_grad():
-            return self(images.detach(), seeds)
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, images, purified):
-        return purified.view_as(purified)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None
+            purified = self(images.detach(), seeds)
+        return straight_through(images, purified)
 
 
 def straight_through(images: Tensor, purified: Tensor) -> Tensor:
     """Return ``purified`` with the gradient of the identity to ``images``."""
-    return _StraightThrough.apply(images, purified.to(images))
+    return purified.to(images) + (images - images.detach())  # the sum adds exactly 0
 
 
 def each_image(images: Tensor, purify: Callable) -> Tensor:
@@ -88,11 +79,6 @@ def each_image(images: Tensor, purify: Callable) -> Tensor:
         return images.detach()
     purified = torch.stack([torch.from_numpy(purify(array)) for array in arrays])
     return purified.permute(0, 3, 1, 2).to(images).clamp(0, 1)  # (B, 3, H, W)
-
-
-def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """Return one generator per image; on the CPU, so that every device draws the same."""
-    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
 
 def need(what: str, *modules: str, packages: str) -> None:
@@ -110,8 +96,8 @@ def need(what: str, *modules: str, packages: str) -> None:
 def content_seeds(images: Tensor) -> list[int]:
     """Return a 63-bit seed per image, a hash of its pixels.
 
-    An image gets the same seed in every batch, at every position, and whoever asks; an attack
-    that moves a pixel gets another draw.
+    An image gets the same seed in every batch and at every position; an attack that moves a pixel
+    gets another draw.
     """
     rows = images.detach().float().cpu().contiguous().numpy()
     digests = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
@@ -137,7 +123,7 @@ def defended(
         defence: None leaves the model as it is.
         adaptive: whether the attacker knows the defence and goes through it: by its gradient
             where it has one, by BPDA elsewhere. If not, images are made without the defence, as in
-            AdvPT's paper, and only then purified.
+            AdvPT's paper, and purified afterwards.
         eot: draws of a random defence over which an adaptive attacker averages the outputs
             (expectation over transformation; arXiv 1802.00420, section 4.2). Each keeps its graph.
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from ..config import keys as config
 from ..utils.errors import UserError
 from ..utils.io import read_json, tensors_digest
-from .base import Defence, generators, need, register
+from ..utils.seeds import generators
+from .base import Defence, need, register
 
 FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors", "scheduler/*.json")
 ADVICE = (
@@ -39,7 +40,7 @@ class DiffPure(Defence):
             paper. A call costs ``t`` forwards of ``unet``.
 
     Raises:
-        UserError: ``t`` out of range, or the model is none of RGB images without a condition.
+        UserError: ``t`` out of range, or the model is not one of RGB images without a condition.
     """
 
     name = "diffpure"
@@ -50,10 +51,8 @@ class DiffPure(Defence):
         settings = unet.config
         outputs = 6 if "learned" in str(scheduler.config.variance_type) else 3
         if (settings.in_channels, settings.out_channels) != (3, outputs):
-            raise UserError(
-                f"DEFENCE.MODEL maps {settings.in_channels} channels to {settings.out_channels}, "
-                f"expected 3 to {outputs}; {ADVICE}"
-            )
+            maps = f"{settings.in_channels} channels to {settings.out_channels}"
+            raise UserError(f"DEFENCE.MODEL maps {maps}, expected 3 to {outputs}; {ADVICE}")
         if settings.class_embed_type or settings.num_class_embeds:
             raise UserError(f"DEFENCE.MODEL needs a class for each image; {ADVICE}")
         self.unet = unet.requires_grad_(False).eval()
@@ -108,42 +107,37 @@ def load_diffusion(name: str):
     from diffusers import DDPMScheduler, UNet2DModel  # slow to import
 
     folder = _folder(name)
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    scheduler = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    parts = (folder / part for part in ("unet", "scheduler"))
+    unet, scheduler = (part if part.is_dir() else folder for part in parts)
+    # low_cpu_mem_usage needs one more package
+    options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
     try:
         kind = read_json(unet / "config.json").get("_class_name")
         if kind != "UNet2DModel":
             raise ValueError(f"its model is {kind}, not UNet2DModel")
-        model, report = UNet2DModel.from_pretrained(
-            str(unet),
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,  # the other way needs one more package
-            output_loading_info=True,
-        )
+        model, report = UNet2DModel.from_pretrained(str(unet), local_files_only=True, **options)
         if report["missing_keys"] or report["mismatched_keys"]:
             raise ValueError("weights are missing")  # diffusers would draw them at random
         if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
             raise ValueError("weights are NaN or infinite")
         return model.float(), DDPMScheduler.from_pretrained(str(scheduler), local_files_only=True)
     except Exception as error:  # diffusers raises many kinds
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"DEFENCE.MODEL '{name}' cannot be loaded ({reason}); {ADVICE}") from error
+        raise _refused(f"DEFENCE.MODEL '{name}' cannot be loaded", error) from error
 
 
 def _folder(name: str) -> Path:
-    path = Path(name).expanduser()
+    path, what = Path(name).expanduser(), f"DEFENCE.MODEL '{name}' is not a folder"
     if path.is_dir():
         return path
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise UserError(f"DEFENCE.MODEL is '{name}', which is no folder; {ADVICE}")
+        raise UserError(f"{what}; {ADVICE}")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except Exception as error:  # no network, no such name, no access: a kind for each
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"DEFENCE.MODEL '{name}' is no folder and cannot be fetched from the hub ({reason}); "
-            f"{ADVICE}"
-        ) from error
+        raise _refused(f"{what} and cannot be fetched from the hub", error) from error
+
+
+def _refused(what: str, error: Exception) -> UserError:
+    return UserError(f"{what} ({' '.join(str(error).split())[:200]}); {ADVICE}")

@@ -16,16 +16,13 @@ Weights without ``sub_mean`` are taken for pixels from 0 to 255, as the authors'
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..backbone.weights_files import refused_import
+from ..backbone.weights_files import read_state
 from ..utils.errors import UserError
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in [0, 1]
@@ -79,10 +76,10 @@ def load_edsr(path) -> EDSR:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(
-            f"DEFENCE.MODEL is '{path}', which is no file; give {LAYOUT}, or leave it empty for "
+            f"DEFENCE.MODEL is '{path}', which is not a file; give {LAYOUT}, or leave it empty for "
             "bicubic interpolation"
         )
-    state = _read(path)
+    state = read_state(path, "DEFENCE.MODEL")
     mean = state.get("sub_mean.bias")
     peak = 1.0 if mean is not None and mean.abs().max() <= 1 else 255.0
     state = {
@@ -112,31 +109,3 @@ def _sizes(state: dict[str, Tensor]) -> tuple[int, int, tuple[int, ...]]:
     if not steps or not all(steps):
         raise ValueError("no upsampling by 2 or 3 in tail.0")
     return width, blocks, tuple(steps)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        with open(path, "rb") as handle:
-            head = handle.read(9)
-        if head[8:] == b"{" and head[:2] != b"PK":
-            state = load_file(str(path))
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # advice for pickles, which are refused anyway
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage surfaces anywhere in two readers: name the file
-        name = refused_import(path, error) if isinstance(error, pickle.UnpicklingError) else ""
-        what = (
-            f"holds Python objects that could run code when loaded ({name}), so it was refused"
-            if name
-            else "is damaged or no file of weights"
-        )
-        raise UserError(
-            f"DEFENCE.MODEL '{path}' {what}; expected is {LAYOUT}, as safetensors or by torch.save"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and torch.is_tensor(value) and value.is_floating_point()
-        for name, value in state.items()
-    ):
-        raise UserError(f"DEFENCE.MODEL '{path}' is not {LAYOUT} (it holds more than tensors)")
-    return state

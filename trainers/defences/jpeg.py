@@ -24,17 +24,11 @@ class JPEG(Defence):
     """
 
     name = "jpeg"
+    settings = ("quality",)
 
     def __init__(self, *, quality: int = 75):
         config.at_least("DEFENCE.QUALITY", quality, 1, 95)
         self.quality = int(quality)
-
-    @classmethod
-    def from_cfg(cls, node):
-        return cls(quality=node.QUALITY)
-
-    def describe(self):
-        return {"name": self.name, "quality": self.quality}
 
     def __call__(self, images, seeds):
         return each_image(images, self._compress)

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import keys as config
-from .base import Defence, generators, register
+from ..utils.seeds import generators
+from .base import Defence, register
 
 
 @register
@@ -29,6 +30,7 @@ class Rescale(Defence):
     """
 
     name = "rescale"
+    settings = ("scale", "pad")
     random = True
     differentiable = True
 
@@ -36,13 +38,6 @@ class Rescale(Defence):
         config.at_least("DEFENCE.SCALE", scale, 0.1, 0.999)
         config.at_least("DEFENCE.PAD", pad, 0, 1)
         self.scale, self.pad = float(scale), float(pad)
-
-    @classmethod
-    def from_cfg(cls, node):
-        return cls(scale=node.SCALE, pad=node.PAD)
-
-    def describe(self):
-        return {"name": self.name, "scale": self.scale, "pad": self.pad}
 
     def __call__(self, images, seeds):
         if not len(images):

@@ -1,17 +1,46 @@
-"""Wavelet denoising, then super-resolution (Mustafa et al., 2019, arXiv 1901.01677)."""
+"""Wavelet denoising, and super-resolution after it (Mustafa et al., 2019, arXiv 1901.01677)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..config import keys as config
 from ..utils.io import sha256_file
-from .base import Defence, register
+from .base import Defence, each_image, need, register
 from .edsr import load_edsr
-from .wavelet import Wavelet
+
+
+@register
+class Wavelet(Defence):
+    """Soft thresholds of BayesShrink on the Haar coefficients of Y, Cb and Cr.
+
+    Args:
+        sigma: standard deviation of the noise to remove, in (0, 1]. AdvPT's public code uses 0.02,
+            its paper says 0.2, the defence's own code (Mustafa et al., arXiv 1901.01677) 0.04.
+
+    Raises:
+        UserError: sigma out of range, or scikit-image or PyWavelets is missing.
+    """
+
+    name = "wavelet"
+    settings = ("sigma",)
+
+    def __init__(self, *, sigma: float = 0.02):
+        config.at_least("DEFENCE.SIGMA", sigma, 1e-4, 1)
+        need("wavelet denoising", "skimage", "pywt", packages="scikit-image PyWavelets")
+        self.sigma = float(sigma)
+
+    def __call__(self, images, seeds):
+        from skimage.restoration import denoise_wavelet  # slow to import
+
+        colours = {"convert2ycbcr": True, "channel_axis": -1}
+        rule = {"sigma": self.sigma, "method": "BayesShrink", "mode": "soft"}
+        return each_image(images, partial(denoise_wavelet, **rule, **colours))
 
 
 def bicubic(images: Tensor) -> Tensor:

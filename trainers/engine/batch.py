@@ -79,7 +79,7 @@ class Batch:
         step = (max(trainer.cfg.SEED, 0), trainer.epoch, trainer.batch_idx)
         seeds = [hash_seed(*step, position) for position in range(self.size)[self.share.rows]]
         loss = objective_for(spec, forward, labels=self.labels[rows], reference=reference)
-        attack = gradient_attack(loss, spec, spec.kwargs)
+        attack = gradient_attack(loss, spec)
         return attack.run(self.images[rows], seeds[rows], scored=False).images
 
     @property

@@ -30,7 +30,7 @@ from ..utils.io import (
     writable_dir,
     write_json,
 )
-from .checkpoints import WEIGHTS, load_checkpoint, weights_file
+from .checkpoints import WEIGHTS, load_checkpoint, load_prompts, weights_file
 
 FORMAT = 1
 CARD, PAGE = "card.json", "card.md"
@@ -204,8 +204,8 @@ def serve(
     tower = {k.removeprefix(TOWER): v for k, v in tensors.items() if k.startswith(TOWER)}
     prompts = {k: v for k, v in tensors.items() if not k.startswith(TOWER)}
     if tower:
-        _load(clip.model.visual, tower, clip, origin)
-    _load(model, prompts, clip, origin)
+        load_prompts(clip.model.visual, tower, origin)
+    load_prompts(model, prompts, origin)
     return model.requires_grad_(False).eval()
 
 
@@ -219,19 +219,6 @@ def _check_room(clip: CLIPAdapter, spec: PromptSpec, classes: int, tensors: dict
         raise UserError(
             f"'{origin}' holds fewer values than the prompts of its card take; {ADVICE}"
         )
-
-
-def _load(module: torch.nn.Module, weights: dict, clip: CLIPAdapter, origin) -> None:
-    own = module.state_dict()
-    shapes = [{k: tuple(v.shape) for k, v in side.items()} for side in (weights, own)]
-    for name in sorted(set(own) | set(weights)):
-        theirs, mine = (side.get(name, "none") for side in shapes)
-        if theirs != mine:
-            raise UserError(
-                f"'{origin}' does not fit: {name} has shape {theirs} there, and {mine} by its "
-                f"card on backbone {clip.name}; {ADVICE}"
-            )
-    module.load_state_dict(weights)
 
 
 def read_start(path, method) -> tuple[dict, dict, Path]:

@@ -24,23 +24,9 @@ from .run_folder import test_facts
 class SavingTrainer(TrainerX):
     """A Dassl trainer whose checkpoints hold tensors, plain values and what they are of.
 
-    Attributes:
-        seconds: wall time of ``train``, ``bank`` and ``eval``.
-        tested: of a run that only tests: which model.
-        origin: of loaded prompts: how they were trained.
+    A subclass has ``checkpoint_facts()`` and ``training_facts()`` (see :class:`RobustTrainer`) and
+    the times of ``train``, ``bank`` and ``eval`` as ``seconds``.
     """
-
-    seconds: dict[str, float]
-    tested: dict
-    origin: dict
-
-    def checkpoint_facts(self) -> dict:
-        """Return what a checkpoint must agree with before it is loaded."""
-        raise NotImplementedError
-
-    def training_facts(self) -> dict:
-        """Return what a record says of the training; kept in checkpoints for later tests."""
-        raise NotImplementedError
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Write Dassl's files ``<directory>/<name>/model.pth.tar-<epoch>``, atomically."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ..attacks import (
-    RAP,
     AttackResult,
     AttackSpec,
     Surrogate,
@@ -56,8 +55,8 @@ class Attacker:
         if spec.target == "surrogate":
             surrogate = self.surrogate(spec)
             known = surrogate.knows(spec.kwargs["labels"], len(victim.classnames))
-            forward = self.forward(surrogate, seen)
-            return RAP(forward, labels if known else None, spec, spec.kwargs).run(pixels, seeds)
+            forward, labels = self.forward(surrogate, seen), labels if known else None
+            return run_attack(spec, pixels, seeds, forward=forward, labels=labels)
         whole = self.forward(victim.logits, seen)
         white_box, exact, forward = spec.target == "end_to_end", None, whole
 

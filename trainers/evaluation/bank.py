@@ -163,7 +163,7 @@ def _features(clip, pixels, spec, seeds, checks: AttackChecks, names: Sequence[s
     if spec is not None:
         _check_finite(clean, names)
         loss = objective_for(spec, tower_in(spec.prec, clip.encode_image), reference=clean)
-        attack, views = gradient_attack(loss, spec, spec.kwargs), []
+        attack, views = gradient_attack(loss, spec), []
         for starts in seeds:
             result = attack.run(pixels, starts)
             checks.add(result, pixels)

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from ..attacks import AttackChecks, AttackResult, AttackSpec, judge, parts_of, probe, verify
-from ..attacks.spec import LABELLED
 from ..defences import Defence
+from ..records.threats import LABELLED
 from ..utils import distributed
 from ..utils.seeds import hash_seed
 from .attacker import Attacker

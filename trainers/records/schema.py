@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..utils.errors import UserError, nearest
 from ..utils.flat import is_json
+from .threats import OBJECTIVES, TARGETS
 
 SCHEMA = 1
 _BALL_SLACK = 1e-5  # float32 rounding of x + delta, and eps written to four decimals of 1/255
@@ -77,8 +78,8 @@ _SECONDS = {"train": _number(), "bank": _number(), "eval": _number()}
 _SCORE = {"n": _POSITIVE, "correct": _COUNT}
 _THREAT = {
     "name": _TEXT,
-    "objective": _optional(_one_of("ce", "margin", "dlr", "kl", "embedding_kl", "logit")),
-    "target": _one_of("end_to_end", "frozen_prompt", "embedding", "surrogate"),
+    "objective": _optional(_one_of(*OBJECTIVES)),
+    "target": _one_of(*TARGETS),
     "eps": _optional(_EPS),  # null: no ball
     "alpha": _optional(_EPS),
     "steps": _COUNT,

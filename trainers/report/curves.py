@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import records as records_of
 from ..utils import errors
-from .tables import Row, Run, Table, collect, finish, grouped, name_sources, setting
+from .tables import Row, Run, Table, collect, differing_keys, finish, grouped, name_sources, setting
 
 SHOTS = "DATASET.NUM_SHOTS"
 # fields of the test attack that can be an axis
@@ -199,12 +199,8 @@ def _name_curves(curves: list[Curve], left_out: set[str]) -> None:
         row = next(iter(curve.rows.values()))
         same[row.trainer].append((curve, _settings(row, left_out)))
     for trainer, twins in same.items():
-        keys = [
-            key
-            for key in sorted(set().union(*(settings for _, settings in twins)))
-            if len({settings.get(key) for _, settings in twins}) > 1
-            and not key.startswith("ATTACK.TRAIN.")  # stated by 'trained with'
-        ]
+        keys = differing_keys([settings for _, settings in twins])
+        keys = [key for key in keys if not key.startswith("ATTACK.TRAIN.")]  # in 'trained with'
         for curve, settings in twins:
             parts = (f"{_short(key)}={settings.get(key, 'unset')}" for key in keys)
             curve.name = f"{trainer} ({', '.join(parts)})" if keys else trainer

@@ -75,8 +75,9 @@ def _same_attack(attack: Mapping | None, wanted: Mapping) -> bool:
 
 
 def _same_settings(config: Mapping, wanted: Mapping) -> bool:
+    """Return True if all settings are as wanted; keys that only older records have may be unset."""
     config = defaults() | config
-    return all(config.get(key) == value for key, value in wanted.items())
+    return all(config.get(key, value) == value for key, value in wanted.items())
 
 
 def _same_test(record: Mapping) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import records as records_of
-from ..config.identity import is_neutral
+from ..config.identity import ONLY_TRAINING, is_neutral
 from ..config.keys import defaults
 from .threats import attack_headings, threat_label
 
@@ -27,9 +27,10 @@ _STATED = (
     *("TEST.SAVE_ADV", "TEST.NO_TEST", "TEST.PROTOCOL", "TEST.PER_CLASS_RESULT"),
     *("TEST.COMPUTE_CMAT", "ATTACK.TEST.", "DATALOADER.TEST."),
     "TRAINER.ADVPT.BANK_DIR",  # of older records; now DATASET.FEATURE_DIR
+    "TRAINER.ADVPT.PREC",  # of older records; now TRAINER.ADVERSARIAL.PREC
 )
 # settings of a training that a zero-shot model does not have
-_TRAINING = ("OPTIM.", "TRAIN.", "TRAINER.", "DATALOADER.", "ATTACK.TRAIN.", "INPUT.TRANSFORMS")
+_TRAINING = (*ONLY_TRAINING, "TRAINER.", "DATALOADER.", "ATTACK.TRAIN.")
 
 ELSEWHERE = ("xd", "dg")  # protocols that test prompts on other data than they were trained on
 UNKNOWN = "unknown"  # a source that a record of these protocols does not name
@@ -196,11 +197,13 @@ def empty_row(record: Mapping, known: Iterable[str]) -> Row:
     """
     ignored = _STATED + (_TRAINING if record["shots"] == 0 else ())
     unset = {key: defaults()[key] for key in known if key in defaults()}
+    former = record["config"].get("TRAINER.ADVPT.PREC") if record["trainer"] == "AdvPT" else None
+    renamed = {} if former is None else {"TRAINER.ADVERSARIAL.PREC": former}
     source = source_of(record)
     facts = {"epochs": record["epochs"]} | ({"source": source} if source else {})
     config = {
         key: json.dumps(value)
-        for key, value in (facts | unset | record["config"]).items()
+        for key, value in (facts | unset | record["config"] | renamed).items()
         if not is_neutral(key) and not key.startswith(ignored)
     }
     return Row(record["trainer"], record["shots"], record["train_threat"], config)
@@ -301,9 +304,13 @@ def name_variants(rows: list[Row]) -> None:
 
 def differing(rows: Iterable[Row]) -> list[str]:
     """Return the settings in which rows differ, sorted."""
-    rows = list(rows)
-    keys = set().union(*(row.config for row in rows))
-    return sorted(key for key in keys if len({row.config.get(key) for row in rows}) > 1)
+    return differing_keys([row.config for row in rows])
+
+
+def differing_keys(settings: list[Mapping]) -> list[str]:
+    """Return the keys in which several groups of settings differ, sorted."""
+    keys = set().union(*settings)
+    return sorted(key for key in keys if len({found.get(key) for found in settings}) > 1)
 
 
 def _values(row: Row, keys: Iterable[str]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import sys
 from collections.abc import Callable
 
 from .errors import UserError
+from .startup import hasten
 
 
 def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
@@ -15,12 +14,8 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
 
     0 success (or what ``main`` returns), 2 a mistake of the user (printed as ``error: ...``),
     130 interrupted by the keyboard, 141 the reader of the output went away.
-
-    Garbage is collected less often, and not at exit: with the hundred thousands of objects that
-    PyTorch's modules hold, that takes as long as the imports.
     """
-    gc.set_threshold(50_000)
-    atexit.register(gc.freeze)
+    hasten()
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except UserError as error:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+
+import torch
 
 
 def hash_seed(*parts: int | str) -> int:
@@ -13,3 +16,8 @@ def hash_seed(*parts: int | str) -> int:
     """
     digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8]
     return int.from_bytes(digest, "big") >> 1
+
+
+def generators(seeds: Iterable[int]) -> list[torch.Generator]:
+    """Return one generator per seed; on the CPU, so that every device draws the same."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]

@@ -19,7 +19,7 @@ class TrainerBase:
     """Registered models with their optimizers and schedules, their files, and the epoch loop.
 
     Files: ``<directory>/<model name>/model.pth.tar-<epoch>`` (or ``model-best.pth.tar``), and
-    ``checkpoint`` beside them, which names the latest.
+    ``checkpoint`` next to them, which names the latest.
     """
 
     def __init__(self):

@@ -73,7 +73,7 @@ class LinearWarmupScheduler(_BaseWarmupScheduler):
 
 
 def build_lr_scheduler(optimizer, optim_cfg):
-    """Build the schedule named ``optim_cfg.LR_SCHEDULER``, behind a warm-up if one is set."""
+    """Build the schedule named ``optim_cfg.LR_SCHEDULER``, after a warm-up if one is set."""
     cfg, name, stepsize = optim_cfg, optim_cfg.LR_SCHEDULER, optim_cfg.STEPSIZE
     if name not in AVAI_SCHEDS:
         raise ValueError(f"schedule '{name}' is unknown.{nearest(name, AVAI_SCHEDS)}")

@@ -26,12 +26,6 @@ class Logger:
             raise AttributeError(name)
         return getattr(self.console, name)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self.close()
-
     def write(self, msg):
         self.console.write(msg)
         if self.file is not None:

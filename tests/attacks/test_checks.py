@@ -1,30 +1,94 @@
-"""The self-checks tell a masked gradient from a robust model."""
+"""The self-checks: the ball, the range, and a masked gradient told from a robust model."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 from advprompt.attacks import (
     AttackChecks,
+    AttackResult,
     AttackSpec,
     GradientAttack,
     compare,
     judge,
+    objective_for,
     probe,
     verify,
 )
-from advprompt.attacks.gradient import objective_for
 
-SPEC = AttackSpec(
-    name="pgd",
-    eps=8 / 255,
-    alpha=2 / 255,
-    steps=20,
-    restarts=1,
-    start="uniform",
-    objective="ce",
-    target="end_to_end",
-)
+SPEC = AttackSpec("pgd", 8 / 255, 2 / 255, 20, 1, "uniform", "ce", "end_to_end")
 SEEDS = range(24)
+
+
+def summary_of(*results) -> dict:
+    checks = AttackChecks()
+    for result in results:
+        checks.add(result)
+    return checks.summary()
+
+
+# --- what the attack did ----------------------------------------------------------------------
+
+
+def fake(n=4, max_linf=8 / 255, value=0.5, zero=0, first=0.0, last=1.0) -> AttackResult:
+    return AttackResult(
+        images=torch.full((n, 3, 2, 2), value),
+        max_linf=max_linf,
+        zero_grad=torch.arange(n) < zero,
+        loss_first=torch.full((n,), first),
+        loss_last=torch.full((n,), last),
+    )
+
+
+def test_checks_add_up_over_batches():
+    assert summary_of(fake(4), fake(2, max_linf=0.01, zero=1, last=3.0)) == {
+        "max_linf": 8 / 255,
+        "in_range": True,
+        "zero_grad_share": 1 / 6,
+        "loss_rises": True,
+    }
+    together, apart = AttackChecks(), AttackChecks()
+    together.add(fake(4), torch.full((4, 3, 2, 2), 0.4))
+    apart.add(fake(2, zero=2, value=1.5))
+    together.merge(apart)
+    assert (together.n, together.zero_grad, together.in_range) == (6, 2, False)
+    assert together.max_l2 == pytest.approx(0.1 * 12**0.5)
+
+
+def test_distances_are_means_over_the_broken():
+    result = fake(3)
+    result.right = torch.tensor([True, False, False])
+    result.reached = {"l2": torch.tensor([0.0, 1.0, 2.0])}
+    assert summary_of(result, result)["reached"] == {"l2": 1.5}
+
+
+def test_leaving_the_ball_or_the_range_is_an_error():
+    with pytest.raises(RuntimeError, match=r"8.1/255, outside the ball of 8/255 in linf"):
+        verify(SPEC, summary_of(fake(max_linf=8.1 / 255)))
+    with pytest.raises(RuntimeError, match="outside the ball of 0.0313725 in l2"):
+        verify(replace(SPEC, norm="l2"), summary_of(fake()) | {"max_l2": 0.04})
+    for value in (1.01, float("nan")):
+        with pytest.raises(RuntimeError, match="in_range"):
+            verify(SPEC, summary_of(fake(value=value)))
+
+
+@pytest.mark.parametrize(
+    "changes, result, accuracies, word",
+    [
+        ({}, {"zero": 1}, (0.9, 0.5), "zero_grad_share"),
+        ({}, {"first": 2.0}, (0.9, 0.5), "loss_rises"),
+        ({}, {}, (0.5, 0.6), "order"),
+        ({"alpha": 17 / 255}, {}, (0.9, 0.5), "step_size"),
+    ],
+)
+def test_warnings_bear_the_name_of_the_check(changes, result, accuracies, word):
+    warnings = verify(replace(SPEC, **changes), summary_of(fake(**result)), *accuracies)
+    assert [w.split(":")[0] for w in warnings] == [word]
+    assert verify(SPEC, summary_of(fake()), 0.9, 0.5) == []
+
+
+# --- what the model answers -------------------------------------------------------------------
 
 
 def network(scale=1.0):
@@ -71,12 +135,11 @@ def examine(logits, spec=SPEC):
     with torch.no_grad():
         labels = logits(pixels).argmax(1)
     result = GradientAttack(objective_for(spec, logits, labels=labels), spec).run(pixels, SEEDS)
-    checks = AttackChecks()
-    checks.add(result)
+    summary = summary_of(result)
     with torch.no_grad():
         right = (logits(result.images).argmax(1) == labels).float().mean().item()
     figures = probe(logits, pixels, labels, spec, SEEDS)
-    warnings = verify(spec, checks.summary(), 1.0, right) + judge(figures, spec, right)
+    warnings = verify(spec, summary, 1.0, right) + judge(figures, spec, right)
     return {warning.partition(":")[0] for warning in warnings}, figures
 
 
@@ -151,14 +214,3 @@ def test_a_gap_to_autoattack_is_told_with_the_part_that_found_it():
     assert position == 1 and warning.startswith("autoattack_gap: 11 of 60 are right")
     assert "11 after apgd-ce, 9 after apgd-t" in warning
     assert not compare([far | {"defence": "jpeg"}, auto])
-
-
-@pytest.mark.parametrize("probes", [0, 3])
-def test_the_record_holds_the_figures(run, white_box, tmp_path, probes):
-    from advprompt.records import read_record
-
-    code, out, err = run(white_box("AdvIVLP", TEST__PROBES=probes))
-    assert code == 0, err
-    checks = read_record(tmp_path / "run" / "record.json")["attacks"][0]["checks"]
-    names = {"noise_right", "large_eps_right", "step_rises", "batch_logits"}
-    assert (names & set(checks)) == (names if probes else set())

@@ -1,0 +1,142 @@
+"""The settings that an attack takes in addition to the common ones, and how values are checked.
+
+``KWARGS`` of a config: for the PGD family, for RAP (both here), and for the classes of
+torchattacks (see :mod:`.library_classes`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from ..records.threats import PGD_FAMILY
+from ..utils.errors import UserError, nearest
+from .surrogates import check_surrogate
+
+# --- checks: (what is set, its value) -> the value to use ----------------------------------------
+
+
+def parse_255(value, key: str, most: float = 255) -> float:
+    """Turn a size given in 1/255 into a float in [0, 1].
+
+    ``4``, ``"4"``, ``4.0`` and ``"4/255"`` all mean 4/255. A bare number between 0 and 0.1 is
+    refused, because it is almost surely a fraction of 1 (``0.0157`` for 4/255).
+
+    Args:
+        value: number or string from a config.
+        key: the config key, for the message.
+        most: largest number allowed; radii in L2 may exceed 255.
+
+    Raises:
+        UserError: not a number, outside 0..``most``, or a fraction of 1.
+    """
+    text = str(value).strip()
+    top, slash, bottom = (part.strip() for part in text.partition("/"))
+    try:
+        number = float(top)
+    except ValueError:
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number) or (slash and bottom != "255"):
+        raise UserError(f"{key} is {value!r}, not a size in 1/255; write 4 or 4/255")
+    if not slash and 0 < number < 0.1:
+        raise UserError(
+            f"{key} is {text}, which looks like a fraction of 1 but is read in 1/255; "
+            f"write {in_255(number, 1)} or {in_255(number, 1)}/255"
+        )
+    if not 0 <= number <= most:
+        raise UserError(f"{key} is {text}, outside 0..{most:g} (in 1/255); write 4 or 4/255")
+    return number / 255
+
+
+def in_255(value: float, digits: int = 4) -> str:
+    """Return a size in [0, 1] as a number of 1/255, in words."""
+    return f"{round(value * 255, digits):g}"
+
+
+def number(least: float, most: float) -> Callable:
+    """Return a check for numbers from ``least`` to ``most``, which become floats."""
+
+    def check(key: str, value) -> float:
+        known = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (known and least <= value <= most):
+            raise UserError(f"{key} is {value!r}, expected a number from {least:g} to {most:g}")
+        return float(value)
+
+    return check
+
+
+def whole(least: int) -> Callable:
+    """Return a check for integers of at least ``least``."""
+
+    def check(key: str, value) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"{key} is {value!r}, expected an integer >= {least}")
+        return value
+
+    return check
+
+
+def word(choices) -> Callable:
+    """Return a check for one of ``choices``, in whatever case."""
+
+    def check(key: str, value) -> str:
+        if str(value).lower() not in choices:
+            raise UserError(f"{key} {value!r} is unknown.{nearest(value, choices)}")
+        return str(value).lower()
+
+    return check
+
+
+def _size(key: str, value) -> str:
+    return f"{in_255(parse_255(value, key))}/255"
+
+
+def _aim(key: str, value) -> str | int:
+    if value in ("likeliest", "random"):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{key} is {value!r}, expected likeliest, random or the number of a class")
+    return value
+
+
+def _surrogate(key: str, value) -> str:
+    check_surrogate(value)
+    return value
+
+
+# --- the settings: (default, check) each ---------------------------------------------------------
+
+MOMENTUM = {"momentum": (1.0, number(0, 1e6))}
+DIVERSITY = {"probability": (0.5, number(0, 1)), "resize": (0.9, number(0.01, 1))}
+# the class a targeted attack leads to; None, its default, is an untargeted attack
+AIM = {"aim": (None, _aim)}
+OF_FAMILY = {"mi": MOMENTUM, "di": DIVERSITY, "mdi": MOMENTUM | DIVERSITY}
+OF_RAP = {
+    "surrogate": ("torchvision:resnet50", _surrogate),  # AdvPT's paper; torchvision's first weights
+    "labels": ("auto", word(("auto", "dataset", "surrogate"))),  # ours, see surrogates.py
+    "late_start": (100, whole(0)),  # steps before the reverse perturbation: RAP-LS, AdvPT's code
+    "inner_steps": (8, whole(1)),  # of it, each inner_eps / inner_steps: both authors' code
+    "inner_eps": ("16/255", _size),  # its radius: both authors' code
+    "probability": (0.7, number(0, 1)),  # of input diversity: both authors' code
+    "resize": (0.5, number(0.01, 1)),  # AdvPT's code (112 of 224); RAP's pads 299 to 330 instead
+}
+SETTINGS = {name: OF_FAMILY.get(name, {}) | AIM for name in PGD_FAMILY} | {"rap": OF_RAP}
+
+
+def settings_of(name: str, given: Mapping) -> dict:
+    """Return the settings of a member of the PGD family or of rap, checked and filled in.
+
+    Raises:
+        UserError: a setting is unknown or out of range.
+    """
+    table = SETTINGS.get(name, {})
+    for key in given:
+        if key not in table:
+            hint = nearest(key, table) if table else " It takes none; leave KWARGS out."
+            raise UserError(f"attack '{name}' takes no setting '{key}'.{hint}")
+    values = {key: given.get(key, default) for key, (default, _) in table.items()}
+    return {
+        key: table[key][1](f"attack '{name}': KWARGS.{key}", value)
+        for key, value in values.items()
+        if value is not None or key in given
+    }
