@@ -239,6 +239,18 @@ def test_tests_of_finished_runs_are_those_of_the_robustness_tool(call, small, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["advpt", "capt"])
+def test_a_seed_is_the_same_alone_and_after_another(call, small, tmp_path, method):
+    found = []
+    for folder, seeds in (("both", "1 2"), ("alone", "2")):
+        env = {"OUTPUT": str(tmp_path / folder), "SEEDS": seeds}
+        assert call(f"run {method} main pets 4 vit_b32", *small, **env).returncode == 0
+        (path,) = (tmp_path / folder).rglob("seed2/prompt_learner/model.pth.tar-1")
+        found.append(torch.load(path, weights_only=True)["state_dict"])
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.slow
 def test_all_puts_every_method_under_one_attack(call, small, tmp_path):
     done = call("all pets 4 vit_b32", *small)
     assert done.returncode == 0, done.stderr
@@ -499,7 +511,7 @@ def test_a_dry_run_tells_what_is_done_begun_and_refused(arguments, run, capsys, 
     assert "1 to resume" in run([*argv, "--dry-run"])[1]
 
 
-def test_a_dry_run_lists_what_is_missing_or_refused(call, small, tmp_path):
+def test_a_dry_run_lists_what_is_missing_or_refused(call):
     words = "run apd main dtd 16 tiny --dry-run"
     done = call(words, "MODEL.BACKBONE.NAME", "file:nosuch.pt")
     assert "note: data set DescribableTextures is not there" in done.stdout
@@ -507,11 +519,6 @@ def test_a_dry_run_lists_what_is_missing_or_refused(call, small, tmp_path):
     done = call(words, "TRAINER.APD.TEACHER", "none")
     assert done.returncode == 2 and "1 run: 1 refused." in done.stdout
     assert "note: TRAINER.APD.TEACHER is 'none'" in done.stdout
-    run = tmp_path / "out/dtd/APD/tiny_linf4_tiny_16shots/seed1"
-    run.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({"OPTIM.LR": 77, "SEED": 1}))
-    done = call(words)
-    assert done.returncode == 2 and "holds a run with OPTIM.LR = 77" in done.stdout
 
 
 # --- drawn test sets -----------------------------------------------------------------------------

@@ -54,10 +54,8 @@ class Context:
 
     def __init__(self, env: Mapping[str, str], usage: str):
         self.env, self.usage, self.notes = env, usage, set()
-        self.root, self.output = (
-            _absolute(env.get("DATA") or "data"),
-            _absolute(env.get("OUTPUT") or "output"),
-        )
+        self.root = _absolute(env.get("DATA") or "data")
+        self.output = _absolute(env.get("OUTPUT") or "output")
         self.seeds = [self.whole(word) for word in self.words("SEEDS", "1 2 3")]
         self.targets, self.source_only = self.words("TARGETS"), self.words("SOURCE_ONLY")
         if not re.fullmatch("[1-9][0-9]*", env.get("PROCESSES") or "1"):
@@ -200,7 +198,8 @@ def methods(
         raise unknown("protocol", protocol, PROTOCOLS, "PROTOCOL: main, base2new, xd or dg")
     planner = planner or context.planner()
     if not own_threat:
-        planner.config(ZERO_SHOT, call.config, "CFG")
+        if lenient:
+            planner.config(ZERO_SHOT, call.config, "CFG")
         attack = attack or planner.threat("", call.config, call.dataset)
     jobs = []
     for name in names:

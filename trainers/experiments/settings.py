@@ -8,8 +8,8 @@ something else.
 from __future__ import annotations
 
 import ast
-import json
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,8 @@ from .. import records
 from ..config import identity, keys
 from ..config.merging import THREAT
 from ..config.shipped import config_file
-from ..engine.run_folder import CONFIG_FILE, FORMER_TESTS, TESTS
+from ..engine import run_folder
+from ..utils.errors import UserError
 
 _TEST = "ATTACK.TEST."
 _SEED, _SHOTS = "SEED", "DATASET.NUM_SHOTS"
@@ -101,40 +102,12 @@ def differing(mine: Mapping, theirs: Mapping) -> str:
 def recorded(settings: Settings, folder: str) -> tuple[dict | None, bool]:
     """Return the completed record of this test in a run's folder, and if there is any record."""
     mine, found = settings.test(), False
-    for path, record in _records(folder):
-        found = True
-        if not differing(mine, record["config"]) and _final_model(path):
-            return record, True
+    with contextlib.suppress(UserError):  # a damaged record, which the run will name
+        for _, theirs, record in run_folder.tests_in(folder):
+            found = True
+            if theirs["load_epoch"] is None and not differing(mine, theirs):
+                return record, True
     return None, found
-
-
-def _records(folder: str) -> Iterator[tuple[Path, dict]]:
-    """Yield completed records of a run: its own, and those of its tests."""
-    paths = [Path(folder) / records.FILE_NAME]
-    for name in (TESTS, FORMER_TESTS):
-        paths += sorted(Path(folder, name).glob(f"*/{records.FILE_NAME}"))
-    for path in paths:
-        record = _json(path) or {}
-        usable = (record.get("schema"), record.get("status")) == (records.SCHEMA, "completed")
-        if usable and isinstance(record.get("config"), dict):
-            yield path, record
-
-
-def _final_model(path: Path) -> bool:
-    return (_json(path.with_name(CONFIG_FILE)) or {}).get("load_epoch") is None
-
-
-def stored(folder: str) -> dict | None:
-    """Return the settings of the training in a run's folder, flat; None where there is none."""
-    return _json(Path(folder, CONFIG_FILE))
-
-
-def _json(path: Path) -> dict | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 @cache

@@ -13,10 +13,11 @@ from tabulate import tabulate
 
 from ..backbone import loading
 from ..config import host, keys, merging
-from ..engine.run_folder import TESTS
+from ..engine import run_folder
 from ..utils.errors import UserError
+from ..utils.io import read_json
 from .jobs import Job
-from .settings import differing, recorded, stored
+from .settings import differing, recorded
 
 STATES = {
     "run": "to run",
@@ -39,16 +40,17 @@ def state_of(job: Job) -> tuple[str, str]:
     record, trained = recorded(job.settings, job.run)
     if record:
         return "done", ""
-    theirs = stored(job.run)
-    if theirs is None:
+    path = Path(job.run, run_folder.CONFIG_FILE)
+    if not path.is_file():
         return "run", ""
+    theirs = read_json(path)
     mine = job.settings.training()
     if not job.needs and (key := differing(mine, theirs)):
         return "refuse", (
             f"'{job.run}' holds a run with {key} = {theirs.get(key)!r}, this one has "
             f"{mine[key]!r}; choose another output folder or move the old run away"
         )
-    begun = os.path.exists(f"{job.run}/{TESTS}/{job.test}/unfinished")
+    begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/unfinished")
     return ("test" if trained and not begun else "resume"), ""
 
 
