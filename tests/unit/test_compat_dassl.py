@@ -255,6 +255,12 @@ def test_transforms_are_applied_in_order_and_announced(capsys):
     ]
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (40, 52, 3), np.uint8))
     assert train(image).min() < 0 <= test(image).min() and test(image).shape == (3, 24, 24)
+    moved = build_transform(cfg, choices=["random_translation"])
+    set_random_seed(3)  # of which the first is moved, and the second is not
+    first, second = moved(image), moved(image)
+    resized = build_transform(cfg, choices=[])(image)
+    assert first.shape == (3, 24, 24)
+    assert not torch.equal(first, resized) and torch.equal(second, resized)
     cfg.INPUT.NO_TRANSFORM = True
     assert build_transform(cfg) is None
 

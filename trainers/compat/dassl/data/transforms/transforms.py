@@ -5,6 +5,7 @@ everything else.
 """
 
 import math
+import random
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from PIL import Image
 
 from ...utils.tools import nearest
 
-AVAI_CHOICES = ["random_resized_crop", "random_flip", "normalize", "center_crop"]
+AVAI_CHOICES = "random_translation random_resized_crop random_flip normalize center_crop".split()
 ONLY_IN_DASSL = """
-    random_translation random_crop colorjitter randomgrayscale gaussian_blur cutout gaussian_noise
+    random_crop colorjitter randomgrayscale gaussian_blur cutout gaussian_noise
     instance_norm imagenet_policy cifar10_policy svhn_policy randaugment randaugment_fixmatch
     randaugment2
 """.split()
@@ -102,6 +103,22 @@ class RandomHorizontalFlip:
         return img.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else img
 
 
+class Random2DTranslation:
+    """With probability ``p`` resize to 1.125 times the size and crop at random; else resize."""
+
+    def __init__(self, height, width, p=0.5, interpolation=Image.Resampling.BILINEAR):
+        self.height, self.width, self.p, self.interpolation = height, width, p, interpolation
+
+    def __call__(self, img):
+        if random.uniform(0, 1) > self.p:
+            return Resize((self.height, self.width), self.interpolation)(img)
+        height, width = round(self.height * 1.125), round(self.width * 1.125)
+        img = Resize((height, width), self.interpolation)(img)
+        left = round(random.uniform(0, width - self.width))
+        top = round(random.uniform(0, height - self.height))
+        return img.crop((left, top, left + self.width, top + self.height))
+
+
 class ToTensor:
     """PIL image (RGB) -> float32 tensor (3, H, W) in [0, 1]."""
 
@@ -143,18 +160,19 @@ def build_transform(cfg, is_train=True, choices=None):
             f"INPUT.INTERPOLATION '{cfg.INPUT.INTERPOLATION}' is unknown."
             f"{nearest(cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)}"
         )
-    (height, width), mode = cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
+    size, mode = cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
     steps = []
     if not is_train:
-        edge = max(height, width)
-        steps.append((f"resize the smaller edge to {edge}", Resize(edge, mode)))
-        steps.append((f"{height}x{width} center crop", CenterCrop((height, width))))
-    elif "random_resized_crop" in choices:
+        steps.append((f"resize the smaller edge to {max(size)}", Resize(max(size), mode)))
+        steps.append((f"{size[0]}x{size[1]} center crop", CenterCrop(size)))
+    elif "random_resized_crop" not in choices:
+        steps.append((f"resize to {size[0]}x{size[1]}", Resize(size, mode)))
+    if is_train and "random_translation" in choices:
+        steps.append(("random translation", Random2DTranslation(*size)))
+    if is_train and "random_resized_crop" in choices:
         scale = cfg.INPUT.RRCROP_SCALE
-        crop = RandomResizedCrop((height, width), scale, mode)
-        steps.append((f"random resized crop (size={cfg.INPUT.SIZE}, scale={scale})", crop))
-    else:
-        steps.append((f"resize to {height}x{width}", Resize((height, width), mode)))
+        text = f"random resized crop (size={size}, scale={scale})"
+        steps.append((text, RandomResizedCrop(size, scale, mode)))
     if is_train and "random_flip" in choices:
         steps.append(("random flip", RandomHorizontalFlip()))
     steps.append(("to torch tensor of range [0, 1]", ToTensor()))
