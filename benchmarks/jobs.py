@@ -11,13 +11,26 @@ from torch import Tensor
 
 from advprompt import attacks
 from advprompt.attacks import dispatch
-from advprompt.backbone import cosine_logits
+from advprompt.backbone import cosine_logits, load_clip, make_adapter
 from advprompt.prompting import prompted
 
 from . import plain
 
+RANDOM = {"ViT-B/32", "ViT-B/16", "ViT-L/14"}
 CHUNK = 64  # classes per text pass where there are many
 SYLLABLES = ("ba", "co", "di", "fu", "ga", "he", "ji", "ko", "lu", "mo")
+
+
+def backbone(name: str, device: str):
+    """Return a backbone; OpenAI's names come with random weights, whose speed is the same."""
+    if name not in RANDOM:
+        return load_clip(name, device=device)
+    import open_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.create_model(name.replace("/", "-"), force_quick_gelu=True)
+    return make_adapter(model.state_dict(), name=name, provider="open_clip").to(device)
 
 
 @dataclass

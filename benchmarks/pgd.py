@@ -31,11 +31,8 @@ def ways(logits, spec):
     """Return name -> attack (pixels, labels) -> adversarial images, for the same threat."""
     import torchattacks
 
-    class Model(torch.nn.Module):
-        def forward(self, pixels):
-            return logits(pixels)
-
-    model = Model().eval()
+    model = torch.nn.Module().eval()
+    model.forward = logits
 
     def theirs(pixels, labels):
         torch.manual_seed(0)
@@ -52,12 +49,13 @@ def ways(logits, spec):
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pgd", description=__doc__.partition("\n")[0])
-    parser.add_argument("--backbone", default="tiny", help="tiny or tiny-robust")
-    parser.add_argument("--images", type=int, default=400, help="images for the strength")
-    parser.add_argument("--eps", default="5/255")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--pairs", type=int, default=7, help="rounds for the time")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
+    add = parser.add_argument
+    add("--backbone", default="tiny", help="tiny or tiny-robust")
+    add("--images", type=int, default=400, help="images for the strength")
+    add("--eps", default="5/255")
+    add("--steps", type=int, default=20)
+    add("--pairs", type=int, default=7, help="rounds for the time")
+    add("--json", metavar="FILE", help="also write the figures there")
     args = parser.parse_args(argv)
 
     eps = attacks.parse_255(args.eps, "--eps")
@@ -78,11 +76,8 @@ def main(argv: list[str] | None = None) -> int:
                 right[name] += int((was & (logits(images).argmax(1) == labels)).sum())
     pixels, labels = next(drawn(names, 50))
     clock, kind = clock_for("cpu")
-    taken = paired(
-        {name: lambda a=attack: a(pixels, labels) for name, attack in attack_by.items()},
-        pairs=args.pairs,
-        clock=clock,
-    )
+    runs = {name: lambda a=attack: a(pixels, labels) for name, attack in attack_by.items()}
+    taken = paired(runs, pairs=args.pairs, clock=clock)
     figures = {
         "backbone": args.backbone,
         "attack": spec.describe(),
