@@ -38,7 +38,7 @@ setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={
-        "advprompt": ["py.typed", "assets/*", "report/*.j2", "report/*.yaml", "compat/**/*.yaml"],
+        "advprompt": ["py.typed", "assets/*", "**/*.j2", "**/*.yaml"],
         "advprompt.datasets": ["*.yaml"],
         "advprompt.configs": ["**/*.yaml", "**/*.md"],
         "advprompt.scripts": ["**/*.sh"],
@@ -52,7 +52,6 @@ setup(
         "yacs",
         "tqdm",
         "tabulate",
-        "pandas",
         "jinja2",
         "matplotlib",
         "open_clip_torch",

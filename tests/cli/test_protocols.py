@@ -511,7 +511,10 @@ def test_a_dry_run_tells_what_is_done_begun_and_refused(arguments, run, capsys, 
     assert "1 to resume" in run([*argv, "--dry-run"])[1]
 
 
-def test_a_dry_run_lists_what_is_missing_or_refused(call):
+def test_a_dry_run_lists_what_is_missing_or_refused(call, monkeypatch):
+    monkeypatch.setattr("advprompt.backbone.loading.CACHE", "/nowhere")
+    out = call("run apd main dtd 16 vit_b16 --dry-run").stdout
+    assert "note: the weights of ViT-B/16 are not at '/nowhere/ViT-B-16.pt'; the first run" in out
     words = "run apd main dtd 16 tiny --dry-run"
     done = call(words, "MODEL.BACKBONE.NAME", "file:nosuch.pt")
     assert "note: data set DescribableTextures is not there" in done.stdout

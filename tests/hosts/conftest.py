@@ -15,7 +15,7 @@ def hosts() -> Path:
     folder = os.environ.get("ADVPROMPT_HOSTS")
     if not folder:
         pytest.skip("ADVPROMPT_HOSTS names no folder with checkouts of public hosts")
-    for package in ("sklearn", "gdown"):
+    for package in ("sklearn", "gdown", "tensorboard"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"Dassl itself needs the package {package}")
     return Path(folder).resolve()

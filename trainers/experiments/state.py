@@ -117,7 +117,8 @@ def missing(cfgs: Iterable) -> list[str]:
         name = cfg.MODEL.BACKBONE.NAME
         path, hint = Path(name.removeprefix("file:").partition("?")[0]).expanduser(), ""
         if name in loading.OPENAI:
-            path = Path(loading.CACHE).expanduser() / loading.OPENAI[name][0]
+            file = loading.openai_url(name).rpartition("/")[2]
+            path = Path(loading.CACHE).expanduser() / file
             hint = "; the first run fetches them"
         if (name.startswith("file:") or hint) and not path.exists():
             found[f"the weights of {name} are not at '{path}'{hint}"] = True
