@@ -38,7 +38,7 @@ setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={
-        "advprompt": ["py.typed", "assets/*", "cli/*.j2", "report/*.j2", "report/*.yaml"],
+        "advprompt": ["py.typed", "assets/*", "**/*.j2", "**/*.yaml"],
         "advprompt.datasets": ["*.yaml"],
         "advprompt.configs": ["**/*.yaml", "**/*.md"],
         "advprompt.scripts": ["**/*.sh"],

@@ -35,26 +35,20 @@ class Budget:
     budget: float
 
 
-def in_bf16(work: Callable[[], object], device: str) -> Callable[[], object]:
-    """Return ``work`` under autocast."""
-
-    def run():
-        with torch.autocast(torch.device(device).type, torch.bfloat16, cache_enabled=False):
-            return work()
-
-    return run
-
-
 def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
     """Return the makers of all jobs; ``batch`` images at once where nothing is trained."""
     shots = PETS * SHOTS  # 592 images
     steps = shots // BATCH  # an incomplete batch is dropped
 
+    def in_bf16(work: Callable[[], object]) -> Callable[[], object]:
+        autocast = torch.autocast(torch.device(device).type, torch.bfloat16, cache_enabled=False)
+        return autocast(work)
+
     def training(where: str, classes: int, units: float, budget: float) -> Budget:
         size = min(batch, BATCH)
         job = jobs.training(clip, classes, size, 0, prec="bf16")
         name = f"adversarial training, {where} 16 shots, {EPOCHS} epochs, PGD-2"
-        return Budget(name, in_bf16(job.ours, device), units * BATCH / size, budget)
+        return Budget(name, in_bf16(job.ours), units * BATCH / size, budget)
 
     def bank() -> Budget:
         job = jobs.bank(clip, batch, prec="bf16")
@@ -63,7 +57,7 @@ def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
     def tuning() -> Budget:
         job = jobs.tuning(clip, PETS)
         name = f"AdvPT tuning, {EPOCHS} epochs x 19 steps"
-        return Budget(name, in_bf16(job.ours, device), EPOCHS * math.ceil(shots / BATCH), 6)
+        return Budget(name, in_bf16(job.ours), EPOCHS * math.ceil(shots / BATCH), 6)
 
     def evaluation() -> Budget:
         job = jobs.evaluation(clip, PETS, batch, steps=10, prec="bf16")
@@ -78,13 +72,10 @@ def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
     ]
 
 
-def table(backbone, device: str, *, name="ViT-B/16", rounds=5, batch=128, size=8192) -> list[dict]:
-    """Measure ``rounds`` units of each job.
-
-    ``backbone`` is (name, device) -> frozen backbone; a product of ``size`` gives the speed.
-    """
+def table(device: str, name="ViT-B/16", *, rounds=5, batch=128, size=8192) -> list[dict]:
+    """Measure ``rounds`` units of each job; a product of ``size`` gives the speed."""
     clock = time.perf_counter
-    clip, rows = backbone(name, device), []
+    clip, rows = jobs.backbone(name, device), []
     speed = peak_flops(device, clock, size, torch.bfloat16)
     for make in makers(clip, device, batch):
         job = make()
@@ -92,16 +83,10 @@ def table(backbone, device: str, *, name="ViT-B/16", rounds=5, batch=128, size=8
         taken = [seconds(job.unit, clock) for _ in range(rounds)]
         with FlopCounterMode(display=False) as counter:
             job.unit()
-        rows.append(
-            {
-                "job": job.name,
-                "backbone": name,
-                "seconds": statistics.median(taken) * job.units,
-                "limit_seconds": counter.get_total_flops() * job.units / speed,
-                "budget_seconds": job.budget,
-                "units": job.units,
-            }
-        )
+        row = {"job": job.name, "backbone": name, "units": job.units, "budget_seconds": job.budget}
+        row["seconds"] = statistics.median(taken) * job.units
+        row["limit_seconds"] = counter.get_total_flops() * job.units / speed
+        rows.append(row)
     return rows
 
 

@@ -11,13 +11,26 @@ from torch import Tensor
 
 from advprompt import attacks
 from advprompt.attacks import dispatch
-from advprompt.backbone import cosine_logits
+from advprompt.backbone import cosine_logits, load_clip, make_adapter
 from advprompt.prompting import prompted
 
 from . import plain
 
+RANDOM = {"ViT-B/32", "ViT-B/16", "ViT-L/14"}
 CHUNK = 64  # classes per text pass where there are many
 SYLLABLES = ("ba", "co", "di", "fu", "ga", "he", "ji", "ko", "lu", "mo")
+
+
+def backbone(name: str, device: str):
+    """Return a backbone; OpenAI's names come with random weights, whose speed is the same."""
+    if name not in RANDOM:
+        return load_clip(name, device=device)
+    import open_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.create_model(name.replace("/", "-"), force_quick_gelu=True)
+    return make_adapter(model.state_dict(), name=name, provider="open_clip").to(device)
 
 
 @dataclass
@@ -46,6 +59,15 @@ def images_for(clip, batch: int) -> Tensor:
 def apart(a: Tensor, b: Tensor) -> float:
     """Return the largest difference, relative to the largest value."""
     return float((a - b).abs().max() / a.abs().max())
+
+
+def _batch(clip, batch: int, classes: int) -> tuple[Tensor, Tensor]:
+    return images_for(clip, batch), (torch.arange(batch) % classes).to(clip.device)
+
+
+def _attacked(loss, spec, pixels: Tensor) -> Tensor:
+    run = attacks.GradientAttack(loss, spec).run(pixels, range(len(pixels)), scored=False)
+    return run.images
 
 
 def threat(steps: int, objective: str = "ce"):
@@ -101,8 +123,7 @@ def training(
     ``prec`` is that of our attack, ``chunk`` the classes per text pass of our side (0: all).
     """
     model, spec = _deep(clip, classes, depth), threat(2)
-    pixels = images_for(clip, batch)
-    labels = (torch.arange(batch) % classes).to(clip.device)
+    pixels, labels = _batch(clip, batch, classes)
     parameters = list(model.parameters())
 
     def gradients(images: Tensor, texts: Tensor) -> Tensor:
@@ -111,10 +132,9 @@ def training(
 
     def ours():
         texts = model.text_features(chunk)
-        fixed = texts.detach()
-        loss = attacks.objective_for(spec, _inside(prec, model, fixed), labels=labels)
-        run = attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False)
-        return gradients(run.images, texts)
+        logits = _inside(prec, model, texts.detach())
+        loss = attacks.objective_for(spec, logits, labels=labels)
+        return gradients(_attacked(loss, spec, pixels), texts)
 
     def plainly():
         adversarial = _attacked_plainly(model, pixels, labels, spec)
@@ -132,14 +152,13 @@ def training(
 def evaluation(clip, classes: int, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
     """Steps of a PGD test of deep prompts, whose text features are known before it starts."""
     model, spec = _deep(clip, classes, 9), threat(steps)
-    pixels = images_for(clip, batch)
-    labels = (torch.arange(batch) % classes).to(clip.device)
+    pixels, labels = _batch(clip, batch, classes)
     with torch.no_grad():
         texts = model.text_features()
 
     def ours():
         loss = attacks.objective_for(spec, _inside(prec, model, texts), labels=labels)
-        return attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False).images
+        return _attacked(loss, spec, pixels)
 
     def plainly():
         return _attacked_plainly(model, pixels, labels, spec)
@@ -169,7 +188,7 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
     def ours():
         tower = dispatch.tower_in(prec, clip.encode_image)
         loss = attacks.objective_for(spec, tower, reference=reference)
-        return attacks.GradientAttack(loss, spec).run(pixels, range(batch), scored=False).images
+        return _attacked(loss, spec, pixels)
 
     def plainly():
         clip.model.visual.requires_grad_(True)

@@ -1,25 +1,17 @@
-"""Peak memory of one side of one row, in a process of its own.
-
-    python -m benchmarks.memory --backbone tiny --row 1 --side ours
-
-Prints the bytes that the work needs at its height, above what the model holds before it starts. A
-process remembers every peak, so each side of a row needs its own.
-"""
+"""Peak memory of one side of one row, in a process of its own: a process remembers every peak."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
-import json
-import subprocess
-import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from advprompt.utils.entry import run_tool
+from . import jobs
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")  # "5" forgets the highest resident size so far (Linux)
@@ -48,34 +40,17 @@ def peak_of(work: Callable[[], object], device: str) -> int:
     return max(resident("VmHWM") - before, 0)
 
 
-def of_side(options: list[str], row: int, side: str) -> int | None:
-    """Measure in a new process; None where the system does not report it.
+def of_side(row: int, side: str, backbone: str, device: str, **table) -> int | None:
+    """Measure ``side`` of row ``row`` (from 1); None where the system does not report it.
 
-    Raises:
-        RuntimeError: the process failed, with the end of its output.
+    ``table`` is what :func:`jobs.ratio_table` takes.
     """
-    if not RESET.exists() and "cuda" not in options:
+    if device == "cpu" and not RESET.exists():
         return None
-    words = ["-m", "benchmarks.memory", *options, "--row", str(row), "--side", side]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"measuring the memory of row {row} failed: {done.stderr[-500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_measure, row, side, backbone, device, table).result()
 
 
-def main(argv: list[str] | None = None) -> int:
-    from . import jobs, run
-
-    parser = run.arguments(argparse.ArgumentParser(prog="memory"))
-    parser.add_argument("--row", type=int, required=True)
-    parser.add_argument("--side", choices=("plain", "ours"), required=True)
-    args = parser.parse_args(argv)
-    clip = run.backbone(args.backbone, args.device)
-    makers = jobs.ratio_table(clip, quick=args.quick, many=args.classes)
-    job = makers[args.row - 1]()
-    print(json.dumps(peak_of(getattr(job, args.side), args.device)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))
+def _measure(row: int, side: str, backbone: str, device: str, table: dict) -> int:
+    job = jobs.ratio_table(jobs.backbone(backbone, device), **table)[row - 1]()
+    return peak_of(getattr(job, side), device)

@@ -14,31 +14,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
 
 import torch
 from tabulate import tabulate
 from torch.utils.flop_counter import FlopCounterMode
 
-from advprompt.backbone import load_clip, make_adapter
 from advprompt.utils import errors, io, machine
 from advprompt.utils.entry import run_tool
 
 from . import budget, jobs, memory, timing
-
-RANDOM = {"ViT-B/32", "ViT-B/16", "ViT-L/14"}
-
-
-def backbone(name: str, device: str):
-    """Return a backbone; OpenAI's names come with random weights, whose speed is the same."""
-    if name not in RANDOM:
-        return load_clip(name, device=device)
-    import open_clip
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = open_clip.create_model(name.replace("/", "-"), force_quick_gelu=True)
-    return make_adapter(model.state_dict(), name=name, provider="open_clip").to(device)
 
 
 def measure(make, pairs: int, clock, peak: float) -> dict:
@@ -59,35 +43,25 @@ def measure(make, pairs: int, clock, peak: float) -> dict:
     }
 
 
-def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add what decides about the work itself."""
-    parser.add_argument("--backbone", default="ViT-B/32", help="name; ViT-B/32 with random weights")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--classes", type=int, default=250, help="of the job with many classes")
-    parser.add_argument("--quick", action="store_true", help="smaller batches, three rounds")
-    return parser
-
-
 def shown(rows: list[dict]) -> str:
     """Return the ratio table."""
-
-    def mebibytes(row: dict, side: str) -> str:
-        count = row["peak_memory"][side]
-        return "-" if count is None else f"{count / 2**20:.0f}"
-
-    columns: dict[str, Callable[[dict], str]] = {
-        "job": lambda row: row["job"],
-        "plain s": lambda row: f"{row['plain_seconds']:.3g}",
-        "ours s": lambda row: f"{row['ours_seconds']:.3g}",
-        "ratio": lambda row: f"{row['ratio']:.2f}",
-        "to reach": lambda row: f"{row['at_least']:g}",
-        "difference": lambda row: f"{row['max_difference']:.1e}",
-        "plain MiB": lambda row: mebibytes(row, "plain"),
-        "ours MiB": lambda row: mebibytes(row, "ours"),
-        "of peak": lambda row: f"{100 * row['share_of_peak']:.0f} %",
-    }
-    table = [[show(row) for show in columns.values()] for row in rows]
-    return tabulate(table, list(columns), disable_numparse=True)
+    heads = "job,plain s,ours s,ratio,to reach,difference,plain MiB,ours MiB,of peak".split(",")
+    table = []
+    for row in rows:
+        memory = [row["peak_memory"][side] for side in ("plain", "ours")]
+        table.append(
+            [
+                row["job"],
+                f"{row['plain_seconds']:.3g}",
+                f"{row['ours_seconds']:.3g}",
+                f"{row['ratio']:.2f}",
+                f"{row['at_least']:g}",
+                f"{row['max_difference']:.1e}",
+                *("-" if count is None else f"{count / 2**20:.0f}" for count in memory),
+                f"{100 * row['share_of_peak']:.0f} %",
+            ]
+        )
+    return tabulate(table, heads, disable_numparse=True)
 
 
 def figure(path: str, rows: list[dict], caption: str) -> None:
@@ -115,31 +89,33 @@ def figure(path: str, rows: list[dict], caption: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="run", description=__doc__.partition("\n")[0])
-    arguments(parser)
-    parser.add_argument("--pairs", type=int, default=5, help="rounds per job (default 5)")
-    parser.add_argument("--jobs", type=int, nargs="+", metavar="N", help="only these rows, from 1")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
-    parser.add_argument("--json", metavar="FILE", help="also write the rows there")
-    parser.add_argument("--figure", metavar="FILE", help="also draw the ratios there (png)")
+    add = parser.add_argument
+    add("--backbone", default="ViT-B/32", help="name; ViT-B/32 with random weights")
+    add("--device", default="cpu")
+    add("--classes", type=int, default=250, help="of the job with many classes")
+    add("--quick", action="store_true", help="smaller batches, three rounds")
+    add("--pairs", type=int, default=5, help="rounds per job (default 5)")
+    add("--jobs", type=int, nargs="+", metavar="N", help="only these rows, from 1")
+    add("--no-memory", action="store_true", help="leave out the peak memory")
+    add("--json", metavar="FILE", help="also write the rows there")
+    add("--figure", metavar="FILE", help="also draw the ratios there (png)")
     args = parser.parse_args(argv)
     if args.device != "cpu" and not torch.cuda.is_available():
         raise errors.UserError(f"--device {args.device} needs a GPU that torch sees; use cpu")
 
     clock, kind = timing.clock_for(args.device)
-    clip = backbone(args.backbone, args.device)
-    makers = jobs.ratio_table(clip, quick=args.quick, many=args.classes)
+    what, table = (args.backbone, args.device), {"quick": args.quick, "many": args.classes}
+    makers = jobs.ratio_table(jobs.backbone(*what), **table)
     chosen = args.jobs or range(1, len(makers) + 1)
     if bad := [n for n in chosen if not 1 <= n <= len(makers)]:
         raise errors.UserError(f"--jobs {bad[0]} is no row; there are rows 1 to {len(makers)}")
-    options = ["--backbone", args.backbone, "--device", args.device]
-    options += ["--classes", str(args.classes), *(["--quick"] if args.quick else [])]
     size = 1024 if args.device == "cpu" else 4096
     peak, rows = timing.peak_flops(args.device, clock, size), []
     for n in chosen:
         print(f"row {n} of {len(makers)} ...", file=sys.stderr, flush=True)
         row = measure(makers[n - 1], 3 if args.quick else args.pairs, clock, peak)
         row["peak_memory"] = {
-            side: None if args.no_memory else memory.of_side(options, n, side)
+            side: None if args.no_memory else memory.of_side(n, side, *what, **table)
             for side in ("plain", "ours")
         }
         rows.append(row)
@@ -149,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     facts = {"backbone": args.backbone, "device": args.device, "clock": kind, "peak": peak}
     facts |= {"environment": machine.environment(args.device), "rows": rows}
     if args.device != "cpu":
-        facts["budget"] = budget.table(backbone, args.device)
+        facts["budget"] = budget.table(args.device)
         print(budget.shown(facts["budget"]))
     if args.json:
         io.write_json(args.json, facts)

@@ -37,10 +37,7 @@ def peak_flops(device: str, clock: Callable[[], float], size: int, dtype=torch.f
 
 
 def paired(
-    ways: Mapping[str, Callable[[], object]],
-    *,
-    pairs: int = 7,
-    clock: Callable[[], float] = time.perf_counter,
+    ways: Mapping[str, Callable[[], object]], *, pairs: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Return the seconds of each way, run once to warm up and then in turns: A B A B ..."""
     for work in ways.values():

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from tests.toy import toy_state_dict
+
 REPO = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 CLASSES = ("blue_circle", "green_heart", "red_star", "yellow_square")
@@ -26,7 +28,7 @@ SIDE = 80  # pixels of the images
 
 @dataclass(frozen=True)
 class Own:
-    """A run of a host's own trainer, with its own config file."""
+    """A run of a host's own trainer, with its own file in ``configs/trainers``."""
 
     trainer: str
     config: str
@@ -56,77 +58,41 @@ class Host:
     lacks: tuple[str, ...] = ()
 
 
-COOP = Own("CoOp", "configs/trainers/CoOp/vit_b32.yaml", words=("TRAINER.COOP.PREC", "fp32"))
+FP32 = ("TRAINER.COOP.PREC", "fp32")
+COOP = Own("CoOp", "CoOp/vit_b32.yaml", words=FP32)
 MAPLE = Own(
-    "MaPLe",
-    "configs/trainers/MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml",
-    words=("TRAINER.MAPLE.PROMPT_DEPTH", "2"),
+    "MaPLe", "MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml", words=("TRAINER.MAPLE.PROMPT_DEPTH", "2")
+)
+PROMPTSRC = Own(
+    "PromptSRC",
+    "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx.yaml",
+    words=tuple(
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION 2 TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 2".split()
+    ),
+)
+FAP = Own(
+    "FAP",
+    "FAP/vit_b32_ep5_batch4_2ctx_notransform.yaml",
+    "random-224",
+    tuple("TRAINER.FAP.PROMPT_DEPTH 2 ATTACK.PGD.TEST_ITER 2 ATTACK.PGD.ADV_TERM cos".split()),
+)
+APT = Own(
+    "APT",
+    "APT/vit_b32.yaml",
+    words=(*FP32, "MODEL.BACKBONE.ROBUST", "False"),
+    arguments=("--prompt-alpha", "0.1"),
+)
+KGCOOP = (
+    Own("CoOp", "CoOp/rn50.yaml", words=(*FP32, "TRAINER.COOP.CTX_INIT", "False")),
+    Own("KgCoOp", "KgCoOp/rn50_ep100.yaml", words=FP32),
 )
 HOSTS = (
     Host("CoOp", own=(COOP, replace(COOP, weights="tiny"))),
     Host("multimodal-prompt-learning", own=(MAPLE, COOP)),
-    Host(
-        "PromptSRC",
-        own=(
-            MAPLE,
-            COOP,
-            Own(
-                "PromptSRC",
-                "configs/trainers/PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx.yaml",
-                words=(
-                    "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION",
-                    "2",
-                    "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT",
-                    "2",
-                ),
-            ),
-        ),
-    ),
-    Host(
-        "KgCoOp",
-        code="KgCoOp",
-        dassl="KgCoOp/Dassl.ProGrad.pytorch",
-        own=(
-            replace(
-                COOP,
-                config="configs/trainers/CoOp/rn50.yaml",
-                words=(*COOP.words, "TRAINER.COOP.CTX_INIT", "False"),
-            ),
-            Own("KgCoOp", "configs/trainers/KgCoOp/rn50_ep100.yaml", words=COOP.words),
-        ),
-    ),
-    Host(
-        "FAP",
-        own=(
-            Own(
-                "FAP",
-                "configs/trainers/FAP/vit_b32_ep5_batch4_2ctx_notransform.yaml",
-                "random-224",
-                words=(
-                    "TRAINER.FAP.PROMPT_DEPTH",
-                    "2",
-                    "ATTACK.PGD.TEST_ITER",
-                    "2",
-                    "ATTACK.PGD.ADV_TERM",
-                    "cos",
-                ),
-            ),
-        ),
-        lacks=("autoattack", "pkg_resources"),
-        needs=("einops",),
-    ),
-    Host(
-        "APT",
-        code="apt",
-        own=(
-            Own(
-                "APT",
-                "configs/trainers/APT/vit_b32.yaml",
-                arguments=("--prompt-alpha", "0.1"),
-                words=(*COOP.words, "MODEL.BACKBONE.ROBUST", "False"),
-            ),
-        ),
-    ),
+    Host("PromptSRC", own=(MAPLE, COOP, PROMPTSRC)),
+    Host("KgCoOp", KGCOOP, code="KgCoOp", dassl="KgCoOp/Dassl.ProGrad.pytorch"),
+    Host("FAP", own=(FAP,), needs=("einops",), lacks=("autoattack", "pkg_resources")),
+    Host("APT", own=(APT,), code="apt"),
 )
 BY_NAME = {host.name: host for host in HOSTS}
 
@@ -174,49 +140,6 @@ def make_data(root: Path) -> Path:
     return root
 
 
-def random_clip(size: int, patch: int = 32, blocks: int = 2) -> dict[str, torch.Tensor]:
-    """Return a random ViT of few blocks for images of ``size`` pixels, in OpenAI's layout.
-
-    Its widths are ViT-B's, because MaPLe and FAP write 512 and 768 in their code.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape, std=0.02):
-        return torch.randn(*shape, generator=generator) * std
-
-    state = {
-        "logit_scale": torch.tensor(4.6052),
-        "positional_embedding": normal(77, 512, std=0.01),
-        "text_projection": normal(512, 512, std=512**-0.5),
-        "token_embedding.weight": normal(49408, 512),
-        "ln_final.weight": torch.ones(512),
-        "ln_final.bias": torch.zeros(512),
-        "visual.class_embedding": normal(768, std=768**-0.5),
-        "visual.positional_embedding": normal((size // patch) ** 2 + 1, 768, std=768**-0.5),
-        "visual.proj": normal(768, 512, std=768**-0.5),
-        "visual.conv1.weight": normal(768, 3, patch, patch),
-    }
-    for tower, width in (("", 512), ("visual.", 768)):
-        for block in range(blocks):
-            to = f"{tower}transformer.resblocks.{block}."
-            state |= {
-                f"{to}attn.in_proj_weight": normal(3 * width, width, std=width**-0.5),
-                f"{to}attn.in_proj_bias": torch.zeros(3 * width),
-                f"{to}attn.out_proj.weight": normal(width, width, std=width**-0.5),
-                f"{to}attn.out_proj.bias": torch.zeros(width),
-                f"{to}mlp.c_fc.weight": normal(4 * width, width, std=width**-0.5),
-                f"{to}mlp.c_fc.bias": torch.zeros(4 * width),
-                f"{to}mlp.c_proj.weight": normal(width, 4 * width, std=width**-0.5),
-                f"{to}mlp.c_proj.bias": torch.zeros(width),
-            }
-            for norm in ("ln_1", "ln_2"):
-                state |= {f"{to}{norm}.weight": torch.ones(width)}
-                state |= {f"{to}{norm}.bias": torch.zeros(width)}
-    for norm in ("ln_pre", "ln_post"):
-        state |= {f"visual.{norm}.weight": torch.ones(768), f"visual.{norm}.bias": torch.zeros(768)}
-    return state
-
-
 @dataclass(frozen=True)
 class Weights:
     """A state dict on disk and the side of the images it takes, in pixels."""
@@ -226,13 +149,17 @@ class Weights:
 
 
 def make_weights(folder: Path) -> dict[str, Weights]:
-    """Write the built-in CLIP and random ones as state dicts; FAP's code takes 224 pixels only."""
+    """Write the built-in CLIP and random ones as state dicts; FAP's code takes 224 pixels only.
+
+    Their widths are ViT-B's, because MaPLe and FAP write 512 and 768 in their code.
+    """
     from advprompt.backbone import load_tiny_state
 
     folder.mkdir(parents=True, exist_ok=True)
+    widths = {"vision_width": 768, "text_width": 512, "embed_dim": 512, "patch": 32}
     states = {
-        "random": (random_clip(64), 64),
-        "random-224": (random_clip(224), 224),
+        "random": (toy_state_dict(image=64, **widths), 64),
+        "random-224": (toy_state_dict(image=224, **widths), 224),
         "tiny": (load_tiny_state("tiny"), 64),
     }
     made = {}
@@ -267,11 +194,7 @@ def add_two_lines(train: Path) -> None:
 
 
 def environment(host: Host, hosts: Path, weights: dict[str, Weights], site=None) -> dict:
-    """Return a host's environment: its Dassl, our wheel if it is given, and nothing of this clone.
-
-    Args:
-        site: folder into which our wheel was installed.
-    """
+    """Return a host's environment: its Dassl, our wheel in ``site``, and nothing of this clone."""
     path = [HERE / "shims", hosts / host.dassl, *([site] if site else [])]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "ADVPROMPT"))}
     return kept | {
@@ -310,14 +233,10 @@ def run(code: Path, env: dict, jobs: list[Job], out: Path, *, limit=3600) -> dic
     """
     out.mkdir(parents=True, exist_ok=True)
     logs = {job.name: out / f"{job.name}.log" for job in jobs}
-    runs = [
-        {
-            "words": ["--output-dir", str(out / job.name), *map(str, job.words)],
-            "log": str(logs[job.name]),
-            "env": job.env,
-        }
-        for job in jobs
-    ]
+    runs = []
+    for job in jobs:
+        words = ["--output-dir", str(out / job.name), *map(str, job.words)]
+        runs.append({"words": words, "log": str(logs[job.name]), "env": job.env})
     file, results = out / "job.json", out / "results.json"
     file.write_text(json.dumps({"runs": runs, "out": str(results)}), encoding="utf-8")
     words = [sys.executable, str(HERE / "runner.py"), str(file)]
@@ -331,8 +250,8 @@ def run(code: Path, env: dict, jobs: list[Job], out: Path, *, limit=3600) -> dic
     return found | {"runs": runs}
 
 
-def mended(env: dict) -> list[str]:
-    """Return what of a host's Dassl is mended when our package is imported."""
+def repaired(env: dict) -> list[str]:
+    """Return what of a host's Dassl is repaired when our package is imported."""
     code = (
         "import compat, json; compat.guard_torchvision(); compat.ensure_dassl(); "
         "print(json.dumps(compat.modernize_dassl()))"

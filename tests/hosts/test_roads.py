@@ -21,23 +21,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.hosts.make_host import (
-    BY_NAME,
-    CLASSES,
-    IMAGES,
-    REPO,
-    Done,
-    Job,
-    World,
-    add_two_lines,
-    clone,
-    commit,
-    environment,
-    git,
-    make_data,
-    mended,
-    run,
-)
+from tests.hosts import make_host
+from tests.hosts.make_host import BY_NAME, CLASSES, IMAGES, REPO, Done, Job, World, git
 
 pytestmark = pytest.mark.slow
 ROADS = ("pip", "copy")
@@ -63,13 +48,16 @@ class Trip:
     undone: str = ""  # what dropin --undo said
     runs: dict[str, Done] = field(default_factory=dict)
     seconds: float = 0.0
-    mended: list[str] = field(default_factory=list)  # of its Dassl
+    repaired: list[str] = field(default_factory=list)  # of its Dassl
     origins: dict = field(default_factory=dict)  # of Dassl, trainers and data sets
 
 
 def lead_in(road: str, code: Path, env: dict) -> None:
     """Put our trainers into a host."""
-    add_two_lines(code / "train.py") if road == "pip" else dropin(code, env, "--apply")
+    if road == "pip":
+        make_host.add_two_lines(code / "train.py")
+    else:
+        dropin(code, env, "--apply")
 
 
 def lead_out(road: str, code: Path, env: dict) -> str:
@@ -94,32 +82,17 @@ class Words:
         self.world, self.configs, self.data = world, configs, data
 
     def common(self, trainer: str, config, *extra) -> list[str]:
-        return [
-            "--root",
-            str(self.data),
-            "--seed",
-            "1",
-            "--trainer",
-            trainer,
-            "--config-file",
-            str(config),
-            "--dataset-config-file",
-            "configs/datasets/oxford_pets.yaml",
-            *extra,
-            "DATALOADER.NUM_WORKERS",
-            "0",
-            "DATASET.NUM_SHOTS",
-            "2",
-            "DATALOADER.TRAIN_X.BATCH_SIZE",
-            "4",
-            "OPTIM.MAX_EPOCH",
-            "1",
-        ]
+        words = ["--root", str(self.data), "--seed", "1", "--trainer", trainer]
+        words += ["--config-file", str(config)]
+        words += ["--dataset-config-file", "configs/datasets/oxford_pets.yaml", *extra]
+        words += "DATALOADER.NUM_WORKERS 0 DATASET.NUM_SHOTS 2 OPTIM.MAX_EPOCH 1".split()
+        return [*words, "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
 
     def own(self, run, *extra, name="") -> Job:
         """A run of the host's own trainer; CLIP comes the way the host loads it."""
         size = self.world.weights[run.weights].size
-        words = self.common(run.trainer, run.config, *run.arguments, *extra)
+        config = f"configs/trainers/{run.config}"
+        words = self.common(run.trainer, config, *run.arguments, *extra)
         words += ["MODEL.BACKBONE.NAME", run.weights, "INPUT.SIZE", f"({size},{size})", *run.words]
         full = {"HOST_FULL_PRECISION": "1"}
         return Job(name or f"own-{run.trainer}-{run.weights}", tuple(words), full)
@@ -170,26 +143,27 @@ def resume(words: Words, code: Path, env: dict, out: Path) -> Done:
     (out / "cut" / "record.json").unlink()
     (folder / "model.pth.tar-2").unlink()
     (folder / "checkpoint").write_text("model.pth.tar-1\n", encoding="utf-8")
-    return run(code, env, [whole_and_cut(words)[-1]], out)["runs"]["cut"]
+    return make_host.run(code, env, [whole_and_cut(words)[-1]], out)["runs"]["cut"]
 
 
 def journey(name: str, road: str, world: World, folder: Path) -> Trip:
     """Make the whole journey."""
     clock, host = time.perf_counter(), BY_NAME[name]
-    trip = Trip(name, road, commit(host, world.hosts))
-    code = clone(host, world.hosts, folder)
-    env = environment(host, world.hosts, world.weights, world.site if road == "pip" else None)
+    trip = Trip(name, road, make_host.commit(host, world.hosts))
+    code = make_host.clone(host, world.hosts, folder)
+    site = world.site if road == "pip" else None
+    env = make_host.environment(host, world.hosts, world.weights, site)
     lead_in(road, code, env)
     trip.changed = git(code, "status", "--porcelain")
     places = {"pip": world.site / "advprompt/configs", "copy": "configs/advprompt"}
-    words, out = Words(world, places[road], make_data(folder / "data")), folder / "out"
+    words, out = Words(world, places[road], make_host.make_data(folder / "data")), folder / "out"
     jobs = [words.own(one) for one in host.own]
     first, trained = host.own[0], out / jobs[0].name
     jobs += [words.own(first, *TEST, trained, name=f"reload {first.trainer}")]
     jobs += [words.ours(t, weights) for weights in ("random", "tiny") for t in OURS]
     jobs += everyday(words, out) + (whole_and_cut(words) if name == "CoOp" else [])
-    trip.mended = mended(env)
-    trip.origins = run(code, env, jobs, out)
+    trip.repaired = make_host.repaired(env)
+    trip.origins = make_host.run(code, env, jobs, out)
     trip.runs = trip.origins.pop("runs")
     if name == "CoOp" and trip.runs["cut"].code == 0:
         trip.runs["resumed"] = resume(words, code, env, out)
@@ -248,7 +222,7 @@ def prompts(done: Done, epoch: int) -> dict:
 def test_the_hosts_names_and_dassl_stay_theirs(trip, hosts):
     found, host = trip.origins, BY_NAME[trip.host]
     assert Path(found["dassl"]) == hosts / host.dassl / "dassl" / "__init__.py"
-    assert trip.mended
+    assert trip.repaired
     ours = "advprompt." if trip.road == "pip" else "trainers.advprompt."
     assert all(found["trainers"][name].startswith(ours) for name in OURS)
     for own in host.own:

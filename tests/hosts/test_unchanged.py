@@ -77,38 +77,15 @@ class Commands:
     def run(self, trainer: str, out: str, *more) -> list[str]:
         first = next(iter(self.fork.trainers.values()))
         config, *overrides = self.fork.trainers.get(trainer, first)
-        side = self.fork.sizes.get("image", 32)
-        configs = self.host / "configs"
-        return [
-            "--root",
-            str(self.root),
-            "--seed",
-            "1",
-            "--trainer",
-            trainer,
-            "--dataset-config-file",
-            str(configs / "datasets/oxford_pets.yaml"),
-            "--config-file",
-            str(configs / "trainers" / config),
-            "--output-dir",
-            str(self.folder / out),
-            *map(str, more),
-            *overrides,
-            "INPUT.SIZE",
-            f"({side}, {side})",
-            "DATASET.NUM_SHOTS",
-            "4",
-            "USE_CUDA",
-            "False",
-            "DATALOADER.NUM_WORKERS",
-            "0",
-            "DATALOADER.TRAIN_X.BATCH_SIZE",
-            "2",
-            "OPTIM.MAX_EPOCH",
-            str(self.fork.epochs),
-            "TRAIN.CHECKPOINT_FREQ",
-            "1",
-        ]
+        side, configs = self.fork.sizes.get("image", 32), self.host / "configs"
+        words = ["--root", self.root, "--seed", 1, "--trainer", trainer]
+        words += ["--dataset-config-file", configs / "datasets/oxford_pets.yaml"]
+        words += ["--config-file", configs / "trainers" / config]
+        words += ["--output-dir", self.folder / out, *more, *overrides]
+        words += ["OPTIM.MAX_EPOCH", self.fork.epochs, "INPUT.SIZE", f"({side}, {side})"]
+        words += "DATASET.NUM_SHOTS 4 USE_CUDA False DATALOADER.NUM_WORKERS 0".split()
+        words += "DATALOADER.TRAIN_X.BATCH_SIZE 2 TRAIN.CHECKPOINT_FREQ 1".split()
+        return [str(word) for word in words]
 
     def all(self, out: str) -> dict[str, list[str]]:
         """Return every trainer's training and test by name."""
@@ -154,7 +131,7 @@ def both(tmp_path_factory):
 @pytest.mark.parametrize("name", FORKS)
 def test_losses_and_scores_are_those_of_dassl(name, both):
     commands, real, standin = both(name)
-    assert standin["mended"] == []
+    assert standin["repaired"] == []
     for name, run in real["runs"].items():
         own, trained = standin["runs"][name], name in commands.fork.trainers
         assert len(run["losses"]) == (6 * commands.fork.epochs if trained else 0)
@@ -166,7 +143,7 @@ def test_losses_and_scores_are_those_of_dassl(name, both):
             assert real["runs"][f"{name} tested"]["scores"] == run["scores"]  # as saved, so loaded
 
 
-def test_each_goes_on_from_checkpoints_of_the_other(both):
+def test_each_resumes_from_checkpoints_of_the_other(both):
     commands, real, _ = both("CoOp")
     results = []
     for folder in ("real", "standin"):

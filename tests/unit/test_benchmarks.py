@@ -34,7 +34,7 @@ def test_a_wrong_result_would_be_seen(clip, monkeypatch):
     assert job.difference() > 0.1
 
 
-def test_the_plain_side_computes_all_positions(clip, monkeypatch):
+def test_the_plain_side_computes_all_positions(clip):
     lengths = []
     block = clip.model.transformer.resblocks[0]
     hook = block.register_forward_pre_hook(lambda module, args: lengths.append(args[0].shape))
@@ -63,9 +63,6 @@ def test_the_table_names_job_ratio_and_difference(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
     (row,) = run.io.read_json(file)["rows"]
     assert row["ratio"] > 0 and row["max_difference"] < 1e-4 and 0 < row["share_of_peak"]
-
-
-def test_a_row_that_is_not_there_is_refused(capsys):
     assert run.run_tool(run.main, ["--backbone", "tiny", "--jobs", "7"]) == 2
     assert "--jobs 7 is no row; there are rows 1 to 6" in capsys.readouterr().err
 
@@ -82,13 +79,15 @@ def test_peak_memory_is_that_of_the_work_alone():
 @pytest.mark.slow
 @pytest.mark.skipif(not memory.RESET.exists(), reason="this system does not report peak memory")
 def test_each_side_is_measured_in_a_process_of_its_own():
-    options = ["--backbone", "tiny", "--quick"]
-    plainly, ours = (memory.of_side(options, 1, side) for side in ("plain", "ours"))
+    plainly, ours = (
+        memory.of_side(1, side, "tiny", "cpu", quick=True, many=5) for side in ("plain", "ours")
+    )
     assert plainly > 2 * ours  # 37 x 77 positions against a shared prefix
 
 
-def test_the_budget_table_times_whole_jobs(clip):
-    rows = budget.table(lambda name, device: clip, "cpu", name="toy", rounds=1, batch=2, size=64)
+def test_the_budget_table_times_whole_jobs(clip, monkeypatch):
+    monkeypatch.setattr(jobs, "backbone", lambda name, device: clip)
+    rows = budget.table("cpu", rounds=1, batch=2, size=64)
     assert len(rows) == 5 and "AdvPT bank, Pets 16 shots" in budget.shown(rows)
     # 592 images of 37 classes, the last incomplete batch of 32 dropped, 100 epochs
     assert [row["units"] for row in rows] == [296, 1900, 28800, 800000, 18345]

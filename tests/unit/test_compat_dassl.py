@@ -15,28 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dassl.config import clean_cfg, get_cfg_default
+from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper
-from dassl.data.datasets import (
-    DATASET_REGISTRY,
-    DatasetBase,
-    Datum,
-    build_dataset,
-)
-from dassl.data.samplers import build_sampler
+from dassl.data.data_manager import build_data_loader
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
 from dassl.data.transforms import build_transform
-from dassl.engine import (
-    TRAINER_REGISTRY,
-    TrainerX,
-    build_trainer,
-)
+from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.evaluation import build_evaluator
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
-    AverageMeter,
     Registry,
-    check_isfile,
     listdir_nohidden,
     load_checkpoint,
     load_pretrained_weights,
@@ -52,12 +41,8 @@ from PIL import Image
 DEFAULTS = Path(__file__).parents[1] / "hosts" / "dassl_fork" / "defaults_0_6_3.json"
 
 
-def item(label=0, domain=0, name=""):
-    """A stand-in for Datum that needs no file."""
-    return types.SimpleNamespace(label=label, domain=domain, classname=name)
-
-
-ITEMS = [item(label=(i * 7) % 5, domain=i % 3) for i in range(60)]
+# without a file
+ITEMS = [types.SimpleNamespace(label=(i * 7) % 5, domain=i % 3, classname="") for i in range(60)]
 
 
 def flatten(node, prefix=""):
@@ -68,20 +53,43 @@ def flatten(node, prefix=""):
             yield prefix + key, repr(value)
 
 
-# --- config ---------------------------------------------------------------------------------
-
-
 def test_config_has_exactly_the_keys_and_defaults_of_dassl():
     assert dict(flatten(get_cfg_default())) == json.loads(DEFAULTS.read_text())
 
 
-def test_clean_cfg_keeps_the_named_trainer_only():
+LAYER = torch.nn.Linear(2, 2)
+BUILD = {
+    "data set": build_dataset,
+    "trainer": build_trainer,
+    "optimizer": lambda cfg: build_optimizer(LAYER, cfg.OPTIM),
+    "schedule": lambda cfg: build_lr_scheduler(torch.optim.SGD(LAYER.parameters()), cfg.OPTIM),
+    "transform": build_transform,
+    "loader": lambda cfg: build_data_loader(cfg, cfg.DATALOADER.TEST.SAMPLER, ITEMS),
+    "wrapper": lambda cfg: DatasetWrapper(cfg, ITEMS),
+}
+
+
+@pytest.mark.parametrize(
+    "part, key, value, message",
+    [
+        ("data set", "DATASET.NAME", "NoSuchThing", "'NoSuchThing' is not available"),
+        ("trainer", "TRAINER.NAME", "NoSuchThing", "'NoSuchThing' is not available"),
+        ("optimizer", "OPTIM.STAGED_LR", True, "STAGED_LR needs Dassl itself"),
+        ("optimizer", "OPTIM.NAME", "adma", "'adma' is unknown. Did you mean adam"),
+        ("schedule", "OPTIM.LR_SCHEDULER", "cosin", "'cosin' is unknown. Did you mean cosine"),
+        ("schedule", "OPTIM.WARMUP_TYPE", "exp", "warm-up 'exp' is unknown"),
+        ("schedule", "OPTIM.STEPSIZE", ("a",), "STEPSIZE is .'a',., expected whole epochs"),
+        ("transform", "INPUT.TRANSFORMS", ("gaussian_blur",), "needs Dassl itself"),
+        ("transform", "INPUT.TRANSFORMS", ("random_filp",), "Did you mean random_flip"),
+        ("loader", "DATALOADER.TEST.SAMPLER", "RandomClassSampler", "Dassl itself, .* RandomSamp"),
+        ("wrapper", "DATALOADER.K_TRANSFORMS", 3, "K_TRANSFORMS and RETURN_IMG0 need Dassl itself"),
+    ],
+)
+def test_what_is_unknown_or_in_dassl_alone_is_refused(part, key, value, message):
     cfg = get_cfg_default()
-    clean_cfg(cfg, "fixmatch")
-    assert set(cfg.TRAINER) == {"NAME", "FIXMATCH"}
-
-
-# --- registry -------------------------------------------------------------------------------
+    cfg.merge_from_list(["OPTIM.WARMUP_EPOCH", 1, key, value])
+    with pytest.raises((ValueError, TypeError), match=message):
+        BUILD[part](cfg)
 
 
 def test_registry_refuses_a_taken_name_and_offers_near_ones():
@@ -97,16 +105,6 @@ def test_registry_refuses_a_taken_name_and_offers_near_ones():
         registry.register(MaPLe)
     with pytest.raises(KeyError, match="'maple' is not in the TRAINER .* Did you mean MaPLe"):
         registry.get("maple")
-    with pytest.raises(KeyError, match="Choose one of: MaPLe"):
-        registry.get("xyz")
-
-
-def test_unknown_names_in_the_config_are_refused():
-    cfg = get_cfg_default()
-    cfg.DATASET.NAME = cfg.TRAINER.NAME = "NoSuchThing"
-    for build in (build_dataset, build_trainer):
-        with pytest.raises(ValueError, match="'NoSuchThing' is not available"):
-            build(cfg)
 
 
 # --- optimizers and schedules ---------------------------------------------------------------
@@ -150,34 +148,16 @@ def rates(optimizer, scheduler, epochs):
 
 
 @pytest.mark.parametrize("name, warmup, epochs, recount, expected", SCHEDULES)
-def test_learning_rates_are_those_of_dassl(name, warmup, epochs, recount, expected):
-    got = rates(*schedule(name, warmup, epochs, recount), 8)
-    assert got == pytest.approx([float(x) * 1e-6 for x in expected.split()], rel=1e-5)
-
-
-@pytest.mark.parametrize("name, warmup, epochs, recount, _", SCHEDULES)
-@pytest.mark.parametrize("done", [1, 5])
-def test_a_restored_schedule_continues_with_the_same_rates(name, warmup, epochs, recount, _, done):
+def test_learning_rates_are_those_of_dassl_also_resumed(name, warmup, epochs, recount, expected):
     whole = rates(*schedule(name, warmup, epochs, recount), 8)
-    optimizer, scheduler = schedule(name, warmup, epochs, recount)
-    rates(optimizer, scheduler, done)
-    state = optimizer.state_dict(), scheduler.state_dict()
-    optimizer, scheduler = schedule(name, warmup, epochs, recount)
-    optimizer.load_state_dict(state[0])
-    scheduler.load_state_dict(state[1])
-    assert rates(optimizer, scheduler, 8 - done) == whole[done:]
-
-
-def test_unknown_schedule_warm_up_and_stepsize_are_refused():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    with pytest.raises(ValueError, match="'cosin' is unknown. Did you mean cosine"):
-        build_lr_scheduler(optimizer, optim_cfg(LR_SCHEDULER="cosin"))
-    with pytest.raises(ValueError, match="warm-up 'exp' is unknown"):
-        build_lr_scheduler(optimizer, optim_cfg(WARMUP_EPOCH=1, WARMUP_TYPE="exp"))
-    cfg = optim_cfg(LR_SCHEDULER="multi_step")
-    cfg.STEPSIZE = 3
-    with pytest.raises(TypeError, match="STEPSIZE is 3"):
-        build_lr_scheduler(optimizer, cfg)
+    assert whole == pytest.approx([float(x) * 1e-6 for x in expected.split()], rel=1e-5)
+    for done in (1, 5):
+        optimizer, scheduler = schedule(name, warmup, epochs, recount)
+        rates(optimizer, scheduler, done)
+        fresh, restored = schedule(name, warmup, epochs, recount)
+        fresh.load_state_dict(optimizer.state_dict())
+        restored.load_state_dict(scheduler.state_dict())
+        assert rates(fresh, restored, 8 - done) == whole[done:]
 
 
 @pytest.mark.parametrize(
@@ -197,14 +177,6 @@ def test_optimizers_take_their_options_from_the_config(name, kind, expected):
     group = optimizer.param_groups[0]
     assert group["lr"] == 0.0003
     assert {key: group[key] for key in expected} == expected
-
-
-def test_options_that_are_not_served_are_refused():
-    model = torch.nn.Linear(2, 3)
-    with pytest.raises(ValueError, match="STAGED_LR needs Dassl itself"):
-        build_optimizer(model, optim_cfg(STAGED_LR=True))
-    with pytest.raises(ValueError, match="'adma' is unknown. Did you mean adam"):
-        build_optimizer(model, optim_cfg(NAME="adma"))
 
 
 # --- data -----------------------------------------------------------------------------------
@@ -240,35 +212,13 @@ def test_few_shot_draws_are_those_of_dassl(seed):
     assert draw(-1) == list(range(60))
 
 
-CLASSES_4, CLASSES_15 = {"batch_size": 8, "n_ins": 4}, {"batch_size": 60, "n_ins": 15}
-SAMPLES = [  # name, options, first indices after seeding with 5, length, as Dassl gives them
-    ("RandomSampler", {}, [37, 24, 43, 46, 48, 13, 28, 17, 7, 32], 60),
-    ("SequentialSampler", {}, list(range(10)), 60),
-    ("RandomClassSampler", CLASSES_4, [40, 35, 5, 10, 51, 26, 21, 46, 34, 29], 56),
-    ("RandomClassSampler", CLASSES_15, [48, 3, 33, 48, 23, 53, 43, 3, 18, 48], 60),
-]
-
-
-@pytest.mark.parametrize("name, options, first, length", SAMPLES)
-def test_samplers_visit_in_the_order_of_dassl(name, options, first, length):
-    set_random_seed(5)
-    sampler = build_sampler(name, data_source=ITEMS, **options)
-    assert len(sampler) == length
-    assert list(sampler)[:10] == first
-
-
-@pytest.mark.parametrize(
-    "name, options, message",
-    [
-        ("RandomSampeler", {}, "Did you mean RandomSampler"),
-        ("SeqDomainSampler", {}, "needs Dassl itself"),
-        ("RandomClassSampler", {"batch_size": 2, "n_ins": 4}, "2 is smaller than 4"),
-        ("RandomClassSampler", {"batch_size": 60, "n_ins": 1}, "needs 60 classes"),
-    ],
-)
-def test_samplers_refuse_what_they_cannot_fill(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        build_sampler(name, data_source=ITEMS, **options)
+def test_samplers_visit_in_the_order_of_dassl(image_root, tmp_path):
+    cfg = toy_cfg(image_root, tmp_path)
+    first = {"RandomSampler": [37, 24, 43, 46, 48, 13], "SequentialSampler": [*range(6)]}
+    for name, order in first.items():
+        set_random_seed(5)
+        loader = build_data_loader(cfg, name, data_source=ITEMS)
+        assert [*loader.sampler][:6] == order and len(loader.sampler) == 60
 
 
 def test_transforms_are_applied_in_order_and_announced(capsys):
@@ -289,8 +239,12 @@ def test_transforms_are_applied_in_order_and_announced(capsys):
     ]
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (40, 52, 3), np.uint8))
     assert train(image).min() < 0 <= test(image).min() and test(image).shape == (3, 24, 24)
-    every = ["random_crop", "random_translation", "colorjitter", "randomgrayscale", "gaussian_blur"]
-    assert build_transform(cfg, choices=every)(image).shape == (3, 24, 24)
+    moved = build_transform(cfg, choices=["random_translation"])
+    set_random_seed(3)  # of which the first is moved, and the second is not
+    first, second = moved(image), moved(image)
+    resized = build_transform(cfg, choices=[])(image)
+    assert first.shape == (3, 24, 24)
+    assert not torch.equal(first, resized) and torch.equal(second, resized)
     cfg.INPUT.NO_TRANSFORM = True
     assert build_transform(cfg) is None
 
@@ -322,15 +276,6 @@ def test_pixels_and_draws_are_those_of_torchvision(interpolation):
             assert torch.equal(found, expected(image)) and after == torch.rand(1)
 
 
-@pytest.mark.parametrize(
-    "name, message",
-    [("randaugment", "needs Dassl itself"), ("random_filp", "Did you mean random_flip")],
-)
-def test_transforms_that_do_not_exist_here_are_refused(name, message):
-    with pytest.raises(ValueError, match=message):
-        build_transform(get_cfg_default(), choices=[name])
-
-
 @pytest.fixture
 def image_root(tmp_path):
     """12 images of 2 classes whose red and blue tell them apart."""
@@ -358,27 +303,18 @@ class TwoColours(DatasetBase):
         super().__init__(train_x=items, val=items[::3], test=items)
 
 
+KEYS = """
+    DATASET.NAME TwoColours INPUT.SIZE (8,8) INPUT.TRANSFORMS ('random_flip','random_resized_crop')
+    DATALOADER.NUM_WORKERS 0 DATALOADER.TRAIN_X.BATCH_SIZE 5 USE_CUDA False TRAINER.NAME ToyTrainer
+    OPTIM.NAME sgd OPTIM.LR 0.5 OPTIM.MAX_EPOCH 4 OPTIM.LR_SCHEDULER cosine OPTIM.WARMUP_EPOCH 1
+    OPTIM.WARMUP_TYPE constant
+"""
+
+
 def toy_cfg(image_root, output, **keys):
     cfg = get_cfg_default()
-    keys = {
-        "DATASET.ROOT": str(image_root),
-        "DATASET.NAME": "TwoColours",
-        "OUTPUT_DIR": str(output),
-        "INPUT.SIZE": (8, 8),
-        "INPUT.TRANSFORMS": ("random_flip", "random_resized_crop"),
-        "DATALOADER.NUM_WORKERS": 0,
-        "DATALOADER.TRAIN_X.BATCH_SIZE": 5,
-        "USE_CUDA": False,
-        "OPTIM.NAME": "sgd",
-        "OPTIM.LR": 0.5,
-        "OPTIM.MAX_EPOCH": 4,
-        "OPTIM.LR_SCHEDULER": "cosine",
-        "OPTIM.WARMUP_EPOCH": 1,
-        "OPTIM.WARMUP_TYPE": "constant",
-        "TRAINER.NAME": "ToyTrainer",
-        **keys,
-    }
-    cfg.merge_from_list([x for pair in keys.items() for x in pair])
+    own = {"DATASET.ROOT": str(image_root), "OUTPUT_DIR": str(output), **keys}
+    cfg.merge_from_list([*KEYS.split(), *(x for pair in own.items() for x in pair)])
     return cfg
 
 
@@ -394,35 +330,22 @@ def test_data_manager_yields_batches_and_prints_a_summary(image_root, tmp_path, 
     assert dm.dataset.classnames == ["blue", "red"]
     out = capsys.readouterr().out
     assert "Loading dataset: TwoColours" in out
-    assert [line.split() for line in out.splitlines() if line.startswith("#")] == [
-        ["#", "classes", "2"],
-        ["#", "train_x", "12"],
-        ["#", "val", "4"],
-        ["#", "test", "12"],
-    ]
+    counts = [line.split()[1:] for line in out.splitlines() if line.startswith("#")]
+    assert counts == [["classes", "2"], ["train_x", "12"], ["val", "4"], ["test", "12"]]
 
 
-def test_wrapper_repeats_lists_and_keeps_the_plain_image(image_root, tmp_path):
+def test_wrapper_applies_transforms_and_names_bad_images(image_root, tmp_path):
     cfg = toy_cfg(image_root, tmp_path)
-    cfg.DATALOADER.K_TRANSFORMS = 3
-    cfg.DATALOADER.RETURN_IMG0 = True
-    transform = build_transform(cfg)
-    sample = DatasetWrapper(cfg, read_images(image_root), [transform, transform], is_train=True)[1]
-    assert len(sample["img"]) == len(sample["img2"]) == 3
-    assert sample["img0"].shape == (3, 8, 8) and sample["index"] == 1
-    with pytest.raises(ValueError, match="K_TRANSFORMS is 3"):
-        DatasetWrapper(cfg, [], None, is_train=True)
-
-
-def test_missing_and_corrupt_images_are_named(image_root, tmp_path):
+    transform, items = build_transform(cfg), read_images(image_root)
+    sample = DatasetWrapper(cfg, items, [transform, transform], is_train=True)[1]
+    assert sample["img"].shape == sample["img2"].shape == (3, 8, 8) and sample["index"] == 1
+    assert DatasetWrapper(cfg, items)[0]["img"].size == (20, 20)
     with pytest.raises(FileNotFoundError, match="no image at '.*nowhere.png'"):
         Datum(str(tmp_path / "nowhere.png"))
-    path = image_root / "red" / "1.png"
+    path = Path(items[0].impath)
     path.write_bytes(path.read_bytes()[:40])
-    cfg = toy_cfg(image_root, tmp_path)
-    wrapper = DatasetWrapper(cfg, [Datum(str(path))], build_transform(cfg))
-    with pytest.raises(OSError, match="image '.*1.png' cannot be read"):
-        wrapper[0]
+    with pytest.raises(OSError, match=f"image '.*{path.name}' cannot be read"):
+        DatasetWrapper(cfg, items, transform)[0]
 
 
 def test_datum_pickles_under_the_names_of_dassl(image_root):
@@ -444,15 +367,9 @@ def test_classification_prints_and_returns_the_figures_of_dassl(capsys):
     evaluator.process(torch.eye(3)[predictions[2:]], labels[2:])
     results = evaluator.evaluate()
     # F1 by hand: class 0 has 2 hits, 3 true, 3 predicted; class 1 has 1, 2, 1
-    assert dict(results) == pytest.approx(
-        {
-            "accuracy": 60.0,
-            "error_rate": 40.0,
-            "macro_f1": 100 * (2 / 3 + 2 / 3) / 2,
-            "perclass_accuracy": (200 / 3 + 50) / 2,
-        }
-    )
-    assert next(iter(results)) == "accuracy"
+    assert list(results) == ["accuracy", "error_rate", "macro_f1", "perclass_accuracy"]
+    expected = [60.0, 40.0, 100 * (2 / 3 + 2 / 3) / 2, (200 / 3 + 50) / 2]
+    assert list(results.values()) == pytest.approx(expected)
     assert capsys.readouterr().out.splitlines() == [
         "Loading evaluator: Classification",
         "=> result",
@@ -471,15 +388,12 @@ def test_classification_prints_and_returns_the_figures_of_dassl(capsys):
         evaluator.evaluate()
 
 
-def test_metrics():
+def test_accuracy_within_the_first_k():
     scores = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.2, 0.3, 0.5]])
     target = torch.tensor([1, 1, 0])
     top1, top2, top3 = compute_accuracy((scores, None), target, topk=(1, 2, 3))
     assert top1.shape == (1,)
     assert [round(x.item(), 2) for x in (top1, top2, top3)] == [33.33, 66.67, 100.0]
-    meter = AverageMeter(ema=True)
-    meter.update(torch.tensor(10.0))
-    assert (meter.val, meter.avg) == (10.0, 1.0)
 
 
 # --- checkpoints ----------------------------------------------------------------------------
@@ -558,7 +472,7 @@ def test_truncated_files_are_named(tmp_path, share):
         load_checkpoint(str(path))
 
 
-@pytest.mark.parametrize("number", [np.float64(81.5), np.float32(81.5), np.int64(81)])
+@pytest.mark.parametrize("number", [np.float64(81.5), np.int64(81)])
 def test_files_of_dassl_with_objects_are_read_as_plain_values(tmp_path, number):
     """Dassl pickles the main schedule, optimizer included, inside the warm-up's state."""
     optimizer, scheduler = schedule("cosine", "constant", 1)
@@ -599,8 +513,6 @@ def test_small_file_tools(tmp_path):
     assert read_json(str(path)) == {"x": [1]}
     (tmp_path / ".hidden").touch()
     assert listdir_nohidden(tmp_path, sort=True) == ["a"]
-    with pytest.warns(UserWarning, match="No file found"):
-        assert not check_isfile(str(tmp_path / "none"))
 
 
 def test_log_copies_the_console_and_keeps_old_logs(tmp_path, capsys, monkeypatch):
@@ -660,16 +572,9 @@ def test_trainer_prints_saves_and_learns(image_root, tmp_path, capsys):
     out = capsys.readouterr().out
     line = next(x for x in out.splitlines() if x.startswith("epoch [1/4] batch [2/2] time "))
     assert " data " in line and " loss 0.69" in line and " lr 5.0000e-01 eta 0:00:0" in line
-    for expected in (
-        "Loading trainer: ToyTrainer",
-        "No checkpoint found, train from scratch",
-        "Finish training",
-        "Deploy the last-epoch model",
-        "Evaluate on the *test* set",
-        "* accuracy: 100.0%",
-        "Elapsed: 0:00:0",
-    ):
-        assert expected in out
+    lines = "Loading trainer: ToyTrainer|No checkpoint found, train from scratch|Finish training"
+    lines += "|Deploy the last-epoch model|Evaluate on the *test* set|* accuracy: 100.0%|Elapsed: 0"
+    assert all(line in out for line in lines.split("|"))
     folder = tmp_path / "run" / "prompt_learner"
     assert sorted(os.listdir(folder)) == ["checkpoint", "model.pth.tar-4"]
     saved = load_checkpoint(str(folder / "model.pth.tar-4"))
@@ -726,7 +631,7 @@ def test_trainer_refuses_wrong_use(image_root, tmp_path):
         trainer.set_model_mode("fast")
     with pytest.raises(FloatingPointError, match="infinite or NaN"):
         trainer.model_backward(torch.tensor(float("nan"), requires_grad=True))
-    with pytest.raises(AttributeError, match="before register_model"):
+    with pytest.raises(AssertionError, match="before register_model"):
         object.__new__(TrainerX).register_model("m")
 
 

@@ -21,28 +21,23 @@ PACKAGE = Path(compat.__file__).resolve().parents[1]  # `import compat`, as a fo
 
 # A package with Dassl's module names and exactly its breakages.
 FAKE = {
-    "__init__": "",
-    "config/__init__": "",
+    **dict.fromkeys("__init__ config/__init__ data/__init__ optim/__init__".split(), ""),
+    "data/transforms/__init__": "",
     "engine/__init__": (
-        "import pandas as pd\n"
-        "from wilds import get_dataset\n"
+        "import pandas as pd\nfrom wilds import get_dataset\n"
         "import dassl.optim.lr_scheduler, dassl.utils.torchtools\n"
         "import dassl.data.transforms.autoaugment, dassl.data.transforms.randaugment\n"
     ),
-    "data/__init__": "",
-    "data/transforms/__init__": "",
     "data/transforms/autoaugment": (
         "import numpy as np\ndef bits():\n    return np.array([8.0, 4.0]).astype(np.int)\n"
     ),
     "data/transforms/randaugment": (
         "import numpy as np\ndef add(img, n):\n    return np.array(img).astype(np.int) + n\n"
     ),
-    "optim/__init__": "",
     "optim/lr_scheduler": (
         "from torch.optim.lr_scheduler import _LRScheduler\n"
         "class _BaseWarmupScheduler(_LRScheduler):\n"
-        "    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1,\n"
-        "                 verbose=False):\n"
+        "    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1, verbose=0):\n"
         "        self.successor = successor\n"
         "        self.warmup_epoch = warmup_epoch\n"
         "        super().__init__(optimizer, last_epoch, verbose)\n"
@@ -72,21 +67,18 @@ FAKE = {
         "    return torch.load(fpath, map_location=map_location)\n"
     ),
 }
-WORKS = {  # the same package as somebody repaired it by hand
-    "engine/__init__": FAKE["engine/__init__"].split("\n", 2)[2],
-    "data/transforms/autoaugment": FAKE["data/transforms/autoaugment"].replace("np.int", "int"),
-    "data/transforms/randaugment": FAKE["data/transforms/randaugment"].replace("np.int", "int"),
-    "optim/lr_scheduler": FAKE["optim/lr_scheduler"].replace(
-        "(optimizer, last_epoch, verbose)", "(optimizer, last_epoch)"
-    ),
-    "utils/torchtools": FAKE["utils/torchtools"].replace(
-        "map_location=map_location", "map_location=map_location, weights_only=False"
-    ),
+BY_HAND = {  # how somebody repaired it
+    "import pandas as pd\nfrom wilds import get_dataset\n": "",
+    "np.int)": "int)",
+    "(optimizer, last_epoch, verbose)": "(optimizer, last_epoch)",
+    "map_location=map_location": "map_location=map_location, weights_only=False",
 }
 
 
-def write_package(folder, *layers):
-    for name, text in {k: v for layer in layers for k, v in layer.items()}.items():
+def write_package(folder, changes=()):
+    for name, text in FAKE.items():
+        for old, new in dict(changes).items():
+            text = text.replace(old, new)
         path = folder / "dassl" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -95,15 +87,15 @@ def write_package(folder, *layers):
 
 def run(code, *paths, cwd=None):
     """Run ``code`` with ``paths`` importable before the package; return what it prints."""
-    folders = [*map(str, [*paths, PACKAGE]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
+    folders = [*paths, PACKAGE, os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(f) for f in folders if f)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
 
-MENDED = """
+REPAIRED = """
 import json, os, sys
 import compat
 compat.guard_torchvision()
@@ -168,14 +160,10 @@ print(json.dumps({"file": dassl.__file__, **found}))
 """
 
 
-def blocked(*names):
-    """Return code that makes packages look as if they were not installed."""
-    return f"import sys\nsys.modules.update(dict.fromkeys({names!r}))\n"
-
-
 def test_every_known_breakage_is_repaired(tmp_path):
-    write_package(tmp_path, FAKE)
-    out, err = run(blocked("wilds", "pandas") + MENDED, tmp_path, cwd=tmp_path)
+    write_package(tmp_path)
+    absent = "import sys\nsys.modules.update(wilds=None, pandas=None)\n"  # as if not installed
+    out, err = run(absent + REPAIRED, tmp_path, cwd=tmp_path)
     result = json.loads(out.splitlines()[-1])
     assert result["file"] == str(tmp_path / "dassl" / "__init__.py")
     assert result["repaired"] == ["warm-up schedules", "autoaugment", "randaugment", "checkpoints"]
@@ -185,7 +173,7 @@ def test_every_known_breakage_is_repaired(tmp_path):
 
 
 def test_a_working_dassl_is_left_alone(tmp_path):
-    write_package(tmp_path, FAKE, WORKS)
+    write_package(tmp_path, BY_HAND)
     code = """
 import compat
 compat.install()
@@ -212,18 +200,17 @@ assert compat.modernize_dassl() == []
 """
 
 
-def test_a_dassl_that_cannot_be_imported_gives_way_with_a_warning(tmp_path):
-    write_package(tmp_path, FAKE, {"engine/__init__": "import dassl.config\nimport gdown_\n"})
-    out, err = run(STAND_IN, tmp_path)
+@pytest.mark.parametrize("folder_only", [False, True], ids=["broken", "only a folder"])
+def test_what_is_not_a_working_dassl_gives_way(tmp_path, folder_only):
+    if folder_only:
+        (tmp_path / "dassl").mkdir()
+    else:
+        write_package(tmp_path, {"import pandas as pd": "import gdown_"})
+    first = "import dassl\n" if folder_only else ""
+    out, err = run(first + STAND_IN, tmp_path, cwd=tmp_path)
     assert out.split() == [str(PACKAGE / "compat" / "dassl" / "__init__.py"), "1", "True"]
-    assert f"Dassl at '{tmp_path}/dassl' cannot be imported (No module named 'gdown_')" in err
-
-
-def test_a_folder_called_dassl_is_not_dassl(tmp_path):
-    (tmp_path / "dassl").mkdir()
-    out, err = run("import dassl\n" + STAND_IN, tmp_path, cwd=tmp_path)
-    assert out.split() == [str(PACKAGE / "compat" / "dassl" / "__init__.py"), "1", "True"]
-    assert "Warning" not in err
+    warning = f"Dassl at '{tmp_path}/dassl' cannot be imported (No module named 'gdown_')"
+    assert "Warning" not in err if folder_only else warning in err
 
 
 def test_torchvision_imports_behind_the_guard():

@@ -119,9 +119,11 @@ def check_cfg(cfg: CfgNode) -> None:
     if unusual := sorted(set(cfg.INPUT.TRANSFORMS) - TRANSFORMS):
         from dassl.data.transforms import transforms  # imports torchvision, a second or two
 
-        known = (*transforms.AVAI_CHOICES, *getattr(transforms, "ONLY_IN_DASSL", ()))
+        lacking = getattr(transforms, "ONLY_IN_DASSL", ())  # of the stand-in
         for name in unusual:
-            one_of("a word of INPUT.TRANSFORMS", name, known)
+            one_of("a word of INPUT.TRANSFORMS", name, (*transforms.AVAI_CHOICES, *lacking))
+            if name in lacking:
+                raise UserError(f"INPUT.TRANSFORMS holds '{name}', which needs Dassl itself")
     one_of("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES, ("all", "base", "new"))
     for part in ("TRAIN_X", "TEST"):
         at_least(f"DATALOADER.{part}.BATCH_SIZE", cfg.DATALOADER[part].BATCH_SIZE, 1)

@@ -30,27 +30,14 @@ from torch import Tensor, nn
 from .errors import UserError
 
 TIMEOUT = 7200  # s without an answer before a process gives up; ADVPROMPT_TIMEOUT
-REPORTED = "advprompt/reported"  # a counter: only the first process to fail says why
 _group: dict = {}  # rank, world, local and store, once joined
 
 
-class LostProcess(UserError):
-    """Another process of this run has ended, or does not answer."""
-
-
 class Share(NamedTuple):
-    """This process's part of a batch.
+    """This process's part of a batch."""
 
-    Attributes:
-        rows: every N-th row; where there are fewer rows than processes, the first row stands in.
-        weight: its part of the batch, 0 for a stand-in; the weights of all processes sum to 1.
-    """
-
-    rows: slice
-    weight: float
-
-
-# --- who is there -----------------------------------------------------------------------------
+    rows: slice  # every N-th; where there are fewer rows than processes, the first stands in
+    weight: float  # its part of the batch, 0 for a stand-in; those of all processes sum to 1
 
 
 def rank() -> int:
@@ -69,9 +56,9 @@ def is_main() -> bool:
 
 
 def join() -> None:
-    """Join the processes that torchrun has started; nothing happens without it, or twice.
+    """Join the processes that torchrun has started, of which only the first prints.
 
-    Only the first prints.
+    Nothing happens without torchrun, or at a second call.
 
     Raises:
         UserError: the environment is not torchrun's, or the others did not come.
@@ -86,9 +73,8 @@ def join() -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         store, number, count = next(dist.rendezvous("env://", timeout=timeout))
-        dist.init_process_group(
-            backend, store=store, rank=number, world_size=count, timeout=timeout
-        )
+        of_this = {"rank": number, "world_size": count, "timeout": timeout}
+        dist.init_process_group(backend, store=store, **of_this)
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(
             f"the {os.environ['WORLD_SIZE']} processes did not find each other ({error}); start "
@@ -101,13 +87,6 @@ def join() -> None:
         warnings.simplefilter("ignore")
 
 
-def leave() -> None:
-    """Leave the others, at the end of a run."""
-    if _group:
-        _group.clear()
-        dist.destroy_process_group()
-
-
 @contextlib.contextmanager
 def processes():
     """Join around an entry point; a mistake that all processes find is reported once."""
@@ -117,19 +96,16 @@ def processes():
     except (UserError, KeyboardInterrupt) as error:
         if not _group:
             raise
-        stopped = isinstance(error, KeyboardInterrupt)
-        if _first_to_report():
+        stopped, first = isinstance(error, KeyboardInterrupt), True
+        with contextlib.suppress(RuntimeError):  # the store has gone with the process that kept it
+            first = _group["store"].add("advprompt/reported", 1) == 1
+        if first:
             print("interrupted" if stopped else f"error: {error}", file=sys.stderr, flush=True)
         time.sleep(1)  # those who find the same mistake must still see that it was reported
         raise SystemExit(130 if stopped else 2) from None
-    leave()
-
-
-def _first_to_report() -> bool:
-    try:
-        return _group["store"].add(REPORTED, 1) == 1
-    except RuntimeError:  # it has gone with the process that kept it
-        return True
+    if _group:
+        _group.clear()
+        dist.destroy_process_group()
 
 
 def device(chosen: torch.device) -> torch.device:
@@ -138,12 +114,10 @@ def device(chosen: torch.device) -> torch.device:
     Raises:
         UserError: there are fewer GPUs than processes on this machine.
     """
-    if chosen.type != "cuda":
-        return chosen
     visible = torch.cuda.device_count()
-    if world() == 1:
-        if visible > 1:
-            print(f"note: {visible} GPUs are visible and one is used; {ADVICE}")
+    if chosen.type == "cuda" and world() == 1 and visible > 1:
+        print(f"note: {visible} GPUs are visible and one is used; {ADVICE}")
+    if chosen.type != "cuda" or world() == 1:
         return chosen
     local = _group["local"]
     if local >= visible:
@@ -174,9 +148,6 @@ def refuse_data_parallel(objects: Iterable) -> None:
         )
 
 
-# --- what they exchange -----------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _exchange():
     try:
@@ -184,7 +155,7 @@ def _exchange():
     except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:  # each backend has its own
-        raise LostProcess(
+        raise UserError(
             f"another of the {world()} processes has ended or did not answer for "
             f"{_group['seconds']:g} s; whatever was finished is kept: start the same command "
             "again, with any number of processes"
@@ -210,43 +181,32 @@ def same(tensor: Tensor) -> Tensor:
 
 def align(module: nn.Module) -> None:
     """Give ``module`` the first process's parameters and buffers."""
-    if world() > 1:
-        for tensor in module.state_dict().values():
-            tensor.copy_(same(tensor.clone()))
+    for tensor in module.state_dict().values():
+        tensor.copy_(same(tensor.clone()))
 
 
 def wait() -> None:
     """Wait until all processes are here."""
-    if world() > 1:
-        total(torch.zeros(1))
+    total(torch.zeros(1))
 
 
 def agree(make: Callable[[], object]):
-    """Return what ``make()`` gives in the first process; only there it is called.
-
-    Between processes the value travels as JSON.
-    """
+    """Return what ``make()`` gives in the first process; only there it is called."""
     if world() == 1:
         return make()
-    data = _encode(make()) if is_main() else torch.empty(0, dtype=torch.uint8)
-    size = same(torch.tensor([len(data)]))
-    return _decode(same(data if is_main() else torch.empty(int(size), dtype=torch.uint8)))
+    found = [make() if is_main() else None]
+    with _exchange():
+        dist.broadcast_object_list(found, 0, device=torch.device("cpu"))
+    return found[0]
 
 
 def gather(value) -> list:
-    """Return the values (JSON-able) of all processes, in their order."""
-    if world() == 1:
-        return [value]
-    data = _encode(value)
-    sizes = torch.zeros(world(), dtype=torch.int64)
-    sizes[rank()] = len(data)
-    sizes = total(sizes).tolist()
-    padded = torch.zeros(max(sizes), dtype=torch.uint8)
-    padded[: len(data)] = data
-    found = [torch.empty_like(padded) for _ in sizes]
-    with _exchange():
-        dist.all_gather(found, padded)
-    return [_decode(data[:size]) for data, size in zip(found, sizes, strict=True)]
+    """Return the values of all processes, in their order."""
+    found = [value] * world()
+    if world() > 1:
+        with _exchange():
+            dist.all_gather_object(found, value)
+    return found
 
 
 def check_same(what: str, make: Callable[[], object]) -> None:
@@ -268,14 +228,6 @@ def check_same(what: str, make: Callable[[], object]) -> None:
         )
 
 
-def _encode(value) -> Tensor:
-    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-
-
-def _decode(data: Tensor):
-    return json.loads(data.numpy().tobytes())
-
-
 @contextlib.contextmanager
 def main_first():
     """Run the block in the first process, then in the others, which find its files made."""
@@ -286,9 +238,6 @@ def main_first():
         wait()
 
 
-# --- how they divide the work -----------------------------------------------------------------
-
-
 def share(count: int) -> Share:
     """Return this process's part of a batch of ``count`` >= 1 samples."""
     own = len(range(rank(), count, world()))
@@ -297,19 +246,14 @@ def share(count: int) -> Share:
 
 def deal(items: Sequence, size: int) -> list:
     """Return this process's items: groups of ``size`` neighbours are dealt out in turns."""
-    if world() == 1:
-        return list(items)
     groups = [items[i : i + size] for i in range(0, len(items), size)]
     return [item for group in groups[rank() :: world()] for item in group]
 
 
 def spread(work: Callable, items: Sequence) -> list:
-    """Return ``work(item)`` (JSON-able) of every item, each done by one process."""
-    if world() == 1:
-        return [work(item) for item in items]
-    found = gather([work(item) for item in items[rank() :: world()]])
+    """Return ``work(item)`` of every item, each done by one process."""
     results = [None] * len(items)
-    for number, part in enumerate(found):
+    for number, part in enumerate(gather([work(item) for item in items[rank() :: world()]])):
         results[number :: world()] = part
     return results
 

@@ -21,7 +21,7 @@ class Preprocess:
     """
 
     def __init__(self, cfg):
-        from dassl.data.transforms import build_transform  # torchvision, which takes seconds
+        from dassl.data.transforms import build_transform  # Dassl's takes seconds
 
         self._transform = build_transform(cfg, is_train=False)
         size = "x".join(str(s) for s in cfg.INPUT.SIZE)
@@ -51,15 +51,10 @@ def batches(
     paths: Sequence[str], preprocess: Callable[[Image.Image], torch.Tensor], batch_size: int
 ) -> Iterator[torch.Tensor]:
     """Yield (B, 3, H, W) in order, the next batch being decoded while one is in use."""
-    groups = [paths[i : i + batch_size] for i in range(0, len(paths), batch_size)]
-    if not groups:
-        return
     with ThreadPoolExecutor(DECODERS) as pool:
-
-        def submit(group):
-            return [pool.submit(load_image, path, preprocess) for path in group]
-
-        ahead = submit(groups[0])
-        for following in [*groups[1:], []]:
-            current, ahead = ahead, submit(following)
-            yield torch.stack([future.result() for future in current])  # (B, 3, H, W)
+        ahead: list = []
+        for start in range(0, len(paths) + batch_size, batch_size):
+            group = paths[start : start + batch_size]
+            current, ahead = ahead, [pool.submit(load_image, path, preprocess) for path in group]
+            if current:
+                yield torch.stack([future.result() for future in current])  # (B, 3, H, W)

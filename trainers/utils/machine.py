@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -13,23 +14,17 @@ import torch
 
 from .version import __version__
 
-# import name -> name on the package index
-_PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "open_clip": "open_clip_torch",
-    "numpy": "numpy",
-}
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy")  # names on the package index
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, advprompt and the packages that shape the figures."""
     found = {"python": platform.python_version(), "advprompt": __version__}
-    for name, distribution in _PACKAGES.items():
-        try:
-            found[name] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
+    for name in PACKAGES:
+        key = name.removesuffix("_torch")
+        found[key] = "not installed"
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[key] = metadata.version(name)
     return found
 
 
@@ -40,36 +35,19 @@ def git_commit() -> str | None:
     environment does not track this file.
     """
     here = Path(__file__).resolve()
-    git = ["git", "-C", str(here.parent)]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=20
+        ).stdout
+
     try:
-        subprocess.run(
-            [*git, "ls-files", "--error-unmatch", here.name],
-            check=True,
-            capture_output=True,
-            timeout=20,
-        )
-        described = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
+        git("ls-files", "--error-unmatch", here.name)
+        described = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip() or None
-
-
-def _cpu_name() -> str:
-    name = platform.processor()
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        if match := re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
-            name = match[1]
-    except OSError:
-        pass
-    name = re.sub(r"\((R|TM)\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", name or platform.machine())
-    return " ".join(name.split())
+    return described.strip() or None
 
 
 def device_name(device="cpu") -> str:
@@ -79,17 +57,16 @@ def device_name(device="cpu") -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not offered by macOS and Windows
-        cores = os.cpu_count() or 1
-    return f"{cores} x CPU {_cpu_name()}"
+    count = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # not on macOS
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        if match := re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
+            name = match[1]
+    name = re.sub(r"\((R|TM)\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", name)
+    return f"{len(count(0))} x CPU {' '.join(name.split())}"
 
 
 def environment(device="cpu") -> dict:
     """Return ``versions``, ``git_commit`` and ``device`` as a record states them."""
-    return {
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "device": device_name(device),
-    }
+    return {"versions": versions(), "git_commit": git_commit(), "device": device_name(device)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 
-from ..utils.errors import UserError
+from .errors import UserError
 
 
 def stratified_subset(items, n: int) -> list:
@@ -18,9 +19,9 @@ def stratified_subset(items, n: int) -> list:
     if n == 0 or n >= len(items):
         return list(items)
     rng = random.Random(0)
-    groups: dict[int, list[int]] = {}
+    groups = defaultdict(list)  # label -> positions
     for index, item in enumerate(items):
-        groups.setdefault(item.label, []).append(index)
+        groups[item.label].append(index)
     share = 0
     while sum(min(len(g), share + 1) for g in groups.values()) <= n:
         share += 1
@@ -28,8 +29,7 @@ def stratified_subset(items, n: int) -> list:
     extra = set(rng.sample([y for y in sorted(groups) if len(groups[y]) > share], left))
     kept = []
     for label in sorted(groups):
-        size = min(len(groups[label]), share + (label in extra))
-        kept += rng.sample(groups[label], size)
+        kept += rng.sample(groups[label], min(len(groups[label]), share + (label in extra)))
     return [items[index] for index in sorted(kept)]
 
 

@@ -58,7 +58,7 @@ class Afterwards(importlib.machinery.PathFinder):
         return spec
 
 
-def lend(name, **contents):
+def provide(name, **contents):
     """Make ``from name import ...`` work where there is no such package."""
     if importlib.util.find_spec(name) is None:
         module = sys.modules[name] = types.ModuleType(name)
@@ -69,8 +69,8 @@ def lend(name, **contents):
 if "HOST_MODELS" in os.environ:
     sys.meta_path.insert(0, Afterwards)
     if "autoattack" in os.environ["HOST_LACKS"]:
-        lend("autoattack", AutoAttack=type("AutoAttack", (), {}))
+        provide("autoattack", AutoAttack=type("AutoAttack", (), {}))
     if "pkg_resources" in os.environ["HOST_LACKS"]:
         import packaging.version
 
-        lend("pkg_resources", packaging=packaging)
+        provide("pkg_resources", packaging=packaging)

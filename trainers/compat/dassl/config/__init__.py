@@ -1,19 +1,28 @@
-"""The config with its defaults, and the removal of other trainers' nodes."""
+"""The config with Dassl's defaults."""
 
+import ast
+from pathlib import Path
+
+import yaml
 from yacs.config import CfgNode
 
-from .defaults import DEFAULTS
 
-cfg_default = CfgNode(DEFAULTS)
+def _node(values: dict) -> CfgNode:
+    return CfgNode({key: _value(value) for key, value in values.items()})
+
+
+def _value(value):
+    if isinstance(value, dict):
+        return _node(value)
+    is_tuple = isinstance(value, str) and value.startswith("(")
+    return ast.literal_eval(value) if is_tuple else value
+
+
+cfg_default = _node(
+    yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))
+)
 
 
 def get_cfg_default() -> CfgNode:
     """Return a fresh copy of the defaults, ready to be extended and merged into."""
     return cfg_default.clone()
-
-
-def clean_cfg(cfg: CfgNode, trainer: str) -> None:
-    """Drop every node of ``cfg.TRAINER`` that belongs to another trainer than ``trainer``."""
-    for key in list(cfg.TRAINER):
-        if key not in ("NAME", trainer.upper()):
-            cfg.TRAINER.pop(key)

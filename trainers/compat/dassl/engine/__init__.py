@@ -1,6 +1,12 @@
 """Trainers: the registry, the training loop and its hooks."""
 
-from .build import TRAINER_REGISTRY, build_trainer
+from ..utils import Registry
 from .trainer import SimpleTrainer, TrainerBase, TrainerX
 
 __all__ = ["TRAINER_REGISTRY", "SimpleTrainer", "TrainerBase", "TrainerX", "build_trainer"]
+TRAINER_REGISTRY = Registry("TRAINER")
+
+
+def build_trainer(cfg):
+    """Build the trainer named ``cfg.TRAINER.NAME``."""
+    return TRAINER_REGISTRY.build(cfg.TRAINER.NAME, cfg.VERBOSE, cfg)

@@ -28,18 +28,15 @@ class TrainerBase:
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
         """Add a model to those that are saved, loaded, updated and switched between modes."""
-        if self.__dict__.get("_models") is None:
-            raise AttributeError("call super().__init__() before register_model()")
-        if name in self._models:
-            raise AssertionError(f"a model called '{name}' is already registered")
+        assert "_models" in vars(self), "call super().__init__() before register_model()"
+        assert name not in self._models, f"a model called '{name}' is already registered"
         self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
 
     def get_model_names(self, names=None) -> list:
         """Return ``names`` (str or list) after checking them; without, all registered names."""
         names = list(self._models) if names is None else tolist_if_not(names)
         for name in names:
-            if name not in self._models:
-                raise AssertionError(f"no model '{name}' is registered, only {list(self._models)}")
+            assert name in self._models, f"no model '{name}' is registered, only {[*self._models]}"
         return names
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
@@ -62,9 +59,10 @@ class TrainerBase:
             print("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
-        parts = self._models, self._optims, self._scheds
         epochs = {
-            name: resume_from_checkpoint(folder, *(part[name] for part in parts))
+            name: resume_from_checkpoint(
+                folder, self._models[name], self._optims[name], self._scheds[name]
+            )
             for name, folder in folders.items()
         }
         if len(set(epochs.values())) > 1:
@@ -109,8 +107,6 @@ class TrainerBase:
 
     def init_writer(self, log_dir):
         """Start writing for TensorBoard; without the package nothing is written."""
-        if self.__dict__.get("_writer") is not None:
-            return
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -118,10 +114,6 @@ class TrainerBase:
         print(f"Initialize tensorboard (log_dir={log_dir})")
         mkdir_if_missing(log_dir)
         self._writer = SummaryWriter(log_dir=log_dir)
-
-    def close_writer(self):
-        if self._writer is not None:
-            self._writer.close()
 
     def write_scalar(self, tag, scalar_value, global_step=None):
         if self._writer is not None:
@@ -193,9 +185,8 @@ class SimpleTrainer(TrainerBase):
     def build_data_loader(self):
         """Hook: set the loaders, ``num_classes``, ``num_source_domains`` and ``lab2cname``."""
         self.dm = DataManager(self.cfg)
-        for name in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
-            setattr(self, name, getattr(self.dm, name))
-        for name in ("num_classes", "num_source_domains", "lab2cname"):
+        loaders = "train_loader_x train_loader_u val_loader test_loader"
+        for name in f"{loaders} num_classes num_source_domains lab2cname".split():
             setattr(self, name, getattr(self.dm, name))
 
     def train(self):
@@ -216,7 +207,8 @@ class SimpleTrainer(TrainerBase):
                 print("Deploy the last-epoch model")
             self.test()
         print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
-        self.close_writer()
+        if self._writer is not None:
+            self._writer.close()
 
     def after_epoch(self):
         done = self.epoch + 1
@@ -272,8 +264,7 @@ class TrainerX(SimpleTrainer):
     def run_epoch(self):
         self.set_model_mode("train")
         losses = MetricMeter()
-        batch_time = AverageMeter()
-        data_time = AverageMeter()
+        batch_time, data_time = AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
         print_freq = self.cfg.TRAIN.PRINT_FREQ
 
@@ -284,7 +275,6 @@ class TrainerX(SimpleTrainer):
             loss_summary = self.forward_backward(batch)
             batch_time.update(time.time() - end)
             losses.update(loss_summary)
-
             done = self.batch_idx + 1
             if done % print_freq == 0 or self.num_batches < print_freq:
                 epochs_left = self.max_epoch - self.epoch - 1
@@ -297,7 +287,6 @@ class TrainerX(SimpleTrainer):
                     f"data {data_time.val:.3f} ({data_time.avg:.3f}) "
                     f"{losses} lr {self.get_current_lr():.4e} eta {eta}"
                 )
-
             n_iter = self.epoch * self.num_batches + self.batch_idx
             for name, meter in losses.meters.items():
                 self.write_scalar(f"train/{name}", meter.avg, n_iter)

@@ -1,6 +1,5 @@
 """Evaluators: from model outputs to printed and returned results."""
 
-from .build import EVALUATOR_REGISTRY, build_evaluator
-from .evaluator import Classification, EvaluatorBase
+from .evaluator import EVALUATOR_REGISTRY, Classification, build_evaluator
 
-__all__ = ["EVALUATOR_REGISTRY", "Classification", "EvaluatorBase", "build_evaluator"]
+__all__ = ["EVALUATOR_REGISTRY", "Classification", "build_evaluator"]

@@ -4,27 +4,18 @@ from collections import OrderedDict
 
 import torch
 
-from .build import EVALUATOR_REGISTRY
+from ..utils import Registry
+
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
-class EvaluatorBase:
-    """What a trainer's ``test`` calls: ``reset``, ``process`` per batch, ``evaluate``."""
-
-    def __init__(self, cfg):
-        self.cfg = cfg
-
-    def reset(self):
-        raise NotImplementedError
-
-    def process(self, mo, gt):
-        raise NotImplementedError
-
-    def evaluate(self):
-        raise NotImplementedError
+def build_evaluator(cfg, **kwargs):
+    """Build the evaluator named ``cfg.TEST.EVALUATOR``."""
+    return EVALUATOR_REGISTRY.build(cfg.TEST.EVALUATOR, cfg.VERBOSE, cfg, **kwargs)
 
 
 @EVALUATOR_REGISTRY.register()
-class Classification(EvaluatorBase):
+class Classification:
     """Accuracy over all images; optionally per class.
 
     Args:
@@ -32,67 +23,52 @@ class Classification(EvaluatorBase):
     """
 
     def __init__(self, cfg, lab2cname=None, **kwargs):
-        super().__init__(cfg)
+        self.cfg = cfg
         self._lab2cname = lab2cname
         if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
             raise ValueError("TEST.PER_CLASS_RESULT needs the names of the classes (lab2cname)")
         self.reset()
 
     def reset(self):
-        self._correct = self._total = 0
         self._y_true, self._y_pred = [], []
 
     def process(self, mo, gt):
         """Take in one batch: scores ``mo`` (B, K) and labels ``gt`` (B,)."""
-        pred = mo.max(1)[1]  # (B,)
-        self._correct += int(pred.eq(gt).sum())
-        self._total += len(gt)
         self._y_true += gt.tolist()
-        self._y_pred += pred.tolist()
+        self._y_pred += mo.max(1)[1].tolist()
 
     def evaluate(self) -> OrderedDict:
         """Print and return the results in percent; the first is what ``trainer.test`` returns."""
-        if not self._total:
+        total = len(self._y_true)
+        if not total:
             raise ValueError("there is nothing to evaluate: the data set has no image")
-        acc = 100.0 * self._correct / self._total
-        results = OrderedDict(accuracy=acc, error_rate=100.0 - acc, macro_f1=self._macro_f1())
-        print(
-            "=> result\n"
-            f"* total: {self._total:,}\n"
-            f"* correct: {self._correct:,}\n"
-            f"* accuracy: {acc:.1f}%\n"
-            f"* error: {results['error_rate']:.1f}%\n"
-            f"* macro_f1: {results['macro_f1']:.1f}%"
-        )
-        if self.cfg.TEST.PER_CLASS_RESULT:
-            results["perclass_accuracy"] = self._per_class()
-        return results
-
-    def _macro_f1(self) -> float:
-        """Mean F1 over the labels that occur, in percent; 0 for a class never predicted."""
         labels, predicted = torch.tensor(self._y_true), torch.tensor(self._y_pred)
         size = 1 + int(max(labels.max(), predicted.max()))
         hits, true, found = (
-            torch.bincount(kind, minlength=size).double()
+            torch.bincount(kind, minlength=size)
             for kind in (labels[labels == predicted], labels, predicted)
+        )  # (size,) each
+        correct, occurs = int(hits.sum()), true > 0
+        acc = 100.0 * correct / total
+        # F1 of a class that is never predicted is 0
+        macro_f1 = 100.0 * (2 * hits.double() / (true + found))[occurs].mean().item()
+        print(
+            "=> result\n"
+            f"* total: {total:,}\n"
+            f"* correct: {correct:,}\n"
+            f"* accuracy: {acc:.1f}%\n"
+            f"* error: {100.0 - acc:.1f}%\n"
+            f"* macro_f1: {macro_f1:.1f}%"
         )
-        occurs = true > 0
-        f1 = 2 * hits[occurs] / (true + found)[occurs]
-        return 100.0 * f1.mean().item()
-
-    def _per_class(self) -> float:
-        print("=> per-class result")
-        accs = []
-        for label in sorted({*self._y_true}):
-            pairs = zip(self._y_true, self._y_pred, strict=True)
-            hits = [true == found for true, found in pairs if true == label]
-            accs.append(100.0 * sum(hits) / len(hits))
-            print(
-                f"* class: {label} ({self._lab2cname[label]})\t"
-                f"total: {len(hits):,}\t"
-                f"correct: {sum(hits):,}\t"
-                f"acc: {accs[-1]:.1f}%"
-            )
-        mean = sum(accs) / len(accs)
-        print(f"* average: {mean:.1f}%")
-        return mean
+        results = OrderedDict(accuracy=acc, error_rate=100.0 - acc, macro_f1=macro_f1)
+        if self.cfg.TEST.PER_CLASS_RESULT:
+            print("=> per-class result")
+            accs = 100.0 * hits[occurs].double() / true[occurs]
+            for label, share in zip(occurs.nonzero()[:, 0].tolist(), accs.tolist(), strict=True):
+                print(
+                    f"* class: {label} ({self._lab2cname[label]})\ttotal: {true[label]:,}\t"
+                    f"correct: {hits[label]:,}\tacc: {share:.1f}%"
+                )
+            results["perclass_accuracy"] = accs.mean().item()
+            print(f"* average: {results['perclass_accuracy']:.1f}%")
+        return results

@@ -26,14 +26,11 @@ class PlainState:
 class _BaseWarmupScheduler(PlainState, torch_schedulers.LRScheduler):
     """``warmup_epoch`` epochs by :meth:`warmup_lr`, then the ``successor`` schedule."""
 
-    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1):
+    def __init__(self, optimizer, successor, warmup_epoch, first_lr, last_epoch=-1):
+        self.first_lr = first_lr
         self.successor = successor
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
-
-    def warmup_lr(self, base_lr: float) -> float:
-        """Return the rate of epoch ``self.last_epoch`` for a group whose full rate is given."""
-        raise NotImplementedError
 
     def get_lr(self):
         if self.last_epoch >= self.warmup_epoch:
@@ -49,46 +46,33 @@ class _BaseWarmupScheduler(PlainState, torch_schedulers.LRScheduler):
 
 
 class ConstantWarmupScheduler(_BaseWarmupScheduler):
-    """Warm-up at the rate ``cons_lr``."""
-
-    def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1):
-        self.cons_lr = cons_lr
-        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+    """Warm-up at the rate ``first_lr``."""
 
     def warmup_lr(self, base_lr):
-        return self.cons_lr
+        return self.first_lr
 
 
 class LinearWarmupScheduler(_BaseWarmupScheduler):
-    """Warm-up at ``min_lr`` in the first epoch, then base rate x epoch / warmup_epoch."""
-
-    def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1):
-        self.min_lr = min_lr
-        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+    """Warm-up at ``first_lr`` in the first epoch, then base rate x epoch / warmup_epoch."""
 
     def warmup_lr(self, base_lr):
         if self.last_epoch == 0:
-            return self.min_lr
+            return self.first_lr
         return base_lr * self.last_epoch / self.warmup_epoch
 
 
 def build_lr_scheduler(optimizer, optim_cfg):
     """Build the schedule named ``optim_cfg.LR_SCHEDULER``, after a warm-up if one is set."""
-    cfg, name, stepsize = optim_cfg, optim_cfg.LR_SCHEDULER, optim_cfg.STEPSIZE
+    cfg, name = optim_cfg, optim_cfg.LR_SCHEDULER
     if name not in AVAI_SCHEDS:
         raise ValueError(f"schedule '{name}' is unknown.{nearest(name, AVAI_SCHEDS)}")
-
+    stepsize = cfg.STEPSIZE if isinstance(cfg.STEPSIZE, (list, tuple)) else [cfg.STEPSIZE]
+    if not all(isinstance(epochs, int) for epochs in stepsize):
+        raise TypeError(f"OPTIM.STEPSIZE is {cfg.STEPSIZE!r}, expected whole epochs")
     if name == "single_step":
-        if isinstance(stepsize, (list, tuple)):
-            stepsize = stepsize[-1]
-        if not isinstance(stepsize, int):
-            raise TypeError(f"OPTIM.STEPSIZE is {stepsize!r}, but single_step needs an integer")
-        scheduler = torch_schedulers.StepLR(
-            optimizer, stepsize if stepsize > 0 else cfg.MAX_EPOCH, gamma=cfg.GAMMA
-        )
+        epochs = stepsize[-1] if stepsize[-1] > 0 else cfg.MAX_EPOCH
+        scheduler = torch_schedulers.StepLR(optimizer, epochs, gamma=cfg.GAMMA)
     elif name == "multi_step":
-        if not isinstance(stepsize, (list, tuple)):
-            raise TypeError(f"OPTIM.STEPSIZE is {stepsize!r}, but multi_step needs a list")
         scheduler = torch_schedulers.MultiStepLR(optimizer, stepsize, gamma=cfg.GAMMA)
     else:
         scheduler = torch_schedulers.CosineAnnealingLR(optimizer, float(cfg.MAX_EPOCH))
@@ -98,7 +82,9 @@ def build_lr_scheduler(optimizer, optim_cfg):
     if not cfg.WARMUP_RECOUNT:
         scheduler.last_epoch = cfg.WARMUP_EPOCH
     if cfg.WARMUP_TYPE == "constant":
-        return ConstantWarmupScheduler(optimizer, scheduler, cfg.WARMUP_EPOCH, cfg.WARMUP_CONS_LR)
-    if cfg.WARMUP_TYPE == "linear":
-        return LinearWarmupScheduler(optimizer, scheduler, cfg.WARMUP_EPOCH, cfg.WARMUP_MIN_LR)
-    raise ValueError(f"warm-up '{cfg.WARMUP_TYPE}' is unknown; choose constant or linear")
+        kind, first_lr = ConstantWarmupScheduler, cfg.WARMUP_CONS_LR
+    elif cfg.WARMUP_TYPE == "linear":
+        kind, first_lr = LinearWarmupScheduler, cfg.WARMUP_MIN_LR
+    else:
+        raise ValueError(f"warm-up '{cfg.WARMUP_TYPE}' is unknown; choose constant or linear")
+    return kind(optimizer, scheduler, cfg.WARMUP_EPOCH, first_lr)

@@ -26,17 +26,11 @@ def build_optimizer(model, optim_cfg, param_groups=None) -> torch.optim.Optimize
 
     common = {"lr": cfg.LR, "weight_decay": cfg.WEIGHT_DECAY}
     if cfg.NAME == "sgd":
-        return torch.optim.SGD(
-            param_groups,
-            momentum=cfg.MOMENTUM,
-            dampening=cfg.SGD_DAMPNING,
-            nesterov=cfg.SGD_NESTEROV,
-            **common,
-        )
+        common |= {"dampening": cfg.SGD_DAMPNING, "nesterov": cfg.SGD_NESTEROV}
+        return torch.optim.SGD(param_groups, momentum=cfg.MOMENTUM, **common)
     if cfg.NAME == "rmsprop":
-        return torch.optim.RMSprop(
-            param_groups, momentum=cfg.MOMENTUM, alpha=cfg.RMSPROP_ALPHA, **common
-        )
+        common |= {"alpha": cfg.RMSPROP_ALPHA}
+        return torch.optim.RMSprop(param_groups, momentum=cfg.MOMENTUM, **common)
     common["betas"] = (cfg.ADAM_BETA1, cfg.ADAM_BETA2)
     if cfg.NAME == "radam":  # Dassl's own RAdam decays the weights decoupled from the gradient
         return torch.optim.RAdam(param_groups, decoupled_weight_decay=True, **common)

@@ -8,14 +8,9 @@ __all__ = ["AverageMeter", "MetricMeter"]
 
 
 class AverageMeter:
-    """The latest value (``val``) and the average (``avg``) of a series of numbers.
+    """The latest value (``val``) and the average (``avg``) of a series of numbers."""
 
-    Args:
-        ema: exponential moving average (0.9 old + 0.1 new) instead of the plain mean.
-    """
-
-    def __init__(self, ema=False):
-        self.ema = ema
+    def __init__(self):
         self.reset()
 
     def reset(self):
@@ -28,7 +23,7 @@ class AverageMeter:
         self.val = val
         self.sum += val * n
         self.count += n
-        self.avg = 0.9 * self.avg + 0.1 * val if self.ema else self.sum / self.count
+        self.avg = self.sum / self.count
 
 
 class MetricMeter:
@@ -39,14 +34,8 @@ class MetricMeter:
         self.delimiter = delimiter
 
     def update(self, input_dict):
-        """Add one value per metric."""
-        if input_dict is None:
-            return
-        if not isinstance(input_dict, dict):
-            raise TypeError(
-                f"a training step must report a dict of numbers, not {type(input_dict).__name__}"
-            )
-        for name, value in input_dict.items():
+        """Add one value per metric; None adds nothing."""
+        for name, value in (input_dict or {}).items():
             self.meters[name].update(value)
 
     def __str__(self):

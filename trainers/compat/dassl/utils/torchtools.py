@@ -46,8 +46,6 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
 
 def load_checkpoint(fpath):
     """Return the dict saved at ``fpath``, tensors on the CPU; nothing in the file is executed."""
-    if fpath is None:
-        raise ValueError("the path of the checkpoint is None; give the path of a file")
     return load_plain(fpath)
 
 
@@ -94,13 +92,5 @@ def load_pretrained_weights(model, weight_path) -> None:
 
 
 def count_num_param(model=None, params=None) -> int:
-    """Count the numbers in a model, or in tensors or ``{"params": tensor(s)}`` groups."""
-    if model is not None:
-        params = model.parameters()
-    if params is None:
-        raise ValueError("count_num_param needs a model or parameters")
-    total = 0
-    for group in params:
-        tensors = group["params"] if isinstance(group, dict) else group
-        total += sum(p.numel() for p in ([tensors] if hasattr(tensors, "numel") else tensors))
-    return total
+    """Count the numbers in a model or in tensors."""
+    return sum(p.numel() for p in (params if model is None else model.parameters()))

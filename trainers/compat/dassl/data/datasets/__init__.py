@@ -1,6 +1,12 @@
 """The registry of data sets and their base class."""
 
+from ...utils import Registry
 from .base_dataset import DatasetBase, Datum
-from .build import DATASET_REGISTRY, build_dataset
 
 __all__ = ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset"]
+DATASET_REGISTRY = Registry("DATASET")
+
+
+def build_dataset(cfg):
+    """Build the data set named ``cfg.DATASET.NAME``."""
+    return DATASET_REGISTRY.build(cfg.DATASET.NAME, cfg.VERBOSE, cfg)

@@ -11,8 +11,6 @@ class Datum:
 
     # CoOp's few-shot caches are pickles of these objects: attribute names are part of the format.
     def __init__(self, impath="", label=0, domain=0, classname=""):
-        if not isinstance(impath, str):
-            raise TypeError(f"impath must be a str, not {type(impath).__name__}")
         if not osp.isfile(impath):
             raise FileNotFoundError(f"there is no image at '{impath}'; complete the data set")
         self._impath = impath
@@ -24,13 +22,6 @@ class Datum:
     label = property(attrgetter("_label"))
     domain = property(attrgetter("_domain"))
     classname = property(attrgetter("_classname"))
-
-
-def _by(key, data_source) -> dict:
-    groups = defaultdict(list)
-    for item in data_source:
-        groups[getattr(item, key)].append(item)
-    return groups
 
 
 class DatasetBase:
@@ -104,8 +95,7 @@ class DatasetBase:
 
     def split_dataset_by_label(self, data_source) -> dict:
         """Return label -> list of Datum, in the order of first occurrence."""
-        return _by("label", data_source)
-
-    def split_dataset_by_domain(self, data_source) -> dict:
-        """Return domain -> list of Datum, in the order of first occurrence."""
-        return _by("domain", data_source)
+        groups = defaultdict(list)
+        for item in data_source:
+            groups[item.label].append(item)
+        return groups

@@ -1,7 +1,7 @@
 """``cfg.INPUT`` -> the transform from a PIL image to a tensor (3, H, W) in [0, 1].
 
-The usual steps are written here, with the random draws and pixels of torchvision, because importing
-torchvision takes as long as everything else; the others are torchvision's.
+The steps have the random draws and pixels of torchvision, whose import would take as long as
+everything else.
 """
 
 import math
@@ -13,21 +13,12 @@ from PIL import Image
 
 from ...utils.tools import nearest
 
-# In the order in which they are applied.
-AVAI_CHOICES = [
-    "random_translation",
-    "random_crop",
-    "random_resized_crop",
-    "random_flip",
-    "colorjitter",
-    "randomgrayscale",
-    "gaussian_blur",
-    "normalize",
-    "center_crop",  # always part of the test transform; accepted in configs
-]
-_NOISE, _POLICIES = ["cutout", "gaussian_noise", "instance_norm"], ["imagenet", "cifar10", "svhn"]
-_RANDAUGMENT = ["randaugment", "randaugment_fixmatch", "randaugment2"]
-ONLY_IN_DASSL = [*_NOISE, *(f"{name}_policy" for name in _POLICIES), *_RANDAUGMENT]
+AVAI_CHOICES = "random_translation random_resized_crop random_flip normalize center_crop".split()
+ONLY_IN_DASSL = """
+    random_crop colorjitter randomgrayscale gaussian_blur cutout gaussian_noise
+    instance_norm imagenet_policy cifar10_policy svhn_policy randaugment randaugment_fixmatch
+    randaugment2
+""".split()
 
 INTERPOLATION_MODES = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -169,52 +160,26 @@ def build_transform(cfg, is_train=True, choices=None):
             f"INPUT.INTERPOLATION '{cfg.INPUT.INTERPOLATION}' is unknown."
             f"{nearest(cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)}"
         )
-    print(f"Building transform_{'train' if is_train else 'test'}")
-    steps = _steps_train(cfg.INPUT, choices) if is_train else _steps_test(cfg.INPUT)
+    size, mode = cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
+    steps = []
+    if not is_train:
+        steps.append((f"resize the smaller edge to {max(size)}", Resize(max(size), mode)))
+        steps.append((f"{size[0]}x{size[1]} center crop", CenterCrop(size)))
+    elif "random_resized_crop" not in choices:
+        steps.append((f"resize to {size[0]}x{size[1]}", Resize(size, mode)))
+    if is_train and "random_translation" in choices:
+        steps.append(("random translation", Random2DTranslation(*size)))
+    if is_train and "random_resized_crop" in choices:
+        scale = cfg.INPUT.RRCROP_SCALE
+        text = f"random resized crop (size={size}, scale={scale})"
+        steps.append((text, RandomResizedCrop(size, scale, mode)))
+    if is_train and "random_flip" in choices:
+        steps.append(("random flip", RandomHorizontalFlip()))
     steps.append(("to torch tensor of range [0, 1]", ToTensor()))
     if "normalize" in choices:
         mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
         steps.append((f"normalization (mean={mean}, std={std})", Normalize(mean, std)))
+    print(f"Building transform_{'train' if is_train else 'test'}")
     for text, _ in steps:
         print(f"+ {text}")
     return Compose([step for _, step in steps])
-
-
-def _steps_train(cfg, choices) -> list:
-    """Return (description, transform) pairs on PIL images."""
-    height, width = cfg.SIZE
-    mode = INTERPOLATION_MODES[cfg.INTERPOLATION]
-    steps = []
-    if "random_crop" not in choices and "random_resized_crop" not in choices:
-        steps.append((f"resize to {height}x{width}", Resize(cfg.SIZE, mode)))
-    if "random_translation" in choices:
-        steps.append(("random translation", Random2DTranslation(height, width)))
-    if unusual := {"random_crop", "colorjitter", "randomgrayscale", "gaussian_blur"} & {*choices}:
-        import torchvision.transforms as T
-    if "random_crop" in unusual:
-        crop = T.RandomCrop(cfg.SIZE, padding=cfg.CROP_PADDING)
-        steps.append((f"random crop (padding = {cfg.CROP_PADDING})", crop))
-    if "random_resized_crop" in choices:
-        crop = RandomResizedCrop(cfg.SIZE, cfg.RRCROP_SCALE, mode)
-        steps.append((f"random resized crop (size={cfg.SIZE}, scale={cfg.RRCROP_SCALE})", crop))
-    if "random_flip" in choices:
-        steps.append(("random flip", RandomHorizontalFlip()))
-    if "colorjitter" in unusual:
-        b, c, s, h = cfg.COLORJITTER_B, cfg.COLORJITTER_C, cfg.COLORJITTER_S, cfg.COLORJITTER_H
-        text = f"color jitter (brightness={b}, contrast={c}, saturation={s}, hue={h})"
-        steps.append((text, T.ColorJitter(b, c, s, h)))
-    if "randomgrayscale" in unusual:
-        steps.append(("random gray scale", T.RandomGrayscale(p=cfg.RGS_P)))
-    if "gaussian_blur" in unusual:
-        blur = T.RandomApply([T.GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
-        steps.append((f"gaussian blur (kernel={cfg.GB_K})", blur))
-    return steps
-
-
-def _steps_test(cfg) -> list:
-    height, width = cfg.SIZE
-    mode = INTERPOLATION_MODES[cfg.INTERPOLATION]
-    return [
-        (f"resize the smaller edge to {max(cfg.SIZE)}", Resize(max(cfg.SIZE), mode)),
-        (f"{height}x{width} center crop", CenterCrop(cfg.SIZE)),
-    ]
