@@ -29,10 +29,15 @@ if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; 
 extra=${1:+[$1]}
 needs=$(cat setup.py pyproject.toml constraints-cpu.txt | cksum | cut -d' ' -f1)
 stamp=$("$python" -c 'import sys; print(sys.prefix)')/.advprompt-${1:-run}-$needs-$(pwd | cksum | cut -d' ' -f1)
-if [ -e "$stamp" ] && "$python" -c 'import advprompt, open_clip, yacs' 2>/dev/null; then
+complete='import os, sys; from importlib.util import find_spec as f
+ours = (s := f("advprompt")) and os.path.samefile(os.path.dirname(s.origin), "trainers")
+sys.exit(not (ours and f("open_clip") and f("yacs") and f("torchattacks")))'
+if [ -e "$stamp" ] && "$python" -c "$complete" 2>/dev/null; then
   echo "== the environment is complete ($python)"
 else
   echo "== installing into $("$python" -c 'import sys; print(sys.prefix)') (a few minutes at first)"
   "$python" -m pip install "${constraint[@]}" -e ".$extra"
+  # without its pins, which would put an old requests into the environment; it needs nothing else of its own
+  "$python" -m pip install --no-deps torchattacks
   touch "$stamp"
 fi
