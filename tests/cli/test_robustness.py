@@ -55,10 +55,8 @@ def test_a_finished_run_gets_a_record_per_threat_model(test_of, finished, attack
     code, out, err = test_of(attack)
     assert code == 0, err
     before, record = read_record(finished), read_record(finished / "tests" / "mine")
-    assert [(a["name"], a["eps"], a["steps"]) for a in record["attacks"]] == [
-        ("pgd", "2/255", 4),
-        ("apgd", "2/255", 4),
-    ]
+    made = [(a["name"], a["eps"], a["steps"]) for a in record["attacks"]]
+    assert made == [("pgd", "2/255", 4), ("apgd", "2/255", 4)]
     for key in ("trainer", "shots", "seed", "epochs", "train_threat", "clean", "weights_sha256"):
         assert record[key] == before[key], key
     assert record["train_threat"]["eps"] == "4/255"  # not the attack file's

@@ -90,16 +90,13 @@ def test_one_command_runs_and_shows_its_table(tmp_path, pets, toy_file):
     assert again.stdout.count("skipped: ") == 2
 
 
-def test_a_python_without_the_requirements_or_of_another_clone_is_refused(tmp_path):
+def test_another_python_or_clone_or_a_mistake_ends_with_one_sentence_and_code_2(tmp_path):
     done = script(tmp_path, "advpt/main.sh", "pets", "16", PYTHON="/bin/false")
     assert done.returncode == 2 and "scripts/setup.sh" in done.stderr
     (tmp_path / "other/advprompt").mkdir(parents=True)
     (tmp_path / "other/advprompt/__init__.py").write_text("")
     done = script(tmp_path, "advpt/main.sh", "pets", "16", PYTHONPATH=str(tmp_path / "other"))
     assert done.returncode == 2 and "another clone" in done.stderr
-
-
-def test_a_mistake_ends_a_script_with_one_sentence_and_code_2(tmp_path):
-    done = script(tmp_path, "capt/main.sh", "petz", "16")
+    done = script(tmp_path, "capt/main.sh", "petz", "16")  # a mistake
     assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "'petz'" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -71,12 +71,7 @@ class Job:
         return " ".join([*parts, self.attack, *filter(None, [self.role]), f"seed {self.seed}"])
 
 
-@dataclass(frozen=True)
-class Test:
-    """A test of a finished run: a threat model, and overrides KEY VALUE in turn."""
-
-    threat: str
-    opts: tuple[str, ...] = ()
+Test = tuple[str, tuple[str, ...]]  # of a finished run: threat model, overrides KEY VALUE in turn
 
 
 @dataclass
@@ -107,32 +102,33 @@ class Planner:
     # --- what there is ----------------------------------------------------------------------------
 
     @cached_property
-    def configs(self) -> Path:
-        return shipped.configs_folder()
-
-    @cached_property
     def known_configs(self) -> dict[str, set[str]]:
         """Trainer -> names of its configs."""
         found: dict[str, set[str]] = {}
-        for path in sorted((self.configs / "trainers").glob("*/*.yaml")):
+        for path in sorted((shipped.configs_folder() / "trainers").glob("*/*.yaml")):
             found.setdefault(path.parent.name, set()).add(path.stem)
         return found
 
     @cached_property
     def threats(self) -> set[str]:
-        return {path.stem for path in (self.configs / "attacks").glob("*.yaml")}
+        return {path.stem for path in (shipped.configs_folder() / "attacks").glob("*.yaml")}
 
     def dataset_file(self, name: str) -> str:
         """Return the config file of a data set; one of the folder we are in comes first."""
         own = Path("configs/datasets", f"{name}.yaml")
-        return str(own.absolute() if own.is_file() else self.configs / "datasets" / own.name)
+        return str(
+            own.absolute() if own.is_file() else shipped.configs_folder() / "datasets" / own.name
+        )
 
     def dataset(self, word: str, where: str) -> str:
         """Return the full name of a data set, which must exist."""
         short = protocols.table("protocols")["datasets"]
         name = short.get(word, word)
         if not os.path.isfile(self.dataset_file(name)):
-            known = {*short, *(path.stem for path in self.configs.glob("datasets/*.yaml"))}
+            known = {
+                *short,
+                *(path.stem for path in shipped.configs_folder().glob("datasets/*.yaml")),
+            }
             raise unknown("data set", word, known, where)
         return name
 
@@ -245,13 +241,10 @@ class Planner:
         pairs = zip(opts[::2], opts[1::2], strict=True)
         kept = tuple(w for pair in pairs if not pair[0].startswith("ATTACK.TEST.") for w in pair)
         jobs = []
-        for test in self.tests:
-            name = _test_name(prefix, test.threat, test.opts)
+        for threat, own in self.tests:
+            name, role = _test_name(prefix, threat, own), job.role or "test"
             inner = replace(job, part=(*job.part, f"{job.trainer}/{dataset}/seed{job.seed}/{name}"))
-            own = (*kept, *test.opts)
-            jobs += self._test(
-                inner, prefix, dataset, own, job.role or "test", test.threat, more=False
-            )
+            jobs += self._test(inner, prefix, dataset, (*kept, *own), role, threat, more=False)
         return jobs
 
     # --- names and arguments ----------------------------------------------------------------------
@@ -259,10 +252,10 @@ class Planner:
     def _settings(self, trainer, dataset, config, train, attack, shots, seed, opts) -> Settings:
         files = (
             self.dataset_file(dataset),
-            f"{self.configs}/trainers/{trainer}/{config}.yaml",
-            f"{self.configs}/attacks/{train}.yaml",
+            f"{shipped.configs_folder()}/trainers/{trainer}/{config}.yaml",
+            f"{shipped.configs_folder()}/attacks/{train}.yaml",
         )
-        test = f"{self.configs}/attacks/{attack}.yaml" if attack != train else ""
+        test = f"{shipped.configs_folder()}/attacks/{attack}.yaml" if attack != train else ""
         return Settings(trainer, files, test, tuple(opts), shots, seed)
 
     def _words(self, settings: Settings) -> list[str]:
@@ -335,5 +328,5 @@ def parse_tests(text: str, planner: Planner) -> list[Test]:
         planner.known_threat(threat, "TESTS", "test")
         if wrong := [setting for setting in settings if "=" not in setting]:
             raise UserError(f"TESTS has '{wrong[0]}' in '{word}', expected KEY=VALUE")
-        found.append(Test(threat, tuple(p for s in settings for p in s.split("=", 1))))
+        found.append((threat, tuple(p for s in settings for p in s.split("=", 1))))
     return found

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -16,6 +17,7 @@ from ..config.shipped import CLONE
 from ..utils.errors import UserError
 from .commands import Step
 from .jobs import Job, Key
+from .settings import Settings
 
 Command = Callable[[list[str]], int | None]  # main(argv) of a command
 PACKAGE = __package__.rpartition(".")[0]
@@ -27,19 +29,15 @@ def refused(jobs: Iterable[Job], build: Callable[[list[str]], object]) -> dict[K
     Args:
         build: from arguments of train.py to a configuration.
     """
-    seen: dict[tuple, str] = {}
-    found = {}
+    kinds: dict[Settings, list[Job]] = {}
     for job in jobs:
-        settings = job.settings
-        kind = settings.trainer, settings.files, settings.test_file, settings.opts
-        if kind not in seen:
-            try:
-                build(job.words)
-                seen[kind] = ""
-            except UserError as error:
-                seen[kind] = str(error)
-        if seen[kind]:
-            found[job.key] = seen[kind]
+        kinds.setdefault(replace(job.settings, seed=0, shots=0), []).append(job)
+    found = {}
+    for alike in kinds.values():
+        try:
+            build(alike[0].words)
+        except UserError as error:
+            found |= {job.key: str(error) for job in alike}
     return found
 
 

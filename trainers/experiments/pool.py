@@ -91,9 +91,8 @@ class Slurm:
         try:
             executor = submitit.AutoExecutor(folder, cluster="slurm")
         except RuntimeError as error:
-            raise UserError(
-                f"--slurm finds no cluster here ({error}); start it where sbatch works"
-            ) from error
+            text = f"--slurm finds no cluster here ({error}); start it where sbatch works"
+            raise UserError(text) from error
         name = f"{job.trainer}-{job.dataset}-{job.seed}"
         executor.update_parameters(name=name, stderr_to_stdout=True, **self.options)
         with submitit.helpers.environment_variables(TQDM_MININTERVAL="5"):
@@ -102,9 +101,8 @@ class Slurm:
 
 def cores() -> int:
     """Return the number of CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    mine = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))
+    return len(mine(0))
 
 
 def holder(run: str) -> str:
