@@ -151,6 +151,21 @@ def test_settings_of_a_test_never_train_again(arguments, run, tmp_path, no_train
     assert "OPTIM.LR = 0.005, this one has 0.5" in sentence
 
 
+def test_a_record_is_not_reused_for_a_model_that_was_changed_since(arguments, run, tmp_path):
+    argv = arguments("AdvPT", OPTIM__MAX_EPOCH=2)
+    assert run(argv)[0] == 0
+    path = tmp_path / "run" / "prompt_learner" / "model.pth.tar-2"
+    whole, state = path.read_bytes(), torch.load(path, weights_only=True)
+    state["state_dict"]["text_prompts"] += 0.1
+    torch.save(state, path)
+    again = ("--eval-only", "--model-dir", str(tmp_path / "run"), "--output-dir", "")
+    for call in (argv, [*again, *argv]):
+        sentence = only_error(*run(call)[::2])
+        assert f"record of another model than '{path}' is now" in sentence
+    path.write_bytes(whole)
+    assert "skipped: " in run(argv)[1]
+
+
 def test_a_test_alone_goes_into_the_folder_of_its_run(arguments, run, tmp_path, no_training):
     base = {"OPTIM__MAX_EPOCH": 2, "DATASET__SUBSAMPLE_CLASSES": "base"}
     assert run(arguments("AdvPT", **base))[0] == 0
