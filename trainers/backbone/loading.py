@@ -67,10 +67,8 @@ def load_clip(
         UserError: unknown name, missing, damaged, foreign or refused weights.
     """
     weights = find_weights(name, weights_dir)
-    adapter = make_adapter(
-        weights, name=name, precision=precision, provider=provider, image_tower=image_tower
-    )
-    return adapter.to(device)
+    adapter = make_adapter(weights, name=name, precision=precision, provider=provider)
+    return (adapter if image_tower else adapter.without_image_tower()).to(device)
 
 
 def make_adapter(
@@ -79,15 +77,13 @@ def make_adapter(
     name: str,
     precision: str = "fp32",
     provider: str | None = None,
-    image_tower: bool = True,
 ) -> CLIPAdapter:
     """Build the adapter of a state dict (OpenAI layout) or of :class:`Weights`, on the CPU."""
     weights = Weights(weights) if isinstance(weights, dict) else weights
     digest = weights_digest(weights)
     model, tokenizer = build(weights, provider or os.environ.get("ADVPROMPT_CLIP_PROVIDER", "auto"))
     images = {key: getattr(weights, key) for key in ("mean", "std", "interpolation")}
-    adapter = CLIPAdapter(model, tokenizer, name=name, sha256=digest, precision=precision, **images)
-    return adapter if image_tower else adapter.without_image_tower()
+    return CLIPAdapter(model, tokenizer, name=name, sha256=digest, precision=precision, **images)
 
 
 def weights_digest(weights: Weights) -> str:
@@ -100,9 +96,7 @@ def weights_digest(weights: Weights) -> str:
     variant = weights.variant
     if (weights.mean, weights.std) != (CLIP_MEAN, CLIP_STD):  # the same values see other images
         variant += f"|{weights.mean}|{weights.std}"
-    if variant:
-        digest = hashlib.sha256(f"{variant}|{digest}".encode()).hexdigest()
-    return digest
+    return hashlib.sha256(f"{variant}|{digest}".encode()).hexdigest() if variant else digest
 
 
 def find_weights(name: str, weights_dir=None) -> Weights:
@@ -204,7 +198,7 @@ def _open_clip_weights(rest: str, weights_dir) -> Weights:
     name, options = _options(rest, ("tokenizer",), "open_clip:ARCH/TAG")
     arch, tag = architectures.check_open_clip(name)
     if tag == architectures.OPENAI_TAG:  # the same files, read without running them
-        by_arch = {_arch_of(name): name for name in OPENAI}
+        by_arch = {name.replace("/", "-").replace("@336px", "-336"): name for name in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
     return architectures.tagged_weights(arch, tag, tokenizer=options.get("tokenizer"))
 
@@ -229,8 +223,3 @@ def _need_none(options: Collection[str], rest: str, why: str) -> None:
     """Refuse options that would change nothing."""
     if options:
         raise UserError(f"'{min(options)}' in 'file:{rest}' has no effect: {why}; leave it out")
-
-
-def _arch_of(name: str) -> str:
-    """open_clip's name of an OpenAI model."""
-    return name.replace("/", "-").replace("@336px", "-336")
