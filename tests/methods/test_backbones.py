@@ -377,9 +377,8 @@ def folder(monkeypatch, tmp_path):
     path = tmp_path / "model"
     path.mkdir()
     preprocess = {"mean": HALF[0], "std": HALF[1], "interpolation": "bilinear"}
-    (path / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
-    )
+    content = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (path / "open_clip_config.json").write_text(json.dumps(content))
     state = lively(open_clip.CLIP(**config).state_dict())
     state["logit_scale"] = state["logit_scale"].view(1)  # as some files have it
     torch.save(state, path / "open_clip_pytorch_model.bin")
@@ -458,7 +457,8 @@ def test_fine_tuned_image_towers_of_any_kind(monkeypatch, tmp_path, arch, prefix
 
 def test_half_an_image_tower_is_refused(tmp_path):
     whole, tower = save_towers(tmp_path, toy_state_dict())
-    torch.save({k: v for k, v in torch.load(tower).items() if "resblocks.1" not in k}, tower)
+    state = torch.load(tower, weights_only=True)
+    torch.save({key: value for key, value in state.items() if "resblocks.1" not in key}, tower)
     with pytest.raises(UserError, match=r"does not fit base .*resblocks\.1.* is missing in it"):
         load_clip(f"file:{tower}?base=file:{whole}")
 
@@ -536,11 +536,8 @@ def slip(monkeypatch, tmp_path):
     shrink(monkeypatch, tmp_path, "ViT-B-16-SigLIP")
     path = tmp_path / "Small-ViT-B-16-Slip.json"
     config = json.loads(path.read_text())
-    config["text_cfg"] |= {
-        "hf_tokenizer_name": "timm/ViT-B-16-SigLIP",
-        "tokenizer_kwargs": {"clean": "canonicalize"},
-        "vocab_size": 12,
-    }
+    config["text_cfg"] |= {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP", "vocab_size": 12}
+    config["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize"}
     path.write_text(json.dumps(config))
     open_clip.factory._rescan_model_configs()
     return "open_clip:Small-ViT-B-16-Slip/random"

@@ -26,12 +26,10 @@ def clip():
 
 @pytest.fixture(scope="module")
 def oracle():
-    return reference.CLIP(toy_state_dict(text_layers=3)).requires_grad_(False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fill(oracle):
-    oracle.load_state_dict(toy_state_dict(text_layers=3))
+    state = toy_state_dict(text_layers=3)
+    model = reference.CLIP(state).requires_grad_(False)
+    model.load_state_dict(state)
+    return model
 
 
 def plain(oracle, prompts):

@@ -83,17 +83,17 @@ class CLIPAdapter(nn.Module):
         self._by_blocks = bool(face) and all(map(tower.is_standard, face.block_modules))
 
     def _describe_text_tower(self) -> None:
-        part = partial(_part, self._text)
-        blocks = getattr(part("transformer"), "resblocks", None)
-        positions = part("positional_embedding")
-        self.context_length = int(part("context_length") or self.tokenizer.context_length)
+        part = partial(getattr, self._text)
+        blocks = getattr(part("transformer", None), "resblocks", None)
+        positions = part("positional_embedding", None)
+        self.context_length = int(part("context_length", None) or self.tokenizer.context_length)
         self.text_layers = len(blocks) if blocks is not None else None
         self.text_width = int(positions.shape[-1]) if positions is not None else None
         self._pool_type = part("pool_type", part("text_pool_type", "argmax"))
-        self._eos_id = part("eos_id", part("text_eos_id"))
+        self._eos_id = part("eos_id", part("text_eos_id", None))
         # Hugging Face towers and CoCa's extra class token go through the provider only
-        has_parts = blocks is not None and positions is not None and part("cls_emb") is None
-        mask = part("attn_mask") if has_parts else None  # open_clip; OpenAI's blocks hold it
+        has_parts = blocks is not None and positions is not None and part("cls_emb", None) is None
+        mask = part("attn_mask", None) if has_parts else None  # open_clip; OpenAI's blocks hold it
         if has_parts and mask is None:
             mask = getattr(blocks[0], "attn_mask", None)
         self.takes_prompts = has_parts and (mask is None or tower.is_causal(mask))
@@ -105,13 +105,13 @@ class CLIPAdapter(nn.Module):
             and self._pool_type in ("argmax", "eos")
             and all(map(tower.is_standard, blocks))
         )
-        projection = part("text_projection")
+        projection = part("text_projection", None)
         if isinstance(projection, nn.Linear):
             self.embed_dim = projection.out_features
         elif projection is not None:
             self.embed_dim = int(projection.shape[1])
         else:
-            self.embed_dim = int(part("output_dim") or self.text_width)
+            self.embed_dim = int(part("output_dim", None) or self.text_width)
 
     @property
     def _text(self) -> nn.Module:
@@ -143,15 +143,7 @@ class CLIPAdapter(nn.Module):
         return self
 
     def check_input(self, size, interpolation: str) -> None:
-        """Compare the images that a config makes with those the backbone was trained on.
-
-        Args:
-            size: ``INPUT.SIZE``.
-            interpolation: ``INPUT.INTERPOLATION``; another than the backbone's is warned of.
-
-        Raises:
-            UserError: another size.
-        """
+        """Refuse another ``INPUT.SIZE`` than the backbone's; warn of another interpolation."""
         if tuple(size) != (self.resolution, self.resolution):
             raise UserError(
                 f"INPUT.SIZE is {tuple(size)} but backbone {self.name} takes "
@@ -367,8 +359,7 @@ class CLIPAdapter(nn.Module):
             shared = min(shared, int(eot.min()))  # end tokens stay in the suffix
         else:
             x, shared = self.add_positions(embeddings), 0
-        with self.autocast():
-            past = self._prefix(x[:1, :shared], between) if shared else None
+        past = self._prefix(x[:1, :shared], between) if shared else None
         suffix, eot = x[:, shared:], eot - shared
 
         def encode(x: torch.Tensor, ends: torch.Tensor, first: int) -> torch.Tensor:
@@ -397,11 +388,12 @@ class CLIPAdapter(nn.Module):
     def _prefix(self, x: torch.Tensor, between: Between | None) -> list[tuple]:
         """Keys and values of every block for the shared prefix (1, S, d_t)."""
         past = []
-        for layer, block in enumerate(self._text.transformer.resblocks):
-            if between is not None and layer:
-                x = between(layer, x, slice(0, 1), 0)
-            x, keys, values = tower.run_block(block, x, causal=True)
-            past.append((keys, values))
+        with self.autocast():
+            for layer, block in enumerate(self._text.transformer.resblocks):
+                if between is not None and layer:
+                    x = between(layer, x, slice(0, 1), 0)
+                x, *keys_and_values = tower.run_block(block, x, causal=True)
+                past.append(keys_and_values)
         return past
 
     def _need_prompts(self) -> None:
@@ -426,10 +418,6 @@ class CLIPAdapter(nn.Module):
                 return block(x, **options)
 
         return run
-
-
-def _part(module: nn.Module, name: str, default=None):
-    return getattr(module, name, default)
 
 
 def _cast(model: nn.Module, precision: str) -> nn.Module:

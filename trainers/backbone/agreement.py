@@ -27,7 +27,7 @@ def normalizes(model) -> bool:
 
 
 @contextlib.contextmanager
-def exact_products():
+def _exact_products():
     """Multiply float32 matrices in float32, whatever the caller has switched on."""
     switches = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
     with contextlib.ExitStack() as restore:
@@ -53,7 +53,7 @@ def verify(clip) -> None:
         UserError: the towers disagree because weights are NaN or infinite.
     """
     clip.model.float()
-    with torch.autocast(clip.device.type, enabled=False), exact_products():
+    with torch.autocast(clip.device.type, enabled=False), _exact_products():
         promised = clip.causal, clip.takes_prompts, clip.is_vit
         if clip.causal and not _texts_agree(clip):
             clip.causal = False

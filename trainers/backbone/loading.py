@@ -47,15 +47,10 @@ def load_clip(
     """Load a backbone by name.
 
     Args:
-        name: an OpenAI model (``ViT-B/16``, ``RN50``, ...); ``open_clip:ARCH/TAG``, with the tag
-            ``random`` for untrained weights; ``tiny`` or ``tiny-robust``; ``file:PATH`` for a
-            local checkpoint (OpenAI archive, state dict, open_clip, safetensors) or a folder in
-            open_clip's layout. A file with an image tower alone (TeCoA, FARE) names the backbone
-            that it belongs to: ``file:PATH?base=ViT-B/32``. A file that is not of OpenAI's kind
-            (other activation or text tower) names its open_clip architecture:
-            ``file:PATH?arch=ViT-B-32``, where that is not enough also the open_clip weights that
-            share its image statistics, ``&tag=TAG``. Tokenizers that open_clip does not bring
-            may lie in a folder: ``?tokenizer=FOLDER``.
+        name: an OpenAI model (``ViT-B/16``, ``RN50``, ...); ``tiny`` or ``tiny-robust``;
+            ``open_clip:ARCH/TAG``; ``file:PATH`` for a local checkpoint or a folder in open_clip's
+            layout, with ``?base=BACKBONE`` for an image tower alone and ``?arch=ARCH&tag=TAG`` for
+            weights that are not of OpenAI's kind. ``?tokenizer=FOLDER`` names tokenizer files.
         device: where the adapter lives.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``amp``.
         weights_dir: folder of OpenAI's files; default ``~/.cache/clip``.
@@ -107,10 +102,9 @@ def find_weights(name: str, weights_dir=None) -> Weights:
         path = _openai_file(name, weights_dir)
         return Weights(read_checkpoint(path).state, origin=f"'{path}'")
     kind, _, rest = name.partition(":")
-    if kind == "open_clip" and rest:
-        return _open_clip_weights(rest, weights_dir)
-    if kind == "file" and rest:
-        return _file_weights(rest, weights_dir)
+    if rest and kind in ("open_clip", "file"):
+        read = _file_weights if kind == "file" else _open_clip_weights
+        return read(rest, weights_dir)
     choices = [*OPENAI, *tiny.NAMES, "open_clip:ARCH/TAG", "file:PATH"]
     raise UserError(f"backbone '{name}' is unknown.{nearest(name, choices)}")
 
@@ -159,15 +153,14 @@ def _file_weights(rest: str, weights_dir) -> Weights:
     found = read_checkpoint(path)
     if found.image_tower_only:
         return _over_base(path, found.state, options, rest, weights_dir)
+    options.pop("base", None)
     if arch := options.pop("arch", None):
-        options.pop("base", None)
         return architectures.architecture_weights(arch, found.state, f"'{path}'", **options)
     if not found.openai_layout:
         raise UserError(
             f"'{path}' is no CLIP of OpenAI's layout; name its open_clip architecture, e.g. "
             f"file:{path}?arch=ViT-B-16-SigLIP"
         )
-    options.pop("base", None)
     _need_none(options, rest, "it goes with the name of an architecture, '?arch=ARCH'")
     return Weights(found.state, origin=f"'{path}'")
 
@@ -220,6 +213,5 @@ def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[st
 
 
 def _need_none(options: Collection[str], rest: str, why: str) -> None:
-    """Refuse options that would change nothing."""
     if options:
         raise UserError(f"'{min(options)}' in 'file:{rest}' has no effect: {why}; leave it out")

@@ -119,8 +119,8 @@ class _Undrawn(TorchFunctionMode):
 def _open_clip(embed_dim: int, vision: dict, text: dict) -> nn.Module:
     import open_clip
 
-    text_cfg = open_clip.CLIPTextCfg(**text, heads=text["width"] // 64)
-    return open_clip.CLIP(embed_dim, open_clip.CLIPVisionCfg(**vision), text_cfg, quick_gelu=True)
+    text = {**text, "heads": text["width"] // 64}
+    return open_clip.CLIP(embed_dim, vision, text, quick_gelu=True)
 
 
 def _full_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
