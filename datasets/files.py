@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,13 +36,33 @@ def is_image(name: str) -> bool:
 
 def list_images(folder: Path) -> list[str]:
     """Return the image files below ``folder``, sorted, as paths relative to it (with /)."""
-    found = []
+    paths = (Path(parent, name) for parent, names in _walk(folder) for name in names)
+    return sorted(p.relative_to(folder).as_posix() for p in paths if is_image(p.name))
+
+
+def left_out(folder: Path) -> Counter:
+    """Count the files below ``folder`` that are no images by their names, by suffix."""
+    names = (name for _, names in _walk(folder) for name in names)
+    return Counter(
+        Path(name).suffix.lower() for name in names if not (is_image(name) or name.startswith("."))
+    )
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield folders and the files in them; hidden folders and links into a loop are left out."""
+    seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name).relative_to(folder).as_posix() for name in names if is_image(name)
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not (name.startswith(".") or Path(real).is_relative_to(Path(parent, name).resolve()))
         ]
-    return sorted(found)
+        yield parent, names
 
 
 def class_folders(folder: Path) -> list[str]:

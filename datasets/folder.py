@@ -5,8 +5,11 @@ from pathlib import Path
 
 from ..utils.errors import UserError
 from .base import SPLIT_SEED, CoOpDataset, register
-from .files import class_folders, list_images
+from .files import class_folders, left_out, list_images
 from .sampling import Item, Split, split_all
+
+# what people call the folders of a split, in any case; ours are train, test and val
+SPLIT_NAMES = ("train", "test", "val", "valid", "validation")
 
 
 class ClassFolders(CoOpDataset):
@@ -66,31 +69,44 @@ class Folder(ClassFolders):
             )
 
     def load_split(self) -> Split:
-        found = set(self.classes_in(self.dataset_dir))
-        if {"train", "test"} <= found:
-            return self.read_parts(found.intersection(Split._fields))
-        if found & {"train", "test"} and found <= set(Split._fields):
+        found = self.classes_in(self.dataset_dir)
+        names = [name for name in found if name.lower() in SPLIT_NAMES]
+        parts = {name.lower(): name for name in names}
+        whole = {"train", "test"} <= parts.keys()
+        known = parts.keys() <= set(Split._fields) and len(parts) == len(names)
+        if (whole and not known) or (names and len(names) == len(found) and not whole):
             raise UserError(
-                f"folder '{self.dataset_dir}' has {' and '.join(sorted(found))} only, expected "
-                f"train and test; {self.advice()}"
+                f"folder '{self.dataset_dir}' has {' and '.join(names)}{'' if whole else ' only'}, "
+                f"expected train and test, and val if you like; {self.advice()}"
             )
-        return self.make_split()
+        self._note_left_out()
+        return self.read_parts(parts) if whole else self.make_split()
 
-    def read_parts(self, parts: set[str]) -> Split:
-        """List the images of ``train/``, ``test/`` and, where it is there, ``val/``."""
-        classes = self.classes_in(self.dataset_dir / "train")
+    def _note_left_out(self) -> None:
+        """Say how many files are no images by their names."""
+        if left := left_out(self.dataset_dir):
+            kinds = ", ".join(f"{suffix or 'no suffix'}: {n}" for suffix, n in sorted(left.items()))
+            print(f"note: {left.total()} files in '{self.dataset_dir}' are left out ({kinds})")
+
+    def read_parts(self, parts: dict[str, str]) -> Split:
+        """List the images of ``train/``, ``test/`` and, where it is there, ``val/``.
+
+        Args:
+            parts: part -> its folder, whatever its case.
+        """
+        classes = self.classes_in(self.dataset_dir / parts["train"])
         split = {part: [] for part in Split._fields}
-        for part in parts:
-            folder = self.dataset_dir / part
+        for part, name in parts.items():
+            folder = self.dataset_dir / name
             present = self.classes_in(folder)
             if unknown := sorted(set(present) - set(classes)):
                 raise UserError(
-                    f"'{folder}' has the class '{unknown[0]}', which is not in "
-                    f"'{self.dataset_dir / 'train'}'; add training images or remove the folder"
+                    f"'{folder}' has the class '{unknown[0]}', which is not in '{parts['train']}'; "
+                    "add training images or remove the folder"
                 )
             label = {name: classes.index(name) for name in present}
             split[part] = [
-                Item(f"{part}/{item.path}", label[present[item.label]], item.classname)
+                Item(f"{name}/{item.path}", label[present[item.label]], item.classname)
                 for item in self.list_classes(folder, present)
             ]
         return Split(**split)

@@ -27,7 +27,7 @@ from advprompt.utils.errors import UserError
 from advprompt.utils.io import save_tensors, sha256_file
 from advprompt.utils.seeds import hash_seed
 
-SPEC = AttackSpec("pgd", 8 / 255, 2 / 255, 3, 1, "uniform", "embedding_kl", "embedding")
+SPEC = AttackSpec("pgd", 8 / 255, 3 / 255, 3, 1, "uniform", "embedding_kl", "embedding")
 COUNT, VIEWS, CHUNK = 11, 2, 4
 
 

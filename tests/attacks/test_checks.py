@@ -80,12 +80,16 @@ def test_leaving_the_ball_or_the_range_is_an_error():
         ({}, {"first": 2.0}, (0.9, 0.5), "loss_rises"),
         ({}, {}, (0.5, 0.6), "order"),
         ({"alpha": 17 / 255}, {}, (0.9, 0.5), "step_size"),
+        ({"alpha": 1 / 255, "steps": 7}, {}, (0.9, 0.5), "short_walk"),
+        ({"alpha": 1 / 255, "steps": 7, "norm": "l2"}, {}, (0.9, 0.5), "short_walk"),
     ],
 )
 def test_warnings_bear_the_name_of_the_check(changes, result, accuracies, word):
     warnings = verify(replace(SPEC, **changes), summary_of(fake(**result)), *accuracies)
     assert [w.split(":")[0] for w in warnings] == [word]
     assert verify(SPEC, summary_of(fake()), 0.9, 0.5) == []
+    just = replace(SPEC, alpha=1 / 255, steps=8)  # as far as eps
+    assert verify(just, summary_of(fake()), 0.9, 0.5) == []
 
 
 # --- what the model answers -------------------------------------------------------------------

@@ -57,6 +57,13 @@ def test_a_model_of_three_lines_is_attacked_and_recorded(evaluation):
     assert shown["labels"].tolist() == [0, 1, 1] and shown["classnames"] == ["red", "green"]
 
 
+def test_nan_is_an_error_and_never_a_prediction(evaluation, monkeypatch):
+    evaluation.clean()
+    monkeypatch.setattr(Redness, "logits", lambda self, x, prec="": x[:, :2, 0, 0] * torch.nan)
+    with pytest.raises(UserError, match="Redness answers NaN, which is not a prediction"):
+        evaluation.clean()
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [

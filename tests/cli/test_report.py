@@ -122,6 +122,21 @@ def test_the_newer_duplicate_counts_and_both_are_named():
     assert "run1/record.json" in note and "run0/record.json" in note and "seed 1" in note
 
 
+def test_a_probed_record_counts_and_an_unprobed_one_is_noted():
+    """Whichever is newer: TEST.PROBES 0 leaves out the checks of the model."""
+    probed = make(clean=70) | {"created": "2024-01-01T00:00:00+00:00"}
+    settings = {"OPTIM": {"LR": 0.002}, "SEED": 1, "TEST": {"PROBES": 0}}
+    (table,) = tables(make(clean=80, config=settings), probed)
+    assert table.rows[0].accuracies() == [70]
+    (note,) = table.notes
+    assert "only the probed" in note and "run1/record.json' counts" in note
+    (table,) = tables(make(config=settings))
+    (note,) = table.notes
+    assert note.startswith("not probed: ") and "TEST.PROBES 0" in note
+    alone = [a for a in make()["attacks"] if a["target"] == "embedding"]  # never probed
+    assert not tables(make(config=settings, attacks=alone))[0].notes
+
+
 def test_missing_seeds_are_named():
     made = [make(seed=s) for s in (1, 2, 3)] + [make(seed=2, shots=4), zero_shot()]
     (table,) = tables(*made)

@@ -387,6 +387,8 @@ def test_a_killed_run_resumes(arguments, tmp_path):
         ({"DATASET__NUM_SHOTS": 7}, ["red_circle", "6", "7"]),
         ({"INPUT__SIZE": "(64,64)"}, ["(64, 64)", "(32, 32)"]),
         ({"DATASET__SUBSAMPLE_CLASSES": "half"}, ["'half'", "base"]),
+        ({"TEST__SPLIT": "valid"}, ["'valid'", "'val'", "'test'"]),
+        ({"TEST__FINAL_MODEL": "best"}, ["'best'", "'best_val'"]),
     ],
 )
 def test_bad_configuration_is_one_sentence(arguments, run, tmp_path, keys, words):

@@ -380,6 +380,31 @@ def test_folder_of_classes_is_split(tmp_path):
     assert Folder(config(tmp_path, 2)).classnames == ["cat", "owl", "train"]
 
 
+def test_folders_of_parts_may_be_written_in_any_case(tmp_path):
+    images(tmp_path / "folder" / "Train" / "cat", 6)
+    images(tmp_path / "folder" / "TEST" / "cat", 2)
+    data = Folder(config(tmp_path, 4))
+    assert data.classnames == ["cat"] and (len(data.train_x), len(data.test)) == (4, 2)
+
+
+def test_files_that_are_no_images_by_their_names_are_counted(tmp_path, capsys):
+    images(tmp_path / "folder" / "cat", 10)
+    images(tmp_path / "folder" / "cat", 3, "gif")
+    touch(tmp_path / "folder" / "cat" / "1.jfif")
+    Folder(config(tmp_path, 2))
+    assert "note: 4 files in" in (out := capsys.readouterr().out)
+    assert "left out (.gif: 3, .jfif: 1)" in out
+
+
+def test_a_link_to_a_parent_does_not_multiply_images(tmp_path):
+    images(tmp_path / "folder" / "cat", 10)
+    images(tmp_path / "folder" / "owl", 10)
+    (tmp_path / "folder" / "cat" / "more").symlink_to(tmp_path / "folder")
+    (tmp_path / "folder" / "owl" / "same").symlink_to(tmp_path / "folder" / "owl")
+    data = Folder(config(tmp_path, 2))
+    assert len(names(data.test)) == 6 and data.classnames == ["cat", "owl"]
+
+
 @pytest.mark.parametrize(
     ("layout", "words"),
     [
@@ -387,6 +412,12 @@ def test_folder_of_classes_is_split(tmp_path):
         ({"": 0}, "0 class folders"),
         ({"notes": 0}, "has no images"),
         ({"train/cat": 4}, "has train only"),
+        ({"Validation/cat": 4}, "has Validation only"),
+        (
+            {"train/cat": 4, "test/cat": 4, "valid/cat": 2},
+            "train and valid, expected train and test",
+        ),
+        ({"train/cat": 4, "Train/cat": 4, "test/cat": 2}, "Train and test and train, expected"),
         ({"train/cat": 4, "test/owl": 4}, "class 'owl', which is not in"),
         ({"train/cat": 4, "train/owl": 0, "test/cat": 2}, "owl' has no images"),
         ({"cat": 3}, "'cat' has 3 images, too few"),

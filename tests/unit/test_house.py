@@ -17,8 +17,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 LIMITS = {
-    "lines of Python without tests": 25_200,
-    "lines of tests": 20_100,
+    "lines of Python without tests": 24_800,
+    "lines of tests": 19_900,
     "lines of shell": 300,
     "Python files directly in trainers/": 8,
     "own modules imported by name": 0,

@@ -131,6 +131,12 @@ def verify(
             f"step_size: alpha {spec.alpha * 255:g}/255 is more than twice eps "
             f"{spec.eps * 255:g}/255, so that every step jumps across the ball; eps/4 is usual"
         )
+    if spec.alpha and spec.eps and spec.steps and spec.alpha * spec.steps < spec.eps * (1 - 1e-6):
+        warnings.append(
+            f"short_walk: {spec.steps} steps of alpha {spec.alpha * 255:g}/255 cannot cross the "
+            f"ball of eps {spec.eps * 255:g}/255, so the attack is weaker than its eps says; use "
+            "more steps or a larger alpha"
+        )
     if clean_acc is not None and robust_acc is not None and robust_acc > clean_acc:
         warnings.append(
             f"order: robust accuracy {robust_acc:.1%} exceeds clean accuracy {clean_acc:.1%}"

@@ -130,6 +130,8 @@ def check_cfg(cfg: CfgNode) -> None:
     for key in ("SUBSET", "FIRST"):
         at_least(f"TEST.{key}", cfg.TEST[key], 0)
     one_of("TEST.PROTOCOL", cfg.TEST.PROTOCOL, PROTOCOLS)
+    one_of("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
+    one_of("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
     for _, check in SECTIONS:
         check(cfg)
     if method := method_called(cfg.TRAINER.NAME):

@@ -123,6 +123,7 @@ class Resuming:
             raise (_Dropped if busy else DownloadError)(
                 f"the server answers {code} ({response.reason})"
             )
+        response.raw.enforce_content_length = False  # keep what a dropped connection brought
         blocks = response.iter_content(BLOCK)
         head = next(blocks, b"")
         page = code == 200 and head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html"))

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from dassl.data import data_manager
 from dassl.engine import TRAINER_REGISTRY
+from PIL import Image
 
 from .. import records
 from ..backbone import load_clip, text_features
@@ -17,7 +19,7 @@ from ..evaluation.samples import ImageList
 from ..prompting import PromptSpec, templates
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.images import Preprocess
+from ..utils.images import Preprocess, read_rgb
 from ..utils.io import sha256_file, tensors_digest
 from ..utils.subset import images_to_test
 from . import run_folder
@@ -110,8 +112,24 @@ class RobustTrainer(SavingTrainer):
 
     def build_data_loader(self):
         self.device = distributed.device(self.device)  # Dassl's is the first GPU
+        data_manager.read_image = _read_image
         super().build_data_loader()
         self.test_images = images_to_test(self.dm.dataset.test, self.cfg)
+        self._check_texts()
+
+    def _check_texts(self) -> None:
+        """Refuse classes with one text, between which accuracy would be chance.
+
+        ImageNet's published names hold such pairs; there they are reported.
+        """
+        same = templates.same_text(self.template, self.classnames)
+        if not same:
+            return
+        names, text = same
+        said = f"classes {' and '.join(map(repr, names))} have the same prompt text, '{text}'"
+        if self.cfg.DATASET.NAME not in templates.TEMPLATES:
+            raise UserError(f"{said}; no text model can tell them apart, so rename or merge them")
+        print(f"note: {said}: accuracy is chance between them")
 
     def load_clip(self):
         """Load the frozen backbone and compare its images with ``INPUT``."""
@@ -342,3 +360,11 @@ class RobustTrainer(SavingTrainer):
     def train_threat(self) -> dict | None:
         """Return the description of the training attack; None for methods that see none."""
         return None
+
+
+def _read_image(path) -> Image.Image:
+    """Read training images as the test does; Dassl's reader makes 16-bit ones white."""
+    try:
+        return read_rgb(path)
+    except UserError as error:
+        raise OSError(str(error)) from error  # which loaders in other processes pass on

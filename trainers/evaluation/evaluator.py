@@ -25,7 +25,7 @@ from .bank import Bank, build_bank
 from .partial import Progress
 from .samples import ImageList
 from .saved_images import SavedImages
-from .victim import Victim
+from .victim import Victim, answers
 
 TEST_SEED = 0  # of the attacks' random starts: one set of images for every run and prompt
 SAVE_SECONDS = 30
@@ -80,6 +80,9 @@ class Evaluation:
         """Return the defended model's logits (B, K) for pixels in [0, 1]."""
         return self.attacker.logits(pixels)
 
+    def _answers(self, logits: torch.Tensor) -> torch.Tensor:
+        return answers(logits, self.victim.name)
+
     def pixels(self, positions: list[int], title: str, batch_size: int = 0):
         """Yield (positions, pixels) in batches, with a progress bar over images."""
         return self.images.batches(positions, batch_size or self.batch_size, self.device, title)
@@ -98,7 +101,7 @@ class Evaluation:
             for where, pixels in self.pixels(own, "clean"):
                 logits[where] = self.logits(pixels)
             distributed.total(logits)
-        self.clean_right = logits.argmax(1) == self.labels
+        self.clean_right = self._answers(logits) == self.labels
         return logits
 
     # --- attacked ------------------------------------------------------------------------------
@@ -167,7 +170,7 @@ class Evaluation:
     def _score_bank(self, spec: AttackSpec):
         """Score cached features: the attack saw no prompt, so all prompts share its images."""
         bank = self._bank(spec, f"{spec.target} attack")
-        right = self._bank_logits(bank).argmax(1) == self.labels
+        right = self._answers(self._bank_logits(bank)) == self.labels
         return right & self.clean_right, bank.checks, bank.seconds
 
     # --- images of this model alone --------------------------------------------------------------
@@ -219,7 +222,7 @@ class Evaluation:
     @torch.no_grad()
     def right_on(self, spec: AttackSpec, result: AttackResult, where: list[int]) -> torch.Tensor:
         """Return on which images (B,) of an attack's result the model counts as right."""
-        right = self.logits(result.images).argmax(1) == self.labels[where]
+        right = self._answers(self.logits(result.images)) == self.labels[where]
         white_box = spec.target == "end_to_end" and self.defence is None
         if white_box and result.right is not None:  # judged in another batch: both count
             right &= result.right

@@ -8,13 +8,17 @@ import torch
 
 from ..attacks import AttackChecks, AttackSpec, parts_of, verify
 from .evaluator import Evaluation
+from .victim import answers
 
 
 @torch.no_grad()
 def clean_answers(test: Evaluation) -> torch.Tensor:
     """Return which clean images (N,) a model gets right."""
-    batches = test.pixels(list(range(len(test.images))), "clean")
-    return torch.cat([(test.logits(x).argmax(1) == test.labels[w]).cpu() for w, x in batches])
+    right = []
+    for where, pixels in test.pixels(list(range(len(test.images))), "clean"):
+        found = answers(test.logits(pixels), test.victim.name)
+        right.append((found == test.labels[where]).cpu())
+    return torch.cat(right)
 
 
 def make_row(
@@ -37,7 +41,8 @@ def make_row(
             right = alive.cpu()  # as the model's own record counts it
             if i != source:
                 with torch.no_grad():
-                    right = (other.logits(images).argmax(1) == other.labels[where]).cpu()
+                    found = answers(other.logits(images), other.victim.name)
+                    right = (found == other.labels[where]).cpu()
             correct[i] += int((right & clean[i, where]).sum())
     summary, n = checks.summary(), len(test.images)
     shares = float(clean[source].float().mean()), correct[source] / n

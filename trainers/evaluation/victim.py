@@ -20,6 +20,20 @@ from ..utils import distributed
 from ..utils.errors import UserError
 
 
+def answers(logits: Tensor, name: str) -> Tensor:
+    """Return the classes (B,) that logits (B, K) stand for.
+
+    Raises:
+        UserError: a logit is NaN, which is no answer; ``name`` is the model's.
+    """
+    if logits.isnan().any():
+        raise UserError(
+            f"{name} answers NaN, which is not a prediction; its weights or prompts are not "
+            "finite: train again with a lower OPTIM.LR, or in fp32"
+        )
+    return logits.argmax(1)
+
+
 class Victim:
     """A model under test. An adapter sets the attributes and defines ``logits`` and ``digest``.
 

@@ -29,3 +29,11 @@ def template_for(dataset: str) -> str:
 def fill(template: str, classnames: list[str]) -> list[str]:
     """Put class names (underscores become blanks, as in CoOp) into ``template``."""
     return [template.replace("{}", name.replace("_", " ")) for name in classnames]
+
+
+def same_text(template: str, classnames: list[str]) -> tuple[list[str], str] | None:
+    """Return the first class names that get one text, and that text; CLIP reads lower case."""
+    texts: dict[str, list[str]] = {}
+    for name, text in zip(classnames, fill(template, classnames), strict=True):
+        texts.setdefault(" ".join(text.lower().split()), []).append(name)
+    return next(((names, text) for text, names in texts.items() if len(names) > 1), None)

@@ -243,6 +243,13 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
             for run in row.runs
             if of_unknown_source(run.record)
         ]
+        table.notes += [
+            f"not probed: '{run.path}' was tested with TEST.PROBES 0, so nothing asked "
+            f"{row.full_name} whether its gradients are masked"
+            for row in table.rows
+            for run in row.runs
+            if not is_probed(run.record)
+        ]
         tables.append(table)
     order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
     return sorted(tables, key=lambda t: [t.first[key] for key in order])
@@ -260,7 +267,8 @@ def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -
     table = Table({test: first}, first["protocol"])
     rows: dict[str, Row] = {}
     known = known_settings(run.record for run in members)
-    for path, record in sorted(members, key=lambda run: run.record["created"], reverse=True):
+    best = sorted(members, key=lambda r: (is_probed(r.record), r.record["created"]), reverse=True)
+    for path, record in best:
         empty = empty_row(record, known)
         row = rows.setdefault(empty.identity, empty)
         runs, seed = row.parts.setdefault(test, {}), record["seed"]
@@ -269,11 +277,18 @@ def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -
         expected = again or (not record["shots"] and run.record["protocol"] != record["protocol"])
         if run.path != path and not (expected and outcome(run.record) == outcome(record)):
             table.notes.append(
-                f"duplicate: '{path}' repeats {row.full_name}, seed {seed}; "
-                f"only the newer '{run.path}' counts"
+                f"duplicate: '{path}' repeats {row.full_name}, seed {seed}; only the "
+                f"{'newer' if is_probed(run.record) == is_probed(record) else 'probed'} "
+                f"'{run.path}' counts"
             )
     table.rows = list(rows.values())
     return table
+
+
+def is_probed(record: dict) -> bool:
+    """Return True unless a white-box attack was left without the checks of the model."""
+    white_box = any(attack["target"] == "end_to_end" for attack in record["attacks"])
+    return not white_box or record["config"].get("TEST.PROBES", 1) != 0
 
 
 def row_order(row: Row) -> tuple:

@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from .errors import UserError
 
 TIMEOUT = 7200  # s without an answer before a process gives up; ADVPROMPT_TIMEOUT
+START = "'torchrun --nproc_per_node N train.py ...'"
+ADVICE = f"set CUDA_VISIBLE_DEVICES=0 to train on one, or start {START} to train on N"
 _group: dict = {}  # rank, world, local and store, once joined
 
 
@@ -78,7 +80,7 @@ def join() -> None:
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(
             f"the {os.environ['WORLD_SIZE']} processes did not find each other ({error}); start "
-            "them with 'torchrun --nproc_per_node N train.py ...'"
+            f"them with {START}"
         ) from error
     local = int(os.environ.get("LOCAL_RANK", number))
     _group.update(rank=number, world=count, local=local, store=store, seconds=float(text))
@@ -129,12 +131,6 @@ def device(chosen: torch.device) -> torch.device:
     return torch.device("cuda", local)
 
 
-ADVICE = (
-    "set CUDA_VISIBLE_DEVICES=0 to train on one, or start "
-    "'torchrun --nproc_per_node N train.py ...' to train on N"
-)
-
-
 def refuse_data_parallel(objects: Iterable) -> None:
     """Refuse models in torch's DataParallel, which copies prompts to every GPU at each step.
 
@@ -148,10 +144,11 @@ def refuse_data_parallel(objects: Iterable) -> None:
         )
 
 
-@contextlib.contextmanager
-def _exchange():
+def _exchange(call: Callable, *args, **options) -> None:
+    if world() == 1:
+        return
     try:
-        yield
+        call(*args, **options)
     except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:  # each backend has its own
@@ -164,24 +161,20 @@ def _exchange():
 
 def total(tensor: Tensor) -> Tensor:
     """Add up ``tensor`` (any shape, the same everywhere) over the processes, in place."""
-    if world() > 1:
-        with _exchange():
-            dist.all_reduce(tensor)
+    _exchange(dist.all_reduce, tensor)
     return tensor
 
 
 def same(tensor: Tensor) -> Tensor:
     """Return the first process's ``tensor``, of one shape everywhere."""
-    if world() > 1:
-        tensor = tensor.contiguous()
-        with _exchange():
-            dist.broadcast(tensor, 0)
+    tensor = tensor.contiguous()
+    _exchange(dist.broadcast, tensor, 0)
     return tensor
 
 
 def align(module: nn.Module) -> None:
     """Give ``module`` the first process's parameters and buffers."""
-    for tensor in module.state_dict().values():
+    for tensor in module.state_dict().values() if world() > 1 else ():
         tensor.copy_(same(tensor.clone()))
 
 
@@ -192,20 +185,15 @@ def wait() -> None:
 
 def agree(make: Callable[[], object]):
     """Return what ``make()`` gives in the first process; only there it is called."""
-    if world() == 1:
-        return make()
     found = [make() if is_main() else None]
-    with _exchange():
-        dist.broadcast_object_list(found, 0, device=torch.device("cpu"))
+    _exchange(dist.broadcast_object_list, found, 0, device=torch.device("cpu"))
     return found[0]
 
 
 def gather(value) -> list:
     """Return the values of all processes, in their order."""
     found = [value] * world()
-    if world() > 1:
-        with _exchange():
-            dist.all_gather_object(found, value)
+    _exchange(dist.all_gather_object, found, value)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -37,14 +38,27 @@ def load_image(path: str, preprocess: Callable[[Image.Image], torch.Tensor]) -> 
     Raises:
         UserError: the file is missing, corrupt or no image.
     """
+    return preprocess(read_rgb(path))
+
+
+def read_rgb(path: str) -> Image.Image:
+    """Decode one image file to 8-bit RGB; 16-bit grey values are scaled, not cut off.
+
+    Raises:
+        UserError: the file is missing, corrupt, no image, or of floating-point pixels.
+    """
     try:
         with Image.open(path) as image:
-            image = image.convert("RGB")
+            if image.mode == "F":
+                raise ValueError("its pixels are floating-point numbers of unknown range")
+            if image.mode.startswith("I"):  # 0 to 65535, which Pillow's own conversion makes white
+                values = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
+                image = Image.fromarray(values.round().astype(np.uint8))
+            return image.convert("RGB")
     except Exception as error:  # PIL raises many kinds: OSError, SyntaxError, ValueError, struct
         raise UserError(
-            f"image '{path}' is corrupt or no image ({error}); fetch it again or remove it"
+            f"image '{path}' is corrupt or no image ({error}); replace or remove it"
         ) from error
-    return preprocess(image)
 
 
 def batches(

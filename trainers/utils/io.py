@@ -81,18 +81,17 @@ def read_json(path):
     except OSError as error:
         raise UserError(f"cannot read '{path}' ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"'{path}' is not valid JSON ({error}); delete it or fetch it again"
-        ) from error
+        why = f"is not valid JSON ({error})"
+        raise UserError(f"'{path}' {why}; delete it or fetch it again") from error
 
 
 def sha256_file(path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with open(path, "rb") as handle:
+        digest = hashlib.sha256()
         while block := handle.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest()
+        return digest.hexdigest()
 
 
 def tensors_digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -139,9 +138,8 @@ def load_tensors(
     except FileNotFoundError as error:
         raise UserError(f"'{path}' does not exist") from error
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"'{path}' is damaged or no safetensors file ({error}); {advice}"
-        ) from error
+        why = f"is damaged or no safetensors file ({error})"
+        raise UserError(f"'{path}' {why}; {advice}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' was not written by this project; {advice}") from error
     if meta.get("checksum") != tensors_digest(tensors):
