@@ -203,8 +203,7 @@ def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[st
     options = dict(part.partition("=")[::2] for part in query.split("&") if part)
     if based:
         options["base"] = base
-    unknown = sorted(set(options) - set(known))
-    if unknown:
+    if unknown := sorted(set(options) - set(known)):
         raise UserError(
             f"'{unknown[0]}' in '{form.partition(':')[0]}:{rest}' is unknown; {form} may be "
             f"followed by {', '.join(f'?{key}=' for key in known)}"

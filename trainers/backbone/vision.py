@@ -14,9 +14,7 @@ from torch import nn
 
 
 class _ViT:
-    """What both kinds share: ``home`` is the module that holds the blocks, and their name in it."""
-
-    home: tuple[nn.Module, str]
+    home: tuple[nn.Module, str]  # the module that holds the blocks, and their name in it
     pools_first = False  # whether pooling reads the first token, [CLS], and no other
 
     @property
@@ -56,10 +54,9 @@ class ClipViT(_ViT):
     def pool(self, tokens: torch.Tensor) -> torch.Tensor:
         """Native tokens (B, N, d_v) after the last block -> raw features (B, D)."""
         visual = self.visual
-        if hasattr(visual, "_pool"):  # open_clip: class token, average or attention pooling
-            pooled = visual._pool(tokens)[0]
-        else:
-            pooled = visual.ln_post(tokens[:, 0])
+        # open_clip: class token, average or attention pooling
+        own = hasattr(visual, "_pool")
+        pooled = visual._pool(tokens)[0] if own else visual.ln_post(tokens[:, 0])
         return pooled if visual.proj is None else pooled @ visual.proj
 
 
