@@ -339,6 +339,10 @@ def test_resume_goes_on_from_another_folder(arguments, run, tmp_path):
     assert run(arguments("AdvPT", out="first"))[0] == 0
     code, out, _ = run(arguments("AdvPT", "--resume", str(tmp_path / "first"), out="second"))
     assert code == 0 and f"from {tmp_path / 'first'}" in out
+    for key, value in {"OPTIM.MAX_EPOCH": "8", "DATASET.NUM_SHOTS": "2"}.items():
+        longer = [*arguments("AdvPT", "--resume", str(tmp_path / "first"), out="4th"), key, value]
+        sentence = only_error(*run(longer)[::2])
+        assert f"{key} = 4, this one has {value}; --resume continues the same" in sentence
     nowhere = arguments("AdvPT", "--resume", str(tmp_path / "nowhere"), out="third")
     assert "nowhere" in only_error(*run(nowhere)[::2])
 
