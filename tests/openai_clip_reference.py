@@ -8,6 +8,7 @@ the original; nothing here comes from open_clip or from this project's adapter.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +30,8 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1, self.ln_2 = LayerNorm(width), LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, width // 64)
-        self.mlp = nn.Sequential()
-        self.mlp.add_module("c_fc", nn.Linear(width, 4 * width))
-        self.mlp.add_module("gelu", QuickGELU())
-        self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
+        wide, narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mlp = nn.Sequential(OrderedDict(c_fc=wide, gelu=QuickGELU(), c_proj=narrow))
         self.attn_mask = mask
 
     def forward(self, x):  # (L, N, d)
@@ -79,10 +78,9 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(4 * width)
         self.stride, self.downsample = stride, None
         if stride > 1 or inside != 4 * width:
-            self.downsample = nn.Sequential()
-            self.downsample.add_module("-1", nn.AvgPool2d(stride))
-            self.downsample.add_module("0", nn.Conv2d(inside, 4 * width, 1, bias=False))
-            self.downsample.add_module("1", nn.BatchNorm2d(4 * width))
+            conv, norm = nn.Conv2d(inside, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+            parts = {"-1": nn.AvgPool2d(stride), "0": conv, "1": norm}
+            self.downsample = nn.Sequential(OrderedDict(parts))
 
     def forward(self, x):
         y = self.bn1(self.conv1(x)).relu()

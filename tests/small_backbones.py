@@ -32,9 +32,8 @@ def shrink(monkeypatch, folder: Path, arch: str, **text) -> str:
     """
     config = open_clip.get_model_config(arch)
     vision, words = config["vision_cfg"], config["text_cfg"]
-    config["embed_dim"] = (
-        64 if vision.get("timm_proj") == "none" else 32
-    )  # no projection: the width
+    # no projection: the width
+    config["embed_dim"] = 64 if vision.get("timm_proj") == "none" else 32
     trunk = vision.get("timm_model_name")
     if trunk:
         vision["image_size"] = IMAGE.get(trunk, 32)

@@ -292,6 +292,7 @@ frame.onload = () => {
   const bodies = [...inner.querySelectorAll("table.sortable tbody")];
   const longest = bodies.sort((a, b) => b.rows.length - a.rows.length)[0].parentElement;
   const button = longest.querySelectorAll("thead tr:last-child button")[3];
+  const root = inner.documentElement;  // its own width: a scroll bar may take some of the frame's
   const cells = () => [...longest.tBodies[0].rows].map(row => row.cells[3].textContent);
   button.click(); const up = cells().map(parseFloat);
   button.click(); const down = cells().map(parseFloat);
@@ -299,7 +300,7 @@ frame.onload = () => {
     tables: inner.querySelectorAll("table").length,
     buttons: inner.querySelectorAll("th button").length,
     broken: images.filter(image => !image.naturalWidth).length, images: images.length,
-    overflow: inner.documentElement.scrollWidth - 390,
+    overflow: root.scrollWidth - root.clientWidth, width: root.clientWidth,
     up, down, hacked: typeof frame.contentWindow.hacked,
   });
 };
@@ -325,4 +326,5 @@ def test_a_browser_shows_it_whole(output, tmp_path):
     assert found["up"] == sorted(found["up"]) != found["down"]
     assert found["down"] == sorted(found["down"], reverse=True)
     assert (found["overflow"], found["hacked"]) == (0, "undefined")
+    assert 360 < found["width"] <= 390  # a phone's
     assert "CONSOLE" not in done.stderr  # errors, warnings, and what its policy refused

@@ -79,11 +79,12 @@ def test_positions_and_class_specific_contexts(arguments, run, tmp_path, where, 
 
 
 def test_bf16_tuning_and_words_to_start_from(arguments, run, tmp_path):
-    options = {"TRAINER__ADVERSARIAL__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo of a"}
-    code, _, err = run(arguments("AdvPT", **options))
+    options = {"TRAINER__ADVERSARIAL__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo"}
+    code, out, err = run(arguments("AdvPT", **options))
     assert code == 0, err
+    assert "note: CTX_INIT 'a photo' makes 2 vectors, not N_CTX 4" in out
     state = weights(tmp_path / "run")["state_dict"]["text_prompts"]
-    assert state.dtype == torch.float32 and torch.isfinite(state).all()
+    assert state.dtype == torch.float32 and torch.isfinite(state).all() and state.shape[-2] == 2
 
 
 def test_evaluation_equals_the_test_after_training(arguments, run, tmp_path):
@@ -149,6 +150,21 @@ def test_settings_of_a_test_never_train_again(arguments, run, tmp_path, no_train
     assert (folder / "record.json").read_bytes() == first
     sentence = only_error(*run(arguments("AdvPT", OPTIM__MAX_EPOCH=2, OPTIM__LR=0.5))[::2])
     assert "OPTIM.LR = 0.005, this one has 0.5" in sentence
+
+
+def test_a_record_is_not_reused_for_a_model_that_was_changed_since(arguments, run, tmp_path):
+    argv = arguments("AdvPT", OPTIM__MAX_EPOCH=2)
+    assert run(argv)[0] == 0
+    path = tmp_path / "run" / "prompt_learner" / "model.pth.tar-2"
+    whole, state = path.read_bytes(), torch.load(path, weights_only=True)
+    state["state_dict"]["text_prompts"] += 0.1
+    torch.save(state, path)
+    again = ("--eval-only", "--model-dir", str(tmp_path / "run"), "--output-dir", "")
+    for call in (argv, [*again, *argv]):
+        sentence = only_error(*run(call)[::2])
+        assert f"record of another model than '{path}' is now" in sentence
+    path.write_bytes(whole)
+    assert "skipped: " in run(argv)[1]
 
 
 def test_a_test_alone_goes_into_the_folder_of_its_run(arguments, run, tmp_path, no_training):
@@ -324,6 +340,10 @@ def test_resume_goes_on_from_another_folder(arguments, run, tmp_path):
     assert run(arguments("AdvPT", out="first"))[0] == 0
     code, out, _ = run(arguments("AdvPT", "--resume", str(tmp_path / "first"), out="second"))
     assert code == 0 and f"from {tmp_path / 'first'}" in out
+    for key, value in {"OPTIM.MAX_EPOCH": "8", "DATASET.NUM_SHOTS": "2"}.items():
+        longer = [*arguments("AdvPT", "--resume", str(tmp_path / "first"), out="4th"), key, value]
+        sentence = only_error(*run(longer)[::2])
+        assert f"{key} = 4, this one has {value}; --resume continues the same" in sentence
     nowhere = arguments("AdvPT", "--resume", str(tmp_path / "nowhere"), out="third")
     assert "nowhere" in only_error(*run(nowhere)[::2])
 

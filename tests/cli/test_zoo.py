@@ -314,6 +314,14 @@ def test_another_epoch_has_no_figures(trained, exported, tmp_path, toy_file):
     assert not torch.equal(a.texts, b.texts)
 
 
+def test_figures_of_a_model_that_was_changed_since_are_refused(trained, exported):
+    trainer = trained("CoOp")
+    with torch.no_grad():
+        trainer.model.text_prompts += 0.1
+    trainer.save_model(0, trainer.output_dir)
+    assert "record of another model" in only_error(*exported()[::2])
+
+
 def test_a_run_that_only_tested(trained, run, white_box, exported, tmp_path):
     trained("CoOp", DATASET__SUBSAMPLE_CLASSES="base")
     words = ("--eval-only", "--model-dir", str(tmp_path / "run"))

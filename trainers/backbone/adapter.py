@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,12 +16,7 @@ from . import agreement, tower, vision
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # data type of the weights
-PRECISIONS = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "amp": torch.float32,
-}
+PRECISIONS = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16, amp=torch.float32)
 # what may happen to the tokens between two text blocks: (layer, x, rows, start) -> x
 Between = Callable[[int, torch.Tensor, slice, int], torch.Tensor]
 
@@ -69,17 +65,15 @@ class CLIPAdapter(nn.Module):
         self._raw = {"normalize": False} if agreement.normalizes(model) else {}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self._describe_image_tower(model.visual)
+        visual = model.visual
+        size = getattr(visual, "input_resolution", None) or getattr(visual, "image_size", 224)
+        self.resolution = int(size[0] if isinstance(size, (tuple, list)) else size)
+        self._set_image_face(vision.face_of(visual))
         self._describe_text_tower()
         self.precision = "fp32"  # the towers are tried in full precision, whatever they serve in
         agreement.verify(self)
         self.precision, self.model = precision, _cast(model, precision)
         self.logit_scale = float(model.logit_scale.detach().float().exp())
-
-    def _describe_image_tower(self, visual: nn.Module) -> None:
-        size = getattr(visual, "input_resolution", None) or getattr(visual, "image_size", 224)
-        self.resolution = int(size[0] if isinstance(size, (tuple, list)) else size)
-        self._set_image_face(vision.face_of(visual))
 
     def _set_image_face(self, face) -> None:
         self.is_vit = face is not None
@@ -89,21 +83,17 @@ class CLIPAdapter(nn.Module):
         self._by_blocks = bool(face) and all(map(tower.is_standard, face.block_modules))
 
     def _describe_text_tower(self) -> None:
-        text = self._text
-
-        def part(name: str, default=None):
-            return getattr(text, name, default)
-
-        blocks = getattr(part("transformer"), "resblocks", None)
-        positions = part("positional_embedding")
-        self.context_length = int(part("context_length") or self.tokenizer.context_length)
+        part = partial(getattr, self._text)
+        blocks = getattr(part("transformer", None), "resblocks", None)
+        positions = part("positional_embedding", None)
+        self.context_length = int(part("context_length", None) or self.tokenizer.context_length)
         self.text_layers = len(blocks) if blocks is not None else None
         self.text_width = int(positions.shape[-1]) if positions is not None else None
         self._pool_type = part("pool_type", part("text_pool_type", "argmax"))
-        self._eos_id = part("eos_id", part("text_eos_id"))
+        self._eos_id = part("eos_id", part("text_eos_id", None))
         # Hugging Face towers and CoCa's extra class token go through the provider only
-        has_parts = blocks is not None and positions is not None and part("cls_emb") is None
-        mask = part("attn_mask") if has_parts else None  # open_clip; OpenAI's blocks hold it
+        has_parts = blocks is not None and positions is not None and part("cls_emb", None) is None
+        mask = part("attn_mask", None) if has_parts else None  # open_clip; OpenAI's blocks hold it
         if has_parts and mask is None:
             mask = getattr(blocks[0], "attn_mask", None)
         self.takes_prompts = has_parts and (mask is None or tower.is_causal(mask))
@@ -115,13 +105,13 @@ class CLIPAdapter(nn.Module):
             and self._pool_type in ("argmax", "eos")
             and all(map(tower.is_standard, blocks))
         )
-        projection = part("text_projection")
+        projection = part("text_projection", None)
         if isinstance(projection, nn.Linear):
             self.embed_dim = projection.out_features
         elif projection is not None:
             self.embed_dim = int(projection.shape[1])
         else:
-            self.embed_dim = int(part("output_dim") or self.text_width)
+            self.embed_dim = int(part("output_dim", None) or self.text_width)
 
     @property
     def _text(self) -> nn.Module:
@@ -153,15 +143,7 @@ class CLIPAdapter(nn.Module):
         return self
 
     def check_input(self, size, interpolation: str) -> None:
-        """Compare the images that a config makes with those the backbone was trained on.
-
-        Args:
-            size: ``INPUT.SIZE``.
-            interpolation: ``INPUT.INTERPOLATION``; another than the backbone's is warned of.
-
-        Raises:
-            UserError: another size.
-        """
+        """Refuse another ``INPUT.SIZE`` than the backbone's; warn of another interpolation."""
         if tuple(size) != (self.resolution, self.resolution):
             raise UserError(
                 f"INPUT.SIZE is {tuple(size)} but backbone {self.name} takes "
@@ -218,13 +200,7 @@ class CLIPAdapter(nn.Module):
             return self.model.encode_image(x, **self._raw).float()
 
     def patch_tokens(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
-        """Return what enters the first image block: native tokens, positions added, normalised.
-
-        Native tokens are [CLS], where the tower has one, and the patches.
-
-        Returns:
-            (B, N, d_v).
-        """
+        """Return what enters the first image block, (B, N, d_v): [CLS], if any, and the patches."""
         return self.norm_tokens(self.embed_patches(pixels, check=check))
 
     def embed_patches(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
@@ -275,11 +251,7 @@ class CLIPAdapter(nn.Module):
         return self.model.visual
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
-        """Tokenize texts to (K, context_length) ids on the device.
-
-        Raises:
-            UserError: a text is longer than the context.
-        """
+        """Tokenize texts to ids (K, context_length); UserError for one beyond the context."""
         return self.tokenizer(texts, self.context_length).to(self.device)
 
     @property
@@ -329,10 +301,9 @@ class CLIPAdapter(nn.Module):
                     "prompts do not support; choose another backbone"
                 )
             found, projection = text.ln_final(read), text.text_projection  # (K, d_t)
-            if projection is not None:
-                linear = isinstance(projection, nn.Linear)
-                found = projection(found) if linear else found @ projection
-            return found.float()
+            if isinstance(projection, nn.Linear):
+                return projection(found).float()
+            return (found if projection is None else found @ projection).float()
 
     def provider_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """Encode token ids (K, L) by the provider's own ``encode_text``: raw (K, D), float32."""
@@ -348,12 +319,9 @@ class CLIPAdapter(nn.Module):
             chunks = tokens.to(self.device).split(class_chunk or len(tokens))
             with self.autocast():
                 return torch.cat([self.provider_text(part) for part in chunks])
-        eot = self.end_of_text(tokens)
-        same = (tokens == tokens[:1]).all(dim=0)  # (L,)
-        shared = int(same.cumprod(dim=0).sum())
-        return self.encode_prompts(
-            self.embed_tokens(tokens), eot, shared=shared, class_chunk=class_chunk
-        )
+        shared = int((tokens == tokens[:1]).all(dim=0).cumprod(dim=0).sum())
+        inputs = self.embed_tokens(tokens), self.end_of_text(tokens)
+        return self.encode_prompts(*inputs, shared=shared, class_chunk=class_chunk)
 
     def encode_prompts(
         self,
@@ -391,8 +359,7 @@ class CLIPAdapter(nn.Module):
             shared = min(shared, int(eot.min()))  # end tokens stay in the suffix
         else:
             x, shared = self.add_positions(embeddings), 0
-        with self.autocast():
-            past = self._prefix(x[:1, :shared], between) if shared else None
+        past = self._prefix(x[:1, :shared], between) if shared else None
         suffix, eot = x[:, shared:], eot - shared
 
         def encode(x: torch.Tensor, ends: torch.Tensor, first: int) -> torch.Tensor:
@@ -411,26 +378,22 @@ class CLIPAdapter(nn.Module):
 
         if not class_chunk or class_chunk >= len(suffix):
             return encode(suffix, eot, 0)
-        recompute = torch.is_grad_enabled() and (suffix.requires_grad or between is not None)
-        features = []
-        for first in range(0, len(suffix), class_chunk):
-            rows = slice(first, first + class_chunk)
-            arguments = suffix[rows], eot[rows], first
-            if recompute:
-                options = {"use_reentrant": False, "preserve_rng_state": False}
-                features.append(checkpoint(encode, *arguments, **options))
-            else:
-                features.append(encode(*arguments))
-        return torch.cat(features)  # (K, D)
+        run = encode
+        if torch.is_grad_enabled() and (suffix.requires_grad or between is not None):
+            run = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
+        starts = range(0, len(suffix), class_chunk)
+        parts = zip(suffix.split(class_chunk), eot.split(class_chunk), starts, strict=True)
+        return torch.cat([run(*part) for part in parts])  # (K, D)
 
     def _prefix(self, x: torch.Tensor, between: Between | None) -> list[tuple]:
         """Keys and values of every block for the shared prefix (1, S, d_t)."""
         past = []
-        for layer, block in enumerate(self._text.transformer.resblocks):
-            if between is not None and layer:
-                x = between(layer, x, slice(0, 1), 0)
-            x, keys, values = tower.run_block(block, x, causal=True)
-            past.append((keys, values))
+        with self.autocast():
+            for layer, block in enumerate(self._text.transformer.resblocks):
+                if between is not None and layer:
+                    x = between(layer, x, slice(0, 1), 0)
+                x, *keys_and_values = tower.run_block(block, x, causal=True)
+                past.append(keys_and_values)
         return past
 
     def _need_prompts(self) -> None:
@@ -458,7 +421,6 @@ class CLIPAdapter(nn.Module):
 
 
 def _cast(model: nn.Module, precision: str) -> nn.Module:
-    """Convert the weights to the type of ``precision``."""
     dtype = PRECISIONS[precision]
     model = model.to(dtype)
     for norm in (m for m in model.modules() if isinstance(m, nn.LayerNorm)):

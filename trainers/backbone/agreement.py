@@ -27,25 +27,19 @@ def normalizes(model) -> bool:
 
 
 @contextlib.contextmanager
-def exact_products():
+def _exact_products():
     """Multiply float32 matrices in float32, whatever the caller has switched on."""
     switches = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    if hasattr(switches[0], "fp32_precision"):  # since 2.9; once used, the old one is unreadable
-        saved = {s: s.fp32_precision for s in switches if s.fp32_precision in ("tf32", "bf16")}
-        for switch in saved:
-            switch.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            for switch, value in saved.items():
-                switch.fp32_precision = value
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
+    with contextlib.ExitStack() as restore:
+        if hasattr(switches[0], "fp32_precision"):  # since 2.9: then the old one is unreadable
+            for switch in (s for s in switches if s.fp32_precision in ("tf32", "bf16")):
+                restore.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
+                switch.fp32_precision = "ieee"
+        else:
+            before = torch.get_float32_matmul_precision()
+            restore.callback(torch.set_float32_matmul_precision, before)
+            torch.set_float32_matmul_precision("highest")
         yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @torch.no_grad()
@@ -59,7 +53,7 @@ def verify(clip) -> None:
         UserError: the towers disagree because weights are NaN or infinite.
     """
     clip.model.float()
-    with torch.autocast(clip.device.type, enabled=False), exact_products():
+    with torch.autocast(clip.device.type, enabled=False), _exact_products():
         promised = clip.causal, clip.takes_prompts, clip.is_vit
         if clip.causal and not _texts_agree(clip):
             clip.causal = False

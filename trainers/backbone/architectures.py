@@ -19,7 +19,6 @@ from .weights_files import read_checkpoint
 
 RANDOM = "random"  # the tag of untrained weights
 OPENAI_TAG = "openai"  # OpenAI's own files, built with their activation whatever the architecture
-SCALARS = ("logit_scale", "logit_bias")
 UNTRAINED = {"pretrained_image": False, "pretrained_text": False}
 FOLDER_CONFIG = "open_clip_config.json"
 # how open_clip's folders on the Hugging Face hub call their weights
@@ -82,18 +81,17 @@ def check_tag(arch: str, tag: str) -> None:
 
 def tagged_weights(arch: str, tag: str, *, tokenizer: str | None = None) -> Weights:
     """Weights that open_clip knows by a tag; ``random`` are untrained ones, always the same."""
-    origin, untrained = f"open_clip:{arch}/{tag}", tag == RANDOM
+    origin, options, known = f"open_clip:{arch}/{tag}", {"pretrained": tag}, tag
     reader = _tokenizer(arch, origin, tokenizer)
-    if untrained:
+    if tag == RANDOM:
+        options, known = UNTRAINED, None
         warnings.warn(
             f"backbone {origin} has untrained weights: good for trying memory and speed, not for "
             "results",
             stacklevel=4,
         )
-    options = UNTRAINED if untrained else {"pretrained": tag}
-    model = _create(arch, origin, **options)
-    known = statistics(arch, None if untrained else tag)
-    return _weights(model, model.state_dict(), reader, arch, origin, **known)
+    model, images = _create(arch, origin, **options), statistics(arch, known)
+    return _weights(model, model.state_dict(), reader, arch, origin, **images)
 
 
 def architecture_weights(
@@ -104,25 +102,16 @@ def architecture_weights(
     tag: str | None = None,
     tokenizer: str | None = None,
 ) -> Weights:
-    """Weights from a file, for a named architecture.
-
-    Args:
-        tag: weights of open_clip that were trained on images of the same statistics.
-        tokenizer: folder of a tokenizer that open_clip does not bring.
-    """
+    """Weights from a file for an architecture; their images have the statistics of ``tag``'s."""
     check_architecture(arch)
     known = statistics(arch, tag)
     reader = _tokenizer(arch, origin, tokenizer)
     model = _create(arch, origin, **UNTRAINED)
-    return _weights(model, _named_like(model, state), reader, arch, origin, **known)
+    return _weights(model, state, reader, arch, origin, **known)
 
 
 def folder_weights(folder: str) -> Weights:
-    """Weights from a folder in open_clip's layout: config, weights and tokenizer files.
-
-    Raises:
-        UserError: there is no config or no weights, or they do not fit.
-    """
+    """Weights from a folder in open_clip's layout: config, weights and tokenizer files."""
     path, origin = Path(folder).expanduser(), f"'{folder}'"
     if not (path / FOLDER_CONFIG).is_file():
         raise UserError(
@@ -140,10 +129,9 @@ def folder_weights(folder: str) -> Weights:
     schema = f"local-dir:{path}"
     reader = _tokenizer(schema, origin)
     model = _create(schema, origin, load_weights=False, pretrained_text=False)
-    state = _named_like(model, read_checkpoint(file).state)
     content = json.dumps(config["model_cfg"], sort_keys=True).encode()
     variant = f"config {hashlib.sha256(content).hexdigest()}"
-    return _weights(model, state, reader, variant, origin, **known)
+    return _weights(model, read_checkpoint(file).state, reader, variant, origin, **known)
 
 
 def _stated(preprocess, origin: str) -> dict:
@@ -151,16 +139,15 @@ def _stated(preprocess, origin: str) -> dict:
     if not isinstance(preprocess, dict):
         raise UserError(f"'preprocess_cfg' in {origin} is no table; fetch {FOLDER_CONFIG} again")
 
-    def fits(key: str, value) -> bool:
-        if key == "interpolation":
-            return isinstance(value, str)
-        triple = isinstance(value, list) and [type(v) in (int, float) for v in value] == [True] * 3
-        return triple and (key == "mean" or min(value) > 0)
-
     kinds = {"mean": "three numbers", "std": "three numbers above 0", "interpolation": "a word"}
     known = {key: preprocess[key] for key in kinds if preprocess.get(key)}
     for key, value in known.items():
-        if not fits(key, value):
+        if key == "interpolation":
+            fits = isinstance(value, str)
+        else:
+            triple = isinstance(value, list) and [type(v) in (int, float) for v in value]
+            fits = triple == [True] * 3 and (key == "mean" or min(value) > 0)
+        if not fits:
             raise UserError(
                 f"'{key}' in the 'preprocess_cfg' of {origin} is {value!r} but must be "
                 f"{kinds[key]}; fetch {FOLDER_CONFIG} again"
@@ -253,21 +240,16 @@ def _reason(error: BaseException) -> str:
     return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
-def _named_like(model, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Name tensors as ``model`` does, which may keep its text tower in a module ``text``.
+def _weights(model, state, tokenizer, variant: str, origin: str, **known) -> Weights:
+    """Wrap an open_clip model that takes ``state`` when it is built.
 
-    The two scalars may come as vectors of one value.
+    The model may keep its text tower in a module ``text``; scalars may be vectors of one value.
     """
     own = model.state_dict()
-    named = {k if k in own or f"text.{k}" not in own else f"text.{k}": v for k, v in state.items()}
-    for key in SCALARS:
-        if key in own and key in named and named[key].numel() == 1:
-            named[key] = named[key].reshape(own[key].shape)
-    return named
-
-
-def _weights(model, state, tokenizer, variant: str, origin: str, **known) -> Weights:
-    """Wrap an open_clip model that takes ``state`` when it is built."""
+    state = {k if k in own or f"text.{k}" not in own else f"text.{k}": v for k, v in state.items()}
+    for key in ("logit_scale", "logit_bias"):
+        if key in own and key in state and state[key].numel() == 1:
+            state[key] = state[key].reshape(own[key].shape)
 
     def fill(state: dict[str, torch.Tensor]):
         load_strictly(model, state, origin)

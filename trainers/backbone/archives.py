@@ -14,18 +14,7 @@ from collections import OrderedDict
 
 import torch
 
-STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
+KINDS = "Double Float Half BFloat16 Long Int Short Char Byte Bool".split()
 
 
 class _Module:
@@ -51,7 +40,7 @@ GLOBALS = {
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *options: data,
     ("collections", "OrderedDict"): OrderedDict,
-    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+    **{("torch", f"{kind}Storage"): getattr(torch, f"{kind}Tensor").dtype for kind in KINDS},
 }
 
 

@@ -47,15 +47,10 @@ def load_clip(
     """Load a backbone by name.
 
     Args:
-        name: an OpenAI model (``ViT-B/16``, ``RN50``, ...); ``open_clip:ARCH/TAG``, with the tag
-            ``random`` for untrained weights; ``tiny`` or ``tiny-robust``; ``file:PATH`` for a
-            local checkpoint (OpenAI archive, state dict, open_clip, safetensors) or a folder in
-            open_clip's layout. A file with an image tower alone (TeCoA, FARE) names the backbone
-            that it belongs to: ``file:PATH?base=ViT-B/32``. A file that is not of OpenAI's kind
-            (other activation or text tower) names its open_clip architecture:
-            ``file:PATH?arch=ViT-B-32``, where that is not enough also the open_clip weights that
-            share its image statistics, ``&tag=TAG``. Tokenizers that open_clip does not bring
-            may lie in a folder: ``?tokenizer=FOLDER``.
+        name: an OpenAI model (``ViT-B/16``, ``RN50``, ...); ``tiny`` or ``tiny-robust``;
+            ``open_clip:ARCH/TAG``; ``file:PATH`` for a local checkpoint or a folder in open_clip's
+            layout, with ``?base=BACKBONE`` for an image tower alone and ``?arch=ARCH&tag=TAG`` for
+            weights that are not of OpenAI's kind. ``?tokenizer=FOLDER`` names tokenizer files.
         device: where the adapter lives.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``amp``.
         weights_dir: folder of OpenAI's files; default ``~/.cache/clip``.
@@ -67,10 +62,8 @@ def load_clip(
         UserError: unknown name, missing, damaged, foreign or refused weights.
     """
     weights = find_weights(name, weights_dir)
-    adapter = make_adapter(
-        weights, name=name, precision=precision, provider=provider, image_tower=image_tower
-    )
-    return adapter.to(device)
+    adapter = make_adapter(weights, name=name, precision=precision, provider=provider)
+    return (adapter if image_tower else adapter.without_image_tower()).to(device)
 
 
 def make_adapter(
@@ -79,15 +72,13 @@ def make_adapter(
     name: str,
     precision: str = "fp32",
     provider: str | None = None,
-    image_tower: bool = True,
 ) -> CLIPAdapter:
     """Build the adapter of a state dict (OpenAI layout) or of :class:`Weights`, on the CPU."""
     weights = Weights(weights) if isinstance(weights, dict) else weights
     digest = weights_digest(weights)
     model, tokenizer = build(weights, provider or os.environ.get("ADVPROMPT_CLIP_PROVIDER", "auto"))
     images = {key: getattr(weights, key) for key in ("mean", "std", "interpolation")}
-    adapter = CLIPAdapter(model, tokenizer, name=name, sha256=digest, precision=precision, **images)
-    return adapter if image_tower else adapter.without_image_tower()
+    return CLIPAdapter(model, tokenizer, name=name, sha256=digest, precision=precision, **images)
 
 
 def weights_digest(weights: Weights) -> str:
@@ -100,9 +91,7 @@ def weights_digest(weights: Weights) -> str:
     variant = weights.variant
     if (weights.mean, weights.std) != (CLIP_MEAN, CLIP_STD):  # the same values see other images
         variant += f"|{weights.mean}|{weights.std}"
-    if variant:
-        digest = hashlib.sha256(f"{variant}|{digest}".encode()).hexdigest()
-    return digest
+    return hashlib.sha256(f"{variant}|{digest}".encode()).hexdigest() if variant else digest
 
 
 def find_weights(name: str, weights_dir=None) -> Weights:
@@ -113,10 +102,9 @@ def find_weights(name: str, weights_dir=None) -> Weights:
         path = _openai_file(name, weights_dir)
         return Weights(read_checkpoint(path).state, origin=f"'{path}'")
     kind, _, rest = name.partition(":")
-    if kind == "open_clip" and rest:
-        return _open_clip_weights(rest, weights_dir)
-    if kind == "file" and rest:
-        return _file_weights(rest, weights_dir)
+    if rest and kind in ("open_clip", "file"):
+        read = _file_weights if kind == "file" else _open_clip_weights
+        return read(rest, weights_dir)
     choices = [*OPENAI, *tiny.NAMES, "open_clip:ARCH/TAG", "file:PATH"]
     raise UserError(f"backbone '{name}' is unknown.{nearest(name, choices)}")
 
@@ -165,15 +153,14 @@ def _file_weights(rest: str, weights_dir) -> Weights:
     found = read_checkpoint(path)
     if found.image_tower_only:
         return _over_base(path, found.state, options, rest, weights_dir)
+    options.pop("base", None)
     if arch := options.pop("arch", None):
-        options.pop("base", None)
         return architectures.architecture_weights(arch, found.state, f"'{path}'", **options)
     if not found.openai_layout:
         raise UserError(
             f"'{path}' is no CLIP of OpenAI's layout; name its open_clip architecture, e.g. "
             f"file:{path}?arch=ViT-B-16-SigLIP"
         )
-    options.pop("base", None)
     _need_none(options, rest, "it goes with the name of an architecture, '?arch=ARCH'")
     return Weights(found.state, origin=f"'{path}'")
 
@@ -204,7 +191,7 @@ def _open_clip_weights(rest: str, weights_dir) -> Weights:
     name, options = _options(rest, ("tokenizer",), "open_clip:ARCH/TAG")
     arch, tag = architectures.check_open_clip(name)
     if tag == architectures.OPENAI_TAG:  # the same files, read without running them
-        by_arch = {_arch_of(name): name for name in OPENAI}
+        by_arch = {name.replace("/", "-").replace("@336px", "-336"): name for name in OPENAI}
         return find_weights(by_arch[arch.removesuffix("-quickgelu")], weights_dir)
     return architectures.tagged_weights(arch, tag, tokenizer=options.get("tokenizer"))
 
@@ -216,8 +203,7 @@ def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[st
     options = dict(part.partition("=")[::2] for part in query.split("&") if part)
     if based:
         options["base"] = base
-    unknown = sorted(set(options) - set(known))
-    if unknown:
+    if unknown := sorted(set(options) - set(known)):
         raise UserError(
             f"'{unknown[0]}' in '{form.partition(':')[0]}:{rest}' is unknown; {form} may be "
             f"followed by {', '.join(f'?{key}=' for key in known)}"
@@ -226,11 +212,5 @@ def _options(rest: str, known: tuple[str, ...], form: str) -> tuple[str, dict[st
 
 
 def _need_none(options: Collection[str], rest: str, why: str) -> None:
-    """Refuse options that would change nothing."""
     if options:
         raise UserError(f"'{min(options)}' in 'file:{rest}' has no effect: {why}; leave it out")
-
-
-def _arch_of(name: str) -> str:
-    """open_clip's name of an OpenAI model."""
-    return name.replace("/", "-").replace("@336px", "-336")

@@ -97,7 +97,7 @@ def build_openai_layout(state: dict[str, torch.Tensor], make: Callable, origin: 
         "context_length": state["positional_embedding"].shape[0],
         "vocab_size": state["token_embedding.weight"].shape[0],
         "width": state["ln_final.weight"].shape[0],
-        "layers": count_blocks(state, "transformer.resblocks."),
+        "layers": _count_blocks(state, "transformer.resblocks."),
     }
     with _Undrawn():
         model = make(state["text_projection"].shape[1], _vision_config(state), text)
@@ -119,16 +119,13 @@ class _Undrawn(TorchFunctionMode):
 def _open_clip(embed_dim: int, vision: dict, text: dict) -> nn.Module:
     import open_clip
 
-    text_cfg = open_clip.CLIPTextCfg(**text, heads=text["width"] // 64)
-    return open_clip.CLIP(embed_dim, open_clip.CLIPVisionCfg(**vision), text_cfg, quick_gelu=True)
+    text = {**text, "heads": text["width"] // 64}
+    return open_clip.CLIP(embed_dim, vision, text, quick_gelu=True)
 
 
 def _full_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        k: v.float() if v.is_floating_point() else v
-        for k, v in state.items()
-        if k not in NOT_WEIGHTS
-    }
+    kept = {k: v for k, v in state.items() if k not in NOT_WEIGHTS}
+    return {k: v.float() if v.is_floating_point() else v for k, v in kept.items()}
 
 
 def _vision_config(state: dict[str, torch.Tensor]) -> dict:
@@ -137,15 +134,14 @@ def _vision_config(state: dict[str, torch.Tensor]) -> dict:
     grid = round((positions.shape[0] - 1) ** 0.5)
     if vit:
         width, _, _, patch = state["visual.conv1.weight"].shape
-        layers, size = count_blocks(state, "visual.transformer.resblocks."), grid * patch
+        layers, size = _count_blocks(state, "visual.transformer.resblocks."), grid * patch
     else:
         width, patch, size = state["visual.layer1.0.conv1.weight"].shape[0], None, grid * 32
-        layers = tuple(count_blocks(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
+        layers = tuple(_count_blocks(state, f"visual.layer{stage}.") for stage in (1, 2, 3, 4))
     return {"layers": layers, "width": width, "patch_size": patch, "image_size": size}
 
 
-def count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:
-    """Number of different block indices right after ``prefix``."""
+def _count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:
     return len({k[len(prefix) :].split(".")[0] for k in state if k.startswith(prefix)})
 
 
@@ -157,14 +153,12 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], origin: str)
     """
     own = model.state_dict()
     counters = {key for key in own if key.endswith("num_batches_tracked")}
-    differences = {
-        "lacks tensor": [k for k in own if k not in state and k not in counters],
-        "has the unknown tensor": [k for k in state if k not in own],
-        "has another shape for tensor": [
-            k for k in own if k in state and own[k].shape != state[k].shape
-        ],
-    }
-    for what, keys in differences.items():
+    both = [k for k in own if k in state]
+    for what, keys in (
+        ("lacks tensor", [k for k in own if k not in state and k not in counters]),
+        ("has the unknown tensor", [k for k in state if k not in own]),
+        ("has another shape for tensor", [k for k in both if own[k].shape != state[k].shape]),
+    ):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(

@@ -37,17 +37,13 @@ def load_tiny_state(name: str, assets_dir=None) -> dict[str, torch.Tensor]:
     Raises:
         UserError: the shipped file is missing or damaged.
     """
-    folder = Path(assets_dir or ASSETS)
-    state = expand_tiny(_read(folder / "tiny.safetensors"))
-    if name == "tiny-robust":
-        state |= expand_tiny(_read(folder / "tiny-robust.safetensors"))
+    state = {}
+    for part in dict.fromkeys(("tiny", name)):
+        path = Path(assets_dir or ASSETS) / f"{part}.safetensors"
+        if not path.is_file():
+            raise UserError(
+                f"'{path}' with the weights of the built-in CLIP is missing; restore it from the "
+                "repository, or make it with 'python -m advprompt.experiments.tiny.pretrain'"
+            )
+        state |= expand_tiny(load_tensors(path)[0])
     return state
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise UserError(
-            f"'{path}' with the weights of the built-in CLIP is missing; restore it from the "
-            "repository, or make it with 'python -m advprompt.experiments.tiny.pretrain'"
-        )
-    return load_tensors(path)[0]

@@ -82,8 +82,7 @@ def from_open_clip() -> Tokenizer:
 def from_clip() -> Tokenizer:
     """CLIP's tokenizer as OpenAI's ``clip`` (or a fork's copy) brings it."""
     bpe = importlib.import_module("clip.simple_tokenizer").SimpleTokenizer()
-    ends = bpe.encoder["<|startoftext|>"], bpe.encoder["<|endoftext|>"]
-    return _byte_pairs(bpe, *ends)
+    return _byte_pairs(bpe, bpe.encoder["<|startoftext|>"], bpe.encoder["<|endoftext|>"])
 
 
 class WholeTexts:
@@ -125,15 +124,8 @@ def from_hugging_face(tokenizer, context_length: int) -> Tokenizer | WholeTexts:
         pad = rest[-1]
         closing = [i for i, token in enumerate(rest) if token != pad]
         end = rest[: closing[-1] + 1] if closing else rest[:1]  # SigLIP pads with its end token
-        found = Tokenizer(
-            encode,
-            row[:at],
-            end,
-            decode=decode,
-            size=len(words),
-            pad=pad,
-            context_length=context_length,
-        )
+        known = {"size": len(words), "pad": pad, "context_length": context_length}
+        found = Tokenizer(encode, row[:at], end, decode=decode, **known)
         same = torch.equal(found(list(PROBES), room), whole(list(PROBES), room))
     except Exception:  # of another make than was foreseen
         same = False

@@ -50,7 +50,6 @@ class _QuickGELU(torch.autograd.Function):
 
 
 def _mlp(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The MLP of a standard block on tokens (B, N, d)."""
     for module in block.mlp:
         quick = type(module).__name__ == "QuickGELU"  # of open_clip and of every copy of OpenAI's
         x = _QuickGELU.apply(x) if quick else module(x)

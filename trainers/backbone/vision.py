@@ -14,9 +14,7 @@ from torch import nn
 
 
 class _ViT:
-    """What both kinds share: ``home`` is the module that holds the blocks, and their name in it."""
-
-    home: tuple[nn.Module, str]
+    home: tuple[nn.Module, str]  # the module that holds the blocks, and their name in it
     pools_first = False  # whether pooling reads the first token, [CLS], and no other
 
     @property
@@ -40,9 +38,8 @@ class ClipViT(_ViT):
     @staticmethod
     def fits(visual: nn.Module) -> bool:
         """Return True if ``visual`` has the parts of this kind of tower."""
-        return hasattr(visual, "class_embedding") and hasattr(
-            getattr(visual, "transformer", None), "resblocks"
-        )
+        blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+        return blocks is not None and hasattr(visual, "class_embedding")
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised images (B, 3, H, W) -> tokens with positions (B, N, d_v), before the norm."""
@@ -57,10 +54,9 @@ class ClipViT(_ViT):
     def pool(self, tokens: torch.Tensor) -> torch.Tensor:
         """Native tokens (B, N, d_v) after the last block -> raw features (B, D)."""
         visual = self.visual
-        if hasattr(visual, "_pool"):  # open_clip: class token, average or attention pooling
-            pooled = visual._pool(tokens)[0]
-        else:
-            pooled = visual.ln_post(tokens[:, 0])
+        # open_clip: class token, average or attention pooling
+        own = hasattr(visual, "_pool")
+        pooled = visual._pool(tokens)[0] if own else visual.ln_post(tokens[:, 0])
         return pooled if visual.proj is None else pooled @ visual.proj
 
 
@@ -80,24 +76,23 @@ class TimmViT(_ViT):
 
     @classmethod
     def fits(cls, visual: nn.Module) -> bool:
-        """Return True if ``visual`` has the parts of this kind of tower."""
         trunk = getattr(visual, "trunk", None)
         return trunk is not None and all(hasattr(trunk, part) for part in cls.PARTS)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalised images (B, 3, H, W) -> tokens with positions (B, N, d_v), before the norm."""
         tokens = self.trunk._pos_embed(self.trunk.patch_embed(x))
         return tokens[0] if isinstance(tokens, tuple) else tokens  # EVA adds its rotations
 
     def norm(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The norm (B, N, d_v) -> (B, N, d_v) in front of block 0."""
         return self.trunk.norm_pre(tokens)
 
     def callables(self, run: Callable[[nn.Module], Callable]) -> list[Callable]:
         """The blocks as functions of tokens, where the tower has them with its rotations."""
-        rotations = self._rotations()
-        if rotations is None:
+        rope = getattr(self.trunk, "rope", None)
+        if rope is None:
             return super().callables(run)
+        shape = {} if hasattr(rope, "feat_shape") else {"shape": self.trunk.patch_embed.grid_size}
+        rotations = rope.get_embed(**shape)  # (patches, 2 d/H): sines, then cosines
         by_layer = bool(getattr(self.trunk, "rope_mixed", False))  # (layers, heads, patches, 2 d)
 
         def rotated(block: Callable, rope: torch.Tensor) -> Callable:
@@ -112,16 +107,7 @@ class TimmViT(_ViT):
             for layer, block in enumerate(self.block_modules)
         ]
 
-    def _rotations(self) -> torch.Tensor | None:
-        rope = getattr(self.trunk, "rope", None)
-        if rope is None:
-            return None
-        if hasattr(rope, "feat_shape"):
-            return rope.get_embed()  # (patches, 2 d/H): sines, then cosines
-        return rope.get_embed(shape=self.trunk.patch_embed.grid_size)
-
     def pool(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Native tokens (B, N, d_v) after the last block -> raw features (B, D)."""
         return self.visual.head(self.trunk.forward_head(self.trunk.norm(tokens)))
 
 
@@ -134,9 +120,6 @@ def unrotated_after(rope: torch.Tensor, count: int) -> torch.Tensor:
     return torch.cat([rope, still.expand(*rope.shape[:-2], count, -1)], dim=-2)
 
 
-FACES = (ClipViT, TimmViT)
-
-
 def face_of(visual: nn.Module) -> ClipViT | TimmViT | None:
     """Return the face of an image tower, None where it cannot be taken apart."""
-    return next((face(visual) for face in FACES if face.fits(visual)), None)
+    return next((face(visual) for face in (ClipViT, TimmViT) if face.fits(visual)), None)

@@ -40,11 +40,10 @@ class Checkpoint:
 
 
 def read_checkpoint(path) -> Checkpoint:
-    """Read a checkpoint file.
+    """Read a TorchScript archive (its tensors only), a file of ``torch.save`` or safetensors.
 
-    TorchScript archives (OpenAI's files; only their tensors are read), files of ``torch.save`` and
-    safetensors are understood, with CLIP's state dict at the top or under a usual key, with the
-    prefixes that wrappers leave; and image towers alone (TeCoA, FARE).
+    CLIP's state dict may be at the top or under a usual key, with the prefixes that wrappers leave,
+    or be an image tower alone (TeCoA, FARE).
 
     Raises:
         UserError: the file is missing, truncated, foreign, or would execute code.
@@ -64,18 +63,13 @@ def read_state(path, after: str) -> dict[str, torch.Tensor]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"'{path}' does not exist; check the path after '{after}'")
-    return _tensors(_unwrap(_read(path)))
+    return _tensors(_read(path))
 
 
 def _read(path: Path):
     try:
         with open(path, "rb") as handle:
             head = handle.read(10)
-    except OSError as error:
-        raise UserError(
-            f"'{path}' cannot be read ({error.strerror}); change its permissions"
-        ) from error
-    try:
         if head[8:9] == b"{" and head[:2] != b"PK":
             return load_file(str(path))
         if zipfile.is_zipfile(path):
@@ -86,6 +80,10 @@ def _read(path: Path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
             return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(
+            f"'{path}' cannot be read ({error.strerror}); change its permissions"
+        ) from error
     except pickle.UnpicklingError as error:
         if name := refused_import(path, error):
             raise UserError(
@@ -134,17 +132,11 @@ def _foreign_import(path: Path) -> str:
         return ""  # the end, or no pickle
 
 
-def _unwrap(value):
-    while isinstance(value, dict):
-        inner = next((value[k] for k in NESTED if isinstance(value.get(k), dict)), None)
-        if inner is None:
-            return value
-        value = inner
-    return {}
-
-
-def _tensors(value: dict) -> dict[str, torch.Tensor]:
-    """Keep tensors under string keys, without the prefixes that wrappers add."""
+def _tensors(value) -> dict[str, torch.Tensor]:
+    """Keep tensors under string keys, without the keys and prefixes that wrappers put in front."""
+    value = value if isinstance(value, dict) else {}
+    while inner := [value[k] for k in NESTED if isinstance(value.get(k), dict)]:
+        value = inner[0]
     state = {k: v for k, v in value.items() if isinstance(k, str) and torch.is_tensor(v)}
     while True:
         prefix = next((p for p in PREFIXES if state and all(k.startswith(p) for k in state)), None)
@@ -154,7 +146,7 @@ def _tensors(value: dict) -> dict[str, torch.Tensor]:
 
 
 def _arrange(state: dict[str, torch.Tensor], path: Path) -> Checkpoint:
-    bare = any(all(key in state for key in keys) for keys in (BARE_IMAGE_TOWER, BARE_RESNET))
+    bare = any(state.keys() >= set(keys) for keys in (BARE_IMAGE_TOWER, BARE_RESNET))
     if bare or (state and all(key.startswith(BARE_TIMM) for key in state)):
         state = {f"visual.{key}": value for key, value in state.items()}
     if "text.token_embedding.weight" in state:  # open_clip with its text tower in a module

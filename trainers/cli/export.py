@@ -126,6 +126,8 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
     state, measured = {"state_dict": {}}, True
     if method.trainable:
         state, measured = checkpoint_of(run, tested, args.epoch)
+        if record and measured:
+            run_folder.check_model(folder, record, run, tested.get("load_epoch"))
     facts = state.get("advprompt") or {}
     classnames, template = classes_of(folder, cfg, facts, trained, args.root)
     clip = load_clip(cfg.MODEL.BACKBONE.NAME)

@@ -10,7 +10,7 @@ import torch
 
 from ..backbone.weights_files import refused_import
 from ..utils.errors import UserError
-from ..utils.io import atomic_write
+from ..utils.io import atomic_write, tensors_digest
 
 LEARNER = "prompt_learner"  # folder of a run's checkpoints
 WEIGHTS = "prompts.safetensors"  # of an export
@@ -49,6 +49,11 @@ def epoch_of(path: Path) -> int:
     """Return the epoch that a checkpoint's name states, 0 where it states none."""
     number = path.name.rpartition("-")[2]
     return int(number) if number.isdigit() else 0
+
+
+def model_digest(weights: dict) -> str:
+    """Return the digest of a checkpoint's weights, as records have it for the tested model."""
+    return tensors_digest({f"{LEARNER}.{name}": value for name, value in weights.items()})
 
 
 def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:

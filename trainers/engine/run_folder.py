@@ -32,7 +32,15 @@ from ..records import completed_record, flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import read_json, sha256_file, writable_dir, write_json
-from .checkpoints import LEARNER, epoch_of, newest_checkpoint, weights_file
+from .checkpoints import (
+    LEARNER,
+    chosen_checkpoint,
+    epoch_of,
+    load_checkpoint,
+    model_digest,
+    newest_checkpoint,
+    weights_file,
+)
 
 CONFIG_FILE = "config.json"
 TESTS = "tests"
@@ -89,7 +97,20 @@ def _same(mine: dict, theirs: dict) -> bool:
     return all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys())
 
 
-def _check(folder: Path, mine: dict) -> None:
+def check_resumed(folder: Path, cfg) -> None:
+    """Refuse to resume from a run of another training: its schedule would not continue.
+
+    Raises:
+        UserError: naming the first key that differs.
+    """
+    _check(folder, training_of(cfg), "--resume continues the same training, so give its settings")
+
+
+def _check(
+    folder: Path,
+    mine: dict,
+    advice: str = "choose another output folder or move the old run away",
+) -> None:
     """Refuse a folder that holds another run; a key that came later had its default then."""
     if not (folder / CONFIG_FILE).is_file():
         return
@@ -100,7 +121,7 @@ def _check(folder: Path, mine: dict) -> None:
         if mine.get(key) != theirs.get(key):
             raise UserError(
                 f"'{folder}' holds a run with {key} = {theirs.get(key)!r}, this one has "
-                f"{mine.get(key)!r}; choose another output folder or move the old run away"
+                f"{mine.get(key)!r}; {advice}"
             )
 
 
@@ -112,6 +133,24 @@ def tests_in(run) -> Iterator[tuple[Path, dict, dict]]:
             tested = folder != run and (folder / CONFIG_FILE).is_file()
             epoch = read_json(folder / CONFIG_FILE).get("load_epoch") if tested else None
             yield folder, test_of(record["config"], epoch), record
+
+
+def check_model(folder: Path, record: dict, run: Path, epoch: int | None = None) -> None:
+    """Refuse a record of another model than the run's checkpoint holds now.
+
+    Older records do not say what they measured, and a run may have lost its checkpoint.
+
+    Raises:
+        UserError: the checkpoint was changed after the test.
+    """
+    path = chosen_checkpoint(run / LEARNER, epoch)
+    if not record.get("prompts_sha256") or path is None or not path.is_file():
+        return
+    if model_digest(load_checkpoint(path)["state_dict"]) != record["prompts_sha256"]:
+        raise UserError(
+            f"'{folder}' holds the record of another model than '{path}' is now; put the "
+            "checkpoint back, or move the record away to test this one"
+        )
 
 
 def is_trained(run, cfg) -> bool:
@@ -156,8 +195,9 @@ def look(cfg, *, eval_only=False, model_dir="", load_epoch=None, test_name="") -
     wanted = {"TRAINER.NAME": mine["TRAINER.NAME"]} if eval_only else training_of(cfg)
     _check(place, wanted)
     made = list(tests_in(place))
-    for folder, theirs, _ in made:
+    for folder, theirs, record in made:
         if _same(mine, theirs):
+            check_model(folder, record, place, load_epoch)
             return Task("done", str(place), str(folder))
     if not eval_only and not is_trained(place, cfg):
         if made:

@@ -130,6 +130,7 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         backbone=cfg.MODEL.BACKBONE.NAME,
         weights_sha256=trainer.clip.sha256,
         prompt_parameters=trainer.prompt_parameters(),
+        prompts_sha256=trainer.prompt_digest() if trainer.trainable else None,
         classes=len(trainer.classnames),
         train_threat=training["train_threat"],
         epochs=training["epochs"],

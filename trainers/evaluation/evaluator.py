@@ -240,7 +240,8 @@ class Evaluation:
             return {}
         chosen = [able[(2 * i + 1) * len(able) // (2 * rows)] for i in range(rows)]
         where, pixels = next(self.pixels(chosen, "picture", rows))
-        images = self.run_attack(spec, where, pixels).images
+        part = parts_of(spec, len(self.victim.classnames))[0]  # of a composed attack, its first
+        images = self.run_attack(part, where, pixels).images
         with torch.no_grad():
             before, after = (self.logits(x).softmax(1) for x in (pixels, images))
         return {

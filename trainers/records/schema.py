@@ -102,6 +102,10 @@ _OUTCOME = _SCORE | {
     "checks": _OBJECT,
     "warnings": _Rule("a list of strings", lambda v: isinstance(v, list) and _texts(v)),
 }
+_SHA256 = _Rule(
+    "64 lower-case hex digits",
+    lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
+)
 _FIELDS = {
     "schema": _one_of(SCHEMA),
     "status": _one_of("completed", "running"),
@@ -113,10 +117,7 @@ _FIELDS = {
     "shots": _FROM_MINUS_1,  # 0 is zero-shot, -1 every training image
     "seed": _FROM_MINUS_1,  # -1: not fixed
     "backbone": _TEXT,
-    "weights_sha256": _Rule(
-        "64 lower-case hex digits",
-        lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
-    ),
+    "weights_sha256": _SHA256,
     "prompt_parameters": _COUNT,
     "classes": _POSITIVE,
     "train_threat": _optional(_OBJECT),
@@ -132,7 +133,11 @@ _FIELDS = {
     "created": _Rule("an ISO date and time with its zone", _is_date),
 }
 # fields that older records of this schema do not have
-_LATER = {"source": _optional(_TEXT), "processes": _optional(_POSITIVE)}
+_LATER = {
+    "source": _optional(_TEXT),
+    "processes": _optional(_POSITIVE),
+    "prompts_sha256": _optional(_SHA256),  # of everything that was trained, as it was tested
+}
 
 
 def validate_record(record, where="record") -> dict:
