@@ -32,7 +32,7 @@ NOISE = ("seconds", "batch_logits")  # of an attack's entry
 
 
 @pytest.fixture
-def launch(warm_python):
+def launch():
     """Run train.py on N processes as torchrun does: ``launch(N, argv) -> [(code, out, err)]``."""
 
     def call(count: int, argv: list[str], **env) -> list[tuple[int, str, str]]:
@@ -50,7 +50,7 @@ def launch(warm_python):
             own = {k: str(v) for k, v in {**group, "RANK": rank, "LOCAL_RANK": rank}.items()}
             started.append(
                 subprocess.Popen(
-                    [warm_python, "train.py", *argv],
+                    [sys.executable, "train.py", *argv],
                     cwd=REPO,
                     text=True,
                     env=os.environ | {"OMP_NUM_THREADS": "1"} | own,
