@@ -138,6 +138,19 @@ def build(white_box, capsys):
 
 
 @pytest.fixture
+def tool(capsys):
+    """Call a command in this process: ``tool(main, "--top", 3) -> (exit code, output, errors)``."""
+    from advprompt.utils.entry import run_tool
+
+    def call(main, *words) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_tool(main, [*map(str, words)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
 def run(capsys):
     """Run train.py in this process: ``run(argv) -> (exit code, output, errors)``."""
     from advprompt.cli import train

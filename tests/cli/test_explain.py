@@ -13,14 +13,8 @@ from tests.conftest import only_error, weights
 
 
 @pytest.fixture
-def told(capsys, tmp_path):
-    def call(*words, folder=tmp_path / "run"):
-        capsys.readouterr()
-        code = run_tool(explain.main, [str(folder), *map(str, words)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def told(tool, tmp_path):
+    return lambda *words, folder=tmp_path / "run": tool(explain.main, folder, *words)
 
 
 def test_vectors_that_are_words_are_their_own_nearest(run, arguments, told, toy_file):

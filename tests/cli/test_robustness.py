@@ -9,7 +9,6 @@ import torch
 from advprompt import records
 from advprompt.cli import robustness
 from advprompt.evaluation import evaluator as evaluation
-from advprompt.utils.entry import run_tool
 from tests.conftest import REPO, only_error
 
 
@@ -35,12 +34,10 @@ def attack(tmp_path):
 
 
 @pytest.fixture
-def test_of(finished, pets, capsys):
+def test_of(finished, pets, tool):
     def call(*files, folder=finished, opts=()):
-        words = ["--model-dir", str(folder), "--attack-config-file", *map(str, files)]
-        code = run_tool(robustness.main, [*words, "--root", str(pets), *opts])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        words = ["--model-dir", folder, "--attack-config-file", *files, "--root", pets, *opts]
+        return tool(robustness.main, *words)
 
     return call
 

@@ -399,11 +399,11 @@ def test_gpus_by_environment(monkeypatch):
 
 
 def test_methods_under_other_threat_models_are_noted(tmp_path, capsys):
-    argv = f"--trainers zsclip coop --datasets shapes --config-file tiny --output {tmp_path}/out"
-    assert dispatch(["sweep", *argv.split(), "--dry-run"]) == 0
+    argv = ["sweep", *given(tmp_path, "--dry-run", "zsclip coop")]
+    assert dispatch(argv) == 0
     said = "methods differ in their threat models (advpt_tiny, tiny_shapes)"
     assert said in capsys.readouterr().err
-    assert dispatch(["sweep", *argv.split(), "--dry-run", "--attack-config-file", "common"]) == 0
+    assert dispatch([*argv, "--attack-config-file", "common"]) == 0
     assert capsys.readouterr().err == ""
 
 

@@ -35,13 +35,10 @@ def attack(tmp_path):
 
 
 @pytest.fixture
-def matrix(attack, pets, capsys, tmp_path):
+def matrix(attack, pets, tool, tmp_path):
     def call(folders, *words, file=attack, out="m.json"):
-        words = [*map(str, folders), "--attack-config-file", str(file), *words]
-        capsys.readouterr()
-        code = run_tool(transfer.main, [*words, "--root", str(pets), "--out", str(tmp_path / out)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        words = [*folders, "--attack-config-file", file, *words, "--root", pets]
+        return tool(transfer.main, *words, "--out", tmp_path / out)
 
     return call
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import json
 import sys
@@ -134,23 +135,14 @@ def _run(folder: str, job, trainer) -> dict:
 def _new(runs: list[dict], cfg, device, facts: dict, specs) -> dict:
     for run, name in zip(runs, names_of(runs), strict=True):
         run["name"] = name
-    return {
-        "schema": SCHEMA,
-        "kind": "transfer",
-        "status": "running",
-        "dataset": facts["data set"],
-        "classes": len(facts["classes"]),
-        "n": len(facts["labels"]),
-        "images_sha256": hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
-        "subset": cfg.TEST.SUBSET or None,
-        "first": cfg.TEST.FIRST or None,
-        "runs": runs,
-        "tables": [
-            {"attack": spec.describe(), "rows": [None] * len(runs), "warnings": []}
-            for spec in specs
-        ],
-        **records.environment(device),
-    }
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    rows = {"rows": [None] * len(runs), "warnings": []}
+    record = {"schema": SCHEMA, "kind": "transfer", "status": "running"}
+    record |= {"dataset": facts["data set"], "classes": len(facts["classes"])}
+    record |= {"n": len(facts["labels"]), "images_sha256": digest, "runs": runs}
+    record |= {"subset": cfg.TEST.SUBSET or None, "first": cfg.TEST.FIRST or None}
+    record["tables"] = [{"attack": spec.describe()} | copy.deepcopy(rows) for spec in specs]
+    return record | records.environment(device)
 
 
 def names_of(runs: list[dict]) -> list[str]:

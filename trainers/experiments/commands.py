@@ -43,15 +43,7 @@ class Call:
 
 
 class Context:
-    """The environment variables that docs/protocols.md describes.
-
-    Args:
-        env: the environment.
-        usage: of the command, for errors.
-
-    Raises:
-        UserError: a variable makes no sense.
-    """
+    """The environment variables that docs/protocols.md describes; ``usage`` is for errors."""
 
     def __init__(self, env: Mapping[str, str], usage: str):
         self.env, self.usage, self.notes = env, usage, set()
@@ -72,7 +64,6 @@ class Context:
         self.tests = env.get("TESTS", "")
 
     def words(self, name: str, default: str = "") -> list[str]:
-        """Return the words of a variable."""
         return (self.env.get(name) or default).split()
 
     def shots(self, word: str, where: str = "SHOTS is") -> int:
@@ -93,8 +84,7 @@ class Context:
         dataset, *words = words or [""]
         if not dataset or not (words or zero):
             raise UserError(self.usage)
-        dataset = self.names.dataset(dataset, "DATASET")
-        shots = 0
+        dataset, shots = self.names.dataset(dataset, "DATASET"), 0
         if not zero or (words and re.fullmatch("-1|[0-9]+|all", words[0])):
             number, *words = words
             shots = 0 if zero else self.shots(number)
@@ -116,7 +106,7 @@ class Context:
     def configs(words: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the words before the first key, and the others."""
         keys = [i for i, word in enumerate(words) if "." in word or word == "SEED"]
-        first = keys[0] if keys else len(words)
+        first = min(keys, default=len(words))
         return list(words[:first]), list(words[first:])
 
     def pairs(self, words: Sequence[str]) -> tuple[str, ...]:
@@ -132,9 +122,6 @@ class Context:
         found = parse_tests(self.tests if tests is None else tests, self.names)
         alone = [*self.source_only, *source_only]
         return Planner(self.root, self.output, folder, found, self.targets, alone)
-
-
-# --- commands -------------------------------------------------------------------------------------
 
 
 def run(words: Sequence[str], context: Context) -> list[Step]:

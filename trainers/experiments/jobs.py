@@ -99,8 +99,6 @@ class Planner:
     names: dict[tuple, tuple[str, str]] = field(default_factory=dict)  # parts of folders' names
     first: dict[tuple, Key] = field(default_factory=dict)  # shared features -> who makes them
 
-    # --- what there is ----------------------------------------------------------------------------
-
     @cached_property
     def known_configs(self) -> dict[str, set[str]]:
         """Trainer -> names of its configs."""
@@ -162,17 +160,11 @@ class Planner:
         """Return the full names of the data sets that prompts from ``source`` are tested on."""
         known = protocols.table("protocols")["targets"][protocol].get(source, "").split()
         if not (self.targets or known):
-            raise UserError(
-                f"no data sets to test on are known for source '{source}' under {protocol}; name "
-                "some, such as TARGETS='pets dtd' (--targets of a sweep)"
-            )
+            missing = f"no data sets to test on are known for source '{source}' under {protocol}"
+            raise UserError(f"{missing}; name some: TARGETS='pets dtd' (--targets of a sweep)")
         return [self.dataset(name, "TARGETS") for name in self.targets or known]
 
-    # --- the protocols ----------------------------------------------------------------------------
-
-    def add(
-        self, protocol, trainer, dataset, shots, config, attack, seed, opts=(), part=()
-    ) -> list[Job]:
+    def add(self, protocol, trainer, dataset, shots, config, attack, seed, opts=(), part=()):
         """Return the jobs of one protocol for one method, data set and seed, in their order.
 
         Args:
@@ -208,9 +200,7 @@ class Planner:
                 jobs += self._test(source, f"{protocol}_{target}", target, own, protocol)
         return jobs
 
-    def _train(
-        self, trainer, config, attack, shots, seed, dataset, opts, part, role=""
-    ) -> list[Job]:
+    def _train(self, trainer, config, attack, shots, seed, dataset, opts, part, role=""):
         """Return the job of a training with its test, and its further tests."""
         train = protocols.training_threat(trainer, config, attack)
         settings = self._settings(trainer, dataset, config, train, attack, shots, seed, opts)
@@ -247,15 +237,11 @@ class Planner:
             jobs += self._test(inner, prefix, dataset, (*kept, *own), role, threat, more=False)
         return jobs
 
-    # --- names and arguments ----------------------------------------------------------------------
-
     def _settings(self, trainer, dataset, config, train, attack, shots, seed, opts) -> Settings:
-        files = (
-            self.dataset_file(dataset),
-            f"{shipped.configs_folder()}/trainers/{trainer}/{config}.yaml",
-            f"{shipped.configs_folder()}/attacks/{train}.yaml",
-        )
-        test = f"{shipped.configs_folder()}/attacks/{attack}.yaml" if attack != train else ""
+        home = shipped.configs_folder()
+        files = (f"{home}/trainers/{trainer}/{config}.yaml", f"{home}/attacks/{train}.yaml")
+        test = f"{home}/attacks/{attack}.yaml" if attack != train else ""
+        files = (self.dataset_file(dataset), *files)
         return Settings(trainer, files, test, tuple(opts), shots, seed)
 
     def _words(self, settings: Settings) -> list[str]:
@@ -263,8 +249,8 @@ class Planner:
         words = ["--root", self.root, "--seed", str(settings.seed), "--trainer", settings.trainer]
         words += ["--dataset-config-file", data, "--config-file", trainer]
         words += ["--attack-config-file", threat]
-        if settings.test_file:
-            words += ["--test-attack-config-file", settings.test_file]
+        test = settings.test_file
+        words += ["--test-attack-config-file", test] if test else []
         cache = f"{self.output}/cache"  # few-shot draws, drawings and banks: what runs can share
         words += ["DATASET.NUM_SHOTS", str(settings.shots), "DATASET.CACHE_DIR", cache]
         return [*words, "DATASET.FEATURE_DIR", f"{cache}/banks", *settings.opts]

@@ -64,7 +64,6 @@ def run(steps: Sequence[Step], train: Command, show: Command, processes: int = 1
 
 
 def _run(job: Job, ended: list[tuple[str, ...]], train: Command, processes: int) -> bool:
-    """Do a job, unless its part has ended; False where it is not done."""
     if any(job.part[: len(part)] == part for part in ended):
         return False
     print(f"== {job.name} -> {job.run}" + (f" ({job.test})" if job.needs else ""), flush=True)

@@ -24,7 +24,6 @@ ENDED = ("done", "failed", "blocked")
 PATIENCE = 10.0  # s that stopped jobs have to end
 GLANCE = 2.0  # s between looks at runs that other processes work on
 FOREVER = 60 * 24 * 365  # minutes; a local job has no limit
-_TAIL = 4096  # bytes of a log that are read for its last lines
 
 
 class Work:
@@ -74,11 +73,9 @@ class Local:
 
 
 class Slurm:
-    """Jobs in the queue of a cluster; login node and compute nodes share the output folder.
+    """At most ``jobs`` in the queue of a cluster, whose nodes share the output folder.
 
-    Args:
-        jobs: in the queue or running, at most.
-        options: of submitit, such as ``timeout_min`` and ``slurm_partition``.
+    ``options`` are submitit's, such as ``timeout_min`` and ``slurm_partition``.
     """
 
     def __init__(self, jobs: int, **options):
@@ -197,8 +194,7 @@ class Pool:
                     entry.state, entry.slot = "waiting", ""
                     self.queue.insert(0, entry)
         busy = self.of("running", "elsewhere")
-        taken = {entry.slot for entry in busy}
-        free = [slot for slot in self.launcher.slots if slot not in taken]
+        free = [s for s in self.launcher.slots if s not in {entry.slot for entry in busy}]
         runs = {entry.job.run for entry in busy}  # one job at a time works in a run's folder
         for entry in self._ready() if free else ():
             if free and entry.job.run not in runs:
@@ -295,7 +291,7 @@ def last_lines(log: Path, count: int = 1) -> list[str]:
     """Return the last lines of a log that say something; of a progress bar its last state."""
     try:
         with open(log, "rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - _TAIL, 0))
+            file.seek(max(os.fstat(file.fileno()).st_size - 4096, 0))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return []
