@@ -71,22 +71,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
-    """Return the jobs that the command line describes, seed by seed, for early tables.
-
-    Raises:
-        UserError: an argument is unknown or makes no sense.
-    """
-    lists = {"SEEDS": args.seeds, "TARGETS": args.targets}
-    places = {"DATA": args.root, "OUTPUT": args.output}
-    env = places | {name: " ".join(words) for name, words in lists.items()}
+    """Return the jobs that the command line describes, seed by seed, for early tables."""
+    env = {"SEEDS": " ".join(args.seeds), "TARGETS": " ".join(args.targets)}
+    env |= {"DATA": args.root, "OUTPUT": args.output}
     context = commands.Context(env, "see advprompt sweep --help")
     _check_overrides(args.opts)
     planner = context.planner()
     planner.shares = {n for n, method in keys.METHODS.items() if method.frozen_image_tower}
     every = "all" in map(str.lower, args.trainers)
-    known = protocols.table("protocols")["methods"]
+    methods = protocols.table("protocols")["methods"] if every else args.trainers
     # zero-shot CLIP first: what its test makes serves others
-    methods = sorted(known if every else args.trainers, key=lambda name: name != "zsclip")
+    methods = sorted(methods, key=lambda name: name != "zsclip")
     seeds, attacks = context.seeds, [_threat(word) for word in args.attacks]
     for seed, config, attack, name, protocol, shots in itertools.product(
         *(seeds, args.configs or [context.default_config()], attacks, args.datasets),
@@ -109,8 +104,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
 def _threat(word: str) -> str:
     """Return the name of a threat model, which may be given by its shipped file."""
     path = Path(word)
-    shipped = path.suffix == ".yaml" and path.parent.name == "attacks" and path.is_file()
-    return path.stem if shipped else word
+    return path.stem if path.match("attacks/*.yaml") and path.is_file() else word
 
 
 def _check_overrides(opts: Sequence[str]) -> None:

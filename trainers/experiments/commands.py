@@ -112,9 +112,8 @@ class Context:
     def pairs(self, words: Sequence[str]) -> tuple[str, ...]:
         """Return overrides, which come in pairs."""
         if len(words) % 2:
-            raise UserError(
-                f"overrides come in pairs KEY VALUE, but '{words[-1]}' stands alone; {self.usage}"
-            )
+            alone = f"overrides come in pairs KEY VALUE, but '{words[-1]}' stands alone"
+            raise UserError(f"{alone}; {self.usage}")
         return tuple(words)
 
     def planner(self, tests: str | None = None, source_only=(), folder: str = "") -> Planner:

@@ -74,7 +74,6 @@ def _run(job: Job, ended: list[tuple[str, ...]], train: Command, processes: int)
 
 
 def _here(words: list[str], train: Command) -> int:
-    """Do one job in this process and return its exit code."""
     stdout = sys.stdout
     try:
         return train(words) or 0
@@ -95,7 +94,6 @@ def _here(words: list[str], train: Command) -> int:
 
 
 def _together(words: list[str], processes: int) -> int:
-    """Do one job in several processes, one per GPU, and return its exit code."""
     start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     train = [f"{CLONE}/train.py"] if CLONE else ["-m", PACKAGE, "train"]
     code = subprocess.run([sys.executable, *start, *train, *words]).returncode

@@ -27,10 +27,7 @@ FOREVER = 60 * 24 * 365  # minutes; a local job has no limit
 
 
 class Work:
-    """What submitit runs, here or on a node: ``train(words)``.
-
-    A job that Slurm preempts, or that meets its time limit, is queued again and resumes.
-    """
+    """``train(words)``, here or on a node; what Slurm cuts short is queued again and resumes."""
 
     def __init__(self, train: Callable[[list[str]], int | None]):
         self.train = train
