@@ -255,10 +255,7 @@ def test_a_missing_target_is_told_and_its_average_left_out():
     made += [across("Caltech101", source="Shapes", trainer="APD")]
     _, sheet = joined(*made)
     rows = {row[0]: row[3:] for row in sheet.blocks[0].rows}
-    assert rows == {
-        "APD": ["–", "80.0", "–", "–", "1"],
-        "AdvPT": ["80.0", "–", "80.0", "–", "1"],
-    }
+    assert rows == {"APD": ["–", "80.0", "–", "–", "1"], "AdvPT": ["80.0", "–", "80.0", "–", "1"]}
     assert "missing: APD, 16 shots has no run on Shapes, EuroSAT" in sheet.notes
 
 
@@ -394,11 +391,7 @@ def test_costs_are_means_over_the_seeds_that_have_them():
     made += [across(n, s, trainer="APD") for n, s in (("ImageNet", 1), ("EuroSAT", 2))]
     join, _ = joined(*made)
     rows = {row[0]: row[5:8] for row in cost_sheet(join).blocks[0].rows}
-    assert rows == {
-        "APD": ["–", "–", "–"],
-        "AdvPT": ["100", "5.0", "42"],
-        "CoOp": ["–", "–", "16"],
-    }
+    assert rows == {"APD": ["–", "–", "–"], "AdvPT": ["100", "5.0", "42"], "CoOp": ["–", "–", "16"]}
 
 
 def in_run(run, **tests):

@@ -3,13 +3,7 @@
 Plain data that the attacks, the records and the report share.
 """
 
-PGD_FAMILY = {
-    "pgd": "PGD",
-    "fgsm": "FGSM",
-    "mi": "MI-FGSM",
-    "di": "DI-FGSM",
-    "mdi": "MI-DI-FGSM",
-}
+PGD_FAMILY = {"pgd": "PGD", "fgsm": "FGSM", "mi": "MI-FGSM", "di": "DI-FGSM", "mdi": "MI-DI-FGSM"}
 # attacks that choose step size, start and objective by themselves, each on what is left
 ADAPTIVE = {
     "autoattack": "AutoAttack",
