@@ -105,19 +105,17 @@ def test_shots_are_an_axis():
     assert panel.values == [1, 4, 16] and panel.numeric
 
 
-def test_the_training_attack_is_an_axis():
-    made = [
-        make(train_threat=BANK | {"eps": eps}, config={"ATTACK.TRAIN.EPS": eps})
-        for eps in ("1/255", "2/255")
-    ]
-    ((panel,), _) = panels(made, "ATTACK.TRAIN.EPS")
-    assert panel.values == [1, 2] and [curve.name for curve in panel.curves] == ["AdvPT"]
+AXES = {
+    "ATTACK.TRAIN.EPS": {eps: {"train_threat": BANK | {"eps": f"{eps}/255"}} for eps in (1, 2)},
+    "OPTIM.MAX_EPOCH": {n: {"epochs": n} for n in (5, 50)},
+}
 
 
-def test_epochs_are_an_axis():
-    made = [make(epochs=n, config={"OPTIM.MAX_EPOCH": n}) for n in (5, 50)]
-    ((panel,), _) = panels(made, "OPTIM.MAX_EPOCH")
-    assert panel.values == [5, 50]
+@pytest.mark.parametrize("key", AXES)
+def test_what_records_state_twice_is_an_axis(key):
+    made = [make(config={key: value}, **changes) for value, changes in AXES[key].items()]
+    ((panel,), _) = panels(made, key)
+    assert panel.values == list(AXES[key]) and [curve.name for curve in panel.curves] == ["AdvPT"]
 
 
 def test_along_keeps_settings_that_change_together_on_one_curve():
@@ -147,22 +145,22 @@ def test_zero_shot_is_a_reference():
     assert [row.trainer for row in panel.references] == ["ZeroshotCLIP"] and not notes
 
 
-@pytest.mark.parametrize(
-    ("key", "words"),
-    [
-        ("TRAINER.NAPTUNING.PROMPT_DEPT", "Did you mean TRAINER.NAPTUNING.PROMPT_DEPTH"),
-        ("TRAINER.CAPT.ALPHA", "no completed record has a setting 'TRAINER.CAPT.ALPHA'"),
-        ("SEED", "no completed record has a setting 'SEED' that tells"),
-        ("ATTACK.TEST.EPS", "no completed record has a setting 'ATTACK.TEST.EPS' that tells"),
-    ],
-)
+UNKNOWN = "no completed record has a setting '{}'"
+REFUSED = {
+    "TRAINER.NAPTUNING.PROMPT_DEPT": "Did you mean TRAINER.NAPTUNING.PROMPT_DEPTH",
+    **{"TRAINER.CAPT.ALPHA": UNKNOWN, "SEED": f"{UNKNOWN} that tells"},
+    "ATTACK.TEST.EPS": f"{UNKNOWN} that tells",
+}
+
+
+@pytest.mark.parametrize("key, words", REFUSED.items(), ids=REFUSED)
 def test_settings_that_are_no_axis_are_refused(key, words, tmp_path, capsys):
     seeds = [run(DEPTH, depth, seed, config={"SEED": seed}) for depth in (1, 2) for seed in (1, 2)]
     root, out = write(tmp_path / "runs", *seeds), tmp_path / "curve.png"
     assert run_tool(command.main, [root, "--over", key, "--out", str(out)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    assert words in captured.err and captured.out == "" and not out.exists()
+    assert words.format(key) in captured.err and captured.out == "" and not out.exists()
 
 
 def drawn(panel_list, key, monkeypatch, tmp_path):
