@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import records as records_of
@@ -75,11 +75,7 @@ def label(value: float | str) -> str:
 
 def per_figure(panels: Iterable[Panel]) -> list[Panel]:
     """Return a panel per figure instead of one for all: for many curves."""
-    return [
-        Panel(panel.table, panel.curves, panel.references, name)
-        for panel in panels
-        for name, _ in panel.figures
-    ]
+    return [replace(panel, only=name) for panel in panels for name, _ in panel.figures]
 
 
 def _number(value) -> float:
@@ -246,12 +242,16 @@ def attack_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel],
 
 def _attack_tables(records: Mapping[Path, dict], axis: str) -> Iterator[Table]:
     """Yield tables of attacks that are equal but for ``axis``, which is a setting of their rows."""
+    left_out = {axis, "alpha"} if axis == "eps" else {axis}  # the step size may grow with eps
     for members in grouped(name_sources(records), setting):
-        kinds = defaultdict(list)  # the attack but for the axis -> [(run, attack)]
+        kinds = defaultdict(list)  # the attack but for these -> [(run, attack)]
         for path, record in members.items():
             for attack in record["attacks"]:
+                alike = tuple(
+                    fact for fact in records_of.attack_signature(attack) if fact[0] not in left_out
+                )
                 if attack[axis] is not None:  # an attack without a ball has no eps
-                    kinds[_alike(attack, axis)].append((Run(path, record), attack))
+                    kinds[alike].append((Run(path, record), attack))
         for found in kinds.values():
             by_rule = defaultdict(list)
             rules = _step_rules([attack for _, attack in found], axis)
@@ -273,12 +273,6 @@ def _attack_tables(records: Mapping[Path, dict], axis: str) -> Iterator[Table]:
                 table = collect(runs, again=True)
                 finish(table)
                 yield table
-
-
-def _alike(attack: Mapping, axis: str) -> tuple:
-    """Return everything that attacks of one curve share, but for the step size over eps."""
-    left_out = {axis, "alpha"} if axis == "eps" else {axis}
-    return tuple(pair for pair in records_of.attack_signature(attack) if pair[0] not in left_out)
 
 
 def _step_rules(attacks: list[dict], axis: str) -> list[str | None]:
