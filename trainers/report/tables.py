@@ -259,8 +259,7 @@ def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -
         again: a repeated seed with an equal result is no note.
     """
     members = list(members)
-    trained = [run.record for run in members if run.record["shots"]]
-    first = trained[0] if trained else members[0].record
+    first = next((r.record for r in members if r.record["shots"]), members[0].record)
     table = Table({test: first}, first["protocol"])
     rows: dict[str, Row] = {}
     known = known_settings(run.record for run in members)
@@ -337,21 +336,19 @@ def finish(table: Table) -> None:
     seeds = {seed for row in rows for seed in row.distinct("seed")}
     others = "other rows or tests" if table.across else "other rows"
     notes = [f"settings: {row.full_name} has {row.also}" for row in table.rows if row.also]
-    for row in rows:
-        for test, runs in row.parts.items():
-            if gaps := ", ".join(map(str, sorted(seeds - set(runs)))):
-                place = f" on {table.where(test)}" if table.across else ""
-                notes.append(
-                    f"missing: {row.full_name} has no seed {gaps}{place}, which {others} have"
-                )
-    for row in table.rows:
-        for test, runs in row.parts.items():
-            place = f"on {table.where(test)}: " if table.across else ""
-            for seed, (_, record) in sorted(runs.items()):
-                headings = attack_headings(record["attacks"])
-                notes += [
-                    f"self-check: {place}{row.full_name}, seed {seed}, {heading}: {warning}"
-                    for heading, attack in zip(headings, record["attacks"], strict=True)
-                    for warning in attack["warnings"]
-                ]
+    parts = [(row, *part) for row in table.rows for part in row.parts.items()]
+    for row, test, runs in parts:
+        gaps = ", ".join(map(str, sorted(seeds - set(runs))))
+        if gaps and row in rows:
+            place = f" on {table.where(test)}" if table.across else ""
+            notes.append(f"missing: {row.full_name} has no seed {gaps}{place}, which {others} have")
+    for row, test, runs in parts:
+        place = f"on {table.where(test)}: " if table.across else ""
+        for seed, (_, record) in sorted(runs.items()):
+            headings = attack_headings(record["attacks"])
+            notes += [
+                f"self-check: {place}{row.full_name}, seed {seed}, {heading}: {warning}"
+                for heading, attack in zip(headings, record["attacks"], strict=True)
+                for warning in attack["warnings"]
+            ]
     table.notes += notes
