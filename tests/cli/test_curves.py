@@ -1,5 +1,7 @@
 """Curves from records: what is one line, what is one panel, what is refused, what is drawn."""
 
+from itertools import product
+
 import pytest
 from make_records import BANK, TRANSFER, WHITE_BOX, listed, make, outcome, write, zero_shot
 from matplotlib.figure import Figure
@@ -25,11 +27,7 @@ def panels(made, key, along=()):
 
 
 def test_a_curve_is_sorted_by_number_and_averages_seeds():
-    made = [
-        run(DEPTH, depth, seed, clean=70 + depth + seed, white_box=depth)
-        for depth in (12, 2, 1)
-        for seed in (1, 2, 3)
-    ]
+    made = [run(DEPTH, d, s, clean=70 + d + s, white_box=d) for d in (12, 2, 1) for s in (1, 2, 3)]
     ((panel,), notes) = panels(made, DEPTH)
     (curve,) = panel.curves
     assert list(curve.rows) == [1, 2, 12] and panel.numeric and not notes
@@ -38,27 +36,25 @@ def test_a_curve_is_sorted_by_number_and_averages_seeds():
     assert curve.name == "AdvPT"
 
 
-LINES = {
-    "setting": (
-        {"config": {REFINER: True}},
-        {"config": {REFINER: False}},
-        ["AdvPT (REFINER.TEXT=false)", "AdvPT (REFINER.TEXT=true)"],
-    ),
-    "trainer": ({"trainer": "APD"}, {}, ["APD", "AdvPT"]),
-    "shots": ({"shots": 1}, {}, ["AdvPT (shots=1)", "AdvPT (shots=16)"]),
-    "epochs": ({"epochs": 5}, {}, ["AdvPT (epochs=5)", "AdvPT (epochs=50)"]),
-    "training": (
+LINES = {  # in what half of the runs differ -> how the lines are named
+    "": ({"trainer": "APD"}, ["APD", "AdvPT"]),
+    "shots": ({"shots": 1}, [1, 16]),
+    "epochs": ({"epochs": 5}, [5, 50]),
+    "REFINER.TEXT": ({"config": {REFINER: True}}, ["false", "true"]),
+    "trained with": (
         {"train_threat": BANK | {"eps": "4/255"}},
-        {},
-        [f"AdvPT (trained with=PGD-10 {eps}/255 (embedding-KL))" for eps in (4, 8)],
+        [f"PGD-10 {eps}/255 (embedding-KL)" for eps in (4, 8)],
     ),
 }
 
 
-@pytest.mark.parametrize("first, second, names", LINES.values(), ids=LINES)
-def test_what_else_differs_is_another_line(first, second, names):
+@pytest.mark.parametrize("what", LINES)
+def test_what_else_differs_is_another_line(what):
+    first, values = LINES[what]
+    second = {"config": {REFINER: False}} if "config" in first else {}
     made = [run(DEPTH, depth, **other) for depth in (1, 2) for other in (first, second)]
     ((panel,), _) = panels(made, DEPTH)
+    names = [f"AdvPT ({what}={value})" for value in values] if what else values
     assert sorted(curve.name for curve in panel.curves) == names
     assert all(list(curve.rows) == [1, 2] for curve in panel.curves)
 
@@ -181,12 +177,10 @@ def words_of(axes):
 
 
 def test_the_picture_shows_means_intervals_and_threat_models(monkeypatch, tmp_path):
+    same = {"subset": 100, "transfer": 40}
     made = [
-        run(DEPTH, depth, seed, config={REFINER: refiner}, subset=100, clean=78 + seed, **rest)
-        for depth in (1, 2, 3)
-        for seed in (1, 2, 3)
-        for refiner in (True, False)
-        for rest in [{"transfer": 40, "white_box": 10 * depth}]
+        run(DEPTH, d, s, config={REFINER: refiner}, clean=78 + s, white_box=10 * d, **same)
+        for d, s, refiner in product((1, 2, 3), (1, 2, 3), (True, False))
     ]
     reference = zero_shot(clean=50, transfer=20, white_box=5, subset=100)
     found, _ = panels([*made, reference], DEPTH)
