@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import advprompt  # noqa: F401  makes `import dassl` work
-from tests import warm
 
 REPO = Path(__file__).resolve().parent.parent
 NAMES = ("red_circle", "green_square", "blue_arrow")
@@ -52,23 +49,6 @@ def pets(tmp_path_factory) -> Path:
     text = json.dumps(split)
     (root / "oxford_pets" / "split_zhou_OxfordPets.json").write_text(text, encoding="utf-8")
     return root
-
-
-@pytest.fixture(scope="session")
-def warm_python(tmp_path_factory):
-    """An interpreter for the scripts that starts in no time (see tests/warm.py)."""
-    folder = tmp_path_factory.mktemp("warm")
-    address = folder / "socket"
-    server = subprocess.Popen(
-        [sys.executable, warm.__file__, "--serve", str(address)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    while not address.exists():
-        assert server.poll() is None, "the warm Python did not start"
-        time.sleep(0.05)
-    yield warm.command(folder, address)
-    server.kill()
-    server.wait()
 
 
 @pytest.fixture
@@ -155,6 +135,19 @@ def build(white_box, capsys):
         return trainer
 
     return make
+
+
+@pytest.fixture
+def tool(capsys):
+    """Call a command in this process: ``tool(main, "--top", 3) -> (exit code, output, errors)``."""
+    from advprompt.utils.entry import run_tool
+
+    def call(main, *words) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_tool(main, [*map(str, words)])
+        return code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

@@ -132,6 +132,30 @@ def batch_dependent(x):
     return network()((x - x.mean(0, keepdim=True)) * 2 + 0.5)
 
 
+class Drowned(Shattered):
+    """Hands back the gradient drowned in noise twenty times as large."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        noise = torch.randn(grad.shape, generator=torch.Generator().manual_seed(0))
+        return grad + 20 * grad.abs().mean() * noise
+
+
+def drowned(x):
+    return network()(Drowned.apply(x))
+
+
+def staircase(x):
+    """Soft rounding to 64 levels: flat almost everywhere, steep in between."""
+    low = (x * 64).floor()
+    return network()((low + torch.sigmoid(40 * (x * 64 - low - 0.5))) / 64)
+
+
+def leaking(x):
+    """Detached, but for a hundredth of the gradient."""
+    return network()(x.detach() + 0.01 * (x - x.detach()))
+
+
 def examine(logits, spec=SPEC):
     """Attack a model and return the names of all warnings."""
     torch.manual_seed(0)
@@ -161,11 +185,42 @@ def test_an_honest_model_trips_nothing():
         (saturated, {"zero_grad_share"}),
         (shattered, {"step_rises", "large_eps_right"}),
         (batch_dependent, {"batch_logits"}),
+        (drowned, {"rise_small", "rise_step"}),
+        (leaking, {"rise_small", "rise_step"}),
     ],
 )
 def test_a_masked_model_trips_its_check(model, names):
     warnings, _ = examine(model)
     assert names <= warnings
+
+
+def test_a_staircase_is_seen_on_images_with_areas_of_one_colour():
+    """Among pixels of all values its steps average out."""
+    pixels = torch.rand(24, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    pixels = ((pixels * 255).round() / 255).expand(24, 3, 6, 6).contiguous()
+    found = {}
+    for model in (network(), staircase):
+        figures = probe(model, pixels, model(pixels).argmax(1), SPEC, SEEDS)
+        found[model] = judge(figures, SPEC, 0)
+    honest, masked = found.values()
+    assert not honest and {text.partition(":")[0] for text in masked} & {"rise_small", "rise_step"}
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_a_temperature_changes_no_promise(scale):
+    _, figures = examine(network(scale))
+    for name in ("rise_small", "rise_step"):
+        assert figures[name] == pytest.approx(examine(network())[1][name], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("rise", "warned"), [(0.69, True), (0.71, False), (1.39, False), (1.41, True), (-1.0, True)]
+)
+def test_bounds_of_the_promise_hold_from_both_sides(rise, warned):
+    honest = {"noise_right": 1.0, "large_eps_right": 0, "step_rises": 1, "batch_logits": 0}
+    for name in ("rise_small", "rise_step"):
+        found = judge(honest | {"rise_small": 1.0, "rise_step": 1.0} | {name: rise}, SPEC, 0.5)
+        assert [text.partition(":")[0] for text in found] == [name] * warned
 
 
 def test_noise_that_beats_the_attack_is_reported():

@@ -1,5 +1,7 @@
 """The victim interface: whatever turns pixels into logits can be evaluated."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -55,6 +57,9 @@ def test_a_model_of_three_lines_is_attacked_and_recorded(evaluation):
     assert evaluation.outcomes[0][2].tolist() == [True, False, True, False, False]
     shown = evaluation.examples(PGD, 3)
     assert shown["labels"].tolist() == [0, 1, 1] and shown["classnames"] == ["red", "green"]
+    whole = replace(PGD, name="autoattack", alpha=None, start=None, objective=None, steps=2)
+    moved = evaluation.examples(whole, 3)["adversarial"] - shown["clean"]
+    assert 0 < moved.abs().max() <= 32 / 255 + 1e-6
 
 
 def test_nan_is_an_error_and_never_a_prediction(evaluation, monkeypatch):

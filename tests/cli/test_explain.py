@@ -13,21 +13,13 @@ from tests.conftest import only_error, weights
 
 
 @pytest.fixture
-def told(capsys, tmp_path):
-    def call(*words, folder=tmp_path / "run"):
-        capsys.readouterr()
-        code = run_tool(explain.main, [str(folder), *map(str, words)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def told(tool, tmp_path):
+    return lambda *words, folder=tmp_path / "run": tool(explain.main, folder, *words)
 
 
 def test_vectors_that_are_words_are_their_own_nearest(run, arguments, told, toy_file):
-    argv = arguments(
-        "AdvPT", TRAINER__ADVPT__CTX_INIT="a photo of cat", OPTIM__LR=0.0, OPTIM__WARMUP_EPOCH=0
-    )
-    assert run(argv)[0] == 0
+    words = {"TRAINER__ADVPT__CTX_INIT": "a photo of cat"}
+    assert run(arguments("AdvPT", OPTIM__LR=0.0, OPTIM__WARMUP_EPOCH=0, **words))[0] == 0
     code, out, err = told("--format", "json", "--top", 3)
     assert code == 0, err
     found = json.loads(out)
@@ -64,8 +56,9 @@ def test_terminal_and_markdown(run, arguments, told, tmp_path):
 def test_class_specific_vectors_name_their_class(run, arguments, told):
     assert run(arguments("AdvPT", TRAINER__ADVPT__CSC=True, TRAINER__ADVPT__N_CTX=2))[0] == 0
     found = json.loads(told("--format", "json")[1])["vectors"]
+    names = ("red_circle", "green_square", "blue_arrow")
     assert [(v["class_name"], v["number"]) for v in found] == [
-        (name, i) for name in ("red_circle", "green_square", "blue_arrow") for i in (1, 2)
+        (n, i) for n in names for i in (1, 2)
     ]
     assert "class" in told()[1].splitlines()[0]
 

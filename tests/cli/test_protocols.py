@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,14 +30,8 @@ from advprompt.utils.entry import run_tool
 from tests.conftest import REPO, only_error
 
 FOUR = ("advpt", "naptuning", "capt", "apd")
-DRAWN = {
-    "shapes_sketch": shifts.ShapesSketch,
-    "shapes_noise": shifts.ShapesNoise,
-    "shapes_blur": shifts.ShapesBlur,
-    "shapes_background": shifts.ShapesBackground,
-    "shapes_novel": shifts.ShapesNovel,
-    "shapes_patterns": shifts.ShapesPatterns,
-}
+SHIFTS = ("Sketch", "Noise", "Blur", "Background", "Novel", "Patterns")
+DRAWN = {f"shapes_{name.lower()}": getattr(shifts, f"Shapes{name}") for name in SHIFTS}
 
 
 # --- a small world -------------------------------------------------------------------------------
@@ -78,19 +73,12 @@ def call(world, tmp_path, monkeypatch, capfd):
 @pytest.fixture
 def small(toy_file):
     """Overrides for the shortest run on the toy CLIP."""
-    keys = {
-        "MODEL.BACKBONE.NAME": f"file:{toy_file}",
-        "INPUT.SIZE": "(32,32)",
-        "OPTIM.MAX_EPOCH": "1",
-        "TRAINER.ADVPT.N_CTX": "4",
-        "ATTACK.TRAIN.STEPS": "1",
-        "DATALOADER.NUM_WORKERS": "0",
-        "ATTACK.TEST.LIST": "[{'EPS': 4, 'STEPS': 1}]",
-        "TEST.SUBSET": "8",
-        "TEST.PICTURE": "0",
-        "TEST.PROBES": "0",
-    }
-    return [word for pair in keys.items() for word in pair]
+    keys = (
+        f"MODEL.BACKBONE.NAME file:{toy_file} INPUT.SIZE (32,32) OPTIM.MAX_EPOCH 1 TEST.PROBES 0 "
+        "TRAINER.ADVPT.N_CTX 4 ATTACK.TRAIN.STEPS 1 DATALOADER.NUM_WORKERS 0 TEST.SUBSET 8 "
+        "TEST.PICTURE 0 ATTACK.TEST.LIST"
+    )
+    return [*keys.split(), "[{'EPS': 4, 'STEPS': 1}]"]
 
 
 def states(done: subprocess.CompletedProcess) -> Counter:
@@ -128,11 +116,8 @@ def test_prompts_of_one_source_are_tested_on_every_target(call, small, tmp_path,
         title = {"xd": "cross-dataset", "dg": "domain shift"}[protocol]
         assert title in done.stdout.lower()
     found = by_protocol(tmp_path / "out")
-    assert sorted(found) == [
-        ("dg", "ShapesBlur"),
-        ("few_shot", "OxfordPets"),
-        ("xd", "ShapesNovel"),
-    ]
+    expected = [("dg", "ShapesBlur"), ("few_shot", "OxfordPets"), ("xd", "ShapesNovel")]
+    assert sorted(found) == expected
     assert {r["source"] for r in found.values()} == {"OxfordPets"}
     trained = found["few_shot", "OxfordPets"]
     for record in found.values():
@@ -156,9 +141,7 @@ def test_base_to_novel_tests_the_same_prompts_on_both_halves(call, small, tmp_pa
     assert done.returncode == 0, done.stderr
     found = load_records(tmp_path / "out").records.values()
     by_kind = {(r["trainer"], r["split"]): r for r in found}
-    assert sorted(by_kind) == [
-        (t, s) for t in ("AdvMaPLe", "ZeroshotCLIP") for s in ("base", "new")
-    ]
+    assert set(by_kind) == {(t, s) for t in ("AdvMaPLe", "ZeroshotCLIP") for s in ("base", "new")}
     base, new = (by_kind["AdvMaPLe", split] for split in ("base", "new"))
     assert {r["protocol"] for r in by_kind.values()} == {"base2new"}
     assert (base["shots"], base["epochs"]) == (new["shots"], new["epochs"]) == (4, 1)
@@ -283,40 +266,36 @@ def test_a_failing_seed_ends_its_command_and_no_other_method(call, small):
 # --- names, defaults and mistakes -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "env", "folders"),
-    [
-        ("run advpt main shapes 4 tiny", {}, ["AdvPT/tiny_advpt_tiny_4shots/seed1"]),
-        ("run advpt main pets all vit_b16", {}, ["AdvPT/vit_b16_advpt16_-1shots/seed1"]),
-        ("run zsclip main shapes tiny", {"SEEDS": "3 1"}, ["ZeroshotCLIP/tiny/seed3"]),
-        ("run apd main shapes 4 tiny", {}, ["APD/tiny_tiny_shapes_4shots/seed1"]),
-        ("run apd main dtd 4 tiny", {}, ["APD/tiny_linf4_tiny_4shots/seed1"]),
-        ("run APD main dtd 4 vit_b16", {}, ["APD/vit_b16_linf1_4shots/seed1"]),
-        ("run apd main dtd 4 vit_b16", {"ATTACK": "nap4_aa"}, ["APD/vit_b16_nap4_4shots/seed1"]),
-        (
-            "run advpt main dtd 4 vit_b16",
-            {"ATTACK": "nap4"},
-            ["AdvPT/vit_b16_advpt16_4shots/seed1"],
-        ),
-        ("run coop main dtd 4 vit_b16", {"ATTACK": "nap4"}, ["CoOp/vit_b16_4shots/seed1"]),
-        ("run capt main dtd 1 vit_b16", {}, ["CAPT/vit_b16_linf1_1shots_MAX_EPOCH-20/seed1"]),
-        ("run capt main dtd 4 vit_b16", {}, ["CAPT/vit_b16_linf1_4shots_MAX_EPOCH-50/seed1"]),
-        ("run capt main dtd 16 vit_b16", {}, ["CAPT/vit_b16_linf1_16shots/seed1"]),
-        (
-            "run capt main dtd 1 vit_b16 OPTIM.MAX_EPOCH 3",
-            {},
-            ["CAPT/vit_b16_linf1_1shots_MAX_EPOCH-3/seed1"],
-        ),
-        (
-            "run apd main dtd 4 tiny OPTIM.LR 0.1 TEST.SUBSET 9 TEST.PICTURE 0 DATASET.ROOT /x",
-            {},
-            ["APD/tiny_linf4_tiny_4shots_LR-0.1/seed1"],
-        ),
-    ],
-)
-def test_folders_say_what_was_trained(call, words, env, folders):
-    found = jobs(call(words, "--dry-run", **env))
-    assert [folder.partition("/")[2] for folder in found] == folders
+FOLDERS = """
+run advpt main shapes 4 tiny | AdvPT/tiny_advpt_tiny_4shots/seed1
+run advpt main pets all vit_b16 | AdvPT/vit_b16_advpt16_-1shots/seed1
+SEEDS=3 run zsclip main shapes tiny | ZeroshotCLIP/tiny/seed3
+run apd main shapes 4 tiny | APD/tiny_tiny_shapes_4shots/seed1
+run apd main dtd 4 tiny | APD/tiny_linf4_tiny_4shots/seed1
+run APD main dtd 4 vit_b16 | APD/vit_b16_linf1_4shots/seed1
+ATTACK=nap4_aa run apd main dtd 4 vit_b16 | APD/vit_b16_nap4_4shots/seed1
+ATTACK=nap4 run advpt main dtd 4 vit_b16 | AdvPT/vit_b16_advpt16_4shots/seed1
+ATTACK=nap4 run coop main dtd 4 vit_b16 | CoOp/vit_b16_4shots/seed1
+run capt main dtd 1 vit_b16 | CAPT/vit_b16_linf1_1shots_MAX_EPOCH-20/seed1
+run capt main dtd 4 vit_b16 | CAPT/vit_b16_linf1_4shots_MAX_EPOCH-50/seed1
+run capt main dtd 16 vit_b16 | CAPT/vit_b16_linf1_16shots/seed1
+run capt main dtd 1 vit_b16 OPTIM.MAX_EPOCH 3 | CAPT/vit_b16_linf1_1shots_MAX_EPOCH-3/seed1
+run apd main dtd 4 tiny OPTIM.LR 0.1 TEST.SUBSET 9 | APD/tiny_linf4_tiny_4shots_LR-0.1/seed1
+run apd main dtd 4 tiny TEST.PICTURE 0 DATASET.ROOT /x | APD/tiny_linf4_tiny_4shots/seed1
+"""
+
+
+def spoken(call, words: str, *more: str) -> subprocess.CompletedProcess:
+    """Do a command that has its variables in front."""
+    env = dict(word.split("=", 1) for word in words.split() if re.match("[A-Z.]+=", word))
+    return call(" ".join(w for w in words.split() if not re.match("[A-Z.]+=", w)), *more, **env)
+
+
+@pytest.mark.parametrize("case", FOLDERS.strip().splitlines())
+def test_folders_say_what_was_trained(call, case):
+    words, folder = case.split(" | ")
+    (found,) = jobs(spoken(call, words, "--dry-run"))
+    assert found.partition("/")[2] == folder
 
 
 def test_targets_and_tests_lie_in_the_run_of_the_source(call):
@@ -332,14 +311,12 @@ def test_targets_and_tests_lie_in_the_run_of_the_source(call):
 
 
 def test_the_first_test_images_are_those_of_the_source_alone(call):
-    words = "run capt dg shapes 16 tiny --dry-run"
-    found = jobs(call(words, "TEST.FIRST", "9", TARGETS="shapes_blur"))
-    assert ["FIRST-9" in job for job in found[1:]] == [False]
-    found = jobs(call(words, "TEST.SUBSET", "9", TARGETS="shapes_blur"))
-    assert ["SUBSET-9" in job for job in found[1:]] == [True]
-    env = {"TARGETS": "shapes_blur", "SOURCE_ONLY": "TEST.SUBSET"}
-    found = jobs(call(words, "TEST.SUBSET", "9", **env))
-    assert ["SUBSET-9" in job for job in found[1:]] == [False]
+    words, rows = "run capt dg shapes 16 tiny --dry-run", []
+    for key, alone in ("TEST.FIRST", ""), ("TEST.SUBSET", ""), ("TEST.SUBSET", "TEST.SUBSET"):
+        env = {"TARGETS": "shapes_blur", "SOURCE_ONLY": alone}
+        _, target = jobs(call(words, key, "9", **env))
+        rows.append(f"{key}-9" in target)
+    assert rows == [False, True, False]
 
 
 MISTAKES = """
@@ -361,6 +338,10 @@ TESTS=linf1_bb run capt main shapes 16 tiny | 'linf1_bb' TESTS
 TESTS=linf1+SEED run capt main shapes 16 tiny | 'SEED' KEY=VALUE TESTS
 TESTS=linf1+DEFENCE.NAME=jpg run capt main shapes 16 tiny | DEFENCE.NAME 'jpg'
 TEST.SUBSET=1 run capt xd pets 4 | 'oxford_pets' TARGETS
+run advpt ablate_vectors pets | usage
+run advpt ablate_vectors pets many | 'many'
+run advpt ablate_vectors pets 16 tiny TRAINER.ADVPT.N_CTX 4 | set VALUES instead
+run advpt ablate_vector pets 16 tiny | 'advpt_vector'
 TARGETS=pest run capt dg pets 4 | 'pest' TARGETS pets
 all petz 16 tiny | 'petz' DATASET
 all shapes tiny | SHOTS 'tiny' usage
@@ -383,8 +364,7 @@ results now | usage results
 @pytest.mark.parametrize("case", MISTAKES.strip().splitlines())
 def test_mistakes_are_reported_in_one_sentence_before_any_work(call, tmp_path, case):
     words, said = case.split(" | ")
-    env = dict(word.split("=", 1) for word in words.split() if re.match("[A-Z.]+=", word))
-    done = call(" ".join(word for word in words.split() if not re.match("[A-Z.]+=", word)), **env)
+    done = spoken(call, words)
     line = only_error(done.returncode, done.stderr)
     assert all(word in line for word in said.split()), line
     assert not (tmp_path / "out").exists()
@@ -412,28 +392,21 @@ def test_reproduce_continues_past_a_data_set_that_is_not_there(call, small, tmp_
     assert again.returncode == 0 and again.stdout.count("skipped: ") == 1
 
 
-@pytest.mark.parametrize(
-    ("paper", "trainers", "words", "left_out"),
-    [
-        (
-            "advpt",
-            {"ZeroshotCLIP", "AdvPT"},
-            ["dg_shapes_sketch", "ablations/advpt_vectors/shapes", "(advpt_tiny_DEFENCE"],
-            ["advpt_tiny_aa", "rap16"],
-        ),
-        ("nap", {"AdvPT", "TeCoA", "NAPTuning"}, ["ablations/naptuning_depth/shapes"], []),
-        (
-            "capt",
-            {"ZeroshotCLIP", "CAPT"},
-            ["xd_shapes_novel", "dg_shapes_background", "(tiny_shapes_aa)"],
-            [],
-        ),
-        ("apd", {"AdvIVLP", "APD"}, ["ablations/apd_teacher/shapes"], []),
-    ],
-)
-def test_reproduce_plans_a_paper_on_the_built_in_data(
-    call, tmp_path, paper, trainers, words, left_out
-):
+PAPERS = {  # trainers, parts of folders, and tests that are left out
+    "advpt": (
+        "ZeroshotCLIP AdvPT",
+        "dg_shapes_sketch ablations/advpt_vectors/shapes (advpt_tiny_DEFENCE",
+        "advpt_tiny_aa rap16",
+    ),
+    "nap": ("AdvPT TeCoA NAPTuning", "ablations/naptuning_depth/shapes", ""),
+    "capt": ("ZeroshotCLIP CAPT", "xd_shapes_novel dg_shapes_background (tiny_shapes_aa)", ""),
+    "apd": ("AdvIVLP APD", "ablations/apd_teacher/shapes", ""),
+}
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_reproduce_plans_a_paper_on_the_built_in_data(call, tmp_path, paper):
+    trainers, words, left_out = map(str.split, PAPERS[paper])
     done = call(f"reproduce {paper} tiny --dry-run", DATASETS="shapes")
     found = jobs(done)
     assert states(done) == {"run": len(found)} and len(set(found)) == len(found)
@@ -445,30 +418,18 @@ def test_reproduce_plans_a_paper_on_the_built_in_data(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("given", "source", "target"),
-    [
-        ([], True, False),
-        (["TEST.SUBSET", "50"], True, True),
-        (["TEST.FIRST", "50"], True, False),
-    ],
-)
-def test_advpts_1000_images_are_those_of_imagenet_alone(call, monkeypatch, given, source, target):
+@pytest.mark.parametrize("given", [[], ["TEST.SUBSET", "50"], ["TEST.FIRST", "50"]])
+def test_advpts_1000_images_are_those_of_imagenet_alone(call, given):
     from advprompt.experiments import commands
 
     env = {"DATASETS": "imagenet", "METHODS": "advpt", "TESTS": "", "TARGETS": "sketch"}
     context = commands.Context(os.environ | env, "")
     steps = commands.reproduce(["advpt", "vit_b16", *given], context)
     tested = {job.dataset: job.settings.test() for s in steps for job in s.jobs if not s.shows[1:]}
-    number = int(given[1]) if given else 1000
-    counts = {
-        name: {str(v) for k, v in test.items() if k in ("TEST.SUBSET", "TEST.FIRST")}
-        for name, test in tested.items()
-    }
-    assert counts == {
-        "imagenet": {"0", str(number)},
-        "imagenet_sketch": {"0", str(number)} if target else {"0"},
-    }
+    keys, own = ("TEST.SUBSET", "TEST.FIRST"), {"0", given[1] if given else "1000"}
+    counts = {name: {str(test[key]) for key in keys} for name, test in tested.items()}
+    of_targets = own if "TEST.SUBSET" in given else {"0"}
+    assert counts == {"imagenet": own, "imagenet_sketch": of_targets}
 
 
 def test_results_lists_its_runs_and_no_page_is_written(call, tmp_path):
@@ -484,11 +445,9 @@ def test_results_lists_its_runs_and_no_page_is_written(call, tmp_path):
 def no_model(monkeypatch):
     """Make any loading of a backbone or an image fail."""
 
-    def refuse(*args, **kwargs):
-        raise AssertionError("a dry run loads nothing")
-
-    monkeypatch.setattr("advprompt.engine.trainer.load_clip", refuse)
-    monkeypatch.setattr("advprompt.utils.images.load_image", refuse)
+    refuse = Mock(side_effect=AssertionError("a dry run loads nothing"))
+    for name in ("advprompt.engine.trainer.load_clip", "advprompt.utils.images.load_image"):
+        monkeypatch.setattr(name, refuse)
     monkeypatch.setattr("PIL.Image.open", refuse)
 
 
@@ -517,7 +476,10 @@ def test_a_dry_run_lists_what_is_missing_or_refused(call, monkeypatch):
     assert "note: the weights of ViT-B/16 are not at '/nowhere/ViT-B-16.pt'; the first run" in out
     words = "run apd main dtd 16 tiny --dry-run"
     done = call(words, "MODEL.BACKBONE.NAME", "file:nosuch.pt")
-    assert "note: data set DescribableTextures is not there" in done.stdout
+    (note,) = re.findall("^note: data set .*", done.stdout, re.M)
+    assert re.fullmatch(
+        ".*DescribableTextures is not there: .*/dtd' .*advprompt data fetch dtd", note
+    )
     assert "note: the weights of file:nosuch.pt are not at 'nosuch.pt'" in done.stdout
     done = call(words, "TRAINER.APD.TEACHER", "none")
     assert done.returncode == 2 and "1 run: 1 refused." in done.stdout
@@ -535,13 +497,8 @@ def image(cls, index: int, name: str) -> np.ndarray:
 def test_drawn_test_sets_are_what_their_configs_name(name):
     cls = DRAWN[name]
     assert DATASET_REGISTRY.get(cls.__name__) is cls and cls.dataset_dir == name and cls.test_only
-    argv = [
-        "--trainer",
-        "ZeroshotCLIP",
-        "--dataset-config-file",
-        str(REPO / f"configs/datasets/{name}.yaml"),
-    ]
-    cfg = train.setup_cfg(train.parser().parse_args(argv))
+    file = str(REPO / f"configs/datasets/{name}.yaml")
+    cfg = train.build_cfg(["--trainer", "ZeroshotCLIP", "--dataset-config-file", file])
     assert cfg.DATASET.NAME == cls.__name__ and cfg.DATASET.TEMPLATE == "a drawing of a {}."
     names = cls.class_names()
     assert len(set(names)) == len(names) == (24 if name == "shapes_patterns" else 32)
@@ -570,11 +527,7 @@ def test_a_cut_out_shape_is_as_it_was_drawn():
 
 def test_a_drawing_cut_short_leaves_nothing_behind(tmp_path, monkeypatch):
     folder = tmp_path / "shapes_blur" / "recipe"
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Image.Image, "save", Mock(side_effect=OSError(28, "No space left")))
     with pytest.raises(OSError):
         shifts.ShapesBlur.draw_into(folder)
     assert not folder.exists() and not list(folder.parent.iterdir())

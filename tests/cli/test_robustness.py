@@ -9,7 +9,6 @@ import torch
 from advprompt import records
 from advprompt.cli import robustness
 from advprompt.evaluation import evaluator as evaluation
-from advprompt.utils.entry import run_tool
 from tests.conftest import REPO, only_error
 
 
@@ -35,12 +34,10 @@ def attack(tmp_path):
 
 
 @pytest.fixture
-def test_of(finished, pets, capsys):
+def test_of(finished, pets, tool):
     def call(*files, folder=finished, opts=()):
-        words = ["--model-dir", str(folder), "--attack-config-file", *map(str, files)]
-        code = run_tool(robustness.main, [*words, "--root", str(pets), *opts])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        words = ["--model-dir", folder, "--attack-config-file", *files, "--root", pets, *opts]
+        return tool(robustness.main, *words)
 
     return call
 
@@ -55,10 +52,8 @@ def test_a_finished_run_gets_a_record_per_threat_model(test_of, finished, attack
     code, out, err = test_of(attack)
     assert code == 0, err
     before, record = read_record(finished), read_record(finished / "tests" / "mine")
-    assert [(a["name"], a["eps"], a["steps"]) for a in record["attacks"]] == [
-        ("pgd", "2/255", 4),
-        ("apgd", "2/255", 4),
-    ]
+    made = [(a["name"], a["eps"], a["steps"]) for a in record["attacks"]]
+    assert made == [("pgd", "2/255", 4), ("apgd", "2/255", 4)]
     for key in ("trainer", "shots", "seed", "epochs", "train_threat", "clean", "weights_sha256"):
         assert record[key] == before[key], key
     assert record["train_threat"]["eps"] == "4/255"  # not the attack file's

@@ -17,6 +17,13 @@ from tests.conftest import REPO
 NOTE = '#!/bin/sh\n[ "$1" = -c ] || { pwd; echo "$OUTPUT $DATA"; echo "$@"; }\n'
 
 
+def bash(folder, script, *words: str, **env: str) -> subprocess.CompletedProcess:
+    """Call a script in a folder."""
+    variables = os.environ | {"OUTPUT": "out", "OMP_NUM_THREADS": "1"} | env
+    options = {"capture_output": True, "text": True, "timeout": 600}
+    return subprocess.run(["bash", str(script), *words], cwd=folder, env=variables, **options)
+
+
 @pytest.fixture
 def noted(tmp_path):
     """Call a script with a Python that only notes its call: (folder, variables, arguments)."""
@@ -24,15 +31,8 @@ def noted(tmp_path):
     python.write_text(NOTE)
     python.chmod(0o755)
 
-    def call(script, *words: str, **env: str) -> list[str]:
-        variables = {"PYTHON": str(python), "OUTPUT": "out", "DATA": "/data"} | env
-        done = subprocess.run(
-            ["bash", str(script), *words],
-            cwd=tmp_path,
-            env=os.environ | variables,
-            capture_output=True,
-            text=True,
-        )
+    def call(script, *words: str) -> list[str]:
+        done = bash(tmp_path, script, *words, PYTHON=str(python), DATA="/data")
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -63,15 +63,8 @@ def test_in_a_fork_the_forks_copy_is_called(noted, tmp_path):
 
 
 def script(tmp_path, name: str, *words: str, **env: str) -> subprocess.CompletedProcess:
-    variables = {"PYTHON": sys.executable, "OUTPUT": "out", "HOME": str(tmp_path), "SEEDS": "1"}
-    return subprocess.run(
-        ["bash", str(REPO / "scripts" / name), *words],
-        cwd=tmp_path,
-        env=os.environ | variables | {"OMP_NUM_THREADS": "1"} | env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    variables = {"PYTHON": sys.executable, "HOME": str(tmp_path), "SEEDS": "1"} | env
+    return bash(tmp_path, REPO / "scripts" / name, *words, **variables)
 
 
 @pytest.mark.slow
@@ -90,16 +83,13 @@ def test_one_command_runs_and_shows_its_table(tmp_path, pets, toy_file):
     assert again.stdout.count("skipped: ") == 2
 
 
-def test_a_python_without_the_requirements_or_of_another_clone_is_refused(tmp_path):
+def test_another_python_or_clone_or_a_mistake_ends_with_one_sentence_and_code_2(tmp_path):
     done = script(tmp_path, "advpt/main.sh", "pets", "16", PYTHON="/bin/false")
     assert done.returncode == 2 and "scripts/setup.sh" in done.stderr
     (tmp_path / "other/advprompt").mkdir(parents=True)
     (tmp_path / "other/advprompt/__init__.py").write_text("")
     done = script(tmp_path, "advpt/main.sh", "pets", "16", PYTHONPATH=str(tmp_path / "other"))
     assert done.returncode == 2 and "another clone" in done.stderr
-
-
-def test_a_mistake_ends_a_script_with_one_sentence_and_code_2(tmp_path):
-    done = script(tmp_path, "capt/main.sh", "petz", "16")
+    done = script(tmp_path, "capt/main.sh", "petz", "16")  # a mistake
     assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "'petz'" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -8,8 +8,8 @@ import os
 import re
 import signal
 import time
-import types
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -34,19 +34,16 @@ def in_the_clone(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+def given(tmp_path, words: str, trainers: str) -> list[str]:
+    """A command line; by default of shapes, one seed."""
+    defaults = f"--datasets shapes --seeds 1 --config-file tiny --shots 4 --root {tmp_path}"
+    start = ["--trainers", *trainers.split(), *f"{defaults} --output {tmp_path}/out".split()]
+    return [*start, *words.split()]
+
+
 def planned(tmp_path, words: str = "", trainers="zsclip coop") -> list[Job]:
-    """The jobs of a command line; by default two methods on shapes, one seed."""
-    argv = ["--trainers", *trainers.split(), *words.split()]
-    for option, value in {
-        "--datasets": "shapes",
-        "--seeds": "1",
-        "--config-file": "tiny",
-        "--shots": "4",
-        "--root": str(tmp_path),
-        "--output": str(tmp_path / "out"),
-    }.items():
-        argv += [] if option in argv else [option, value]
-    return sweep.plan(sweep.parser().parse_args(argv))[0]
+    """The jobs of a command line; by default two methods."""
+    return sweep.plan(sweep.parser().parse_args(given(tmp_path, words, trainers)))[0]
 
 
 def finished(job: Job, folder=None, **config) -> None:
@@ -114,10 +111,8 @@ def test_two_tests_of_one_training(tmp_path):
 def test_images_that_runs_share_are_made_by_the_first(tmp_path):
     zero, *others = planned(tmp_path, "--attack-config-file advpt_tiny", "advpt coop zsclip")
     assert zero.trainer == "ZeroshotCLIP"
-    assert {job.trainer: job.after for job in others} == {
-        "AdvPT": (zero.key,),
-        "CoOp": (zero.key,),
-    }
+    after = (zero.key,)
+    assert {job.trainer: job.after for job in others} == {"AdvPT": after, "CoOp": after}
     # APD moves the image tower, and linf1 has no attack on the tower alone
     moved = planned(tmp_path, "--attack-config-file advpt_tiny", "zsclip apd")
     through = planned(tmp_path, "--attack-config-file linf1", "zsclip coop")
@@ -204,12 +199,8 @@ def test_what_needs_a_failed_run_is_blocked(tmp_path, work, capsys):
     assert work(jobs, FAP="fail", CoOp_new="fail", retries=0) == 1
     err = capsys.readouterr().err
     assert "blocked: FAP shapes 4 shots tiny tiny_shapes new seed 1: needs FAP" in err
-    assert {(j.trainer, j.role): len(starts(j)) for j in jobs} == {
-        ("FAP", "base"): 1,
-        ("FAP", "new"): 0,
-        ("CoOp", "base"): 1,
-        ("CoOp", "new"): 1,
-    }
+    counts = {f"{job.trainer} {job.role}": len(starts(job)) for job in jobs}
+    assert counts == {"FAP base": 1, "FAP new": 0, "CoOp base": 1, "CoOp new": 1}
 
 
 def test_a_run_that_cannot_be_started(tmp_path, work, capsys, monkeypatch):
@@ -385,15 +376,7 @@ MISTAKES = """
 def test_mistakes_are_reported_in_one_sentence(tmp_path, capsys, monkeypatch, case):
     monkeypatch.setattr(sweep, "work", None)  # nothing is to be run
     words, said = case.split(" | ")
-    argv = words.split()
-    for option, value in {
-        "--trainers": "coop",
-        "--datasets": "shapes",
-        "--root": str(tmp_path),
-        "--config-file": "tiny",
-        "--output": str(tmp_path / "out"),
-    }.items():
-        argv += [] if option in argv else [option, value]
+    argv = given(tmp_path, words, "coop")  # of an option given twice, the last counts
     line = only_error(run_tool(dispatch, ["sweep", *argv]), capsys.readouterr().err)
     assert all(word in line for word in said.split()), line
     assert not (tmp_path / "out").exists()
@@ -401,8 +384,8 @@ def test_mistakes_are_reported_in_one_sentence(tmp_path, capsys, monkeypatch, ca
 
 def test_an_output_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "out").write_text("a file")
-    argv = f"--trainers coop --datasets shapes --config-file tiny --output {tmp_path}/out"
-    line = only_error(run_tool(dispatch, ["sweep", *argv.split()]), capsys.readouterr().err)
+    argv = given(tmp_path, "", "coop")
+    line = only_error(run_tool(dispatch, ["sweep", *argv]), capsys.readouterr().err)
     assert "cannot write into folder" in line
 
 
@@ -416,11 +399,11 @@ def test_gpus_by_environment(monkeypatch):
 
 
 def test_methods_under_other_threat_models_are_noted(tmp_path, capsys):
-    argv = f"--trainers zsclip coop --datasets shapes --config-file tiny --output {tmp_path}/out"
-    assert dispatch(["sweep", *argv.split(), "--dry-run"]) == 0
+    argv = ["sweep", *given(tmp_path, "--dry-run", "zsclip coop")]
+    assert dispatch(argv) == 0
     said = "methods differ in their threat models (advpt_tiny, tiny_shapes)"
     assert said in capsys.readouterr().err
-    assert dispatch(["sweep", *argv.split(), "--dry-run", "--attack-config-file", "common"]) == 0
+    assert dispatch([*argv, "--attack-config-file", "common"]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -430,42 +413,26 @@ def test_methods_under_other_threat_models_are_noted(tmp_path, capsys):
 def test_slurm_gets_its_parameters(tmp_path, monkeypatch):
     import submitit
 
-    made = {}
-
-    class Executor:
-        def __init__(self, folder, cluster):
-            made["cluster"] = cluster
-
-        def update_parameters(self, **options):
-            made.update(options)
-
-        def submit(self, work, words):
-            made["words"] = words
-            return types.SimpleNamespace(done=lambda: True)
-
-    monkeypatch.setattr(submitit, "AutoExecutor", Executor)
+    make = Mock()
+    monkeypatch.setattr(submitit, "AutoExecutor", make)
     words = "--slurm --partition gpu --time 1:30:00 --jobs 2 --slurm-options slurm_account=v"
     argv = f"--trainers coop --datasets shapes --config-file tiny {words} mem_gb=8"
     slots = sweep.launcher(sweep.parser().parse_args(argv.split()))
     (job,) = planned(tmp_path, trainers="coop")
     slots.submit(job, tmp_path, slots.slots[0], sweep.WORK)
-    assert made.pop("words") == job.words and made.pop("name") == "CoOp-shapes-1"
-    assert made == {
-        "cluster": "slurm",
-        "stderr_to_stdout": True,
-        "timeout_min": 90,
-        "gpus_per_node": 1,
-        "slurm_partition": "gpu",
-        "slurm_account": "v",
-        "mem_gb": 8,
-    }
+    make.assert_called_once_with(tmp_path, cluster="slurm")
+    make.return_value.submit.assert_called_once_with(sweep.WORK, job.words)
+    parameters = {"name": "CoOp-shapes-1", "stderr_to_stdout": True, "timeout_min": 90}
+    parameters |= {"gpus_per_node": 1, "slurm_partition": "gpu"}
+    parameters |= {"slurm_account": "v", "mem_gb": 8}
+    make.return_value.update_parameters.assert_called_once_with(**parameters)
     again = sweep.WORK.checkpoint(job.words)  # what submitit queues again after a time limit
     assert (again.function, again.args) == (sweep.WORK, (job.words,))
 
 
 def test_without_a_cluster(tmp_path, capsys):
-    argv = f"--trainers coop --datasets shapes --config-file tiny --output {tmp_path}/out --slurm"
-    line = only_error(run_tool(dispatch, ["sweep", *argv.split()]), capsys.readouterr().err)
+    argv = given(tmp_path, "--slurm", "coop")
+    line = only_error(run_tool(dispatch, ["sweep", *argv]), capsys.readouterr().err)
     assert "finds no cluster here" in line
 
 

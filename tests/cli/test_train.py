@@ -79,11 +79,12 @@ def test_positions_and_class_specific_contexts(arguments, run, tmp_path, where, 
 
 
 def test_bf16_tuning_and_words_to_start_from(arguments, run, tmp_path):
-    options = {"TRAINER__ADVERSARIAL__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo of a"}
-    code, _, err = run(arguments("AdvPT", **options))
+    options = {"TRAINER__ADVERSARIAL__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo"}
+    code, out, err = run(arguments("AdvPT", **options))
     assert code == 0, err
+    assert "note: CTX_INIT 'a photo' makes 2 vectors, not N_CTX 4" in out
     state = weights(tmp_path / "run")["state_dict"]["text_prompts"]
-    assert state.dtype == torch.float32 and torch.isfinite(state).all()
+    assert state.dtype == torch.float32 and torch.isfinite(state).all() and state.shape[-2] == 2
 
 
 def test_evaluation_equals_the_test_after_training(arguments, run, tmp_path):
@@ -339,6 +340,10 @@ def test_resume_goes_on_from_another_folder(arguments, run, tmp_path):
     assert run(arguments("AdvPT", out="first"))[0] == 0
     code, out, _ = run(arguments("AdvPT", "--resume", str(tmp_path / "first"), out="second"))
     assert code == 0 and f"from {tmp_path / 'first'}" in out
+    for key, value in {"OPTIM.MAX_EPOCH": "8", "DATASET.NUM_SHOTS": "2"}.items():
+        longer = [*arguments("AdvPT", "--resume", str(tmp_path / "first"), out="4th"), key, value]
+        sentence = only_error(*run(longer)[::2])
+        assert f"{key} = 4, this one has {value}; --resume continues the same" in sentence
     nowhere = arguments("AdvPT", "--resume", str(tmp_path / "nowhere"), out="third")
     assert "nowhere" in only_error(*run(nowhere)[::2])
 

@@ -35,13 +35,10 @@ def attack(tmp_path):
 
 
 @pytest.fixture
-def matrix(attack, pets, capsys, tmp_path):
+def matrix(attack, pets, tool, tmp_path):
     def call(folders, *words, file=attack, out="m.json"):
-        words = [*map(str, folders), "--attack-config-file", str(file), *words]
-        capsys.readouterr()
-        code = run_tool(transfer.main, [*words, "--root", str(pets), "--out", str(tmp_path / out)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        words = [*folders, "--attack-config-file", file, *words, "--root", pets]
+        return tool(transfer.main, *words, "--out", tmp_path / out)
 
     return call
 
@@ -121,9 +118,8 @@ def test_a_killed_matrix_resumes_after_its_last_row(matrix, finished, tmp_path, 
 
 
 def test_attacks_get_a_table_each_and_composed_ones_run_whole(matrix, finished, tmp_path, attack):
-    attack.write_text(
-        ATTACK % "[{NAME: pgd}, {NAME: apgd, STEPS: 3}, {NAME: pgd, TARGET: frozen_prompt}]"
-    )
+    three = "[{NAME: pgd}, {NAME: apgd, STEPS: 3}, {NAME: pgd, TARGET: frozen_prompt}]"
+    attack.write_text(ATTACK % three)
     code, out, err = matrix(finished[:2], "--format", "markdown")
     assert code == 0, err
     assert len(counts(tmp_path / "m.json")) == 2  # the frozen-prompt attack is none of them
@@ -131,9 +127,8 @@ def test_attacks_get_a_table_each_and_composed_ones_run_whole(matrix, finished, 
     text = matrix(finished[:2], "--format", "csv")[1]
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 2 * 4 and {r["attack_name"] for r in rows} == {"pgd", "apgd"}
-    assert all(
-        float(r["accuracy"]) == pytest.approx(100 * int(r["correct"]) / 12, abs=1e-3) for r in rows
-    )
+    for row in rows:
+        assert float(row["accuracy"]) == pytest.approx(100 * int(row["correct"]) / 12, abs=1e-3)
 
 
 def test_a_column_below_its_diagonal_is_reported():
@@ -164,10 +159,5 @@ def test_mistakes(matrix, finished, run, white_box, tmp_path, attack):
     (tmp_path / "m.json").write_text("{}")
     assert "something else" in only_error(*matrix(finished)[::2])
     assert (tmp_path / "m.json").read_text() == "{}"
-    assert (
-        run_tool(
-            dispatch,
-            ["transfer", str(tmp_path), str(finished[0]), "--attack-config-file", str(attack)],
-        )
-        == 2
-    )
+    words = ["transfer", str(tmp_path), str(finished[0]), "--attack-config-file", str(attack)]
+    assert run_tool(dispatch, words) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -592,13 +593,13 @@ def test_a_start_of_another_backbone_or_of_nothing(entry, run, white_box, tmp_pa
 
 
 @pytest.mark.slow
-def test_from_train_py_to_three_lines(tmp_path, pets, warm_python):
+def test_from_train_py_to_three_lines(tmp_path, pets):
     """The built-in backbone: train, export, load in a fresh process that has no data."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def call(*words):
         done = subprocess.run(
-            [warm_python, *map(str, words)],
+            [sys.executable, *map(str, words)],
             cwd=REPO,
             env=environment,
             capture_output=True,

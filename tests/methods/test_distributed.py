@@ -26,12 +26,13 @@ from advprompt.utils.errors import UserError
 from tests.conftest import REPO, only_error, weights
 
 # what may differ between two runs' records
-OURS = {"processes", "seconds", "created", "config", "git_commit"}
+# the digest of the weights holds their rounding
+OURS = {"processes", "seconds", "created", "config", "git_commit", "prompts_sha256"}
 NOISE = ("seconds", "batch_logits")  # of an attack's entry
 
 
 @pytest.fixture
-def launch(warm_python):
+def launch():
     """Run train.py on N processes as torchrun does: ``launch(N, argv) -> [(code, out, err)]``."""
 
     def call(count: int, argv: list[str], **env) -> list[tuple[int, str, str]]:
@@ -49,7 +50,7 @@ def launch(warm_python):
             own = {k: str(v) for k, v in {**group, "RANK": rank, "LOCAL_RANK": rank}.items()}
             started.append(
                 subprocess.Popen(
-                    [warm_python, "train.py", *argv],
+                    [sys.executable, "train.py", *argv],
                     cwd=REPO,
                     text=True,
                     env=os.environ | {"OMP_NUM_THREADS": "1"} | own,

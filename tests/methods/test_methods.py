@@ -202,6 +202,20 @@ def test_nap_switches(build, keys, parameters):
 
 
 @pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"N_CTX": 5}, "'a photo of a' is not used: it has fewer words than N_CTX 5"),
+        ({"COUPLING": "vision_to_text"}, "is not used: the visual prompts make the text ones"),
+        ({}, ""),
+    ],
+)
+def test_words_that_start_nothing_are_noted(build, capsys, keys, said):
+    build("CAPT", **{f"TRAINER__CAPT__{key}": value for key, value in keys.items()})
+    out = capsys.readouterr().out
+    assert said in out if said else "CTX_INIT" not in out
+
+
+@pytest.mark.parametrize(
     "keys",
     [
         {"ALPHA": "acc"},

@@ -29,6 +29,8 @@ LARGE_STEPS = 20
 LARGE_EPS_SHARE = 0.05
 STEP_RISES_SHARE = 0.75
 BATCH_LOGITS = 0.05  # of logits of order 10; float32 alone gives about 1e-4
+RISE = (0.7, 1.4)  # of a small step, over what the gradient promises; honest models: 0.9 to 1.1
+RISES = {"rise_small": 0.25 / 255, "rise_step": 1 / 255}  # figure -> its step
 GAP = 3  # points between PGD and AutoAttack
 LONG = 50  # steps from which PGD is meant to have converged
 ALIKE = ("name", "objective", "target", "steps", "restarts", "start", "norm", "drop")
@@ -158,13 +160,18 @@ def probe(
     labels: Tensor,
     spec: AttackSpec,
     seeds: Sequence[int],
+    *,
+    exact: bool = True,
 ) -> dict[str, float]:
     """Return figures on images (B, 3, H, W) in [0, 1] that the model gets right.
 
     * ``noise_right``: share still right under the attack's random start alone;
     * ``large_eps_right``: share still right under the attack with eps 64/255 and 20 steps;
     * ``step_rises``: share whose margin loss rises by a step of eps/4 along the gradient's sign;
-    * ``batch_logits``: largest change of a logit when an image is shown alone.
+    * ``batch_logits``: largest change of a logit when an image is shown alone;
+    * ``rise_small``, ``rise_step``: the median rise of the margin by a step of 0.25/255 and 1/255
+      along the gradient's sign, over what the gradient promises; only where ``exact``: the
+      gradient is the model's own, not that of a stand-in for a defence.
     """
     start = replace(spec, name="pgd", kwargs={}, start="uniform", restarts=1, drop=True)
     step = replace(start, objective="margin", start="zero", steps=1, alpha=spec.eps / 4, drop=False)
@@ -178,12 +185,26 @@ def probe(
         together = logits(pixels)
         rises = margin(logits(moved.images), labels) > margin(together, labels)
         alone = torch.cat([logits(x[None]) for x in pixels[:4]])
-    return {
+    chosen = RISES.items() if exact else ()
+    return {name: _rise(logits, pixels, labels, size) for name, size in chosen} | {
         "noise_right": noise.right.float().mean().item(),
         "large_eps_right": large.right.float().mean().item(),
         "step_rises": rises.float().mean().item(),
         "batch_logits": (alone - together[:4]).abs().max().item(),
     }
+
+
+def _rise(logits, pixels: Tensor, labels: Tensor, step: float) -> float:
+    """Return the median rise of the margin over its first-order promise; 0 without a gradient."""
+    with torch.enable_grad():
+        x = pixels.detach().clone().requires_grad_()
+        before = margin(logits(x), labels)
+        (slope,) = torch.autograd.grad(before.sum(), x)
+    move = (pixels + step * slope.sign()).clamp(0, 1) - pixels
+    with torch.no_grad():
+        ratio = (margin(logits(pixels + move), labels) - before) / (slope * move).flatten(1).sum(1)
+    known = ratio[ratio.isfinite()]
+    return known.median().item() if len(known) else 0.0
 
 
 def judge(figures: Mapping[str, float], spec: AttackSpec, attacked_right: float) -> list[str]:
@@ -210,6 +231,13 @@ def judge(figures: Mapping[str, float], spec: AttackSpec, attacked_right: float)
             f"step_rises: a step along the gradient raises the loss of only {rises:.1%} of the "
             f"probed images (under {STEP_RISES_SHARE:.0%}): it does not describe the model"
         ]
+    for name, size in RISES.items():
+        if name in figures and not RISE[0] <= figures[name] <= RISE[1]:
+            found += [
+                f"{name}: a step of {size * 255:g}/255 raises the margin by {figures[name]:.2g} "
+                f"times what the gradient promises (honest models: {RISE[0]} to {RISE[1]}): the "
+                "gradient is not that of the model, so gradient attacks on it are too weak"
+            ]
     if changes > BATCH_LOGITS:
         found += [
             f"batch_logits: a logit changes by {changes:.3g} when its image is shown alone: the "

@@ -70,16 +70,11 @@ def nearest(
             distances = torch.cdist(members, table, compute_mode=exact)  # (M, V)
             close, rows = distances.topk(top, largest=False)
             for i, vector in enumerate(members):
-                found.append(
-                    {
-                        "layer": layer,
-                        "class_name": name,
-                        "number": i + 1,
-                        "norm": round(float(vector.norm()), 4),
-                        "words": [words[row] for row in rows[i].tolist()],
-                        "distances": [round(distance, 4) for distance in close[i].tolist()],
-                    }
-                )
+                about = {"layer": layer, "class_name": name, "number": i + 1}
+                about["norm"] = round(float(vector.norm()), 4)
+                about["words"] = [words[row] for row in rows[i].tolist()]
+                about["distances"] = [round(distance, 4) for distance in close[i].tolist()]
+                found.append(about)
     return found
 
 
@@ -123,15 +118,9 @@ def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, 
     if not 1 <= top <= len(words):
         raise UserError(f"--top is {top}, expected from 1 to {len(words)}")
     spread = (table - table.mean(0)).norm(dim=1).mean()
-    about = {
-        "run": str(folder),
-        "checkpoint": str(path),
-        "trainer": trainer,
-        "backbone": backbone,
-        "weights_sha256": clip.sha256,
-        "distance": "Euclidean",
-        "mean_distance_of_words_from_their_mean": round(float(spread), 4),
-    }
+    about = {"run": str(folder), "checkpoint": str(path), "trainer": trainer}
+    about |= {"backbone": backbone, "weights_sha256": clip.sha256, "distance": "Euclidean"}
+    about["mean_distance_of_words_from_their_mean"] = round(float(spread), 4)
     return about, nearest(vectors, table, words, facts.get("classnames") or [], top)
 
 
@@ -149,9 +138,8 @@ def render(about: dict, vectors: list[dict], style: str) -> str:
         words = v["words"] if terminal else map(_escaped, v["words"])
         near = [f"{word} {d:.3f}" for word, d in zip(words, v["distances"], strict=True)]
         rows.append([*(str(v[key]) for key in shown), str(v["number"]), f"{v['norm']:.3f}", *near])
-    table = tabulate(
-        rows, heads, disable_numparse=True, tablefmt="simple" if terminal else "github"
-    )
+    tablefmt = "simple" if terminal else "github"
+    table = tabulate(rows, heads, disable_numparse=True, tablefmt=tablefmt)
     notes = [
         f"{about['trainer']} on {about['backbone']}, {about['checkpoint']}",
         "a word and its Euclidean distance in the token embedding; ~ is a part of a longer word; "
@@ -173,19 +161,17 @@ def _escaped(word: str) -> str:
 
 def main(argv: list[str]) -> None:
     """Parse the command line and print or write the words."""
-    parser = argparse.ArgumentParser(
-        prog="advprompt explain", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="words per vector")
-    parser.add_argument("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
-    parser.add_argument("--format", choices=("terminal", "markdown", "json"), default="terminal")
-    parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    about = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser("advprompt explain", description=about)
+    add = parser.add_argument
+    add("run", help="folder of a finished run")
+    add("--top", type=int, default=5, metavar="K", help="words per vector")
+    add("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
+    add("--format", choices=("terminal", "markdown", "json"), default="terminal")
+    add("--out", metavar="FILE", help="write there instead of printing")
     args = parser.parse_args(argv)
     text = render(*explain(args.run, args.top, args.load_epoch), args.format)
     if args.out:
         with atomic_write(args.out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-        print(f"wrote {args.out}")
-    else:
-        print(text)
+    print(f"wrote {args.out}" if args.out else text)

@@ -14,22 +14,20 @@ import argparse
 import re
 from pathlib import Path
 
-from dassl.config import get_cfg_default
-
-from ..config import host, keys, merging
+from ..config import keys, merging
 from ..engine import run, run_folder
-from ..experiments.state import register_datasets
+from ..experiments.state import default_cfg, register_datasets
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="advprompt robustness", description=__doc__.split("\n")[0], allow_abbrev=False
-    )
-    p.add_argument("--model-dir", required=True, nargs="+", help="run folders")
-    p.add_argument("--attack-config-file", required=True, nargs="+", help="yaml files")
-    p.add_argument("--root", default="data", help="folder of the data sets (default: data)")
-    p.add_argument("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
-    p.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
+    about = __doc__.split("\n")[0]
+    p = argparse.ArgumentParser("advprompt robustness", description=about, allow_abbrev=False)
+    add = p.add_argument
+    add("--model-dir", required=True, nargs="+", help="run folders")
+    add("--attack-config-file", required=True, nargs="+", help="yaml files")
+    add("--root", default="data", help="folder of the data sets (default: data)")
+    add("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
     return p
 
 
@@ -39,9 +37,7 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str]):
     Raises:
         UserError: no run there, or a file or an override is wrong.
     """
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
+    cfg = default_cfg()
     stored, tested = run_folder.stored(folder)
     kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}
     run_folder.restore(cfg, kept, folder)

@@ -14,63 +14,42 @@ from ..experiments import commands, local, state
 from ..utils.errors import UserError
 from . import train
 
-WORDS = "DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]"
-USAGES = {
-    "run": f"METHOD main|base2new|xd|dg|ablate_NAME [KEY=VALUES] {WORDS}",
-    "all": WORDS,
-    "reproduce": "advpt|nap|capt|apd [CFG ...] [KEY VALUE ...] [--dry-run]",
-    "results": "[--dry-run]",
-}
+WORDS = "DATASET SHOTS [CFG] [KEY VALUE ...]"
 PLANS = {
-    "run": commands.run,
-    "all": commands.every_method,
-    "reproduce": commands.reproduce,
-    "results": commands.results,
+    "run": (commands.run, f"METHOD main|base2new|xd|dg|ablate_NAME [KEY=VALUES] {WORDS} "),
+    "all": (commands.every_method, f"{WORDS} "),
+    "reproduce": (commands.reproduce, "advpt|nap|capt|apd [CFG ...] [KEY VALUE ...] "),
+    "results": (commands.results, ""),
 }
 
 
 def main(name: str, show: local.Command, argv: list[str]) -> int:
-    """Run one of these commands.
+    """Run one of these commands, or list its jobs and what is missing; return the exit code.
 
     Args:
         show: any command of advprompt, for the tables afterwards.
-    """
-    usage = f"usage: advprompt {name} {USAGES[name]}"
-    if {"-h", "--help"} & set(argv):
-        about = PLANS[name].__doc__.splitlines()[0].partition(": ")[2]
-        p = argparse.ArgumentParser(usage=usage.removeprefix("usage: "), description=about)
-        p.parse_args(["--help"])
-    context = commands.Context(os.environ, usage)
-    steps = PLANS[name]([word for word in argv if word != "--dry-run"], context)
-    return _list(steps, context, show) if "--dry-run" in argv else _do(name, steps, context, show)
-
-
-def _list(steps: list[commands.Step], context: commands.Context, show: local.Command) -> int:
-    """List the jobs and what is missing for them; return the exit code."""
-    for words in (words for step in steps for words in step.shows if words[0] == "data"):
-        show(words)
-    jobs = _jobs(steps)
-    wrong = local.refused(jobs, train.build_cfg)
-    table, refused = state.listing(jobs, context.output, wrong=wrong)
-    print(table)
-    return 2 if refused else 0
-
-
-def _jobs(steps: list[commands.Step]) -> list:
-    return list({job.key: job for step in steps for job in step.jobs}.values())
-
-
-def _do(
-    name: str, steps: list[commands.Step], context: commands.Context, show: local.Command
-) -> int:
-    """Run the jobs and show their tables; return the exit code.
 
     Raises:
         UserError: the settings of a job are wrong, or some jobs did not finish.
     """
-    for why in local.refused(_jobs(steps), train.build_cfg).values():
+    plan, words = PLANS[name]
+    usage = f"advprompt {name} {words}[--dry-run]"
+    if {"-h", "--help"} & set(argv):
+        about = plan.__doc__.splitlines()[0].rpartition(": ")[2]
+        argparse.ArgumentParser(usage=usage, description=about).parse_args(["--help"])
+    context = commands.Context(os.environ, f"usage: {usage}")
+    steps = plan([word for word in argv if word != "--dry-run"], context)
+    jobs = list({job.key: job for step in steps for job in step.jobs}.values())
+    wrong = local.refused(jobs, train.build_cfg)
+    if "--dry-run" in argv:
+        for words in (words for step in steps for words in step.shows if words[0] == "data"):
+            show(words)
+        table, refused = state.listing(jobs, context.output, wrong=wrong)
+        print(table)
+        return 2 if refused else 0
+    for why in wrong.values():
         raise UserError(why)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = local.run(steps, train.main, show, int(context.env.get("PROCESSES") or 1))
     if failed and "" not in failed:
         text = f"these did not finish, see above: {' '.join(failed)}"
@@ -79,7 +58,3 @@ def _do(
         print(f"error: {text}", file=sys.stderr)
         return 1
     return 2 if failed else 0
-
-
-def _interrupt(number, frame):
-    raise KeyboardInterrupt

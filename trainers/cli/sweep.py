@@ -20,9 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from dassl.config import get_cfg_default
 
-from ..config import host, keys, merging
+from ..config import keys, merging
 from ..experiments import commands, protocols, state
 from ..experiments.jobs import Job
 from ..experiments.local import Command
@@ -34,88 +33,70 @@ from . import train
 
 COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
 CORES_PER_JOB = 4  # on a CPU, where --jobs is not given
-OWN_KEYS = {  # what the sweep sets itself
-    "SEED": "--seeds",
-    "DATASET.NUM_SHOTS": "--shots",
-    "DATASET.SUBSAMPLE_CLASSES": "--protocols",
-    "TEST.PROTOCOL": "--protocols",
-    "DATASET.NAME": "--datasets",
-    "TRAINER.NAME": "--trainers",
-    "OUTPUT_DIR": "--output",
-    "DATASET.ROOT": "--root",
-    merging.THREAT: "--attack-config-file",
-}
+# what the sweep sets itself
+OWN_KEYS = {"SEED": "--seeds", "DATASET.NUM_SHOTS": "--shots", "DATASET.NAME": "--datasets"}
+OWN_KEYS |= {"DATASET.SUBSAMPLE_CLASSES": "--protocols", "TEST.PROTOCOL": "--protocols"}
+OWN_KEYS |= {"TRAINER.NAME": "--trainers", "OUTPUT_DIR": "--output", "DATASET.ROOT": "--root"}
+OWN_KEYS |= {merging.THREAT: "--attack-config-file"}
 WORK = Work(train.main)
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="advprompt sweep", description=__doc__.split("\n")[0])
-    many = {"nargs": "+", "metavar": "NAME"}
-    p.add_argument("--trainers", required=True, **many, help="such as NAPTuning; or: all")
-    p.add_argument("--datasets", required=True, **many, help="short or full names")
-    p.add_argument("--shots", nargs="+", default=["16"], help="numbers, or: all (default: 16)")
-    p.add_argument("--seeds", nargs="+", default=["1", "2", "3"], help="default: 1 2 3")
-    p.add_argument("--protocols", **many, default=["main"], help="main (few_shot) base2new xd dg")
+    add, many = p.add_argument, {"nargs": "+", "metavar": "NAME"}
+    add("--trainers", required=True, **many, help="such as NAPTuning; or: all")
+    add("--datasets", required=True, **many, help="short or full names")
+    add("--shots", nargs="+", default=["16"], help="numbers, or: all (default: 16)")
+    add("--seeds", nargs="+", default=["1", "2", "3"], help="default: 1 2 3")
+    add("--protocols", **many, default=["main"], help="main (few_shot) base2new xd dg")
     config = {"dest": "configs", "help": "configs of the trainers, such as vit_b16"}
-    p.add_argument("--config-file", "--config", "--backbone", **many, **config)
-    threats = (
-        "threat models of configs/attacks (default: each method's own; "
-        f"'{COMMON}': one for all methods, as in scripts/all.sh)"
-    )
-    p.add_argument("--attack-config-file", dest="attacks", default=[""], **many, help=threats)
-    p.add_argument("--targets", default=[], **many, help="data sets tested under xd and dg")
-    p.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
-    p.add_argument("--root", default=os.environ.get("DATA", ""), help="folder of the data sets")
-    p.add_argument("--output", default=os.environ.get("OUTPUT", ""), help="of all runs")
+    add("--config-file", "--config", "--backbone", **many, **config)
+    threats = f"threat models (default: each method's own; '{COMMON}': that of scripts/all.sh)"
+    add("--attack-config-file", dest="attacks", default=[""], **many, help=threats)
+    add("--targets", default=[], **many, help="data sets tested under xd and dg")
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
+    add("--root", default=os.environ.get("DATA", ""), help="folder of the data sets")
+    add("--output", default=os.environ.get("OUTPUT", ""), help="of all runs")
     at_a_time = f"default: one per GPU, else per {CORES_PER_JOB} CPU cores; 32 on Slurm"
-    p.add_argument("--jobs", type=int, metavar="N", help=f"at a time ({at_a_time})")
-    p.add_argument("--gpus", default="all", help="all, none, or indices such as 0,1")
-    p.add_argument("--retries", type=int, default=1, help="of a run that failed (default: 1)")
-    p.add_argument("--dry-run", action="store_true", help="list the runs and their states")
-    p.add_argument("--slurm", action="store_true", help="submit to a Slurm cluster")
-    p.add_argument("--partition", help="of Slurm")
-    p.add_argument("--time", default="720", help="of Slurm, per run: minutes or H:MM:SS")
+    add("--jobs", type=int, metavar="N", help=f"at a time ({at_a_time})")
+    add("--gpus", default="all", help="all, none, or indices such as 0,1")
+    add("--retries", type=int, default=1, help="of a run that failed (default: 1)")
+    add("--dry-run", action="store_true", help="list the runs and their states")
+    add("--slurm", action="store_true", help="submit to a Slurm cluster")
+    add("--partition", help="of Slurm")
+    add("--time", default="720", help="of Slurm, per run: minutes or H:MM:SS")
     option = {"metavar": "KEY=VALUE", "help": "parameters of submitit: slurm_account=vision"}
-    p.add_argument("--slurm-options", nargs="+", default=[], **option)
+    add("--slurm-options", nargs="+", default=[], **option)
     return p
 
 
 def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
-    """Return the jobs that the command line describes, seed by seed, for early tables.
-
-    Raises:
-        UserError: an argument is unknown or makes no sense.
-    """
-    lists = {"SEEDS": args.seeds, "TARGETS": args.targets}
-    places = {"DATA": args.root, "OUTPUT": args.output}
-    env = places | {name: " ".join(words) for name, words in lists.items()}
+    """Return the jobs that the command line describes, seed by seed, for early tables."""
+    env = {"SEEDS": " ".join(args.seeds), "TARGETS": " ".join(args.targets)}
+    env |= {"DATA": args.root, "OUTPUT": args.output}
     context = commands.Context(env, "see advprompt sweep --help")
     _check_overrides(args.opts)
     planner = context.planner()
     planner.shares = {n for n, method in keys.METHODS.items() if method.frozen_image_tower}
     every = "all" in map(str.lower, args.trainers)
-    known = protocols.table("protocols")["methods"]
+    methods = protocols.table("protocols")["methods"] if every else args.trainers
     # zero-shot CLIP first: what its test makes serves others
-    methods = sorted(known if every else args.trainers, key=lambda name: name != "zsclip")
+    methods = sorted(methods, key=lambda name: name != "zsclip")
     seeds, attacks = context.seeds, [_threat(word) for word in args.attacks]
     for seed, config, attack, name, protocol, shots in itertools.product(
         *(seeds, args.configs or [context.default_config()], attacks, args.datasets),
         *(args.protocols, args.shots),
     ):
         context.seeds = [seed]
-        dataset, protocol = (
-            planner.dataset(name, "--datasets"),
-            protocol.replace("few_shot", "main"),
-        )
+        dataset = planner.dataset(name, "--datasets")
+        protocol = protocol.replace("few_shot", "main")
         call = commands.Call(dataset, context.shots(shots), config, tuple(args.opts))
         threat = planner.threat("", config, dataset) if attack == COMMON else attack
         if threat:
             planner.known_threat(threat, "--attack-config-file")
         kept = methods if seed == seeds[0] else [name for name in methods if name != "zsclip"]
-        commands.methods(
-            *(kept, context, call, protocol, threat),
-            **{"own_threat": not threat, "lenient": every, "planner": planner},
-        )
+        own = {"own_threat": not threat, "lenient": every, "planner": planner}
+        commands.methods(kept, context, call, protocol, threat, **own)
     context.seeds = seeds
     return list(planner.made.values()), context
 
@@ -123,15 +104,11 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
 def _threat(word: str) -> str:
     """Return the name of a threat model, which may be given by its shipped file."""
     path = Path(word)
-    shipped = path.suffix == ".yaml" and path.parent.name == "attacks" and path.is_file()
-    return path.stem if shipped else word
+    return path.stem if path.match("attacks/*.yaml") and path.is_file() else word
 
 
 def _check_overrides(opts: Sequence[str]) -> None:
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)  # a fork's keys, where it is around us
-    keys.extend_cfg(cfg)
-    merging.merge_opts(cfg, list(opts))
+    merging.merge_opts(state.default_cfg(), list(opts))
     for key in opts[::2]:
         if key in OWN_KEYS:
             raise UserError(f"--opts has {key}, which the sweep sets; use {OWN_KEYS[key]}")
@@ -151,11 +128,7 @@ def note_threats(jobs: Sequence[Job]) -> None:
 
 
 def gpus(word: str) -> list[str]:
-    """Return the indices of the GPUs to use; none where there are none.
-
-    Raises:
-        UserError: ``word`` is neither all, nor none, nor a list of indices.
-    """
+    """Return the indices of the GPUs that all, none or a list means; none where none are."""
     if word in ("all", "none"):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is None:
@@ -168,15 +141,10 @@ def gpus(word: str) -> list[str]:
 
 
 def launcher(args: argparse.Namespace) -> Local | Slurm:
-    """Return where the jobs run.
-
-    Raises:
-        UserError: --jobs, --gpus, --retries, --time or --slurm-options makes no sense.
-    """
-    if args.jobs is not None and args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs}, expected 1 or more")
-    if args.retries < 0:
-        raise UserError(f"--retries is {args.retries}, expected 0 or more")
+    """Return where the jobs run; a UserError if an argument makes no sense."""
+    for name, value, least in ("jobs", args.jobs, 1), ("retries", args.retries, 0):
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}, expected {least} or more")
     if not args.slurm:
         devices = gpus(args.gpus)
         return Local(args.jobs or len(devices) or max(cores() // CORES_PER_JOB, 1), devices)

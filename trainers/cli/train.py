@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 
@@ -21,35 +20,38 @@ from ..utils import distributed
 from ..utils.errors import UserError, nearest
 
 WHAT = ("eval_only", "model_dir", "load_epoch", "test_name")  # a run besides its configuration
+OF_COOP = {"root": "DATASET.ROOT", "output_dir": "OUTPUT_DIR", "resume": "RESUME"}
+OF_COOP |= {f"{side}_domains": f"DATASET.{side.upper()}_DOMAINS" for side in ("source", "target")}
+OF_COOP |= {"transforms": "INPUT.TRANSFORMS", "trainer": "TRAINER.NAME"}
+OF_COOP |= {"backbone": "MODEL.BACKBONE.NAME", "head": "MODEL.HEAD.NAME"}
 
 
 def parser() -> argparse.ArgumentParser:
     script = Path(sys.argv[0]).name == "train.py"
-    p = argparse.ArgumentParser(
-        prog="train.py" if script else "advprompt train",
-        description="Train and test with CoOp's command line.",
-    )
-    p.add_argument("--root", default="", help="folder of the data sets (CoOp's $DATA)")
-    p.add_argument("--output-dir", default="", help="folder of this run")
-    p.add_argument("--resume", default="", help="folder whose checkpoint to continue from")
-    p.add_argument("--seed", type=int, default=-1, help="0 or more fixes all draws")
-    p.add_argument("--source-domains", nargs="+", help="source domains (DA/DG)")
-    p.add_argument("--target-domains", nargs="+", help="target domains (DA/DG)")
-    p.add_argument("--transforms", nargs="+", help="data augmentation")
-    p.add_argument("--config-file", default="", help="yaml of the trainer")
-    p.add_argument("--dataset-config-file", default="", help="yaml of the data set")
-    p.add_argument("--attack-config-file", default="", help="yaml of the threat model")
-    p.add_argument("--test-attack-config-file", default="", help="its ATTACK.TEST instead")
-    p.add_argument("--trainer", default="", help="name of the trainer")
-    p.add_argument("--backbone", default="", help="name of the CLIP backbone")
-    p.add_argument("--head", default="", help="name of the head (unused by prompt methods)")
-    p.add_argument("--eval-only", action="store_true", help="test a trained model")
-    p.add_argument("--model-dir", default="", help="run folder to load the model from")
-    p.add_argument("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
-    p.add_argument("--test-name", default="", help="of the record's folder in RUN/tests")
-    p.add_argument("--no-train", action="store_true", help="do not call trainer.train()")
-    p.add_argument("--dry-run", action="store_true", help="say what would be done")
-    p.add_argument("opts", nargs=argparse.REMAINDER, help="yacs overrides: KEY VALUE ...")
+    name, about = "train.py" if script else "advprompt train", "Train and test as CoOp does."
+    p = argparse.ArgumentParser(prog=name, description=about)
+    add = p.add_argument
+    add("--root", default="", help="folder of the data sets (CoOp's $DATA)")
+    add("--output-dir", default="", help="folder of this run")
+    add("--resume", default="", help="folder whose checkpoint to continue from")
+    add("--config-file", default="", help="yaml of the trainer")
+    add("--dataset-config-file", default="", help="yaml of the data set")
+    add("--attack-config-file", default="", help="yaml of the threat model")
+    add("--test-attack-config-file", default="", help="its ATTACK.TEST instead")
+    add("--trainer", default="", help="name of the trainer")
+    add("--backbone", default="", help="name of the CLIP backbone")
+    add("--head", default="", help="name of the head (unused by prompt methods)")
+    add("--model-dir", default="", help="run folder to load the model from")
+    add("--test-name", default="", help="of the record's folder in RUN/tests")
+    add("--seed", type=int, default=-1, help="0 or more fixes all draws")
+    add("--source-domains", nargs="+", help="source domains (DA/DG)")
+    add("--target-domains", nargs="+", help="target domains (DA/DG)")
+    add("--transforms", nargs="+", help="data augmentation")
+    add("--eval-only", action="store_true", help="test a trained model")
+    add("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
+    add("--no-train", action="store_true", help="do not call trainer.train()")
+    add("--dry-run", action="store_true", help="say what would be done")
+    add("opts", nargs=argparse.REMAINDER, help="yacs overrides: KEY VALUE ...")
     return p
 
 
@@ -65,9 +67,8 @@ def setup_cfg(args: argparse.Namespace):
         UserError: a file is missing or a key or value is wrong.
     """
     state.register_datasets()
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
+    cfg = state.default_cfg()
+    nowhere = cfg.OUTPUT_DIR
     for file in (args.dataset_config_file, args.config_file, args.attack_config_file):
         if file:
             merging.merge_file(cfg, file)
@@ -75,24 +76,13 @@ def setup_cfg(args: argparse.Namespace):
         keys.merge_test_attacks(cfg, args.test_attack_config_file)
     # a data set knows what keeps its labels; the command line has the last word
     cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
-    given = {
-        "DATASET.ROOT": args.root,
-        "OUTPUT_DIR": args.output_dir,
-        "RESUME": args.resume,
-        "DATASET.SOURCE_DOMAINS": args.source_domains,
-        "INPUT.TRANSFORMS": args.transforms,
-        "DATASET.TARGET_DOMAINS": args.target_domains,
-        "TRAINER.NAME": args.trainer,
-        "MODEL.BACKBONE.NAME": args.backbone,
-        "MODEL.HEAD.NAME": args.head,
-    }
-    for key, value in given.items():
-        if value:
+    for name, key in OF_COOP.items():
+        if value := getattr(args, name):
             merging.merge(cfg, key, value, "on the command line")
     if args.seed >= 0:
         cfg.SEED = args.seed
     merging.merge_opts(cfg, args.opts)
-    if args.eval_only and cfg.OUTPUT_DIR == get_cfg_default().OUTPUT_DIR:
+    if args.eval_only and cfg.OUTPUT_DIR == nowhere:
         cfg.OUTPUT_DIR = ""  # none was given: into the folder of the tested run
     cfg.TRAINER.NAME = _ours(cfg.TRAINER.NAME)
     _known(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names(), "data set", "DATASET.NAME")
@@ -118,7 +108,6 @@ def _known(name: str, choices, what: str, key: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Do the run, or say what it would do."""
     args = parser().parse_args(argv)
     if "--dry-run" in args.opts:  # after the overrides
         args.opts.remove("--dry-run")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import json
 import sys
@@ -62,17 +63,12 @@ def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dic
     Raises:
         UserError: naming the first two that differ, and in what.
     """
-    facts = [
-        {
-            "data set": cfg.DATASET.NAME,
-            "classes": list(test.victim.classnames),
-            "test images": [Path(path).name for path in test.images.paths],
-            "labels": test.images.labels,
-            "resolution": test.victim.clip.resolution,
-            "preprocessing": test.images.preprocess.key,
-        }
-        for (cfg, _), test in zip(jobs, tests, strict=True)
-    ]
+    facts = []
+    for (cfg, _), test in zip(jobs, tests, strict=True):
+        own = {"data set": cfg.DATASET.NAME, "classes": list(test.victim.classnames)}
+        own["test images"] = [Path(path).name for path in test.images.paths]
+        own |= {"labels": test.images.labels, "resolution": test.victim.clip.resolution}
+        facts.append(own | {"preprocessing": test.images.preprocess.key})
     for folder, theirs in zip(folders[1:], facts[1:], strict=True):
         for what, value in theirs.items():
             if value != facts[0][what]:
@@ -126,58 +122,34 @@ def measure(folders: list[str], attack_file: str, root: str, opts: list[str], ou
     return record
 
 
-# --- the record ---------------------------------------------------------------------------------
-
-
 def _run(folder: str, job, trainer) -> dict:
     cfg, model_dir = job
-    training = trainer.training_facts() | trainer.origin
-    return {
-        "folder": str(folder),
-        "model_dir": str(model_dir),
-        "trainer": type(trainer).__name__,
-        "shots": training["shots"],
-        "seed": cfg.SEED,
-        "train_threat": training["train_threat"],
-        "backbone": cfg.MODEL.BACKBONE.NAME,
-        "weights_sha256": trainer.clip.sha256,
-        "prompts_sha256": trainer.prompt_digest(),
-        "clean": None,
-    }
+    training, name = trainer.training_facts() | trainer.origin, type(trainer).__name__
+    facts = {"folder": str(folder), "model_dir": str(model_dir), "trainer": name}
+    facts |= {"shots": training["shots"], "seed": cfg.SEED}
+    facts |= {"train_threat": training["train_threat"], "backbone": cfg.MODEL.BACKBONE.NAME}
+    facts |= {"weights_sha256": trainer.clip.sha256, "prompts_sha256": trainer.prompt_digest()}
+    return facts | {"clean": None}
 
 
 def _new(runs: list[dict], cfg, device, facts: dict, specs) -> dict:
     for run, name in zip(runs, names_of(runs), strict=True):
         run["name"] = name
-    return {
-        "schema": SCHEMA,
-        "kind": "transfer",
-        "status": "running",
-        "dataset": facts["data set"],
-        "classes": len(facts["classes"]),
-        "n": len(facts["labels"]),
-        "images_sha256": hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
-        "subset": cfg.TEST.SUBSET or None,
-        "first": cfg.TEST.FIRST or None,
-        "runs": runs,
-        "tables": [
-            {"attack": spec.describe(), "rows": [None] * len(runs), "warnings": []}
-            for spec in specs
-        ],
-        **records.environment(device),
-    }
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    rows = {"rows": [None] * len(runs), "warnings": []}
+    record = {"schema": SCHEMA, "kind": "transfer", "status": "running"}
+    record |= {"dataset": facts["data set"], "classes": len(facts["classes"])}
+    record |= {"n": len(facts["labels"]), "images_sha256": digest, "runs": runs}
+    record |= {"subset": cfg.TEST.SUBSET or None, "first": cfg.TEST.FIRST or None}
+    record["tables"] = [{"attack": spec.describe()} | copy.deepcopy(rows) for spec in specs]
+    return record | records.environment(device)
 
 
 def names_of(runs: list[dict]) -> list[str]:
     """Name runs by trainer, and by shots, seed and folder where that is not enough."""
-    parts = (
-        lambda r: f"{r['shots'] if r['shots'] >= 0 else 'all'} shots",
-        lambda r: f"seed {r['seed']}",
-        lambda r: r["folder"],
-    )
     names = [run["trainer"] for run in runs]
-    for part in parts:
-        more = [part(run) for run in runs]
+    for part in ("{shots} shots", "seed {seed}", "{folder}"):
+        more = [part.format(**run).replace("-1 shots", "all shots") for run in runs]
         if len(set(names)) < len(names) and len(set(more)) > 1:
             names = [f"{name}, {m}" for name, m in zip(names, more, strict=True)]
     return names
@@ -207,9 +179,8 @@ def _resume(out: str, fresh: dict) -> dict:
 
 def main(argv: list[str]) -> None:
     """Parse the command line, measure what is missing and print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="advprompt transfer", description=__doc__.partition("\n")[0]
-    )
+    about = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser("advprompt transfer", description=about)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="folders of finished runs")
     add("--attack-config-file", required=True, metavar="FILE")

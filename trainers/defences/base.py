@@ -129,7 +129,7 @@ def defended(
 
     Returns:
         the function to evaluate and the function to attack. Both take any part of a batch in any
-        order. The attacker draws anew at every step and never sees the draw that is evaluated.
+        order. The attacker draws again at every step and never sees the draw that is evaluated.
     """
     if defence is None:
         return forward, forward

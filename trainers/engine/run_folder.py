@@ -97,7 +97,20 @@ def _same(mine: dict, theirs: dict) -> bool:
     return all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys())
 
 
-def _check(folder: Path, mine: dict) -> None:
+def check_resumed(folder: Path, cfg) -> None:
+    """Refuse to resume from a run of another training: its schedule would not continue.
+
+    Raises:
+        UserError: naming the first key that differs.
+    """
+    _check(folder, training_of(cfg), "--resume continues the same training, so give its settings")
+
+
+def _check(
+    folder: Path,
+    mine: dict,
+    advice: str = "choose another output folder or move the old run away",
+) -> None:
     """Refuse a folder that holds another run; a key that came later had its default then."""
     if not (folder / CONFIG_FILE).is_file():
         return
@@ -108,7 +121,7 @@ def _check(folder: Path, mine: dict) -> None:
         if mine.get(key) != theirs.get(key):
             raise UserError(
                 f"'{folder}' holds a run with {key} = {theirs.get(key)!r}, this one has "
-                f"{mine.get(key)!r}; choose another output folder or move the old run away"
+                f"{mine.get(key)!r}; {advice}"
             )
 
 

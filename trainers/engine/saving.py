@@ -10,6 +10,7 @@ from .. import records
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import atomic_write
+from . import run_folder
 from .checkpoints import (
     check_facts,
     chosen_checkpoint,
@@ -18,7 +19,6 @@ from .checkpoints import (
     newest_checkpoint,
     save_checkpoint,
 )
-from .run_folder import test_facts
 
 
 class SavingTrainer(TrainerX):
@@ -95,7 +95,7 @@ class SavingTrainer(TrainerX):
         Raises:
             UserError: nothing there, damaged, or made by another trainer, width or class set.
         """
-        self.tested = test_facts(True, directory, epoch)
+        self.tested = run_folder.test_facts(True, directory, epoch)
         if not directory and self.trainable:
             raise UserError(
                 f"--eval-only tests trained prompts, but --model-dir, the run folder of a trained "

@@ -253,15 +253,17 @@ class RobustTrainer(SavingTrainer):
         return self.task.state != "done"
 
     def check_training(self) -> None:
-        """Refuse to train on a data set that is fit for tests only.
+        """Refuse a training that cannot be what it says, before the run folder is taken.
 
         Raises:
-            UserError: it has nothing to train on, too few images for the shots, or no
-                validation images to choose the model by.
+            UserError: --resume names another training, or the data set has nothing to train on,
+                too few images for the shots, or no validation images to choose the model by.
         """
         data, name = self.dm.dataset, self.cfg.DATASET.NAME
         if not self.trainable:
             return
+        if self.cfg.RESUME:
+            run_folder.check_resumed(Path(self.cfg.RESUME), self.cfg)
         if getattr(data, "test_only", False):
             raise UserError(
                 f"data set {name} is for tests only; train on another one and test here "

@@ -108,6 +108,14 @@ class PromptTrainer(RobustTrainer):
             depth, kept = getattr(asked, name), getattr(spec, name)
             if depth > kept:
                 print(f"note: {name} {depth} is cut to the {kept} blocks of {self.clip.name}")
+        words, count = self.keys.get("CTX_INIT", ""), self.keys.get("N_CTX", spec.text)
+        if words and spec.text_init and spec.text != count:
+            print(f"note: CTX_INIT '{words}' makes {spec.text} vectors, not N_CTX {count}")
+        elif words and not spec.text_init and spec.text:
+            why = "the visual prompts make the text ones"
+            if spec.coupling != "vision_to_text":
+                why = f"it has fewer words than N_CTX {count}"
+            print(f"note: CTX_INIT '{words}' is not used: {why}")
         self.frozen_image_tower = not spec.acts_on_images
         model = PromptedCLIP(self.clip, self.classnames, spec)
         if not spec.acts_on_texts:

@@ -145,7 +145,8 @@ class Evaluation:
         chosen = sorted({able[i * len(able) // self.probes] for i in range(self.probes)})
         where, pixels = next(self.pixels(chosen, "probes", len(chosen)))
         model = self.attacker.forward(self.victim.logits, seen)
-        figures = probe(model, pixels, self.labels[where], spec, self._seeds(where))
+        exact = {"exact": self.defence is None}
+        figures = probe(model, pixels, self.labels[where], spec, self._seeds(where), **exact)
         return figures, judge(figures, spec, right[where].float().mean().item())
 
     # --- images that all prompts share ---------------------------------------------------------
@@ -240,7 +241,8 @@ class Evaluation:
             return {}
         chosen = [able[(2 * i + 1) * len(able) // (2 * rows)] for i in range(rows)]
         where, pixels = next(self.pixels(chosen, "picture", rows))
-        images = self.run_attack(spec, where, pixels).images
+        part = parts_of(spec, len(self.victim.classnames))[0]  # of a composed attack, its first
+        images = self.run_attack(part, where, pixels).images
         with torch.no_grad():
             before, after = (self.logits(x).softmax(1) for x in (pixels, images))
         return {

@@ -1,6 +1,7 @@
 """What the scripts' commands do: jobs to run in this order, and tables to show afterwards.
 
-Everything on the command line and in the environment is checked here, before any work.
+Everything on the command line and in the environment is checked here, before any work; what is
+wrong raises a UserError.
 """
 
 from __future__ import annotations
@@ -42,21 +43,17 @@ class Call:
 
 
 class Context:
-    """The environment variables that docs/protocols.md describes.
-
-    Args:
-        env: the environment.
-        usage: of the command, for errors.
-
-    Raises:
-        UserError: a variable makes no sense.
-    """
+    """The environment variables that docs/protocols.md describes; ``usage`` is for errors."""
 
     def __init__(self, env: Mapping[str, str], usage: str):
         self.env, self.usage, self.notes = env, usage, set()
         self.root = _absolute(env.get("DATA") or "data")
         self.output = _absolute(env.get("OUTPUT") or "output")
-        self.seeds = [self.whole(word) for word in self.words("SEEDS", "1 2 3")]
+        seeds = self.words("SEEDS", "1 2 3")
+        if wrong := [word for word in seeds if not word.isdigit()]:
+            expected = "numbers with blanks between them, such as '1 2 3'"
+            raise UserError(f"SEEDS has '{wrong[0]}', expected {expected}")
+        self.seeds = [int(word) for word in seeds]
         self.targets, self.source_only = self.words("TARGETS"), self.words("SOURCE_ONLY")
         if not re.fullmatch("[1-9][0-9]*", env.get("PROCESSES") or "1"):
             raise UserError(f"PROCESSES is '{env['PROCESSES']}', expected a number from 1")
@@ -67,16 +64,7 @@ class Context:
         self.tests = env.get("TESTS", "")
 
     def words(self, name: str, default: str = "") -> list[str]:
-        """Return the words of a variable."""
         return (self.env.get(name) or default).split()
-
-    def whole(self, word: str) -> int:
-        """Return a seed."""
-        if not word.isdigit():
-            raise UserError(
-                f"SEEDS has '{word}', expected numbers with blanks between them, such as '1 2 3'"
-            )
-        return int(word)
 
     def shots(self, word: str, where: str = "SHOTS is") -> int:
         """Return a number of images per class, -1 for all."""
@@ -96,36 +84,36 @@ class Context:
         dataset, *words = words or [""]
         if not dataset or not (words or zero):
             raise UserError(self.usage)
-        dataset = self.names.dataset(dataset, "DATASET")
-        shots = 0
+        dataset, shots = self.names.dataset(dataset, "DATASET"), 0
         if not zero or (words and re.fullmatch("-1|[0-9]+|all", words[0])):
             number, *words = words
             shots = 0 if zero else self.shots(number)
         configs, opts = self.configs(words)
-        if configs:
-            return Call(dataset, shots, configs[0], self.pairs([*configs[1:], *opts]))
-        return Call(dataset, shots, self.default_config(), self.pairs(opts))
+        config = configs.pop(0) if configs else self.default_config()
+        return Call(dataset, shots, config, self.pairs([*configs, *opts]))
 
     def default_config(self) -> str:
-        """Return the config of a call that names none, and say so."""
-        config, note = protocols.backbone_config()
-        if note:
-            self.note(note)
-        return config
+        """Return the config of a call that names none: ViT-B/16 if its weights are there."""
+        if (Path.home() / ".cache/clip/ViT-B-16.pt").is_file():
+            return "vit_b16"
+        self.note(
+            "no ViT-B-16.pt in ~/.cache/clip, so this runs the built-in small CLIP (config "
+            "'tiny'); name the config 'vit_b16' to insist on ViT-B/16"
+        )
+        return "tiny"
 
     @staticmethod
     def configs(words: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the words before the first key, and the others."""
         keys = [i for i, word in enumerate(words) if "." in word or word == "SEED"]
-        first = keys[0] if keys else len(words)
+        first = min(keys, default=len(words))
         return list(words[:first]), list(words[first:])
 
     def pairs(self, words: Sequence[str]) -> tuple[str, ...]:
         """Return overrides, which come in pairs."""
         if len(words) % 2:
-            raise UserError(
-                f"overrides come in pairs KEY VALUE, but '{words[-1]}' stands alone; {self.usage}"
-            )
+            alone = f"overrides come in pairs KEY VALUE, but '{words[-1]}' stands alone"
+            raise UserError(f"{alone}; {self.usage}")
         return tuple(words)
 
     def planner(self, tests: str | None = None, source_only=(), folder: str = "") -> Planner:
@@ -135,17 +123,11 @@ class Context:
         return Planner(self.root, self.output, folder, found, self.targets, alone)
 
 
-# --- commands -------------------------------------------------------------------------------------
-
-
 def run(words: Sequence[str], context: Context) -> list[Step]:
     """METHOD PROTOCOL DATASET SHOTS [CFG] [KEY VALUE ...]: one method on all seeds.
 
     PROTOCOL is one of main, base2new, xd, dg; or ablate_NAME, which a method of one's own has
     after it as KEY=VALUES.
-
-    Raises:
-        UserError: a word is missing or unknown.
     """
     if len(words) < 2:
         raise UserError(context.usage)
@@ -162,11 +144,7 @@ def run(words: Sequence[str], context: Context) -> list[Step]:
 
 
 def every_method(words: Sequence[str], context: Context) -> list[Step]:
-    """DATASET SHOTS [CFG] [KEY VALUE ...]: all methods, or METHODS, under one threat model.
-
-    Raises:
-        UserError: a word or a variable is wrong.
-    """
+    """DATASET SHOTS [CFG] [KEY VALUE ...]: all methods, or METHODS, under one threat model."""
     chosen, protocol = context.words("METHODS"), context.env.get("PROTOCOL") or "main"
     call, lenient = context.call(words), not chosen
     names = chosen or list(protocols.table("protocols")["methods"])
@@ -252,11 +230,7 @@ def ablation(name, context, call, attack, given=None, part=(), planner=None) -> 
 
 
 def reproduce(words: Sequence[str], context: Context) -> list[Step]:
-    """PAPER [CFG ...] [KEY VALUE ...]: the tables of a paper, of configs/experiments/papers.yaml.
-
-    Raises:
-        UserError: a word or a variable is wrong.
-    """
+    """PAPER [CFG ...] [KEY VALUE ...]: a paper's tables, of configs/experiments/papers.yaml."""
     papers = protocols.table("papers")
     name, *words = words or [""]
     if name not in papers:
@@ -288,18 +262,16 @@ def reproduce(words: Sequence[str], context: Context) -> list[Step]:
 
     def part(protocol: str, config: str, dataset: str, number: int) -> list[Step]:
         special, steps = paper.get(dataset, {}), []  # of one data set
-        own, alone = special.get("opts", "").split(), []
+        opts_of, alone = special.get("opts", "").split(), []
         if special and not {"TEST.SUBSET", "TEST.FIRST"} & set(opts[::2]):
-            own, alone = own + special["images"].split(), ["TEST.SUBSET"]
-        call = Call(dataset, number, config, (*own, *opts))
+            opts_of, alone = opts_of + special["images"].split(), ["TEST.SUBSET"]
+        call = Call(dataset, number, config, (*opts_of, *opts))
         for threat in threats_of(config, dataset):
             planner = context.planner(_that_apply(tests, config, threat, context), alone)
-            label = f"{protocol}/{dataset}/{config}/{threat}/{_shots(number)}shots"
-            step = methods(
-                *(chosen, context, call, protocol, threat),
-                **{"lenient": not context.env.get("METHODS"), "part": [label], "planner": planner},
-            )
-            steps.append(step)
+            count = "all" if number == -1 else number
+            label = f"{protocol}/{dataset}/{config}/{threat}/{count}shots"
+            own = {"lenient": not context.env.get("METHODS"), "part": [label], "planner": planner}
+            steps.append(methods(chosen, context, call, protocol, threat, **own))
         return steps
 
     source = "imagenet" if "imagenet" in sets else sets[0]
@@ -332,27 +304,18 @@ def _that_apply(tests: Sequence[str], config: str, threat: str, context: Context
     for test in tests:
         first, plus, rest = test.partition("+")
         full = {"": threat, "aa": f"{threat}_aa"}.get(first, first)
+        why = "" if full in context.names.threats else "there is no such threat model"
         if is_tiny(config) and full.startswith("rap"):
-            context.note(
-                f"test {full} is left out: its surrogate takes larger images than config '{config}'"
-            )
-        elif full not in context.names.threats:
-            context.note(f"test {full} is left out: there is no such threat model")
+            why = f"its surrogate takes larger images than config '{config}'"
+        if why:
+            context.note(f"test {full} is left out: {why}")
         else:
             kept.append(f"{full}{plus}{rest}")
     return " ".join(kept)
 
 
-def _shots(number: int) -> str:
-    return "all" if number == -1 else str(number)
-
-
 def results(words: Sequence[str], context: Context) -> list[Step]:
-    """Every run of configs/experiments/results.yaml, seed by seed, and what is shown of them.
-
-    Raises:
-        UserError: there are words, or a variable is wrong.
-    """
+    """Every run of configs/experiments/results.yaml, seed by seed, and what is shown of them."""
     if words:
         raise UserError(context.usage)
     table = protocols.table("results")
@@ -372,14 +335,11 @@ def results(words: Sequence[str], context: Context) -> list[Step]:
                 steps.append(ablation(name, context, call, "", part=[name], planner=planner))
                 continue
             protocol, names = entry.get("protocol", "main"), entry.get("methods", "").split()
-            step = methods(
-                *(names or list(protocols.table("protocols")["methods"]), context, call, protocol),
-                lenient=not names,
-                part=[f"{protocol}/{call.dataset}/{call.config}"],
-                planner=context.planner(entry.get("tests", "")),
-                role=entry.get("role", ""),
-            )
-            steps.append(step)
+            own = {"role": entry.get("role", ""), "lenient": not names}
+            own["part"] = [f"{protocol}/{call.dataset}/{call.config}"]
+            own["planner"] = context.planner(entry.get("tests", ""))
+            names = names or list(protocols.table("protocols")["methods"])
+            steps.append(methods(names, context, call, protocol, **own))
         steps.append(Step([], [shlex.split(show.format(**places)) for show in table["show"]]))
     context.seeds = seeds
     return steps

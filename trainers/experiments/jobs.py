@@ -71,12 +71,7 @@ class Job:
         return " ".join([*parts, self.attack, *filter(None, [self.role]), f"seed {self.seed}"])
 
 
-@dataclass(frozen=True)
-class Test:
-    """A test of a finished run: a threat model, and overrides KEY VALUE in turn."""
-
-    threat: str
-    opts: tuple[str, ...] = ()
+Test = tuple[str, tuple[str, ...]]  # of a finished run: threat model, overrides KEY VALUE in turn
 
 
 @dataclass
@@ -104,35 +99,34 @@ class Planner:
     names: dict[tuple, tuple[str, str]] = field(default_factory=dict)  # parts of folders' names
     first: dict[tuple, Key] = field(default_factory=dict)  # shared features -> who makes them
 
-    # --- what there is ----------------------------------------------------------------------------
-
-    @cached_property
-    def configs(self) -> Path:
-        return shipped.configs_folder()
-
     @cached_property
     def known_configs(self) -> dict[str, set[str]]:
         """Trainer -> names of its configs."""
         found: dict[str, set[str]] = {}
-        for path in sorted((self.configs / "trainers").glob("*/*.yaml")):
+        for path in sorted((shipped.configs_folder() / "trainers").glob("*/*.yaml")):
             found.setdefault(path.parent.name, set()).add(path.stem)
         return found
 
     @cached_property
     def threats(self) -> set[str]:
-        return {path.stem for path in (self.configs / "attacks").glob("*.yaml")}
+        return {path.stem for path in (shipped.configs_folder() / "attacks").glob("*.yaml")}
 
     def dataset_file(self, name: str) -> str:
         """Return the config file of a data set; one of the folder we are in comes first."""
         own = Path("configs/datasets", f"{name}.yaml")
-        return str(own.absolute() if own.is_file() else self.configs / "datasets" / own.name)
+        return str(
+            own.absolute() if own.is_file() else shipped.configs_folder() / "datasets" / own.name
+        )
 
     def dataset(self, word: str, where: str) -> str:
         """Return the full name of a data set, which must exist."""
         short = protocols.table("protocols")["datasets"]
         name = short.get(word, word)
         if not os.path.isfile(self.dataset_file(name)):
-            known = {*short, *(path.stem for path in self.configs.glob("datasets/*.yaml"))}
+            known = {
+                *short,
+                *(path.stem for path in shipped.configs_folder().glob("datasets/*.yaml")),
+            }
             raise unknown("data set", word, known, where)
         return name
 
@@ -166,17 +160,11 @@ class Planner:
         """Return the full names of the data sets that prompts from ``source`` are tested on."""
         known = protocols.table("protocols")["targets"][protocol].get(source, "").split()
         if not (self.targets or known):
-            raise UserError(
-                f"no data sets to test on are known for source '{source}' under {protocol}; name "
-                "some, such as TARGETS='pets dtd' (--targets of a sweep)"
-            )
+            missing = f"no data sets to test on are known for source '{source}' under {protocol}"
+            raise UserError(f"{missing}; name some: TARGETS='pets dtd' (--targets of a sweep)")
         return [self.dataset(name, "TARGETS") for name in self.targets or known]
 
-    # --- the protocols ----------------------------------------------------------------------------
-
-    def add(
-        self, protocol, trainer, dataset, shots, config, attack, seed, opts=(), part=()
-    ) -> list[Job]:
+    def add(self, protocol, trainer, dataset, shots, config, attack, seed, opts=(), part=()):
         """Return the jobs of one protocol for one method, data set and seed, in their order.
 
         Args:
@@ -212,9 +200,7 @@ class Planner:
                 jobs += self._test(source, f"{protocol}_{target}", target, own, protocol)
         return jobs
 
-    def _train(
-        self, trainer, config, attack, shots, seed, dataset, opts, part, role=""
-    ) -> list[Job]:
+    def _train(self, trainer, config, attack, shots, seed, dataset, opts, part, role=""):
         """Return the job of a training with its test, and its further tests."""
         train = protocols.training_threat(trainer, config, attack)
         settings = self._settings(trainer, dataset, config, train, attack, shots, seed, opts)
@@ -245,24 +231,17 @@ class Planner:
         pairs = zip(opts[::2], opts[1::2], strict=True)
         kept = tuple(w for pair in pairs if not pair[0].startswith("ATTACK.TEST.") for w in pair)
         jobs = []
-        for test in self.tests:
-            name = _test_name(prefix, test.threat, test.opts)
+        for threat, own in self.tests:
+            name, role = _test_name(prefix, threat, own), job.role or "test"
             inner = replace(job, part=(*job.part, f"{job.trainer}/{dataset}/seed{job.seed}/{name}"))
-            own = (*kept, *test.opts)
-            jobs += self._test(
-                inner, prefix, dataset, own, job.role or "test", test.threat, more=False
-            )
+            jobs += self._test(inner, prefix, dataset, (*kept, *own), role, threat, more=False)
         return jobs
 
-    # --- names and arguments ----------------------------------------------------------------------
-
     def _settings(self, trainer, dataset, config, train, attack, shots, seed, opts) -> Settings:
-        files = (
-            self.dataset_file(dataset),
-            f"{self.configs}/trainers/{trainer}/{config}.yaml",
-            f"{self.configs}/attacks/{train}.yaml",
-        )
-        test = f"{self.configs}/attacks/{attack}.yaml" if attack != train else ""
+        home = shipped.configs_folder()
+        files = (f"{home}/trainers/{trainer}/{config}.yaml", f"{home}/attacks/{train}.yaml")
+        test = f"{home}/attacks/{attack}.yaml" if attack != train else ""
+        files = (self.dataset_file(dataset), *files)
         return Settings(trainer, files, test, tuple(opts), shots, seed)
 
     def _words(self, settings: Settings) -> list[str]:
@@ -270,8 +249,8 @@ class Planner:
         words = ["--root", self.root, "--seed", str(settings.seed), "--trainer", settings.trainer]
         words += ["--dataset-config-file", data, "--config-file", trainer]
         words += ["--attack-config-file", threat]
-        if settings.test_file:
-            words += ["--test-attack-config-file", settings.test_file]
+        test = settings.test_file
+        words += ["--test-attack-config-file", test] if test else []
         cache = f"{self.output}/cache"  # few-shot draws, drawings and banks: what runs can share
         words += ["DATASET.NUM_SHOTS", str(settings.shots), "DATASET.CACHE_DIR", cache]
         return [*words, "DATASET.FEATURE_DIR", f"{cache}/banks", *settings.opts]
@@ -335,5 +314,5 @@ def parse_tests(text: str, planner: Planner) -> list[Test]:
         planner.known_threat(threat, "TESTS", "test")
         if wrong := [setting for setting in settings if "=" not in setting]:
             raise UserError(f"TESTS has '{wrong[0]}' in '{word}', expected KEY=VALUE")
-        found.append(Test(threat, tuple(p for s in settings for p in s.split("=", 1))))
+        found.append((threat, tuple(p for s in settings for p in s.split("=", 1))))
     return found

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -16,6 +17,7 @@ from ..config.shipped import CLONE
 from ..utils.errors import UserError
 from .commands import Step
 from .jobs import Job, Key
+from .settings import Settings
 
 Command = Callable[[list[str]], int | None]  # main(argv) of a command
 PACKAGE = __package__.rpartition(".")[0]
@@ -27,19 +29,15 @@ def refused(jobs: Iterable[Job], build: Callable[[list[str]], object]) -> dict[K
     Args:
         build: from arguments of train.py to a configuration.
     """
-    seen: dict[tuple, str] = {}
-    found = {}
+    kinds: dict[Settings, list[Job]] = {}
     for job in jobs:
-        settings = job.settings
-        kind = settings.trainer, settings.files, settings.test_file, settings.opts
-        if kind not in seen:
-            try:
-                build(job.words)
-                seen[kind] = ""
-            except UserError as error:
-                seen[kind] = str(error)
-        if seen[kind]:
-            found[job.key] = seen[kind]
+        kinds.setdefault(replace(job.settings, seed=0, shots=0), []).append(job)
+    found = {}
+    for alike in kinds.values():
+        try:
+            build(alike[0].words)
+        except UserError as error:
+            found |= {job.key: str(error) for job in alike}
     return found
 
 
@@ -66,7 +64,6 @@ def run(steps: Sequence[Step], train: Command, show: Command, processes: int = 1
 
 
 def _run(job: Job, ended: list[tuple[str, ...]], train: Command, processes: int) -> bool:
-    """Do a job, unless its part has ended; False where it is not done."""
     if any(job.part[: len(part)] == part for part in ended):
         return False
     print(f"== {job.name} -> {job.run}" + (f" ({job.test})" if job.needs else ""), flush=True)
@@ -77,7 +74,6 @@ def _run(job: Job, ended: list[tuple[str, ...]], train: Command, processes: int)
 
 
 def _here(words: list[str], train: Command) -> int:
-    """Do one job in this process and return its exit code."""
     stdout = sys.stdout
     try:
         return train(words) or 0
@@ -98,7 +94,6 @@ def _here(words: list[str], train: Command) -> int:
 
 
 def _together(words: list[str], processes: int) -> int:
-    """Do one job in several processes, one per GPU, and return its exit code."""
     start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     train = [f"{CLONE}/train.py"] if CLONE else ["-m", PACKAGE, "train"]
     code = subprocess.run([sys.executable, *start, *train, *words]).returncode

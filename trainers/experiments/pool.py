@@ -24,14 +24,10 @@ ENDED = ("done", "failed", "blocked")
 PATIENCE = 10.0  # s that stopped jobs have to end
 GLANCE = 2.0  # s between looks at runs that other processes work on
 FOREVER = 60 * 24 * 365  # minutes; a local job has no limit
-_TAIL = 4096  # bytes of a log that are read for its last lines
 
 
 class Work:
-    """What submitit runs, here or on a node: ``train(words)``.
-
-    A job that Slurm preempts, or that meets its time limit, is queued again and resumes.
-    """
+    """``train(words)``, here or on a node; what Slurm cuts short is queued again and resumes."""
 
     def __init__(self, train: Callable[[list[str]], int | None]):
         self.train = train
@@ -74,11 +70,9 @@ class Local:
 
 
 class Slurm:
-    """Jobs in the queue of a cluster; login node and compute nodes share the output folder.
+    """At most ``jobs`` in the queue of a cluster, whose nodes share the output folder.
 
-    Args:
-        jobs: in the queue or running, at most.
-        options: of submitit, such as ``timeout_min`` and ``slurm_partition``.
+    ``options`` are submitit's, such as ``timeout_min`` and ``slurm_partition``.
     """
 
     def __init__(self, jobs: int, **options):
@@ -91,9 +85,8 @@ class Slurm:
         try:
             executor = submitit.AutoExecutor(folder, cluster="slurm")
         except RuntimeError as error:
-            raise UserError(
-                f"--slurm finds no cluster here ({error}); start it where sbatch works"
-            ) from error
+            text = f"--slurm finds no cluster here ({error}); start it where sbatch works"
+            raise UserError(text) from error
         name = f"{job.trainer}-{job.dataset}-{job.seed}"
         executor.update_parameters(name=name, stderr_to_stdout=True, **self.options)
         with submitit.helpers.environment_variables(TQDM_MININTERVAL="5"):
@@ -102,9 +95,8 @@ class Slurm:
 
 def cores() -> int:
     """Return the number of CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    mine = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))
+    return len(mine(0))
 
 
 def holder(run: str) -> str:
@@ -199,8 +191,7 @@ class Pool:
                     entry.state, entry.slot = "waiting", ""
                     self.queue.insert(0, entry)
         busy = self.of("running", "elsewhere")
-        taken = {entry.slot for entry in busy}
-        free = [slot for slot in self.launcher.slots if slot not in taken]
+        free = [s for s in self.launcher.slots if s not in {entry.slot for entry in busy}]
         runs = {entry.job.run for entry in busy}  # one job at a time works in a run's folder
         for entry in self._ready() if free else ():
             if free and entry.job.run not in runs:
@@ -297,7 +288,7 @@ def last_lines(log: Path, count: int = 1) -> list[str]:
     """Return the last lines of a log that say something; of a progress bar its last state."""
     try:
         with open(log, "rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - _TAIL, 0))
+            file.seek(max(os.fstat(file.fileno()).st_size - 4096, 0))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cache
-from pathlib import Path
 
 import yaml
 
@@ -49,13 +48,3 @@ def training_threat(trainer: str, config: str, threat: str) -> str:
     if trainer == "AdvPT" and not threat.startswith("advpt"):
         return default_threat(trainer, config, "", ())
     return threat
-
-
-def backbone_config() -> tuple[str, str]:
-    """Return the default config and a note: ViT-B/16 if its weights are there, else ``tiny``."""
-    if (Path.home() / ".cache/clip/ViT-B-16.pt").is_file():
-        return "vit_b16", ""
-    return "tiny", (
-        "no ViT-B-16.pt in ~/.cache/clip, so this runs the built-in small CLIP (config 'tiny'); "
-        "name the config 'vit_b16' to insist on ViT-B/16"
-    )

@@ -25,9 +25,6 @@ from ..config.shipped import config_file
 from ..engine import run_folder
 from ..utils.errors import UserError
 
-_TEST = "ATTACK.TEST."
-_SEED, _SHOTS = "SEED", "DATASET.NUM_SHOTS"
-
 
 class Asked(NamedTuple):
     """Flat settings: all of them, those of the training, those of the test; and a fact."""
@@ -61,7 +58,7 @@ class Settings:
         return _asked(self.trainer, self.files, self.test_file, self.opts)
 
     def _own(self, settings: dict) -> dict:
-        own = {_SEED: self.seed, _SHOTS: self.shots}
+        own = {"SEED": self.seed, "DATASET.NUM_SHOTS": self.shots}
         return settings | {key: value for key, value in own.items() if key in settings}
 
     def asked(self) -> dict:
@@ -119,7 +116,7 @@ def _asked(trainer: str, files: tuple[str, ...], test_file: str, opts: tuple[str
         flat |= _read(file)
     if test_file:
         own = keys.defaults() | _read(test_file)
-        flat = {k: (own.get(k) if k.startswith(_TEST) else v) for k, v in flat.items()}
+        flat = {k: (own.get(k) if k.startswith("ATTACK.TEST.") else v) for k, v in flat.items()}
     if _plain(flat.get("DATASET.TRANSFORMS")):  # these replace the trainer's
         flat["INPUT.TRANSFORMS"] = flat["DATASET.TRANSFORMS"]
     flat = {k: v for k, v in (flat | given).items() if not identity.is_neutral(k)}

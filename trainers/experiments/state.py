@@ -19,20 +19,22 @@ from ..utils.io import read_json
 from .jobs import Job
 from .settings import differing, recorded
 
-STATES = {
-    "run": "to run",
-    "test": "to test (trained before)",
-    "resume": "to resume",
-    "running": "running",
-    "refuse": "refused",
-    "done": "done",
-}
+STATES = {"run": "to run", "test": "to test (trained before)", "resume": "to resume"}
+STATES |= {"running": "running", "refuse": "refused", "done": "done"}
 
 
 def register_datasets() -> None:
     """Make the data sets known to Dassl: those of the fork around us, and ours."""
     host.join()
     from .. import datasets  # noqa: F401  registers them
+
+
+def default_cfg():
+    """Return the default configuration: Dassl's, a fork's around us, and ours."""
+    cfg = get_cfg_default()
+    host.extend_cfg(cfg)
+    keys.extend_cfg(cfg)
+    return cfg
 
 
 def state_of(job: Job) -> tuple[str, str]:
@@ -67,7 +69,7 @@ def listing(
         held: whether another process works in a run's folder.
         wrong: key of a job -> why its settings are refused.
     """
-    rows, notes, todo = [], {}, {}
+    rows, notes, todo = [], [], {}
     for job in jobs:
         state, why = state_of(job)
         if wrong and job.key in wrong:
@@ -76,14 +78,13 @@ def listing(
             state = "running"
         if state not in ("done", "refuse"):
             todo[job.dataset, job.config] = job
-        if why:
-            notes[why] = True
+        notes += [why] if why else []
         place = os.path.relpath(job.run, output) + (f" ({job.test})" if job.needs else "")
         rows.append((state, job.name, place))
     table = tabulate(rows, ["", "run", f"folder in {output}"], disable_numparse=True)
     counts = Counter(state for state, *_ in rows)
-    notes |= dict.fromkeys(missing(_cfg(job) for job in todo.values()))
-    lines = [table, "", summary(counts), *(f"note: {why}" for why in notes)]
+    notes += missing(_cfg(job) for job in todo.values())
+    lines = [table, "", summary(counts), *(f"note: {why}" for why in dict.fromkeys(notes))]
     return "\n".join(lines), bool(counts["refuse"])
 
 
@@ -96,9 +97,7 @@ def summary(counts: Counter) -> str:
 def _cfg(job: Job):
     """Return a configuration with a job's data and backbone."""
     register_datasets()
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
+    cfg = default_cfg()
     for file in job.settings.files[:2]:
         merging.merge_file(cfg, file)
     merging.merge_opts(cfg, list(job.settings.opts))
@@ -107,30 +106,29 @@ def _cfg(job: Job):
 
 
 def missing(cfgs: Iterable) -> list[str]:
-    """Return a sentence for each data set and each backbone that is not there."""
-    found = {}
+    """Return a short line for each data set and each backbone that is not there."""
+    from ..datasets.sources import find_source  # after a fork's own data sets
+
+    found = set()
     for cfg in cfgs:
         try:
             check_data(cfg)
         except UserError as error:
-            found[str(error)] = True
+            source = find_source(DATASET_REGISTRY.get(cfg.DATASET.NAME))
+            hint = f"; advprompt data fetch {source.short}" if source else ""
+            found.add(str(error).partition("; ")[0] + hint)
         name = cfg.MODEL.BACKBONE.NAME
         path, hint = Path(name.removeprefix("file:").partition("?")[0]).expanduser(), ""
         if name in loading.OPENAI:
-            file = loading.openai_url(name).rpartition("/")[2]
-            path = Path(loading.CACHE).expanduser() / file
+            path = Path(loading.CACHE).expanduser() / Path(loading.openai_url(name)).name
             hint = "; the first run fetches them"
         if (name.startswith("file:") or hint) and not path.exists():
-            found[f"the weights of {name} are not at '{path}'{hint}"] = True
+            found.add(f"the weights of {name} are not at '{path}'{hint}")
     return sorted(found)
 
 
 def check_data(cfg) -> None:
-    """Look whether a data set is there, without reading it.
-
-    Raises:
-        UserError: its folder does not exist.
-    """
+    """Raise a UserError if the folder of a data set does not exist; nothing is read."""
     made = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if hasattr(made, "counts") or not hasattr(made, "locate"):  # drawn, or a fork's own
         return
@@ -140,10 +138,6 @@ def check_data(cfg) -> None:
 
 
 def check_all_data(jobs: Iterable[Job]) -> None:
-    """Look whether the data sets of all jobs are there, before each job finds out by itself.
-
-    Raises:
-        UserError: the folder of one does not exist.
-    """
+    """Raise a UserError if the folder of a job's data set does not exist."""
     for job in {job.dataset: job for job in jobs}.values():
         check_data(_cfg(job))

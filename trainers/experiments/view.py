@@ -61,13 +61,10 @@ def table(pool: Pool, height: int) -> list[str]:
     """Return the running jobs, as many as fit, and the summary."""
     active = pool.of("running", "elsewhere")
     rows = [_row(pool, entry) for entry in active[: max(height - 6, 1)]]
-    lines = [""]
-    if rows:
-        head = ["job", "where", "progress", "elapsed", "left"]
-        lines += tabulate(rows, head, disable_numparse=True).splitlines()
-    if len(rows) < len(active):
-        lines.append(f"and {len(active) - len(rows)} more")
-    return [*lines, summary(pool)]
+    head = ["job", "where", "progress", "elapsed", "left"]
+    lines = tabulate(rows, head, disable_numparse=True).splitlines() if rows else []
+    more = [f"and {len(active) - len(rows)} more"] if len(rows) < len(active) else []
+    return ["", *lines, *more, summary(pool)]
 
 
 def _row(pool: Pool, entry: Entry) -> list[str]:

@@ -47,11 +47,7 @@ def classifier(clip, template: str, names: list[str]):
     with torch.no_grad():
         texts = backbone.text_features(clip, templates.fill(template, names))  # (K, D)
 
-    def logits(pixels: torch.Tensor) -> torch.Tensor:
-        features = torch.nn.functional.normalize(clip.encode_image(pixels), dim=-1)
-        return clip.logit_scale * features @ texts.t()
-
-    return logits
+    return lambda pixels: backbone.cosine_logits(clip.encode_image(pixels), texts, clip.logit_scale)
 
 
 @torch.no_grad()
