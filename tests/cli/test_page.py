@@ -196,12 +196,12 @@ def test_runs_that_no_curve_can_hold_are_problems(tmp_path):
 
 def test_damaged_pictures_and_matrices_are_problems(output):
     (output / "run1" / pictures.EXAMPLES).write_bytes(b"no tensors")
-    write_json(output / "transfer_2.json", matrix("APD", "FAP", status="running"))
-    write_json(output / "transfer_3.json", matrix("APD", "FAP", runs=[{}]))
-    write_json(output / "transfer_4.json", ["something else"])
-    page = page_of(output)
+    wrong = [matrix("APD", "FAP", **c) for c in ({"status": "running"}, {"runs": [{}]})]
+    for i, content in enumerate([*wrong, ["something else"]], 2):
+        write_json(output / f"transfer_{i}.json", content)
+    problems = page_of(output).partition('id="problems"')[2]
     for name in (f"run1/{pictures.EXAMPLES}", "transfer_2", "transfer_3", "transfer_4"):
-        assert name in page.partition('id="problems"')[2], name
+        assert name in problems, name
 
 
 def test_many_runs_show_some_pictures_and_say_so(tmp_path, monkeypatch):

@@ -310,12 +310,11 @@ def test_numbers_in_names_of_rows_are_in_their_order():
 
 
 def test_a_methods_own_setting_names_the_row_and_the_rest_goes_below():
-    made = [
-        make(trainer="TeCoA", config={"TRAINER.TECOA.VARIANT": v, "OPTIM.LR": lr})
-        for v, lr in (("prompt", 0.1), ("finetune", 0.2))
-    ]
+    variants = [("prompt", 0.1), ("finetune", 0.2)]
+    configs = [{"TRAINER.TECOA.VARIANT": v, "OPTIM.LR": lr} for v, lr in variants]
+    made = [make(trainer="TeCoA", config=config) for config in configs]
     (table,) = tables(*made)
     assert [row.variant for row in table.rows] == ['VARIANT="finetune"', 'VARIANT="prompt"']
     assert any("finetune" in note and "OPTIM.LR=0.2" in note for note in table.notes)
-    (table,) = tables(*made, make(trainer="TeCoA", config=made[0]["config"] | {"OPTIM.LR": 0.3}))
+    (table,) = tables(*made, make(trainer="TeCoA", config=configs[0] | {"OPTIM.LR": 0.3}))
     assert all("OPTIM.LR" in row.variant for row in table.rows)  # needed, and so in the name

@@ -144,10 +144,7 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
     assert sheet.title == "ImageNet to 2 data sets, cross-dataset, tiny"
     (gap,) = [note for note in sheet.notes if "papers" in note]
     assert "Caltech101" in gap and "EuroSAT" not in gap
-
-
-def test_a_source_without_its_targets_has_no_average():
-    """As when a report is asked for of the source's folder alone."""
+    # the source's folder alone
     (join,), _ = split_up(across("ImageNet"), across("ImageNet", seed=2))
     sheet = layout.table_sheet(join)
     assert sheet.title == "ImageNet without a target, cross-dataset, tiny"
@@ -290,9 +287,7 @@ def test_prompts_of_unknown_source_are_averaged_with_none():
         assert all(f"run{i}/" in n for i, n in zip((1, 2, 3), sorted(notes), strict=True))
     sources = {row["source"] for row in csv.DictReader(io.StringIO(tidy_csv([table])))}
     assert sources == {"", "ImageNet", "unknown 1", "unknown 2", "unknown 3"}
-
-
-def test_an_unknown_source_may_be_the_tested_data():
+    # whose unknown source may be the tested data
     made = [across("ImageNet", source=None), across("EuroSAT"), across("EuroSAT", 2)]
     (join,), (table,) = split_up(*made)
     assert list(join.tests) == ["EuroSAT"] and table.first["dataset"] == "ImageNet"
@@ -366,8 +361,8 @@ def test_costs_are_means_over_the_seeds_that_have_them():
     trained = {"train": 100.0, "bank": 5.0, "eval": 30.0}
     made = [across("ImageNet", 1, seconds=trained)]
     made += [across("EuroSAT", seed, seconds={"eval": 12.0}) for seed in (1, 2, 3)]
-    made += [across(n, trainer="CoOp", seconds={"eval": 8.0}) for n in ("ImageNet", "EuroSAT")]
-    made += [across("EuroSAT", 2, trainer="CoOp", seconds={"eval": 8.0})]
+    coop = {"trainer": "CoOp", "seconds": {"eval": 8.0}}
+    made += [across(n, s, **coop) for n, s in (("ImageNet", 1), ("EuroSAT", 1), ("EuroSAT", 2))]
     made += [across(n, s, trainer="APD") for n, s in (("ImageNet", 1), ("EuroSAT", 2))]
     join, _ = joined(*made)
     rows = {row[0]: row[5:8] for row in cost_sheet(join).blocks[0].rows}
@@ -388,10 +383,7 @@ def test_tests_lie_in_the_run_that_trained():
     assert not few_shot.across and len(few_shot.rows) == 1
     (table,) = arrange(in_run("a", own=half("base"), new=half("new")))
     assert shown(layout.table_sheet(table))[0][:3] == ["80.0", "60.0", "68.6"]
-
-
-def test_an_older_copy_of_the_sources_record_counts_once():
-    own = make(dataset="ImageNet", clean=70, config={})
+    # an older copy of the source's record counts once
     found = in_run("a", own=own, eurosat=across("EuroSAT"))
     copy = {Path("xd/ImageNet/seed1/record.json"): across("ImageNet", clean=70)}
     (table,) = [table for table in arrange(found | copy) if table.across]
