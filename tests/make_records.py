@@ -5,24 +5,12 @@ from pathlib import Path
 from advprompt import records
 
 TRANSFER = {
-    "name": "pgd",
-    "objective": "embedding_kl",
-    "target": "embedding",
-    "eps": "16/255",
-    "alpha": "2/255",
-    "steps": 40,
-    "restarts": 1,
-    "start": "uniform",
-    "norm": "linf",
+    **{"name": "pgd", "objective": "embedding_kl", "target": "embedding", "eps": "16/255"},
+    **{"alpha": "2/255", "steps": 40, "restarts": 1, "start": "uniform", "norm": "linf"},
     "drop": False,
 }
-WHITE_BOX = TRANSFER | {
-    "objective": "ce",
-    "target": "end_to_end",
-    "eps": "1/255",
-    "alpha": "1/255",
-    "steps": 100,
-}
+WHITE_BOX = TRANSFER | {"objective": "ce", "target": "end_to_end", "steps": 100}
+WHITE_BOX |= {"eps": "1/255", "alpha": "1/255"}
 BANK = TRANSFER | {"eps": "8/255", "steps": 10}
 
 
@@ -35,17 +23,9 @@ def outcome(correct, n=100, **changes):
 def make(clean=80, transfer=40, white_box=30, n=100, **changes):
     """A completed AdvPT record, unless ``changes`` say otherwise."""
     fields = {
-        "trainer": "AdvPT",
-        "paper": "https://arxiv.org/abs/2311.11261",
-        "dataset": "EuroSAT",
-        "protocol": "few_shot",
-        "shots": 16,
-        "seed": 1,
-        "backbone": "tiny",
-        "weights_sha256": "ab" * 32,
-        "prompt_parameters": 4096,
-        "classes": 10,
-        "epochs": 50,
+        **{"trainer": "AdvPT", "paper": "https://arxiv.org/abs/2311.11261", "dataset": "EuroSAT"},
+        **{"protocol": "few_shot", "shots": 16, "seed": 1, "backbone": "tiny", "classes": 10},
+        **{"weights_sha256": "ab" * 32, "prompt_parameters": 4096, "epochs": 50},
         "config": {"OPTIM": {"LR": 0.002}, "SEED": 1},
         "train_threat": BANK,
         "status": "completed",
@@ -57,14 +37,8 @@ def make(clean=80, transfer=40, white_box=30, n=100, **changes):
 
 def zero_shot(**changes):
     """A completed zero-shot record of the same setting."""
-    fields = {
-        "trainer": "ZeroshotCLIP",
-        "protocol": "zero_shot",
-        "shots": 0,
-        "epochs": 0,
-        "prompt_parameters": 0,
-        "train_threat": None,
-    }
+    fields = {"trainer": "ZeroshotCLIP", "protocol": "zero_shot", "train_threat": None}
+    fields |= dict.fromkeys(("shots", "epochs", "prompt_parameters"), 0)
     return make(**fields | changes)
 
 

@@ -1,5 +1,7 @@
 """Curves from records: what is one line, what is one panel, what is refused, what is drawn."""
 
+from itertools import product
+
 import pytest
 from make_records import BANK, TRANSFER, WHITE_BOX, listed, make, outcome, write, zero_shot
 from matplotlib.figure import Figure
@@ -25,11 +27,7 @@ def panels(made, key, along=()):
 
 
 def test_a_curve_is_sorted_by_number_and_averages_seeds():
-    made = [
-        run(DEPTH, depth, seed, clean=70 + depth + seed, white_box=depth)
-        for depth in (12, 2, 1)
-        for seed in (1, 2, 3)
-    ]
+    made = [run(DEPTH, d, s, clean=70 + d + s, white_box=d) for d in (12, 2, 1) for s in (1, 2, 3)]
     ((panel,), notes) = panels(made, DEPTH)
     (curve,) = panel.curves
     assert list(curve.rows) == [1, 2, 12] and panel.numeric and not notes
@@ -38,27 +36,25 @@ def test_a_curve_is_sorted_by_number_and_averages_seeds():
     assert curve.name == "AdvPT"
 
 
-LINES = {
-    "setting": (
-        {"config": {REFINER: True}},
-        {"config": {REFINER: False}},
-        ["AdvPT (REFINER.TEXT=false)", "AdvPT (REFINER.TEXT=true)"],
-    ),
-    "trainer": ({"trainer": "APD"}, {}, ["APD", "AdvPT"]),
-    "shots": ({"shots": 1}, {}, ["AdvPT (shots=1)", "AdvPT (shots=16)"]),
-    "epochs": ({"epochs": 5}, {}, ["AdvPT (epochs=5)", "AdvPT (epochs=50)"]),
-    "training": (
+LINES = {  # in what half of the runs differ -> how the lines are named
+    "": ({"trainer": "APD"}, ["APD", "AdvPT"]),
+    "shots": ({"shots": 1}, [1, 16]),
+    "epochs": ({"epochs": 5}, [5, 50]),
+    "REFINER.TEXT": ({"config": {REFINER: True}}, ["false", "true"]),
+    "trained with": (
         {"train_threat": BANK | {"eps": "4/255"}},
-        {},
-        [f"AdvPT (trained with=PGD-10 {eps}/255 (embedding-KL))" for eps in (4, 8)],
+        [f"PGD-10 {eps}/255 (embedding-KL)" for eps in (4, 8)],
     ),
 }
 
 
-@pytest.mark.parametrize("first, second, names", LINES.values(), ids=LINES)
-def test_what_else_differs_is_another_line(first, second, names):
+@pytest.mark.parametrize("what", LINES)
+def test_what_else_differs_is_another_line(what):
+    first, values = LINES[what]
+    second = {"config": {REFINER: False}} if "config" in first else {}
     made = [run(DEPTH, depth, **other) for depth in (1, 2) for other in (first, second)]
     ((panel,), _) = panels(made, DEPTH)
+    names = [f"AdvPT ({what}={value})" for value in values] if what else values
     assert sorted(curve.name for curve in panel.curves) == names
     assert all(list(curve.rows) == [1, 2] for curve in panel.curves)
 
@@ -105,19 +101,17 @@ def test_shots_are_an_axis():
     assert panel.values == [1, 4, 16] and panel.numeric
 
 
-def test_the_training_attack_is_an_axis():
-    made = [
-        make(train_threat=BANK | {"eps": eps}, config={"ATTACK.TRAIN.EPS": eps})
-        for eps in ("1/255", "2/255")
-    ]
-    ((panel,), _) = panels(made, "ATTACK.TRAIN.EPS")
-    assert panel.values == [1, 2] and [curve.name for curve in panel.curves] == ["AdvPT"]
+AXES = {
+    "ATTACK.TRAIN.EPS": {eps: {"train_threat": BANK | {"eps": f"{eps}/255"}} for eps in (1, 2)},
+    "OPTIM.MAX_EPOCH": {n: {"epochs": n} for n in (5, 50)},
+}
 
 
-def test_epochs_are_an_axis():
-    made = [make(epochs=n, config={"OPTIM.MAX_EPOCH": n}) for n in (5, 50)]
-    ((panel,), _) = panels(made, "OPTIM.MAX_EPOCH")
-    assert panel.values == [5, 50]
+@pytest.mark.parametrize("key", AXES)
+def test_what_records_state_twice_is_an_axis(key):
+    made = [make(config={key: value}, **changes) for value, changes in AXES[key].items()]
+    ((panel,), _) = panels(made, key)
+    assert panel.values == list(AXES[key]) and [curve.name for curve in panel.curves] == ["AdvPT"]
 
 
 def test_along_keeps_settings_that_change_together_on_one_curve():
@@ -147,22 +141,22 @@ def test_zero_shot_is_a_reference():
     assert [row.trainer for row in panel.references] == ["ZeroshotCLIP"] and not notes
 
 
-@pytest.mark.parametrize(
-    ("key", "words"),
-    [
-        ("TRAINER.NAPTUNING.PROMPT_DEPT", "Did you mean TRAINER.NAPTUNING.PROMPT_DEPTH"),
-        ("TRAINER.CAPT.ALPHA", "no completed record has a setting 'TRAINER.CAPT.ALPHA'"),
-        ("SEED", "no completed record has a setting 'SEED' that tells"),
-        ("ATTACK.TEST.EPS", "no completed record has a setting 'ATTACK.TEST.EPS' that tells"),
-    ],
-)
+UNKNOWN = "no completed record has a setting '{}'"
+REFUSED = {
+    "TRAINER.NAPTUNING.PROMPT_DEPT": "Did you mean TRAINER.NAPTUNING.PROMPT_DEPTH",
+    **{"TRAINER.CAPT.ALPHA": UNKNOWN, "SEED": f"{UNKNOWN} that tells"},
+    "ATTACK.TEST.EPS": f"{UNKNOWN} that tells",
+}
+
+
+@pytest.mark.parametrize("key, words", REFUSED.items(), ids=REFUSED)
 def test_settings_that_are_no_axis_are_refused(key, words, tmp_path, capsys):
     seeds = [run(DEPTH, depth, seed, config={"SEED": seed}) for depth in (1, 2) for seed in (1, 2)]
     root, out = write(tmp_path / "runs", *seeds), tmp_path / "curve.png"
     assert run_tool(command.main, [root, "--over", key, "--out", str(out)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    assert words in captured.err and captured.out == "" and not out.exists()
+    assert words.format(key) in captured.err and captured.out == "" and not out.exists()
 
 
 def drawn(panel_list, key, monkeypatch, tmp_path):
@@ -183,12 +177,10 @@ def words_of(axes):
 
 
 def test_the_picture_shows_means_intervals_and_threat_models(monkeypatch, tmp_path):
+    same = {"subset": 100, "transfer": 40}
     made = [
-        run(DEPTH, depth, seed, config={REFINER: refiner}, subset=100, clean=78 + seed, **rest)
-        for depth in (1, 2, 3)
-        for seed in (1, 2, 3)
-        for refiner in (True, False)
-        for rest in [{"transfer": 40, "white_box": 10 * depth}]
+        run(DEPTH, d, s, config={REFINER: refiner}, clean=78 + s, white_box=10 * d, **same)
+        for d, s, refiner in product((1, 2, 3), (1, 2, 3), (True, False))
     ]
     reference = zero_shot(clean=50, transfer=20, white_box=5, subset=100)
     found, _ = panels([*made, reference], DEPTH)

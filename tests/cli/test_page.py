@@ -68,16 +68,9 @@ def keep_examples(folder, *names, n=4, size=24):
 def matrix(*names, **changes):
     run = {"backbone": "tiny", "weights_sha256": "ab" * 32, "clean": {"n": 100, "correct": 90}}
     rows = [{"correct": [30 + i] * len(names), "warnings": []} for i in range(len(names))]
-    return {
-        "kind": "transfer",
-        "schema": transfer.SCHEMA,
-        "status": "completed",
-        "dataset": "Shapes",
-        "n": 100,
-        "subset": None,
-        "runs": [run | {"name": name} for name in names],
-        "tables": [{"attack": WHITE_BOX, "rows": rows, "warnings": []}],
-    } | changes
+    facts = {"kind": "transfer", "schema": transfer.SCHEMA, "status": "completed", "n": 100}
+    facts |= {"dataset": "Shapes", "subset": None, "runs": [run | {"name": n} for n in names]}
+    return facts | {"tables": [{"attack": WHITE_BOX, "rows": rows, "warnings": []}]} | changes
 
 
 @pytest.fixture
@@ -91,20 +84,12 @@ def output(tmp_path):
     ]
     half = {"protocol": "base2new", "classes": 5}
     depth = "TRAINER.NAPTUNING.PROMPT_DEPTH"
-    write(
-        folder,
-        *(
-            make(trainer=name, shots=shots, clean=60 + shots)
-            for name in ("APD", "FAP")
-            for shots in (1, 16)
-        ),
-        zero_shot(),
-        make(dataset="Shapes", attacks=sweep),
-        *(make(trainer="NAPTuning", dataset="Shapes", config={depth: d}) for d in (1, 6)),
-        *(make(split=s, config={"DATASET.SUBSAMPLE_CLASSES": s}, **half) for s in ("base", "new")),
-        make(seed=2, status="running", clean=None, attacks=[]),
-        make(trainer="APD", seed=2),
-    )
+    few = [make(trainer=t, shots=n, clean=60 + n) for t in ("APD", "FAP") for n in (1, 16)]
+    few += [zero_shot(), make(dataset="Shapes", attacks=sweep)]
+    few += [make(trainer="NAPTuning", dataset="Shapes", config={depth: d}) for d in (1, 6)]
+    few += [make(split=s, config={"DATASET.SUBSAMPLE_CLASSES": s}, **half) for s in ("base", "new")]
+    cut = make(seed=2, status="running", clean=None, attacks=[])
+    write(folder, *few, cut, make(trainer="APD", seed=2))
     keep_examples(folder / "run0")
     write_json(folder / "transfer.json", matrix("APD", "FAP"))
     return folder
@@ -149,13 +134,8 @@ def test_nothing_is_fetched(output):
 def hostile(folder):
     """Every text that a record, pictures or a matrix can hold is markup."""
     attacks = [WHITE_BOX | {"name": HOSTILE} | outcome(3, warnings=[HOSTILE])]
-    texts = {
-        "trainer": HOSTILE,
-        "backbone": HOSTILE,
-        "device": HOSTILE,
-        "attacks": attacks,
-        "train_threat": WHITE_BOX | {"name": HOSTILE, "start": HOSTILE},
-    }
+    texts = dict.fromkeys(("trainer", "backbone", "device"), HOSTILE) | {"attacks": attacks}
+    texts["train_threat"] = WHITE_BOX | {"name": HOSTILE, "start": HOSTILE}
     for i, (shots, dataset) in enumerate([(1, HOSTILE), (2, HOSTILE), (1, "\ud800\u202e")]):
         config = {"TRAINER.X": HOSTILE, "OPTIM.NAME": HOSTILE + str(i // 2)}
         record = make(shots=shots, config=config) | texts | {"dataset": dataset}
@@ -199,19 +179,11 @@ def test_runs_that_no_curve_can_hold_are_problems(tmp_path):
     assert all("left out: AdvPT" in problem for problem in problems)
     write(tmp_path, *conflict)
     assert "both have DATASET.NUM_SHOTS" in page_of(tmp_path).partition('id="problems"')[2]
-
-
-def test_runs_left_out_of_curves_are_problems():
-    depths = [
-        make(config={"TRAINER.ADVPT.N_CTX": n, "OPTIM.LR": lr})
-        for n, lr in ((4, 0.1), (16, 0.1), (16, 0.2))
-    ]
-    count, (problem,) = charted(*depths)
+    depths = [(4, 0.1), (16, 0.1), (16, 0.2)]
+    made = [make(config={"TRAINER.ADVPT.N_CTX": n, "OPTIM.LR": lr}) for n, lr in depths]
+    count, (problem,) = charted(*made)
     assert count == 1 and "curves over TRAINER.ADVPT.N_CTX: EuroSAT" in problem
     assert "left out: AdvPT" in problem and "N_CTX=16 alone" in problem
-
-
-def test_models_left_out_of_a_sweep_are_problems():
     checks = outcome(1)["checks"] | {"max_linf": 0.0}
     attacks = [
         WHITE_BOX | {"eps": f"{e}/255"} | outcome(60 - e, checks=checks, warnings=["odd"])
@@ -219,20 +191,17 @@ def test_models_left_out_of_a_sweep_are_problems():
     ]
     count, (problem,) = charted(make(attacks=attacks), make(trainer="APD", attacks=attacks[:1]))
     assert count == 1 and "left out: APD" in problem and "eps=1 alone" in problem
-
-
-def test_nothing_that_varies_is_no_problem():
     assert charted(make(), make(seed=2), make(trainer="APD"), zero_shot()) == (0, [])
 
 
 def test_damaged_pictures_and_matrices_are_problems(output):
     (output / "run1" / pictures.EXAMPLES).write_bytes(b"no tensors")
-    write_json(output / "transfer_2.json", matrix("APD", "FAP", status="running"))
-    write_json(output / "transfer_3.json", matrix("APD", "FAP", runs=[{}]))
-    write_json(output / "transfer_4.json", ["something else"])
-    page = page_of(output)
+    wrong = [matrix("APD", "FAP", **c) for c in ({"status": "running"}, {"runs": [{}]})]
+    for i, content in enumerate([*wrong, ["something else"]], 2):
+        write_json(output / f"transfer_{i}.json", content)
+    problems = page_of(output).partition('id="problems"')[2]
     for name in (f"run1/{pictures.EXAMPLES}", "transfer_2", "transfer_3", "transfer_4"):
-        assert name in page.partition('id="problems"')[2], name
+        assert name in problems, name
 
 
 def test_many_runs_show_some_pictures_and_say_so(tmp_path, monkeypatch):
@@ -267,14 +236,10 @@ def test_other_settings_are_other_models_with_pictures(tmp_path):
     assert sorted(told) == ["N_CTX=16)", "N_CTX=4)", *sources, *threats]
 
 
-def test_large_pictures_shrink():
-    uri = gallery.data_uri(torch.rand(3, 300, 200))
-    assert Image.open(_bytes(uri)).size == (107, gallery.EDGE)
-    assert Image.open(_bytes(gallery.data_uri(torch.rand(3, 8, 8)))).size == (8, 8)
-
-
-def _bytes(uri):
-    return io.BytesIO(base64.b64decode(uri.partition(",")[2]))
+@pytest.mark.parametrize("given, shown", [((300, 200), (107, gallery.EDGE)), ((8, 8), (8, 8))])
+def test_large_pictures_shrink(given, shown):
+    png = base64.b64decode(gallery.data_uri(torch.rand(3, *given)).partition(",")[2])
+    assert Image.open(io.BytesIO(png)).size == shown
 
 
 def test_a_page_is_not_put_between_marks(output, tmp_path, capsys):

@@ -55,11 +55,9 @@ def test_base_and_new_stand_in_one_table_with_the_mean_of_the_averages():
     made = [half(split, seed) for split in TWO for seed in (1, 2)]
     made += [half("base", 3, clean=89), half("new", 3, clean=66)]
     join, sheet = joined(*made)
-    assert [(c.group, c.name) for c in sheet.blocks[0].columns[3:-1]] == [
-        (figure, name)
-        for figure in ("clean", "transfer PGD-40 16/255 (embedding-KL)", "end-to-end PGD-100 1/255")
-        for name in ("base", "new", "H")
-    ]
+    figures = ("clean", "transfer PGD-40 16/255 (embedding-KL)", "end-to-end PGD-100 1/255")
+    columns = [(c.group, c.name) for c in sheet.blocks[0].columns[3:-1]]
+    assert columns == [(figure, name) for figure in figures for name in ("base", "new", "H")]
     ((*cells, seeds),) = shown(sheet)
     assert cells == [  # 71.0 is 2 * 83 * 62 / 145, of the averages
         *("83.0 ± 12.9", "62.0 ± 8.6", "71.0", "40.0 ± 0.0", "20.0 ± 0.0", "26.7"),
@@ -83,10 +81,8 @@ def test_zero_shot_rows_join_whatever_their_protocol():
 
 
 APART = {
-    "data": {"dataset": "Caltech101"},
-    "subset": {"subset": 100},
-    "backbone": {"backbone": "ViT-B/16"},
-    "weights": {"weights_sha256": "cd" * 32},
+    **{"data": {"dataset": "Caltech101"}, "subset": {"subset": 100}},
+    **{"backbone": {"backbone": "ViT-B/16"}, "weights": {"weights_sha256": "cd" * 32}},
     "attacks": {"attacks": [TRANSFER | outcome(20)]},
     "threat": {"attacks": [TRANSFER | outcome(20), WHITE_BOX | outcome(0) | {"eps": "4/255"}]},
 }
@@ -122,11 +118,8 @@ def test_another_test_set_of_a_half_keeps_a_table_of_its_own():
 
 
 def test_a_smaller_test_set_than_the_subset_is_whole_and_joins():
-    sizes = [
-        half("base", subset=100, n=100, config={"TEST.SUBSET": 100}),
-        half("new", n=70, config={"TEST.SUBSET": 100}),
-    ]
-    _, sheet = joined(*sizes)
+    asked = {"config": {"TEST.SUBSET": 100}}
+    _, sheet = joined(half("base", subset=100, n=100, **asked), half("new", n=70, **asked))
     assert any("base 100, new 70 (a fixed" in fact for fact in sheet.facts)
 
 
@@ -151,10 +144,7 @@ def test_source_targets_and_average_stand_in_a_block_per_figure():
     assert sheet.title == "ImageNet to 2 data sets, cross-dataset, tiny"
     (gap,) = [note for note in sheet.notes if "papers" in note]
     assert "Caltech101" in gap and "EuroSAT" not in gap
-
-
-def test_a_source_without_its_targets_has_no_average():
-    """As when a report is asked for of the source's folder alone."""
+    # the source's folder alone
     (join,), _ = split_up(across("ImageNet"), across("ImageNet", seed=2))
     sheet = layout.table_sheet(join)
     assert sheet.title == "ImageNet without a target, cross-dataset, tiny"
@@ -164,10 +154,8 @@ def test_a_source_without_its_targets_has_no_average():
 
 
 def test_a_target_that_would_be_augmented_otherwise_is_the_same_model():
-    made = [across("ImageNet", config=FLIPS), across("Shapes", config=SHIFTS)]
-    (join,), _ = split_up(*made)
-    (row,) = join.rows
-    assert set(row.parts) == {"ImageNet", "Shapes"}
+    (join,), _ = split_up(across("ImageNet", config=FLIPS), across("Shapes", config=SHIFTS))
+    assert [set(row.parts) for row in join.rows] == [{"ImageNet", "Shapes"}]
 
 
 def ambiguous(join):
@@ -184,14 +172,10 @@ def test_models_that_every_part_tells_apart_are_rows_of_their_own():
         for config, clean in ((FLIPS, 60), (SHIFTS, 70))
     ]
     join, sheet = joined(*made)
-    assert [row.name for row in join.rows] == [
-        'AdvPT (INPUT.TRANSFORMS=["random_flip"])',
-        'AdvPT (INPUT.TRANSFORMS=["random_translation"])',
-    ]
-    assert [[cell[:4] for cell in row[:4]] for row in shown(sheet)] == [
-        ["65.0", "60.0", "60.0", "60.0"],
-        ["75.0", "70.0", "70.0", "70.0"],
-    ]
+    flips = ("random_flip", "random_translation")
+    assert [row.name for row in join.rows] == [f'AdvPT (INPUT.TRANSFORMS=["{f}"])' for f in flips]
+    cells = [[cell[:4] for cell in row[:4]] for row in shown(sheet)]
+    assert cells == [["65.0", *3 * ["60.0"]], ["75.0", *3 * ["70.0"]]]
     assert not ambiguous(join)
 
 
@@ -255,18 +239,13 @@ def test_a_missing_target_is_told_and_its_average_left_out():
     made += [across("Caltech101", source="Shapes", trainer="APD")]
     _, sheet = joined(*made)
     rows = {row[0]: row[3:] for row in sheet.blocks[0].rows}
-    assert rows == {
-        "APD": ["–", "80.0", "–", "–", "1"],
-        "AdvPT": ["80.0", "–", "80.0", "–", "1"],
-    }
+    assert rows == {"APD": ["–", "80.0", "–", "–", "1"], "AdvPT": ["80.0", "–", "80.0", "–", "1"]}
     assert "missing: APD, 16 shots has no run on Shapes, EuroSAT" in sheet.notes
 
 
 def test_the_few_shot_run_stands_for_the_source_figure():
-    few_shot = [
-        make(dataset="ImageNet", **c)
-        for c in ({"config": {}, "clean": 70}, {"config": {"OPTIM.LR": 9}})
-    ]
+    other = {"OPTIM.LR": 9}
+    few_shot = [make(dataset="ImageNet", config=c, clean=n) for c, n in (({}, 70), (other, 80))]
     made = [across("EuroSAT"), across("EuroSAT", 2), *few_shot]
     (join,), tables = split_up(*made)
     ((source, target, *_),) = shown(layout.table_sheet(join))
@@ -274,7 +253,7 @@ def test_the_few_shot_run_stands_for_the_source_figure():
     assert "no seed 2 on ImageNet" in " ".join(join.notes)
     (table,) = tables  # where it stands as well, beside the one of another training
     assert len(table.rows) == 2
-    made[0] = across("EuroSAT", config={"OPTIM.LR": 9})
+    made[0] = across("EuroSAT", config=other)
     (join,), _ = split_up(*made)
     assert sorted(list(row.parts) for row in join.rows) == [["EuroSAT"], ["ImageNet", "EuroSAT"]]
 
@@ -305,15 +284,10 @@ def test_prompts_of_unknown_source_are_averaged_with_none():
     named = {row.name.partition("(")[2] for row in table.rows if row.shots}
     assert named == {f'source="{s}")' for s in ("ImageNet", "unknown 1", "unknown 2", "unknown 3")}
     for notes in (alone.notes, table.notes):
-        assert [
-            f"run{i}/" in note for i, note in zip((1, 2, 3), sorted(notes), strict=True)
-        ] == 3 * [True]
-    text = tidy_csv([table])
-    sources = {row["source"] for row in csv.DictReader(io.StringIO(text))}
+        assert all(f"run{i}/" in n for i, n in zip((1, 2, 3), sorted(notes), strict=True))
+    sources = {row["source"] for row in csv.DictReader(io.StringIO(tidy_csv([table])))}
     assert sources == {"", "ImageNet", "unknown 1", "unknown 2", "unknown 3"}
-
-
-def test_an_unknown_source_may_be_the_tested_data():
+    # whose unknown source may be the tested data
     made = [across("ImageNet", source=None), across("EuroSAT"), across("EuroSAT", 2)]
     (join,), (table,) = split_up(*made)
     assert list(join.tests) == ["EuroSAT"] and table.first["dataset"] == "ImageNet"
@@ -346,9 +320,8 @@ def test_every_format_holds_the_joins_and_costs(style, folder):
     text, remarks = report.render([folder], style, costs=True)
     assert not remarks
     flat = " ".join(text.replace("\\", "").split())
-    for wanted in ("68.6", "base-to-novel, 5 base and 5 new classes", "ImageNet to 1 data set,"):
-        assert wanted in flat
-    for wanted in ("Costs: EuroSAT, few-shot", "seconds", "no run on"):
+    titles = ("base-to-novel, 5 base and 5 new classes", "ImageNet to 1 data set,")
+    for wanted in ("68.6", *titles, "Costs: EuroSAT, few-shot", "seconds", "no run on"):
         assert wanted in flat
     assert flat.count("few-shot, 10 classes") == 2  # with its costs; no table for a split alone
     if style == "latex":
@@ -358,12 +331,11 @@ def test_every_format_holds_the_joins_and_costs(style, folder):
 def test_csv_stays_long(folder):
     text, remarks = report.render([folder], "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert {(r["dataset"], r["protocol"], r["split"], r["source"]) for r in rows} == {
-        ("EuroSAT", "base2new", "base", ""),
-        ("EuroSAT", "base2new", "new", ""),
+    found = {(r["dataset"], r["protocol"], r["split"], r["source"]) for r in rows}
+    assert found == {
+        *(("EuroSAT", "base2new", "base", ""), ("EuroSAT", "base2new", "new", "")),
+        *(("EuroSAT", "few_shot", "all", ""), ("EuroSAT", "xd", "all", "ImageNet")),
         ("ImageNet", "xd", "all", ""),
-        ("EuroSAT", "xd", "all", "ImageNet"),
-        ("EuroSAT", "few_shot", "all", ""),
     }
     assert len(rows) == 5 * 3 and any("papers" in remark for remark in remarks)
 
@@ -389,16 +361,12 @@ def test_costs_are_means_over_the_seeds_that_have_them():
     trained = {"train": 100.0, "bank": 5.0, "eval": 30.0}
     made = [across("ImageNet", 1, seconds=trained)]
     made += [across("EuroSAT", seed, seconds={"eval": 12.0}) for seed in (1, 2, 3)]
-    made += [across(n, trainer="CoOp", seconds={"eval": 8.0}) for n in ("ImageNet", "EuroSAT")]
-    made += [across("EuroSAT", 2, trainer="CoOp", seconds={"eval": 8.0})]
+    coop = {"trainer": "CoOp", "seconds": {"eval": 8.0}}
+    made += [across(n, s, **coop) for n, s in (("ImageNet", 1), ("EuroSAT", 1), ("EuroSAT", 2))]
     made += [across(n, s, trainer="APD") for n, s in (("ImageNet", 1), ("EuroSAT", 2))]
     join, _ = joined(*made)
     rows = {row[0]: row[5:8] for row in cost_sheet(join).blocks[0].rows}
-    assert rows == {
-        "APD": ["–", "–", "–"],
-        "AdvPT": ["100", "5.0", "42"],
-        "CoOp": ["–", "–", "16"],
-    }
+    assert rows == {"APD": ["–", "–", "–"], "AdvPT": ["100", "5.0", "42"], "CoOp": ["–", "–", "16"]}
 
 
 def in_run(run, **tests):
@@ -415,10 +383,7 @@ def test_tests_lie_in_the_run_that_trained():
     assert not few_shot.across and len(few_shot.rows) == 1
     (table,) = arrange(in_run("a", own=half("base"), new=half("new")))
     assert shown(layout.table_sheet(table))[0][:3] == ["80.0", "60.0", "68.6"]
-
-
-def test_an_older_copy_of_the_sources_record_counts_once():
-    own = make(dataset="ImageNet", clean=70, config={})
+    # an older copy of the source's record counts once
     found = in_run("a", own=own, eurosat=across("EuroSAT"))
     copy = {Path("xd/ImageNet/seed1/record.json"): across("ImageNet", clean=70)}
     (table,) = [table for table in arrange(found | copy) if table.across]

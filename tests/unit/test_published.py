@@ -33,9 +33,8 @@ SAME = {
         WHITE_BOX | outcome(1),
     ],
 }
-UNTRAINED = {key: SAME[key] for key in ("dataset", "backbone", "attacks")} | {
-    "config": shipped("ZeroshotCLIP")
-}
+UNTRAINED = {key: SAME[key] for key in ("dataset", "backbone", "attacks")}
+UNTRAINED["config"] = shipped("ZeroshotCLIP")
 
 
 def beside(*made):
@@ -70,26 +69,15 @@ OTHER = [
     *({"train_threat": SAME["train_threat"] | {key: TRAINING[key]}} for key in TRAINING),
 ]
 TUNED = {
-    "TRAINER.ADVPT.N_CTX": 16,
-    "TRAINER.ADVPT.CSC": True,
-    "TRAINER.ADVPT.CTX_INIT": "a photo of a",
-    "TRAINER.ADVPT.CLASS_TOKEN_POSITION": "front",
-    "TRAINER.ADVERSARIAL.PREC": "amp",
-    "TRAINER.ADVPT.VIEWS": 2,
-    "OPTIM.LR": 0.002,
-    "OPTIM.NAME": "adamw",
-    "OPTIM.MOMENTUM": 0.0,
-    "OPTIM.WEIGHT_DECAY": 0.0,
-    "OPTIM.LR_SCHEDULER": "single_step",
-    "OPTIM.WARMUP_EPOCH": 0,
-    "DATALOADER.TRAIN_X.BATCH_SIZE": 64,
-    "TEST.FINAL_MODEL": "best_val",
-    "MODEL.INIT_WEIGHTS": "prompts.pth",
+    **{"TRAINER.ADVPT.N_CTX": 16, "TRAINER.ADVPT.CSC": True, "TRAINER.ADVPT.VIEWS": 2},
+    **{"TRAINER.ADVPT.CTX_INIT": "a photo of a", "TRAINER.ADVPT.CLASS_TOKEN_POSITION": "front"},
+    **{"TRAINER.ADVERSARIAL.PREC": "amp", "OPTIM.LR": 0.002, "OPTIM.NAME": "adamw"},
+    **{"OPTIM.MOMENTUM": 0.0, "OPTIM.WEIGHT_DECAY": 0.0, "OPTIM.LR_SCHEDULER": "single_step"},
+    **{"OPTIM.WARMUP_EPOCH": 0, "DATALOADER.TRAIN_X.BATCH_SIZE": 64},
+    **{"TEST.FINAL_MODEL": "best_val", "MODEL.INIT_WEIGHTS": "prompts.pth"},
 }
 TESTED = {
-    "DATASET.TEMPLATE": "a photo of a {}.",
-    "DEFENCE.NAME": "jpeg",
-    "TEST.FIRST": 1000,
+    **{"DATASET.TEMPLATE": "a photo of a {}.", "DEFENCE.NAME": "jpeg", "TEST.FIRST": 1000},
     "INPUT.INTERPOLATION": "bilinear",
 }
 OTHER += [setting(key, value) for key, value in (TUNED | TESTED).items()]
@@ -107,11 +95,8 @@ def test_nor_does_another_test_of_the_untrained_model(key):
 
 
 def test_what_older_records_lack_is_its_default():
-    known = {
-        key: value
-        for key, value in CONFIG.items()
-        if not key.startswith(("DEFENCE.", "DATASET.TEMPLATE", "TRAINER.ADVPT."))
-    }
+    later = ("DEFENCE.", "DATASET.TEMPLATE", "TRAINER.ADVPT.")
+    known = {key: value for key, value in CONFIG.items() if not key.startswith(later)}
     assert beside(make(**SAME | {"config": known}))
     assert beside(make(**SAME | setting("DATASET.TEMPLATE", TEMPLATES["EuroSAT"])))
     assert not beside(make(**SAME | {"config": {}}))  # Dassl's own optimiser
@@ -137,13 +122,11 @@ def test_papers_tables_are_apart_and_say_so(style, tmp_path):
     plain, _ = report.render([root], style)
     text, _ = report.render([root], style, paper=True)
     assert "Published" not in plain and text.startswith(plain.rstrip())
-    assert text.count("Published: ") == len(published.papers_sheets())
-    assert text.count("copied from the paper, not measured here") == len(published.papers_sheets())
+    sheets = published.papers_sheets()
+    assert text.count("Published: ") == len(sheets)
+    assert text.count("copied from the paper, not measured here") == len(sheets)
     assert "arXiv 2311.11261" in text and "70.52" in text and "37.4" in text
-
-
-def test_papers_tables_are_whole():
-    for sheet in published.papers_sheets():
+    for sheet in sheets:
         (block,) = sheet.blocks
         assert {len(row) for row in block.rows} == {len(block.columns)}
         assert sheet.facts[0].count("arXiv") == 1 and len(sheet.facts) > 2

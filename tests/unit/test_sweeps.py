@@ -108,26 +108,20 @@ def test_attacks_that_differ_in_more_are_never_joined(other):
 
 APART = [
     *({"dataset": "Caltech101"}, {"split": "new"}, {"weights_sha256": "cd" * 32}),
-    *({"subset": 100}, {"classes": 5}, {"protocol": "xd"}),
+    *({"subset": 100}, {"classes": 5}, {"protocol": "xd"}, {"shots": 4}),
 ]
 
 
 @pytest.mark.parametrize("changes", APART)
-def test_data_and_backbones_are_never_joined(changes):
+def test_other_runs_are_never_joined(changes):
     first, second = swept("steps", (1, 10))
     with pytest.raises(UserError, match="differ in steps alone"):
         build([make(attacks=[first]), make(attacks=[second], **changes)], "steps")
 
 
-def test_another_setting_of_the_run_is_never_joined():
-    first, second = swept("steps", (1, 10))
-    with pytest.raises(UserError, match="differ in steps alone"):
-        build([make(attacks=[first]), make(attacks=[second], shots=4)], "steps")
-    made = [
-        make(attacks=[a], config={"TRAINER.ADVPT.N_CTX": n})
-        for a in (first, second)
-        for n in (4, 8)
-    ]
+def test_another_setting_of_the_run_is_another_curve():
+    settings = [{"TRAINER.ADVPT.N_CTX": n} for n in (4, 8)]
+    made = [make(attacks=[a], config=c) for a in swept("steps", (1, 10)) for c in settings]
     ((panel,), _) = build(made, "steps")
     assert len(panel.curves) == 2 and "N_CTX=4" in panel.curves[0].name
 
@@ -140,10 +134,6 @@ def test_the_same_test_twice_counts_once_and_a_contradiction_is_told():
     ((panel,), notes) = build([make(attacks=sweep), other], "eps")
     assert points(panel.curves[0], panel)[1] == [33]
     assert any(note.startswith("duplicate") for note in notes)
-
-
-def test_objections_of_the_checks_are_told():
-    sweep = swept("eps", (1, 4))
     sweep[0]["warnings"] = ["the gradient is masked"]
     _, notes = build([make(attacks=sweep)], "eps")
     assert any("eps=1" in note and "the gradient is masked" in note for note in notes)

@@ -82,11 +82,8 @@ _THREAT = {
     "target": _one_of(*TARGETS),
     "eps": _optional(_EPS),  # null: no ball
     "alpha": _optional(_EPS),
-    "steps": _COUNT,
-    "restarts": _POSITIVE,
-    "start": _optional(_TEXT),
-    "norm": _TEXT,
-    "drop": _FLAG,
+    **{"steps": _COUNT, "restarts": _POSITIVE, "start": _optional(_TEXT)},
+    **{"norm": _TEXT, "drop": _FLAG},
 }
 _CHECKS = {
     "max_linf": _number(0, 1),
@@ -103,8 +100,7 @@ _OUTCOME = _SCORE | {
     "warnings": _Rule("a list of strings", lambda v: isinstance(v, list) and _texts(v)),
 }
 _SHA256 = _Rule(
-    "64 lower-case hex digits",
-    lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
+    "64 lower-case hex digits", lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v)
 )
 _FIELDS = {
     "schema": _one_of(SCHEMA),

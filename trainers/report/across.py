@@ -22,21 +22,11 @@ BASE_TO_NEW, CROSS, SHIFT = "base2new", "xd", "dg"
 SPLITS = ("base", "new")
 # the data sets of the papers' tables in their order, and the short names they print
 SHORT = {
-    "ImageNet": "ImageNet",
-    "Caltech101": "Caltech",
-    "OxfordPets": "Pets",
-    "StanfordCars": "Cars",
-    "OxfordFlowers": "Flowers",
-    "Food101": "Food101",
-    "FGVCAircraft": "Aircraft",
-    "SUN397": "SUN397",
-    "DescribableTextures": "DTD",
-    "EuroSAT": "EuroSAT",
-    "UCF101": "UCF101",
-    "ImageNetV2": "-V2",
-    "ImageNetSketch": "-Sketch",
-    "ImageNetA": "-A",
-    "ImageNetR": "-R",
+    **{"ImageNet": "ImageNet", "Caltech101": "Caltech", "OxfordPets": "Pets"},
+    **{"StanfordCars": "Cars", "OxfordFlowers": "Flowers", "Food101": "Food101"},
+    **{"FGVCAircraft": "Aircraft", "SUN397": "SUN397", "DescribableTextures": "DTD"},
+    **{"EuroSAT": "EuroSAT", "UCF101": "UCF101", "ImageNetV2": "-V2"},
+    **{"ImageNetSketch": "-Sketch", "ImageNetA": "-A", "ImageNetR": "-R"},
 }
 
 
@@ -227,7 +217,10 @@ def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
     def settings(row: Row) -> tuple[str, ...]:
         return tuple(row.config.get(key, json.dumps(defaults().get(key))) for key in keys)
 
-    for known_by in (_folders, settings):
+    def folders(row: Row) -> frozenset[Path]:
+        return frozenset(run_folder(run.path) for run in row.runs)
+
+    for known_by in (folders, settings):
         by_value = {name: {known_by(row): row for row in rows} for name, rows in found.items()}
         values = next(iter(by_value.values())).keys()
         if all(by_value[n].keys() == values and len(found[n]) == len(values) for n in found):
@@ -239,10 +232,6 @@ def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
     single = row({name: rows[0] for name, rows in found.items() if len(rows) == 1}, {})
     single.unclear = {name: rows for name, rows in found.items() if len(rows) > 1}
     return [single]
-
-
-def _folders(row: Row) -> frozenset[Path]:
-    return frozenset(run_folder(run.path) for run in row.runs)
 
 
 def _ambiguous(table: Table, row: Row) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def build_charts(
         others have, or that contradict one another; none where nothing varies.
     """
     tables = list(tables)
-    found = [_few_shot(tables), _over_attacks(records), _ablations(tables)]
+    found = [*_few_shot(tables), *_over_attacks(records), *_ablations(tables)]
     notes = dict.fromkeys(note for _, stated in found for note in stated)
     return [chart for charts, _ in found for chart in charts], list(notes)
 
@@ -64,47 +65,38 @@ def _panels(table: Table, key: str, along: Iterable[str] = ()) -> tuple[list[Pan
     return panels, [f"{where}: {note}" for note in notes if note not in table.notes]
 
 
-def _few_shot(tables: list[Table]) -> tuple[list[Chart], list[str]]:
-    charts, notes = [], []
+def _few_shot(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:
     for table in tables:  # one by one: twins in one table must not cost the others their charts
         if table.protocol != "few_shot":
             continue
         along = [_EPOCHS] if any(_EPOCHS in row.config for row in table.rows) else []
-        panels, stated = _panels(table, SHOTS, along)
+        panels, notes = _panels(table, SHOTS, along)
         if along and not panels:
             panels, again = _panels(table, SHOTS)
-            stated = again if panels else stated + again
-        charts += [Chart("Over shots", p, "shots") for p in curves.per_figure(panels)]
-        notes += stated
-    return charts, notes
+            notes = again if panels else notes + again
+        yield [Chart("Over shots", p, "shots") for p in curves.per_figure(panels)], notes
 
 
-def _over_attacks(records: Mapping[Path, dict]) -> tuple[list[Chart], list[str]]:
-    charts, notes = [], []
+def _over_attacks(records: Mapping[Path, dict]) -> Iterator[tuple[list[Chart], list[str]]]:
     for axis, title in curves.AXES.items():
-        try:
-            panels, _ = curves.attack_panels(records, axis)
-        except curves.NothingVaries:
-            continue
-        for panel in panels:  # whose notes leave out the attacks that do not vary
-            charts.append(Chart("Over the test attack", panel, title))
-            where = f"curves over {axis}: {layout.title(panel.table)}"
-            stated = (n for n in panel.table.notes if not n.startswith("self-check"))  # in tables
-            notes += [f"{where}: {note}" for note in stated]
-    return charts, notes
+        with contextlib.suppress(curves.NothingVaries):
+            for panel in curves.attack_panels(records, axis)[0]:
+                where = f"curves over {axis}: {layout.title(panel.table)}"
+                notes = (
+                    n for n in panel.table.notes if not n.startswith("self-check")
+                )  # in tables
+                stated = [f"{where}: {note}" for note in notes]
+                yield [Chart("Over the test attack", panel, title)], stated
 
 
-def _ablations(tables: list[Table]) -> tuple[list[Chart], list[str]]:
+def _ablations(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:
     """Draw each trainer over every setting of its own in which its runs differ."""
-    charts, notes = [], []
     for table in tables:
         untrained = [row for row in table.rows if not row.shots]
         for trainer in sorted({row.trainer for row in table.rows if row.shots}):
             rows = [row for row in table.rows if row.trainer == trainer]
             alone = Table(table.tests, table.protocol, rows=untrained + rows)
-            node = f"TRAINER.{trainer.upper()}."
-            for key in (key for key in differing(rows) if key.startswith(node)):
-                panels, stated = _panels(alone, key)
-                charts += [Chart("Ablations", panel, key) for panel in panels]
-                notes += stated
-    return charts, notes
+            for key in differing(rows):
+                if key.startswith(f"TRAINER.{trainer.upper()}."):
+                    panels, notes = _panels(alone, key)
+                    yield [Chart("Ablations", panel, key) for panel in panels], notes

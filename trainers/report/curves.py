@@ -7,9 +7,10 @@ models, backbones, data or test subsets. Runs that differ in another setting are
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import records as records_of
@@ -75,11 +76,7 @@ def label(value: float | str) -> str:
 
 def per_figure(panels: Iterable[Panel]) -> list[Panel]:
     """Return a panel per figure instead of one for all: for many curves."""
-    return [
-        Panel(panel.table, panel.curves, panel.references, name)
-        for panel in panels
-        for name, _ in panel.figures
-    ]
+    return [replace(panel, only=name) for panel in panels for name, _ in panel.figures]
 
 
 def _number(value) -> float:
@@ -134,11 +131,9 @@ def build_panels(
     panels, notes, seen = [], [], []
     for table in tables:
         panel, left, values = _panel(table, key, left_out)
-        notes += left
         seen += values
-        if panel.curves:
-            panels.append(panel)
-            notes += table.notes
+        notes += left + (table.notes if panel.curves else [])
+        panels += [panel] if panel.curves else []
     if not panels:
         raise NothingVaries(
             f"no two comparable runs differ in {key} alone (found: "
@@ -202,13 +197,11 @@ def _name_curves(curves: list[Curve], left_out: set[str]) -> None:
         keys = differing_keys([settings for _, settings in twins])
         keys = [key for key in keys if not key.startswith("ATTACK.TRAIN.")]  # in 'trained with'
         for curve, settings in twins:
-            parts = (f"{_short(key)}={settings.get(key, 'unset')}" for key in keys)
+            parts = (  # without the trainer's node: TRAINER.CAPT.ALPHA is ALPHA
+                f"{re.sub('^TRAINER[.][^.]*[.]', '', key)}={settings.get(key, 'unset')}"
+                for key in keys
+            )
             curve.name = f"{trainer} ({', '.join(parts)})" if keys else trainer
-
-
-def _short(key: str) -> str:
-    """Drop the trainer's node, since its name is given: ``TRAINER.CAPT.ALPHA`` is ``ALPHA``."""
-    return key.split(".", 2)[2] if key.startswith("TRAINER.") and key.count(".") > 1 else key
 
 
 def attack_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel], list[str]]:
@@ -246,12 +239,16 @@ def attack_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel],
 
 def _attack_tables(records: Mapping[Path, dict], axis: str) -> Iterator[Table]:
     """Yield tables of attacks that are equal but for ``axis``, which is a setting of their rows."""
+    left_out = {axis, "alpha"} if axis == "eps" else {axis}  # the step size may grow with eps
     for members in grouped(name_sources(records), setting):
-        kinds = defaultdict(list)  # the attack but for the axis -> [(run, attack)]
+        kinds = defaultdict(list)  # the attack but for these -> [(run, attack)]
         for path, record in members.items():
             for attack in record["attacks"]:
+                alike = tuple(
+                    fact for fact in records_of.attack_signature(attack) if fact[0] not in left_out
+                )
                 if attack[axis] is not None:  # an attack without a ball has no eps
-                    kinds[_alike(attack, axis)].append((Run(path, record), attack))
+                    kinds[alike].append((Run(path, record), attack))
         for found in kinds.values():
             by_rule = defaultdict(list)
             rules = _step_rules([attack for _, attack in found], axis)
@@ -260,25 +257,16 @@ def _attack_tables(records: Mapping[Path, dict], axis: str) -> Iterator[Table]:
             for rule, entries in by_rule.items():
                 values = [_number(attack[axis]) for _, attack in entries]
                 span = f"{min(values):g}..{max(values):g}{'/255' if axis == 'eps' else ''}"
-                # one threat model for the whole curve, so that its points share a signature
-                runs = [
-                    Run(
-                        run.path,
-                        run.record
-                        | {"attacks": [attack | {"alpha": rule, axis: span}]}
-                        | {"config": run.record["config"] | {axis: value}},
+                runs = []
+                for ((path, record), attack), value in zip(entries, values, strict=True):
+                    # one threat model for the whole curve, so that its points share a signature
+                    swept = {"attacks": [attack | {"alpha": rule, axis: span}]}
+                    runs.append(
+                        Run(path, record | swept | {"config": record["config"] | {axis: value}})
                     )
-                    for (run, attack), value in zip(entries, values, strict=True)
-                ]
                 table = collect(runs, again=True)
                 finish(table)
                 yield table
-
-
-def _alike(attack: Mapping, axis: str) -> tuple:
-    """Return everything that attacks of one curve share, but for the step size over eps."""
-    left_out = {axis, "alpha"} if axis == "eps" else {axis}
-    return tuple(pair for pair in records_of.attack_signature(attack) if pair[0] not in left_out)
 
 
 def _step_rules(attacks: list[dict], axis: str) -> list[str | None]:
@@ -291,15 +279,11 @@ def _step_rules(attacks: list[dict], axis: str) -> list[str | None]:
     if axis != "eps" or None in alphas:
         return alphas
     shares: list[float] = []
-    found = []
     for attack in attacks:
         eps = _number(attack["eps"])
         share = _number(attack["alpha"]) / eps if eps else 0.0
-        same = next((s for s in shares if abs(s - share) <= _SAME_SHARE * s), None)
-        if same is None:
-            shares.append(share)
-        found.append(share if same is None else same)
-    return alphas if len(set(alphas)) <= len(shares) else [_share(share) for share in found]
+        shares.append(next((s for s in shares if abs(s - share) <= _SAME_SHARE * s), share))
+    return alphas if len(set(alphas)) <= len(set(shares)) else [_share(s) for s in shares]
 
 
 def _share(share: float) -> str:

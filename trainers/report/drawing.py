@@ -31,10 +31,9 @@ def draw(path, panels: list[Panel], key: str) -> Path:
     Raises:
         UserError: the file cannot be written.
     """
-    path = Path(path)
-    with files.atomic_write(path) as temporary:
+    with files.atomic_write(Path(path)) as temporary:
         save(temporary, panels, key)
-    return path
+    return Path(path)
 
 
 def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
@@ -51,9 +50,8 @@ def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
     FigureCanvasAgg(figure)
     top = height
     for panel, lines, own in zip(panels, texts, heights, strict=True):
-        bottom = top - 0.45 - _PANEL
-        box = (0.65 / width, bottom / height, _WIDTH / width, _PANEL / height)
-        axes = figure.add_axes(box)
+        bottom = (top - 0.45 - _PANEL) / height
+        axes = figure.add_axes((0.65 / width, bottom, _WIDTH / width, _PANEL / height))
         _draw_panel(axes, panel, key, titled=captions)
         look = {"fontsize": 7, "color": _QUIET, "linespacing": 1.25, "parse_math": False}
         below = -0.58 / _PANEL
@@ -74,13 +72,12 @@ def facts_of(panel: Panel) -> list[str]:
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
     lines = layout.caption(panel.table)
     lines[-1] = f"{lines[-1]}; n = {seeds}"
-    facts = []  # what differs is stated by the axis or the names
-    for name, values in (
-        ("shots", {row.shots_label for row in rows}),
-        ("trained with", {row.trained_with for row in rows}),
-    ):
-        facts += [f"{name}: {value}" for value in values if len(values) == 1]
-    if facts:
+    stated = {"shots": {row.shots_label for row in rows}}
+    stated["trained with"] = {row.trained_with for row in rows}
+    # what differs is stated by the axis or the names
+    if facts := [
+        f"{name}: {v}" for name, values in stated.items() for v in values if len(values) == 1
+    ]:
         lines.insert(2, ", ".join(facts))
     return lines
 
@@ -170,19 +167,10 @@ def _legend(axes, panel: Panel) -> None:
         line = line if panel.numeric or panel.references else "none"
         colour = _colour(panel, panel.curves[0], 0, j) if alone else _TEXT
         entry(name, color=colour, linestyle=line, marker=marker, lw=1.7)
-    axes.legend(
-        handles=handles,
-        title=_wrapped(panel.curves[0].name) if alone else None,
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.0),
-        borderaxespad=0.0,
-        frameon=False,
-        fontsize=8.5,
-        title_fontsize=9,
-        labelcolor=_TEXT,
-        labelspacing=0.6,
-        alignment="left",
-    )
+    title = _wrapped(panel.curves[0].name) if alone else None
+    place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
+    look = {"fontsize": 8.5, "title_fontsize": 9, "labelcolor": _TEXT, "labelspacing": 0.6}
+    axes.legend(handles=handles, title=title, frameon=False, alignment="left", **place, **look)
 
 
 def _is_geometric(values: list[float]) -> bool:

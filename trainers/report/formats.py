@@ -80,13 +80,8 @@ class Sheet:
 
 
 def _grid(block: Block, style: str, headings: list[str], rows: list[list[str]]) -> str:
-    return tabulate(
-        rows,
-        headings,
-        tablefmt=style,
-        disable_numparse=True,
-        colalign=["left" if column.left else "right" for column in block.columns],
-    )
+    sides = ["left" if column.left else "right" for column in block.columns]
+    return tabulate(rows, headings, tablefmt=style, disable_numparse=True, colalign=sides)
 
 
 def _in_two_lines(text: str) -> str:
@@ -177,18 +172,9 @@ def latex(sheets: Iterable[Sheet]) -> Iterator[str]:
             escaped = [[escape_latex(text) for text in row] for row in block.rows]
             cells = Block(block.columns, escaped, marked=block.marked).written(r"\textbf{{{}}}")
             alignment = "".join("l" if column.left else "r" for column in block.columns)
-            lines += [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{caption}.}}",
-                rf"\begin{{tabular}}{{{alignment}}}",
-                r"\toprule",
-                *_latex_groups(block),
-                _latex_line(escape_latex(column.name) for column in block.columns),
-                r"\midrule",
-                *map(_latex_line, cells),
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-            ]
+            lines += [r"\begin{table}", r"\centering", rf"\caption{{{caption}.}}"]
+            lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", *_latex_groups(block)]
+            lines.append(_latex_line(escape_latex(column.name) for column in block.columns))
+            lines += [r"\midrule", *map(_latex_line, cells)]
+            lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
         yield "\n".join(lines + [f"% {' '.join(note.split())}" for note in sheet.notes])

@@ -17,11 +17,8 @@ INTERVAL = (
     "mean ± 95 % t-interval over seeds, in percent; a sample wrong clean does not count as robust"
 )
 _PROTOCOLS = {
-    "few_shot": "few-shot",
-    "base2new": "base-to-novel",
-    "xd": "cross-dataset",
-    "dg": "domain shift",
-    "zero_shot": "zero-shot",
+    **{"few_shot": "few-shot", "base2new": "base-to-novel", "xd": "cross-dataset"},
+    **{"dg": "domain shift", "zero_shot": "zero-shot"},
 }
 _COSTS = {
     "train": "training, summed over interrupted runs",
@@ -138,21 +135,20 @@ def _base_to_new(table: Table) -> Block:
 
 
 def _by_figure(table: Table) -> list[Block]:
-    source = [
-        Column(SHORT.get(t, t).lstrip("-"), "source") for t in table.tests if t == table.source
-    ]
-    average = [Column("average", "target")] if _targets(table) else []
-    targets = [Column(_short(name, table), "target") for name in _targets(table)]
+    targets, columns = _targets(table), list(MODEL)
+    if table.source in table.tests:
+        columns.append(Column(SHORT.get(table.source, table.source).lstrip("-"), "source"))
+    names = [_short(name, table) for name in targets] + ["average"] * bool(targets)
+    columns += [*(Column(name, "target") for name in names), Column("seeds n")]
     blocks = []
     for figure, signature in table.figures:
         rows = [
             model_cells(row)
             + [cell(row.accuracies(signature, test)) for test in table.tests]
-            + ([cell(_averages(row, _targets(table), signature))] if _targets(table) else [])
+            + ([cell(_averages(row, targets, signature))] if targets else [])
             + [_seeds(row)]
             for row in table.rows
         ]
-        columns = [*MODEL, *source, *targets, *average, Column("seeds n")]
         blocks.append(Block(columns, rows, heading=figure))
     return blocks
 
@@ -194,13 +190,8 @@ def cost_sheet(table: Table) -> Sheet:
     columns = [*MODEL, Column("trainable parameters"), Column("epochs")]
     columns += [*(Column(kind, "seconds") for kind in _COSTS), Column("device", left=True)]
     rows = [
-        [
-            *model_cells(row),
-            _text(row, "prompt_parameters"),
-            _text(row, "epochs"),
-            *(_seconds(row, kind) for kind in _COSTS),
-            _text(row, "device"),
-        ]
+        [*model_cells(row), _text(row, "prompt_parameters"), _text(row, "epochs")]
+        + [*(_seconds(row, kind) for kind in _COSTS), _text(row, "device")]
         for row in table.rows
     ]
     facts = [f"{kind}: {meaning}" for kind, meaning in _COSTS.items()]

@@ -67,14 +67,12 @@ def build_page(
 
 def _template():
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters["digest"] = _digest
+    environment.filters["digest"] = lambda text: base64.b64encode(
+        hashlib.sha256(text.encode()).digest()
+    ).decode()
     environment.globals["look"] = _look
     path = Path(__file__).parent / "page.html.j2"
     return environment.from_string(path.read_text(encoding="utf-8"))
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _progress(items: list, name: str) -> Iterable:

@@ -21,7 +21,7 @@ from .tables import Row, Table, source_of
 
 # what an attack is that does not state these fields
 _UNSTATED = {"drop": False, "prec": "fp32", "kwargs": {}, "defence": ""}
-_CLEAN, _PGD = "clean", "transfer PGD-40 16/255"
+_PGD = "transfer PGD-40 16/255"
 
 
 @cache
@@ -69,9 +69,8 @@ def _alone(table: Mapping) -> Sheet:
 
 def _same_attack(attack: Mapping | None, wanted: Mapping) -> bool:
     """Return True if two attacks are equal; a field that we do not know makes them differ."""
-    return attack is not None and (
-        attack_signature(_UNSTATED | attack) == attack_signature(_UNSTATED | wanted)
-    )
+    signatures = [attack_signature(_UNSTATED | facts) for facts in (attack or {}, wanted)]
+    return signatures[0] == signatures[1]
 
 
 def _same_settings(config: Mapping, wanted: Mapping) -> bool:
@@ -80,43 +79,30 @@ def _same_settings(config: Mapping, wanted: Mapping) -> bool:
     return all(config.get(key, value) == value for key, value in wanted.items())
 
 
-def _same_test(record: Mapping) -> bool:
-    """Return True if a record tests on the paper's images and classes, as the paper does."""
-    config, dataset, paper = record["config"], record["dataset"], _papers()["advpt"]
-    ours = config.get("DATASET.TEMPLATE", "")  # "": that of the data set, which is the paper's
-    return (
-        dataset in paper["datasets"]
-        and record["split"] == "all"
-        and not (record["subset"] or config.get("TEST.FIRST"))
-        and ours in ("", paper["same"]["templates"].get(dataset))
-        and _same_settings(config, paper["same"]["test"])
-    )
-
-
-def _same_training(record: Mapping) -> bool:
-    """Return True if a record's prompts were trained as the paper's."""
-    same = _papers()["advpt"]["same"]
-    wanted = same["tuning"] | {"OPTIM.LR": same["lr"].get(record["backbone"])}
-    return (
-        (record["shots"], record["epochs"], source_of(record)) == (-1, 100, None)
-        and _same_attack(record["train_threat"], same["attack"] | same["bank"])
-        and _same_settings(record["config"], wanted)
-    )
-
-
 def published_figure(row: Row, attack: dict | None) -> float | None:
     """Return the paper's figure for a row of ours; None unless every fact we know is the same."""
     record = row.runs[0].record  # its runs differ in their seeds alone
-    paper = _papers()["advpt"]
-    by_trainer = paper["figures"].get(record["backbone"], {})
-    if row.trainer not in by_trainer or not _same_test(record):
-        return None
-    if row.trainer == "AdvPT" and not _same_training(record):
-        return None
-    if attack is not None and not _same_attack(attack, paper["same"]["attack"]):
-        return None
-    figures = by_trainer[row.trainer][_CLEAN if attack is None else _PGD]
-    return figures[paper["datasets"].index(record["dataset"])]
+    config, dataset, paper = record["config"], record["dataset"], _papers()["advpt"]
+    same, by_trainer = paper["same"], paper["figures"].get(record["backbone"], {})
+    template = config.get("DATASET.TEMPLATE", "")  # "": that of the data set, which is the paper's
+    compares = (
+        row.trainer in by_trainer
+        and dataset in paper["datasets"]
+        and record["split"] == "all"
+        and not (record["subset"] or config.get("TEST.FIRST"))
+        and template in ("", same["templates"].get(dataset))
+        and _same_settings(config, same["test"])
+        and (attack is None or _same_attack(attack, same["attack"]))
+    )
+    if compares and row.trainer == "AdvPT":
+        compares = (
+            (record["shots"], record["epochs"], source_of(record)) == (-1, 100, None)
+            and _same_attack(record["train_threat"], same["attack"] | same["bank"])
+            and _same_settings(config, same["tuning"])
+            and _same_settings(config, {"OPTIM.LR": same["lr"].get(record["backbone"])})
+        )
+    figures = by_trainer[row.trainer]["clean" if attack is None else _PGD] if compares else None
+    return figures and figures[paper["datasets"].index(dataset)]
 
 
 def beside(table: Table) -> Sheet | None:

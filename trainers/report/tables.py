@@ -180,8 +180,8 @@ def of_unknown_source(record: Mapping) -> bool:
 def name_sources(records: Mapping[Path, dict]) -> dict[Path, dict]:
     """Number the unknown sources of records: two of them may be two data sets, so never one row."""
     unknown = [path for path, record in records.items() if source_of(record) == UNKNOWN]
-    numbers = {path: {"source": f"{UNKNOWN} {i}"} for i, path in enumerate(unknown, 1)}
-    return {path: record | numbers.get(path, {}) for path, record in records.items()}
+    numbered = {p: records[p] | {"source": f"{UNKNOWN} {i}"} for i, p in enumerate(unknown, 1)}
+    return {**records, **numbered}
 
 
 def known_settings(records: Iterable[Mapping]) -> set[str]:
@@ -236,20 +236,17 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
     for members in groups:
         table = collect(starmap(Run, members.items()))
         finish(table)
-        table.notes += [
-            f"source: '{run.path}' does not say what its prompts were trained on (its checkpoint "
-            f"is older than that field), so that {row.full_name} is that run alone"
-            for row in table.rows
-            for run in row.runs
-            if of_unknown_source(run.record)
-        ]
-        table.notes += [
-            f"not probed: '{run.path}' was tested with TEST.PROBES 0, so nothing asked "
-            f"{row.full_name} whether its gradients are masked"
-            for row in table.rows
-            for run in row.runs
-            if not is_probed(run.record)
-        ]
+        for name, (path, record) in [(r.full_name, run) for r in table.rows for run in r.runs]:
+            if of_unknown_source(record):
+                table.notes.append(
+                    f"source: '{path}' does not say what its prompts were trained on (its "
+                    f"checkpoint is older than that field), so that {name} is that run alone"
+                )
+            if not is_probed(record):
+                table.notes.append(
+                    f"not probed: '{path}' was tested with TEST.PROBES 0, so nothing asked "
+                    f"{name} whether its gradients are masked"
+                )
         tables.append(table)
     order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
     return sorted(tables, key=lambda t: [t.first[key] for key in order])
@@ -262,8 +259,7 @@ def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -
         again: a repeated seed with an equal result is no note.
     """
     members = list(members)
-    trained = [run.record for run in members if run.record["shots"]]
-    first = trained[0] if trained else members[0].record
+    first = next((r.record for r in members if r.record["shots"]), members[0].record)
     table = Table({test: first}, first["protocol"])
     rows: dict[str, Row] = {}
     known = known_settings(run.record for run in members)
@@ -340,22 +336,19 @@ def finish(table: Table) -> None:
     seeds = {seed for row in rows for seed in row.distinct("seed")}
     others = "other rows or tests" if table.across else "other rows"
     notes = [f"settings: {row.full_name} has {row.also}" for row in table.rows if row.also]
-    for row in rows:
-        for test, runs in row.parts.items():
-            if gaps := ", ".join(map(str, sorted(seeds - set(runs)))):
-                place = f" on {table.where(test)}" if table.across else ""
-                notes.append(
-                    f"missing: {row.full_name} has no seed {gaps}{place}, which {others} have"
-                )
-    for row in table.rows:
-        for test, runs in row.parts.items():
-            place = f"on {table.where(test)}: " if table.across else ""
+    parts = [(row, *part) for row in table.rows for part in row.parts.items()]
+    for row, test, runs in parts:
+        gaps = ", ".join(map(str, sorted(seeds - set(runs))))
+        if gaps and row in rows:
+            place = f" on {table.where(test)}" if table.across else ""
+            notes.append(f"missing: {row.full_name} has no seed {gaps}{place}, which {others} have")
+    for row, test, runs in parts:
+        place = f"on {table.where(test)}: " if table.across else ""
+        for seed, (_, record) in sorted(runs.items()):
+            headings = attack_headings(record["attacks"])
             notes += [
                 f"self-check: {place}{row.full_name}, seed {seed}, {heading}: {warning}"
-                for seed, (_, record) in sorted(runs.items())
-                for heading, attack in zip(
-                    attack_headings(record["attacks"]), record["attacks"], strict=True
-                )
+                for heading, attack in zip(headings, record["attacks"], strict=True)
                 for warning in attack["warnings"]
             ]
     table.notes += notes
