@@ -5,8 +5,15 @@ from pathlib import Path
 from advprompt import records
 
 TRANSFER = {
-    **{"name": "pgd", "objective": "embedding_kl", "target": "embedding", "eps": "16/255"},
-    **{"alpha": "2/255", "steps": 40, "restarts": 1, "start": "uniform", "norm": "linf"},
+    "name": "pgd",
+    "objective": "embedding_kl",
+    "target": "embedding",
+    "eps": "16/255",
+    "alpha": "2/255",
+    "steps": 40,
+    "restarts": 1,
+    "start": "uniform",
+    "norm": "linf",
     "drop": False,
 }
 WHITE_BOX = TRANSFER | {"objective": "ce", "target": "end_to_end", "steps": 100}
@@ -23,9 +30,17 @@ def outcome(correct, n=100, **changes):
 def make(clean=80, transfer=40, white_box=30, n=100, **changes):
     """A completed AdvPT record, unless ``changes`` say otherwise."""
     fields = {
-        **{"trainer": "AdvPT", "paper": "https://arxiv.org/abs/2311.11261", "dataset": "EuroSAT"},
-        **{"protocol": "few_shot", "shots": 16, "seed": 1, "backbone": "tiny", "classes": 10},
-        **{"weights_sha256": "ab" * 32, "prompt_parameters": 4096, "epochs": 50},
+        "trainer": "AdvPT",
+        "paper": "https://arxiv.org/abs/2311.11261",
+        "dataset": "EuroSAT",
+        "protocol": "few_shot",
+        "shots": 16,
+        "seed": 1,
+        "backbone": "tiny",
+        "classes": 10,
+        "weights_sha256": "ab" * 32,
+        "prompt_parameters": 4096,
+        "epochs": 50,
         "config": {"OPTIM": {"LR": 0.002}, "SEED": 1},
         "train_threat": BANK,
         "status": "completed",

@@ -144,7 +144,8 @@ def test_zero_shot_is_a_reference():
 UNKNOWN = "no completed record has a setting '{}'"
 REFUSED = {
     "TRAINER.NAPTUNING.PROMPT_DEPT": "Did you mean TRAINER.NAPTUNING.PROMPT_DEPTH",
-    **{"TRAINER.CAPT.ALPHA": UNKNOWN, "SEED": f"{UNKNOWN} that tells"},
+    "TRAINER.CAPT.ALPHA": UNKNOWN,
+    "SEED": f"{UNKNOWN} that tells",
     "ATTACK.TEST.EPS": f"{UNKNOWN} that tells",
 }
 

@@ -24,8 +24,15 @@ def tables(*made):
 
 TWO = [TRANSFER | outcome(40), WHITE_BOX | outcome(30)]
 ATTACK = {
-    **{"objective": "kl", "target": "frozen_prompt", "eps": "8/255", "alpha": "4/255", "steps": 10},
-    **{"restarts": 5, "start": "one_sided", "norm": "l2", "momentum": 1.0},
+    "objective": "kl",
+    "target": "frozen_prompt",
+    "eps": "8/255",
+    "alpha": "4/255",
+    "steps": 10,
+    "restarts": 5,
+    "start": "one_sided",
+    "norm": "l2",
+    "momentum": 1.0,
 }
 APART = [
     *({"dataset": "Caltech101"}, {"protocol": "xd"}, {"n": 99}),

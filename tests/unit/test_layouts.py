@@ -81,8 +81,10 @@ def test_zero_shot_rows_join_whatever_their_protocol():
 
 
 APART = {
-    **{"data": {"dataset": "Caltech101"}, "subset": {"subset": 100}},
-    **{"backbone": {"backbone": "ViT-B/16"}, "weights": {"weights_sha256": "cd" * 32}},
+    "data": {"dataset": "Caltech101"},
+    "subset": {"subset": 100},
+    "backbone": {"backbone": "ViT-B/16"},
+    "weights": {"weights_sha256": "cd" * 32},
     "attacks": {"attacks": [TRANSFER | outcome(20)]},
     "threat": {"attacks": [TRANSFER | outcome(20), WHITE_BOX | outcome(0) | {"eps": "4/255"}]},
 }

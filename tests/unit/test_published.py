@@ -57,8 +57,16 @@ def setting(key, value):
 
 
 TRAINING = {
-    **{"eps": "4/255", "alpha": "2/255", "steps": 20, "target": "end_to_end", "norm": "l2"},
-    **{"start": "uniform", "restarts": 2, "drop": True, "objective": "kl", "prec": "bf16"},
+    "eps": "4/255",
+    "alpha": "2/255",
+    "steps": 20,
+    "target": "end_to_end",
+    "norm": "l2",
+    "start": "uniform",
+    "restarts": 2,
+    "drop": True,
+    "objective": "kl",
+    "prec": "bf16",
     "kwargs": {"decay": 1.0},
 }
 OTHER = [
@@ -69,15 +77,26 @@ OTHER = [
     *({"train_threat": SAME["train_threat"] | {key: TRAINING[key]}} for key in TRAINING),
 ]
 TUNED = {
-    **{"TRAINER.ADVPT.N_CTX": 16, "TRAINER.ADVPT.CSC": True, "TRAINER.ADVPT.VIEWS": 2},
-    **{"TRAINER.ADVPT.CTX_INIT": "a photo of a", "TRAINER.ADVPT.CLASS_TOKEN_POSITION": "front"},
-    **{"TRAINER.ADVERSARIAL.PREC": "amp", "OPTIM.LR": 0.002, "OPTIM.NAME": "adamw"},
-    **{"OPTIM.MOMENTUM": 0.0, "OPTIM.WEIGHT_DECAY": 0.0, "OPTIM.LR_SCHEDULER": "single_step"},
-    **{"OPTIM.WARMUP_EPOCH": 0, "DATALOADER.TRAIN_X.BATCH_SIZE": 64},
-    **{"TEST.FINAL_MODEL": "best_val", "MODEL.INIT_WEIGHTS": "prompts.pth"},
+    "TRAINER.ADVPT.N_CTX": 16,
+    "TRAINER.ADVPT.CSC": True,
+    "TRAINER.ADVPT.VIEWS": 2,
+    "TRAINER.ADVPT.CTX_INIT": "a photo of a",
+    "TRAINER.ADVPT.CLASS_TOKEN_POSITION": "front",
+    "TRAINER.ADVERSARIAL.PREC": "amp",
+    "OPTIM.LR": 0.002,
+    "OPTIM.NAME": "adamw",
+    "OPTIM.MOMENTUM": 0.0,
+    "OPTIM.WEIGHT_DECAY": 0.0,
+    "OPTIM.LR_SCHEDULER": "single_step",
+    "OPTIM.WARMUP_EPOCH": 0,
+    "DATALOADER.TRAIN_X.BATCH_SIZE": 64,
+    "TEST.FINAL_MODEL": "best_val",
+    "MODEL.INIT_WEIGHTS": "prompts.pth",
 }
 TESTED = {
-    **{"DATASET.TEMPLATE": "a photo of a {}.", "DEFENCE.NAME": "jpeg", "TEST.FIRST": 1000},
+    "DATASET.TEMPLATE": "a photo of a {}.",
+    "DEFENCE.NAME": "jpeg",
+    "TEST.FIRST": 1000,
     "INPUT.INTERPOLATION": "bilinear",
 }
 OTHER += [setting(key, value) for key, value in (TUNED | TESTED).items()]
@@ -103,9 +122,17 @@ def test_what_older_records_lack_is_its_default():
 
 
 ATTACKS = {
-    **{"start": "uniform", "alpha": "2/255", "steps": 100, "restarts": 2, "norm": "l2"},
-    **{"drop": True, "prec": "bf16", "defence": "jpeg, quality 75, unseen by the attack"},
-    **{"kwargs": {"decay": 1.0}, "objective": "kl", "momentum": 1.0},
+    "start": "uniform",
+    "alpha": "2/255",
+    "steps": 100,
+    "restarts": 2,
+    "norm": "l2",
+    "drop": True,
+    "prec": "bf16",
+    "defence": "jpeg, quality 75, unseen by the attack",
+    "kwargs": {"decay": 1.0},
+    "objective": "kl",
+    "momentum": 1.0,
 }
 
 

@@ -118,9 +118,15 @@ def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, 
     if not 1 <= top <= len(words):
         raise UserError(f"--top is {top}, expected from 1 to {len(words)}")
     spread = (table - table.mean(0)).norm(dim=1).mean()
-    about = {"run": str(folder), "checkpoint": str(path), "trainer": trainer}
-    about |= {"backbone": backbone, "weights_sha256": clip.sha256, "distance": "Euclidean"}
-    about["mean_distance_of_words_from_their_mean"] = round(float(spread), 4)
+    about = {
+        "run": str(folder),
+        "checkpoint": str(path),
+        "trainer": trainer,
+        "backbone": backbone,
+        "weights_sha256": clip.sha256,
+        "distance": "Euclidean",
+        "mean_distance_of_words_from_their_mean": round(float(spread), 4),
+    }
     return about, nearest(vectors, table, words, facts.get("classnames") or [], top)
 
 

@@ -33,11 +33,17 @@ from . import train
 
 COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
 CORES_PER_JOB = 4  # on a CPU, where --jobs is not given
-# what the sweep sets itself
-OWN_KEYS = {"SEED": "--seeds", "DATASET.NUM_SHOTS": "--shots", "DATASET.NAME": "--datasets"}
-OWN_KEYS |= {"DATASET.SUBSAMPLE_CLASSES": "--protocols", "TEST.PROTOCOL": "--protocols"}
-OWN_KEYS |= {"TRAINER.NAME": "--trainers", "OUTPUT_DIR": "--output", "DATASET.ROOT": "--root"}
-OWN_KEYS |= {merging.THREAT: "--attack-config-file"}
+OWN_KEYS = {  # what the sweep sets itself
+    "SEED": "--seeds",
+    "DATASET.NUM_SHOTS": "--shots",
+    "DATASET.SUBSAMPLE_CLASSES": "--protocols",
+    "TEST.PROTOCOL": "--protocols",
+    "DATASET.NAME": "--datasets",
+    "TRAINER.NAME": "--trainers",
+    "OUTPUT_DIR": "--output",
+    "DATASET.ROOT": "--root",
+    merging.THREAT: "--attack-config-file",
+}
 WORK = Work(train.main)
 
 

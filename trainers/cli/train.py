@@ -20,10 +20,17 @@ from ..utils import distributed
 from ..utils.errors import UserError, nearest
 
 WHAT = ("eval_only", "model_dir", "load_epoch", "test_name")  # a run besides its configuration
-OF_COOP = {"root": "DATASET.ROOT", "output_dir": "OUTPUT_DIR", "resume": "RESUME"}
-OF_COOP |= {f"{side}_domains": f"DATASET.{side.upper()}_DOMAINS" for side in ("source", "target")}
-OF_COOP |= {"transforms": "INPUT.TRANSFORMS", "trainer": "TRAINER.NAME"}
-OF_COOP |= {"backbone": "MODEL.BACKBONE.NAME", "head": "MODEL.HEAD.NAME"}
+OF_COOP = {  # CoOp's arguments -> keys
+    "root": "DATASET.ROOT",
+    "output_dir": "OUTPUT_DIR",
+    "resume": "RESUME",
+    "source_domains": "DATASET.SOURCE_DOMAINS",
+    "target_domains": "DATASET.TARGET_DOMAINS",
+    "transforms": "INPUT.TRANSFORMS",
+    "trainer": "TRAINER.NAME",
+    "backbone": "MODEL.BACKBONE.NAME",
+    "head": "MODEL.HEAD.NAME",
+}
 
 
 def parser() -> argparse.ArgumentParser:

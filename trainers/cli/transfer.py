@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import hashlib
 import json
 import sys
@@ -65,10 +64,15 @@ def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dic
     """
     facts = []
     for (cfg, _), test in zip(jobs, tests, strict=True):
-        own = {"data set": cfg.DATASET.NAME, "classes": list(test.victim.classnames)}
-        own["test images"] = [Path(path).name for path in test.images.paths]
-        own |= {"labels": test.images.labels, "resolution": test.victim.clip.resolution}
-        facts.append(own | {"preprocessing": test.images.preprocess.key})
+        own = {
+            "data set": cfg.DATASET.NAME,
+            "classes": list(test.victim.classnames),
+            "test images": [Path(path).name for path in test.images.paths],
+            "labels": test.images.labels,
+            "resolution": test.victim.clip.resolution,
+            "preprocessing": test.images.preprocess.key,
+        }
+        facts.append(own)
     for folder, theirs in zip(folders[1:], facts[1:], strict=True):
         for what, value in theirs.items():
             if value != facts[0][what]:
@@ -124,25 +128,41 @@ def measure(folders: list[str], attack_file: str, root: str, opts: list[str], ou
 
 def _run(folder: str, job, trainer) -> dict:
     cfg, model_dir = job
-    training, name = trainer.training_facts() | trainer.origin, type(trainer).__name__
-    facts = {"folder": str(folder), "model_dir": str(model_dir), "trainer": name}
-    facts |= {"shots": training["shots"], "seed": cfg.SEED}
-    facts |= {"train_threat": training["train_threat"], "backbone": cfg.MODEL.BACKBONE.NAME}
-    facts |= {"weights_sha256": trainer.clip.sha256, "prompts_sha256": trainer.prompt_digest()}
-    return facts | {"clean": None}
+    training = trainer.training_facts() | trainer.origin
+    return {
+        "folder": str(folder),
+        "model_dir": str(model_dir),
+        "trainer": type(trainer).__name__,
+        "shots": training["shots"],
+        "seed": cfg.SEED,
+        "train_threat": training["train_threat"],
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "weights_sha256": trainer.clip.sha256,
+        "prompts_sha256": trainer.prompt_digest(),
+        "clean": None,
+    }
 
 
 def _new(runs: list[dict], cfg, device, facts: dict, specs) -> dict:
     for run, name in zip(runs, names_of(runs), strict=True):
         run["name"] = name
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    rows = {"rows": [None] * len(runs), "warnings": []}
-    record = {"schema": SCHEMA, "kind": "transfer", "status": "running"}
-    record |= {"dataset": facts["data set"], "classes": len(facts["classes"])}
-    record |= {"n": len(facts["labels"]), "images_sha256": digest, "runs": runs}
-    record |= {"subset": cfg.TEST.SUBSET or None, "first": cfg.TEST.FIRST or None}
-    record["tables"] = [{"attack": spec.describe()} | copy.deepcopy(rows) for spec in specs]
-    return record | records.environment(device)
+    return {
+        "schema": SCHEMA,
+        "kind": "transfer",
+        "status": "running",
+        "dataset": facts["data set"],
+        "classes": len(facts["classes"]),
+        "n": len(facts["labels"]),
+        "images_sha256": hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
+        "subset": cfg.TEST.SUBSET or None,
+        "first": cfg.TEST.FIRST or None,
+        "runs": runs,
+        "tables": [
+            {"attack": spec.describe(), "rows": [None] * len(runs), "warnings": []}
+            for spec in specs
+        ],
+        **records.environment(device),
+    }
 
 
 def names_of(runs: list[dict]) -> list[str]:

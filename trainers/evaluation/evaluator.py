@@ -145,8 +145,8 @@ class Evaluation:
         chosen = sorted({able[i * len(able) // self.probes] for i in range(self.probes)})
         where, pixels = next(self.pixels(chosen, "probes", len(chosen)))
         model = self.attacker.forward(self.victim.logits, seen)
-        exact = {"exact": self.defence is None}
-        figures = probe(model, pixels, self.labels[where], spec, self._seeds(where), **exact)
+        seeds, exact = self._seeds(where), self.defence is None
+        figures = probe(model, pixels, self.labels[where], spec, seeds, exact=exact)
         return figures, judge(figures, spec, right[where].float().mean().item())
 
     # --- images that all prompts share ---------------------------------------------------------

@@ -65,8 +65,16 @@ def new_record(
         UserError: a field is missing or unknown, or has a wrong type or range.
     """
     record = {
-        **{"schema": SCHEMA, "status": "running", "paper": None, "source": None, "split": "all"},
-        **{"train_threat": None, "epochs": 0, "processes": 1, "clean": None, "attacks": []},
+        "schema": SCHEMA,
+        "status": "running",
+        "paper": None,
+        "source": None,
+        "split": "all",
+        "train_threat": None,
+        "epochs": 0,
+        "processes": 1,
+        "clean": None,
+        "attacks": [],
         **fields,
         "subset": subset or None,
         "seconds": {"train": 0.0, "bank": 0.0, "eval": 0.0} | dict(seconds or {}),

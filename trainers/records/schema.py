@@ -82,8 +82,11 @@ _THREAT = {
     "target": _one_of(*TARGETS),
     "eps": _optional(_EPS),  # null: no ball
     "alpha": _optional(_EPS),
-    **{"steps": _COUNT, "restarts": _POSITIVE, "start": _optional(_TEXT)},
-    **{"norm": _TEXT, "drop": _FLAG},
+    "steps": _COUNT,
+    "restarts": _POSITIVE,
+    "start": _optional(_TEXT),
+    "norm": _TEXT,
+    "drop": _FLAG,
 }
 _CHECKS = {
     "max_linf": _number(0, 1),

@@ -6,8 +6,13 @@ Plain data that the attacks, the records and the report share.
 PGD_FAMILY = {"pgd": "PGD", "fgsm": "FGSM", "mi": "MI-FGSM", "di": "DI-FGSM", "mdi": "MI-DI-FGSM"}
 # attacks that choose step size, start and objective by themselves, each on what is left
 ADAPTIVE = {
-    **{"autoattack": "AutoAttack", "apgd": "APGD-CE+DLR", "apgd-ce": "APGD-CE"},
-    **{"apgd-dlr": "APGD-DLR", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"},
+    "autoattack": "AutoAttack",
+    "apgd": "APGD-CE+DLR",
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab-t": "FAB-T",
+    "square": "Square",
 }
 BLACK_BOX = {"rap": "RAP"}  # made on another model, the surrogate
 ALGORITHMS = PGD_FAMILY | ADAPTIVE | BLACK_BOX

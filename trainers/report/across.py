@@ -22,11 +22,21 @@ BASE_TO_NEW, CROSS, SHIFT = "base2new", "xd", "dg"
 SPLITS = ("base", "new")
 # the data sets of the papers' tables in their order, and the short names they print
 SHORT = {
-    **{"ImageNet": "ImageNet", "Caltech101": "Caltech", "OxfordPets": "Pets"},
-    **{"StanfordCars": "Cars", "OxfordFlowers": "Flowers", "Food101": "Food101"},
-    **{"FGVCAircraft": "Aircraft", "SUN397": "SUN397", "DescribableTextures": "DTD"},
-    **{"EuroSAT": "EuroSAT", "UCF101": "UCF101", "ImageNetV2": "-V2"},
-    **{"ImageNetSketch": "-Sketch", "ImageNetA": "-A", "ImageNetR": "-R"},
+    "ImageNet": "ImageNet",
+    "Caltech101": "Caltech",
+    "OxfordPets": "Pets",
+    "StanfordCars": "Cars",
+    "OxfordFlowers": "Flowers",
+    "Food101": "Food101",
+    "FGVCAircraft": "Aircraft",
+    "SUN397": "SUN397",
+    "DescribableTextures": "DTD",
+    "EuroSAT": "EuroSAT",
+    "UCF101": "UCF101",
+    "ImageNetV2": "-V2",
+    "ImageNetSketch": "-Sketch",
+    "ImageNetA": "-A",
+    "ImageNetR": "-R",
 }
 
 

@@ -17,8 +17,11 @@ INTERVAL = (
     "mean ± 95 % t-interval over seeds, in percent; a sample wrong clean does not count as robust"
 )
 _PROTOCOLS = {
-    **{"few_shot": "few-shot", "base2new": "base-to-novel", "xd": "cross-dataset"},
-    **{"dg": "domain shift", "zero_shot": "zero-shot"},
+    "few_shot": "few-shot",
+    "base2new": "base-to-novel",
+    "xd": "cross-dataset",
+    "dg": "domain shift",
+    "zero_shot": "zero-shot",
 }
 _COSTS = {
     "train": "training, summed over interrupted runs",
