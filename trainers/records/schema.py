@@ -103,7 +103,8 @@ _OUTCOME = _SCORE | {
     "warnings": _Rule("a list of strings", lambda v: isinstance(v, list) and _texts(v)),
 }
 _SHA256 = _Rule(
-    "64 lower-case hex digits", lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v)
+    "64 lower-case hex digits",
+    lambda v: isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) is not None,
 )
 _FIELDS = {
     "schema": _one_of(SCHEMA),
