@@ -1,24 +1,14 @@
-"""The self-checks: the ball, the range, and a masked gradient told from a robust model."""
+"""The self-checks of attacks: the ball, the range, chance, and one attack against another."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from advprompt.attacks import (
-    AttackChecks,
-    AttackResult,
-    AttackSpec,
-    GradientAttack,
-    compare,
-    judge,
-    objective_for,
-    probe,
-    verify,
-)
+from advprompt.attacks import AttackChecks, AttackResult, AttackSpec, compare, verify
+from advprompt.utils.statistics import unlikely
 
 SPEC = AttackSpec("pgd", 8 / 255, 2 / 255, 20, 1, "uniform", "ce", "end_to_end")
-SEEDS = range(24)
 
 
 def summary_of(*results) -> dict:
@@ -43,6 +33,7 @@ def fake(n=4, max_linf=8 / 255, value=0.5, zero=0, first=0.0, last=1.0) -> Attac
 
 def test_checks_add_up_over_batches():
     assert summary_of(fake(4), fake(2, max_linf=0.01, zero=1, last=3.0)) == {
+        "attacked": 6,
         "max_linf": 8 / 255,
         "in_range": True,
         "zero_grad_share": 1 / 6,
@@ -76,7 +67,7 @@ def test_leaving_the_ball_or_the_range_is_an_error():
 @pytest.mark.parametrize(
     "changes, result, accuracies, word",
     [
-        ({}, {"zero": 1}, (0.9, 0.5), "zero_grad_share"),
+        ({}, {"zero": 4}, (0.9, 0.5), "zero_grad_share"),
         ({}, {"first": 2.0}, (0.9, 0.5), "loss_rises"),
         ({}, {}, (0.5, 0.6), "order"),
         ({"alpha": 17 / 255}, {}, (0.9, 0.5), "step_size"),
@@ -92,142 +83,7 @@ def test_warnings_bear_the_name_of_the_check(changes, result, accuracies, word):
     assert verify(just, summary_of(fake()), 0.9, 0.5) == []
 
 
-# --- what the model answers -------------------------------------------------------------------
-
-
-def network(scale=1.0):
-    """Logits (b, 5) of images (b, 3, 6, 6): smooth, and about as steep as an undefended model."""
-    torch.manual_seed(3)
-    first, second = torch.randn(108, 32) * 0.6, torch.randn(32, 5) * scale
-    return lambda x: ((x.flatten(1) - 0.5) @ first).tanh() @ second
-
-
-def quantised(x):
-    """Rounds its input: the gradient is exactly 0."""
-    return network()((x * 8).round() / 8)
-
-
-def saturated(x):
-    """Logits so large that the cross-entropy of a right sample, and its gradient, round to 0."""
-    return network(300.0)(x)
-
-
-class Shattered(torch.autograd.Function):
-    """Passes values through and hands back noise for a gradient."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return torch.randn(grad.shape, generator=torch.Generator().manual_seed(0)) * grad.norm()
-
-
-def shattered(x):
-    return network()(Shattered.apply(x))
-
-
-def batch_dependent(x):
-    return network()((x - x.mean(0, keepdim=True)) * 2 + 0.5)
-
-
-class Drowned(Shattered):
-    """Hands back the gradient drowned in noise twenty times as large."""
-
-    @staticmethod
-    def backward(ctx, grad):
-        noise = torch.randn(grad.shape, generator=torch.Generator().manual_seed(0))
-        return grad + 20 * grad.abs().mean() * noise
-
-
-def drowned(x):
-    return network()(Drowned.apply(x))
-
-
-def staircase(x):
-    """Soft rounding to 64 levels: flat almost everywhere, steep in between."""
-    low = (x * 64).floor()
-    return network()((low + torch.sigmoid(40 * (x * 64 - low - 0.5))) / 64)
-
-
-def leaking(x):
-    """Detached, but for a hundredth of the gradient."""
-    return network()(x.detach() + 0.01 * (x - x.detach()))
-
-
-def examine(logits, spec=SPEC):
-    """Attack a model and return the names of all warnings."""
-    torch.manual_seed(0)
-    pixels = torch.rand(24, 3, 6, 6)
-    with torch.no_grad():
-        labels = logits(pixels).argmax(1)
-    result = GradientAttack(objective_for(spec, logits, labels=labels), spec).run(pixels, SEEDS)
-    summary = summary_of(result)
-    with torch.no_grad():
-        right = (logits(result.images).argmax(1) == labels).float().mean().item()
-    figures = probe(logits, pixels, labels, spec, SEEDS)
-    warnings = verify(spec, summary, 1.0, right) + judge(figures, spec, right)
-    return {warning.partition(":")[0] for warning in warnings}, figures
-
-
-def test_an_honest_model_trips_nothing():
-    warnings, figures = examine(network())
-    assert not warnings
-    assert figures["large_eps_right"] == 0 and figures["step_rises"] == 1
-    assert figures["batch_logits"] < 1e-4 and 0 < figures["noise_right"] <= 1
-
-
-@pytest.mark.parametrize(
-    ("model", "names"),
-    [
-        (quantised, {"zero_grad_share", "large_eps_right", "step_rises"}),
-        (saturated, {"zero_grad_share"}),
-        (shattered, {"step_rises", "large_eps_right"}),
-        (batch_dependent, {"batch_logits"}),
-        (drowned, {"rise_small", "rise_step"}),
-        (leaking, {"rise_small", "rise_step"}),
-    ],
-)
-def test_a_masked_model_trips_its_check(model, names):
-    warnings, _ = examine(model)
-    assert names <= warnings
-
-
-def test_a_staircase_is_seen_on_images_with_areas_of_one_colour():
-    """Among pixels of all values its steps average out."""
-    pixels = torch.rand(24, 3, 1, 1, generator=torch.Generator().manual_seed(0))
-    pixels = ((pixels * 255).round() / 255).expand(24, 3, 6, 6).contiguous()
-    found = {}
-    for model in (network(), staircase):
-        figures = probe(model, pixels, model(pixels).argmax(1), SPEC, SEEDS)
-        found[model] = judge(figures, SPEC, 0)
-    honest, masked = found.values()
-    assert not honest and {text.partition(":")[0] for text in masked} & {"rise_small", "rise_step"}
-
-
-@pytest.mark.parametrize("scale", [1e-6, 1e4])
-def test_a_temperature_changes_no_promise(scale):
-    _, figures = examine(network(scale))
-    for name in ("rise_small", "rise_step"):
-        assert figures[name] == pytest.approx(examine(network())[1][name], rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("rise", "warned"), [(0.69, True), (0.71, False), (1.39, False), (1.41, True), (-1.0, True)]
-)
-def test_bounds_of_the_promise_hold_from_both_sides(rise, warned):
-    honest = {"noise_right": 1.0, "large_eps_right": 0, "step_rises": 1, "batch_logits": 0}
-    for name in ("rise_small", "rise_step"):
-        found = judge(honest | {"rise_small": 1.0, "rise_step": 1.0} | {name: rise}, SPEC, 0.5)
-        assert [text.partition(":")[0] for text in found] == [name] * warned
-
-
-def test_noise_that_beats_the_attack_is_reported():
-    figures = {"noise_right": 0.4, "large_eps_right": 0, "step_rises": 1, "batch_logits": 0}
-    (warning,) = judge(figures, SPEC, 0.5)
-    assert warning.startswith("noise_right:") and "40.0%" in warning
-    assert judge(figures, SPEC, 0.4) == []
+# --- attacks against one another ----------------------------------------------------------------
 
 
 def entry(correct, eps="4/255", target="end_to_end", **changes):
@@ -247,13 +103,88 @@ def entry(correct, eps="4/255", target="end_to_end", **changes):
 
 
 @pytest.mark.parametrize(
+    ("count", "samples", "share", "expected"),
+    [
+        (0, 10, 0.01, False),
+        (1, 1, 0.01, False),  # exactly 1 of 100
+        (1, 1, 0.0099, True),
+        (2, 32, 0.01, False),  # 4.1 %
+        (3, 32, 0.01, True),  # 0.4 %
+        (10, 32, 0.2, False),  # 8.5 %
+        (13, 32, 0.2, True),  # 0.5 %
+        (1000, 50000, 0.02, False),
+        (1100, 50000, 0.02, True),
+    ],
+)
+def test_a_count_is_reported_where_chance_explains_less_than_one_of_100(
+    count, samples, share, expected
+):
+    assert unlikely(count, samples, share) is expected
+
+
+@pytest.mark.parametrize(("zero", "warned"), [(1, False), (2, False), (3, True)])
+def test_few_zero_gradients_are_chance(zero, warned):
+    found = verify(SPEC, summary_of(fake(32, zero=zero)), 0.9, 0.5)
+    assert [text.partition(":")[0] for text in found] == ["zero_grad_share"] * warned
+
+
+@pytest.mark.parametrize(
+    ("changes", "word", "warned"),
+    [
+        ({"alpha": 16 / 255}, "step_size", False),
+        ({"alpha": 16.1 / 255}, "step_size", True),
+        ({"alpha": 0.4 / 255, "steps": 20}, "short_walk", False),
+        ({"alpha": 0.399 / 255, "steps": 20}, "short_walk", True),
+    ],
+)
+def test_bounds_of_the_step_hold_from_both_sides(changes, word, warned):
+    found = verify(replace(SPEC, **changes), summary_of(fake()), 0.9, 0.5)
+    assert [text.partition(":")[0] for text in found] == [word] * warned
+
+
+@pytest.mark.parametrize(
+    ("norm", "size", "slack", "refused"),
+    [("linf", "max_linf", 0.9e-6, False), ("linf", "max_linf", 1.1e-6, True)]
+    + [("l2", "max_l2", 0.9e-5, False), ("l2", "max_l2", 1.1e-5, True)],
+)
+def test_the_ball_is_as_large_as_rounding_allows(norm, size, slack, refused):
+    summary = summary_of(fake()) | {size: SPEC.eps + slack}
+    if not refused:
+        assert verify(replace(SPEC, norm=norm), summary) == []
+        return
+    with pytest.raises(RuntimeError, match=size):
+        verify(replace(SPEC, norm=norm), summary)
+
+
+@pytest.mark.parametrize(("left", "warned"), [(0.05, False), (0.051, True)])
+def test_an_attack_without_a_ball_leaves_nothing(left, warned):
+    spec = AttackSpec("torchattacks:CW", None, None, 50, 1, None, None, "end_to_end", norm="l2")
+    found = verify(spec, summary_of(fake()), 1.0, left)
+    assert [text.partition(":")[0] for text in found] == ["no_ball"] * warned
+
+
+@pytest.mark.parametrize(("after", "warned"), [(6, False), (5, False), (4, True)])
+def test_square_may_hardly_break_more_than_gradients(after, warned):
+    left = {"left": {"apgd-ce": 9, "apgd-t": 7, "fab-t": 6, "square": after}}
+    found = verify(SPEC, summary_of(fake()) | left, 0.9, 0.5)
+    assert [text.partition(":")[0] for text in found] == ["square_stronger"] * warned
+    gradient, square = entry(6, n=60, steps=100), entry(after, n=60, name="square", steps=5000)
+    square |= {"start": None, "objective": None}
+    found = compare([gradient, square])
+    assert [text.partition(":")[0] for text in found.get(0, [])] == ["square_stronger"] * warned
+    assert not compare([gradient | {"steps": 5}, square])
+
+
+@pytest.mark.parametrize(
     ("attacks", "expected"),
     [
         ([entry(50, "1/255"), entry(40, "2/255")], {}),
-        ([entry(50, "1/255"), entry(51, "2/255")], {1: "eps_order"}),
-        ([entry(51, "16/255"), entry(50, "2/255")], {0: "eps_order"}),
-        ([entry(50, "1/255"), entry(51, "2/255", steps=5)], {}),  # another attack
-        ([entry(30, target="frozen_prompt"), entry(31)], {1: "transfer_order"}),
+        ([entry(50, "1/255"), entry(54, "2/255")], {}),  # chance
+        ([entry(50, "1/255"), entry(55, "2/255")], {1: "eps_order"}),
+        ([entry(55, "16/255"), entry(50, "2/255")], {0: "eps_order"}),
+        ([entry(50, "1/255"), entry(55, "2/255", steps=5)], {}),  # another attack
+        ([entry(30, target="frozen_prompt"), entry(34)], {}),
+        ([entry(30, target="frozen_prompt"), entry(35)], {1: "transfer_order"}),
         ([entry(30, target="embedding", objective="embedding_kl"), entry(30)], {}),
         ([entry(30, "8/255", target="embedding"), entry(60)], {}),  # a larger ball may be stronger
         ([entry(30, target="frozen_prompt"), entry(80, steps=0)], {}),  # noise is no white box
@@ -265,11 +196,12 @@ def test_attacks_are_held_against_one_another(attacks, expected):
 
 
 def test_a_gap_to_autoattack_is_told_with_the_part_that_found_it():
-    left = {"apgd-ce": 11, "apgd-t": 9, "fab-t": 9, "square": 9}
+    left = {"apgd-ce": 14, "apgd-t": 9, "fab-t": 9, "square": 9}
     auto = entry(9, name="autoattack", objective=None, start=None, n=60, checks={"left": left})
-    near, far = (entry(correct, n=60, checks={}, steps=100) for correct in (10, 11))
+    near, far = (entry(correct, n=60, checks={}, steps=100) for correct in (14, 15))
     other, short = entry(30, n=60, checks={}, eps="2/255", steps=100), entry(20, n=60, checks={})
     ((position, (warning,)),) = compare([near, far, other, auto, short]).items()
-    assert position == 1 and warning.startswith("autoattack_gap: 11 of 60 are right")
-    assert "11 after apgd-ce, 9 after apgd-t" in warning
+    assert position == 1 and warning.startswith("autoattack_gap: 15 of 60 are right")
+    assert "14 after apgd-ce, 9 after apgd-t" in warning
     assert not compare([far | {"defence": "jpeg"}, auto])
+    assert not compare([entry(4, n=24, steps=100), auto | {"n": 24, "correct": 3}])  # one image

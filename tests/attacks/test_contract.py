@@ -206,7 +206,7 @@ def test_a_model_without_gradient_is_named_and_a_flat_one_counted(case):
     if threat.name == "square":  # needs none
         return
     if "kl" not in str(threat.objective):
-        with pytest.raises(RuntimeError, match="does not depend on the images"):
+        with pytest.raises(UserError, match="does not depend on the images"):
             attack(threat, lambda x: logits(x).detach(), clean, labels)
     clean[1] = 0
 

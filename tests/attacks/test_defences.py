@@ -544,7 +544,7 @@ def test_attacking_the_evaluated_function_of_a_shattering_defence_is_noticed():
     pgd = AttackSpec("pgd", 4 / 255, 1 / 255, 1, 1, "uniform", "ce", "end_to_end")
     evaluated, _ = defended(linear, JPEG(), adaptive=True)
     loss = objective_for(pgd, evaluated, labels=torch.zeros(2, dtype=torch.long))
-    with pytest.raises(RuntimeError, match="does not depend on the images"):
+    with pytest.raises(UserError, match="does not depend on the images"):
         GradientAttack(loss, pgd).run(scene(2), range(2))
 
 

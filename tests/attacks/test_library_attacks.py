@@ -211,7 +211,7 @@ def test_a_model_without_gradient_is_refused_but_not_to_black_boxes():
     logits, clean, labels = problem(6)
     steps = lambda x: logits((x * 20).round() / 20).detach()  # noqa: E731
     labels = steps(clean).argmax(1)
-    with pytest.raises(RuntimeError, match="does not depend on the images"):
+    with pytest.raises(UserError, match="does not depend on the images"):
         library("PGD", steps, labels).run(clean, range(6))
     result = library("Square", steps, labels, eps=0.2).run(clean, range(6))
     assert not result.right.all() and not result.zero_grad.any()

@@ -2,10 +2,11 @@
 
 from . import keys  # noqa: F401  declares ATTACK
 from .base import AttackResult, NotFinite, check_pixels
-from .checks import AttackChecks, compare, judge, probe, verify
+from .checks import AttackChecks, compare, verify
 from .dispatch import parts_of, run_attack, tower_in
 from .family import gradient_attack
 from .gradient import GradientAttack, objective_for
+from .probes import judge, probe_attack, probe_model
 from .rap import RAP
 from .settings import parse_255
 from .spec import AttackSpec, specs_from_cfg
@@ -27,7 +28,8 @@ __all__ = [
     "objective_for",
     "parse_255",
     "parts_of",
-    "probe",
+    "probe_attack",
+    "probe_model",
     "run_attack",
     "specs_from_cfg",
     "tower_in",

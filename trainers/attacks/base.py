@@ -18,7 +18,7 @@ from .spec import AttackSpec
 RANGE_SLACK = 1e-6  # interpolation in float32 may end at 1.0000001
 
 
-class NotFinite(RuntimeError):
+class NotFinite(UserError):
     """The attacked loss or its gradient is infinite or NaN."""
 
 
@@ -144,9 +144,16 @@ def check_finite(what: str, values: Tensor) -> None:
 
 
 def gradient_of(loss: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient (b, 3, H, W) of losses (b,) and its largest value per sample (b,)."""
+    """Return the gradient (b, 3, H, W) of losses (b,) and its largest value per sample (b,).
+
+    Raises:
+        UserError: the loss was computed without a graph to the images.
+    """
     if not loss.requires_grad:
-        raise RuntimeError("the attack's loss does not depend on the images")
+        raise UserError(
+            "the attack's loss does not depend on the images through autograd; take detach(), "
+            "no_grad() and NumPy out of the model's forward pass"
+        )
     (grad,) = torch.autograd.grad(loss.sum(), images)
     return grad, grad.abs().flatten(1).amax(dim=1)
 

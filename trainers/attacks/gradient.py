@@ -192,9 +192,8 @@ class GradientAttack:
                 training wants, which computes its own loss there. Restarts are always scored.
 
         Raises:
-            UserError: pixels outside [0, 1] or NaN.
+            UserError: pixels outside [0, 1] or NaN, or a loss without a graph to them.
             NotFinite: the loss or its gradient is not finite.
-            RuntimeError: the loss ignores the images.
         """
         scored = scored or self.spec.restarts > 1 or self.spec.steps == 0
         with isolated(pixels, seeds) as clean:

@@ -35,7 +35,11 @@ class Attacker:
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Return the defended model's logits (B, K)."""
-        return defended(self.victim.logits, self.defence, adaptive=False)[0](pixels)
+        return defended(self.model, self.defence, adaptive=False)[0](pixels)
+
+    def model(self, pixels: Tensor, prec: str = "fp32") -> Tensor:
+        """Return the undefended logits (B, K) in float32, whatever the model computes in."""
+        return self.victim.logits(pixels, prec).float()
 
     def forward(self, forward: Forward, seen: bool) -> Forward:
         """Return ``forward`` as the attack has it: through the defence if that is seen."""
@@ -57,7 +61,7 @@ class Attacker:
             known = surrogate.knows(spec.kwargs["labels"], len(victim.classnames))
             forward, labels = self.forward(surrogate, seen), labels if known else None
             return run_attack(spec, pixels, seeds, forward=forward, labels=labels)
-        whole = self.forward(victim.logits, seen)
+        whole = self.forward(self.model, seen)
         white_box, exact, forward = spec.target == "end_to_end", None, whole
 
         def still_right(images: Tensor) -> Tensor:
@@ -69,7 +73,7 @@ class Attacker:
         elif not white_box:
             forward = self.forward(lambda x: victim.handmade_logits(x, spec.prec), seen)
         elif spec.prec != "fp32":
-            exact, forward = whole, self.forward(lambda x: victim.logits(x, spec.prec), seen)
+            exact, forward = whole, self.forward(lambda x: self.model(x, spec.prec), seen)
         return run_attack(
             spec,
             pixels,

@@ -15,7 +15,16 @@ from pathlib import Path
 
 import torch
 
-from ..attacks import AttackChecks, AttackResult, AttackSpec, judge, parts_of, probe, verify
+from ..attacks import (
+    AttackChecks,
+    AttackResult,
+    AttackSpec,
+    judge,
+    parts_of,
+    probe_attack,
+    probe_model,
+    verify,
+)
 from ..defences import Defence
 from ..records.threats import LABELLED
 from ..utils import distributed
@@ -75,6 +84,7 @@ class Evaluation:
         self.labels = torch.tensor(images.labels, device=self.device)
         self.clean_right: torch.Tensor | None = None
         self.outcomes: list[tuple[AttackSpec, bool, torch.Tensor]] = []
+        self._asked: dict[bool, dict] = {}  # of the model, by whether the defence is seen
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the defended model's logits (B, K) for pixels in [0, 1]."""
@@ -136,7 +146,7 @@ class Evaluation:
     def _probe(self, spec: AttackSpec, right: torch.Tensor, seen: bool) -> tuple[dict, list[str]]:
         """Ask the model what an attack on it cannot see; see ``attacks/probes.py``."""
         able = self.clean_right.nonzero().flatten().tolist()
-        labelled = spec.objective in LABELLED and spec.target == "end_to_end"
+        labelled = spec.objective in (None, *LABELLED) and spec.target == "end_to_end"
         whole = (seen or self.defence is None) and len(self.victim.classnames) > 1
         if not (labelled and whole and able and self.probes and spec.eps and spec.steps):
             return {}, []
@@ -144,10 +154,13 @@ class Evaluation:
             return {}, []
         chosen = sorted({able[i * len(able) // self.probes] for i in range(self.probes)})
         where, pixels = next(self.pixels(chosen, "probes", len(chosen)))
-        model = self.attacker.forward(self.victim.logits, seen)
+        model, labels = self.attacker.forward(self.attacker.model, seen), self.labels[where]
         seeds, exact = self._seeds(where), self.defence is None
-        figures = probe(model, pixels, self.labels[where], spec, seeds, exact=exact)
-        return figures, judge(figures, spec, right[where].float().mean().item())
+        if seen not in self._asked:
+            self._asked[seen] = probe_model(model, pixels, labels, seeds, exact=exact)
+        figures = probe_attack(model, pixels, labels, spec, seeds, right[where])
+        figures |= self._asked[seen]
+        return figures, judge(figures)
 
     # --- images that all prompts share ---------------------------------------------------------
 

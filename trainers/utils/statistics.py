@@ -1,9 +1,11 @@
-"""Means and intervals over seeds."""
+"""Means and intervals over seeds, and counts that chance does not explain."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+
+RARE = 0.01  # chance of a count that is reported
 
 
 def t95(samples: int) -> float:
@@ -11,6 +13,17 @@ def t95(samples: int) -> float:
     from scipy.special import stdtrit  # scipy.stats.t.ppf, without importing all of scipy.stats
 
     return float(stdtrit(samples - 1, 0.975))
+
+
+def unlikely(count: int, samples: int, share: float) -> bool:
+    """Return True if chance explains ``count`` of ``samples`` in less than 1 of 100 cases.
+
+    Args:
+        share: the probability of each sample, in (0, 1).
+    """
+    from scipy.special import bdtrc
+
+    return count > 0 and float(bdtrc(count - 1, samples, share)) < RARE
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
