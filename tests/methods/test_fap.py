@@ -120,7 +120,9 @@ def test_the_authors_text_serves_another_template(white_box, run, tmp_path):
     keys["DATASET__TEMPLATE"] = "a drawing of a {}, maybe."
     assert run(white_box("FAP", *load, out="again", **keys))[0] == 0
     keys["TRAINER__FAP__FIRST_COUPLING"] = "same"
-    assert "THEIR_TEXT" in only_error(*run(white_box("FAP", out="other", **keys))[::2])
+    assert "FIRST_COUPLING is 'same'" in only_error(
+        *run(white_box("FAP", out="other", **keys))[::2]
+    )
 
 
 def test_records_of_before_are_rows_of_their_own():

@@ -15,7 +15,6 @@ from ..engine.adversarial import AdversarialTrainer
 from ..engine.trainer import register
 from ..losses import fap_consistency, mean_ce
 from ..prompting.spec import CHOICES, in_both_towers
-from ..utils.errors import UserError
 
 FIRST = "TRAINER.FAP.FIRST_COUPLING"
 
@@ -49,12 +48,8 @@ class FAP(AdversarialTrainer):
         super().check_keys(cfg)
         keys = cfg.TRAINER.FAP
         at_least("TRAINER.FAP.LAMBDA", keys.LAMBDA, 0)
-        one_of(FIRST, keys.FIRST_COUPLING, CHOICES["first_coupling"])
-        if keys.THEIR_TEXT and keys.FIRST_COUPLING == "same":
-            raise UserError(
-                f"TRAINER.FAP.THEIR_TEXT is {keys.THEIR_TEXT}, but with {FIRST} 'same' no words "
-                "start the text vectors; set one of the two back"
-            )
+        choices = CHOICES["first_coupling"]  # "same" has no text vectors to follow the words
+        one_of(FIRST, keys.FIRST_COUPLING, choices[1:] if keys.THEIR_TEXT else choices)
 
     @classmethod
     def train_spec(cls, cfg):
@@ -66,8 +61,8 @@ class FAP(AdversarialTrainer):
 
     @classmethod
     def prompt_spec(cls, keys, clip):
-        how = {"coupling": "vision_to_text", "first_coupling": keys.FIRST_COUPLING}
-        return in_both_towers(keys, **how)
+        first = keys.FIRST_COUPLING
+        return in_both_towers(keys, coupling="vision_to_text", first_coupling=first)
 
     @classmethod
     def served_spec(cls, cfg, clip, template):
@@ -82,7 +77,7 @@ class FAP(AdversarialTrainer):
         return super().prompt_facts(spec) | theirs
 
     def before_loading(self, facts):
-        """Serve a checkpoint with the coupling it was trained with, which older ones do not state."""
+        """Serve a checkpoint with its own coupling, which those of older versions do not state."""
         prompts = facts.get("prompts", {})
         trained = prompts.get("first_coupling", "same")
         if trained == self.spec.first_coupling:
