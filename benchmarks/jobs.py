@@ -18,6 +18,10 @@ from . import plain
 
 RANDOM = {"ViT-B/32", "ViT-B/16", "ViT-L/14"}
 CHUNK = 64  # classes per text pass where there are many
+# the public code whose work the plain side does
+ADVPT = "jiamingzhang94/Adversarial-Prompt-Tuning@95d43a8"
+ADVIVLP = "xinwong/Multimodal-Adversarial-Prompt-Tuning@926889f"  # its attacks are torchattacks'
+FAP = "lionel-w2/FAP@761a895"
 SYLLABLES = ("ba", "co", "di", "fu", "ga", "he", "ji", "ko", "lu", "mo")
 
 
@@ -42,6 +46,7 @@ class Job:
     ours: Callable[[], object]
     difference: Callable[[], float]  # the largest relative one between the two results
     at_least: float  # the ratio to reach on a CPU
+    code: str  # the public code whose work ``plain`` does
 
 
 def names(count: int) -> list[str]:
@@ -95,7 +100,7 @@ def tuning(clip, classes: int, vectors: int = 32, batch: int = 32) -> Job:
         return step(plain.text_features(model))
 
     name = f"AdvPT tuning step, {classes} classes, {vectors} vectors"
-    return Job(name, plainly, ours, lambda: apart(plainly(), ours()), 8)
+    return Job(name, plainly, ours, lambda: apart(plainly(), ours()), 8, ADVPT)
 
 
 def _deep(clip, classes: int, depth: int):
@@ -104,19 +109,27 @@ def _deep(clip, classes: int, depth: int):
     return prompted.PromptedCLIP(clip, names(classes), spec)
 
 
-def _attacked_plainly(model, pixels: Tensor, labels: Tensor, spec) -> Tensor:
-    """PGD that runs the text tower again in every step and fills all gradients."""
+def _attacked_plainly(model, pixels: Tensor, labels: Tensor, spec, code: str) -> Tensor:
+    """PGD that runs the text tower again in every step, as ``code`` does."""
 
     def loss(x):
         return F.cross_entropy(model.logits(x, plain.text_features(model)), labels)
 
-    found = plain.pgd(loss, pixels, _start(spec, pixels), spec)
+    found = plain.pgd(loss, pixels, _start(spec, pixels), spec, fills=code == FAP)
     model.zero_grad()
     return found
 
 
 def training(
-    clip, classes: int, batch: int, at_least: float, depth: int = 9, *, prec="fp32", chunk=0
+    clip,
+    classes: int,
+    batch: int,
+    at_least: float,
+    depth: int = 9,
+    *,
+    prec="fp32",
+    chunk=0,
+    code=ADVIVLP,
 ) -> Job:
     """One adversarial step of independent prompts in both towers, PGD-2.
 
@@ -137,7 +150,7 @@ def training(
         return gradients(_attacked(loss, spec, pixels), texts)
 
     def plainly():
-        adversarial = _attacked_plainly(model, pixels, labels, spec)
+        adversarial = _attacked_plainly(model, pixels, labels, spec, code)
         return gradients(adversarial, plain.text_features(model))
 
     def difference():  # at the same images: a sign decides about a pixel whose gradient is 0
@@ -146,10 +159,12 @@ def training(
         return apart(a, gradients(start, model.text_features()))
 
     name = f"adversarial training step, {classes} classes, batch {batch}, PGD-2"
-    return Job(name, plainly, ours, difference, at_least)
+    return Job(name, plainly, ours, difference, at_least, code)
 
 
-def evaluation(clip, classes: int, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
+def evaluation(
+    clip, classes: int, batch: int = 4, steps: int = 10, *, prec="fp32", code=ADVIVLP
+) -> Job:
     """Steps of a PGD test of deep prompts, whose text features are known before it starts."""
     model, spec = _deep(clip, classes, 9), threat(steps)
     pixels, labels = _batch(clip, batch, classes)
@@ -161,7 +176,7 @@ def evaluation(clip, classes: int, batch: int = 4, steps: int = 10, *, prec="fp3
         return _attacked(loss, spec, pixels)
 
     def plainly():
-        return _attacked_plainly(model, pixels, labels, spec)
+        return _attacked_plainly(model, pixels, labels, spec, code)
 
     def difference():
         x = _start(spec, pixels).requires_grad_()
@@ -170,7 +185,7 @@ def evaluation(clip, classes: int, batch: int = 4, steps: int = 10, *, prec="fp3
         return apart(*(torch.autograd.grad(loss, x)[0] for loss in losses))
 
     name = f"PGD test, {steps} steps, {classes} classes, batch {batch}"
-    return Job(name, plainly, ours, difference, 3.3)
+    return Job(name, plainly, ours, difference, 3.3, code)
 
 
 def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
@@ -193,7 +208,7 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
     def plainly():
         clip.model.visual.requires_grad_(True)
         try:
-            return plain.pgd(divergence, pixels, start, spec)
+            return plain.pgd(divergence, pixels, start, spec, fills=True)
         finally:
             clip.model.visual.requires_grad_(False).zero_grad()
 
@@ -203,7 +218,7 @@ def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:
         mine = torch.autograd.grad(loss(x).sum(), x)[0]
         return apart(mine, torch.autograd.grad(divergence(y), y)[0])
 
-    return Job(f"AdvPT bank, PGD-{steps}, batch {batch}", plainly, ours, difference, 1.4)
+    return Job(f"AdvPT bank, PGD-{steps}, batch {batch}", plainly, ours, difference, 1.4, ADVPT)
 
 
 def _inside(prec: str, model, texts: Tensor) -> Callable[[Tensor], Tensor]:
@@ -231,4 +246,6 @@ def ratio_table(clip, *, quick: bool, many: int) -> list[Callable[[], Job]]:
         lambda: training(clip, many, 4, 10, chunk=CHUNK),
         lambda: evaluation(clip, 37),
         lambda: bank(clip),
+        lambda: training(clip, 37, 4, 4, code=FAP),
+        lambda: evaluation(clip, 37, code=FAP),
     ]

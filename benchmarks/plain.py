@@ -1,7 +1,7 @@
-"""What the field's public code computes, on the same frozen backbone: the other side of a ratio.
+"""What public code computes, on the same frozen backbone: the other side of a ratio.
 
 All classes run through all 77 positions of the text tower, which is run again at every step of an
-attack; ``backward`` fills the gradients of everything that is learned, in attacks too.
+attack. What the step asks gradients of differs between codes, see :func:`pgd`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,20 @@ def text_features(model) -> Tensor:
     return F.normalize(clip.pool_text(x, prompts.eot), dim=-1)
 
 
-def pgd(loss, pixels: Tensor, start: Tensor, spec) -> Tensor:
-    """Return the last iterate; ``loss`` (of images) computes all that it depends on."""
+def pgd(loss, pixels: Tensor, start: Tensor, spec, *, fills: bool) -> Tensor:
+    """Return the last iterate; ``loss`` (of images) computes all that it depends on.
+
+    Args:
+        fills: ``backward`` fills the gradients of everything that is learned, through the text
+            tower too (FAP, AdvPT's bank); else the images' alone are asked for (torchattacks).
+    """
     delta = (start - pixels).clamp(-spec.eps, spec.eps)
     for _ in range(spec.steps):
         delta = delta.detach().requires_grad_()
-        loss((pixels + delta).clamp(0, 1)).backward()
+        value = loss((pixels + delta).clamp(0, 1))
+        if fills:
+            value.backward()
+        gradient = delta.grad if fills else torch.autograd.grad(value, delta)[0]
         with torch.no_grad():
-            delta = (delta + spec.alpha * delta.grad.sign()).clamp(-spec.eps, spec.eps)
+            delta = (delta + spec.alpha * gradient.sign()).clamp(-spec.eps, spec.eps)
     return (pixels + delta).clamp(0, 1).detach()

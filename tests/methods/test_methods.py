@@ -28,7 +28,7 @@ TRAINED = {
     "AdvVPT": DEEP,
     "AdvMaPLe": DEEP + LAYERS * LINEAR,
     "AdvIVLP": 2 * DEEP,
-    "FAP": DEEP + LAYERS * LINEAR,
+    "FAP": DEEP + LAYERS * LINEAR,  # one layer of text vectors, the others visual
     "TeCoA": 16 * D,
 }
 CLEAN = ("CoOp", "MaPLe")

@@ -74,14 +74,19 @@ def vectors(model, tower_name):
     depth = getattr(spec, f"{tower_name}_depth")
     if not getattr(spec, tower_name):
         return []
-    source, _, target = spec.coupling.partition("_to_")
-    if tower_name != target:
-        return [state[f"{tower_name}_prompts"][layer] for layer in range(depth)]
-    return [
-        state[f"{source}_prompts"][layer] @ state[f"projections.{layer}.weight"].T
-        + state[f"projections.{layer}.bias"]
-        for layer in range(depth)
-    ]
+    first = spec.first_coupling != "same"
+    made = []
+    for layer in range(depth):
+        coupling = spec.first_coupling if first and layer == 0 else spec.coupling
+        source, _, target = coupling.partition("_to_")
+        # where the first layer differs, either tower keeps the vectors of its own layers only
+        row = layer - (first and layer > 0)
+        if tower_name != target:
+            made.append(state[f"{tower_name}_prompts"][row])
+        else:
+            weight, bias = (state[f"projections.{layer}.{k}"] for k in ("weight", "bias"))
+            made.append(state[f"{source}_prompts"][row] @ weight.T + bias)
+    return made
 
 
 def plain_text(oracle, model, words=()):
@@ -310,7 +315,7 @@ def test_image_tower_equals_the_plain_one(clip, oracle, length, depth, refined):
     assert_same(*gradients)
 
 
-@pytest.mark.parametrize("coupling", ["none", "text_to_vision", "vision_to_text"])
+@pytest.mark.parametrize("coupling", ["none", "text_to_vision", "vision_to_text", "both"])
 @given(
     text_depth=st.integers(1, 3),
     vision_depth=st.integers(1, 4),
@@ -322,7 +327,9 @@ def test_image_tower_equals_the_plain_one(clip, oracle, length, depth, refined):
 )
 @settings(deadline=None, max_examples=8, derandomize=True)
 def test_coupled_towers(clip, oracle, coupling, length, ratio, class_chunk, **values):
-    spec = PromptSpec(text=length, vision=length, coupling=coupling, refiner_ratio=ratio, **values)
+    first = {"first_coupling": "text_to_vision"} if coupling == "both" else {}
+    values |= first | {"coupling": "vision_to_text" if first else coupling}
+    spec = PromptSpec(text=length, vision=length, refiner_ratio=ratio, **values)
     model = prompted(clip, spec)
     texts = model.text_features(class_chunk)
     images, blocks = model.image_features(pixels(), blocks=True)
@@ -526,6 +533,7 @@ def test_a_resnet_takes_text_prompts_only(resnet):
             {"text": 2, "vision": 2, "coupling": "vision_to_text", "text_init": "a b"},
             "'a b' cannot start",
         ),
+        ({"first_coupling": "text_to_vision"}, "'text_to_vision' goes with .*, not 'none'"),
         ({"text_init": "a photo"}, "'a photo' cannot start text vectors: there are none"),
         ({"text": 2, "text_depth": 4}, "text prompt depth 4 goes beyond the 3 blocks"),
         ({"vision": 2, "vision_depth": 5}, "depth 5 goes beyond the 4 blocks.*from 1 to 4"),

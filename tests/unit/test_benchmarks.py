@@ -17,7 +17,7 @@ def clip():
     return make_adapter(toy_state_dict(), name="toy", provider="open_clip")
 
 
-@pytest.mark.parametrize("row", range(6))
+@pytest.mark.parametrize("row", range(8))
 def test_both_sides_of_a_ratio_give_the_same(clip, row):
     job = jobs.ratio_table(clip, quick=True, many=12)[row]()
     assert job.difference() < 1e-4
@@ -43,6 +43,23 @@ def test_the_plain_side_computes_all_positions(clip):
     assert [tuple(shape[:2]) for shape in lengths] == [(5, clip.context_length)]
 
 
+@pytest.mark.parametrize(("code", "in_attacks"), [(jobs.ADVIVLP, 0), (jobs.FAP, 2)])
+def test_an_attack_goes_back_through_the_text_where_its_code_does(
+    clip, monkeypatch, code, in_attacks
+):
+    """torchattacks asks for the images' gradients alone, FAP's attack fills the prompts' too."""
+    deep, seen = jobs._deep, []
+
+    def watched(*args):
+        model = deep(*args)
+        model.text_prompts.register_hook(lambda gradient: seen.append(1))
+        return model
+
+    monkeypatch.setattr(jobs, "_deep", watched)
+    jobs.training(clip, 5, 2, 0, code=code).plain()
+    assert len(seen) == in_attacks + 1  # PGD-2, then the step's own gradients
+
+
 def test_rounds_take_turns_after_a_warm_up():
     done = []
     ways = {name: lambda n=name: done.append(n) for name in "ab"}
@@ -63,8 +80,8 @@ def test_the_table_names_job_ratio_and_difference(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
     (row,) = run.io.read_json(file)["rows"]
     assert row["ratio"] > 0 and row["max_difference"] < 1e-4 and 0 < row["share_of_peak"]
-    assert run.run_tool(run.main, ["--backbone", "tiny", "--jobs", "7"]) == 2
-    assert "--jobs 7 is no row; there are rows 1 to 6" in capsys.readouterr().err
+    assert run.run_tool(run.main, ["--backbone", "tiny", "--jobs", "9"]) == 2
+    assert "--jobs 9 is no row; there are rows 1 to 8" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not memory.RESET.exists(), reason="this system does not report peak memory")

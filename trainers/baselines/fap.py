@@ -1,21 +1,32 @@
-"""FAP: Few-shot Adversarial Prompt learning on vision-language models (Zhou et al., 2024)."""
+"""FAP: Few-shot Adversarial Prompt learning on vision-language models (Zhou et al., 2024).
+
+As the authors' scripts run it (lionel-w2/FAP at 761a895): the inner attack ascends the KL from the
+clean answer, the first layer's text vectors make its visual ones, in the other layers the visual
+vectors make the text ones.
+"""
 
 from __future__ import annotations
 
-from ..config.keys import add_defaults, at_least
+from dataclasses import replace
+from typing import ClassVar
+
+from ..config.keys import add_defaults, at_least, one_of
 from ..engine.adversarial import AdversarialTrainer
 from ..engine.trainer import register
 from ..losses import fap_consistency, mean_ce
-from ..prompting.spec import in_both_towers
+from ..prompting.spec import CHOICES, in_both_towers
+
+FIRST = "TRAINER.FAP.FIRST_COUPLING"
 
 
 @register
 class FAP(AdversarialTrainer):
-    """CE(x) + lambda mean(KL(x || x_adv) (cos(z, z_adv) + 1)), text prompts made from visual."""
+    """CE(x) + lambda mean(KL(x || x_adv) (cos(z, z_adv) + 1)), prompts coupled both ways."""
 
     paper = "https://arxiv.org/abs/2403.14774"
     node = "FAP"
     alarm_key = "TRAINER.FAP.LAMBDA"
+    formerly: ClassVar[dict] = {FIRST: "same", "TRAINER.FAP.INNER": ""}
 
     @classmethod
     def extend_cfg(cls, cfg):
@@ -25,17 +36,58 @@ class FAP(AdversarialTrainer):
             "TRAINER.FAP",
             N_CTX=2,  # vectors per layer (paper)
             PROMPT_DEPTH=9,  # layers with prompts (paper)
+            CTX_INIT="a photo of a",  # the text starts from its first words (authors' configs)
             LAMBDA=1.5,  # weight of the consistency (paper)
+            INNER="kl",  # objective of the attack (authors' scripts): kl, ce, "": ATTACK.TRAIN's
+            FIRST_COUPLING="text_to_vision",  # (authors' code); same: vision to text everywhere
+            THEIR_TEXT=False,  # the authors' text: braces left in, "V V of a {}, a ... NAME."
         )
 
     @classmethod
     def check_keys(cls, cfg):
         super().check_keys(cfg)
-        at_least("TRAINER.FAP.LAMBDA", cfg.TRAINER.FAP.LAMBDA, 0)
+        keys = cfg.TRAINER.FAP
+        at_least("TRAINER.FAP.LAMBDA", keys.LAMBDA, 0)
+        choices = CHOICES["first_coupling"]  # "same" has no text vectors to follow the words
+        one_of(FIRST, keys.FIRST_COUPLING, choices[1:] if keys.THEIR_TEXT else choices)
+
+    @classmethod
+    def train_spec(cls, cfg):
+        if cfg.TRAINER.FAP.INNER == "kl" and cfg.ATTACK.TRAIN.START == "zero":
+            cfg = cfg.clone()  # the authors' attack starts uniformly, and KL is flat at the image
+            cfg.defrost()
+            cfg.ATTACK.TRAIN.START = "uniform"
+        return super().train_spec(cfg)
 
     @classmethod
     def prompt_spec(cls, keys, clip):
-        return in_both_towers(keys, coupling="vision_to_text")
+        first = keys.FIRST_COUPLING
+        return in_both_towers(keys, coupling="vision_to_text", first_coupling=first)
+
+    @classmethod
+    def served_spec(cls, cfg, clip, template):
+        """Return the prompts; the authors put the template, not its first words, before names."""
+        spec = super().served_spec(cfg, clip, template)
+        return replace(spec, text_init=template) if cfg.TRAINER.FAP.THEIR_TEXT else spec
+
+    @classmethod
+    def prompt_facts(cls, spec):
+        """Return the facts; the authors' text is of the data set that is tested."""
+        theirs = {"text_init": "{}"} if "{}" in spec.text_init else {}
+        return super().prompt_facts(spec) | theirs
+
+    def before_loading(self, facts):
+        """Serve a checkpoint with its own coupling, which those of older versions do not state."""
+        prompts = facts.get("prompts", {})
+        trained = prompts.get("first_coupling", "same")
+        if trained == self.spec.first_coupling:
+            return
+        known = {FIRST: trained} | ({} if "first_coupling" in prompts else self.formerly)
+        print(f"note: the checkpoint was trained with {known}, and is tested with it")
+        self.cfg.defrost()
+        self.cfg.merge_from_list([word for pair in known.items() for word in pair])
+        self.cfg.freeze()
+        self.model = self.trained = self._models["prompt_learner"] = self.build_trained()
 
     def loss(self, batch):
         clean, adv = batch.forward_clean(), batch.forward_attacked()

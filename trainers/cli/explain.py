@@ -36,11 +36,13 @@ def text_vectors(weights: dict[str, torch.Tensor], prompts: dict) -> list[torch.
         return [weights["ctx"]]
     depth = prompts.get("text_depth", 1)
     if prompts.get("coupling") == "vision_to_text":
-        return [
+        first = list(weights["text_prompts"]) if "text_prompts" in weights else []  # FAP's
+        driving = list(weights.get("vision_prompts", ()))[: depth - len(first)]
+        return first + [
             torch.nn.functional.linear(
                 vectors, weights[f"projections.{i}.weight"], weights[f"projections.{i}.bias"]
             )
-            for i, vectors in enumerate(weights["vision_prompts"][:depth])
+            for i, vectors in enumerate(driving, len(first))
         ]
     return list(weights["text_prompts"][:depth]) if "text_prompts" in weights else []
 

@@ -89,10 +89,16 @@ def merge_test_attacks(cfg, path) -> None:
 
 @cache
 def defaults() -> dict:
-    """Return every setting's default, flat, for what was stored before a setting existed."""
+    """Return every setting's default, flat."""
     cfg = get_cfg_default()
     extend_cfg(cfg)
     return flat_config(cfg)
+
+
+def formerly(trainer: str) -> dict:
+    """Return what every setting was, flat, before it was one: mostly its default."""
+    method = method_called(trainer)
+    return defaults() | (method.formerly if method else {})
 
 
 def add_defaults(cfg: CfgNode, node: str, **values) -> None:

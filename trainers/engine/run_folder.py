@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from ..attacks import specs_from_cfg
 from ..config import identity
 from ..config.host import PREFIX
-from ..config.keys import defaults, method_called, registered_name
+from ..config.keys import defaults, formerly, method_called, registered_name
 from ..config.merging import merge
 from ..records import completed_record, flat_config
 from ..utils import distributed
@@ -111,11 +111,11 @@ def _check(
     mine: dict,
     advice: str = "choose another output folder or move the old run away",
 ) -> None:
-    """Refuse a folder that holds another run; a key that came later had its default then."""
+    """Refuse a folder that holds another run; a key that came later counts as it was then."""
     if not (folder / CONFIG_FILE).is_file():
         return
     stored = read_json(folder / CONFIG_FILE)
-    theirs = _named(defaults() | stored)
+    theirs = _named(formerly(stored.get("TRAINER.NAME", "")) | stored)
     keys = (mine.keys() & theirs.keys()) | (mine.keys() | stored.keys()) & set(TESTED)
     for key in sorted(keys):
         if mine.get(key) != theirs.get(key):
@@ -321,8 +321,8 @@ def stored(folder) -> tuple[dict, dict]:
 
 def restore(cfg, settings: dict, where) -> None:
     """Merge the settings of a stored run; keys that only another version knows are left out."""
-    known = set(flat_config(cfg))
-    for key, value in settings.items():
+    known, method = set(flat_config(cfg)), method_called(settings.get("TRAINER.NAME", ""))
+    for key, value in ((method.formerly if method else {}) | settings).items():
         if key in known:
             merge(cfg, key, value, f"in '{where}'")
     cfg.TRAINER.NAME = registered_name(cfg.TRAINER.NAME)

@@ -105,6 +105,7 @@ class SavingTrainer(TrainerX):
             folder = Path(directory) / name
             path = chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
             state = load_checkpoint(path)
+            self.before_loading(state.get("advprompt") or {})
             check_facts(*self._facts(state), path)
             load_prompts(self._models[name], state["state_dict"], path)
             self.origin = dict(state.get("training") or {})
@@ -114,6 +115,9 @@ class SavingTrainer(TrainerX):
             if epoch is not None:
                 self.origin["epochs"] = epoch
             print(f"Loaded {name} from {path} (epoch {state.get('epoch')})")
+
+    def before_loading(self, facts: dict) -> None:
+        """Prepare for testing a checkpoint; ``facts`` is what it states of itself."""
 
     def _facts(self, state: dict) -> tuple[dict, dict]:
         return state.get("advprompt") or {}, self.checkpoint_facts()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from dassl.data import data_manager
@@ -62,6 +63,7 @@ class RobustTrainer(SavingTrainer):
             are shared by all runs.
         tuning: training does not need the image tower.
         spec: the prompts that are trained; None where there are none.
+        formerly: keys that came later -> what was done before, where that is not their default.
     """
 
     paper: str | None = None
@@ -70,6 +72,7 @@ class RobustTrainer(SavingTrainer):
     tuning = False
     frozen_image_tower = True
     spec: PromptSpec | None = None
+    formerly: ClassVar[dict] = {}
 
     def __init__(self, cfg):
         distributed.join()  # in a fork, whose train.py does not

@@ -113,7 +113,7 @@ class PromptTrainer(RobustTrainer):
             print(f"note: CTX_INIT '{words}' makes {spec.text} vectors, not N_CTX {count}")
         elif words and not spec.text_init and spec.text:
             why = "the visual prompts make the text ones"
-            if spec.coupling != "vision_to_text":
+            if not spec.text_is_driven:
                 why = f"it has fewer words than N_CTX {count}"
             print(f"note: CTX_INIT '{words}' is not used: {why}")
         self.frozen_image_tower = not spec.acts_on_images

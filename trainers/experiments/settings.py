@@ -88,9 +88,9 @@ class Settings:
 
 def differing(mine: Mapping, theirs: Mapping) -> str:
     """Return the first key of ``mine`` that ``theirs`` has otherwise, else ""."""
-    known = keys.defaults()
+    known = keys.formerly(theirs.get("TRAINER.NAME", ""))
     for key, value in mine.items():
-        other = theirs.get(key, known.get(key))  # a later key had its default then
+        other = theirs.get(key, known.get(key))  # a later key counts as it was then
         if other != value and _plain(other) != _plain(value):
             return key
     return ""

@@ -26,9 +26,9 @@ class PromptedCLIP(nn.Module):
         spec: lengths, depths, coupling and refiners.
 
     Attributes:
-        text_prompts: (layers, M, d_t), with ``csc`` (layers, K, M, d_t); absent if made from the
-            visual ones.
-        vision_prompts: (layers, M, d_v); absent if made from the text ones.
+        text_prompts: (layers, M, d_t), with ``csc`` (layers, K, M, d_t); of the layers that are
+            not made from the visual ones, absent if all are.
+        vision_prompts: (layers, M, d_v); of the layers that are not made from the text ones.
         projections: one Linear per layer of a coupling.
         text_refiners, vision_refiners: by the number of the block they precede, from "1".
 
@@ -72,27 +72,32 @@ class PromptedCLIP(nn.Module):
 
     def _make_prompts(self, words: list[int]) -> None:
         spec, clip = self.spec, self.clip
-        source = spec.coupling.partition("_to_")[0]
+        longest, first = max(spec.text_depth, spec.vision_depth), spec.first_coupling != "same"
+        layers = {  # of vectors that are learned, and not made from the other tower's
+            "none": (spec.text_depth, spec.vision_depth),
+            "text_to_vision": (longest, 0),
+            "vision_to_text": (int(first), longest - first),
+        }[spec.coupling]
 
-        def drawn(depth: int, *shape: int) -> torch.Tensor:
-            layers = depth if source == "none" else max(spec.text_depth, spec.vision_depth)
-            return torch.empty(layers, *shape).normal_(std=spec.init_std)
+        def drawn(*shape: int) -> torch.Tensor:
+            return torch.empty(shape).normal_(std=spec.init_std)
 
-        if spec.text and source != "vision":
+        if spec.text and layers[0]:
             classes = (len(self.classnames),) if spec.csc else ()
-            prompts = drawn(spec.text_depth, *classes, spec.text, clip.text_width)
+            prompts = drawn(layers[0], *classes, spec.text, clip.text_width)
             if words:  # (M, d_t), for all classes
                 prompts[0] = clip.embed_tokens(torch.tensor([words]))[0].float().cpu()
             self.text_prompts = nn.Parameter(prompts)
-        if spec.vision and source != "text":
-            prompts = drawn(spec.vision_depth, spec.vision, clip.vision_width)
-            self.vision_prompts = nn.Parameter(prompts)
-        widths, linears = (clip.text_width, clip.vision_width), 0
-        if source == "vision":
-            widths = widths[::-1]
-        if spec.text and source != "none":
-            linears = spec.vision_depth if source == "text" else spec.text_depth
-        self.projections = nn.ModuleList(nn.Linear(*widths) for _ in range(linears))
+        if spec.vision and layers[1]:
+            self.vision_prompts = nn.Parameter(drawn(layers[1], spec.vision, clip.vision_width))
+        to_vision = (clip.text_width, clip.vision_width)
+        to_text = to_vision[::-1]
+        widths = {
+            "none": [],
+            "text_to_vision": [to_vision] * spec.vision_depth,
+            "vision_to_text": [to_vision] * first + [to_text] * (spec.text_depth - first),
+        }[spec.coupling]
+        self.projections = nn.ModuleList(nn.Linear(*pair) for pair in widths if spec.text)
 
     def _refiners(self, depth: int, width: int) -> nn.ModuleDict:
         """Return a refiner before each of the blocks 1 to depth-1."""
@@ -112,6 +117,12 @@ class PromptedCLIP(nn.Module):
         if not count:
             return []
         source, _, target = self.spec.coupling.partition("_to_")
+        if self.spec.first_coupling != "same":
+            first, deep = self.text_prompts[0], list(getattr(self, "vision_prompts", ()))
+            if tower == "vision":
+                return [self.projections[0](first), *deep][:depth]
+            made = zip(self.projections[1:], deep, strict=False)
+            return [first, *(linear(x) for linear, x in made)]
         if tower != target:
             return list(getattr(self, f"{tower}_prompts")[:depth].unbind(0))
         layers = getattr(self, f"{source}_prompts").unbind(0)

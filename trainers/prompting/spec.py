@@ -13,6 +13,7 @@ LEAST = {"text": 0, "vision": 0, "init_std": 0}
 LEAST |= {"text_depth": 1, "vision_depth": 1, "refiner_ratio": 1}
 CHOICES = {
     "coupling": ("none", "text_to_vision", "vision_to_text"),
+    "first_coupling": ("same", "text_to_vision"),
     "refiner_init": ("default", "zero"),
     "position": POSITIONS,
 }
@@ -26,10 +27,11 @@ class PromptSpec:
     Depth 1 puts vectors into the input only (CoOp); depth J also gives the prompt positions new
     vectors before blocks 1 to J-1, after which the outputs pass through. Coupled vectors are a
     Linear of the other tower's, one per layer: ``text_to_vision`` (MaPLe, NAP) or
-    ``vision_to_text`` (FAP). If the driven tower has more layers with prompts, the driving one
-    keeps vectors for them that only feed the Linear. Refiners act before blocks 1 to depth-1 on
-    every token that is not a prompt (image: [CLS] and patches; text: start token, words, end token
-    [our choice; the authors' code never calls its text refiners]).
+    ``vision_to_text`` (FAP, whose input layer is ``text_to_vision``). If the driven tower has more
+    layers with prompts, the driving one keeps vectors for them that only feed the Linear.
+    Refiners act before blocks 1 to depth-1 on every token that is not a prompt (image: [CLS] and
+    patches; text: start token, words, end token [our choice; the authors' code never calls its
+    text refiners]).
 
     Raises:
         UserError: a value out of range or a combination that makes no sense.
@@ -40,6 +42,7 @@ class PromptSpec:
     vision: int = 0  # number M_v of visual tokens, after [CLS] and patches, before ln_pre
     vision_depth: int = 1
     coupling: str = "none"  # or text_to_vision, vision_to_text: with the same number in both
+    first_coupling: str = "same"  # of the input layer; or text_to_vision (with vision_to_text)
     refine_vision: bool = False
     refine_text: bool = False
     refiner_ratio: int = 2  # hidden width over token width
@@ -66,7 +69,12 @@ class PromptSpec:
                 f"prompt template '{self.template}' has no place for the class name; write "
                 "{} where the name goes"
             )
-        if self.text_init and (self.text == 0 or self.coupling == "vision_to_text"):
+        if self.first_coupling != "same" and self.coupling != "vision_to_text":
+            raise UserError(
+                f"first_coupling '{self.first_coupling}' goes with coupling 'vision_to_text', not "
+                f"'{self.coupling}'; set it to 'same'"
+            )
+        if self.text_init and (self.text == 0 or self.text_is_driven):
             raise UserError(
                 f"text_init '{self.text_init}' cannot start text vectors: there are none, or they "
                 "are made from the visual ones; leave it empty"
@@ -77,6 +85,11 @@ class PromptSpec:
                 f"are {self.text} text and {self.vision} visual vectors, csc {self.csc}; give both "
                 "the same number and csc False, or set coupling to 'none'"
             )
+
+    @property
+    def text_is_driven(self) -> bool:
+        """Whether the text vectors of the input layer are made from the visual ones."""
+        return self.coupling == "vision_to_text" and self.first_coupling == "same"
 
     @property
     def acts_on_images(self) -> bool:
@@ -144,13 +157,7 @@ def in_both_towers(keys, **others) -> PromptSpec:
     they are made from the visual ones or there are fewer words than vectors (as MaPLe does).
     """
     words, count = keys.get("CTX_INIT", ""), keys.N_CTX
-    driven = others.get("coupling") == "vision_to_text"
     enough = 0 < count <= len(words.replace("_", " ").split())
-    return PromptSpec(
-        text=count,
-        vision=count,
-        text_depth=keys.PROMPT_DEPTH,
-        vision_depth=keys.PROMPT_DEPTH,
-        text_init=words if enough and not driven else "",
-        **others,
-    )
+    depth = keys.PROMPT_DEPTH
+    spec = PromptSpec(text=count, vision=count, text_depth=depth, vision_depth=depth, **others)
+    return spec if spec.text_is_driven else replace(spec, text_init=words if enough else "")

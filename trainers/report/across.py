@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import starmap
 from pathlib import Path
 
-from ..config.keys import defaults
+from ..config.keys import formerly
 from . import tables as tables_of
 from .tables import Row, Run, Table, collect, differing, empty_row, setting, source_of
 
@@ -225,7 +225,8 @@ def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
     keys = sorted({key for rows in found.values() for key in differing(rows)})
 
     def settings(row: Row) -> tuple[str, ...]:
-        return tuple(row.config.get(key, json.dumps(defaults().get(key))) for key in keys)
+        former = formerly(row.trainer)
+        return tuple(row.config.get(key, json.dumps(former.get(key))) for key in keys)
 
     def folders(row: Row) -> frozenset[Path]:
         return frozenset(run_folder(run.path) for run in row.runs)

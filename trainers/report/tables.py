@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from .. import records as records_of
 from ..config.identity import ONLY_TRAINING, is_neutral
-from ..config.keys import defaults
+from ..config.keys import formerly
 from .threats import attack_headings, threat_label
 
 # keys that tell no rows apart, because the record or the table states them by other means
@@ -196,7 +196,8 @@ def empty_row(record: Mapping, known: Iterable[str]) -> Row:
         known: settings that any of the records it is compared with has.
     """
     ignored = _STATED + (_TRAINING if record["shots"] == 0 else ())
-    unset = {key: defaults()[key] for key in known if key in defaults()}
+    were = formerly(record["trainer"])
+    unset = {key: were[key] for key in known if key in were}
     former = record["config"].get("TRAINER.ADVPT.PREC") if record["trainer"] == "AdvPT" else None
     renamed = {} if former is None else {"TRAINER.ADVERSARIAL.PREC": former}
     source = source_of(record)
