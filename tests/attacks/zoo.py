@@ -1,7 +1,7 @@
 """Models that look robust and are not, and honest ones that must not be suspected.
 
-Every entry turns the logits of an undefended toy into those of another model: ``masks(toy)`` by
-name, ``controls(toy)`` by name. ``python -m tests.attacks.zoo`` prints the table in docs/attacks.md.
+Every entry turns the logits of an undefended toy into those of another model: ``masks(toy)`` and
+``controls(toy)``, by name. ``python -m tests.attacks.zoo`` prints the table in docs/attacks.md.
 """
 
 from __future__ import annotations
