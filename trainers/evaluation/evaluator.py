@@ -185,7 +185,8 @@ class Evaluation:
         """Score cached features: the attack saw no prompt, so all prompts share its images."""
         bank = self._bank(spec, f"{spec.target} attack")
         right = self._answers(self._bank_logits(bank)) == self.labels
-        return right & self.clean_right, bank.checks, bank.seconds
+        summary = {"attacked": len(right)} | bank.checks  # those of older banks do not have it
+        return right & self.clean_right, summary, bank.seconds
 
     # --- images of this model alone --------------------------------------------------------------
 
