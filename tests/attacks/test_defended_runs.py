@@ -34,9 +34,8 @@ def test_attacks_stand_side_by_side(run, arguments, tmp_path, adaptive, views):
     assert all(s.startswith("jpeg, quality 60, ") for s in said)
     for entry in record["attacks"]:
         probed = "noise_stronger" in entry["checks"]
-        assert probed == (
-            "seen by" in entry["defence"].replace("unseen", "") and entry["objective"] == "ce"
-        )
+        seen = "seen by" in entry["defence"].replace("unseen", "")
+        assert probed == (seen and entry["target"] == "end_to_end")
         assert entry["correct"] <= record["clean"]["correct"]
 
 
