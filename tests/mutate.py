@@ -1,4 +1,4 @@
-"""Which small faults would the tests notice? ``python -m tests.mutate [MODULE ...] [--n 8] [--seed 0]``
+"""Which small faults do the tests notice? ``python -m tests.mutate [MODULE ...] [--seed 0]``
 
 Changes one token of a module at a time (in memory; no file is written), runs the module's own tests
 in a forked process, and prints what the tests did not notice. A mutant costs seconds, because torch
@@ -12,21 +12,29 @@ import ast
 import importlib
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
+from hypothesis import Phase
 
 PACKAGE = Path(__file__).resolve().parents[1] / "trainers"
 HEAVY = ("torch", "numpy", "scipy.stats", "PIL.Image", "matplotlib.pyplot", "jinja2")
-LIMIT = 5  # times the time of the unchanged module
+LIMIT = 3  # times the time of the unchanged module, and 10 s
+MEMORY = 8 << 30  # bytes, which an endless loop may fill
+hypothesis.settings.register_profile(  # no example that fails is made smaller; all see the same
+    "mutants", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
+)
 TABLE = yaml.safe_load((Path(__file__).parent / "mutate.yaml").read_text(encoding="utf-8"))
 TESTS, OTHER = TABLE["tests"], TABLE["other"]
 
@@ -69,8 +77,10 @@ def run(tests: str, path: Path, source: str, limit: float) -> str:
     pid, end = os.fork(), time.monotonic() + limit
     if not pid:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         for stream in range(3):
             os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+        hypothesis.settings.load_profile("mutants")
         code, load = compile(source, str(path), "exec"), SourceFileLoader.get_code
         SourceFileLoader.get_code = lambda self, name: (
             code if Path(self.path).resolve() == path else load(self, name)
@@ -87,13 +97,15 @@ def run(tests: str, path: Path, source: str, limit: float) -> str:
             ]
             status = pytest.main([*words, *tests.split()])
         os._exit(int(status))
-    while time.monotonic() < end:
-        if (done := os.waitpid(pid, os.WNOHANG))[0]:
-            return "noticed" if done[1] else "survived"
-        time.sleep(0.05)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return "timed out"
+    try:
+        while time.monotonic() < end:
+            if (done := os.waitpid(pid, os.WNOHANG))[0]:
+                return "noticed" if done[1] else "survived"
+            time.sleep(0.05)
+        return "timed out"
+    finally:
+        with suppress(ProcessLookupError):  # also its own processes
+            os.killpg(pid, signal.SIGKILL)
 
 
 def examine(module: str, n: int, seed: int) -> Counter:

@@ -44,7 +44,7 @@ def entry(**changes) -> AttackSpec:
     ("value", "expected"),
     [
         *((v, 4 / 255) for v in (4, "4", 4.0, "4/255", " 4 / 255 ", "4.0")),
-        *((0, 0), ("0.5/255", 0.5 / 255), (255, 1), ("0.01/255", 0.01 / 255)),
+        *((0, 0), ("0.5/255", 0.5 / 255), (255, 1), ("0.01/255", 0.01 / 255), (0.1, 0.1 / 255)),
     ],
 )
 def test_sizes_in_255(value, expected):
@@ -55,7 +55,8 @@ def test_sizes_in_255(value, expected):
     ("value", "words"),
     [
         *((v, "write 4 or 4/255") for v in (0.0157, "0.0157")),
-        *((v, "outside 0..255") for v in (256, -1)),
+        *((0.0999, "write 25.5 or 25.5/255"), (-0.01, "outside 0..255")),
+        *((v, "outside 0..255") for v in (256, 255.01, -1)),
         *((v, "not a size in 1/255") for v in ("four", "4/256", "4/", "nan", "inf", True, None)),
     ],
 )
@@ -210,6 +211,39 @@ def test_wrong_settings_are_refused(changes, words):
 def test_wrong_settings_of_rap_are_refused_before_anything_runs(changes, words):
     with pytest.raises(UserError, match=words):
         entry(name="rap", **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "fine", "wrong"),
+    [
+        ("mi", "momentum", (0, 1e6), (-0.01, 1.01e6)),
+        ("di", "probability", (0, 1), (-0.01, 1.01)),
+        ("di", "resize", (0.01, 1), (0.009, 1.01)),
+        ("pgd", "aim", (0,), (-1,)),
+        ("rap", "late_start", (0,), (-1,)),
+        ("rap", "inner_steps", (1,), (0,)),
+        ("rap", "inner_eps", (0, 255), (-1, 256)),
+        ("rap", "probability", (0, 1), (-0.01, 1.01)),
+        ("rap", "resize", (0.01, 1), (0.009, 1.01)),
+    ],
+)
+def test_bounds_of_settings_hold_from_both_sides(name, key, fine, wrong):
+    for value in fine:
+        assert key in entry(name=name, kwargs={key: value}).kwargs
+    for value in wrong:
+        with pytest.raises(UserError, match=key):
+            entry(name=name, kwargs={key: value})
+
+
+@pytest.mark.parametrize(("norm", "most"), [("linf", 1), ("l2", 100)])
+def test_bounds_of_sizes_hold_from_both_sides(norm, most):
+    for key in ("eps", "alpha"):
+        assert getattr(node(norm=norm, **{key: 255 * most}), key) == most
+        assert getattr(node(norm=norm, **{key: 1}), key) == 1 / 255
+        with pytest.raises(UserError, match=f"outside 0..{255 * most}"):
+            node(norm=norm, **{key: 255.1 * most})
+        with pytest.raises(UserError, match=f"from 0 to {most}"):
+            replace(node(norm=norm), **{key: 1.001 * most})
 
 
 @pytest.mark.parametrize("name", ["autoattack", "apgd-ce", "square", "torchattacks:PGD"])
