@@ -9,8 +9,9 @@ import pytest
 from make_records import BANK, TRANSFER, WHITE_BOX, listed, make, outcome, write, zero_shot
 
 from advprompt.cli import report as command
-from advprompt.report import layout
+from advprompt.report import formats, layout
 from advprompt.report import render as report
+from advprompt.report.formats import Block, Column, Sheet
 from advprompt.report.tables import build_tables
 from advprompt.report.threats import attack_headings, threat_label
 from advprompt.utils.entry import run_tool
@@ -202,6 +203,57 @@ def test_latex_is_escaped(tmp_path):
     assert "my_set" not in text.replace(r"\_", "")
     for rule in ("toprule", "midrule", "bottomrule", "begin{tabular}", "end{table}"):
         assert text.count("\\" + rule) == 1
+
+
+def test_a_sheet_in_every_format():
+    grouped = [Column(name, "clean accuracy") for name in ("base", "H")]
+    columns = [Column("trainer", left=True), *grouped, Column("a heading of many words")]
+    rows = [["a name that is long enough", "80.0", "50 ± 3.25, over three seeds", "a_b"]]
+    rows += [["CAPT", "9.1", "–", "a|b"]]
+    plain = Block([Column("x", left=True), Column("y")], [["1", "2"]], heading="figure")
+    first = Block(columns, rows, marked={(0, 1), (1, 0)})
+    notes = ["missing: seed 2", "settings: all"]
+    sheet = Sheet("T & Co", [first, plain], ["fact 1"], notes)
+    assert (sheet.problems, sheet.remarks) == (notes[:1], notes[1:])
+    terminal, markdown, latex = (
+        [" ".join(line.split()) for line in next(form([sheet])).split("\n")]
+        for form in (formats.terminal, formats.markdown, formats.latex)
+    )
+    assert terminal[2:5] + terminal[6:8] == [
+        "trainer clean clean a heading of",
+        "accuracy accuracy many words",
+        "base H",
+        "a name that is [80.0] 50 ± 3.25, over three seeds a_b",
+        "long enough",
+    ]
+    assert terminal[10:] == (
+        ["figure", "", "x y", "--- ---", "1 2", "", "fact 1"]
+        + ["! missing: seed 2", "! settings: all"]
+    )
+    assert markdown[::2] == [
+        "### T & Co",
+        "| trainer | clean accuracy base | clean accuracy H | a heading of many words |",
+        "| a name that is long enough | **80.0** | 50 ± 3.25, over three seeds | a_b |",
+        "",
+        "",
+        "|-----|-----|",
+        "",
+        "- **missing**: seed 2",
+    ]
+    assert markdown[5] == r"| **CAPT** | 9.1 | – | a\|b |" and markdown[7] == "**figure**"
+    assert latex[2:12] == [
+        r"\caption{T \& Co. fact 1.}",
+        r"\begin{tabular}{lrrr}",
+        r"\toprule",
+        r"\multicolumn{1}{c}{} & \multicolumn{2}{c}{clean accuracy} & \multicolumn{1}{c}{} \\",
+        r"\cmidrule(lr){2-3}",
+        r"trainer & base & H & a heading of many words \\",
+        r"\midrule",
+        r"a name that is long enough & \textbf{80.0} & 50 $\pm$ 3.25, over three seeds & a\_b \\",
+        r"\textbf{CAPT} & 9.1 & -- & a|b \\",
+        r"\bottomrule",
+    ]
+    assert r"\caption{T \& Co. figure. fact 1.}" in latex and latex[-1] == "% settings: all"
 
 
 CUT = {"status": "running", "clean": None, "attacks": []}
