@@ -328,6 +328,8 @@ def test_tables_take_their_place_in_a_page(tmp_path, capsys):
     assert "<!-- report b -->" in capsys.readouterr().err
     assert run_tool(command.main, [root, "--mark", "a"]) == 2
     assert page.read_text(encoding="utf-8") == text
+    page.write_text("<!-- report a -->\nnever closed\n", encoding="utf-8")
+    assert run_tool(command.main, [*call, "--mark", "a"]) == 2
 
 
 def test_autoattack_is_told_in_words():
