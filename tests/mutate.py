@@ -43,9 +43,9 @@ def changes(node: ast.AST):
     elif isinstance(node, ast.UnaryOp):
         yield "operand", ast.UnaryOp(node.op, node.operand)  # twice: as if it were not there
     elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-        value = node.value  # a tolerance changes by a factor of ten
-        new = (value + 1, value - 1) if isinstance(value, int) else (value * 10, value / 10 or 1.0)
-        yield from (("value", v) for v in ((not value,) if isinstance(value, bool) else new))
+        v = node.value  # a tolerance changes by a factor of ten
+        new = (v + 1, v - 1) if isinstance(v, int) else (v * 10 or 1.0, v / 10 or -1.0)
+        yield from (("value", value) for value in ((not v,) if isinstance(v, bool) else new))
     elif isinstance(node, (ast.Name, ast.Attribute)):
         field = "id" if isinstance(node, ast.Name) else "attr"
         yield from ((field, new) for new in TABLE["other"].get(getattr(node, field), ()))
