@@ -154,6 +154,9 @@ def test_load_lists_whatever_it_cannot_use(tmp_path):
     records.write_record(tmp_path / "cut", make(status="running", clean=None, attacks=[]))
     contents = {"torn": '{"schema": 1', "array": "[]", "wrong": put(make(), "seed", -2)}
     contents |= {"older": make() | {"schema": 0}, "nan": '{"schema": NaN}'}
+    contents["deep"] = json.dumps(make()).replace(
+        '"train":', '"x": ' + "[" * 900 + "]" * 900 + ', "train":'
+    )
     for name, content in contents.items():
         (tmp_path / name).mkdir()
         text = content if isinstance(content, str) else json.dumps(content)
@@ -166,9 +169,10 @@ def test_load_lists_whatever_it_cannot_use(tmp_path):
     found = records.load_records(tmp_path)
     assert [p.parent.name for p in found.records] == ["seed1"]
     kinds = {problem.path.parent.name: problem.kind for problem in found.problems}
-    unreadable = dict.fromkeys(("torn", "binary", "gone"), "unreadable")
-    foreign = dict.fromkeys(("array", "older", "nan"), "foreign schema")
-    assert kinds == unreadable | foreign | {"cut": "unfinished", "wrong": "invalid"}
+    names = ("torn", "binary", "gone", "array", "nan", "deep")
+    unreadable = dict.fromkeys(names, "unreadable")
+    others = {"older": "foreign schema", "cut": "unfinished", "wrong": "invalid"}
+    assert kinds == unreadable | others
     assert all(str(problem.path) in problem.text for problem in found.problems)
 
 

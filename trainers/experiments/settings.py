@@ -12,10 +12,8 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from yacs.config import CfgNode
 
 from .. import records
@@ -24,6 +22,7 @@ from ..config.merging import THREAT
 from ..config.shipped import config_file
 from ..engine import run_folder
 from ..utils.errors import UserError
+from ..utils.io import read_yaml
 
 
 class Asked(NamedTuple):
@@ -140,10 +139,9 @@ def _node(flat: Mapping, name: str) -> CfgNode:
 def _read(file: str) -> dict:
     """Return the flat settings of a yaml file; train.py says what is wrong with one."""
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        flat = records.flat_config(read_yaml(file))
+    except UserError:
         return {}
-    flat = records.flat_config(content) if isinstance(content, dict) else {}
     threat = flat.pop(THREAT, "")
     return (_read(str(config_file("attacks", threat))) if threat else {}) | flat
 
