@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
 import os
 import secrets
+import shutil
+import socket
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -19,7 +23,7 @@ from safetensors.torch import save_file
 from .errors import UserError
 
 LARGEST_JSON, LARGEST_YAML = 1 << 28, 1 << 20  # bytes
-DEEPEST, MOST_VALUES = 64, 20_000_000  # levels of lists and objects; values of a file
+DEEPEST, MOST_VALUES = 64, 1_000_000  # levels of lists and objects; values with what is shared
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -42,6 +46,33 @@ def writable_dir(path) -> Path:
     return path
 
 
+def temporary_next_to(path: Path) -> Path:
+    """Return a name next to ``path`` that no other process uses, on any machine.
+
+    What killed processes of this machine have left under such names is removed, and what is older
+    than a day.
+    """
+    here = socket.gethostname().replace(".", "-")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        *_, owner, _, _ = left.name.split(".")
+        pid, _, host = owner.partition("@")
+        with contextlib.suppress(OSError):
+            killed = host == here and pid.isdecimal() and not _is_alive(int(pid))
+            if killed or time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}@{here}.{secrets.token_hex(4)}.tmp")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
+
+
 @contextlib.contextmanager
 def atomic_write(path):
     """Yield a temporary path next to ``path`` that replaces it when the block succeeds.
@@ -53,8 +84,7 @@ def atomic_write(path):
     """
     path = Path(path)
     writable_dir(path.parent)
-    # unique among processes of all machines that share the folder
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_next_to(path)
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -76,7 +106,7 @@ def write_json(path, value) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def flaw_of(value, *, tensors: bool = False) -> str:
+def flaw_of(value, *, tensors: bool = False, most: int = MOST_VALUES) -> str:
     """Say in words what of a file's content nothing may hold; "" if all is well.
 
     Plain values, lists and dicts may be nested ``DEEPEST`` deep, numbers are finite; that ends on
@@ -86,8 +116,8 @@ def flaw_of(value, *, tensors: bool = False) -> str:
     while left:
         value, depth = left.pop()
         count += 1
-        if depth > DEEPEST or count > MOST_VALUES:
-            return f"nested over {DEEPEST} deep, or of over {MOST_VALUES:,} values"
+        if depth > DEEPEST or count > most:
+            return f"nested over {DEEPEST} deep, or of over {most:,} values"
         if isinstance(value, dict):
             left += [(inner, depth + 1) for pair in value.items() for inner in pair]
         elif isinstance(value, (list, tuple)):
@@ -125,7 +155,7 @@ def read_json(path, kind: type | tuple = dict):
     """
     try:
         value = json.loads(_text_of(path, LARGEST_JSON))
-        flaw = flaw_of(value)
+        flaw = flaw_of(value, most=LARGEST_JSON)  # JSON shares nothing
     except (ValueError, RecursionError) as error:
         flaw = str(error)
     if flaw:
