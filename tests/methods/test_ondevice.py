@@ -13,6 +13,7 @@ from PIL import Image
 
 from advprompt import extend_cfg
 from advprompt.engine import device_loader as ondevice
+from advprompt.engine.draws import own_draws
 from advprompt.utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -51,6 +52,7 @@ def loaders(cfg, items):
         is_train=True,
         dataset_wrapper=DatasetWrapper,
     )
+    made = own_draws(made, 0)
     return made, ondevice.DeviceLoader(made, cfg, CPU)
 
 
@@ -79,7 +81,7 @@ def test_crops_and_flips_are_those_of_torchvision(cfg, items):
     flipped = 0
     for seed in range(12):
         torch.manual_seed(seed)
-        expected = usual.dataset.transform(Image.open(items[4].impath).convert("RGB"))
+        expected = usual.dataset.dataset.transform(Image.open(items[4].impath).convert("RGB"))
         torch.manual_seed(seed)
         found = ours.augment(ours.images[4])
         assert (expected - found).abs().max() < 4 / 255

@@ -138,7 +138,7 @@ class APGD(LabelledAttack):
             )
             found.zero_grad[rows] |= flat
             samples.note(loss, grad, counts=step > 0)
-            right = logits.argmax(1) == labels[rows]
+            right = self.right(logits, labels[rows])
             if not right.all():
                 broken = rows[~right]
                 found.images[broken] = samples.images[~right]
