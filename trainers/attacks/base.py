@@ -187,8 +187,8 @@ class LabelledAttack:
         spec: the threat.
 
     Attributes:
-        decides: one wrong answer breaks a sample. False for random logits: then nothing is left
-            out, every run is taken to its end, and the image of highest loss is returned.
+        decides: one wrong answer breaks a sample. False for random logits: then no sample is left
+            out and every run is taken to its end. FAB and Square need answers that decide.
     """
 
     decides = True

@@ -51,8 +51,8 @@ class Attacker:
         return not self.random(seen) and (seen or self.defence is None)
 
     def decides(self, spec: AttackSpec, seen: bool) -> bool:
-        """Return True if the attack stops at one wrong answer; FAB-T has no other aim."""
-        return not self.random(seen) or spec.name == "fab-t"
+        """Return True if one wrong answer ends the attack, as FAB and Square cannot do without."""
+        return not self.random(seen) or spec.name in ("fab-t", "square")
 
     def fitted(self, spec: AttackSpec, seen: bool) -> AttackSpec:
         """Return the attack without DROP where no answer that it sees decides.

@@ -127,6 +127,11 @@ class Evaluation:
         else:
             right, checks, seconds = self._attack_parts(spec, seen, start)
         figures, warnings = self._probe(spec, right, seen)
+        if self.attacker.random(seen) and spec.drop and self.attacker.decides(spec, seen):
+            warnings.append(
+                f"one_draw: {spec.name} stops at the first draw of a random model that errs, which "
+                "is too early; believe apgd, or PGD with DEFENCE.EOT 10 or more"
+            )
         hidden = self._hidden(spec) if seen else None
         if hidden is not None:
             checks["alone"] = int(right.sum())
