@@ -63,8 +63,8 @@ def test_model(trainer, split: str) -> float:
         trainer.seconds["eval"] = round(time.perf_counter() - clock, 3)
         record = record_of(trainer, evaluation.clean_right, attacks)
         print(f"* record: {records.write_record(trainer.record_dir, record)}")
-        evaluation.clean_up()  # the record holds it all now
         try:
+            evaluation.clean_up()  # the record holds it all now
             _picture(trainer, evaluation)
         except Exception as error:  # a decoration; the result is safe
             print(f"note: no picture of the attack was drawn ({error})")
