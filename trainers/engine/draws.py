@@ -33,6 +33,6 @@ class OwnDraws(Dataset):
 
 def own_draws(loader: DataLoader, seed: int) -> DataLoader:
     """Return Dassl's training ``loader``, with a seed for each sample of each epoch."""
-    names = ("batch_size", "sampler", "num_workers", "drop_last", "pin_memory", "collate_fn")
+    names = ("batch_sampler", "num_workers", "pin_memory", "collate_fn")
     options = {name: getattr(loader, name) for name in names}
     return DataLoader(OwnDraws(loader.dataset, seed), **options)

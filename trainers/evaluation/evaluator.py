@@ -217,7 +217,9 @@ class Evaluation:
         """Run an attack, or the parts of a composed one, each on what is still ``right`` (N,)."""
         total, seconds = AttackChecks(), 0.0
         if spec.name == "autoattack" and self.attacker.random(seen):
-            print("note: of AutoAttack its authors' version for random models, two Auto-PGDs")
+            print(
+                "note: AutoAttack on random answers is its authors' version, apgd-ce and apgd-dlr"
+            )
             spec = replace(spec, name="apgd")
         parts, left = parts_of(spec, len(self.victim.classnames)), {}
         for part in parts:

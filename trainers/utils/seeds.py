@@ -28,19 +28,18 @@ def generators(seeds: Iterable[int]) -> list[torch.Generator]:
 
 @contextmanager
 def seeded(seed: int, gpus: Sequence[int] = ()) -> Iterator[None]:
-    """Seed the global generators of Python, numpy and torch; they are as before afterwards."""
+    """Seed the global generators of Python, numpy and torch; they are as before afterwards.
+
+    Args:
+        gpus: the GPUs whose generators are seeded too.
+    """
     python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(gpus):
         try:
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            for generator in (torch.default_generator, *map(_of_gpu, gpus)):
-                generator.manual_seed(seed)
+            (torch.manual_seed if gpus else torch.default_generator.manual_seed)(seed)
             yield
         finally:
             random.setstate(python)
             np.random.set_state(arrays)
-
-
-def _of_gpu(number: int) -> torch.Generator:
-    return torch.cuda.default_generators[number]
