@@ -217,9 +217,7 @@ class Evaluation:
         """Run an attack, or the parts of a composed one, each on what is still ``right`` (N,)."""
         total, seconds = AttackChecks(), 0.0
         if spec.name == "autoattack" and self.attacker.random(seen):
-            print(
-                "note: AutoAttack on random answers is its authors' version, apgd-ce and apgd-dlr"
-            )
+            print("note: AutoAttack's version for random models runs: apgd-ce and apgd-dlr")
             spec = replace(spec, name="apgd")
         parts, left = parts_of(spec, len(self.victim.classnames)), {}
         for part in parts:
