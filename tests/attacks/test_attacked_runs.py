@@ -62,6 +62,7 @@ def test_all_of_them_run_and_stay_apart(tested):
     assert cw["eps"] is None and cw["checks"]["reached"]["l2"] > 0
     assert not any("eps_order" in w for ws in compare(found).values() for w in ws)
     assert [r["prec"] for r in found if "prec" in r] == ["bf16"]
+    assert [r.get("batch") for r in found[9:13]] == [50, 50, 50, None]  # of theirs alone it is part
     assert all(set(checks) >= PROBES for checks in (r["checks"] for r in found[6:9]))
 
 

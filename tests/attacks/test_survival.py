@@ -4,6 +4,7 @@ import errno
 import shutil
 
 import pytest
+from dassl.evaluation.evaluator import Classification
 from PIL import Image
 
 from advprompt import records
@@ -48,10 +49,11 @@ def arguments_of(white_box):
         (testing, "_picture", full),
         (pictures, "save_tensors", full),
         (trainer.SavingTrainer, "write_scalar", full),
+        (Classification, "evaluate", full),
         (testing, "compare", full),
         (Evaluation, "clean_up", full),
     ],
-    ids=["picture", "its pixels", "scalars", "comparison", "clearing"],
+    ids=["picture", "its pixels", "scalars", "evaluator", "comparison", "clearing"],
 )
 def test_nothing_that_follows_loses_the_record(
     run, arguments_of, tmp_path, monkeypatch, where, name, error

@@ -53,7 +53,7 @@ def test_model(trainer, split: str) -> float:
         write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts())
     print(f"Evaluate on the *{split}* set")
     clock = time.perf_counter()
-    clean = _clean_accuracy(trainer, evaluation)
+    clean = _clean_accuracy(trainer, evaluation, split)
     if split == "val":
         return clean
     record_of(trainer, evaluation.clean_right, [])  # what it refuses, it refuses before the work
@@ -71,10 +71,17 @@ def test_model(trainer, split: str) -> float:
     return clean
 
 
-def _clean_accuracy(trainer, evaluation: Evaluation) -> float:
-    trainer.evaluator.reset()
-    trainer.evaluator.process(evaluation.clean(), evaluation.labels)
-    results = trainer.evaluator.evaluate()
+def _clean_accuracy(trainer, evaluation: Evaluation, split: str) -> float:
+    logits = evaluation.clean()
+    try:
+        trainer.evaluator.reset()
+        trainer.evaluator.process(logits, evaluation.labels)
+        results = trainer.evaluator.evaluate()
+    except Exception as error:
+        if split == "val":  # its figure chooses the model
+            raise
+        print(f"note: the evaluator's figures are missing ({error})")
+        results = {"accuracy": 100 * evaluation.clean_right.float().mean().item()}
     for name, value in results.items():
         trainer.write_scalar(f"test/{name}", value, trainer.epoch)
     return next(iter(results.values()))

@@ -151,7 +151,8 @@ class Evaluation:
         }
 
     def _describe(self, spec: AttackSpec, seen: bool) -> dict:
-        return spec.describe() | self.attacker.facts(spec, seen)
+        batch = {"batch": self._size(spec)} if spec.library else {}  # on which theirs depend
+        return spec.describe() | batch | self.attacker.facts(spec, seen)
 
     def _start(self, spec: AttackSpec, seen: bool) -> tuple[torch.Tensor, list[str]]:
         """Return who (N,) is left for an attack, and in words the earlier ones that left them."""
@@ -324,7 +325,7 @@ class Evaluation:
         """Return a digest of everything an evaluation depends on: another one is not continued."""
         digests = self.images.digests()
         facts = {
-            "attack": spec.facts() | self.attacker.facts(spec, seen),
+            "attack": [spec.facts(), self._describe(spec, seen)],
             "victim": self.victim.digest(),
             "preprocess": self.images.preprocess.key,
             "images": [(digests[i], self.images.labels[i]) for i in positions],
