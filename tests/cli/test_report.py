@@ -280,7 +280,7 @@ def test_tables_take_their_place_in_a_page(tmp_path, capsys):
 
 def test_autoattack_is_told_in_words():
     unset = dict.fromkeys(("alpha", "start", "objective"))
-    auto = WHITE_BOX | unset | {"name": "autoattack", "drop": True}
+    auto = WHITE_BOX | unset | {"name": "autoattack", "drop": True, "after": "pgd"}
     pgd = WHITE_BOX | {"drop": True}
     (table,) = tables(make(attacks=[pgd | outcome(30), auto | outcome(20)]))
     names = [name for name, _ in table.figures[1:]]

@@ -373,6 +373,14 @@ def test_a_folder_that_is_no_run(exported, tmp_path):
     assert "holds no run" in only_error(code, err)
 
 
+def test_figures_of_own_image_features_are_not_those_of_an_export(trained, exported, monkeypatch):
+    trained("CoOp")
+    own = METHODS["CoOp"]
+    monkeypatch.setattr(own, "image_features", lambda self, x: self.clip.encode_image(1 - x))
+    code, _, err = exported()
+    assert "CoOp has image features of its own" in only_error(code, err)
+
+
 def test_an_epoch_that_is_not_there(trained, exported, tmp_path):
     trained("CoOp")
     code, _, err = exported("--epoch", 9)

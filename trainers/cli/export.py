@@ -21,6 +21,8 @@ from .. import records
 from ..backbone import load_clip
 from ..config.keys import METHODS, extend_cfg, method_called
 from ..engine import checkpoints, exports, run_folder, testing
+from ..engine.trainer import RobustTrainer
+from ..engine.tuning import PromptTrainer
 from ..experiments.state import register_datasets
 from ..prompting import templates
 from ..report.threats import MEANINGS, attack_headings, describe, threat_label
@@ -122,6 +124,11 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
         raise UserError(
             f"'{folder}' was made by trainer '{cfg.TRAINER.NAME}', which is not one of this "
             f"project's.{nearest(cfg.TRAINER.NAME, METHODS)}"
+        )
+    if method.image_features not in (RobustTrainer.image_features, PromptTrainer.image_features):
+        raise UserError(
+            f"{method.__name__} has image features of its own, on which '{folder}' was tested and "
+            "which an export does not keep; serve the trainer itself"
         )
     state, measured = {"state_dict": {}}, True
     if method.trainable:

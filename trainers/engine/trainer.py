@@ -25,6 +25,7 @@ from ..utils.io import sha256_file, tensors_digest
 from ..utils.subset import images_to_test
 from . import run_folder
 from .checkpoints import check_facts, load_prompts
+from .draws import own_draws
 from .exports import read_start
 from .saving import SavingTrainer
 from .testing import test_model
@@ -117,6 +118,8 @@ class RobustTrainer(SavingTrainer):
         self.device = distributed.device(self.device)  # Dassl's is the first GPU
         data_manager.read_image = _read_image
         super().build_data_loader()
+        self.train_loader_x = own_draws(self.train_loader_x, max(self.cfg.SEED, 0))
+        self.samples = self.train_loader_x.dataset
         self.test_images = images_to_test(self.dm.dataset.test, self.cfg)
         self._check_texts()
 
@@ -305,6 +308,7 @@ class RobustTrainer(SavingTrainer):
             distributed.align(module)
 
     def before_epoch(self):
+        self.samples.epoch = self.epoch
         self._clock = time.perf_counter()
 
     def after_epoch(self):
@@ -314,6 +318,14 @@ class RobustTrainer(SavingTrainer):
     def init_writer(self, log_dir):
         if distributed.is_main():
             super().init_writer(log_dir)
+
+    def write_scalar(self, tag, scalar_value, global_step=None):
+        """Write for TensorBoard; where that fails, it ends, and nothing else does."""
+        try:
+            super().write_scalar(tag, scalar_value, global_step)
+        except Exception as error:  # such as a full disk; a decoration
+            print(f"note: TensorBoard's file cannot be written ({error}); nothing more is")
+            self._writer = None
 
     def checkpoint_facts(self) -> dict:
         """Return what a checkpoint must agree with before it is loaded."""

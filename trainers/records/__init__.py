@@ -15,9 +15,11 @@ from ..utils.errors import UserError
 from ..utils.flat import flat_config
 from ..utils.io import read_json, write_json
 from ..utils.machine import environment
-from .schema import SCHEMA, validate_record
+from .schema import SCHEMA, validate_record, with_order
 from .schema import accuracy as accuracy
 from .schema import attack_signature as attack_signature
+from .schema import in_words as in_words
+from .schema import starts_from as starts_from
 from .schema import test_images as test_images
 
 FILE_NAME = "record.json"
@@ -113,7 +115,7 @@ def read_record(path) -> dict:
             "foreign schema",
         )
     try:
-        return validate_record(record, path)
+        return with_order(validate_record(record, path))
     except UserError as error:
         raise RecordError(str(error), "invalid") from error
 

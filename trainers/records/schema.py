@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..utils.errors import UserError, nearest
 from ..utils.flat import is_json
-from .threats import OBJECTIVES, TARGETS
+from .threats import ADAPTIVE, OBJECTIVES, TARGETS
 
 SCHEMA = 1
 _BALL_SLACK = 1e-5  # float32 rounding of x + delta, and eps written to four decimals of 1/255
@@ -216,6 +216,32 @@ def attack_signature(attack: Mapping) -> tuple[tuple[str, str], ...]:
     its outcome (n, correct, seconds, checks, warnings) does not.
     """
     return tuple(sorted((k, str(v)) for k, v in attack.items() if k not in _OUTCOME))
+
+
+def starts_from(attack: Mapping, before: Mapping) -> bool:
+    """Return True if an attack takes only the samples that an earlier one of its run has left.
+
+    AutoAttack and its parts do, after attacks of the same kind in no larger ball.
+    """
+    same = all(attack.get(key) == before.get(key) for key in ("target", "norm", "defence"))
+    balls = attack["eps"] and before["eps"] and _eps(before["eps"]) <= _eps(attack["eps"])
+    return bool(attack["name"] in ADAPTIVE and same and balls)
+
+
+def in_words(attack: Mapping) -> str:
+    """Return an attack in words, as other attacks name it that start from what it has left."""
+    known = [key for key in _THREAT if key not in ("name", "target", "norm")] + ["kwargs", "prec"]
+    facts = [f"{k} {attack[k]}" for k in known if attack.get(k) not in (None, False)]
+    return ", ".join([attack["name"], *facts])
+
+
+def with_order(record: dict) -> dict:
+    """Return a record of an older version with ``after``, which follows from its list."""
+    attacks: list[dict] = []
+    for attack in record["attacks"]:
+        names = [in_words(before) for before in attacks if starts_from(attack, before)]
+        attacks.append(({"after": "; ".join(sorted(names))} if names else {}) | attack)
+    return record | {"attacks": attacks}
 
 
 def test_images(subset: int | None, first: int | None) -> str:
