@@ -15,8 +15,7 @@ from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
 from ..utils import distributed
 from ..utils.io import write_json
-
-MODEL_FILE = "model.json"  # what a run's figures are of: trainer, backbone, classes, prompts
+from .data import MODEL_FILE
 
 
 def evaluation_of(trainer, split: str) -> Evaluation:
@@ -51,15 +50,18 @@ def test_model(trainer, split: str) -> float:
         trainer.need_image_tower()
     evaluation = evaluation_of(trainer, split)
     print(f"Evaluate on the *{split}* set")
+    files = trainer.data.files()  # before they are read: what changes later is noticed
     clock = time.perf_counter()
     clean = _clean_accuracy(trainer, evaluation)
     if split == "val":
         return clean
     attacks = _attacks(trainer.cfg, evaluation)
+    trainer.data.test.share(evaluation.images)
     if distributed.is_main():
         trainer.seconds["eval"] = round(time.perf_counter() - clock, 3)
-        write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts())
         record = record_of(trainer, evaluation.clean_right, attacks)
+        data = {"data_sha256": record["data_sha256"], "files_sha256": files}
+        write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts() | data)
         print(f"* record: {records.write_record(trainer.record_dir, record)}")
         shutil.rmtree(evaluation.folder, ignore_errors=True)  # the record holds it all now
         try:
@@ -109,8 +111,7 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         attacks: the entries of :meth:`Evaluation.attack`.
     """
     cfg = trainer.cfg
-    training = trainer.training_facts() | trainer.origin
-    known = not trainer.origin or "dataset" in trainer.origin
+    training = trainer.trained_as()
     # under one path, MODEL.INIT_WEIGHTS may have been another file
     sha256 = training.get("init_sha256")
     start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else {}
@@ -122,15 +123,18 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         trainer=type(trainer).__name__,
         paper=trainer.paper,
         dataset=cfg.DATASET.NAME,
-        source=training["dataset"] if known else None,
+        source=training.get("dataset"),
         protocol=protocol,
         split=which,
         shots=training["shots"],
-        seed=cfg.SEED,
+        seed=training.get("seed", cfg.SEED),  # older checkpoints do not say it
         backbone=cfg.MODEL.BACKBONE.NAME,
         weights_sha256=trainer.clip.sha256,
         prompt_parameters=trainer.prompt_parameters(),
         prompts_sha256=trainer.prompt_digest() if trainer.trainable else None,
+        data_sha256=trainer.data.digest(),
+        set_sha256=trainer.data.set_sha256,
+        trained=training.get("data"),
         classes=len(trainer.classnames),
         train_threat=training["train_threat"],
         epochs=training["epochs"],
