@@ -59,13 +59,15 @@ class Data:
             "set_sha256": self.set_sha256,
         }
 
+    @cached_property
     def digest(self) -> str:
-        """Return the digest of the tested images, which are read."""
+        """The digest of the tested images, which are read."""
         contents = [self.test.digest(i) for i in range(len(self.test))]
         return _digest([self.classnames, self.test.names(), contents])
 
+    @cached_property
     def files(self) -> str:
-        """Return a digest that is another one once a tested file was touched; nothing is read."""
+        """A digest that is another one once a tested file was touched; nothing is read."""
         touched = list(map(_touched, self.test.paths))
         return _digest([self.classnames, self.test.paths, self.test.labels, touched])
 
@@ -85,7 +87,7 @@ class Data:
         if same and theirs:
             noted = read_json(path) if path.is_file() else {}
             noted = noted.get("data_sha256"), noted.get("files_sha256")
-            same = noted == (theirs, self.files()) or self.digest() == theirs
+            same = noted == (theirs, self.files) or self.digest == theirs
         source = (record.get("trained") or {}).get("set_sha256")
         if trained and source and self.set_sha256:
             same = same and source == self.set_sha256

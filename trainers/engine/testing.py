@@ -50,7 +50,7 @@ def test_model(trainer, split: str) -> float:
         trainer.need_image_tower()
     evaluation = evaluation_of(trainer, split)
     print(f"Evaluate on the *{split}* set")
-    files = trainer.data.files()  # before they are read: what changes later is noticed
+    files = trainer.data.files  # before they are read: what changes later is noticed
     clock = time.perf_counter()
     clean = _clean_accuracy(trainer, evaluation)
     if split == "val":
@@ -132,7 +132,7 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         weights_sha256=trainer.clip.sha256,
         prompt_parameters=trainer.prompt_parameters(),
         prompts_sha256=trainer.prompt_digest() if trainer.trainable else None,
-        data_sha256=trainer.data.digest(),
+        data_sha256=trainer.data.digest,
         set_sha256=trainer.data.set_sha256,
         trained=training.get("data"),
         classes=len(trainer.classnames),

@@ -281,17 +281,12 @@ def _one_model_each(row: Row) -> list[Row]:
         for seed, run in runs.items():
             own = run.record.get("prompts_sha256") if run in mixed else None
             rows[own].setdefault(test, {})[seed] = run
-    if not mixed:
-        return [row]
-    return [
-        replace(
-            row,
-            config=row.config | ({"prompts": digest[:8]} if digest else {}),
-            parts=parts,
-            unclear={} if digest else row.unclear,
-        )
-        for digest, parts in rows.items()
-    ]
+    found = [row]
+    for digest, parts in rows.items() if mixed else ():
+        config = row.config | ({"prompts": digest[:8]} if digest else {})
+        found.append(replace(row, config=config, parts=parts, unclear={}))
+    first, *others = found[1:] or found
+    return [replace(first, unclear=row.unclear), *others]
 
 
 def _ambiguous(table: Table, row: Row) -> Iterator[str]:

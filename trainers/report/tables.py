@@ -295,18 +295,22 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
 
 
 def mark_data(tables: Iterable[Table]) -> None:
-    """Say which data set a table is of, where several in the report have its name."""
-    found = defaultdict(lambda: defaultdict(list))  # name -> data set -> tables
-    for table in tables:
-        first = table.first
-        name, digest = (name_of(first),), first.get("set_sha256")
-        if not digest and (digest := first.get("data_sha256")):  # of a fork: a part has its own
-            name += first["split"], first["subset"], first["clean"]["n"]
-        found[name][digest].append(table)
-    for sets in found.values():
-        for digest, alike in sets.items() if len(sets) > 1 else ():
-            for table in alike:
-                table.data = f"data {digest[:8]}" if digest else "unidentified data (old record)"
+    """Say which data a table is of, where several data sets in the report have its name.
+
+    They differ in their lists of images, or in what is in the images alone.
+    """
+    for fact in ("data_sha256", "set_sha256"):
+        found = defaultdict(lambda: defaultdict(list))  # name, and part of it -> data -> tables
+        for table in tables:
+            first = table.first
+            part = first["split"], first["subset"], first["config"].get("TEST.FIRST")
+            part = part if fact == "data_sha256" else ()  # of the tested images, or of all
+            found[name_of(first), part][first.get(fact)].append(table)
+        for alike in found.values():
+            for digest, members in alike.items() if len(alike) > 1 else ():
+                for table in members:
+                    digest = digest or table.first.get("data_sha256")
+                    table.data = f"data {digest[:8]}" if digest else "unidentified data"
 
 
 def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -> Table:
