@@ -75,7 +75,9 @@ def caption(table: Table) -> list[str]:
     if table.across:
         lines += _caption_across(table, images)
     else:
-        lines.append(f"{first['clean']['n']} test images ({images})")
+        digest = first.get("data_sha256") or ""
+        known = f", data sha256 {digest[:12]}" if digest else ""
+        lines.append(f"{first['clean']['n']} test images ({images}){known}")
     devices = sorted({device for row in table.rows for device in row.distinct("device")})
     lines.append(f"device {', '.join(devices)}")
     attacks = first["attacks"]
