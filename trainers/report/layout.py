@@ -54,7 +54,7 @@ def title(table: Table) -> str:
         return f"{name}, {protocol}, {first['classes']} {which}classes, {backbone}"
     if table.protocol == BASE_TO_NEW:
         counts = [f"{record['classes']} {split}" for split, record in table.tests.items()]
-        trained = f", trained on the {table.source}" if table.source else ""
+        trained = f", trained on {table.source}" if table.source else ""
         return f"{name}, {protocol}, {' and '.join(counts)} classes, {backbone}{trained}"
     count = len(_targets(table))
     if not count:  # only the source's folder was given
@@ -91,7 +91,7 @@ def caption(table: Table) -> list[str]:
 def _caption_across(table: Table, images: str) -> list[str]:
     counts = [f"{test} {record['clean']['n']}" for test, record in table.tests.items()]
     if table.protocol == BASE_TO_NEW:
-        own = f"trained on the {table.source or 'base classes'}"
+        own = f"trained on {table.source or 'the base classes'}"
         own += "; H: harmonic mean of the base and the new average"
     else:
         classes = [record["classes"] for record in table.tests.values()]

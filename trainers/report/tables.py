@@ -207,7 +207,8 @@ def source_of(record: Mapping) -> str | None:
     split = trained_split(record)
     if split in (None, usual):
         return source
-    return f"{split} classes of {source or name_of(record)}"
+    which = "all" if split == "all" else f"the {split}"
+    return f"{which} classes of {source or name_of(record)}"
 
 
 def of_unknown_source(record: Mapping) -> bool:
