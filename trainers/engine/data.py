@@ -42,6 +42,7 @@ class Data:
 
     def __init__(self, dataset, cfg):
         self.cfg, self.dataset = cfg, dataset
+        self.name = data_name(cfg.DATASET.NAME, flat_config(cfg))
         self.classnames = list(dataset.classnames)
         self.items = images_to_test(dataset.test, cfg)
         self.test = ImageList(self.items, None)
@@ -52,7 +53,7 @@ class Data:
         """What a record says of the data that a model was trained on."""
         names = sorted(ImageList(self.dataset.train_x, None).names())
         return {
-            "name": data_name(self.cfg.DATASET.NAME, flat_config(self.cfg)),
+            "name": self.name,
             "split": self.cfg.DATASET.SUBSAMPLE_CLASSES,
             "classes": len(self.classnames),
             "data_sha256": _digest([self.classnames, names]),

@@ -160,5 +160,5 @@ def _picture(trainer, evaluation: Evaluation) -> None:
     examples = evaluation.examples(spec, cfg.TEST.PICTURE) if spec else {}
     if not examples:
         return
-    title = f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}"
+    title = f"{type(trainer).__name__}, {trainer.data.name}, {cfg.MODEL.BACKBONE.NAME}"
     print(f"* picture: {save_examples(trainer.record_dir, **examples, title=title)}")

@@ -17,19 +17,7 @@ from pathlib import Path
 
 from ..config.keys import defaults
 from . import tables as tables_of
-from .tables import (
-    Row,
-    Run,
-    Table,
-    collect,
-    differing,
-    empty_row,
-    is_trained,
-    name_of,
-    same_prompts,
-    setting,
-    source_of,
-)
+from .tables import Row, Run, Table, collect, differing, empty_row, name_of, setting, source_of
 
 BASE_TO_NEW, CROSS, SHIFT = "base2new", "xd", "dg"
 SPLITS = ("base", "new")
@@ -109,7 +97,7 @@ def arrange(records: Mapping[Path, dict]) -> list[Table]:
     have no table across data sets: no two of their runs need be of one model.
     """
     records = tables_of.name_sources(records)
-    trained = {path: record for path, record in records.items() if is_trained(record)}
+    trained = {path: record for path, record in records.items() if tables_of.is_trained(record)}
     groups = defaultdict(dict)
     for path, record in trained.items():
         if place := _place(record):
@@ -275,7 +263,9 @@ def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
 
 def _one_model_each(row: Row) -> list[Row]:
     """Take the seeds out of a row whose prompts differ between tests: each is its own model."""
-    mixed = [run for run in row.runs if not same_prompts(row, run.record["seed"], run.record)]
+    mixed = [
+        run for run in row.runs if not tables_of.same_prompts(row, run.record["seed"], run.record)
+    ]
     rows = defaultdict(dict)  # prompts -> test -> seed -> run
     for test, runs in row.parts.items():
         for seed, run in runs.items():

@@ -276,6 +276,10 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
     for members in groups:
         table = collect(starmap(Run, members.items()))
         finish(table)
+        for row in table.rows:
+            source = source_of(first := row.runs[0].record)
+            if source and table.protocol not in ELSEWHERE and not of_unknown_source(first):
+                table.notes.append(f"source: {row.full_name} was trained on {source}")
         for name, (path, record) in [(r.full_name, run) for r in table.rows for run in r.runs]:
             if of_unknown_source(record):
                 what = "what its prompts were trained on (its checkpoint is older than that field)"
