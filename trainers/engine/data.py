@@ -94,7 +94,7 @@ class Data:
             same = same and source == self.set_sha256
         if not same:
             raise UserError(
-                f"'{folder}' holds a test of other data than '{self.cfg.DATASET.ROOT}' has now "
+                f"'{folder}' holds a run on other data than '{self.cfg.DATASET.ROOT}' has now "
                 "(classes, list of images, labels or contents); choose another output folder "
                 "(OUTPUT, --output-dir), or move the old run away"
             )
