@@ -377,6 +377,9 @@ def test_titles_say_which_data_where_a_name_is_not_enough(tmp_path):
         assert said in text and "±" not in text.replace("mean ±", "")
     titles = [layout.title(table) for table in tables(make(**own), make(**own | repainted))]
     assert sorted(title[-8:] for title in titles) == ["11111111", "33333333"]
+    older = [make(dataset="Folder", config={"DATASET.ROOT": i}) for i in "ab"]
+    titles = [layout.title(table) for table in tables(*older)]
+    assert titles == [f"Folder, few-shot, 10 classes, tiny, unidentified data in {i}" for i in "ab"]
     part = {"subset": 100, "data_sha256": sha("4")}  # of the same data set
     assert not any("data" in layout.title(t) for t in tables(make(**own), make(**own | part)))
     assert "data sha256 111111111111" in " ".join(layout.caption(tables(make(**own))[0]))
@@ -389,8 +392,10 @@ def test_models_of_one_seed_with_other_prompts_are_rows_of_their_own():
     assert sorted(sorted(row.accuracies()) for row in table.rows) == [[60, 80], [70]]
     assert [row.name for row in table.rows] == ["AdvPT (model=1)", "AdvPT (model=2)"]
     assert any(note.startswith("model 2: 'run1/record.json'") for note in table.notes)
-    (table,) = tables(made[0], make(clean=75, prompts_sha256=sha("a")), make(clean=76))
-    assert len(table.rows) == 1 and len(table.notes) == 2  # the same model, tested again
+    again = [make(clean=75, seed=seed, prompts_sha256=sha("a")) for seed in (1, 5)]
+    (table,) = tables(made[0], *again, make(clean=76))  # the same model, tested again
+    assert [len(row.accuracies()) for row in table.rows] == [1]
+    assert sum(note.startswith("duplicate: ") for note in table.notes) == 3
 
 
 TRAINED = {  # how a model was trained that is tested on all classes of EuroSAT; what is said

@@ -63,7 +63,12 @@ def _place(record: Mapping) -> tuple | None:
     if tables_of.of_unknown_source(record):
         return None
     if protocol == BASE_TO_NEW and split in SPLITS:
-        return protocol, name_of(record), None, (record.get("set_sha256"), source_of(record))
+        return (
+            protocol,
+            name_of(record),
+            None,
+            (tables_of.data_of(record, "set_sha256"), source_of(record)),
+        )
     if protocol in (CROSS, SHIFT):
         origin = (source_of(record) or name_of(record)) if record["shots"] else None
         return protocol, origin, split, (record.get("trained") or {}).get("set_sha256")
@@ -77,7 +82,7 @@ def _hosts(record: Mapping, groups: Mapping[tuple, dict]) -> list[tuple]:
     for key in same:
         protocol, origin, split, data = key[1]
         if protocol == BASE_TO_NEW:
-            found = name_of(record), record.get("set_sha256")
+            found = name_of(record), tables_of.data_of(record, "set_sha256")
             fits = record["split"] in SPLITS and found == (origin, data[0])
         else:
             tested = {name_of(r) for r in groups[key].values()} | {origin}

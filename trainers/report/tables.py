@@ -150,9 +150,8 @@ def backbone(record: Mapping) -> tuple[str, str]:
 
 def setting(record: Mapping) -> tuple:
     """Return what has to be equal wherever runs are compared: data, test images and backbone."""
-    keys = ("schema", "dataset", "split", "classes", "data_sha256")
-    facts = (record.get(key) for key in keys)
-    return *facts, record["subset"] or 0, record["clean"]["n"], backbone(record)
+    facts = (record[key] for key in ("schema", "dataset", "split", "classes"))
+    return *facts, data_of(record), record["subset"] or 0, record["clean"]["n"], backbone(record)
 
 
 def signatures(record: Mapping) -> tuple:
@@ -169,6 +168,12 @@ def outcome(record: Mapping) -> tuple[int, dict]:
 def name_of(record: Mapping) -> str:
     """Return the tested data set's own name."""
     return records_of.data_name(record["dataset"], record["config"])
+
+
+def data_of(record: Mapping, fact: str = "data_sha256") -> str | None:
+    """Return which data it is; of older records None, and of own images the folder they lay in."""
+    old = record["config"].get("DATASET.ROOT") if record["dataset"] == "Folder" else None
+    return record.get(fact) or old
 
 
 def is_trained(record: Mapping) -> bool:
@@ -310,12 +315,13 @@ def mark_data(tables: Iterable[Table]) -> None:
             first = table.first
             part = first["split"], first["subset"], first["config"].get("TEST.FIRST")
             part = part if fact == "data_sha256" else ()  # of the tested images, or of all
-            found[name_of(first), part][first.get(fact)].append(table)
+            found[name_of(first), part][data_of(first, fact)].append(table)
         for alike in found.values():
-            for digest, members in alike.items() if len(alike) > 1 else ():
+            for place, members in alike.items() if len(alike) > 1 else ():
                 for table in members:
-                    digest = digest or table.first.get("data_sha256")
-                    table.data = f"data {digest[:8]}" if digest else "unidentified data"
+                    digest = table.first.get(fact) or table.first.get("data_sha256")
+                    old = f"unidentified data{f' in {place}' if place else ''}"
+                    table.data = f"data {digest[:8]}" if digest else old
 
 
 def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -> Table:
@@ -337,6 +343,8 @@ def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -
             number += 1  # another model of the same settings and seed
         row = rows.setdefault((own, number), empty)
         runs = row.parts.setdefault(test, {})
+        models = {run.record.get("prompts_sha256"): other for other, run in runs.items()}
+        seed = models.get(record.get("prompts_sha256") or "", seed)  # one model is one seed
         run = runs.setdefault(seed, Run(path, record))
         # a zero-shot model may have been tested under two protocols
         expected = again or (not record["shots"] and run.record["protocol"] != record["protocol"])
