@@ -133,15 +133,14 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
     facts = state.get("advprompt") or {}
     classnames, template = classes_of(folder, cfg, facts, trained, args.root)
     clip = load_clip(cfg.MODEL.BACKBONE.NAME)
-    for known in (facts, record or {}):
-        expected = known.get("weights_sha256", clip.sha256)
-        if expected != clip.sha256:
-            raise UserError(
-                f"'{folder}' was trained on weights {expected[:12]}... of backbone {clip.name}, "
-                f"here it has {clip.sha256[:12]}...; use those"
-            )
+    expected = facts.get("weights_sha256") or (record or {}).get("weights_sha256", clip.sha256)
+    if expected != clip.sha256:
+        raise UserError(
+            f"'{folder}' was trained on weights {expected[:12]}... of backbone {clip.name}, here "
+            f"it has {clip.sha256[:12]}...; use those"
+        )
     if record:
-        check_record(folder, record, method.__name__, classnames)
+        check_record(folder, record, method.__name__, clip, classnames)
     spec = method.served_spec(cfg, clip, template)
     tensors = method.deployed(state["state_dict"])
     exports.serve(clip, classnames, spec, tensors, folder)  # what does not load is not written
@@ -165,8 +164,8 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
     return out, exports.write_export(out, tensors, card, page(card, out)), card
 
 
-def check_record(folder: Path, record: dict, trainer: str, classnames: list) -> None:
-    """Refuse figures of another trainer or other data than what is exported.
+def check_record(folder: Path, record: dict, trainer: str, clip, classnames: list) -> None:
+    """Refuse figures of another trainer, backbone or data than what is exported.
 
     Raises:
         UserError: naming what differs.
@@ -175,6 +174,7 @@ def check_record(folder: Path, record: dict, trainer: str, classnames: list) -> 
     noted = read_json(path).get("data_sha256") if path.is_file() else None
     pairs = {
         "trainer": (record["trainer"], trainer),
+        "weights": (record["weights_sha256"], clip.sha256),
         "number of classes": (record["classes"], len(classnames)),
         "data": (record.get("data_sha256"), noted or record.get("data_sha256")),
     }

@@ -13,7 +13,6 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 
-from .. import records
 from ..config import host, keys, merging
 from ..engine import run, run_folder
 from ..engine.data import check_listed
@@ -137,9 +136,8 @@ def dry_run(cfg, what: dict) -> int:
     """
     task = run_folder.look(cfg, **what)
     if task.state == "done":
-        record = records.completed_record(task.record)
-        if why := check_listed(cfg, task.record, record, trained=not what["eval_only"]):
-            print(why)
+        note = check_listed(cfg, task.record, trained=not what["eval_only"])
+        print(f"{note}\n" * bool(note), end="")
     begun = (Path(task.run) / run_folder.CONFIG_FILE).is_file()
     found = {"train": "resume" if begun else "run"}.get(task.state, task.state)
     print(f"{found}  {task.record}\n\n{state.summary(Counter([found]))}")

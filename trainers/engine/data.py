@@ -13,7 +13,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from ..evaluation.samples import ImageList
-from ..records import data_name, flat_config
+from ..records import completed_record, data_name, flat_config
 from ..utils.errors import UserError
 from ..utils.io import read_json
 from ..utils.subset import images_to_test
@@ -116,8 +116,8 @@ def listed(cfg) -> Data | None:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def check_listed(cfg, folder, record: dict, *, trained: bool) -> str:
-    """Compare a record with the data that is there now; return why it cannot be compared, or "".
+def check_listed(cfg, folder, *, trained: bool) -> str:
+    """Compare a completed record with the data that is there now; return a note where it cannot.
 
     Raises:
         UserError: the record is of other data.
@@ -127,5 +127,5 @@ def check_listed(cfg, folder, record: dict, *, trained: bool) -> str:
     except UserError as error:
         return f"note: its data is not here to be compared with: {error}"
     if data:
-        data.check(folder, record, trained=trained)
+        data.check(folder, completed_record(folder), trained=trained)
     return ""

@@ -10,8 +10,8 @@ import torch
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-from .. import records
 from ..config import identity
+from ..records import flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
 from . import run_folder
@@ -50,10 +50,8 @@ def start(
     with run_folder.locked(run_folder.place_of(cfg, **asked)):
         task = run_folder.Task(*distributed.agree(lambda: run_folder.look(cfg, **asked)))
         if task.state == "done":
-            record = records.completed_record(task.record)
             own = {"trained": not eval_only}
-            note = distributed.agree(lambda: check_listed(cfg, task.record, record, **own))
-            if note:
+            if note := distributed.agree(lambda: check_listed(cfg, task.record, **own)):
                 print(note)
             print(f"skipped: {task.record} holds a completed record of this configuration")
         else:
@@ -97,7 +95,7 @@ def _work(cfg, task: run_folder.Task, asked: dict, no_train: bool) -> None:
 
 
 def _settings(cfg) -> dict:
-    return {k: v for k, v in records.flat_config(cfg).items() if not identity.is_neutral(k)}
+    return {k: v for k, v in flat_config(cfg).items() if not identity.is_neutral(k)}
 
 
 def _check_processes(trainer: str) -> None:
