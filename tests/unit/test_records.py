@@ -103,6 +103,30 @@ def test_source_came_later(tmp_path):
         records.validate_record(old | {"source": 3})
 
 
+def test_an_unknown_training_is_null_in_every_field():
+    made = make(shots=None, epochs=None, train_threat=None)
+    assert made["shots"] is made["epochs"] is made["source"] is None
+    whole = {"shots": None, "epochs": None, "train_threat": None}
+    trained = {"name": "x", "split": "base", "classes": 5, "data_sha256": None, "set_sha256": None}
+    for key, value in {
+        "epochs": 5,
+        "train_threat": TRANSFER,
+        "source": "x",
+        "trained": trained,
+    }.items():
+        with pytest.raises(UserError, match=f"'{key}'.*null where shots are null"):
+            make(**whole | {key: value})
+    with pytest.raises(UserError, match="'epochs' is None.*where shots are known"):
+        make(epochs=None)
+    assert make(trained=trained)["trained"] == trained
+    for key, value in {"split": "half", "classes": 0, "data_sha256": "ab", "name": ""}.items():
+        with pytest.raises(UserError, match=f"'trained.{key}'"):
+            make(trained=trained | {key: value})
+    for key in ("data_sha256", "set_sha256"):
+        with pytest.raises(UserError, match=f"'{key}'"):
+            make(**{key: "ab"})
+
+
 def test_unknown_field_offers_the_nearest():
     with pytest.raises(UserError, match="unknown field 'seeds'.*seed"):
         records.validate_record(make() | {"seeds": 3})

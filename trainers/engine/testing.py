@@ -14,8 +14,7 @@ from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
 from ..utils import distributed
 from ..utils.io import write_json
-
-MODEL_FILE = "model.json"  # what a run's figures are of: trainer, backbone, classes, prompts
+from .data import MODEL_FILE
 
 
 def evaluation_of(trainer, split: str) -> Evaluation:
@@ -49,14 +48,17 @@ def test_model(trainer, split: str) -> float:
     if split != "val" or not trainer.tuning:
         trainer.need_image_tower()
     evaluation = evaluation_of(trainer, split)
-    if split != "val" and distributed.is_main():
-        write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts())
     print(f"Evaluate on the *{split}* set")
+    files = trainer.data.files  # before they are read: what changes later is noticed
     clock = time.perf_counter()
     clean = _clean_accuracy(trainer, evaluation, split)
     if split == "val":
         return clean
-    record_of(trainer, evaluation.clean_right, [])  # what it refuses, it refuses before the work
+    trainer.data.test.share(evaluation.images)
+    data = record_of(trainer, evaluation.clean_right, [])  # refuses before the work, not after
+    if distributed.is_main():
+        data = {"data_sha256": data["data_sha256"], "files_sha256": files}
+        write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts() | data)
     attacks = _attacks(trainer.cfg, evaluation)
     # the record comes first: whatever fails after it loses nothing, and before it a test resumes
     if distributed.is_main():
@@ -127,8 +129,7 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         attacks: the entries of :meth:`Evaluation.attack`.
     """
     cfg = trainer.cfg
-    training = trainer.training_facts() | trainer.origin
-    known = not trainer.origin or "dataset" in trainer.origin
+    training = trainer.trained_as()
     # under one path, MODEL.INIT_WEIGHTS may have been another file
     sha256 = training.get("init_sha256")
     start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else {}
@@ -140,15 +141,18 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         trainer=type(trainer).__name__,
         paper=trainer.paper,
         dataset=cfg.DATASET.NAME,
-        source=training["dataset"] if known else None,
+        source=training.get("dataset"),
         protocol=protocol,
         split=which,
         shots=training["shots"],
-        seed=cfg.SEED,
+        seed=training.get("seed", cfg.SEED),  # older checkpoints do not say it
         backbone=cfg.MODEL.BACKBONE.NAME,
         weights_sha256=trainer.clip.sha256,
         prompt_parameters=trainer.prompt_parameters(),
         prompts_sha256=trainer.prompt_digest() if trainer.trainable else None,
+        data_sha256=trainer.data.digest,
+        set_sha256=trainer.data.set_sha256,
+        trained=training.get("data"),
         classes=len(trainer.classnames),
         train_threat=training["train_threat"],
         epochs=training["epochs"],
@@ -174,5 +178,5 @@ def _picture(trainer, evaluation: Evaluation) -> None:
     examples = evaluation.examples(spec, cfg.TEST.PICTURE) if spec else {}
     if not examples:
         return
-    title = f"{type(trainer).__name__}, {cfg.DATASET.NAME}, {cfg.MODEL.BACKBONE.NAME}"
+    title = f"{type(trainer).__name__}, {trainer.data.name}, {cfg.MODEL.BACKBONE.NAME}"
     print(f"* picture: {save_examples(trainer.record_dir, **examples, title=title)}")

@@ -22,9 +22,9 @@ from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.images import Preprocess, read_rgb
 from ..utils.io import sha256_file, tensors_digest
-from ..utils.subset import images_to_test
 from . import run_folder
 from .checkpoints import check_facts, load_prompts
+from .data import Data
 from .draws import own_draws
 from .exports import read_start
 from .saving import SavingTrainer
@@ -111,7 +111,7 @@ class RobustTrainer(SavingTrainer):
             )
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
-        self.origin: dict = {}  # of loaded prompts: how they were trained
+        self.origin: dict | None = None  # of loaded prompts: how they were trained
         self.init_sha256 = ""  # of the file that training starts from
 
     def build_data_loader(self):
@@ -120,7 +120,8 @@ class RobustTrainer(SavingTrainer):
         super().build_data_loader()
         self.train_loader_x = own_draws(self.train_loader_x, max(self.cfg.SEED, 0))
         self.samples = self.train_loader_x.dataset
-        self.test_images = images_to_test(self.dm.dataset.test, self.cfg)
+        self.data = Data(self.dm.dataset, self.cfg)
+        self.test_images = self.data.items
         self._check_texts()
 
     def _check_texts(self) -> None:
@@ -253,6 +254,8 @@ class RobustTrainer(SavingTrainer):
             found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
             self.task = run_folder.Task(*found)
             if self.task.state == "done":
+                record = records.completed_record(self.task.record)
+                self.data.check(self.task.record, record, trained=not self.tested)
                 print(f"skipped: {self.task.record} holds a completed record of this configuration")
             elif distributed.is_main():
                 run_folder.claim(self.cfg, self.task, **self.tested)
@@ -345,7 +348,13 @@ class RobustTrainer(SavingTrainer):
             "epochs": self.cfg.OPTIM.MAX_EPOCH if self.trainable else 0,
             "shots": (shots if shots >= 1 else -1) if self.trainable else 0,
             "dataset": self.cfg.DATASET.NAME if self.trainable else None,
+            "seed": self.cfg.SEED,
+            "data": self.data.of_training if self.trainable else None,
         } | ({"init_sha256": self.init_sha256} if self.init_sha256 else {})
+
+    def trained_as(self) -> dict:
+        """Return how the current prompts were trained, here or elsewhere."""
+        return self.training_facts() if self.origin is None else self.origin
 
     # --- test -------------------------------------------------------------------------------------
 

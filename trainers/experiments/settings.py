@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from yacs.config import CfgNode
@@ -95,15 +96,14 @@ def differing(mine: Mapping, theirs: Mapping) -> str:
     return ""
 
 
-def recorded(settings: Settings, folder: str) -> tuple[dict | None, bool]:
-    """Return the completed record of this test in a run's folder, and if there is any record."""
-    mine, found = settings.test(), False
+def recorded(settings: Settings, folder: str) -> tuple[dict | None, Path | None]:
+    """Return the completed record of this test in a run's folder, and the folder of a record."""
+    mine, place = settings.test(), None
     with contextlib.suppress(UserError):  # a damaged record, which the run will name
-        for _, theirs, record in run_folder.tests_in(folder):
-            found = True
+        for place, theirs, record in run_folder.tests_in(folder):
             if theirs["load_epoch"] is None and not differing(mine, theirs):
-                return record, True
-    return None, found
+                return record, place
+    return None, place
 
 
 @cache

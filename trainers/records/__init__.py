@@ -18,6 +18,7 @@ from ..utils.machine import environment
 from .schema import SCHEMA, validate_record, with_order
 from .schema import accuracy as accuracy
 from .schema import attack_signature as attack_signature
+from .schema import data_name as data_name
 from .schema import in_words as in_words
 from .schema import starts_from as starts_from
 from .schema import test_images as test_images
@@ -59,7 +60,8 @@ def new_record(
         subset: ``TEST.SUBSET``, None (or 0) for the whole test set.
         device: the torch device the run used; the record states it in words.
         fields: the others of the schema. ``dataset`` is the tested one, ``source`` that of the
-            training, if any and known; ``shots`` are images per class, 0 zero-shot, -1 all;
+            training, if any and known; ``shots`` are images per class, 0 zero-shot, -1 all, None
+            where it is unknown how the model was trained (``epochs`` is None then, too);
             ``train_threat`` is ``AttackSpec.describe()`` of the training attack; ``clean`` and
             ``attacks`` may wait while ``status`` is ``running``.
 

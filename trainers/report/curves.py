@@ -89,7 +89,7 @@ def value_of(row: Row, key: str) -> float | str | None:
     None where the row does not have the setting.
     """
     if key == SHOTS:
-        return {0: None, -1: "all"}.get(row.shots, float(row.shots))
+        return {0: None, -1: "all", None: None}.get(row.shots, row.shots and float(row.shots))
     if key not in row.config:
         return None
     value = json.loads(row.config[key])
