@@ -40,7 +40,7 @@ def test_attacks_stand_side_by_side(run, arguments, tmp_path, adaptive, views):
     for entry in record["attacks"]:
         probed = "noise_stronger" in entry["checks"]
         assert probed == (
-            "seen by" in entry["defence"].replace("unseen", "") and entry["objective"] == "ce"
+            "seen by" in entry["defence"].replace("unseen", "") and entry["target"] == "end_to_end"
         )
         assert entry["correct"] <= record["clean"]["correct"]
 
