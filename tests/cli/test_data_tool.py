@@ -231,7 +231,7 @@ def test_a_failure_says_what_to_get_by_hand(world, run, server, tmp_path, odd, w
 def test_what_is_not_a_split_file_is_refused(world, run, tmp_path, body):
     world["/split"].body = body
     code, out, _ = run("fetch", "eurosat")
-    assert code == 1 and re.search("is not a split file|is not valid JSON", out)
+    assert code == 1 and re.search("is not a split file|is not valid JSON|expected an object", out)
     assert not (tmp_path / "data/eurosat/split_zhou_EuroSAT.json").exists()
 
 
