@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 
 import pytest
+from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
+from advprompt import extend_cfg
 from advprompt.attacks import AttackSpec, parse_255, parts_of, specs_from_cfg
 from advprompt.records.threats import ALGORITHMS, PGD_FAMILY
 from advprompt.report.threats import attack_headings, describe
@@ -284,6 +286,28 @@ def test_training_takes_the_family_alone(run, white_box):
     assert code == 2 and f"which is for tests; train with one of: {', '.join(PGD_FAMILY)}" in err
     code, _, err = run(white_box("AdvIVLP", ATTACK__TRAIN__NAME="mi", TEST__SUBSET=3))
     assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"EPS": 0}, "EPS 0, which attacks nothing"),
+        ({"TARGET": "embedding"}, "which knows no text"),
+    ],
+)
+def test_attacks_that_test_nothing_are_refused(run, white_box, given, words):
+    code, _, err = run(white_box("AdvIVLP", ATTACK__TEST__LIST=repr([given])))
+    assert code == 2 and words in err
+
+
+def test_defaults_of_the_keys():
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    usual = {"NAME": "pgd", "ALPHA": "1/255", "RESTARTS": 1, "START": "uniform"}
+    train = {"EPS": "8/255", "STEPS": 10, "OBJECTIVE": "embedding_kl", "TARGET": "embedding"}
+    test = {"EPS": "1/255", "STEPS": 100, "OBJECTIVE": "ce", "TARGET": "end_to_end", "LIST": []}
+    test |= {"DROP": False, "NORM": "linf", "KWARGS": {}, "PREC": "fp32"}
+    assert (dict(cfg.ATTACK.TRAIN), dict(cfg.ATTACK.TEST)) == (usual | train, usual | test)
 
 
 HIDE = """
