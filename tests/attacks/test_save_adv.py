@@ -9,7 +9,7 @@ from advprompt.evaluation import evaluator as evaluation
 from advprompt.evaluation import partial
 from advprompt.evaluation.saved_images import SavedImages, read_saved
 from advprompt.utils.errors import UserError
-from advprompt.utils.io import save_tensors
+from advprompt.utils.io import save_tensors, write_json
 from tests.conftest import only_error
 
 LIST = (
@@ -168,6 +168,23 @@ def test_progress_of_an_attack_and_its_time_add_up(tmp_path):
     assert again.known() == 3 and not again.todo(2) and again.finish() == whole
     again.forget()
     assert again.known() == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"right": [True]},
+        {"right": [True, "no"]},
+        {"seconds": -0.1},
+        {"key": 3},
+        {"checks": {"m": 1}},
+    ],
+)
+def test_progress_that_cannot_be_is_refused(tmp_path, wrong):
+    path = tmp_path / f"{'ab' * 8}.json"
+    write_json(path, {"key": "ab" * 32, "right": [True, None], "seconds": 0.0} | wrong)
+    with pytest.raises(UserError, match="no result of an unfinished attack"):
+        partial.Progress(tmp_path, "ab" * 32, 2)
 
 
 def test_images_of_the_older_integer_form_are_read(tmp_path):
