@@ -116,6 +116,26 @@ def test_the_digest_of_a_trainer_changes_with_its_prompts(build):
 TRANSFER = AttackSpec("pgd", 16 / 255, 4 / 255, 4, 1, "uniform", "embedding_kl", "embedding")
 
 
+@pytest.mark.parametrize(("off", "shared"), [(0, True), (0.0099, True), (0.0101, False)])
+def test_one_logit_of_one_image_tells_that_features_are_its_own(evaluation, off, shared):
+    class Own(Redness):
+        frozen_image_tower = True
+
+        def embedding(self, pixels):
+            return pixels.mean(dim=(2, 3))[:, :2]
+
+        def score(self, features):
+            return features
+
+        def logits(self, pixels, prec="fp32"):
+            return self.embedding(pixels).index_put((torch.tensor(2), torch.tensor(1)), gone)
+
+    victim, gone = Own(), evaluation.images.preprocess(Image.open(evaluation.images.paths[2]))
+    gone = gone[1].mean() + off
+    victim.check_tower(evaluation.images)
+    assert victim.frozen_image_tower == shared
+
+
 def negative(self, pixels):
     return self.clip.encode_image(1 - pixels)
 
