@@ -86,6 +86,18 @@ def test_an_average_over_tests_of_other_seeds_is_one_of_means():
         assert shown(sheet)[0][2] == average, sheet.blocks[0].columns
 
 
+def test_what_an_older_half_does_not_say_is_the_default():
+    later = {"DATASET.SUBSAMPLE_CLASSES": "new", "TEST.FIRST": 0, "TEST.SUBSET": 0}
+    join, _ = joined(half("base"), half("new", config=later))
+    assert list(join.tests) == ["base", "new"]
+
+
+def test_zero_shot_figures_of_further_data_join_the_table():
+    own = zero_shot(dataset="OxfordPets", protocol="xd", config={"DATASET.NAME": "OxfordPets"})
+    join, _ = joined(across("ImageNet"), across("Caltech101"), own)
+    assert list(join.tests) == ["ImageNet", "Caltech101", "OxfordPets"]
+
+
 def test_zero_shot_rows_join_whatever_their_protocol():
     halves = [half(split) for split in TWO]
     own = [zero_shot(split=s, classes=5, config={"DATASET.SUBSAMPLE_CLASSES": s}) for s in TWO]
