@@ -390,7 +390,7 @@ def test_a_killed_run_resumes(arguments, tmp_path):
         ({"DATASET__NAME": "OxfordPet"}, ["'OxfordPet'", "OxfordPets"]),
         ({"MODEL__BACKBONE__NAME": "ViT-B/61"}, ["'ViT-B/61'", "ViT-B/16"]),
         ({"TRAINER__ADVPT__NCTX": 3}, ["TRAINER.ADVPT.NCTX", "TRAINER.ADVPT.N_CTX"]),
-        ({"OPTIM__LR": "fast"}, ["OPTIM.LR", "'fast'", "float"]),
+        ({"OPTIM__LR": "fast"}, ["OPTIM.LR", "'fast'", "a number"]),
         ({"INPUT__TRANSFORMS": "['normalize']"}, ["INPUT.TRANSFORMS", "[0, 1]"]),
         ({"ATTACK__TRAIN__EPS": 0.0157}, ["0.0157", "4"]),
         ({"ATTACK__TEST__LIST": "[{'EPS': 0}]"}, ["EPS 0", "1/255"]),

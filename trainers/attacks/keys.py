@@ -2,22 +2,66 @@
 
 from yacs.config import CfgNode
 
-from ..config.keys import add_defaults, section
+from ..config.keys import Key, add_defaults, section
+from ..records import threats
 from ..records.threats import PGD_FAMILY
 from ..utils.errors import UserError
-from .spec import specs_from_cfg
+from .settings import MOST_STEPS, parse_255, word
+from .spec import MOST, specs_from_cfg
+
+OBJECTIVES = (*threats.LABELLED, *threats.REFERENCED, "logit")
+
+
+def _name(key: str, value: str) -> None:
+    if not value.lower().startswith(threats.LIBRARY):
+        word(threats.ALGORITHMS)(key, value)
+
+
+def _size(default: str, about: str) -> Key:
+    """Return a size in 1/255: "4" and "4/255" are one."""
+    check, form = lambda k, v: parse_255(v, k, 255 * MOST["l2"]), "a size in 1/255: 4 or 4/255"
+    return Key(default, about, number=True, check=check, form=form)
+
+
+def _word(default: str, about: str, choices) -> Key:
+    return Key(default, about, choices=tuple(choices), any_case=True)
 
 
 def extend_cfg(cfg: CfgNode) -> None:
-    """Add the keys of ``ATTACK``."""
-    # What attacks in training and in the test; EPS and ALPHA in 1/255 ("4" and "4/255" are one)
-    both = {"NAME": "pgd", "ALPHA": "1/255", "RESTARTS": 1, "START": "uniform"}
-    aim = {"OBJECTIVE": "embedding_kl", "TARGET": "embedding"}
-    add_defaults(cfg, "ATTACK.TRAIN", **both, EPS="8/255", STEPS=10, **aim)
-    aim = {"OBJECTIVE": "ce", "TARGET": "end_to_end", "DROP": False, "NORM": "linf"}
-    own = {"KWARGS": CfgNode(new_allowed=True), "PREC": "fp32"}
-    add_defaults(cfg, "ATTACK.TEST", **both, EPS="1/255", STEPS=100, **aim, **own)
-    add_defaults(cfg, "ATTACK.TEST", LIST=[])  # several attacks: what differs from the node, each
+    """Add the keys of ``ATTACK``: what attacks in training and in the test."""
+    both = {
+        "NAME": Key("pgd", "the algorithm", check=_name, form="an attack of docs/attacks.md"),
+        "ALPHA": _size("1/255", "step size"),
+        "RESTARTS": Key(1, "runs of which the worst is kept", least=1, most=10**4),
+        "START": _word("uniform", "where it starts in the ball", threats.STARTS),
+    }
+    for node, eps, steps, objective, target in (
+        ("TRAIN", "8/255", 10, "embedding_kl", "embedding"),
+        ("TEST", "1/255", 100, "ce", "end_to_end"),
+    ):
+        add_defaults(
+            cfg,
+            f"ATTACK.{node}",
+            **both,
+            EPS=_size(eps, "radius of the ball"),
+            STEPS=Key(steps, "gradient steps, or queries", least=0, most=MOST_STEPS),
+            OBJECTIVE=_word(objective, "the ascended loss", OBJECTIVES),
+            TARGET=_word(target, "what the attacker differentiates through", threats.TARGETS),
+        )
+    add_defaults(
+        cfg,
+        "ATTACK.TEST",
+        DROP=Key(False, "leave a sample alone once it is misclassified"),
+        NORM=_word("linf", "of the ball", threats.NORMS),
+        KWARGS=Key(CfgNode(new_allowed=True), "the attack's own settings"),
+        PREC=_word("fp32", "of the image tower's gradients", threats.PRECISIONS),
+        LIST=Key(
+            [],
+            "several attacks: what differs from the node, each",
+            entry={},
+            form="keys and values such as {'EPS': 4}",
+        ),
+    )
 
 
 def check_cfg(cfg: CfgNode) -> None:
@@ -45,4 +89,4 @@ def check_cfg(cfg: CfgNode) -> None:
             )
 
 
-section(extend_cfg, check_cfg)
+section("ATTACK", extend_cfg, check_cfg)

@@ -13,6 +13,8 @@ from ..records.threats import PGD_FAMILY
 from ..utils.errors import UserError, nearest
 from .surrogates import check_surrogate
 
+MOST_STEPS = 10**6
+
 # --- checks: (what is set, its value) -> the value to use ----------------------------------------
 
 
@@ -66,11 +68,13 @@ def number(least: float, most: float) -> Callable:
 
 
 def whole(least: int) -> Callable:
-    """Return a check for integers of at least ``least``."""
+    """Return a check for integers from ``least`` to MOST_STEPS."""
 
     def check(key: str, value) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{key} is {value!r}, expected an integer >= {least}")
+        known = isinstance(value, int) and not isinstance(value, bool)
+        if not (known and least <= value <= MOST_STEPS):
+            limits = f"an integer >= {least} and <= {MOST_STEPS:,}"
+            raise UserError(f"{key} is {value!r:.80}, expected {limits}")
         return value
 
     return check

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from ..backbone.adapter import CLIPAdapter
+from ..config.keys import Key
 from ..utils.errors import UserError, nearest
 from .frame import context_words
 
@@ -18,6 +19,27 @@ CHOICES = {
     "position": POSITIONS,
 }
 STARTS = ("init_std", "refiner_init", "template")  # without effect once values are loaded
+MOST = 1000  # vectors or layers of a tower; a CLIP takes fewer
+
+
+def vectors(number: int, about: str = "vectors per layer", least: int = 1) -> Key:
+    """Return the declaration of N_CTX."""
+    return Key(number, about, least=least, most=MOST)
+
+
+def layers(number: int, about: str = "layers with prompts") -> Key:
+    """Return the declaration of PROMPT_DEPTH."""
+    return Key(number, f"{about}; cut to the backbone's", least=1, most=MOST)
+
+
+def of_context(number: int, source: str) -> dict[str, Key]:
+    """Return the declarations of CoOp's keys: context vectors in the text input."""
+    return {
+        "N_CTX": vectors(number, f"number of context vectors ({source})"),
+        "CTX_INIT": Key("", "words to start from, which then set their number"),
+        "CSC": Key(False, "class-specific contexts"),
+        "CLASS_TOKEN_POSITION": Key("end", "place of the class name", choices=POSITIONS),
+    }
 
 
 @dataclass(frozen=True)

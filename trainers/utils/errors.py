@@ -9,8 +9,32 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake the user can fix; its text is one sentence that says how.
 
-    Entry points print it as ``error: ...`` and exit with code 2.
+    Entry points print it as ``error: ...`` and exit with code 2. Several mistakes, each of which is
+    an argument, are a line each.
     """
+
+    def __str__(self):
+        if len(self.args) < 2:
+            return super().__str__()
+        return "\n".join([f"{len(self.args)} mistakes", *(f"  {text}" for text in self.args)])
+
+
+class Mistakes(list):
+    """Collect UserErrors, to raise them as one: ``with`` it around each check and around all."""
+
+    depth = 0
+
+    def __enter__(self):
+        self.depth += 1
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        self.depth -= 1
+        if isinstance(error, UserError):
+            self.extend(error.args)
+        if (error is None or isinstance(error, UserError)) and not self.depth and self:
+            raise UserError(*dict.fromkeys(self)) from error
+        return isinstance(error, UserError)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
