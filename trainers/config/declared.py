@@ -79,7 +79,8 @@ class Key:
 
     def _one(self, like) -> str:
         if self.form or self.choices:
-            return self.form or f"one of: {', '.join(map(repr, self._choices()))}"
+            words = [repr(choice) for choice in self._choices()]
+            return self.form or f"{'one of: ' * (len(words) > 1)}{', '.join(words)}"
         if isinstance(like, bool):
             return "True or False"
         if isinstance(like, (int, float)):
@@ -105,6 +106,12 @@ class Key:
         if not fits or not self.choices:
             return fits
         return (value.lower() if self.any_case else value) in self._choices()
+
+
+def is_text(name: str) -> bool:
+    """Return True if a key is a text that is not a number in other words, such as 4/255."""
+    key = KEYS.get(name)
+    return key is not None and isinstance(key.default, str) and not key.number
 
 
 def shown(value) -> str:

@@ -150,11 +150,12 @@ def check_cfg(cfg: CfgNode, mistakes: Mistakes | None = None) -> None:
             if not isinstance(value, CfgNode) and (parts[0] != "TRAINER" or parts[1] in nodes):
                 with found:
                     key.read(name, value)
+        right = not found
         for node, (_, check) in SECTIONS.items():
             if not any(f"{node}." in text for text in found):
                 with found:
                     check(cfg)
-        if not found:
+        if right:
             with found:
                 _check_together(cfg)
             if method:

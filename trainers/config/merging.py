@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import math
+from functools import cache
 from pathlib import Path
 
 import yaml
 
 from ..records import flat_config
 from ..utils.errors import Mistakes, UserError, nearest
-from .declared import KEYS, Key, shown
+from .declared import KEYS, Key, is_text, shown
 from .shipped import config_file
 
 THREAT = "ATTACK.THREAT"  # not a setting: the threat model whose settings it stands for
@@ -91,10 +92,11 @@ def merge_opts(cfg, opts: list[str]) -> None:
 def _value(key: str, text: str):
     """Return what a text on the command line stands for; of a key of text, the text itself."""
     value = literal(text)
-    words = isinstance(getattr(KEYS.get(key), "default", None), str)
-    return text if words and isinstance(value, (bool, int, float, complex, bytes, set)) else value
+    number = isinstance(value, (bool, int, float, complex, bytes, set))
+    return text if number and is_text(key) else value
 
 
+@cache
 def literal(text: str):
     """Return the Python value that a text is written as, else the text."""
     try:

@@ -36,8 +36,13 @@ def register(cls):
     Ours is then called ``advprompt.NAME``.
 
     Raises:
-        UserError: another of our trainers has that name.
+        UserError: another of our trainers has that name, or records could not name its paper.
     """
+    if cls.paper is not None and not (isinstance(cls.paper, str) and cls.paper.strip()):
+        raise UserError(
+            f"trainer {cls.__name__!r} of {cls.__module__} has paper = {cls.paper!r}, expected the "
+            "address of its paper, or None"
+        )
     there = METHODS.setdefault(cls.__name__, cls)
     if there.__module__ != cls.__module__:
         raise UserError(
