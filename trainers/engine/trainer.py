@@ -145,6 +145,7 @@ class RobustTrainer(SavingTrainer):
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip = load_clip(cfg.MODEL.BACKBONE.NAME, device=self.device)
         clip.check_input(cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION)
+        clip.tokenize(templates.fill(self.template, self.classnames))  # too long? Not after hours
         return clip
 
     # --- what a method puts around CLIP -----------------------------------------------------------
