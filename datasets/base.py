@@ -92,6 +92,7 @@ class CoOpDataset(DatasetBase):
     short = ""
     numbered_at_random = False  # the names of test images do not follow the classes
     source = ""  # of data sets that are not in sources.yaml: where the files come from
+    set_sha256 = ""  # of class names and lists of images, whatever a run takes of them
 
     def __init__(self, cfg):
         self.name = type(self).__name__
@@ -103,6 +104,7 @@ class CoOpDataset(DatasetBase):
         check_template("DATASET.TEMPLATE", self.template or "nothing")
         with collector_paused():
             split = self.load(cfg.DATASET.NUM_SHOTS, cfg.SEED)
+            self.set_sha256 = self.set_sha256 or split_digest(split.test)
             split = subsample_classes(split, getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"))
             split = split._replace(test=self.choose_test(split.test, cfg.TEST))
             train, val, test = self.to_datums(split)
@@ -134,9 +136,10 @@ class CoOpDataset(DatasetBase):
         """Return the split; with ``shots`` of 1 or more, training and validation are drawn."""
         split = self.load_split()
         check_labels(split, self.name)
+        self.set_sha256 = split_digest(split)
         if shots < 1:
             return split
-        train, val = self.load_shots(lambda: split[:2], split_digest(split), shots, seed)
+        train, val = self.load_shots(lambda: split[:2], self.set_sha256, shots, seed)
         return split._replace(train=train, val=val)
 
     def make_split(self) -> Split:

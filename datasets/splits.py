@@ -17,8 +17,16 @@ def split_digest(split) -> str:
 
 
 def to_items(rows) -> list[Item]:
-    """Turn JSON rows [path, label, class name] into items."""
-    return [Item(str(path), int(label), str(name)) for path, label, name in rows]
+    """Turn JSON rows [path, label, class name] into items.
+
+    Raises:
+        ValueError, TypeError: a row is something else.
+    """
+    items = [Item(path, label, name) for path, label, name in rows]
+    for item in items:
+        if tuple(map(type, item[:3])) != (str, int, str):
+            raise ValueError(f"{list(item)!r:.80} is no row of path, label and class name")
+    return items
 
 
 def read_split(path) -> Split:

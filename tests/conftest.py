@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,83 +10,30 @@ import pytest
 import torch
 
 import advprompt  # noqa: F401  makes `import dassl` work
-
-REPO = Path(__file__).resolve().parent.parent
-NAMES = ("red_circle", "green_square", "blue_arrow")
-PER_CLASS = {"train": 6, "val": 2, "test": 4}
+from tests import world
+from tests.world import NAMES as NAMES
+from tests.world import PER_CLASS as PER_CLASS
+from tests.world import REPO as REPO
 
 
 @pytest.fixture(scope="session")
 def toy_file(tmp_path_factory) -> Path:
     """A toy CLIP (32x32 images) as a plain state dict."""
-    from tests.toy import toy_state_dict
-
-    path = tmp_path_factory.mktemp("weights") / "toy.pt"
-    torch.save(toy_state_dict(), path)
-    return path
+    return world.make_toy(tmp_path_factory.mktemp("weights") / "toy.pt")
 
 
 @pytest.fixture(scope="session")
 def pets(tmp_path_factory) -> Path:
     """A data root with oxford_pets in CoOp's layout: 3 classes of drawn 40x40 images."""
-    from PIL import Image
-
-    from advprompt.datasets import drawing
-
-    root = tmp_path_factory.mktemp("data")
-    images = root / "oxford_pets" / "images"
-    images.mkdir(parents=True)
-    split, index = {part: [] for part in PER_CLASS}, 0
-    for part, count in PER_CLASS.items():
-        for label, name in enumerate(NAMES):
-            for _ in range(count):
-                pixels = drawing.sample("check", index, name.replace("_", " "))[1]
-                file = f"{name}_{index}.png"
-                Image.fromarray(pixels).resize((40, 40)).save(images / file)
-                split[part].append([file, label, name])
-                index += 1
-    text = json.dumps(split)
-    (root / "oxford_pets" / "split_zhou_OxfordPets.json").write_text(text, encoding="utf-8")
-    return root
+    return world.make_pets(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def arguments(pets, toy_file, tmp_path):
     """Build train.py's arguments for a short run of TRAINER: ``arguments("AdvPT", KEY=VALUE)``."""
 
-    def build(trainer: str, *extra: str, out: str = "run", root=None, seed=1, **keys) -> list[str]:
-        options = {
-            "MODEL.BACKBONE.NAME": f"file:{toy_file}",
-            "INPUT.SIZE": "(32,32)",
-            "DATASET.NUM_SHOTS": 4,
-            "DATASET.CACHE_DIR": str(tmp_path / "cache"),
-            "DATASET.FEATURE_DIR": str(tmp_path / "banks"),
-            "TRAINER.ADVPT.N_CTX": 4,
-            "OPTIM.MAX_EPOCH": 4,
-            "TRAIN.CHECKPOINT_FREQ": 2,
-            "DATALOADER.NUM_WORKERS": 0,
-            "ATTACK.TRAIN.STEPS": 2,
-            "ATTACK.TEST.LIST": "[{'EPS': '16', 'STEPS': 2, 'OBJECTIVE': 'embedding_kl',"
-            " 'TARGET': 'embedding'}, {'EPS': '4', 'STEPS': 2}]",
-            "TEST.PICTURE": 0,
-        } | {key.replace("__", "."): value for key, value in keys.items()}
-        words = [str(word) for pair in options.items() for word in pair]
-        return [
-            "--root",
-            str(root or pets),
-            "--seed",
-            str(seed),
-            "--trainer",
-            trainer,
-            "--dataset-config-file",
-            str(REPO / "configs/datasets/oxford_pets.yaml"),
-            "--config-file",
-            str(REPO / f"configs/trainers/{trainer}/vit_b32.yaml"),
-            "--output-dir",
-            str(tmp_path / out),
-            *extra,
-            *words,
-        ]
+    def build(trainer: str, *extra: str, root=None, **keys) -> list[str]:
+        return world.arguments(trainer, toy_file, root or pets, tmp_path, *extra, **keys)
 
     return build
 

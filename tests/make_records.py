@@ -57,6 +57,20 @@ def zero_shot(**changes):
     return make(**fields | changes)
 
 
+def sha(letter):
+    """A digest, such as of prompts or data."""
+    return letter * 64
+
+
+UNKNOWN = {"shots": None, "epochs": None, "train_threat": None, "seed": -1}  # training
+
+
+def trained(split="all", of="d", name="EuroSAT"):
+    """What a record says of the data that its model was trained on."""
+    data = {"name": name, "split": split, "classes": 5, "data_sha256": sha("e")}
+    return {"trained": data | {"set_sha256": sha(of)}, "source": "EuroSAT", "set_sha256": sha("d")}
+
+
 def listed(*made):
     """Records by path, as the report finds them."""
     return {Path(f"run{i}/record.json"): record for i, record in enumerate(made)}

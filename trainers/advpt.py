@@ -17,6 +17,7 @@ from .engine.trainer import register
 from .engine.tuning import PromptTrainer
 from .evaluation.bank import Bank, build_bank
 from .evaluation.samples import ImageList
+from .evaluation.victim import TrainerVictim
 from .prompting.spec import in_context, of_context
 from .utils.errors import UserError
 
@@ -75,11 +76,14 @@ class AdvPT(PromptTrainer):
         return in_context(keys, clip)
 
     def before_train(self):
-        """Phase A; afterwards the image tower is not needed and leaves the memory."""
+        """Phase A, on the frozen tower; then it is not needed and leaves the memory."""
         cfg, seed = self.cfg, max(self.cfg.SEED, 0)
+        images, victim = ImageList(self.dm.dataset.train_x, self.preprocess), TrainerVictim(self)
+        victim.prepare()
+        victim.check_tower(images)  # before it is freed
         bank = build_bank(
             self.clip,
-            ImageList(self.dm.dataset.train_x, self.preprocess),
+            images,
             spec=self.attack_spec,
             views=self.keys.VIEWS,
             seed=seed,
@@ -91,8 +95,9 @@ class AdvPT(PromptTrainer):
             print(f"warning: {warning}")
         if cfg.TEST.FINAL_MODEL == "best_val":
             self.test(split="val")  # keeps the validation images' features for every epoch
-        self.clip.without_image_tower()
-        self.tuning = True
+        if self.frozen_image_tower:  # else validation needs it
+            self.clip.without_image_tower()
+            self.tuning = True
         batch_size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
         self.train_loader_x = BankLoader(bank, batch_size, seed, self.device)
         super().before_train()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from advprompt.attacks import compare, spec
@@ -63,6 +65,7 @@ def test_all_of_them_run_and_stay_apart(tested):
     for attack in found:  # alone, composed or of the library; none without a ball
         asked = attack["eps"] is not None
         assert (set(attack["checks"]) >= PROBES) == asked, attack["name"]
+    assert [r.get("batch") for r in found[9:13]] == [50, 50, 50, None]  # of theirs alone it is part
 
 
 def test_autoattack_continues_where_the_other_attacks_end(tested, monkeypatch):
@@ -77,6 +80,24 @@ def test_autoattack_continues_where_the_other_attacks_end(tested, monkeypatch):
     assert set(left) < {"apgd-ce", "apgd-t", "fab-t", "square"} and "left" not in weak["checks"]
     assert list(left.values()) == sorted(left.values(), reverse=True)
     assert left["square"] == auto["correct"]
+
+
+def test_the_order_of_the_list_is_part_of_the_threat(run, white_box, tmp_path):
+    pgd, weak, apgd = {"STEPS": 3}, {"STEPS": 2}, {"NAME": "apgd-ce", "STEPS": 3}
+    found = []
+    for i, listed in enumerate(([pgd, weak, apgd], [weak, pgd, apgd], [apgd, pgd, weak])):
+        argv = white_box("ZeroshotCLIP", ATTACK__TEST__LIST=repr(listed), out=str(i))
+        assert run(argv)[0] == 0
+        record = read_record(tmp_path / str(i) / "record.json")
+        found.append({a["name"] + str(a["steps"]): attack_signature(a) for a in record["attacks"]})
+    last, later, first = found
+    assert last == later  # both started from the same two
+    assert last["pgd3"] == first["pgd3"] and last["apgd-ce3"] != first["apgd-ce3"]
+    path = tmp_path / "0" / "record.json"
+    stored = json.loads(path.read_text())
+    assert stored == read_record(path) and "steps 2" in stored["attacks"][2].pop("after")
+    path.write_text(json.dumps(stored))
+    assert "after" in read_record(path)["attacks"][2]  # the list of an older record tells it
 
 
 def test_no_probes_no_figures(tested):

@@ -198,10 +198,10 @@ def test_attacks_are_held_against_one_another(attacks, expected):
 def test_a_gap_to_autoattack_is_told_with_the_part_that_found_it():
     left = {"apgd-ce": 14, "apgd-t": 9, "fab-t": 9, "square": 9}
     auto = entry(9, name="autoattack", objective=None, start=None, n=60, checks={"left": left})
-    near, far = (entry(correct, n=60, checks={}, steps=100) for correct in (14, 15))
+    near, far = (entry(correct, n=60, checks={}, steps=100) for correct in (16, 17))
     other, short = entry(30, n=60, checks={}, eps="2/255", steps=100), entry(20, n=60, checks={})
     ((position, (warning,)),) = compare([near, far, other, auto, short]).items()
-    assert position == 1 and warning.startswith("autoattack_gap: 15 of 60 are right")
+    assert position == 1 and warning.startswith("autoattack_gap: 17 of 60 are right")
     assert "14 after apgd-ce, 9 after apgd-t" in warning
     assert not compare([far | {"defence": "jpeg"}, auto])
     assert not compare([entry(4, n=24, steps=100), auto | {"n": 24, "correct": 3}])  # one image

@@ -94,7 +94,7 @@ def test_what_noise_and_the_margin_break_is_counted_against_the_attack(sample):
 
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("large_eps_right", 2), ("noise_stronger", 2), ("margin_stronger", 4)]
+    [("large_eps_right", 2), ("noise_stronger", 2), ("margin_stronger", 7)]
     + [("gradient_differs", 8), ("rise_small", 8), ("rise_large", 12)],
 )
 def test_bounds_of_shares_hold_from_both_sides(name, most):

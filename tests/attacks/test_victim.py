@@ -10,6 +10,7 @@ from advprompt.attacks import AttackSpec
 from advprompt.evaluation.evaluator import Evaluation
 from advprompt.evaluation.samples import ImageList
 from advprompt.evaluation.victim import TrainerVictim, Victim
+from advprompt.records import read_record
 from advprompt.utils.errors import UserError
 
 PGD = AttackSpec("pgd", 32 / 255, 8 / 255, 5, 1, "uniform", "ce", "end_to_end")
@@ -99,3 +100,62 @@ def test_the_digest_of_a_trainer_changes_with_its_prompts(build):
     logits = victim.logits(pixels)
     assert logits.shape == (2, len(victim.classnames))
     assert torch.autograd.grad(logits.sum(), pixels)[0].abs().sum() > 0
+
+
+# --- image features of its own -------------------------------------------------------------------
+
+TRANSFER = AttackSpec("pgd", 16 / 255, 4 / 255, 4, 1, "uniform", "embedding_kl", "embedding")
+
+
+def negative(self, pixels):
+    return self.clip.encode_image(1 - pixels)
+
+
+def test_shared_features_are_compared_with_the_models_own(build, tmp_path, monkeypatch, capsys):
+    found = []
+    for _ in range(2):
+        trainer = build("CoOp")
+        assert trainer.frozen_image_tower
+        trainer.set_model_mode("eval")
+        images = ImageList(trainer.dm.dataset.test, trainer.preprocess)
+        where = {"folder": tmp_path / "u", "cache": tmp_path / "c", "batch_size": 5}
+        test = Evaluation(TrainerVictim(trainer), images, **where)
+        clean, _ = test.clean(), test.attack(TRANSFER)
+        made = []  # the attack's images, which no prompt has a part in
+        for where, pixels in test.pixels(list(range(len(images))), ""):
+            result = test.attacker.run(TRANSFER, pixels, test._seeds(where), test.labels[where])
+            made.append(result.images)
+        with torch.no_grad():
+            scores = trainer.image_features(torch.cat(made)) @ trainer.text_features().t()
+            right = scores.argmax(1) == test.labels
+            logits = torch.cat([test.logits(x) for _, x in test.pixels(range(len(images)), "")])
+        torch.testing.assert_close(clean, logits, atol=1e-3, rtol=0)
+        assert torch.equal(test.outcomes[0][2], right & test.clean_right)
+        found.append((clean, trainer.frozen_image_tower, capsys.readouterr().out))
+        monkeypatch.setattr(type(trainer), "image_features", negative)
+    (plain, shared, quiet), (inverted, kept, note) = found
+    assert (shared, kept) == (True, False) and not torch.allclose(plain, inverted, atol=1)
+    assert "CoOp has image features of its own" in note and "of its own" not in quiet
+
+
+def test_prompts_tuned_on_a_bank_are_chosen_and_tested_on_their_own_features(
+    run, arguments, tmp_path, monkeypatch
+):
+    from advprompt.advpt import AdvPT
+
+    monkeypatch.setattr(AdvPT, "image_features", negative)
+    keys = {"TEST__FINAL_MODEL": "best_val", "DATASET__NUM_SHOTS": 2}
+    records = []
+    for name, check in (("seen", TrainerVictim.check_tower), ("told", never_shared)):
+        monkeypatch.setattr(TrainerVictim, "check_tower", check)
+        code, out, err = run(arguments("AdvPT", out=name, **keys))
+        assert code == 0, err
+        assert out.count("image features of its own") == (name == "seen")
+        records.append(read_record(tmp_path / name / "record.json"))
+    seen, told = records
+    assert seen["clean"] == told["clean"] and seen["prompts_sha256"] == told["prompts_sha256"]
+    assert [a["correct"] for a in seen["attacks"]] == [a["correct"] for a in told["attacks"]]
+
+
+def never_shared(self, images):
+    self.frozen_image_tower = self.trainer.frozen_image_tower = False

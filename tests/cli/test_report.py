@@ -6,7 +6,19 @@ import subprocess
 import sys
 
 import pytest
-from make_records import BANK, TRANSFER, WHITE_BOX, listed, make, outcome, write, zero_shot
+from make_records import (
+    BANK,
+    TRANSFER,
+    UNKNOWN,
+    WHITE_BOX,
+    listed,
+    make,
+    outcome,
+    sha,
+    trained,
+    write,
+    zero_shot,
+)
 
 from advprompt.cli import report as command
 from advprompt.report import layout
@@ -37,7 +49,7 @@ ATTACK = {
 APART = [
     *({"dataset": "Caltech101"}, {"protocol": "xd"}, {"n": 99}),
     *({"split": "base"}, {"classes": 5}, {"subset": 100}, {"backbone": "ViT-B/16"}),
-    *({"weights_sha256": "cd" * 32}, {"attacks": TWO[:1]}),
+    *({"weights_sha256": "cd" * 32}, {"attacks": TWO[:1]}, {"data_sha256": "ef" * 32}),
     *({"attacks": [TWO[0] | {key: value}, TWO[1]]} for key, value in ATTACK.items()),
 ]
 
@@ -280,7 +292,7 @@ def test_tables_take_their_place_in_a_page(tmp_path, capsys):
 
 def test_autoattack_is_told_in_words():
     unset = dict.fromkeys(("alpha", "start", "objective"))
-    auto = WHITE_BOX | unset | {"name": "autoattack", "drop": True}
+    auto = WHITE_BOX | unset | {"name": "autoattack", "drop": True, "after": "pgd"}
     pgd = WHITE_BOX | {"drop": True}
     (table,) = tables(make(attacks=[pgd | outcome(30), auto | outcome(20)]))
     names = [name for name, _ in table.figures[1:]]
@@ -325,3 +337,78 @@ def test_a_methods_own_setting_names_the_row_and_the_rest_goes_below():
     assert any("finetune" in note and "OPTIM.LR=0.2" in note for note in table.notes)
     (table,) = tables(*made, make(trainer="TeCoA", config=configs[0] | {"OPTIM.LR": 0.3}))
     assert all("OPTIM.LR" in row.variant for row in table.rows)  # needed, and so in the name
+
+
+def test_an_unknown_training_is_unknown_in_words_and_alone(tmp_path):
+    other = {"OPTIM.LR": 9, "OPTIM.MAX_EPOCH": 7}  # of the configuration that tested it
+    made = [make(**UNKNOWN), make(**UNKNOWN, config=other), make(), zero_shot()]
+    (table,) = tables(*made)
+    assert [row.trainer for row in table.rows] == ["ZeroshotCLIP", "AdvPT", "AdvPT", "AdvPT"]
+    sheet = layout.table_sheet(table)
+    cells = [row[:3] for row in sheet.blocks[0].rows]
+    names = [f'AdvPT (source="unknown {i}")' for i in (1, 2)]
+    assert cells[2:] == [[name, "unknown", "unknown"] for name in names]
+    assert sum("does not say how its prompts were trained" in note for note in sheet.notes) == 2
+    costs = layout.cost_sheet(table).blocks[0].rows
+    assert [row[4] for row in costs] == ["0", "50", "unknown", "unknown"]
+    for style in report.FORMATS:
+        text, _ = report.render([write(tmp_path, *made)], style, costs=True, paper=True)
+        assert "unknown" in text and "None" not in text and "OPTIM.LR" not in text
+    rows = csv.DictReader(io.StringIO(layout.tidy_csv([table])))
+    assert {row["shots"] for row in rows} == {"0", "16", "unknown"}
+
+
+def test_titles_say_which_data_where_a_name_is_not_enough(tmp_path):
+    digests = {"set_sha256": sha("a"), "data_sha256": sha("1")}
+    own = {"dataset": "Folder", "config": {"DATASET.FOLDER_NAME": "birds"}} | digests
+    assert [layout.title(t) for t in tables(make(**own), make(**own | {"seed": 2}))] == [
+        "birds, few-shot, 10 classes, tiny"
+    ]
+    other = {"set_sha256": sha("b"), "data_sha256": sha("2")}
+    old = {"set_sha256": None, "data_sha256": None}
+    repainted = {"data_sha256": sha("3")}
+    for changes, said in ((other, "data bbbbbbbb"), (old, "unidentified data")):
+        made = [make(**own), make(**own | {"seed": 2} | changes)]
+        titles = {layout.title(table) for table in tables(*made)}
+        assert titles == {
+            f"birds, few-shot, 10 classes, tiny, {d}" for d in ("data aaaaaaaa", said)
+        }
+        text, _ = report.render([write(tmp_path, *made)], "markdown")
+        assert said in text and "±" not in text.replace("mean ±", "")
+    titles = [layout.title(table) for table in tables(make(**own), make(**own | repainted))]
+    assert sorted(title[-8:] for title in titles) == ["11111111", "33333333"]
+    older = [make(dataset="Folder", config={"DATASET.ROOT": i}) for i in "ab"]
+    titles = [layout.title(table) for table in tables(*older)]
+    assert titles == [f"Folder, few-shot, 10 classes, tiny, unidentified data in {i}" for i in "ab"]
+    part = {"subset": 100, "data_sha256": sha("4")}  # of the same data set
+    assert not any("data" in layout.title(t) for t in tables(make(**own), make(**own | part)))
+    assert "data sha256 111111111111" in " ".join(layout.caption(tables(make(**own))[0]))
+
+
+def test_models_of_one_seed_with_other_prompts_are_rows_of_their_own():
+    made = [make(clean=c, prompts_sha256=sha(p)) for c, p in ((80, "a"), (70, "b"))]
+    made += [make(seed=2, clean=60, prompts_sha256=sha("c"))]
+    (table,) = tables(*made)
+    assert sorted(sorted(row.accuracies()) for row in table.rows) == [[60, 80], [70]]
+    assert [row.name for row in table.rows] == ["AdvPT (model=1)", "AdvPT (model=2)"]
+    assert any(note.startswith("model 2: 'run1/record.json'") for note in table.notes)
+    again = [make(clean=75, seed=seed, prompts_sha256=sha("a")) for seed in (1, 5)]
+    (table,) = tables(made[0], *again, make(clean=76))  # the same model, tested again
+    assert [len(row.accuracies()) for row in table.rows] == [1]
+    assert sum(note.startswith("duplicate: ") for note in table.notes) == 3
+
+
+TRAINED = {  # how a model was trained that is tested on all classes of EuroSAT; what is said
+    "base": (trained("base"), "the base classes of EuroSAT"),
+    "other set": (trained(of="f"), "EuroSAT (data ffffffff)"),
+    "other name": (trained(of="f", name="birds") | {"source": "Folder"}, "birds"),
+    "usual": (trained(), None),
+}
+
+
+@pytest.mark.parametrize(("facts", "said"), TRAINED.values(), ids=TRAINED)
+def test_what_else_a_model_was_trained_on_is_said(facts, said):
+    (table,) = tables(make(**trained()), make(seed=2, **facts))
+    assert len(table.rows) == (2 if said else 1)
+    notes = [note for note in table.notes if note.startswith("source: ")]
+    assert [note.partition("trained on ")[2] for note in notes] == ([said] if said else [])

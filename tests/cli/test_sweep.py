@@ -6,23 +6,30 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
+from PIL import Image
 
 from advprompt.cli import sweep, train
 from advprompt.cli.main import dispatch
+from advprompt.engine.checkpoints import LEARNER, save_checkpoint
+from advprompt.engine.data import listed
 from advprompt.experiments import pool as pools
 from advprompt.experiments import settings as settings_of
+from advprompt.experiments import state
 from advprompt.experiments.jobs import Job
 from advprompt.experiments.pool import Local, Pool, last_lines
 from advprompt.experiments.state import state_of
 from advprompt.experiments.view import View
 from advprompt.records import flat_config, load_records, write_record
 from advprompt.utils.entry import run_tool
+from advprompt.utils.io import tensors_digest
 from tests import fake_run, make_records
 from tests.conftest import REPO, only_error
 
@@ -140,6 +147,36 @@ def test_a_run_is_done_by_a_record_with_its_settings(tmp_path):
     assert state == "refuse" and "OPTIM.LR = 99.0" in why
     (Path(job.run) / "record.json").write_text('{"status": "compl')
     assert state_of(job)[0] == "refuse"
+
+
+def test_a_record_of_other_data_or_another_model_is_not_done(tmp_path, work):
+    for part in ("train", "test"):
+        for i, name in enumerate("ab"):
+            (tmp_path / "folder" / part / name).mkdir(parents=True)
+            for n in range(4):
+                image = Image.new("RGB", (8, 8), (50 * n, 99 * i, 0))
+                image.save(tmp_path / "folder" / part / name / f"{n}.png")
+    (job,) = planned(tmp_path, "--datasets folder --shots 2", "coop")
+    data, model = listed(state._cfg(job)), {LEARNER + ".x": torch.ones(2)}
+    facts = {"trainer": "CoOp", "dataset": "Folder", "classes": 2, "config": job.settings.asked()}
+    facts |= {"clean": 8, "n": 8, "transfer": 0, "white_box": 0, "data_sha256": data.digest}
+    made = make_records.make(**facts, prompts_sha256=tensors_digest(model))
+    write_record(job.run, made)
+    checkpoint = Path(job.run) / LEARNER / "model.pth.tar-1"
+    save_checkpoint(checkpoint, {"state_dict": {"x": torch.ones(2)}})
+    assert state_of(job) == ("done", "")
+    save_checkpoint(checkpoint, {"state_dict": {"x": torch.zeros(2)}})
+    os.utime(checkpoint, (time.time() + 9,) * 2)
+    assert state_of(job)[0] == "refuse" and "record of another model" in state_of(job)[1]
+    checkpoint.unlink()
+    assert Pool([job], str(tmp_path / "out"), Local(1), None).counts() == {"done": 1}
+    Image.new("RGB", (8, 8)).save(tmp_path / "folder/test/b/3.png")
+    kind, why = state_of(job)
+    assert kind == "refuse" and "holds a run on other data" in why
+    assert Pool([job], str(tmp_path / "out"), Local(1), None).counts() == {"waiting": 1}
+    assert work([job], CoOp="refuse") == 1  # its old record does not make it done
+    shutil.rmtree(tmp_path / "folder")  # nothing to compare it with
+    assert state_of(job) == ("done", "")
 
 
 def test_settings_are_those_of_a_built_configuration(tmp_path):

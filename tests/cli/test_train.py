@@ -324,6 +324,146 @@ def test_an_older_checkpoint_learns_its_data_set_from_its_run(arguments, run, tm
     assert read_record(tmp_path / "untold" / "record.json")["source"] is None
 
 
+def foreign(path, to, keep=("state_dict", "epoch")):
+    """Copy a checkpoint without what we note in it, as CoOp's and AdvPT's own are."""
+    state = torch.load(path, weights_only=True)
+    to.parent.mkdir(parents=True)
+    torch.save({key: state[key] for key in keep}, to)
+
+
+def test_the_training_of_a_foreign_checkpoint_is_unknown(arguments, run, tmp_path):
+    assert run(arguments("AdvPT"))[0] == 0
+    for name, keep in {"bare": (), "odd": ("training",)}.items():
+        path = tmp_path / name / "prompt_learner/model.pth.tar-4"
+        foreign(weights_path := tmp_path / "run/prompt_learner/model.pth.tar-4", path)
+        if keep:
+            torch.save(torch.load(path, weights_only=True) | {"training": {"shots": 4}}, path)
+        load = ["--eval-only", "--model-dir", str(tmp_path / name), "--load-epoch", "4"]
+        assert run(arguments("AdvPT", *load, out=f"{name} test"))[0] == 0
+        record = read_record(tmp_path / f"{name} test/record.json")
+        facts = ("shots", "epochs", "train_threat", "source", "trained", "seed")
+        assert [record[key] for key in facts] == [None] * 5 + [-1]
+        assert (
+            record["prompts_sha256"] == read_record(tmp_path / "run/record.json")["prompts_sha256"]
+        )
+    foreign(weights_path, tmp_path / "again/prompt_learner/model.pth.tar-2")
+    sentence = only_error(*run(arguments("AdvPT", out="again"))[::2])
+    assert "does not say how it was trained" in sentence and "INIT_WEIGHTS" in sentence
+
+
+def test_a_record_says_on_what_the_model_was_trained(arguments, run, tmp_path):
+    half = {"DATASET__SUBSAMPLE_CLASSES": "base"}
+    assert run(arguments("AdvPT", **half))[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    half["DATASET__SUBSAMPLE_CLASSES"] = "new"
+    assert run(arguments("AdvPT", *load, out="new", seed=7, **half))[0] == 0
+    base, new = (read_record(tmp_path / d / "record.json") for d in ("run", "new"))
+    assert (new["split"], new["classes"], new["seed"]) == ("new", 1, 1)  # the training's seed
+    assert new["trained"] == base["trained"] and new["set_sha256"] == base["set_sha256"]
+    facts = [base["trained"][key] for key in ("name", "split", "classes", "set_sha256")]
+    assert facts == ["OxfordPets", "base", 2, base["set_sha256"]]
+    assert new["data_sha256"] != base["data_sha256"] != base["trained"]["data_sha256"]
+    # older checkpoints do not say it; the folder of their run says of which classes it was
+    (path,) = (tmp_path / "run").rglob("model.pth.tar-4")
+    state = torch.load(path, weights_only=True)
+    del state["training"]["data"], state["training"]["seed"]
+    torch.save(state, path)
+    assert run(arguments("AdvPT", *load, out="older", seed=7, **half))[0] == 0
+    record = read_record(tmp_path / "older" / "record.json")
+    assert record["trained"]["split"] == "base" and record["trained"]["data_sha256"] is None
+    (tmp_path / "run" / "config.json").unlink()
+    assert run(arguments("AdvPT", *load, out="no config", seed=7, **half))[0] == 0
+    assert read_record(tmp_path / "no config" / "record.json")["trained"] is None
+
+
+def rename(root):
+    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
+    split.write_text(split.read_text().replace('"red_circle"', '"red_disc"'))
+
+
+def relabel(root):
+    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
+    parts = json.loads(split.read_text())
+    first, *_, last = parts["test"]
+    first[1:], last[1:] = last[1:], first[1:]
+    split.write_text(json.dumps(parts))
+
+
+def repaint(root):
+    (path, *_) = sorted((root / "oxford_pets/images").iterdir())
+    for path in (root / "oxford_pets/images").iterdir():
+        Image.open(path).rotate(90).save(path)
+
+
+def fewer(root):
+    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
+    parts = json.loads(split.read_text())
+    split.write_text(json.dumps(parts | {"test": parts["test"][1:]}))
+
+
+def fewer_to_train_on(root):
+    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
+    parts = json.loads(split.read_text())
+    split.write_text(json.dumps(parts | {"train": parts["train"][1:]}))
+
+
+CHANGES = (rename, relabel, repaint, fewer)
+
+
+@pytest.fixture
+def roots(pets, tmp_path):
+    """Make another folder of data sets, changed by a function."""
+
+    def make(change):
+        root = tmp_path / f"data {change.__name__}"
+        shutil.copytree(pets, root)
+        change(root)
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_record_of_other_data_is_not_reused(arguments, run, roots, tmp_path, change):
+    none = {"ATTACK__TEST__LIST": "[{'EPS': '4', 'STEPS': 1}]", "TEST__PROBES": 0}
+    assert run(arguments("ZeroshotCLIP", **none))[0] == 0
+    before = (tmp_path / "run/record.json").read_bytes()
+    root = roots(change)
+    for more in ([], ["--eval-only", "--model-dir", str(tmp_path / "run")], ["--dry-run"]):
+        code, out, err = run(arguments("ZeroshotCLIP", *more, root=root, **none))
+        assert "holds a run on other data" in only_error(code, err) and "skipped" not in out
+    same = roots(os.path.exists)  # a copy elsewhere is the same data
+    code, out, _ = run(arguments("ZeroshotCLIP", root=same, **none))
+    assert code == 0 and "skipped" in out and "note" not in out
+    code, out, _ = run(arguments("ZeroshotCLIP", root=tmp_path / "nowhere", **none))
+    assert code == 0 and "skipped" in out and "not here to be compared" in out
+    assert (tmp_path / "run/record.json").read_bytes() == before
+    # an older record says how much it tested
+    record = json.loads(before) | {"data_sha256": None, "set_sha256": None}
+    (tmp_path / "run/record.json").write_text(json.dumps(record))
+    code, _, err = run(arguments("ZeroshotCLIP", root=root, **none))
+    assert code == (2 if change is fewer else 0), err
+
+
+def test_a_training_is_not_continued_on_other_data(arguments, run, roots, tmp_path, monkeypatch):
+    save = advpt.AdvPT.save_model
+
+    def stop(self, *args, **keys):
+        save(self, *args, **keys)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(advpt.AdvPT, "save_model", stop)
+    assert run(arguments("AdvPT"))[0] == 130
+    monkeypatch.setattr(advpt.AdvPT, "save_model", save)
+    root, drawn = roots(fewer_to_train_on), {"DATASET__CACHE_DIR": tmp_path / "drawn again"}
+    argv = arguments("AdvPT", root=root, **drawn)
+    assert "trained on other images or classes" in only_error(*run(argv)[::2])
+    code, out, err = run(arguments("AdvPT"))
+    assert code == 0 and "Resuming" in out, err
+    # finished: the same images are tested, but others were trained on
+    assert "holds a run on other data" in only_error(*run(argv)[::2])
+
+
 def test_class_specific_contexts_serve_their_own_classes_only(arguments, run, pets, tmp_path):
     assert run(arguments("AdvPT", TRAINER__ADVPT__CSC=True))[0] == 0
     root = tmp_path / "renamed"

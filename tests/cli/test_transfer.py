@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import shutil
 
 import pytest
+from PIL import Image
 
 from advprompt import records
 from advprompt.cli import transfer
@@ -36,8 +38,8 @@ def attack(tmp_path):
 
 @pytest.fixture
 def matrix(attack, pets, tool, tmp_path):
-    def call(folders, *words, file=attack, out="m.json"):
-        words = [*folders, "--attack-config-file", file, *words, "--root", pets]
+    def call(folders, *words, file=attack, out="m.json", root=pets):
+        words = [*folders, "--attack-config-file", file, *words, "--root", root]
         return tool(transfer.main, *words, "--out", tmp_path / out)
 
     return call
@@ -96,7 +98,7 @@ def test_off_the_diagonal_stand_the_other_runs_answers(matrix, finished, tmp_pat
             assert rows[i][j] == expected, (made, tested)
 
 
-def test_a_killed_matrix_resumes_after_its_last_row(matrix, finished, tmp_path, monkeypatch):
+def test_a_killed_matrix_resumes_after_its_last_row(matrix, finished, tmp_path, monkeypatch, pets):
     assert matrix(finished, out="whole.json")[0] == 0
     real, made = matrices.make_row, []
 
@@ -115,6 +117,11 @@ def test_a_killed_matrix_resumes_after_its_last_row(matrix, finished, tmp_path, 
     made.clear()
     code, out, err = matrix(finished)
     assert code == 0 and made == [] and "skipped" in err and "AdvIVLP" in out
+    roots = shutil.copytree(pets, tmp_path / "d")
+    assert matrix(finished, root=roots)[0] == 0  # a copy
+    for path in roots.rglob("*.png"):
+        Image.open(path).rotate(90).save(path)
+    assert "other runs, images or attacks" in only_error(*matrix(finished, root=roots)[::2])
 
 
 def test_attacks_get_a_table_each_and_composed_ones_run_whole(matrix, finished, tmp_path, attack):
@@ -142,6 +149,10 @@ def test_names_tell_runs_apart():
     assert transfer.names_of([run, run | {"trainer": "APD"}]) == ["FAP", "APD"]
     assert transfer.names_of([run, run | {"seed": 2}]) == ["FAP, seed 1", "FAP, seed 2"]
     assert transfer.names_of([run, run | {"shots": -1}]) == ["FAP, 16 shots", "FAP, all shots"]
+    assert transfer.names_of([run, run | {"shots": None}]) == [
+        "FAP, 16 shots",
+        "FAP, unknown shots",
+    ]
     assert transfer.names_of([run, run | {"folder": "b"}]) == ["FAP, a", "FAP, b"]
 
 

@@ -323,6 +323,49 @@ def test_figures_of_a_model_that_was_changed_since_are_refused(trained, exported
     assert "record of another model" in only_error(*exported()[::2])
 
 
+def test_a_record_of_something_else_is_not_put_on_a_card(trained, exported, tmp_path):
+    trained("CoOp")
+    path, model = tmp_path / "run/record.json", tmp_path / "run/model.json"
+    record, other = io.read_json(path), "cd" * 32
+    for key, value in {
+        "trainer": "AdvPT",
+        "classes": 2,
+        "data_sha256": other,
+        "weights_sha256": other,
+        "prompts_sha256": other,
+    }.items():
+        io.write_json(path, record | {key: value})
+        assert "record" in only_error(*exported()[::2])
+    io.write_json(path, record)
+    io.write_json(model, io.read_json(model) | {"data_sha256": other})
+    assert "is of data" in only_error(*exported()[::2])
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_the_training_of_a_foreign_checkpoint_is_unknown_on_its_card(
+    trained, run, white_box, exported, tmp_path
+):
+    trained("CoOp", finish=False)
+    (path,) = (tmp_path / "run").rglob("model.pth.tar-1")
+    foreign = tmp_path / "foreign/prompt_learner" / path.name
+    foreign.parent.mkdir(parents=True)
+    state = torch.load(path, weights_only=True)
+    torch.save(
+        {"state_dict": {"ctx": state["state_dict"]["text_prompts"][0]}, "epoch": 50}, foreign
+    )
+    argv = white_box("CoOp", "--eval-only", "--model-dir", str(tmp_path / "foreign"), out="test")
+    assert run(argv)[0] == 0
+    assert exported(folder=tmp_path / "test")[0] == 0
+    card = io.read_json(tmp_path / "zoo" / exports.CARD)
+    facts = [card["training"][key] for key in ("shots", "epochs", "threat", "seed")]
+    assert facts == [None, None, None, -1] and card["training"]["settings"] == {}
+    assert card["data"]["trained_on"] == "unknown" and card["data"]["trained_split"] is None
+    page = (tmp_path / "zoo" / exports.PAGE).read_text()
+    rows = {"trained on": "unknown", "shots per class": "unknown", "seed": "unknown"}
+    rows |= {"epoch": "50 of unknown", "threat model in training": "unknown"}
+    assert all(f"| {name} | {said} |" in page for name, said in rows.items()), page
+
+
 def test_a_run_that_only_tested(trained, run, white_box, exported, tmp_path):
     trained("CoOp", DATASET__SUBSAMPLE_CLASSES="base")
     words = ("--eval-only", "--model-dir", str(tmp_path / "run"))
@@ -331,6 +374,15 @@ def test_a_run_that_only_tested(trained, run, white_box, exported, tmp_path):
     assert exported(folder=tmp_path / "new")[0] == 0
     card = io.read_json(tmp_path / "zoo" / exports.CARD)
     assert card["data"]["classes"] == ["blue_arrow"] and card["figures"]["split"] == "new"
+    assert card["data"]["trained_split"] == "base" and card["training"]["seed"] == 1
+    page = (tmp_path / "zoo" / exports.PAGE).read_text()
+    assert "| trained on | OxfordPets, base classes |" in page
+    # a test of a model that was changed since is not reused
+    (path,) = (tmp_path / "run").rglob("model.pth.tar-1")
+    state = torch.load(path, weights_only=True)
+    state["state_dict"]["text_prompts"] += 0.1
+    torch.save(state, path)
+    assert "record of another model" in only_error(*run(argv)[::2])
 
 
 def test_the_default_folder_and_the_console_command(trained, capsys, tmp_path, monkeypatch):
@@ -371,6 +423,14 @@ def test_nothing_is_overwritten(entry, exported, tmp_path):
 def test_a_folder_that_is_no_run(exported, tmp_path):
     code, _, err = exported(folder=tmp_path / "nothing")
     assert "holds no run" in only_error(code, err)
+
+
+def test_figures_of_own_image_features_are_not_those_of_an_export(trained, exported, monkeypatch):
+    trained("CoOp")
+    own = METHODS["CoOp"]
+    monkeypatch.setattr(own, "image_features", lambda self, x: self.clip.encode_image(1 - x))
+    code, _, err = exported()
+    assert "CoOp has image features of its own" in only_error(code, err)
 
 
 def test_an_epoch_that_is_not_there(trained, exported, tmp_path):

@@ -247,7 +247,7 @@ def test_what_two_processes_found_is_not_computed_again(white_box, run, tmp_path
     kept = []
     known, attack = partial.load, Evaluation.run_attack
     monkeypatch.setattr(partial, "load", lambda path, new: kept.append(path) or known(path, new))
-    monkeypatch.setattr("advprompt.engine.testing.shutil.rmtree", lambda *a, **k: None)
+    monkeypatch.setattr(Evaluation, "clean_up", lambda self: None)
     assert run(white_box("CoOp", out="one", **keys))[0] == 0
     done = json.loads(kept[0].read_text())
     assert None not in done["right"] and len(done["right"]) > 2

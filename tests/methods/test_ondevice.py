@@ -13,7 +13,9 @@ from PIL import Image
 
 from advprompt import extend_cfg
 from advprompt.engine import device_loader as ondevice
+from advprompt.engine.draws import OwnDraws, own_draws
 from advprompt.utils.errors import UserError
+from tests.conftest import weights
 
 CPU = torch.device("cpu")
 
@@ -51,6 +53,7 @@ def loaders(cfg, items):
         is_train=True,
         dataset_wrapper=DatasetWrapper,
     )
+    made = own_draws(made, 0)
     return made, ondevice.DeviceLoader(made, cfg, CPU)
 
 
@@ -79,7 +82,7 @@ def test_crops_and_flips_are_those_of_torchvision(cfg, items):
     flipped = 0
     for seed in range(12):
         torch.manual_seed(seed)
-        expected = usual.dataset.transform(Image.open(items[4].impath).convert("RGB"))
+        expected = usual.dataset.dataset.transform(Image.open(items[4].impath).convert("RGB"))
         torch.manual_seed(seed)
         found = ours.augment(ours.images[4])
         assert (expected - found).abs().max() < 4 / 255
@@ -139,3 +142,34 @@ def test_a_run_trains_on_them(run, white_box, trainer, tmp_path):
     code, out, err = run(words)
     assert code == 0, err
     assert "training images are kept decoded on the device" in out
+
+
+# --- one seed per sample -------------------------------------------------------------------------
+
+RANDOM = {"INPUT__TRANSFORMS": "('random_resized_crop', 'random_flip')", "OPTIM__MAX_EPOCH": 2}
+
+
+def test_the_number_of_workers_changes_no_weight(run, white_box, tmp_path):
+    states = []
+    for name, workers in (("none", 0), ("two", 2)):
+        argv = white_box("AdvCoOp", out=name, DATALOADER__NUM_WORKERS=workers, **RANDOM)
+        assert run(argv)[0] == 0
+        states.append(weights(tmp_path / name, 2)["state_dict"])
+    first, second = states
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_sample_draws_from_seed_epoch_and_index_alone(cfg, items):
+    cfg.INPUT.TRANSFORMS = ["random_resized_crop", "random_flip"]
+    usual, ours = loaders(cfg, items)
+    other = OwnDraws(usual.dataset.dataset, 1)
+    before = torch.random.get_rng_state()
+    alone = usual.dataset[5]["img"]
+    assert torch.equal(before, torch.random.get_rng_state())  # nothing else is disturbed
+    found = {int(i): x for b in epoch(usual, 1) for i, x in zip(b["index"], b["img"], strict=True)}
+    assert torch.equal(found[5], alone)
+    assert (ours.made(5) - alone).abs().max() < 4 / 255  # on the device the same crop
+    usual.dataset.epoch = 1
+    assert not torch.equal(usual.dataset[5]["img"], alone)
+    assert not torch.equal(other[5]["img"], alone)

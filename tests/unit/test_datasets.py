@@ -368,6 +368,20 @@ def test_folder_of_train_and_test(tmp_path):
     assert data.template == "a photo of a {}."
 
 
+def test_a_data_set_is_known_by_its_lists_whatever_a_run_takes(tmp_path):
+    def digest(shots, test=None, **keys):
+        return Folder(config(tmp_path, shots, test=test, **keys)).set_sha256
+
+    for name in ("cat", "dog", "owl"):
+        images(tmp_path / "folder" / "train" / name, 6)
+        images(tmp_path / "folder" / "test" / name, 3)
+    whole = digest(0)
+    parts = [digest(2), digest(4), digest(2, SUBSAMPLE_CLASSES="new"), digest(2, {"SUBSET": 4})]
+    assert set(parts) == {whole} and len(whole) == 64
+    images(tmp_path / "folder" / "train" / "cat", 7)
+    assert digest(2) != whole
+
+
 def test_folder_of_classes_is_split(tmp_path):
     for name in ("cat", "train"):  # a class may be called so
         images(tmp_path / "folder" / name, 10)

@@ -6,7 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
-from make_records import TRANSFER, WHITE_BOX, listed, make, outcome, write, zero_shot
+from make_records import (
+    TRANSFER,
+    UNKNOWN,
+    WHITE_BOX,
+    listed,
+    make,
+    outcome,
+    sha,
+    trained,
+    write,
+    zero_shot,
+)
 
 from advprompt.report import layout
 from advprompt.report import render as report
@@ -406,3 +417,84 @@ def test_run_folders_tell_twins_apart():
     del runs[1][Path("b/tests/xd/record.json")]  # the other was tested on its source only
     (table,) = [table for table in arrange(runs[0] | runs[1]) if table.across]
     assert [row[:2] for row in shown(layout.table_sheet(table))] == [["70.0", "80.0"]]
+
+
+ON_NEW = {  # records of a model trained on the new classes; older ones took the time for it
+    "said": trained("new"),
+    "older": {"seconds": {"train": 5.0}},
+}
+
+
+@pytest.mark.parametrize("facts", ON_NEW.values(), ids=ON_NEW)
+def test_a_training_on_the_new_classes_stands_apart_and_says_so(facts):
+    honest = trained("base") if "trained" in facts else {}
+    newer = {"created": "2099-01-01T00:00:00+00:00"}
+    made = [half("base", **honest), half("new", **honest), half("new", clean=99, **facts) | newer]
+    joins, _ = split_up(*made)
+    sheets = {sheet.title: sheet for sheet in map(layout.table_sheet, joins)}
+    usual = "EuroSAT, base-to-novel, 5 base and 5 new classes, tiny"
+    other = "EuroSAT, base-to-novel, 5 new classes, tiny, trained on the new classes of EuroSAT"
+    assert sheets.keys() == {usual, other}
+    assert shown(sheets[usual])[0][:3] == ["80.0", "60.0", "68.6"] and not sheets[usual].notes
+    assert shown(sheets[other])[0][:3] == ["–", "99.0", "–"]
+    assert "trained on the new classes of EuroSAT" in " ".join(sheets[other].facts)
+    single = [t for t in build_tables(listed(*made)) if t.first["split"] == "new"]
+    assert sorted(row.accuracies()[0] for table in single for row in table.rows) == [60, 99]
+
+
+def test_a_model_of_unknown_training_is_in_no_table_across_tests():
+    for record in (half("new", **UNKNOWN), across("EuroSAT", source=None) | UNKNOWN):
+        joins, (table,) = split_up(record)
+        assert not joins and table.rows[0].trained_with == "unknown"
+
+
+def test_halves_of_two_data_sets_never_meet():
+    """Two folders of images of one name; zero-shot models have no prompts to tell them apart."""
+    own = {"dataset": "Folder", "config": {"DATASET.FOLDER_NAME": "birds"}}
+    sets = [{"set_sha256": sha(s)} | own for s in "ab"]
+    made = [half("base", **sets[0]), half("new", **sets[1])]
+    made += [zero_shot(split="base", classes=5, **sets[1])]
+    joins, _ = split_up(*made)
+    found = {layout.title(join): {r.trainer: [*r.parts] for r in join.rows} for join in joins}
+    name = "birds, base-to-novel, 5 {} classes, tiny, data {}"
+    two = "birds, base-to-novel, 5 base and 5 new classes, tiny, data bbbbbbbb"
+    assert found == {
+        name.format("base", "aaaaaaaa"): {"AdvPT": ["base"]},
+        two: {"AdvPT": ["new"], "ZeroshotCLIP": ["base"]},
+    }
+
+
+def test_tests_of_other_prompts_are_not_one_model():
+    def halves(seed, base, new):
+        return [
+            half(s, seed, prompts_sha256=p and sha(p)) for s, p in (("base", base), ("new", new))
+        ]
+
+    join, _ = joined(*halves(1, "a", "a"), *halves(2, "b", "c"), *halves(3, "d", None))
+    parts = {
+        row.variant: {test: sorted(runs) for test, runs in row.parts.items()} for row in join.rows
+    }
+    assert parts == {
+        "prompts=unset": {"base": [1, 3], "new": [1, 3]},
+        "prompts=bbbbbbbb": {"base": [2]},
+        "prompts=cccccccc": {"new": [2]},
+    }
+    assert "prompts=bbbbbbbb), 16 shots has no run on the new classes" in " ".join(join.notes)
+
+
+def test_prompts_tell_which_test_is_whose():
+    made = [
+        across(name, prompts_sha256=sha(p), clean=c)
+        for p, c in (("a", 60), ("b", 70))
+        for name in ("ImageNet", "EuroSAT")
+    ]
+    join, _ = joined(*made)
+    averages = [[row.accuracies(None, test) for test in row.parts] for row in join.rows]
+    assert sorted(averages) == [[[60], [60]], [[70], [70]]]
+    # a run of another model does not stand for the source's figure
+    prompts = [{"prompts_sha256": sha(p), "config": {}} for p in "ab"]
+    few_shot = [make(dataset="ImageNet", clean=90, **own) for own in prompts]
+    (join,), (table,) = split_up(made[1], few_shot[1])
+    assert list(join.rows[0].parts) == ["EuroSAT"] and len(table.rows) == 1
+    (join,), _ = split_up(made[1], few_shot[0])
+    assert list(join.rows[0].parts) == ["ImageNet", "EuroSAT"]

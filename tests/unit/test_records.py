@@ -103,6 +103,30 @@ def test_source_came_later(tmp_path):
         records.validate_record(old | {"source": 3})
 
 
+def test_an_unknown_training_is_null_in_every_field():
+    made = make(shots=None, epochs=None, train_threat=None)
+    assert made["shots"] is made["epochs"] is made["source"] is None
+    whole = {"shots": None, "epochs": None, "train_threat": None}
+    trained = {"name": "x", "split": "base", "classes": 5, "data_sha256": None, "set_sha256": None}
+    for key, value in {
+        "epochs": 5,
+        "train_threat": TRANSFER,
+        "source": "x",
+        "trained": trained,
+    }.items():
+        with pytest.raises(UserError, match=f"'{key}'.*null where shots are null"):
+            make(**whole | {key: value})
+    with pytest.raises(UserError, match="'epochs' is None.*where shots are known"):
+        make(epochs=None)
+    assert make(trained=trained)["trained"] == trained
+    for key, value in {"split": "half", "classes": 0, "data_sha256": "ab", "name": ""}.items():
+        with pytest.raises(UserError, match=f"'trained.{key}'"):
+            make(trained=trained | {key: value})
+    for key in ("data_sha256", "set_sha256"):
+        with pytest.raises(UserError, match=f"'{key}'"):
+            make(**{key: "ab"})
+
+
 def test_unknown_field_offers_the_nearest():
     with pytest.raises(UserError, match="unknown field 'seeds'.*seed"):
         records.validate_record(make() | {"seeds": 3})
@@ -154,6 +178,9 @@ def test_load_lists_whatever_it_cannot_use(tmp_path):
     records.write_record(tmp_path / "cut", make(status="running", clean=None, attacks=[]))
     contents = {"torn": '{"schema": 1', "array": "[]", "wrong": put(make(), "seed", -2)}
     contents |= {"older": make() | {"schema": 0}, "nan": '{"schema": NaN}'}
+    contents["deep"] = json.dumps(make()).replace(
+        '"train":', '"x": ' + "[" * 900 + "]" * 900 + ', "train":'
+    )
     for name, content in contents.items():
         (tmp_path / name).mkdir()
         text = content if isinstance(content, str) else json.dumps(content)
@@ -166,9 +193,10 @@ def test_load_lists_whatever_it_cannot_use(tmp_path):
     found = records.load_records(tmp_path)
     assert [p.parent.name for p in found.records] == ["seed1"]
     kinds = {problem.path.parent.name: problem.kind for problem in found.problems}
-    unreadable = dict.fromkeys(("torn", "binary", "gone"), "unreadable")
-    foreign = dict.fromkeys(("array", "older", "nan"), "foreign schema")
-    assert kinds == unreadable | foreign | {"cut": "unfinished", "wrong": "invalid"}
+    names = ("torn", "binary", "gone", "array", "nan", "deep")
+    unreadable = dict.fromkeys(names, "unreadable")
+    others = {"older": "foreign schema", "cut": "unfinished", "wrong": "invalid"}
+    assert kinds == unreadable | others
     assert all(str(problem.path) in problem.text for problem in found.problems)
 
 

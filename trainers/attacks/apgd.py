@@ -103,7 +103,7 @@ class APGD(LabelledAttack):
     """Auto-PGD on the cross-entropy; of the spec, norm, eps, steps and restarts are used.
 
     A sample stops at the first image that the model gets wrong, which is returned; one that never
-    breaks is returned where its loss was highest.
+    breaks is returned where its loss was highest. Without ``decides`` it is the last iterate.
     """
 
     def loss(self, logits: Tensor, labels: Tensor, aims: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class APGD(LabelledAttack):
             )
             found.zero_grad[rows] |= flat
             samples.note(loss, grad, counts=step > 0)
-            right = logits.argmax(1) == labels[rows]
+            right = self.right(logits, labels[rows])
             if not right.all():
                 broken = rows[~right]
                 found.images[broken] = samples.images[~right]
@@ -146,10 +146,11 @@ class APGD(LabelledAttack):
                 samples = samples.keep(right)
                 if not len(samples.rows):
                     return found
-            if step in reviews:
+            if step in reviews and step < steps:
                 samples.review(reviews[step])
-        found.images[samples.rows] = samples.best
-        found.loss_last[samples.rows] = samples.best_loss
+        # the highest of random losses would be that of the luckiest draw
+        best = (samples.best, samples.best_loss) if self.decides else (samples.images, loss)
+        found.images[samples.rows], found.loss_last[samples.rows] = best
         return found
 
     def start(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:

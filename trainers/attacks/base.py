@@ -192,7 +192,13 @@ class LabelledAttack:
         logits: images (b, 3, H, W) in [0, 1] -> logits (b, K); called with any part of the batch.
         labels: (B,) int64, those of the images given to :meth:`run`.
         spec: the threat.
+
+    Attributes:
+        decides: one wrong answer breaks a sample. False for random logits: then no sample is left
+            out and every run is taken to its end. FAB and Square need answers that decide.
     """
+
+    decides = True
 
     def __init__(self, logits: Callable[[Tensor], Tensor], labels: Tensor, spec: AttackSpec):
         self.logits, self.labels, self.spec = logits, labels, spec
@@ -233,9 +239,9 @@ class LabelledAttack:
             check_finite("the model's logits are", logits)
             check_logits(logits, labels)
             first = self.clean_loss(logits, labels, 0)
-            kept = AttackResult.untouched(clean, first, logits.argmax(1) == labels)
+            kept = AttackResult.untouched(clean, first, self.right(logits, labels))
             for turn in range(self.turns(logits.shape[1])):
-                left = kept.right.nonzero().flatten()  # (b,)
+                left = (kept.right | (not self.decides)).nonzero().flatten()  # (b,)
                 if not len(left):
                     break
                 own = [another_seed(seeds[i], turn) for i in left.tolist()]
@@ -247,12 +253,16 @@ class LabelledAttack:
 
     # --- for its parts ---------------------------------------------------------------------------
 
+    def right(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return where the model is right (b,), which is everywhere if no answer decides."""
+        return (logits.argmax(1) == labels) | (not self.decides)
+
     def score(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return margins (b,) and where the model is right (b,)."""
         logits = self.logits(images)
         margin = losses.margin(logits, labels)
         check_finite("the attack's loss is", margin)
-        return margin, logits.argmax(1) == labels
+        return margin, self.right(logits, labels)
 
     def noise(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return one random change (3, H, W) per sample, of length 1 in the norm of the spec."""

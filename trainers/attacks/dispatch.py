@@ -87,6 +87,7 @@ def run_attack(
     labels: Tensor | None,
     still_right: Model | None = None,
     exact: Model | None = None,
+    decides: bool = True,
 ) -> AttackResult:
     """Run one attack on labelled images; a composed one (AutoAttack) comes in its parts.
 
@@ -98,12 +99,14 @@ def run_attack(
         still_right: images to (B,) bool, where the tested model is right; decides between restarts.
         exact: the logits in float32 where ``forward`` is coarser, which then have the last word on
             whether a sample is broken.
+        decides: False where ``forward`` is random, see :class:`LabelledAttack`.
     """
     if spec.name == "rap":
         return RAP(forward, labels, spec).run(pixels, seeds)
     if spec.adaptive or spec.library:
-        attack = LibraryAttack if spec.library else PARTS[spec.name]
-        return attack(forward, labels, spec).run(pixels, seeds)
+        attack = (LibraryAttack if spec.library else PARTS[spec.name])(forward, labels, spec)
+        attack.decides = decides
+        return attack.run(pixels, seeds)
     aim, reference, aims = spec.kwargs.get("aim"), None, None
     if aim is not None or spec.objective in REFERENCED:
         with torch.no_grad():

@@ -7,11 +7,8 @@ really wrong on it.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -19,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from .. import losses
 from ..records.threats import NORMS
 from ..utils.errors import UserError
+from ..utils.seeds import seeded
 from .base import AttackResult, LabelledAttack, NotFinite, check_finite, likeliest_wrong
 from .geometry import into_ball, length
 from .library_classes import FILLED, LibraryClass, library_class
@@ -139,7 +137,8 @@ class LibraryAttack(LabelledAttack):
     ) -> tuple[Tensor, Tensor]:
         """Return the library's images, checked, and which (b,) of them it lost to NaN."""
         made, name = self._make(clean, classes, seed), self.spec.name
-        with _seeded(seed):
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with seeded(seed, gpus):
             try:
                 images = made(clean.clone(), labels.clone()).detach().float()
             except (NotFinite, UserError):
@@ -187,19 +186,3 @@ class LibraryAttack(LabelledAttack):
 def _one_of(seeds: list[int]) -> int:
     """Return one seed of 32 bits for a batch."""
     return int.from_bytes(hashlib.sha256(repr(seeds).encode()).digest()[:4], "big")
-
-
-@contextmanager
-def _seeded(seed: int):
-    """Seed the global generators of torch, numpy and Python; they are as before afterwards."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices):
-        try:
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)

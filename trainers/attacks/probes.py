@@ -35,7 +35,7 @@ FLAT = 1e-3  # spread of the logits below which float32 blurs their cross-entrop
 SHARES = {
     "large_eps_right": 0.01,
     "noise_stronger": 0.01,
-    "margin_stronger": 0.03,
+    "margin_stronger": 0.08,
     "gradient_differs": 0.1,
     "rise_small": 0.1,
     "rise_large": 0.2,

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from ..utils.errors import UserError
+from ..utils.io import load_pickle
 from .archives import read_script_archive
 
 # where training scripts put the weights; TeCoA's 'state_dict' is its image prompter, so its
@@ -79,7 +80,7 @@ def _read(path: Path):
                     return read_script_archive(archive)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_pickle(path)
     except PermissionError as error:
         raise UserError(
             f"'{path}' cannot be read ({error.strerror}); change its permissions"

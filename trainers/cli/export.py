@@ -20,7 +20,11 @@ from dassl.config import get_cfg_default
 from .. import records
 from ..backbone import load_clip
 from ..config.keys import METHODS, extend_cfg, method_called
-from ..engine import checkpoints, exports, run_folder, testing
+from ..engine import checkpoints, exports, run_folder
+from ..engine.data import MODEL_FILE
+from ..engine.saving import UNKNOWN, is_ours
+from ..engine.trainer import RobustTrainer
+from ..engine.tuning import PromptTrainer
 from ..experiments.state import register_datasets
 from ..prompting import templates
 from ..report.threats import MEANINGS, attack_headings, describe, threat_label
@@ -78,8 +82,8 @@ def classes_of(folder: Path, cfg, facts: dict, trained: dict, root: str | None) 
     """
     template = cfg.DATASET.TEMPLATE or templates.template_for(cfg.DATASET.NAME)
     own = {k: cfg.DATASET[k] for k in ("NAME", "SUBSAMPLE_CLASSES")}
-    if (folder / testing.MODEL_FILE).is_file():
-        facts = read_json(folder / testing.MODEL_FILE)
+    if (folder / MODEL_FILE).is_file():
+        facts = read_json(folder / MODEL_FILE)
     elif root:
         from dassl.data.datasets import DATASET_REGISTRY
 
@@ -123,6 +127,11 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
             f"'{folder}' was made by trainer '{cfg.TRAINER.NAME}', which is not one of this "
             f"project's.{nearest(cfg.TRAINER.NAME, METHODS)}"
         )
+    if method.image_features not in (RobustTrainer.image_features, PromptTrainer.image_features):
+        raise UserError(
+            f"{method.__name__} has image features of its own, on which '{folder}' was tested and "
+            "which an export does not keep; serve the trainer itself"
+        )
     state, measured = {"state_dict": {}}, True
     if method.trainable:
         state, measured = checkpoint_of(run, tested, args.epoch)
@@ -137,6 +146,8 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
             f"'{folder}' was trained on weights {expected[:12]}... of backbone {clip.name}, here "
             f"it has {clip.sha256[:12]}...; use those"
         )
+    if record:
+        check_record(folder, record, method.__name__, clip, classnames)
     spec = method.served_spec(cfg, clip, template)
     tensors = method.deployed(state["state_dict"])
     exports.serve(clip, classnames, spec, tensors, folder)  # what does not load is not written
@@ -160,26 +171,53 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
     return out, exports.write_export(out, tensors, card, page(card, out)), card
 
 
+def check_record(folder: Path, record: dict, trainer: str, clip, classnames: list) -> None:
+    """Refuse figures of another trainer, backbone or data than what is exported.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    path = folder / MODEL_FILE
+    noted = read_json(path).get("data_sha256") if path.is_file() else None
+    pairs = {
+        "trainer": (record["trainer"], trainer),
+        "weights": (record["weights_sha256"], clip.sha256),
+        "number of classes": (record["classes"], len(classnames)),
+        "data": (record.get("data_sha256"), noted or record.get("data_sha256")),
+    }
+    for what, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise UserError(
+                f"the record in '{folder}' is of {what} {theirs}, what would be exported is of "
+                f"{ours}; put the run's own {records.FILE_NAME} back, or move it away to test again"
+            )
+
+
 def training_card(cfg, method, settings: dict, state: dict) -> dict:
     """Return what the card says of the data and the training.
 
     Args:
         settings: of the training; ``state``: what its checkpoint holds.
     """
-    training, shots = state.get("training") or {}, cfg.DATASET.NUM_SHOTS
-    threat = training.get("train_threat")
+    training = {"shots": 0, "epochs": 0, "train_threat": None, "seed": cfg.SEED}
+    if method.trainable:
+        training = state["training"] if is_ours(state) else UNKNOWN
+        settings = settings if is_ours(state) else {}
+    data, threat = training.get("data") or {}, training["train_threat"]
+    named = data.get("name") or training.get("dataset") or settings.get("DATASET.NAME")
     prefixes = (*SETTINGS, f"TRAINER.{method.node}.") if method.node else ()
     return {
         "data": {
             "name": cfg.DATASET.NAME,
-            "trained_on": training.get("dataset") or settings.get("DATASET.NAME", "unknown"),
+            "trained_on": named or "unknown",
+            "trained_split": data.get("split") or settings.get("DATASET.SUBSAMPLE_CLASSES"),
             "split": cfg.DATASET.SUBSAMPLE_CLASSES,
         },
         "training": {
-            "shots": training.get("shots", (shots if shots >= 1 else -1) * method.trainable),
-            "seed": cfg.SEED,
+            "shots": training["shots"],
+            "seed": training.get("seed", cfg.SEED),
             "epoch": state.get("epoch", 0),
-            "epochs": training.get("epochs", cfg.OPTIM.MAX_EPOCH * method.trainable),
+            "epochs": training["epochs"],
             "threat": threat,
             "threat_in_words": f"{threat_label(threat)}: {describe(threat)}" if threat else None,
             "started_from_sha256": training.get("init_sha256"),
@@ -227,16 +265,19 @@ def figures(record: dict) -> dict:
         for attack, heading in zip(described, attack_headings(described), strict=True)
     ]
     same = ("dataset", "protocol", "split", "subset", "seed", "device", "created")
+    digests = {key: record.get(key) for key in ("prompts_sha256", "data_sha256")}
     clean = record["clean"] | {"accuracy": round(records.accuracy(record["clean"]), 2)}
     first = record["config"].get("TEST.FIRST") or None
-    return {key: record[key] for key in same} | {"first": first, "clean": clean, "attacks": attacks}
+    found = {key: record[key] for key in same} | digests
+    return found | {"first": first, "clean": clean, "attacks": attacks}
 
 
 def default_name(card: dict) -> str:
     """Return a folder name such as ``naptuning_eurosat_tiny_16shots_seed1``."""
     data, training = card["data"], card["training"]
     backbone = re.sub("^(file|open_clip):", "", card["backbone"]["name"].partition("?")[0])
-    shots = {0: "zeroshot", -1: "all"}.get(training["shots"], f"{training['shots']}shots")
+    shots = {0: "zeroshot", -1: "all", None: "unknown"}
+    shots = shots.get(training["shots"], f"{training['shots']}shots")
     words = [card["method"]["trainer"], data["name"], data["split"].replace("all", "")]
     words += [Path(backbone.replace("/", "-")).stem, shots, f"seed{training['seed']}"]
     return re.sub(r"[^\w.-]", "-", "_".join(filter(None, words)).lower())

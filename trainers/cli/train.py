@@ -16,6 +16,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from ..config import host, keys, merging, shipped
 from ..engine import run, run_folder
+from ..engine.data import check_listed
 from ..experiments import state
 from ..utils import distributed
 from ..utils.errors import Mistakes, UserError, nearest
@@ -144,6 +145,9 @@ def dry_run(cfg, what: dict) -> int:
         UserError: the run would be refused.
     """
     task = run_folder.look(cfg, **what)
+    if task.state == "done":
+        note = check_listed(cfg, task.record, trained=not what["eval_only"])
+        print(f"{note}\n" * bool(note), end="")
     begun = (Path(task.run) / run_folder.CONFIG_FILE).is_file()
     found = {"train": "resume" if begun else "run"}.get(task.state, task.state)
     print(f"{found}  {task.record}\n\n{state.summary(Counter([found]))}")

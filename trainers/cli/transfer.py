@@ -69,6 +69,7 @@ def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dic
             "classes": list(test.victim.classnames),
             "test images": [Path(path).name for path in test.images.paths],
             "labels": test.images.labels,
+            "contents of the images": test.images.digests(),
             "resolution": test.victim.clip.resolution,
             "preprocessing": test.images.preprocess.key,
         }
@@ -128,13 +129,13 @@ def measure(folders: list[str], attack_file: str, root: str, opts: list[str], ou
 
 def _run(folder: str, job, trainer) -> dict:
     cfg, model_dir = job
-    training = trainer.training_facts() | trainer.origin
+    training = trainer.trained_as()
     return {
         "folder": str(folder),
         "model_dir": str(model_dir),
         "trainer": type(trainer).__name__,
         "shots": training["shots"],
-        "seed": cfg.SEED,
+        "seed": training.get("seed", cfg.SEED),
         "train_threat": training["train_threat"],
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "weights_sha256": trainer.clip.sha256,
@@ -170,6 +171,7 @@ def names_of(runs: list[dict]) -> list[str]:
     names = [run["trainer"] for run in runs]
     for part in ("{shots} shots", "seed {seed}", "{folder}"):
         more = [part.format(**run).replace("-1 shots", "all shots") for run in runs]
+        more = [text.replace("None shots", "unknown shots") for text in more]
         if len(set(names)) < len(names) and len(set(more)) > 1:
             names = [f"{name}, {m}" for name, m in zip(names, more, strict=True)]
     return names

@@ -7,10 +7,9 @@ import math
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from ..records import flat_config
 from ..utils.errors import Mistakes, UserError, nearest
+from ..utils.io import read_yaml
 from .declared import KEYS, Key, is_text, shown
 from .shipped import config_file
 
@@ -28,14 +27,7 @@ def merge_file(cfg, path) -> None:
         there = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
         hint = nearest(Path(path).name, there) if there else " Check the path."
         raise UserError(f"config file '{path}' does not exist.{hint}")
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = str(error).splitlines()[-1].strip()
-        raise UserError(f"config file '{path}' is not valid yaml ({line})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"config file '{path}' holds no keys; write lines such as 'OPTIM:'")
-    merge_content(cfg, content, f"in '{path}'")
+    merge_content(cfg, read_yaml(path), f"in '{path}'")
 
 
 def merge_content(cfg, content: dict, where: str) -> None:

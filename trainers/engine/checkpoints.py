@@ -10,10 +10,21 @@ import torch
 
 from ..backbone.weights_files import refused_import
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, tensors_digest
+from ..utils.io import atomic_write, load_pickle, tensors_digest
 
 LEARNER = "prompt_learner"  # folder of a run's checkpoints
 WEIGHTS = "prompts.safetensors"  # of an export
+DAMAGED = "delete it to resume from an earlier one, or give another --model-dir"
+KINDS = {  # of what a checkpoint may hold besides its weights
+    "epoch": int,
+    "optimizer": (dict, type(None)),
+    "scheduler": (dict, type(None)),
+    "scaler": (dict, type(None)),
+    "seconds": dict,
+    "best_result": float,
+    "advprompt": dict,
+    "training": dict,
+}
 
 
 def save_checkpoint(path, state: dict) -> None:
@@ -37,7 +48,7 @@ def newest_checkpoint(folder) -> Path | None:
     folder = Path(folder)
     pointer = folder / "checkpoint"
     if pointer.is_file():
-        path = folder / (pointer.read_text(encoding="utf-8").strip() or "none")
+        path = folder / (pointer.read_text(encoding="utf-8", errors="replace").strip() or "none")
         if path.is_file():
             return path
     return max(
@@ -48,7 +59,7 @@ def newest_checkpoint(folder) -> Path | None:
 def epoch_of(path: Path) -> int:
     """Return the epoch that a checkpoint's name states, 0 where it states none."""
     number = path.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def model_digest(weights: dict) -> str:
@@ -94,14 +105,11 @@ def load_checkpoint(path) -> dict:
         UserError: it is missing, truncated, no checkpoint, or holds more than plain values.
     """
     path = Path(path)
-    damaged = (
-        f"checkpoint '{path}' is truncated or no checkpoint; delete it to resume from an earlier "
-        "one, or give another --model-dir"
-    )
+    damaged = f"checkpoint '{path}' is truncated or no checkpoint; {DAMAGED}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_pickle(path)
     except FileNotFoundError as error:
         raise UserError(
             f"checkpoint '{path}' does not exist; check --model-dir and --load-epoch"
@@ -117,6 +125,12 @@ def load_checkpoint(path) -> dict:
         raise UserError(damaged) from error
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise UserError(f"checkpoint '{path}' is foreign: it has no 'state_dict'; use another file")
+    weights = state["state_dict"].items()
+    if not all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights):
+        raise UserError(f"checkpoint '{path}' has a 'state_dict' of other things than tensors")
+    for name, kind in KINDS.items():
+        if name in state and not isinstance(state[name], kind):
+            raise UserError(f"checkpoint '{path}' has {state[name]!r:.80} as '{name}'; {DAMAGED}")
     _rename_context(state)
     return state
 

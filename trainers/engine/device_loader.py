@@ -65,10 +65,10 @@ def decoded_bytes(items: Sequence, limit: int) -> int:
 class DeviceLoader:
     """Batches of a Dassl training loader, made on the device.
 
-    Draws the same images in the same order as ``loader``, torch's over Dassl's ``DatasetWrapper``,
-    would with the same random state; the augmentation has draws of its own. Each batch is a dict
-    like Dassl's, with ``img`` (B, 3, H, W) in [0, 1], ``label`` and ``index`` on the device. Of
-    several processes, each makes the images that are its share; the others are black.
+    Draws the same images in the same order as ``loader``, torch's over :class:`OwnDraws`,
+    would with the same random state, and crops and flips them alike. Each batch is a dict like
+    Dassl's, with ``img`` (B, 3, H, W) in [0, 1], ``label`` and ``index`` on the device. Of several
+    processes, each makes the images that are its share; the others are black.
     """
 
     def __init__(self, loader, cfg, device):
@@ -108,13 +108,14 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[dict]:
         torch.empty((), dtype=torch.int64).random_()  # a loader draws its workers' seed first
+        black = torch.zeros(3, *self.size, device=self.device)
         for rows in self.loader.batch_sampler:
             own = range(len(rows))[distributed.share(len(rows)).rows]
             chosen = [self.items[i] for i in rows]
             index = torch.tensor(rows, device=self.device)
             yield {
                 "img": torch.stack(  # (B, 3, H, W)
-                    [self.augment(self.images[i], make=n in own) for n, i in enumerate(rows)]
+                    [self.made(i) if n in own else black for n, i in enumerate(rows)]
                 ),
                 "label": self.labels[index],
                 "domain": torch.tensor([item.domain for item in chosen]),
@@ -122,16 +123,16 @@ class DeviceLoader:
                 "index": index,
             }
 
-    def augment(self, image: Tensor, *, make: bool = True) -> Tensor:
-        """Return (3, H, W) in [0, 1] from bytes (3, h, w), by draws of torch's CPU generator.
+    def made(self, index: int) -> Tensor:
+        """Return a training image (3, H, W), augmented by its own draws."""
+        with self.dataset.drawing(index):
+            return self.augment(self.images[index])
 
-        Without ``make``, which is for images of another process, it draws and returns black.
-        """
+    def augment(self, image: Tensor) -> Tensor:
+        """Return (3, H, W) in [0, 1] from bytes (3, h, w), by draws of torch's CPU generator."""
         if self.crops:
             top, left, height, width = self.get_crop(image, self.scale, RATIO)
             image = image[:, top : top + height, left : left + width]
         flipped = self.flips and torch.rand(1) < FLIPPED
-        if not make:
-            return torch.zeros(3, *self.size, device=self.device)
         image = self.resize(image.float() / 255, self.size, self.mode, antialias=True).clamp(0, 1)
         return image.flip(-1) if flipped else image

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..utils.io import (
     load_tensors,
     read_json,
     save_tensors,
+    temporary_next_to,
     tensors_digest,
     writable_dir,
     write_json,
@@ -73,8 +73,8 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
             "folder with --out or move that one away"
         )
     parent = writable_dir(folder.parent)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=parent))
-    building.chmod(0o755)  # mkdtemp makes it private
+    building = temporary_next_to(parent / folder.name)
+    building.mkdir()
     try:
         metadata = {"card": card, "card_sha256": card_digest(card)}
         save_tensors(building / WEIGHTS, tensors, metadata)

@@ -15,6 +15,7 @@ from ..records import flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
 from . import run_folder
+from .data import check_listed
 from .trainer import RobustTrainer
 
 
@@ -49,6 +50,9 @@ def start(
     with run_folder.locked(run_folder.place_of(cfg, **asked)):
         task = run_folder.Task(*distributed.agree(lambda: run_folder.look(cfg, **asked)))
         if task.state == "done":
+            own = {"trained": not eval_only}
+            if note := distributed.agree(lambda: check_listed(cfg, task.record, **own)):
+                print(note)
             print(f"skipped: {task.record} holds a completed record of this configuration")
         else:
             _work(cfg, task, asked, no_train)

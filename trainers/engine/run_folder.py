@@ -192,7 +192,9 @@ def look(cfg, *, eval_only=False, model_dir="", load_epoch=None, test_name="") -
     if eval_only and not (model_dir and os.path.realpath(place) == os.path.realpath(model_dir)):
         facts = test_facts(eval_only, model_dir, load_epoch)
         _check(place, mine | facts)
-        return Task("done" if completed_record(place) else "test", str(place), str(place))
+        if record := completed_record(place):
+            check_model(place, record, Path(model_dir), load_epoch)
+        return Task("done" if record else "test", str(place), str(place))
     wanted = {"TRAINER.NAME": mine["TRAINER.NAME"]} if eval_only else training_of(cfg)
     _check(place, wanted)
     made = list(tests_in(place))

@@ -9,7 +9,7 @@ from dassl.engine import TrainerX
 from .. import records
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import atomic_write
+from ..utils.io import atomic_write, read_json
 from . import run_folder
 from .checkpoints import (
     check_facts,
@@ -19,6 +19,9 @@ from .checkpoints import (
     newest_checkpoint,
     save_checkpoint,
 )
+
+# how prompts were trained whose checkpoint does not say it
+UNKNOWN = {"shots": None, "epochs": None, "train_threat": None, "seed": -1}
 
 
 class SavingTrainer(TrainerX):
@@ -75,7 +78,14 @@ class SavingTrainer(TrainerX):
             if path is None:
                 return 0
             state = load_checkpoint(path)
+            if not is_ours(state):
+                raise UserError(
+                    f"checkpoint '{path}' does not say how it was trained, so its training cannot "
+                    "be continued; test it with --eval-only --model-dir, or start from it with "
+                    "MODEL.INIT_WEIGHTS"
+                )
             check_facts(*self._facts(state), path, resuming=True)
+            self._check_data(state, path)
             load_prompts(self._models[name], state["state_dict"], path)
             if state.get("optimizer") is not None:
                 self._optims[name].load_state_dict(state["optimizer"])
@@ -88,6 +98,16 @@ class SavingTrainer(TrainerX):
             start = state["epoch"]
             print(f"Resuming {name} from {path} (epoch {start})")
         return start
+
+    def _check_data(self, state: dict, path) -> None:
+        """Refuse to continue a training on other data; older checkpoints do not know theirs."""
+        theirs = (state["training"].get("data") or {}).get("data_sha256")
+        if theirs and theirs != self.data.of_training["data_sha256"]:
+            raise UserError(
+                f"checkpoint '{path}' was trained on other images or classes than "
+                f"'{self.cfg.DATASET.ROOT}' has now; choose another output folder (OUTPUT, "
+                "--output-dir), or give the data it was trained on"
+            )
 
     def load_model(self, directory, epoch=None):
         """Load prompts for evaluation: of ``epoch``, else the best on validation, else the newest.
@@ -108,19 +128,38 @@ class SavingTrainer(TrainerX):
             self.before_loading(state.get("advprompt") or {})
             check_facts(*self._facts(state), path)
             load_prompts(self._models[name], state["state_dict"], path)
-            self.origin = dict(state.get("training") or {})
-            if self.origin and "dataset" not in self.origin:  # of an older version
-                record = records.completed_record(directory)
-                self.origin |= {"dataset": record["dataset"]} if record else {}
-            if epoch is not None:
+            self.origin = self._origin(state, Path(directory))
+            if epoch is not None and self.origin is not UNKNOWN:
                 self.origin["epochs"] = epoch
             print(f"Loaded {name} from {path} (epoch {state.get('epoch')})")
 
     def before_loading(self, facts: dict) -> None:
         """Prepare for testing a checkpoint; ``facts`` is what it states of itself."""
 
+    @staticmethod
+    def _origin(state: dict, run: Path) -> dict:
+        """Return how the prompts of a checkpoint were trained; older versions noted less of it."""
+        if not is_ours(state):
+            return UNKNOWN
+        found = dict(state["training"])
+        if "dataset" not in found and (record := records.completed_record(run)):
+            found["dataset"] = record["dataset"]
+        config = run / run_folder.CONFIG_FILE
+        stored = read_json(config) if "data" not in found and config.is_file() else {}
+        if stored and "eval_only" not in stored:
+            split = stored.get("DATASET.SUBSAMPLE_CLASSES", "all")
+            others = dict.fromkeys(("name", "classes", "data_sha256", "set_sha256"))
+            found["data"] = {"split": split} | others
+        return found
+
     def _facts(self, state: dict) -> tuple[dict, dict]:
         return state.get("advprompt") or {}, self.checkpoint_facts()
+
+
+def is_ours(state: dict) -> bool:
+    """Return True if a checkpoint says how its prompts were trained, as ours do."""
+    training = state.get("training")
+    return isinstance(training, dict) and training.keys() >= {"shots", "epochs", "train_threat"}
 
 
 def _newest_of(folders: list[Path]) -> str | None:

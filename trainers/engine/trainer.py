@@ -22,9 +22,10 @@ from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.images import Preprocess, read_rgb
 from ..utils.io import sha256_file, tensors_digest
-from ..utils.subset import images_to_test
 from . import run_folder
 from .checkpoints import check_facts, load_prompts
+from .data import Data
+from .draws import own_draws
 from .exports import read_start
 from .saving import SavingTrainer
 from .testing import test_model
@@ -115,14 +116,17 @@ class RobustTrainer(SavingTrainer):
             )
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
-        self.origin: dict = {}  # of loaded prompts: how they were trained
+        self.origin: dict | None = None  # of loaded prompts: how they were trained
         self.init_sha256 = ""  # of the file that training starts from
 
     def build_data_loader(self):
         self.device = distributed.device(self.device)  # Dassl's is the first GPU
         data_manager.read_image = _read_image
         super().build_data_loader()
-        self.test_images = images_to_test(self.dm.dataset.test, self.cfg)
+        self.train_loader_x = own_draws(self.train_loader_x, max(self.cfg.SEED, 0))
+        self.samples = self.train_loader_x.dataset
+        self.data = Data(self.dm.dataset, self.cfg)
+        self.test_images = self.data.items
         self._check_texts()
 
     def _check_texts(self) -> None:
@@ -256,6 +260,8 @@ class RobustTrainer(SavingTrainer):
             found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
             self.task = run_folder.Task(*found)
             if self.task.state == "done":
+                record = records.completed_record(self.task.record)
+                self.data.check(self.task.record, record, trained=not self.tested)
                 print(f"skipped: {self.task.record} holds a completed record of this configuration")
             elif distributed.is_main():
                 run_folder.claim(self.cfg, self.task, **self.tested)
@@ -311,6 +317,7 @@ class RobustTrainer(SavingTrainer):
             distributed.align(module)
 
     def before_epoch(self):
+        self.samples.epoch = self.epoch
         self._clock = time.perf_counter()
 
     def after_epoch(self):
@@ -320,6 +327,14 @@ class RobustTrainer(SavingTrainer):
     def init_writer(self, log_dir):
         if distributed.is_main():
             super().init_writer(log_dir)
+
+    def write_scalar(self, tag, scalar_value, global_step=None):
+        """Write for TensorBoard; where that fails, it ends, and nothing else does."""
+        try:
+            super().write_scalar(tag, scalar_value, global_step)
+        except Exception as error:  # such as a full disk; a decoration
+            print(f"note: TensorBoard's file cannot be written ({error}); nothing more is")
+            self._writer = None
 
     def checkpoint_facts(self) -> dict:
         """Return what a checkpoint must agree with before it is loaded."""
@@ -339,7 +354,13 @@ class RobustTrainer(SavingTrainer):
             "epochs": self.cfg.OPTIM.MAX_EPOCH if self.trainable else 0,
             "shots": (shots if shots >= 1 else -1) if self.trainable else 0,
             "dataset": self.cfg.DATASET.NAME if self.trainable else None,
+            "seed": self.cfg.SEED,
+            "data": self.data.of_training if self.trainable else None,
         } | ({"init_sha256": self.init_sha256} if self.init_sha256 else {})
+
+    def trained_as(self) -> dict:
+        """Return how the current prompts were trained, here or elsewhere."""
+        return self.training_facts() if self.origin is None else self.origin
 
     # --- test -------------------------------------------------------------------------------------
 

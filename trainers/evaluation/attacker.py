@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -45,6 +46,26 @@ class Attacker:
         """Return ``forward`` as the attack has it: through the defence if that is seen."""
         return defended(forward, self.defence, adaptive=seen, eot=self.eot)[1]
 
+    def random(self, seen: bool) -> bool:
+        """Return True if the attack sees another draw of a random model at every step."""
+        return self.victim.random or bool(seen and self.defence and self.defence.random)
+
+    def exact(self, seen: bool) -> bool:
+        """Return True if what the attack sees is what is scored, so that one answer decides."""
+        return not self.random(seen) and (seen or self.defence is None)
+
+    def decides(self, spec: AttackSpec, seen: bool) -> bool:
+        """Return True if one wrong answer ends the attack, as FAB and Square cannot do without."""
+        return not self.random(seen) or spec.name in ("fab-t", "square")
+
+    def fitted(self, spec: AttackSpec, seen: bool) -> AttackSpec:
+        """Return the attack without DROP where no answer that it sees decides.
+
+        There the last images are scored. AutoAttack and its parts, which stop at the first wrong
+        answer by themselves, do so unless it is random, see :meth:`decides`.
+        """
+        return spec if self.exact(seen) else replace(spec, drop=False)
+
     def run(
         self,
         spec: AttackSpec,
@@ -63,6 +84,7 @@ class Attacker:
             return run_attack(spec, pixels, seeds, forward=forward, labels=labels)
         whole = self.forward(self.model, seen)
         white_box, exact, forward = spec.target == "end_to_end", None, whole
+        decides = self.decides(spec, seen)
 
         def still_right(images: Tensor) -> Tensor:
             return whole(images).argmax(1) == labels
@@ -80,8 +102,9 @@ class Attacker:
             seeds,
             forward=forward,
             labels=labels,
-            still_right=still_right if white_box else None,
+            still_right=still_right if white_box and decides else None,
             exact=exact,
+            decides=decides,
         )
 
     def surrogate(self, spec: AttackSpec) -> Surrogate:
@@ -97,6 +120,8 @@ class Attacker:
         """Return what a record says of surrogate and defence; empty without them."""
         black_box = spec.target == "surrogate"
         facts = {"surrogate_sha256": self.surrogate(spec).sha256} if black_box else {}
+        if spec.drop and not self.decides(spec, seen):
+            facts["drop"] = False
         if self.defence:
             name, *settings = (f"{k} {v}" for k, v in self.defence.describe().items())
             how = f"seen by the attack, eot {self.eot}" if seen else "unseen by the attack"

@@ -3,14 +3,17 @@
 A sample is robust only if it is right clean and right on the image that the attack returns, so
 robust accuracy never exceeds clean accuracy. Samples that are wrong clean are not attacked.
 AutoAttack and its parts take the samples that earlier attacks of the run have left, so that they
-never report more than those.
+never report more than those. To an attack through a defence the images count as well that the
+same attack has made without it. The entry of an attack says in ``after`` what it started from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +29,7 @@ from ..attacks import (
     verify,
 )
 from ..defences import Defence
+from ..records import in_words, starts_from
 from ..records.threats import LABELLED
 from ..utils import distributed
 from ..utils.seeds import hash_seed
@@ -80,11 +84,14 @@ class Evaluation:
         self.attacker = Attacker(victim, defence, eot)
         distributed.check_same("test images", images.names)
         victim.prepare()
+        if defence is None:
+            victim.check_tower(images)
         self.device = victim.device
         self.labels = torch.tensor(images.labels, device=self.device)
         self.clean_right: torch.Tensor | None = None
         self.outcomes: list[tuple[AttackSpec, bool, torch.Tensor]] = []
         self._asked: dict[bool, dict] = {}  # of the model, by whether the defence is seen
+        self._kept: list[Path] = []  # folders of saved images
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the defended model's logits (B, K) for pixels in [0, 1]."""
@@ -122,26 +129,57 @@ class Evaluation:
         Args:
             seen: the attack goes through the input defence; otherwise its images are made without.
         """
+        spec = self.attacker.fitted(spec, seen)
+        start, after = self._start(spec, seen)
         shared = self.victim.frozen_image_tower and not (self.defence or self.keep)
         if spec.target == "embedding" and shared:
-            right, summary, seconds = self._score_bank(spec)
+            right, checks, seconds = self._score_bank(spec)
         else:
-            right, summary, seconds = self._attack_parts(spec, seen)
-        self.outcomes.append((spec, seen, right))
-        return self._entry(spec, seen, right, summary, seconds)
-
-    def _entry(self, spec: AttackSpec, seen: bool, right, summary: dict, seconds: float) -> dict:
+            right, checks, seconds = self._attack_parts(spec, seen, start)
         figures, warnings = self._probe(spec, right, seen)
+        if self.attacker.random(seen) and spec.drop and self.attacker.decides(spec, seen):
+            warnings.append(
+                f"one_draw: {spec.name} stops at the first draw of a random model that errs, which "
+                "is too early; believe apgd, or PGD with DEFENCE.EOT 10 or more"
+            )
+        hidden = self._hidden(spec) if seen else None
+        if hidden is not None:
+            checks["alone"] = int(right.sum())
+            warnings += defence_order(checks["alone"], int(hidden.sum()), len(right))
+            right &= hidden
+            after.append("the same attack on the model without its defence")
+        self.outcomes.append((spec, seen, right))
         n, correct, clean = len(right), int(right.sum()), int(self.clean_right.sum())
         return {
-            **spec.describe(),
-            **self.attacker.facts(spec, seen),
+            **self._describe(spec, seen),
+            **({"after": "; ".join(sorted(after))} if after else {}),
             "n": n,
             "correct": correct,
             "seconds": round(seconds, 3),
-            "checks": summary | figures,
-            "warnings": verify(spec, summary, clean / n, correct / n) + warnings,
+            "checks": checks | figures,
+            "warnings": verify(spec, checks, clean / n, correct / n) + warnings,
         }
+
+    def _describe(self, spec: AttackSpec, seen: bool) -> dict:
+        batch = {"batch": self._size(spec)} if spec.library else {}  # on which theirs depend
+        return spec.describe() | batch | self.attacker.facts(spec, seen)
+
+    def _start(self, spec: AttackSpec, seen: bool) -> tuple[torch.Tensor, list[str]]:
+        """Return who (N,) is left for an attack, and in words the earlier ones that left them."""
+        right, after, mine = self.clean_right.clone(), [], self._describe(spec, seen)
+        for before, saw, outcome in self.outcomes:
+            other = self._describe(before, saw)
+            if starts_from(mine, other):
+                right &= outcome
+                after.append(in_words(other))
+        return right, after
+
+    def _hidden(self, spec: AttackSpec) -> torch.Tensor | None:
+        """Return who (N,) is right on the images of the same attack, made without the defence."""
+        for before, saw, outcome in self.outcomes:
+            if not saw and replace(before, drop=False) == replace(spec, drop=False):
+                return outcome
+        return None
 
     def _probe(self, spec: AttackSpec, right: torch.Tensor, seen: bool) -> tuple[dict, list[str]]:
         """Ask the model what an attack on it cannot see; see ``attacks/probes.py``."""
@@ -190,13 +228,12 @@ class Evaluation:
 
     # --- images of this model alone --------------------------------------------------------------
 
-    def _attack_parts(self, spec: AttackSpec, seen: bool):
-        """Run an attack, or the parts of a composed one, each on what is still right."""
-        right, total, seconds = self.clean_right.clone(), AttackChecks(), 0.0
-        for before, saw, outcome in self.outcomes if spec.adaptive else ():
-            same = (before.target, before.norm, saw) == (spec.target, spec.norm, seen)
-            if same and before.eps is not None and before.eps <= spec.eps:
-                right &= outcome
+    def _attack_parts(self, spec: AttackSpec, seen: bool, right: torch.Tensor):
+        """Run an attack, or the parts of a composed one, each on what is still ``right`` (N,)."""
+        total, seconds = AttackChecks(), 0.0
+        if spec.name == "autoattack" and self.attacker.random(seen):
+            print("note: AutoAttack's version for random models runs: apgd-ce and apgd-dlr")
+            spec = replace(spec, name="apgd")
         parts, left = parts_of(spec, len(self.victim.classnames)), {}
         for part in parts:
             found = self._attack_images(part, right, seen)
@@ -216,17 +253,28 @@ class Evaluation:
             progress.forget()
         size, last = self._size(spec), time.monotonic()
         sample = {positions[i]: i for i in progress.todo(size)}
-        for where, pixels in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
-            result = self.run_attack(spec, where, pixels, seen=seen)
-            still = self.right_on(spec, result, where)
-            if saved:
-                paths = [self.images.paths[i] for i in where]
-                saved.add(result.images, self.labels[where], still, paths)
-            progress.add([sample[i] for i in where], still.tolist(), result, pixels)
-            if saved or time.monotonic() - last > SAVE_SECONDS:
-                progress.save()
-                last = time.monotonic()
+        try:
+            for where, pixels in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
+                result = self.run_attack(spec, where, pixels, seen=seen)
+                still = self.right_on(spec, result, where, seen=seen)
+                if saved:
+                    paths = [self.images.paths[i] for i in where]
+                    saved.add(result.images, self.labels[where], still, paths)
+                progress.add([sample[i] for i in where], still.tolist(), result, pixels)
+                if saved or time.monotonic() - last > SAVE_SECONDS:
+                    progress.save()
+                    last = time.monotonic()
+        except Exception:  # the batches before it are done
+            progress.save()
+            raise
         return progress.finish()
+
+    def clean_up(self) -> None:
+        """Remove what a resumed evaluation needs, and images of an earlier one."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in self.keep.iterdir() if self.keep and self.keep.is_dir() else ():
+            if folder not in self._kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def run_attack(
         self, spec: AttackSpec, where: list[int], pixels: torch.Tensor, *, seen: bool = False
@@ -235,10 +283,12 @@ class Evaluation:
         return self.attacker.run(spec, pixels, self._seeds(where), self.labels[where], seen=seen)
 
     @torch.no_grad()
-    def right_on(self, spec: AttackSpec, result: AttackResult, where: list[int]) -> torch.Tensor:
+    def right_on(
+        self, spec: AttackSpec, result: AttackResult, where: list[int], *, seen: bool = False
+    ) -> torch.Tensor:
         """Return on which images (B,) of an attack's result the model counts as right."""
         right = self._answers(self.logits(result.images)) == self.labels[where]
-        white_box = spec.target == "end_to_end" and self.defence is None
+        white_box = spec.target == "end_to_end" and self.attacker.exact(seen)
         if white_box and result.right is not None:  # judged in another batch: both count
             right &= result.right
         return right
@@ -281,17 +331,33 @@ class Evaluation:
             return None
         size = f"{spec.eps * 255:.4g}" if spec.eps else "no-ball"
         words = [spec.target, spec.name.replace(":", "-"), size, *(["seen"] if seen else [])]
-        return SavedImages(self.keep / "_".join([*words, key[:8]]), key, spec.describe())
+        folder = self.keep / "_".join([*words, key[:8]])
+        self._kept.append(folder)
+        return SavedImages(folder, key, spec.describe())
 
     def _key(self, spec: AttackSpec, seen: bool, positions: list[int]) -> str:
         """Return a digest of everything an evaluation depends on: another one is not continued."""
         digests = self.images.digests()
         facts = {
-            "attack": spec.facts(),
-            **self.attacker.facts(spec, seen),
+            "attack": [spec.facts(), self._describe(spec, seen)],
             "victim": self.victim.digest(),
             "preprocess": self.images.preprocess.key,
             "images": [(digests[i], self.images.labels[i]) for i in positions],
         }
         text = json.dumps(facts, sort_keys=True)
         return distributed.agree(lambda: hashlib.sha256(text.encode()).hexdigest())
+
+
+def defence_order(alone: int, hidden: int, n: int) -> list[str]:
+    """Warn where an attack through a defence leaves more than the same attack without it.
+
+    Args:
+        alone, hidden: how many of ``n`` images are right under the one and under the other.
+    """
+    if alone <= hidden:
+        return []
+    return [
+        f"defence_order: {alone} of {n} are right under this attack through the defence, but only "
+        f"{hidden} under the images it makes without: the gradient through the defence misleads "
+        "it, so that the images of both are counted"
+    ]

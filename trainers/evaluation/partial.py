@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..attacks import AttackChecks
 from ..utils import distributed
+from ..utils.errors import UserError
 from ..utils.io import read_json, write_json
 
 
@@ -99,13 +100,30 @@ def load(path: Path, nothing: Partial) -> Partial:
     """Return what is known of an evaluation, from however many processes, or ``nothing``."""
     files = [path] if path.is_file() else []
     parts = sorted(path.parent.glob(f"{path.stem}.*.json"))
-    found = [Partial(**read_json(file)) for file in (*files, *parts)]
+    found = [_read(file, len(nothing.right)) for file in (*files, *parts)]
     whole = copy.deepcopy(nothing)
     for group in (found[: len(files)], found[len(files) :]):
         whole.add([part for part in group if part.key == nothing.key])
     if parts:
         _keep(path, whole)
     return whole
+
+
+def _read(path: Path, count: int) -> Partial:
+    """Read one file.
+
+    Raises:
+        UserError: it does not hold the results of ``count`` samples.
+    """
+    try:
+        part = Partial(**read_json(path))
+        AttackChecks().merge(AttackChecks(**part.checks))
+        fits = len(part.right) == count and all(r in (True, False, None) for r in part.right)
+        if fits and part.seconds >= 0 and isinstance(part.key, str):
+            return part
+    except (TypeError, AttributeError):
+        pass
+    raise UserError(f"'{path}' is no result of an unfinished attack; delete it to attack again")
 
 
 def _keep(path: Path, whole: Partial) -> None:

@@ -70,6 +70,10 @@ class ImageList:
             self._digests = dict(enumerate(self._whole))
         return self._whole
 
+    def share(self, other: ImageList) -> None:
+        """Take over the digests of a list of the same files; all processes have to call it."""
+        self._digests = dict(enumerate(other.digests()))
+
     def batches(
         self, positions: Sequence[int], batch_size: int, device, title: str = ""
     ) -> Iterator[tuple[list[int], torch.Tensor]]:

@@ -18,6 +18,10 @@ from ..backbone import CLIPAdapter, cosine_logits, text_features
 from ..prompting import templates
 from ..utils import distributed
 from ..utils.errors import UserError
+from .samples import ImageList
+
+COMPARED = 8  # images on which a model's logits are held against those of shared features
+SAME_LOGIT = 0.01  # float32 rounds logits of order 10 by about 1e-4
 
 
 def answers(logits: Tensor, name: str) -> Tensor:
@@ -107,6 +111,24 @@ class Victim:
         with torch.no_grad():
             return text_features(self.clip, list(self.sentences))
 
+    @torch.no_grad()
+    def check_tower(self, images: ImageList) -> None:
+        """Clear ``frozen_image_tower`` where shared features do not give the model's own logits.
+
+        Both are compared on a few of the images; then nothing of this model comes from a bank.
+        """
+        few = sorted({i * len(images) // COMPARED for i in range(COMPARED)})
+        if not (self.frozen_image_tower and len(images)):
+            return
+        _, pixels = next(images.batches(few, COMPARED, self.device))
+        gap = (self.logits(pixels) - self.score(self.embedding(pixels))).abs().max().item()
+        self.frozen_image_tower = distributed.agree(lambda: gap <= SAME_LOGIT)
+        if not self.frozen_image_tower:
+            print(
+                f"note: {self.name} has image features of its own (a logit differs by {gap:.3g} "
+                "from that of the frozen image tower): it is tested on them, and shares no bank"
+            )
+
 
 class TrainerVictim(Victim):
     """One of our trainers with the prompts it has now; its text features are computed once."""
@@ -116,6 +138,11 @@ class TrainerVictim(Victim):
         self.name, self.classnames = type(trainer).__name__, list(trainer.classnames)
         self.sentences = templates.fill(trainer.template, trainer.classnames)
         self.frozen_image_tower = trainer.frozen_image_tower
+
+    def check_tower(self, images):
+        if not self.trainer.tuning:  # which has no image tower, and was asked before
+            super().check_tower(images)
+            self.trainer.frozen_image_tower = self.frozen_image_tower
 
     @torch.no_grad()
     def prepare(self):

@@ -18,6 +18,7 @@ from ..utils.entry import run_tool
 from ..utils.errors import UserError
 from .jobs import Job, Key
 from .settings import recorded
+from .state import Look
 
 LOGS = "sweep"  # folder of the logs in the output folder
 ENDED = ("done", "failed", "blocked")
@@ -153,6 +154,7 @@ class Pool:
 
     def __post_init__(self):
         self.queue: list[Entry] = []
+        self.look = Look()
         self.looked = self.started = time.monotonic()
         for job in self.jobs:
             place = os.path.relpath(job.run, self.output)
@@ -229,9 +231,15 @@ class Pool:
             self._failed(entry, f"cannot be started: {error}")
 
     def _done(self, entry: Entry) -> bool:
-        """Look for the job's record; where it is there, note what the job took."""
+        """Look for the job's record; where it is there, note what the job took.
+
+        One of other data or another model counts only if a run has left it just now; before that
+        the run is started, and refuses it.
+        """
         job, before = entry.job, entry.state
-        record, _ = recorded(job.settings, job.run)
+        record, place = recorded(job.settings, job.run)
+        if record and before == "waiting" and self.look.refusal(job, record, place):
+            return False
         if record:
             spent = record.get("seconds") or {}
             parts = ("eval",) if job.needs else ("train", "bank", "eval")
@@ -246,9 +254,9 @@ class Pool:
         return bool(record)
 
     def _ended(self, entry: Entry) -> None:
-        if not self._done(entry):
-            last = last_lines(entry.log)
-            refused = bool(last) and last[0].startswith("error: ")  # again, if it is tried again
+        last = last_lines(entry.log)
+        refused = bool(last) and last[0].startswith("error: ")  # again, if it is tried again
+        if refused or not self._done(entry):
             why = "refused" if refused else "ended without a completed record"
             self._failed(entry, why, final=refused)
 

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from yacs.config import CfgNode
 
 from .. import records
@@ -24,6 +23,7 @@ from ..config.merging import THREAT, literal
 from ..config.shipped import config_file
 from ..engine import run_folder
 from ..utils.errors import UserError
+from ..utils.io import read_yaml
 
 
 class Asked(NamedTuple):
@@ -96,15 +96,14 @@ def differing(mine: Mapping, theirs: Mapping) -> str:
     return ""
 
 
-def recorded(settings: Settings, folder: str) -> tuple[dict | None, bool]:
-    """Return the completed record of this test in a run's folder, and if there is any record."""
-    mine, found = settings.test(), False
+def recorded(settings: Settings, folder: str) -> tuple[dict | None, Path | None]:
+    """Return the completed record of this test in a run's folder, and the folder of a record."""
+    mine, place = settings.test(), None
     with contextlib.suppress(UserError):  # a damaged record, which the run will name
-        for _, theirs, record in run_folder.tests_in(folder):
-            found = True
+        for place, theirs, record in run_folder.tests_in(folder):
             if theirs["load_epoch"] is None and not differing(mine, theirs):
-                return record, True
-    return None, found
+                return record, place
+    return None, place
 
 
 @cache
@@ -140,10 +139,9 @@ def _node(flat: Mapping, name: str) -> CfgNode:
 def _read(file: str) -> dict:
     """Return the flat settings of a yaml file; train.py says what is wrong with one."""
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        flat = records.flat_config(read_yaml(file))
+    except UserError:
         return {}
-    flat = records.flat_config(content) if isinstance(content, dict) else {}
     threat = flat.pop(THREAT, "")
     return (_read(str(config_file("attacks", threat))) if threat else {}) | flat
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,9 @@ from tabulate import tabulate
 from ..backbone import loading
 from ..config import host, keys, merging
 from ..engine import run_folder
+from ..engine.checkpoints import LEARNER, chosen_checkpoint
+from ..engine.data import Data, listed
+from ..records import FILE_NAME
 from ..utils.errors import UserError
 from ..utils.io import read_json
 from .jobs import Job
@@ -37,11 +41,43 @@ def default_cfg():
     return cfg
 
 
-def state_of(job: Job) -> tuple[str, str]:
+class Look:
+    """Compares completed records with the data and the models that are there now."""
+
+    def __init__(self):
+        self.data: dict[tuple, Data | None] = {}  # of several jobs, listed once
+
+    def refusal(self, job: Job, record: dict, place: Path) -> str:
+        """Return why a record of a job is of something else; "" where nothing speaks against it.
+
+        A model is read only where it is newer than the record in ``place``.
+        """
+        model = chosen_checkpoint(Path(job.run, LEARNER))
+        changed = model and model.stat().st_mtime > (place / FILE_NAME).stat().st_mtime
+        try:
+            if changed:
+                run_folder.check_model(place, record, Path(job.run))
+            if record.get("data_sha256") and (data := self._listed(job)):
+                data.check(place, record, trained=not job.needs)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def _listed(self, job: Job) -> Data | None:
+        key = job.settings.files, job.settings.opts
+        if key not in self.data:
+            self.data[key] = None
+            with contextlib.suppress(UserError):  # without its data nothing can be compared
+                self.data[key] = listed(_cfg(job))
+        return self.data[key]
+
+
+def state_of(job: Job, look: Look | None = None) -> tuple[str, str]:
     """Return a job's state in its run folder, one of ``STATES``, and why it would be refused."""
-    record, trained = recorded(job.settings, job.run)
+    record, place = recorded(job.settings, job.run)
     if record:
-        return "done", ""
+        why = (look or Look()).refusal(job, record, place)
+        return "refuse" if why else "done", why
     path = Path(job.run, run_folder.CONFIG_FILE)
     if not path.is_file():
         return "run", ""
@@ -53,7 +89,7 @@ def state_of(job: Job) -> tuple[str, str]:
             f"{mine[key]!r}; choose another output folder or move the old run away"
         )
     begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/unfinished")
-    return ("test" if trained and not begun else "resume"), ""
+    return ("test" if place and not begun else "resume"), ""
 
 
 def listing(
@@ -69,9 +105,9 @@ def listing(
         held: whether another process works in a run's folder.
         wrong: key of a job -> why its settings are refused.
     """
-    rows, notes, todo = [], [], {}
+    rows, notes, todo, look = [], [], {}, Look()
     for job in jobs:
-        state, why = state_of(job)
+        state, why = state_of(job, look)
         if wrong and job.key in wrong:
             state, why = "refuse", str(wrong[job.key])
         elif state != "done" and held(job.run):
@@ -102,6 +138,8 @@ def _cfg(job: Job):
         merging.merge_file(cfg, file)
     merging.merge_opts(cfg, list(job.settings.opts))
     cfg.DATASET.ROOT = job.words[job.words.index("--root") + 1]
+    cfg.DATASET.CACHE_DIR = job.words[job.words.index("DATASET.CACHE_DIR") + 1]
+    cfg.DATASET.NUM_SHOTS, cfg.SEED = job.settings.shots, job.settings.seed
     return cfg
 
 

@@ -15,9 +15,12 @@ from ..utils.errors import UserError
 from ..utils.flat import flat_config
 from ..utils.io import read_json, write_json
 from ..utils.machine import environment
-from .schema import SCHEMA, validate_record
+from .schema import SCHEMA, validate_record, with_order
 from .schema import accuracy as accuracy
 from .schema import attack_signature as attack_signature
+from .schema import data_name as data_name
+from .schema import in_words as in_words
+from .schema import starts_from as starts_from
 from .schema import test_images as test_images
 
 FILE_NAME = "record.json"
@@ -57,7 +60,8 @@ def new_record(
         subset: ``TEST.SUBSET``, None (or 0) for the whole test set.
         device: the torch device the run used; the record states it in words.
         fields: the others of the schema. ``dataset`` is the tested one, ``source`` that of the
-            training, if any and known; ``shots`` are images per class, 0 zero-shot, -1 all;
+            training, if any and known; ``shots`` are images per class, 0 zero-shot, -1 all, None
+            where it is unknown how the model was trained (``epochs`` is None then, too);
             ``train_threat`` is ``AttackSpec.describe()`` of the training attack; ``clean`` and
             ``attacks`` may wait while ``status`` is ``running``.
 
@@ -113,7 +117,7 @@ def read_record(path) -> dict:
             "foreign schema",
         )
     try:
-        return validate_record(record, path)
+        return with_order(validate_record(record, path))
     except UserError as error:
         raise RecordError(str(error), "invalid") from error
 

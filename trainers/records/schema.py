@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..utils.errors import UserError, nearest
 from ..utils.flat import is_json
-from .threats import OBJECTIVES, TARGETS
+from .threats import ADAPTIVE, OBJECTIVES, TARGETS
 
 SCHEMA = 1
 _BALL_SLACK = 1e-5  # float32 rounding of x + delta, and eps written to four decimals of 1/255
@@ -114,14 +114,14 @@ _FIELDS = {
     "dataset": _TEXT,
     "protocol": _one_of("few_shot", "base2new", "xd", "dg", "zero_shot"),
     "split": _one_of("all", "base", "new"),
-    "shots": _FROM_MINUS_1,  # 0 is zero-shot, -1 every training image
-    "seed": _FROM_MINUS_1,  # -1: not fixed
+    "shots": _optional(_FROM_MINUS_1),  # 0 is zero-shot, -1 all; null: unknown training
+    "seed": _FROM_MINUS_1,  # of the training; -1: not fixed, or unknown
     "backbone": _TEXT,
     "weights_sha256": _SHA256,
     "prompt_parameters": _COUNT,
     "classes": _POSITIVE,
     "train_threat": _optional(_OBJECT),
-    "epochs": _COUNT,
+    "epochs": _optional(_COUNT),
     "subset": _optional(_POSITIVE),
     "seconds": _OBJECT,
     "device": _TEXT,
@@ -137,7 +137,18 @@ _LATER = {
     "source": _optional(_TEXT),
     "processes": _optional(_POSITIVE),
     "prompts_sha256": _optional(_SHA256),  # of everything that was trained, as it was tested
+    "data_sha256": _optional(_SHA256),  # class names, and name, label and content of tested images
+    "set_sha256": _optional(_SHA256),  # class names and lists of images of the whole data set
+    "trained": _optional(_OBJECT),  # what data it was trained on; null: nothing, or unknown
 }
+_TRAINED = {
+    "name": _optional(_TEXT),
+    "split": _optional(_one_of("all", "base", "new")),
+    "classes": _optional(_POSITIVE),
+    "data_sha256": _optional(_SHA256),  # class names, and name and label of the images drawn
+    "set_sha256": _optional(_SHA256),
+}
+_OF_TRAINING = ("epochs", "train_threat", "source", "trained")
 
 
 def validate_record(record, where="record") -> dict:
@@ -175,6 +186,13 @@ def validate_record(record, where="record") -> dict:
     check(record["seconds"], _SECONDS, "seconds.")
     if record["train_threat"] is not None:
         check(record["train_threat"], _THREAT, "train_threat.")
+    if record.get("trained") is not None:
+        check(record["trained"], _TRAINED, "trained.")
+    if record["shots"] is not None and record["epochs"] is None:
+        fail("epochs", None, "an integer of at least 0 where shots are known")
+    for key in _OF_TRAINING if record["shots"] is None else ():
+        if record.get(key) is not None:
+            fail(key, record[key], "null where shots are null: the training is unknown")
     if record["protocol"] == "zero_shot" and record["shots"] != 0:
         fail("shots", record["shots"], "0 under protocol 'zero_shot'")
 
@@ -218,6 +236,32 @@ def attack_signature(attack: Mapping) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((k, str(v)) for k, v in attack.items() if k not in _OUTCOME))
 
 
+def starts_from(attack: Mapping, before: Mapping) -> bool:
+    """Return True if an attack takes only the samples that an earlier one of its run has left.
+
+    AutoAttack and its parts do, after attacks of the same kind in no larger ball.
+    """
+    same = all(attack.get(key) == before.get(key) for key in ("target", "norm", "defence"))
+    balls = attack["eps"] and before["eps"] and _eps(before["eps"]) <= _eps(attack["eps"])
+    return bool(attack["name"] in ADAPTIVE and same and balls)
+
+
+def in_words(attack: Mapping) -> str:
+    """Return an attack in words, as other attacks name it that start from what it has left."""
+    known = [key for key in _THREAT if key not in ("name", "target", "norm")] + ["kwargs", "prec"]
+    facts = [f"{k} {attack[k]}" for k in known if attack.get(k) not in (None, False)]
+    return ", ".join([attack["name"], *facts])
+
+
+def with_order(record: dict) -> dict:
+    """Return a record of an older version with ``after``, which follows from its list."""
+    attacks: list[dict] = []
+    for attack in record["attacks"]:
+        names = [in_words(before) for before in attacks if starts_from(attack, before)]
+        attacks.append(({"after": "; ".join(sorted(names))} if names else {}) | attack)
+    return record | {"attacks": attacks}
+
+
 def test_images(subset: int | None, first: int | None) -> str:
     """Say which test images were taken, by ``TEST.SUBSET`` and ``TEST.FIRST`` (0 or None: all)."""
     if first:
@@ -225,6 +269,11 @@ def test_images(subset: int | None, first: int | None) -> str:
     if subset:
         return f"a fixed stratified subset, TEST.SUBSET {subset}"
     return "all of the test set"
+
+
+def data_name(dataset: str, settings: Mapping) -> str:
+    """Return a data set's own name: of data set ``folder``, that of the folder."""
+    return settings.get("DATASET.FOLDER_NAME") or dataset if dataset == "Folder" else dataset
 
 
 def accuracy(score: Mapping) -> float:

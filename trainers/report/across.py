@@ -1,8 +1,9 @@
 """Tables of one model over several tests: base and new classes, source and target data sets.
 
 Rows are models, found again in every test. All tests of a table have the same backbone, attacks
-and ``TEST.SUBSET``. Records of one run folder (``RUN/record.json`` and ``RUN/tests/*``) are of one
-model; elsewhere a model is known by its settings.
+and ``TEST.SUBSET``. A model is known by its settings, its seed and the digest of its prompts; of
+older records, which do not have that, those of one run folder (``RUN/record.json`` and
+``RUN/tests/*``) are of one model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from ..config.keys import formerly
 from . import tables as tables_of
-from .tables import Row, Run, Table, collect, differing, empty_row, setting, source_of
+from .tables import Row, Run, Table, collect, differing, empty_row, name_of, setting, source_of
 
 BASE_TO_NEW, CROSS, SHIFT = "base2new", "xd", "dg"
 SPLITS = ("base", "new")
@@ -57,12 +58,20 @@ def _shared(record: Mapping) -> tuple:
 
 
 def _place(record: Mapping) -> tuple | None:
-    """Return protocol, origin and classes of the table a record belongs to; None where to none."""
+    """Return protocol, origin, classes and data of a record's table; None where it has none."""
     protocol, split = record["protocol"], record["split"]
+    if tables_of.of_unknown_source(record):
+        return None
     if protocol == BASE_TO_NEW and split in SPLITS:
-        return protocol, record["dataset"], None
-    if protocol in (CROSS, SHIFT) and not tables_of.of_unknown_source(record):
-        return protocol, record.get("source") if record["shots"] else None, split
+        return (
+            protocol,
+            name_of(record),
+            None,
+            (tables_of.data_of(record, "set_sha256"), source_of(record)),
+        )
+    if protocol in (CROSS, SHIFT):
+        origin = (source_of(record) or name_of(record)) if record["shots"] else None
+        return protocol, origin, split, (record.get("trained") or {}).get("set_sha256")
     return None
 
 
@@ -71,12 +80,13 @@ def _hosts(record: Mapping, groups: Mapping[tuple, dict]) -> list[tuple]:
     same = [key for key in groups if key[0] == _shared(record)]
     hosts = []
     for key in same:
-        protocol, origin, split = key[1]
+        protocol, origin, split, data = key[1]
         if protocol == BASE_TO_NEW:
-            fits = record["split"] in SPLITS and record["dataset"] == origin
+            found = name_of(record), tables_of.data_of(record, "set_sha256")
+            fits = record["split"] in SPLITS and found == (origin, data[0])
         else:
-            tested = {r["dataset"] for r in groups[key].values()} | {origin}
-            fits = record["split"] == split and record["dataset"] in tested
+            tested = {name_of(r) for r in groups[key].values()} | {origin}
+            fits = record["split"] == split and name_of(record) in tested
         hosts += [key] if fits else []
     place = _place(record)
     if place and not hosts:  # a data set that no trained model was tested on yet
@@ -92,7 +102,7 @@ def arrange(records: Mapping[Path, dict]) -> list[Table]:
     have no table across data sets: no two of their runs need be of one model.
     """
     records = tables_of.name_sources(records)
-    trained = {path: record for path, record in records.items() if record["shots"]}
+    trained = {path: record for path, record in records.items() if tables_of.is_trained(record)}
     groups = defaultdict(dict)
     for path, record in trained.items():
         if place := _place(record):
@@ -112,10 +122,11 @@ def arrange(records: Mapping[Path, dict]) -> list[Table]:
 
     def order(table: Table) -> tuple:
         first = table.first
-        start = (table.source if table.across else None) or first["dataset"]
+        start = (table.source if table.protocol != BASE_TO_NEW else None) or name_of(first)
         split = "" if table.across else first["split"]
         return start, table.protocol, first["backbone"], first["weights_sha256"], split
 
+    tables_of.mark_data([*joined, *single])
     return sorted([*joined, *single], key=order)
 
 
@@ -130,13 +141,13 @@ def _model(record: Mapping, known: Iterable[str], protocol: str) -> Row:
 
 def _across(key: tuple, members: dict[Path, dict], trained: dict[Path, dict]):
     """Build a table; return it and the paths of the members that do not fit into it."""
-    protocol, origin, _ = key[1]
+    protocol, origin, _, data = key[1]
     known = tables_of.known_settings((trained | members).values())
     if protocol != BASE_TO_NEW and origin:
         members = members | _source_runs(key, members, trained, known)
     tests, left = _one_setting_each(members, protocol)
     places = [origin, *SPLITS, *SHORT]  # the papers' order
-    table = Table({}, protocol, origin)
+    table = Table({}, protocol, data[1] if protocol == BASE_TO_NEW else origin)
     models: dict[str, Row] = {}
     rows_of: dict[str, dict[str, list[Row]]] = defaultdict(dict)  # model -> test -> rows
     for name in sorted(tests, key=lambda n: (places.index(n) if n in places else 99, n)):
@@ -167,20 +178,25 @@ def _source_runs(key: tuple, members: Mapping, trained: Mapping, known: set) -> 
     The run folder's own record counts. Without one, the newest of several that are one row and
     seed counts; other rows stay, as the model's twins.
     """
-    shared, (protocol, origin, split) = key
+    shared, (protocol, origin, split, data) = key
 
     def model(record: Mapping) -> tuple[str, int]:
         return _model(record, known, protocol).identity, record["seed"]
 
     wanted = defaultdict(set)  # model -> run folders
+    prompts = defaultdict(set)  # model -> digests
     for path, record in members.items():
         wanted[model(record)].add(run_folder(path))
-    there = {model(record) for record in members.values() if record["dataset"] == origin}
+        prompts[model(record)].add(record.get("prompts_sha256"))
+    there = {model(record) for record in members.values() if name_of(record) == origin}
     candidates = defaultdict(list)
     for path, record in sorted(trained.items(), key=lambda item: item[1]["created"]):
-        fits = record["dataset"] == origin and record["split"] == split and not source_of(record)
+        fits = name_of(record) == origin and record["split"] == split and not source_of(record)
+        fits = fits and record.get("set_sha256") in (data, None)
         if fits and path not in members and _shared(record) == shared:
-            candidates[model(record)].append(path)
+            digests = prompts[model(record)]
+            if None in digests or record.get("prompts_sha256") in (None, *digests):
+                candidates[model(record)].append(path)
     found = {}  # row and seed -> path
     for name in wanted.keys() & candidates.keys() - there:
         own = [path for path in candidates[name] if run_folder(path) in wanted[name]]
@@ -197,7 +213,7 @@ def _one_setting_each(members: Mapping[Path, dict], protocol: str):
     """
     buckets = defaultdict(lambda: defaultdict(dict))
     for path, record in members.items():
-        name = record["split"] if protocol == BASE_TO_NEW else record["dataset"]
+        name = record["split"] if protocol == BASE_TO_NEW else name_of(record)
         buckets[name][setting(record)][path] = record
     tests, left = {}, set()
     for name, found in buckets.items():
@@ -211,9 +227,10 @@ def _one_setting_each(members: Mapping[Path, dict], protocol: str):
 def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
     """Join the rows that a model has in every test.
 
-    Several rows of one test are several models that differ in a setting of the data alone. They
-    stay apart where every test has the same run folders, or the same of these settings, once each.
-    Otherwise it is unknown which row of another test is whose, and tests with several are left out.
+    Several rows of one test are several models that differ in a setting of the data alone, or in
+    their prompts. They stay apart where every test has the same prompts, the same run folders, or
+    the same of these settings, once each. Otherwise it is unknown which row of another test is
+    whose, and tests with several are left out.
     """
 
     def row(tests: dict[str, Row], config: dict) -> Row:
@@ -221,7 +238,7 @@ def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
         return replace(model, config=model.config | config, parts=parts)
 
     if all(len(rows) == 1 for rows in found.values()):
-        return [row({name: rows[0] for name, rows in found.items()}, {})]
+        return _one_model_each(row({name: rows[0] for name, rows in found.items()}, {}))
     keys = sorted({key for rows in found.values() for key in differing(rows)})
 
     def settings(row: Row) -> tuple[str, ...]:
@@ -231,18 +248,41 @@ def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
     def folders(row: Row) -> frozenset[Path]:
         return frozenset(run_folder(run.path) for run in row.runs)
 
-    for known_by in (folders, settings):
+    def prompts(row: Row) -> frozenset[tuple]:
+        return frozenset((run.record["seed"], run.record.get("prompts_sha256")) for run in row.runs)
+
+    for known_by in (prompts, folders, settings):
         by_value = {name: {known_by(row): row for row in rows} for name, rows in found.items()}
         values = next(iter(by_value.values())).keys()
         if all(by_value[n].keys() == values and len(found[n]) == len(values) for n in found):
             models = [{name: rows[value] for name, rows in by_value.items()} for value in values]
             own = [settings(next(iter(tests.values()))) for tests in models]
             return [
-                row(t, dict(zip(keys, v, strict=True))) for t, v in zip(models, own, strict=True)
+                one
+                for t, v in zip(models, own, strict=True)
+                for one in _one_model_each(row(t, dict(zip(keys, v, strict=True))))
             ]
     single = row({name: rows[0] for name, rows in found.items() if len(rows) == 1}, {})
     single.unclear = {name: rows for name, rows in found.items() if len(rows) > 1}
-    return [single]
+    return _one_model_each(single)
+
+
+def _one_model_each(row: Row) -> list[Row]:
+    """Take the seeds out of a row whose prompts differ between tests: each is its own model."""
+    mixed = [
+        run for run in row.runs if not tables_of.same_prompts(row, run.record["seed"], run.record)
+    ]
+    rows = defaultdict(dict)  # prompts -> test -> seed -> run
+    for test, runs in row.parts.items():
+        for seed, run in runs.items():
+            own = run.record.get("prompts_sha256") if run in mixed else None
+            rows[own].setdefault(test, {})[seed] = run
+    found = [row]
+    for digest, parts in rows.items() if mixed else ():
+        config = row.config | ({"prompts": digest[:8]} if digest else {})
+        found.append(replace(row, config=config, parts=parts, unclear={}))
+    first, *others = found[1:] or found
+    return [replace(first, unclear=row.unclear), *others]
 
 
 def _ambiguous(table: Table, row: Row) -> Iterator[str]:

@@ -92,10 +92,10 @@ def _over_attacks(records: Mapping[Path, dict]) -> Iterator[tuple[list[Chart], l
 def _ablations(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:
     """Draw each trainer over every setting of its own in which its runs differ."""
     for table in tables:
-        untrained = [row for row in table.rows if not row.shots]
+        untrained = [row for row in table.rows if row.shots == 0]
         for trainer in sorted({row.trainer for row in table.rows if row.shots}):
             rows = [row for row in table.rows if row.trainer == trainer]
-            alone = Table(table.tests, table.protocol, rows=untrained + rows)
+            alone = Table(table.tests, table.protocol, rows=untrained + rows, data=table.data)
             for key in differing(rows):
                 if key.startswith(f"TRAINER.{trainer.upper()}."):
                     panels, notes = _panels(alone, key)

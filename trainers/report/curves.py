@@ -89,7 +89,7 @@ def value_of(row: Row, key: str) -> float | str | None:
     None where the row does not have the setting.
     """
     if key == SHOTS:
-        return {0: None, -1: "all"}.get(row.shots, float(row.shots))
+        return {0: None, -1: "all", None: None}.get(row.shots, row.shots and float(row.shots))
     if key not in row.config:
         return None
     value = json.loads(row.config[key])
@@ -239,7 +239,8 @@ def attack_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel],
 
 def _attack_tables(records: Mapping[Path, dict], axis: str) -> Iterator[Table]:
     """Yield tables of attacks that are equal but for ``axis``, which is a setting of their rows."""
-    left_out = {axis, "alpha"} if axis == "eps" else {axis}  # the step size may grow with eps
+    # the step size may grow with eps; AutoAttack starts from the smaller ones' leftovers
+    left_out = {axis, "alpha", "after"} if axis == "eps" else {axis, "after"}
     for members in grouped(name_sources(records), setting):
         kinds = defaultdict(list)  # the attack but for these -> [(run, attack)]
         for path, record in members.items():
@@ -260,7 +261,8 @@ def _attack_tables(records: Mapping[Path, dict], axis: str) -> Iterator[Table]:
                 runs = []
                 for ((path, record), attack), value in zip(entries, values, strict=True):
                     # one threat model for the whole curve, so that its points share a signature
-                    swept = {"attacks": [attack | {"alpha": rule, axis: span}]}
+                    kept = {k: v for k, v in attack.items() if k != "after"}
+                    swept = {"attacks": [kept | {"alpha": rule, axis: span}]}
                     runs.append(
                         Run(path, record | swept | {"config": record["config"] | {axis: value}})
                     )

@@ -10,7 +10,7 @@ from .. import records as records_of
 from ..utils import statistics
 from .across import BASE_TO_NEW, CROSS, SHORT, SPLITS
 from .formats import MISSING, Block, Column, Sheet
-from .tables import Row, Table, source_of
+from .tables import UNKNOWN, Row, Table, name_of, source_of
 from .threats import MEANINGS, describe
 
 INTERVAL = (
@@ -48,12 +48,14 @@ def model_cells(row: Row) -> list[str]:
 def title(table: Table) -> str:
     """Return data, protocol, classes and backbone in one line."""
     first, protocol, backbone = table.first, _PROTOCOLS[table.protocol], table.first["backbone"]
+    name, backbone = name_of(first), ", ".join(filter(None, [backbone, table.data]))
     if not table.across:
         which = "" if first["split"] == "all" else f"{first['split']} "
-        return f"{first['dataset']}, {protocol}, {first['classes']} {which}classes, {backbone}"
+        return f"{name}, {protocol}, {first['classes']} {which}classes, {backbone}"
     if table.protocol == BASE_TO_NEW:
         counts = [f"{record['classes']} {split}" for split, record in table.tests.items()]
-        return f"{first['dataset']}, {protocol}, {' and '.join(counts)} classes, {backbone}"
+        trained = f", trained on {table.source}" if table.source else ""
+        return f"{name}, {protocol}, {' and '.join(counts)} classes, {backbone}{trained}"
     count = len(_targets(table))
     if not count:  # only the source's folder was given
         return f"{table.source} without a target, {protocol}, {backbone}"
@@ -73,7 +75,9 @@ def caption(table: Table) -> list[str]:
     if table.across:
         lines += _caption_across(table, images)
     else:
-        lines.append(f"{first['clean']['n']} test images ({images})")
+        digest = first.get("data_sha256") or ""
+        known = f", data sha256 {digest[:12]}" if digest else ""
+        lines.append(f"{first['clean']['n']} test images ({images}){known}")
     devices = sorted({device for row in table.rows for device in row.distinct("device")})
     lines.append(f"device {', '.join(devices)}")
     attacks = first["attacks"]
@@ -87,14 +91,15 @@ def caption(table: Table) -> list[str]:
 def _caption_across(table: Table, images: str) -> list[str]:
     counts = [f"{test} {record['clean']['n']}" for test, record in table.tests.items()]
     if table.protocol == BASE_TO_NEW:
-        own = "trained on the base classes; H: harmonic mean of the base and the new average"
+        own = f"trained on {table.source or 'the base classes'}"
+        own += "; H: harmonic mean of the base and the new average"
     else:
         classes = [record["classes"] for record in table.tests.values()]
         counts = [f"{c} of {n} classes" for c, n in zip(counts, classes, strict=True)]
         trained = f"trained on {table.source}; " if table.source else ""  # else all is zero-shot
         own = f"{trained}the average counts every target alike and needs all of them"
     lines = [f"test images: {', '.join(counts)} ({images})", own]
-    if any(not row.shots for row in table.rows):
+    if any(row.shots == 0 for row in table.rows):
         lines.append("zero-shot CLIP saw no training image")
     return lines
 
@@ -238,14 +243,15 @@ def tidy_csv(tables: Iterable[Table]) -> str:
     writer.writerow(
         ["table", *_SHARED, "first", "test_images", "trainer", "variant", "shots", "trained_with"]
         + ["trainable_parameters", "figure", *(f"attack_{f}" for f in _THREAT)]
-        + ["mean", "ci95", "seeds", "source"]
+        + ["mean", "ci95", "seeds", "source", "data", "data_sha256"]
     )
     for number, table in enumerate(tables, 1):
         fixed = [number, *(table.first[key] for key in _SHARED)]
         fixed += [table.first["config"].get("TEST.FIRST") or None, table.first["clean"]["n"]]
         attacks = [{}, *table.first["attacks"]]  # the clean figure has none
         for row in table.rows:
-            name = [row.trainer, row.variant, row.shots, row.trained_with]
+            shots = UNKNOWN if row.shots is None else row.shots
+            name = [row.trainer, row.variant, shots, row.trained_with]
             name.append(_text(row, "prompt_parameters"))
             for (heading, signature), attack in zip(table.figures, attacks, strict=True):
                 mean, half = statistics.mean_interval(row.accuracies(signature))
@@ -253,5 +259,6 @@ def tidy_csv(tables: Iterable[Table]) -> str:
                     [*fixed, *name, heading, *(attack.get(f) for f in _THREAT), f"{mean:.6g}"]
                     + ["" if half is None else f"{half:.6g}"]
                     + [" ".join(map(str, row.distinct("seed"))), source_of(row.runs[0].record)]
+                    + [name_of(table.first), table.first.get("data_sha256")]
                 )
     return out.getvalue().rstrip("\n")

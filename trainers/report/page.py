@@ -20,7 +20,7 @@ from ..records.examples import MAGNIFICATION
 from ..utils import errors
 from . import charts, drawing, layout, pictures, transfer
 from .formats import Block, Sheet
-from .tables import Table, build_tables
+from .tables import Table, build_tables, name_of
 
 _SHORT = 30  # characters of a text that needs no second line
 
@@ -59,7 +59,7 @@ def build_page(
         times=MAGNIFICATION,
         problems=list(dict.fromkeys([*remarks, *damaged, *gallery.problems, *notes, *undrawn])),
         count=len(records),
-        data=", ".join(sorted({record["dataset"] for record in records.values()})),
+        data=", ".join(sorted({name_of(record) for record in records.values()})),
         where=", ".join(map(str, roots)),
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )

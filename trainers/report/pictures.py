@@ -127,7 +127,7 @@ def _show(path: Path, record: Mapping, variant: str) -> Shown:
         if i < ROWS
     ]
     title = f"{found['title']} ({variant})" if variant else str(found["title"])
-    words = {0: "zero-shot", -1: "all shots", 1: "1 shot"}
+    words = {0: "zero-shot", -1: "all shots", 1: "1 shot", None: "unknown shots"}
     shots = words.get(record["shots"], f"{record['shots']} shots")
     split = "" if record["split"] == "all" else f", {record['split']} classes"
     about = f"{shots}, seed {record['seed']}{split}"

@@ -33,7 +33,7 @@ _STATED = (
 _TRAINING = (*ONLY_TRAINING, "TRAINER.", "DATALOADER.", "ATTACK.TRAIN.")
 
 ELSEWHERE = ("xd", "dg")  # protocols that test prompts on other data than they were trained on
-UNKNOWN = "unknown"  # a source that a record of these protocols does not name
+UNKNOWN = "unknown"  # a source that a record of these protocols does not name, or a training
 WHOLE = ""  # the part of a table that has one test only
 
 
@@ -49,7 +49,7 @@ class Row:
     """The runs of one trainer with one setting: for each test of the table, one per seed."""
 
     trainer: str
-    shots: int
+    shots: int | None  # None: how it was trained is unknown
     train_threat: Mapping | None
     config: dict[str, str]  # settings that tell rows apart, as JSON text
     parts: dict[str, dict[int, Run]] = field(default_factory=dict)  # test -> seed -> run
@@ -71,7 +71,7 @@ class Row:
     @property
     def shots_label(self) -> str:
         """``zero-shot``, ``all``, or the number."""
-        return {0: "zero-shot", -1: "all"}.get(self.shots, str(self.shots))
+        return {0: "zero-shot", -1: "all", None: UNKNOWN}.get(self.shots, str(self.shots))
 
     @property
     def full_name(self) -> str:
@@ -82,8 +82,8 @@ class Row:
     @property
     def trained_with(self) -> str:
         """The training threat in words."""
-        if self.shots == 0:
-            return "not trained"
+        if not self.shots:
+            return UNKNOWN if self.shots is None else "not trained"
         return threat_label(self.train_threat) if self.train_threat else "clean images"
 
     @property
@@ -93,7 +93,8 @@ class Row:
 
     def distinct(self, fact: str) -> list:
         """Return the sorted values of a field of its records, such as ``seed`` or ``epochs``."""
-        return sorted({run.record[fact] for run in self.runs})
+        values = (run.record[fact] for run in self.runs)
+        return sorted({UNKNOWN if value is None else value for value in values})
 
     def accuracies(self, signature=None, part: str = WHOLE) -> list[float]:
         """Return the accuracies in percent, one per seed: clean, or under one attack."""
@@ -106,13 +107,18 @@ class Row:
 
 @dataclass
 class Table:
-    """Rows that may be compared with one another."""
+    """Rows that may be compared with one another.
+
+    ``source`` says what they were trained on, across data sets; of base and new classes, what else
+    than the base classes. None: nothing was, or the usual.
+    """
 
     tests: dict[str, dict]  # test -> a record of it: WHOLE alone, or class halves or data sets
     protocol: str
-    source: str | None = None  # across tests: trained on this data set; None: nothing was
+    source: str | None = None
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    data: str = ""  # which data set it is, where others of its name are in the report
 
     @property
     def first(self) -> dict:
@@ -145,7 +151,7 @@ def backbone(record: Mapping) -> tuple[str, str]:
 def setting(record: Mapping) -> tuple:
     """Return what has to be equal wherever runs are compared: data, test images and backbone."""
     facts = (record[key] for key in ("schema", "dataset", "split", "classes"))
-    return *facts, record["subset"] or 0, record["clean"]["n"], backbone(record)
+    return *facts, data_of(record), record["subset"] or 0, record["clean"]["n"], backbone(record)
 
 
 def signatures(record: Mapping) -> tuple:
@@ -159,17 +165,55 @@ def outcome(record: Mapping) -> tuple[int, dict]:
     return record["clean"]["correct"], robust
 
 
-def source_of(record: Mapping) -> str | None:
-    """Return the data set that prompts come from, where it is another than the tested one.
+def name_of(record: Mapping) -> str:
+    """Return the tested data set's own name."""
+    return records_of.data_name(record["dataset"], record["config"])
 
-    ``unknown`` where the protocol has one and the record does not say which.
+
+def data_of(record: Mapping, fact: str = "data_sha256") -> str | None:
+    """Return which data it is; of older records None, and of own images the folder they lay in."""
+    old = record["config"].get("DATASET.ROOT") if record["dataset"] == "Folder" else None
+    return record.get(fact) or old
+
+
+def is_trained(record: Mapping) -> bool:
+    """Return True unless the model is known to be untrained."""
+    return record["shots"] != 0
+
+
+def trained_split(record: Mapping) -> str | None:
+    """Return the classes that prompts were trained on: all, base or new; None where unknown.
+
+    An older record does not say it, but one that took the time of a training did it on its own.
+    """
+    if trained := record.get("trained"):
+        return trained["split"]
+    return record["split"] if record["seconds"]["train"] and record["shots"] else None
+
+
+def source_of(record: Mapping) -> str | None:
+    """Return what prompts were trained on, where it is other data or classes than usual.
+
+    Usual are the tested data set, and its base classes under ``base2new``. ``unknown`` where the
+    training is, or where the protocol has a source and the record does not say which.
     """
     if not record["shots"]:
-        return None
-    source = record.get("source")
+        return None if record["shots"] == 0 else record.get("source") or UNKNOWN
+    source, trained = record.get("source"), record.get("trained") or {}
     if source is None and record["protocol"] in ELSEWHERE:
         return UNKNOWN
-    return None if source == record["dataset"] else source
+    theirs = trained.get("set_sha256") or ""
+    if source == record["dataset"] and len({theirs, record.get("set_sha256") or ""} - {""}) < 2:
+        source = None
+    elif trained.get("name"):
+        again = trained["name"] == name_of(record) and theirs
+        source = trained["name"] + (f" (data {theirs[:8]})" if again else "")
+    usual = "base" if record["protocol"] == "base2new" else record["split"]
+    split = trained_split(record)
+    if split in (None, usual):
+        return source
+    which = "all" if split == "all" else f"the {split}"
+    return f"{which} classes of {source or name_of(record)}"
 
 
 def of_unknown_source(record: Mapping) -> bool:
@@ -195,13 +239,14 @@ def empty_row(record: Mapping, known: Iterable[str]) -> Row:
     Args:
         known: settings that any of the records it is compared with has.
     """
-    ignored = _STATED + (_TRAINING if record["shots"] == 0 else ())
+    ignored = _STATED + (() if record["shots"] else _TRAINING)
     were = formerly(record["trainer"])
     unset = {key: were[key] for key in known if key in were}
     former = record["config"].get("TRAINER.ADVPT.PREC") if record["trainer"] == "AdvPT" else None
     renamed = {} if former is None else {"TRAINER.ADVERSARIAL.PREC": former}
     source = source_of(record)
-    facts = {"epochs": record["epochs"]} | ({"source": source} if source else {})
+    epochs = UNKNOWN if record["epochs"] is None else record["epochs"]
+    facts = {"epochs": epochs} | ({"source": source} if source else {})
     config = {
         key: json.dumps(value)
         for key, value in (facts | unset | record["config"] | renamed).items()
@@ -218,7 +263,7 @@ def grouped(records: Mapping[Path, dict], setting_of: Callable) -> list[dict[Pat
     groups = defaultdict(dict)  # (setting, protocol) -> {path: record}
     untrained = defaultdict(dict)
     for path, record in records.items():
-        kind = groups if record["shots"] else untrained
+        kind = groups if is_trained(record) else untrained
         kind[setting_of(record), record["protocol"]][path] = record
     hosts = list(groups)
     for (own, protocol), members in untrained.items():
@@ -237,11 +282,17 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
     for members in groups:
         table = collect(starmap(Run, members.items()))
         finish(table)
+        for row in table.rows:
+            source = source_of(first := row.runs[0].record)
+            if source and table.protocol not in ELSEWHERE and not of_unknown_source(first):
+                table.notes.append(f"source: {row.full_name} was trained on {source}")
         for name, (path, record) in [(r.full_name, run) for r in table.rows for run in r.runs]:
             if of_unknown_source(record):
+                what = "what its prompts were trained on (its checkpoint is older than that field)"
+                if record["shots"] is None:
+                    what = "how its prompts were trained (its checkpoint does not say it)"
                 table.notes.append(
-                    f"source: '{path}' does not say what its prompts were trained on (its "
-                    f"checkpoint is older than that field), so that {name} is that run alone"
+                    f"source: '{path}' does not say {what}, so that {name} is that run alone"
                 )
             if not is_probed(record):
                 table.notes.append(
@@ -250,7 +301,28 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
                 )
         tables.append(table)
     order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
+    mark_data(tables)
     return sorted(tables, key=lambda t: [t.first[key] for key in order])
+
+
+def mark_data(tables: Iterable[Table]) -> None:
+    """Say which data a table is of, where several data sets in the report have its name.
+
+    They differ in their lists of images, or in what is in the images alone.
+    """
+    for fact in ("data_sha256", "set_sha256"):
+        found = defaultdict(lambda: defaultdict(list))  # name, and part of it -> data -> tables
+        for table in tables:
+            first = table.first
+            part = first["split"], first["subset"], first["config"].get("TEST.FIRST")
+            part = part if fact == "data_sha256" else ()  # of the tested images, or of all
+            found[name_of(first), part][data_of(first, fact)].append(table)
+        for alike in found.values():
+            for place, members in alike.items() if len(alike) > 1 else ():
+                for table in members:
+                    digest = table.first.get(fact) or table.first.get("data_sha256")
+                    old = f"unidentified data{f' in {place}' if place else ''}"
+                    table.data = f"data {digest[:8]}" if digest else old
 
 
 def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -> Table:
@@ -260,15 +332,20 @@ def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -
         again: a repeated seed with an equal result is no note.
     """
     members = list(members)
-    first = next((r.record for r in members if r.record["shots"]), members[0].record)
+    first = next((r.record for r in members if is_trained(r.record)), members[0].record)
     table = Table({test: first}, first["protocol"])
-    rows: dict[str, Row] = {}
+    rows: dict[tuple[str, int], Row] = {}
     known = known_settings(run.record for run in members)
     best = sorted(members, key=lambda r: (is_probed(r.record), r.record["created"]), reverse=True)
     for path, record in best:
-        empty = empty_row(record, known)
-        row = rows.setdefault(empty.identity, empty)
-        runs, seed = row.parts.setdefault(test, {}), record["seed"]
+        empty, seed = empty_row(record, known), record["seed"]
+        own, number = empty.identity, 0
+        while (own, number) in rows and not same_prompts(rows[own, number], seed, record):
+            number += 1  # another model of the same settings and seed
+        row = rows.setdefault((own, number), empty)
+        runs = row.parts.setdefault(test, {})
+        models = {run.record.get("prompts_sha256"): other for other, run in runs.items()}
+        seed = models.get(record.get("prompts_sha256") or "", seed)  # one model is one seed
         run = runs.setdefault(seed, Run(path, record))
         # a zero-shot model may have been tested under two protocols
         expected = again or (not record["shots"] and run.record["protocol"] != record["protocol"])
@@ -279,7 +356,23 @@ def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -
                 f"'{run.path}' counts"
             )
     table.rows = list(rows.values())
+    for (own, number), row in rows.items():
+        if (own, 1) in rows:
+            row.config["model"] = str(number + 1)
+        if number:
+            paths = ", ".join(f"'{run.path}'" for run in row.runs)
+            table.notes.append(
+                f"model {number + 1}: {paths} has the settings and the seed of another run of "
+                f"{row.full_name}, but other prompts, so that it is a row of its own"
+            )
     return table
+
+
+def same_prompts(row: Row, seed: int, record: Mapping) -> bool:
+    """Return False if a row has other prompts of this seed; older records do not say theirs."""
+    theirs = [part[seed].record for part in row.parts.values() if seed in part]
+    digests = {other.get("prompts_sha256") for other in [record, *theirs]} - {None}
+    return len(digests) < 2
 
 
 def is_probed(record: dict) -> bool:
@@ -292,7 +385,8 @@ def row_order(row: Row) -> tuple:
     """Return the key that sorts rows: zero-shot first, then by trainer, shots and settings."""
     parts = re.split(r"(\d+(?:\.\d+)?)", row.name)  # text and numbers in turn: 2 before 16
     name = tuple(float(part) if i % 2 else part for i, part in enumerate(parts))
-    return row.shots != 0, row.trainer, row.shots < 0, row.shots, name
+    shots = float("inf") if row.shots is None else row.shots
+    return row.shots != 0, row.trainer, shots < 0, shots, name
 
 
 def name_variants(rows: list[Row]) -> None:

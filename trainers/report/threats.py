@@ -81,7 +81,8 @@ def describe(threat: Mapping) -> str:
     restarts, objective = threat["restarts"], threat["objective"]
     scoring = "every iterate scored" if threat["drop"] else ""
     if threat["name"] in ADAPTIVE:
-        scoring = "on the samples that the other attacks of the row have left"
+        left = "on the samples that the other attacks of the row have left"
+        scoring = left if threat.get("after") else ""
     parts = [
         f"{norm} ball" if threat["eps"] else f"no ball (it seeks the nearest in {norm})",
         f"eps {size(threat['eps'])}" if threat["eps"] else "",

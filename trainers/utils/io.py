@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
+import math
 import os
 import secrets
+import shutil
+import socket
 import tempfile
+import time
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .errors import UserError
+
+LARGEST_JSON, LARGEST_YAML = 1 << 28, 1 << 20  # bytes
+DEEPEST, MOST_VALUES = 64, 1_000_000  # levels of lists and objects; values with what is shared
+PLAIN = (str, int, float, bool, type(None))
 
 
 def writable_dir(path) -> Path:
@@ -36,6 +46,33 @@ def writable_dir(path) -> Path:
     return path
 
 
+def temporary_next_to(path: Path) -> Path:
+    """Return a name next to ``path`` that no other process uses, on any machine.
+
+    What killed processes of this machine have left under such names is removed, and what is older
+    than a day.
+    """
+    here = socket.gethostname().replace(".", "-")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        *_, owner, _, _ = left.name.split(".")
+        pid, _, host = owner.partition("@")
+        with contextlib.suppress(OSError):
+            killed = host == here and pid.isdecimal() and not _is_alive(int(pid))
+            if killed or time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}@{here}.{secrets.token_hex(4)}.tmp")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
+
+
 @contextlib.contextmanager
 def atomic_write(path):
     """Yield a temporary path next to ``path`` that replaces it when the block succeeds.
@@ -47,8 +84,7 @@ def atomic_write(path):
     """
     path = Path(path)
     writable_dir(path.parent)
-    # unique among processes of all machines that share the folder
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_next_to(path)
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -70,19 +106,98 @@ def write_json(path, value) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path):
-    """Read a JSON file.
+def flaw_of(value, *, tensors: bool = False, most: int = MOST_VALUES) -> str:
+    """Say in words what of a file's content nothing may hold; "" if all is well.
 
-    Raises:
-        UserError: the file is missing or not JSON.
+    Plain values, lists and dicts may be nested ``DEEPEST`` deep, numbers are finite; that ends on
+    cycles, too. With ``tensors`` also dense real tensors on the CPU that own all their values.
     """
+    left, count = [(value, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if depth > DEEPEST or count > most:
+            return f"nested over {DEEPEST} deep, or of over {most:,} values"
+        if isinstance(value, dict):
+            left += [(inner, depth + 1) for pair in value.items() for inner in pair]
+        elif isinstance(value, (list, tuple)):
+            left += [(inner, depth + 1) for inner in value]
+        elif tensors and isinstance(value, torch.Tensor):
+            if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+                return "a tensor that is sparse, quantised or without values"
+            if value.is_complex() or value.numel() > value.untyped_storage().nbytes() // (
+                value.element_size()
+            ):
+                return "a tensor that is complex, or holds fewer values than its shape says"
+        elif not isinstance(value, PLAIN):
+            return f"a {type(value).__name__}"
+        elif not tensors and isinstance(value, float) and not math.isfinite(value):
+            return f"the number {value}"
+    return ""
+
+
+def _text_of(path, most: int) -> str:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as handle:
+            data = handle.read(most + 1)
     except OSError as error:
         raise UserError(f"cannot read '{path}' ({error.strerror})") from error
+    if len(data) > most:
+        raise UserError(f"'{path}' is larger than {most >> 20} MiB; give another file")
+    return data.decode("utf-8")
+
+
+def read_json(path, kind: type | tuple = dict):
+    """Read a JSON file, whose value is of ``kind``.
+
+    Raises:
+        UserError: the file is missing, too large or not JSON, or holds another kind of value.
+    """
+    try:
+        value = json.loads(_text_of(path, LARGEST_JSON))
+        flaw = flaw_of(value, most=LARGEST_JSON)  # JSON shares nothing
     except (ValueError, RecursionError) as error:
-        why = f"is not valid JSON ({error})"
-        raise UserError(f"'{path}' {why}; delete it or fetch it again") from error
+        flaw = str(error)
+    if flaw:
+        raise UserError(f"'{path}' is not valid JSON ({flaw}); delete it or fetch it again")
+    if not isinstance(value, kind):
+        raise UserError(
+            f"'{path}' holds {value!r:.80}, expected an object; delete it or fetch it again"
+        )
+    return value
+
+
+def read_yaml(path) -> dict:
+    """Read a yaml file of keys and values; an empty one has none.
+
+    Raises:
+        UserError: it is missing, too large or not yaml, or holds something else.
+    """
+    try:
+        value = yaml.safe_load(_text_of(path, LARGEST_YAML)) or {}
+        flaw = flaw_of(value)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        flaw = getattr(error, "problem", None) or str(error).splitlines()[0]
+        flaw += f", line {mark.line + 1}" if mark else ""
+    if flaw:
+        raise UserError(f"'{path}' is not valid yaml ({flaw})")
+    if not isinstance(value, dict):
+        raise UserError(f"'{path}' holds no keys; write lines such as 'OPTIM:'")
+    return value
+
+
+def load_pickle(path):
+    """Return what ``torch.save`` wrote, tensors on the CPU; nothing in the file is executed.
+
+    Raises:
+        pickle.UnpicklingError: it names something to execute.
+        Exception: of many kinds, it is damaged or holds what :func:`flaw_of` refuses.
+    """
+    value = torch.load(path, map_location="cpu", weights_only=True)
+    if flaw := flaw_of(value, tensors=True):
+        raise ValueError(flaw)
+    return value
 
 
 def sha256_file(path) -> str:

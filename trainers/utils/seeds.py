@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -21,3 +24,22 @@ def hash_seed(*parts: int | str) -> int:
 def generators(seeds: Iterable[int]) -> list[torch.Generator]:
     """Return one generator per seed; on the CPU, so that every device draws the same."""
     return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+@contextmanager
+def seeded(seed: int, gpus: Sequence[int] = ()) -> Iterator[None]:
+    """Seed the global generators of Python, numpy and torch; they are as before afterwards.
+
+    Args:
+        gpus: the GPUs whose generators are seeded too.
+    """
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(gpus):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            (torch.manual_seed if gpus else torch.default_generator.manual_seed)(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)

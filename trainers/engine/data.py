@@ -1,0 +1,131 @@
+"""Which data a run is about: digests of class names, lists of images, labels and contents."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from ..evaluation.samples import ImageList
+from ..records import completed_record, data_name, flat_config
+from ..utils.errors import UserError
+from ..utils.io import read_json
+from ..utils.subset import images_to_test
+
+MODEL_FILE = "model.json"  # next to a record: trainer, backbone, classes, prompts, data
+
+
+def _digest(facts) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _touched(path: str) -> tuple:
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return ()
+
+
+class Data:
+    """A data set as a run uses it; images are listed, and read only where that is needed.
+
+    Args:
+        dataset: of Dassl's form.
+        cfg: the run's configuration.
+    """
+
+    def __init__(self, dataset, cfg):
+        self.cfg, self.dataset = cfg, dataset
+        self.name = data_name(cfg.DATASET.NAME, flat_config(cfg))
+        self.classnames = list(dataset.classnames)
+        self.items = images_to_test(dataset.test, cfg)
+        self.test = ImageList(self.items, None)
+        self.set_sha256 = getattr(dataset, "set_sha256", None)  # of our data sets
+
+    @cached_property
+    def of_training(self) -> dict:
+        """What a record says of the data that a model was trained on."""
+        names = sorted(ImageList(self.dataset.train_x, None).names())
+        return {
+            "name": self.name,
+            "split": self.cfg.DATASET.SUBSAMPLE_CLASSES,
+            "classes": len(self.classnames),
+            "data_sha256": _digest([self.classnames, names]),
+            "set_sha256": self.set_sha256,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the tested images, which are read."""
+        contents = [self.test.digest(i) for i in range(len(self.test))]
+        return _digest([self.classnames, self.test.names(), contents])
+
+    @cached_property
+    def files(self) -> str:
+        """A digest that is another one once a tested file was touched; nothing is read."""
+        touched = list(map(_touched, self.test.paths))
+        return _digest([self.classnames, self.test.paths, self.test.labels, touched])
+
+    def check(self, folder, record: dict, *, trained: bool) -> None:
+        """Refuse a record of other data; an older one says only how much it tested.
+
+        Args:
+            folder: of the record.
+            trained: whether the same data was trained on.
+
+        Raises:
+            UserError: class names, list, labels or contents of the images are other ones.
+        """
+        theirs, path = record.get("data_sha256"), Path(folder) / MODEL_FILE
+        counts = (len(self.classnames), len(self.test))
+        same = counts == (record["classes"], record["clean"]["n"])
+        if same and theirs:
+            noted = read_json(path) if path.is_file() else {}
+            noted = noted.get("data_sha256"), noted.get("files_sha256")
+            same = noted == (theirs, self.files) or self.digest == theirs
+        source = (record.get("trained") or {}).get("set_sha256")
+        if trained and source and self.set_sha256:
+            same = same and source == self.set_sha256
+        if not same:
+            raise UserError(
+                f"'{folder}' holds a run on other data than '{self.cfg.DATASET.ROOT}' has now "
+                "(classes, list of images, labels or contents); choose another output folder "
+                "(OUTPUT, --output-dir), or move the old run away"
+            )
+
+
+def listed(cfg) -> Data | None:
+    """List the data of a configuration; None where it is drawn, so that settings say it all.
+
+    Raises:
+        UserError: it is not there.
+    """
+    made = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    if hasattr(made, "draw_into"):
+        return None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return Data(made(cfg), cfg)
+    except Exception as error:  # of a fork's data set: any
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def check_listed(cfg, folder, *, trained: bool) -> str:
+    """Compare a completed record with the data that is there now; return a note where it cannot.
+
+    Raises:
+        UserError: the record is of other data.
+    """
+    try:
+        data = listed(cfg)
+    except UserError as error:
+        return f"note: its data is not here to be compared with: {error}"
+    if data:
+        data.check(folder, completed_record(folder), trained=trained)
+    return ""
