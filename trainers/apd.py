@@ -16,7 +16,7 @@ from .engine.trainer import register
 from .engine.tuning import inner
 from .losses import apd_student, apd_teacher, mean_ce
 from .prompting import PromptedCLIP
-from .prompting.spec import in_both_towers, layers, vectors
+from .prompting.spec import in_both_towers, length
 
 
 @register
@@ -32,14 +32,11 @@ class APD(AdversarialTrainer):
         add_defaults(  # all ours, but for prompts in both towers and the clean teacher
             cfg,
             "TRAINER.APD",
-            N_CTX=vectors(2, "vectors per layer and tower (the group's public code)"),
-            PROMPT_DEPTH=layers(9, "layers with prompts (the group's public code)"),
+            N_CTX=length(2, "vectors per layer and tower (the group's public code)"),
+            PROMPT_DEPTH=length(9, "layers with prompts (the group's public code)"),
             CTX_INIT=Key("a photo of a", "the vectors start from its first words (MaPLe)"),
-            TEACHER=Key(
-                "online",
-                "learns with the student (online), before it (offline), or is CLIP (zero_shot)",
-                choices=("online", "offline", "zero_shot"),
-            ),
+            # learns with the student, before it, or is CLIP
+            TEACHER=Key("online", "when it learns", choices=("online", "offline", "zero_shot")),
             TEACHER_EPOCHS=Key(0, "of the offline one; 0: the student's", least=0, most=10**6),
             BETA=Key(0.5, "weight of the distillation", least=0, most=1),
             TEMPERATURE=Key(1.0, "of the distillation", least=1e-3, most=1000),

@@ -16,9 +16,10 @@ from .engine.adversarial import AdversarialTrainer
 from .engine.trainer import register
 from .engine.tuning import inner
 from .losses import capt_alpha, capt_consistency, mean_ce
-from .prompting.spec import CHOICES, in_both_towers, layers, vectors
+from .prompting.spec import CHOICES, in_both_towers, length
 
 ALPHAS = ("conf", "acc", "entropy", "const", "ramp")
+DIRECTIONS = ("target_first", "adversarial_first")
 FIXED_TRANSFORMS = {"center_crop", "instance_norm"}  # augmentation that never varies
 
 
@@ -37,20 +38,15 @@ class CAPT(AdversarialTrainer):
         add_defaults(  # all ours, but for the form of the loss
             cfg,
             "TRAINER.CAPT",
-            N_CTX=vectors(2, "vectors per layer and tower"),
-            PROMPT_DEPTH=layers(9),
+            N_CTX=length(2, "vectors per layer and tower"),
+            PROMPT_DEPTH=length(9, "layers with prompts"),
             CTX_INIT=Key("a photo of a", "the vectors start from its first words (MaPLe)"),
-            COUPLING=Key(
-                "text_to_vision", "which tower makes the other's", choices=CHOICES["coupling"]
-            ),
+            COUPLING=Key("text_to_vision", "of the towers' prompts", choices=CHOICES["coupling"]),
             LAMBDA=Key(1.5, "weight of the consistency", least=0, most=1000),
             ALPHA=Key("conf", "weight of the frozen term", choices=ALPHAS),
             ALPHA_CONST=Key(0.5, "of ALPHA const; 0: tuned term alone", least=0, most=1),
-            KL_DIRECTION=Key(
-                "target_first",
-                "KL(target || adversarial), or the other way",
-                choices=("target_first", "adversarial_first"),
-            ),
+            # KL(target || adversarial), or KL(adversarial || target)
+            KL_DIRECTION=Key("target_first", "of the consistency", choices=DIRECTIONS),
             DETACH_TARGET=Key(False, "no gradient through the tuned model's clean answer"),
             INNER=inner(),
         )

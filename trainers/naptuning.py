@@ -11,7 +11,7 @@ from .config.keys import Key, add_defaults
 from .engine.adversarial import AdversarialTrainer
 from .engine.trainer import register
 from .losses import block_consistency, mean_ce, nap
-from .prompting.spec import CHOICES, in_both_towers, layers, vectors
+from .prompting.spec import CHOICES, in_both_towers, length
 from .utils.errors import UserError
 
 
@@ -35,15 +35,12 @@ class NAPTuning(AdversarialTrainer):
         add_defaults(
             cfg,
             "TRAINER.NAPTUNING",
-            N_CTX=vectors(16, "vectors per layer (authors' code); 0: refiners alone", least=0),
-            PROMPT_DEPTH=layers(12, "layers with prompts and refiners (authors' code)"),
+            N_CTX=length(16, "vectors per layer (authors' code); 0: refiners alone", least=0),
+            PROMPT_DEPTH=length(12, "layers with prompts and refiners (authors' code)"),
             CONSISTENCY=Key(True, "the third term (a switch of ours)"),
             CONSISTENCY_WEIGHT=Key(1.0, "its w (authors' code)", least=0, most=1000),
-            SCHEDULE=Key(
-                "linear",
-                "lambda is epoch / max_epoch (authors' code), or constant (ours)",
-                choices=("linear", "constant"),
-            ),
+            # lambda = epoch / max_epoch (authors' code), or constant (ours)
+            SCHEDULE=Key("linear", "of lambda over the epochs", choices=("linear", "constant")),
             LAMBDA=Key(0.5, "lambda of the constant schedule (ours)", least=0, most=1),
         )
         add_defaults(
@@ -52,11 +49,8 @@ class NAPTuning(AdversarialTrainer):
             VISION=Key(True, "refine the image tower's native tokens (authors' code)"),
             TEXT=Key(True, "refine the text tower's (ours: the abstract says modality-specific)"),
             RATIO=Key(2, "width of a refiner over the tower's (authors' code)", least=1, most=100),
-            INIT=Key(
-                "zero",
-                "the identity at the start (ours), or default: PyTorch's (authors' code)",
-                choices=CHOICES["refiner_init"],
-            ),
+            # zero: the identity at the start (ours); default: PyTorch's (authors' code)
+            INIT=Key("zero", "of a refiner; zero: the identity", choices=CHOICES["refiner_init"]),
         )
 
     @classmethod

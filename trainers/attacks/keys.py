@@ -1,5 +1,7 @@
 """The config keys of ATTACK, their defaults and checks."""
 
+from functools import partial
+
 from yacs.config import CfgNode
 
 from ..config.keys import Key, add_defaults, section
@@ -9,22 +11,19 @@ from ..utils.errors import UserError
 from .settings import MOST_STEPS, parse_255, word
 from .spec import MOST, specs_from_cfg
 
-OBJECTIVES = (*threats.LABELLED, *threats.REFERENCED, "logit")
-
 
 def _name(key: str, value: str) -> None:
-    if not value.lower().startswith(threats.LIBRARY):
+    if not str(value).lower().startswith(threats.LIBRARY):
         word(threats.ALGORITHMS)(key, value)
 
 
-def _size(default: str, about: str) -> Key:
-    """Return a size in 1/255: "4" and "4/255" are one."""
-    check, form = lambda k, v: parse_255(v, k, 255 * MOST["l2"]), "a size in 1/255: 4 or 4/255"
-    return Key(default, about, number=True, check=check, form=form)
+def _check_size(key: str, value) -> None:
+    parse_255(value, key, 255 * MOST["l2"])
 
 
-def _word(default: str, about: str, choices) -> Key:
-    return Key(default, about, choices=tuple(choices), any_case=True)
+OBJECTIVES = (*threats.LABELLED, *threats.REFERENCED, "logit")
+_word = partial(Key, any_case=True)
+_size = partial(Key, check=_check_size, form="a size in 1/255: 4 or 4/255")
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -33,7 +32,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         "NAME": Key("pgd", "the algorithm", check=_name, form="an attack of docs/attacks.md"),
         "ALPHA": _size("1/255", "step size"),
         "RESTARTS": Key(1, "runs of which the worst is kept", least=1, most=10**4),
-        "START": _word("uniform", "where it starts in the ball", threats.STARTS),
+        "START": _word("uniform", "where it starts in the ball", choices=threats.STARTS),
     }
     for node, eps, steps, objective, target in (
         ("TRAIN", "8/255", 10, "embedding_kl", "embedding"),
@@ -45,22 +44,17 @@ def extend_cfg(cfg: CfgNode) -> None:
             **both,
             EPS=_size(eps, "radius of the ball"),
             STEPS=Key(steps, "gradient steps, or queries", least=0, most=MOST_STEPS),
-            OBJECTIVE=_word(objective, "the ascended loss", OBJECTIVES),
-            TARGET=_word(target, "what the attacker differentiates through", threats.TARGETS),
+            OBJECTIVE=_word(objective, "the ascended loss", choices=OBJECTIVES),
+            TARGET=_word(target, "what the gradient goes through", choices=threats.TARGETS),
         )
     add_defaults(
         cfg,
         "ATTACK.TEST",
         DROP=Key(False, "leave a sample alone once it is misclassified"),
-        NORM=_word("linf", "of the ball", threats.NORMS),
+        NORM=_word("linf", "of the ball", choices=threats.NORMS),
         KWARGS=Key(CfgNode(new_allowed=True), "the attack's own settings"),
-        PREC=_word("fp32", "of the image tower's gradients", threats.PRECISIONS),
-        LIST=Key(
-            [],
-            "several attacks: what differs from the node, each",
-            entry={},
-            form="keys and values such as {'EPS': 4}",
-        ),
+        PREC=_word("fp32", "of the image tower's gradients", choices=threats.PRECISIONS),
+        LIST=Key([], "several attacks: what differs from the node, each", entry={}),
     )
 
 

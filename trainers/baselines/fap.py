@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from ..config.keys import Key, add_defaults, one_of
+from ..config.keys import Key, add_defaults
 from ..engine.adversarial import AdversarialTrainer
 from ..engine.trainer import register
 from ..engine.tuning import inner
 from ..losses import fap_consistency, mean_ce
-from ..prompting.spec import CHOICES, in_both_towers, layers, vectors
+from ..prompting.spec import CHOICES, in_both_towers, length
 
+COUPLINGS = CHOICES["first_coupling"]
 FIRST = "TRAINER.FAP.FIRST_COUPLING"
 
 
@@ -35,16 +36,13 @@ class FAP(AdversarialTrainer):
         add_defaults(
             cfg,
             "TRAINER.FAP",
-            N_CTX=vectors(2, "vectors per layer (paper)"),
-            PROMPT_DEPTH=layers(9, "layers with prompts (paper)"),
+            N_CTX=length(2, "vectors per layer (paper)"),
+            PROMPT_DEPTH=length(9, "layers with prompts (paper)"),
             CTX_INIT=Key("a photo of a", "the text starts from its first words (authors' configs)"),
             LAMBDA=Key(1.5, "weight of the consistency (paper)", least=0, most=1000),
             INNER=inner("kl", "authors' scripts"),
-            FIRST_COUPLING=Key(
-                "text_to_vision",
-                "of the first layer (authors' code); same: vision to text, as everywhere",
-                choices=CHOICES["first_coupling"],
-            ),
+            # of the first layer (authors' code); same: vision to text, as in the others
+            FIRST_COUPLING=Key("text_to_vision", "or as the other layers", choices=COUPLINGS),
             THEIR_TEXT=Key(False, 'the authors\' text, braces left in: "V V of a {}, a ... NAME."'),
         )
 
@@ -53,7 +51,7 @@ class FAP(AdversarialTrainer):
         super().check_keys(cfg)
         keys = cfg.TRAINER.FAP
         if keys.THEIR_TEXT:  # "same" has no text vectors to follow the words
-            one_of(FIRST, keys.FIRST_COUPLING, CHOICES["first_coupling"][1:])
+            Key("", choices=COUPLINGS[1:]).read(FIRST, keys.FIRST_COUPLING)
 
     @classmethod
     def train_spec(cls, cfg):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config.keys import Key, add_defaults
 from ..engine.trainer import register
-from ..prompting.spec import in_both_towers, layers, vectors
+from ..prompting.spec import in_both_towers, length
 from .supervised import Supervised
 
 
@@ -21,8 +21,8 @@ class MaPLe(Supervised):
         add_defaults(
             cfg,
             f"TRAINER.{cls.node}",
-            N_CTX=vectors(2, "vectors per layer (paper)"),
-            PROMPT_DEPTH=layers(9, "layers with prompts (paper)"),
+            N_CTX=length(2, "vectors per layer (paper)"),
+            PROMPT_DEPTH=length(9, "layers with prompts (paper)"),
             CTX_INIT=Key("a photo of a", "the vectors start from its first words (authors' code)"),
         )
 

@@ -14,7 +14,7 @@ from torch import nn
 from ..config.keys import Key, add_defaults
 from ..engine.trainer import register
 from ..prompting import PromptSpec
-from ..prompting.spec import layers, vectors
+from ..prompting.spec import length
 from .supervised import Supervised
 
 
@@ -60,13 +60,9 @@ class TeCoA(Supervised):
         add_defaults(
             cfg,
             "TRAINER.TECOA",
-            VARIANT=Key(
-                "prompt",
-                "trains visual tokens, or the whole image tower",
-                choices=("prompt", "finetune"),
-            ),
-            N_CTX=vectors(16, "visual tokens (ours)"),
-            PROMPT_DEPTH=layers(1, "layers with tokens of their own (ours)"),
+            VARIANT=Key("prompt", "visual tokens, or the tower", choices=("prompt", "finetune")),
+            N_CTX=length(16, "visual tokens (ours)"),
+            PROMPT_DEPTH=length(1, "layers with tokens of their own (ours)"),
         )
 
     @classmethod

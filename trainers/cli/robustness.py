@@ -15,7 +15,7 @@ import os
 import re
 from pathlib import Path
 
-from ..config import keys, merging, shipped
+from ..config import keys, merging
 from ..engine import run, run_folder
 from ..experiments.state import default_cfg, register_datasets
 from ..utils.errors import Mistakes
@@ -46,16 +46,14 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str]):
     kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}
     run_folder.restore(cfg, kept, folder)
     train = cfg.ATTACK.TRAIN.clone()
-    with Mistakes() as mistakes:
-        with mistakes:
-            merging.merge_file(cfg, shipped.config_file("attacks", attack_file))
-        cfg.ATTACK.TRAIN = train  # the file's belongs to runs that it trained
-        cfg.DATASET.ROOT, cfg.OUTPUT_DIR = root, ""
-        cfg.DATALOADER.NUM_WORKERS = 0  # of the training data, which is not read
-        cfg.DATALOADER.TEST.BATCH_SIZE = 100
-        with mistakes:
-            merging.merge_opts(cfg, opts)
-        keys.check_cfg(cfg, mistakes)
+    mistakes = Mistakes()
+    mistakes.of(merging.merge_file, cfg, attack_file, "attacks")
+    cfg.ATTACK.TRAIN = train  # the file's belongs to runs that it trained
+    cfg.DATASET.ROOT, cfg.OUTPUT_DIR = root, ""
+    cfg.DATALOADER.NUM_WORKERS = 0  # of the training data, which is not read
+    cfg.DATALOADER.TEST.BATCH_SIZE = 100
+    mistakes.of(merging.merge_opts, cfg, opts)
+    keys.check_cfg(cfg, mistakes)
     cfg.freeze()
     return cfg, tested.get("model_dir") or folder
 

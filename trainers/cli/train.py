@@ -14,7 +14,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 
-from ..config import host, keys, merging, shipped
+from ..config import host, keys, merging
 from ..engine import run, run_folder
 from ..engine.data import check_listed
 from ..experiments import state
@@ -82,29 +82,23 @@ def setup_cfg(args: argparse.Namespace):
     state.register_datasets()
     cfg = state.default_cfg()
     nowhere = cfg.OUTPUT_DIR
-    with Mistakes() as mistakes:
-        for kind in ("dataset", "", "attack", "test_attack"):
-            if name := getattr(args, f"{kind}_config_file".lstrip("_")):
-                with mistakes:
-                    file = shipped.config_file(KINDS[kind], name)
-                    merge = keys.merge_test_attacks if kind == "test_attack" else merging.merge_file
-                    merge(cfg, file)
-        # a data set knows what keeps its labels; the command line has the last word
-        cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
-        for name, key in OF_COOP.items():
-            if (value := getattr(args, name)) not in (None, "", DRAWN):
-                with mistakes:
-                    merging.merge(cfg, key, value, f"(--{name.replace('_', '-')})")
-        with mistakes:
-            merging.merge_opts(cfg, args.opts)
-        if args.eval_only and cfg.OUTPUT_DIR == nowhere:
-            cfg.OUTPUT_DIR = ""  # none was given: into the folder of the tested run
-        with mistakes:
-            cfg.TRAINER.NAME = _ours(cfg.TRAINER.NAME)
-        names = DATASET_REGISTRY.registered_names()
-        with mistakes:
-            _known(cfg.DATASET.NAME, names, "data set", "DATASET.NAME")
-        keys.check_cfg(cfg, mistakes)
+    mistakes = Mistakes()
+    for kind in ("dataset", "", "attack", "test_attack"):
+        if name := getattr(args, f"{kind}_config_file".lstrip("_")):
+            merge = keys.merge_test_attacks if kind == "test_attack" else merging.merge_file
+            mistakes.of(merge, cfg, name, KINDS[kind])
+    # a data set knows what keeps its labels; the command line has the last word
+    cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
+    for name, key in OF_COOP.items():
+        if (value := getattr(args, name)) not in (None, "", DRAWN):
+            mistakes.of(merging.merge, cfg, key, value, f"(--{name.replace('_', '-')})")
+    mistakes.of(merging.merge_opts, cfg, args.opts)
+    if args.eval_only and cfg.OUTPUT_DIR == nowhere:
+        cfg.OUTPUT_DIR = ""  # none was given: into the folder of the tested run
+    cfg.TRAINER.NAME = mistakes.of(_ours, cfg.TRAINER.NAME) or ""
+    names = DATASET_REGISTRY.registered_names()
+    mistakes.of(_known, cfg.DATASET.NAME, names, "data set", "DATASET.NAME")
+    keys.check_cfg(cfg, mistakes)
     cfg.freeze()
     return cfg
 

@@ -8,49 +8,33 @@ from functools import partial
 import dassl
 from dassl.config import get_cfg_default
 from dassl.data import data_manager
+from dassl.data.transforms import transforms
 from dassl.evaluation import EVALUATOR_REGISTRY
 from dassl.optim.lr_scheduler import AVAI_SCHEDS
 from dassl.optim.optimizer import AVAI_OPTIMS
 
-from ..utils.errors import UserError, nearest
+from ..utils.errors import UserError
 from .declared import KEYS, Key
 from .merging import leaves
 
-# of INPUT.TRANSFORMS, those of our configs
-TRANSFORMS = {"random_resized_crop", "random_flip", "random_translation", "center_crop"}
-SAMPLERS = ("RandomSampler", "SequentialSampler")
-SAMPLERS_OF_DASSL = (*SAMPLERS, "RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler")
+OF_DASSL = "RandomSampler SequentialSampler RandomDomainSampler SeqDomainSampler RandomClassSampler"
+SAMPLERS = tuple(getattr(data_manager, "SAMPLERS", OF_DASSL.split()))
+STAGED = (False,) if getattr(dassl, "STAND_IN", False) else (False, True)
 
 
 def check_transforms(name: str, value) -> None:
-    """Refuse transforms that are unknown here, or that change what a pixel is."""
+    """Refuse to normalise pixels."""
     if "normalize" in value:
         raise UserError(
             f"{name} holds 'normalize', but attacks need pixels in [0, 1] and the model "
             "normalises by itself; remove it"
         )
-    if unusual := sorted(set(value) - TRANSFORMS):
-        from dassl.data.transforms import transforms  # imports torchvision, a second or two
-
-        lacking = getattr(transforms, "ONLY_IN_DASSL", ())  # of the stand-in
-        known = (*transforms.AVAI_CHOICES, *lacking)
-        for word in unusual:
-            if word not in known:
-                raise UserError(f"{name} holds {word!r}, which is unknown.{nearest(word, known)}")
-            if word in lacking:
-                raise UserError(f"{name} holds '{word}', which needs Dassl itself")
-
-
-def _samplers() -> tuple[str, ...]:
-    return tuple(getattr(data_manager, "SAMPLERS", SAMPLERS_OF_DASSL))
-
-
-def _either() -> tuple[bool, ...]:
-    return (False,) if getattr(dassl, "STAND_IN", False) else (False, True)
 
 
 _key = partial(Key, None)
+_transforms = partial(_key, choices=transforms.AVAI_CHOICES, check=check_transforms)
 _share = partial(_key, least=0, most=1)
+_part = partial(_key, least=1e-6, most=1)
 _rate = partial(_key, least=0, most=1000)
 _beta = partial(_key, least=0, most=0.999999)
 _count = partial(_key, least=0)
@@ -63,37 +47,21 @@ USED = {
     "VERBOSE": _key("print what is loaded"),
     "INPUT.SIZE": _key("height and width in pixels, the model's", least=1, most=4096, count=2),
     "INPUT.INTERPOLATION": _key("of resized images", choices=("bilinear", "bicubic", "nearest")),
-    "INPUT.TRANSFORMS": _key(
-        "augmentation of training images", check=check_transforms, form="the name of a transform"
-    ),
+    "INPUT.TRANSFORMS": _transforms("augmentation of training images"),
     "INPUT.NO_TRANSFORM": _key("leave images undecoded: not with our trainers", choices=(False,)),
-    "INPUT.PIXEL_MEAN": _share("of normalize, which our trainers do not use", count=3),
-    "INPUT.PIXEL_STD": _key("of normalize, too", least=1e-6, most=1, count=3),
-    "INPUT.RRCROP_SCALE": _key(
-        "least and largest part of the area that random_resized_crop takes",
-        least=1e-6,
-        most=1,
-        count=2,
-    ),
+    "INPUT.RRCROP_SCALE": _part("of the area, that random_resized_crop takes", count=2),
     "DATASET.ROOT": _key("folder of the data sets"),
     "DATASET.NAME": _key("name of the data set"),
-    "DATASET.SOURCE_DOMAINS": _key("of data sets with domains"),
-    "DATASET.TARGET_DOMAINS": _key("of data sets with domains"),
     "DATASET.NUM_SHOTS": _key("training images per class; below 1: all", least=-1),
     "DATALOADER.NUM_WORKERS": _count("processes that load images", most=1024),
     "DATALOADER.K_TRANSFORMS": _key("views of an image: one with our trainers", choices=(1,)),
     "DATALOADER.RETURN_IMG0": _key("the image as it was, too", choices=(False,)),
-    "DATALOADER.TRAIN_X.SAMPLER": _key("order of the training images", choices=_samplers),
+    "DATALOADER.TRAIN_X.SAMPLER": _key("order of the training images", choices=SAMPLERS),
     "DATALOADER.TRAIN_X.BATCH_SIZE": _size("training images per batch"),
-    "DATALOADER.TRAIN_X.N_DOMAIN": _count("domains per batch of RandomDomainSampler"),
-    "DATALOADER.TRAIN_X.N_INS": _size("images per class of RandomClassSampler"),
-    "DATALOADER.TRAIN_U.SAMPLER": _key("of unlabelled images", choices=_samplers),
-    "DATALOADER.TRAIN_U.BATCH_SIZE": _size("of unlabelled images"),
-    "DATALOADER.TEST.SAMPLER": _key("order of the test images", choices=_samplers),
+    "DATALOADER.TEST.SAMPLER": _key("order of the test images", choices=SAMPLERS),
     "DATALOADER.TEST.BATCH_SIZE": _size("test images per batch"),
     "MODEL.INIT_WEIGHTS": _key("export, run folder or checkpoint that training starts from"),
     "MODEL.BACKBONE.NAME": _key("the CLIP: see docs/backbones.md"),
-    "MODEL.HEAD.HIDDEN_LAYERS": _key("not used by prompt methods", entry=0, least=1),
     "OPTIM.NAME": _key("the optimizer", choices=AVAI_OPTIMS),
     "OPTIM.LR": _rate("learning rate"),
     "OPTIM.WEIGHT_DECAY": _rate("weight decay"),
@@ -103,8 +71,7 @@ USED = {
     "OPTIM.RMSPROP_ALPHA": _share("smoothing of rmsprop"),
     "OPTIM.ADAM_BETA1": _beta("of adam and its kin"),
     "OPTIM.ADAM_BETA2": _beta("of adam and its kin"),
-    "OPTIM.STAGED_LR": _key("another rate for old layers; needs Dassl itself", choices=_either),
-    "OPTIM.BASE_LR_MULT": _rate("of STAGED_LR: their part of the rate"),
+    "OPTIM.STAGED_LR": _key("another rate for old layers; needs Dassl itself", choices=STAGED),
     "OPTIM.LR_SCHEDULER": _key("the schedule", choices=AVAI_SCHEDS),
     "OPTIM.STEPSIZE": _key("epochs of a step; not positive: MAX_EPOCH", least=-1, most=10**6),
     "OPTIM.GAMMA": _rate("factor of a step"),
@@ -119,7 +86,6 @@ USED = {
     "TRAIN.COUNT_ITER": _key("of an epoch", choices=("train_x", "train_u", "smaller_one")),
     "TEST.EVALUATOR": _key("of Dassl's own test", choices=EVALUATOR_REGISTRY.registered_names),
     "TEST.PER_CLASS_RESULT": _key("show the accuracy of every class"),
-    "TEST.COMPUTE_CMAT": _key("keep a confusion matrix; needs Dassl itself"),
     "TEST.NO_TEST": _key("only train"),
     "TEST.SPLIT": _key("images to test on", choices=("val", "test")),
     "TEST.FINAL_MODEL": _key("which epoch's model counts", choices=("last_step", "best_val")),

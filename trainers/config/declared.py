@@ -23,11 +23,10 @@ class Key:
         least, most: the range of a number, or of the numbers in a list.
         choices: values it may have; a function returns those that are known only later.
         any_case: the choices are words in upper or lower case.
-        number: a text that may also be written as a number.
         count: how many entries a list has; None for any number.
         entry: like what an entry of a list is, where its default has none; ... for anything.
         check: called with name and value; raises a UserError.
-        form: what is expected, in words, where ``check`` decides.
+        form: what is expected, in words, where ``check`` decides, of a text or a number.
     """
 
     default: Any
@@ -36,7 +35,6 @@ class Key:
     most: float = LARGEST
     choices: Collection | Callable[[], Collection] = ()
     any_case: bool = False
-    number: bool = False
     count: int | None = None
     entry: Any = None
     check: Callable[[str, Any], object] | None = None
@@ -48,18 +46,19 @@ class Key:
         Raises:
             UserError: it is of another type or out of range; ``name`` is for the message.
         """
-        listed, kind = isinstance(self.default, (list, tuple)), type(self.default)
-        if listed:
-            fits = isinstance(value, (list, tuple)) and self.count in (None, len(value))
-            wrong = [one for one in value if not self._fits(self._entry, one)] if fits else []
-        else:
-            fits, wrong = self._fits(self.default, value), [value]
-        if not fits or (listed and wrong):
-            hint = nearest(wrong[0], map(str, self._choices())) if wrong and self.choices else ""
-            hint = f".{hint.rstrip('.')}" if hint.startswith(" Did") else ""
-            raise UserError(f"{name} is {shown(value)}, expected {self.expected()}{hint}")
+        kind, wrong = type(self.default), [value]
+        if not isinstance(self.default, (list, tuple)):
+            wrong = wrong if not self._fits(self.default, value) else []
+        elif isinstance(value, (list, tuple)) and self.count in (None, len(value)):
+            wrong = [one for one in value if not self._fits(self._entry, one)]
+        if wrong:
+            hint = nearest(wrong[0], self._choices()).rstrip(".") if self.choices else ""
+            hint = f".{hint}" if hint.startswith(" Did") else ""
+            raise UserError(f"{name} is {value!r:.80}, expected {self.expected()}{hint}")
         if self.check:
             self.check(name, value)
+        if self.any_case:
+            return value.lower()
         return value if isinstance(value, kind) else kind(value)
 
     def expected(self) -> str:
@@ -87,7 +86,7 @@ class Key:
             what = "a whole number" if isinstance(like, int) else "a number"
             least = f" of {self.least} or more" if self.least > -LARGEST else ""
             return what + (f" from {self.least} to {self.most}" if self.most != LARGEST else least)
-        return "text" if isinstance(like, str) else "keys and values"
+        return "text" if isinstance(like, str) else "keys and values such as {'EPS': 4}"
 
     def _fits(self, like, value) -> bool:
         """Return True if a value, or an entry of a list, can stand where ``like`` does."""
@@ -99,7 +98,7 @@ class Key:
             fits = isinstance(value, int if isinstance(like, int) else (int, float))
             fits = fits and self.least <= value <= self.most
         elif isinstance(like, str):
-            fits = isinstance(value, (str, int, float) if self.number else str)
+            fits = isinstance(value, (str, int, float) if self.form else str)
             fits = fits and "\0" not in str(value)
         else:
             fits = isinstance(value, Mapping if isinstance(like, Mapping) else type(like))
@@ -109,15 +108,6 @@ class Key:
 
 
 def is_text(name: str) -> bool:
-    """Return True if a key is a text that is not a number in other words, such as 4/255."""
+    """Return True if a key is a text, and not a number in other words, such as 4/255."""
     key = KEYS.get(name)
-    return key is not None and isinstance(key.default, str) and not key.number
-
-
-def shown(value) -> str:
-    """Return a value for a message; what is very long is cut."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of thousands of digits
-        return "an enormous number"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return key is not None and isinstance(key.default, str) and not key.form

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 
 from dassl.config import get_cfg_default
@@ -12,11 +13,10 @@ from yacs.config import CfgNode
 from ..records import flat_config
 from ..utils.errors import Mistakes, UserError
 from . import host
-from .dassl_keys import check_transforms
-from .declared import KEYS, LARGEST, Key
+from .dassl_keys import USED
+from .declared import KEYS, Key
 from .merging import merge_file
 
-PRECISIONS = ("fp32", "amp", "bf16")
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
 SECTIONS: dict[str, tuple] = {}  # node -> (extend_cfg, check_cfg) of the room that it belongs to
 METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
@@ -45,12 +45,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         CACHE_DIR=Key("", "few-shot files and drawings; empty: with the data"),
         FEATURE_DIR=Key("", "cache of image features; empty: OUTPUT_DIR/banks"),
         TEMPLATE=Key("", "hand-made prompt; empty: the data set's own", check=check_template),
-        TRANSFORMS=Key(
-            [],
-            "replaces the trainer's INPUT.TRANSFORMS; empty: does not",
-            check=check_transforms,
-            form="the name of a transform",
-        ),
+        TRANSFORMS=replace(USED["INPUT.TRANSFORMS"], default=[], about="replace INPUT.TRANSFORMS"),
         FOLDER_NAME=Key("folder", "of data set `folder`, in the root"),
     )
     auto = Key("auto", "keep decoded training images on the GPU", choices=("auto", "yes", "no"))
@@ -87,7 +82,7 @@ def registered_name(name: str) -> str:
     return bare if ours else f"{host.PREFIX}{bare}"
 
 
-def merge_test_attacks(cfg, path) -> None:
+def merge_test_attacks(cfg, path, kind: str = "") -> None:
     """Replace ``ATTACK.TEST`` by that of a yaml file; the training attack stays.
 
     Raises:
@@ -97,7 +92,7 @@ def merge_test_attacks(cfg, path) -> None:
     extend_cfg(fresh)
     train = cfg.ATTACK.TRAIN.clone()
     cfg.ATTACK.TEST = fresh.ATTACK.TEST
-    merge_file(cfg, path)
+    merge_file(cfg, path, kind)
     cfg.ATTACK.TRAIN = train
 
 
@@ -142,25 +137,20 @@ def check_cfg(cfg: CfgNode, mistakes: Mistakes | None = None) -> None:
     """
     method = method_called(cfg.TRAINER.NAME)
     nodes = ("NAME", *(method.nodes() if method else ()))
-    with mistakes if mistakes is not None else Mistakes() as found:
-        for name, key in KEYS.items():
-            value, parts = cfg, name.split(".")
-            for part in parts:
-                value = value.get(part, CfgNode()) if isinstance(value, CfgNode) else CfgNode()
-            if not isinstance(value, CfgNode) and (parts[0] != "TRAINER" or parts[1] in nodes):
-                with found:
-                    key.read(name, value)
-        right = not found
-        for node, (_, check) in SECTIONS.items():
-            if not any(f"{node}." in text for text in found):
-                with found:
-                    check(cfg)
-        if right:
-            with found:
-                _check_together(cfg)
-            if method:
-                with found:
-                    method.check_keys(cfg)
+    found = Mistakes() if mistakes is None else mistakes
+    for name, key in KEYS.items():
+        value, parts = cfg, name.split(".")
+        for part in parts:
+            value = value.get(part, CfgNode()) if isinstance(value, CfgNode) else CfgNode()
+        if not isinstance(value, CfgNode) and (parts[0] != "TRAINER" or parts[1] in nodes):
+            found.of(key.read, name, value)
+    together = [] if found else [_check_together, *([method.check_keys] if method else [])]
+    for node, (_, check) in SECTIONS.items():
+        if not any(f"{node}." in text for text in found):
+            found.of(check, cfg)
+    for check in together:
+        found.of(check, cfg)
+    found.end()
 
 
 def _check_together(cfg: CfgNode) -> None:
@@ -173,13 +163,3 @@ def _check_together(cfg: CfgNode) -> None:
             f"OPTIM.SGD_NESTEROV is True with MOMENTUM {optim.MOMENTUM} and SGD_DAMPNING "
             f"{optim.SGD_DAMPNING}; give it a momentum above 0 and dampening 0"
         )
-
-
-def one_of(key: str, value, choices) -> None:
-    """Refuse a value that is not among ``choices``."""
-    Key("", choices=choices).read(key, value)
-
-
-def at_least(key: str, value, low, high=LARGEST) -> None:
-    """Refuse a number less than ``low``, or more than ``high`` if one is given (NaN too)."""
-    Key(0.0, least=low, most=high).read(key, value)

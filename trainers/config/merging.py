@@ -10,18 +10,19 @@ from pathlib import Path
 from ..records import flat_config
 from ..utils.errors import Mistakes, UserError, nearest
 from ..utils.io import read_yaml
-from .declared import KEYS, Key, is_text, shown
+from .declared import KEYS, Key, is_text
 from .shipped import config_file
 
 THREAT = "ATTACK.THREAT"  # not a setting: the threat model whose settings it stands for
 
 
-def merge_file(cfg, path) -> None:
-    """Merge a yaml file into ``cfg``.
+def merge_file(cfg, path, kind: str = "") -> None:
+    """Merge a yaml file into ``cfg``; of a ``kind`` of shipped files, the name is enough.
 
     Raises:
         UserError: the file is missing, not yaml, or names an unknown key or a wrong type.
     """
+    path = config_file(kind, str(path)) if kind else path
     if not Path(path).is_file():
         folder = Path(path).parent
         there = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
@@ -36,13 +37,13 @@ def merge_content(cfg, content: dict, where: str) -> None:
 
 
 def _merge_pairs(cfg, pairs: list[tuple], where: str) -> None:
-    with Mistakes() as mistakes:
-        for key, value in sorted(pairs, key=lambda pair: pair[0] != THREAT):
-            with mistakes:
-                if key == THREAT:
-                    merge_file(cfg, config_file("attacks", str(value)))
-                else:
-                    merge(cfg, key, value, where)
+    mistakes = Mistakes()
+    for key, value in sorted(pairs, key=lambda pair: pair[0] != THREAT):
+        if key == THREAT:
+            mistakes.of(merge_file, cfg, value, "attacks")
+        else:
+            mistakes.of(merge, cfg, key, value, where)
+    mistakes.end()
 
 
 def leaves(node, prefix=""):
@@ -107,11 +108,12 @@ def merge(cfg, key: str, value, where: str) -> None:
             raise UserError(f"config key '{key}' {where} is unknown.{hint}")
         old, parent = old[part], old
     if isinstance(old, dict):
-        raise UserError(f"config key '{key}' {where} is {shown(value)}, expected a key in it")
+        raise UserError(f"config key '{key}' {where} is {value!r:.80}, expected a key in it")
     known = KEYS.get(key)
     if isinstance(value, str) and not isinstance(known.default if known else old, str):
         value = literal(value)  # CoOp's files write tuples, which are text to YAML: (224, 224)
     if known or not (old is None or value is None):
         known = known or Key(old, least=-math.inf, most=math.inf, entry=...)
-        value = known.read(f"{key} {where}", value)
+        read = known.read(f"{key} {where}", value)
+        value = value if known.any_case else read
     parent[key.rpartition(".")[2]] = value

@@ -43,13 +43,9 @@ class PromptTrainer(RobustTrainer):
         add_defaults(
             cfg,
             "TRAINER.ADVERSARIAL",
-            PREC=Key(
-                "fp32",
-                "of forward and backward; amp: float16 on a GPU",
-                choices=("fp32", "amp", "bf16"),
-            ),
-            # float16 gradients of pixels underflow to exactly 0
-            ATTACK_PREC=Key("fp32", "of a white-box attack in training", choices=("fp32", "bf16")),
+            # amp: float16 on a GPU; its gradients of pixels underflow to exactly 0
+            PREC=Key("fp32", "of forward and backward", choices=("fp32", "amp", "bf16")),
+            ATTACK_PREC=Key("fp32", "of a white-box attack", choices=("fp32", "bf16")),
             ACCUMULATE=Key(1, "batches per optimizer step", least=1, most=10**6),
             CLASS_CHUNK=Key(0, "classes per text pass; 0: all at once", least=0),
         )

@@ -43,8 +43,7 @@ def refused(jobs: Iterable[Job], build: Callable[[list[str]], object]) -> dict[K
 
 def refuse(wrong: dict[Key, UserError]) -> None:
     """Raise one UserError for all that :func:`refused` has found, if anything."""
-    with Mistakes() as mistakes:
-        mistakes.extend(text for error in wrong.values() for text in error.args)
+    Mistakes(text for error in wrong.values() for text in error.args).end()
 
 
 def run(steps: Sequence[Step], train: Command, show: Command, processes: int = 1) -> list[str]:

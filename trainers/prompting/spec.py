@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from ..backbone.adapter import CLIPAdapter
 from ..config.keys import Key
@@ -19,23 +20,13 @@ CHOICES = {
     "position": POSITIONS,
 }
 STARTS = ("init_std", "refiner_init", "template")  # without effect once values are loaded
-MOST = 1000  # vectors or layers of a tower; a CLIP takes fewer
-
-
-def vectors(number: int, about: str = "vectors per layer", least: int = 1) -> Key:
-    """Return the declaration of N_CTX."""
-    return Key(number, about, least=least, most=MOST)
-
-
-def layers(number: int, about: str = "layers with prompts") -> Key:
-    """Return the declaration of PROMPT_DEPTH."""
-    return Key(number, f"{about}; cut to the backbone's", least=1, most=MOST)
+length = partial(Key, least=1, most=1000)  # declares N_CTX and PROMPT_DEPTH; a CLIP takes less
 
 
 def of_context(number: int, source: str) -> dict[str, Key]:
     """Return the declarations of CoOp's keys: context vectors in the text input."""
     return {
-        "N_CTX": vectors(number, f"number of context vectors ({source})"),
+        "N_CTX": length(number, f"number of context vectors ({source})"),
         "CTX_INIT": Key("", "words to start from, which then set their number"),
         "CSC": Key(False, "class-specific contexts"),
         "CLASS_TOKEN_POSITION": Key("end", "place of the class name", choices=POSITIONS),

@@ -20,21 +20,20 @@ class UserError(Exception):
 
 
 class Mistakes(list):
-    """Collect UserErrors, to raise them as one: ``with`` it around each check and around all."""
+    """Collects the UserErrors of several calls, to raise them as one."""
 
-    depth = 0
-
-    def __enter__(self):
-        self.depth += 1
-        return self
-
-    def __exit__(self, kind, error, trace) -> bool:
-        self.depth -= 1
-        if isinstance(error, UserError):
+    def of(self, check, *arguments):
+        """Call ``check`` and return its result; None where it raises a UserError."""
+        try:
+            return check(*arguments)
+        except UserError as error:
             self.extend(error.args)
-        if (error is None or isinstance(error, UserError)) and not self.depth and self:
-            raise UserError(*dict.fromkeys(self)) from error
-        return isinstance(error, UserError)
+            return None
+
+    def end(self) -> None:
+        """Raise one UserError with all of them, if there are any."""
+        if self:
+            raise UserError(*dict.fromkeys(self))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
