@@ -67,7 +67,8 @@ class Key:
             return self._one(self.default)
         such_as = f", such as {self.default!r}" if self.default else ""
         count = f" of {self.count}" if self.count else ""
-        return f"a list{count}, each entry {self._one(self._entry)}{such_as}"
+        each = "" if self._entry is ... else f", each entry {self._one(self._entry)}"
+        return f"a list{count}{each}{such_as}"
 
     @property
     def _entry(self):

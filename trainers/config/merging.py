@@ -113,7 +113,8 @@ def merge(cfg, key: str, value, where: str) -> None:
     if isinstance(value, str) and not isinstance(known.default if known else old, str):
         value = literal(value)  # CoOp's files write tuples, which are text to YAML: (224, 224)
     if known or not (old is None or value is None):
-        known = known or Key(old, least=-math.inf, most=math.inf, entry=...)
+        form = "text" if isinstance(old, str) else ""  # or a number
+        known = known or Key(old, least=-math.inf, most=math.inf, entry=..., form=form)
         read = known.read(f"{key} {where}", value)
         value = value if known.any_case else read
     parent[key.rpartition(".")[2]] = value

@@ -39,9 +39,10 @@ def register(cls):
     Raises:
         UserError: another of our trainers has that name, or records could not name its paper.
     """
-    if cls.paper is not None and not (isinstance(cls.paper, str) and cls.paper.strip()):
+    paper = getattr(cls, "paper", None)
+    if paper is not None and not (isinstance(paper, str) and paper.strip()):
         raise UserError(
-            f"trainer {cls.__name__!r} of {cls.__module__} has paper = {cls.paper!r}, expected the "
+            f"trainer {cls.__name__!r} of {cls.__module__} has paper = {paper!r}, expected the "
             "address of its paper, or None"
         )
     there = METHODS.setdefault(cls.__name__, cls)
