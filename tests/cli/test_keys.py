@@ -74,6 +74,7 @@ def dry(tool, tmp_path, monkeypatch):
         ("OPTIM.LRR 5", "Did you mean OPTIM.LR"),
         ("WEIGHTS 5", "configs --reference"),
         ("--config-file CoOp/tinny", "Did you mean CoOp/tiny"),
+        ("MODEL.BACKBONE.NAME ViT-B/61", "backbone 'ViT-B/61' is unknown. Did you mean ViT-B/16"),
         ("DATASET.NAME Shape", "data set 'Shape' (DATASET.NAME) is unknown. Did you mean Shapes"),
         ("--attack-config-file linf99", "no threat model is called 'linf99'"),
     ],
@@ -110,7 +111,7 @@ def test_impossible_values_of_all_keys_are_one_answer(dry, value, possible):
 def test_defaults_are_accepted(name):
     cfg = get_cfg_default()
     advprompt.extend_cfg(cfg)
-    cfg.TRAINER.NAME = name
+    cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = name, "tiny"
     if name != "AdvPT":
         merging.merge_opts(cfg, ["ATTACK.THREAT", "linf1"])
     keys.check_cfg(cfg)
@@ -150,6 +151,7 @@ def test_keys_that_only_a_fork_knows_are_left_alone():
     advprompt.extend_cfg(cfg)
     merging.merge_opts(cfg, ["FORK.A", "[0]", "FORK.B", "[1, 'a']", "FORK.C", HUGE])
     cfg.TRAINER.COOP.N_CTX, cfg.TRAINER.NAME = None, "ZeroshotCLIP"  # of another trainer
+    cfg.MODEL.BACKBONE.NAME = "tiny"
     keys.check_cfg(cfg)
     assert (cfg.FORK.A, cfg.FORK.B, cfg.FORK.C) == ([0], [1, "a"], 10**30)
 
@@ -160,6 +162,7 @@ def test_every_command_answers_alike(tool, tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     stored = {"TRAINER.NAME": "ZeroshotCLIP", "DATASET.NAME": "Shapes"}
+    stored["MODEL.BACKBONE.NAME"] = "tiny"
     (run / "config.json").write_text(json.dumps(stored))
     out = f"--root {tmp_path} --output {tmp_path}/out --config-file tiny"
     threat = "--attack-config-file linf1 --opts"

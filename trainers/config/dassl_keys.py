@@ -19,7 +19,7 @@ from .merging import leaves
 
 OF_DASSL = "RandomSampler SequentialSampler RandomDomainSampler SeqDomainSampler RandomClassSampler"
 SAMPLERS = tuple(getattr(data_manager, "SAMPLERS", OF_DASSL.split()))
-STAGED = (False,) if getattr(dassl, "STAND_IN", False) else (False, True)
+STAND_IN = getattr(dassl, "STAND_IN", False)
 
 
 def check_transforms(name: str, value) -> None:
@@ -35,6 +35,7 @@ _key = partial(Key, None)
 _transforms = partial(_key, choices=transforms.AVAI_CHOICES, check=check_transforms)
 _share = partial(_key, least=0, most=1)
 _part = partial(_key, least=1e-6, most=1)
+_of_dassl = partial(_key, choices=(False,) if STAND_IN else ())  # Dassl itself only
 _rate = partial(_key, least=0, most=1000)
 _beta = partial(_key, least=0, most=0.999999)
 _count = partial(_key, least=0)
@@ -54,8 +55,8 @@ USED = {
     "DATASET.NAME": _key("name of the data set"),
     "DATASET.NUM_SHOTS": _key("training images per class; below 1: all", least=-1),
     "DATALOADER.NUM_WORKERS": _count("processes that load images", most=1024),
-    "DATALOADER.K_TRANSFORMS": _key("views of an image: one with our trainers", choices=(1,)),
-    "DATALOADER.RETURN_IMG0": _key("the image as it was, too", choices=(False,)),
+    "DATALOADER.K_TRANSFORMS": _size("views of an image", most=1 if STAND_IN else 100),
+    "DATALOADER.RETURN_IMG0": _of_dassl("the image as it was, too; Dassl itself only"),
     "DATALOADER.TRAIN_X.SAMPLER": _key("order of the training images", choices=SAMPLERS),
     "DATALOADER.TRAIN_X.BATCH_SIZE": _size("training images per batch"),
     "DATALOADER.TEST.SAMPLER": _key("order of the test images", choices=SAMPLERS),
@@ -71,7 +72,7 @@ USED = {
     "OPTIM.RMSPROP_ALPHA": _share("smoothing of rmsprop"),
     "OPTIM.ADAM_BETA1": _beta("of adam and its kin"),
     "OPTIM.ADAM_BETA2": _beta("of adam and its kin"),
-    "OPTIM.STAGED_LR": _key("another rate for old layers; needs Dassl itself", choices=STAGED),
+    "OPTIM.STAGED_LR": _of_dassl("another rate for old layers; Dassl itself only"),
     "OPTIM.LR_SCHEDULER": _key("the schedule", choices=AVAI_SCHEDS),
     "OPTIM.STEPSIZE": _key("epochs of a step; not positive: MAX_EPOCH", least=-1, most=10**6),
     "OPTIM.GAMMA": _rate("factor of a step"),

@@ -158,6 +158,8 @@ def _check_together(cfg: CfgNode) -> None:
     optim, (low, high) = cfg.OPTIM, cfg.INPUT.RRCROP_SCALE
     if low > high:
         raise UserError(f"INPUT.RRCROP_SCALE is ({low}, {high}), expected the smaller one first")
+    if not optim.STEPSIZE:
+        raise UserError(f"OPTIM.STEPSIZE is {optim.STEPSIZE}, expected epochs such as (5,)")
     if optim.NAME == "sgd" and optim.SGD_NESTEROV and not optim.MOMENTUM > 0 == optim.SGD_DAMPNING:
         raise UserError(
             f"OPTIM.SGD_NESTEROV is True with MOMENTUM {optim.MOMENTUM} and SGD_DAMPNING "
