@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 from dassl.config import get_cfg_default
+from dassl.engine import build_trainer
 from yacs.config import CfgNode
 
 import advprompt
@@ -124,7 +125,13 @@ def test_mistakes_of_files_and_words_are_one_answer(dry, tmp_path_factory):
     file.write_text("OPTIM: {LR: fast, GAMMA: null}\nDATASET: {FOLDER_NAME: 2024.10}\n")
     code, _, err = dry(f"--config-file {file} SEED 1.5 ATTACK.TEST.EPS 0.02", "CoOpp")
     assert code == 2 and err.startswith("error: 6 mistakes\n")
-    for text in ("OPTIM.LR in", "OPTIM.GAMMA in", "is 2024.1, expected text", "SEED on", "0.02"):
+    for text in (
+        "OPTIM.LR in",
+        "OPTIM.GAMMA in",
+        "is 2024.1, expected text",
+        "SEED is 1.5",
+        "0.02",
+    ):
         assert text in err
     assert "'CoOpp' (--trainer) is unknown. Did you mean CoOp" in err
 
@@ -156,6 +163,14 @@ def test_keys_that_only_a_fork_knows_are_left_alone():
     assert (cfg.FORK.A, cfg.FORK.B, cfg.FORK.C) == ([0], [1, "a"], 10**30)
 
 
+def test_a_trainer_that_a_fork_builds_checks_them_too():
+    cfg = get_cfg_default()
+    advprompt.extend_cfg(cfg)
+    cfg.TRAINER.NAME, cfg.OPTIM.LR, cfg.TRAINER.COOP.N_CTX = "CoOp", -1, None
+    with pytest.raises(advprompt.UserError, match="(?s)2 mistakes.*OPTIM.LR is -1.*N_CTX is None"):
+        build_trainer(cfg)
+
+
 def test_every_command_answers_alike(tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wrong = ["TEST.PICTURE", "-1", "OPTIM.LR", "None"]
@@ -175,7 +190,7 @@ def test_every_command_answers_alike(tool, tmp_path, monkeypatch):
     for main, words in calls.items():
         code, _, err = tool(main, *words.split(), *wrong)
         assert code == 2 and err.count("error: 2 mistakes\n") == 1, err
-        assert "TEST.PICTURE on the command line is -1" in err and "OPTIM.LR" in err
+        assert "TEST.PICTURE is -1" in err and "OPTIM.LR" in err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     words = f"sweep --trainers fap --datasets shapes {out} --dry-run --opts ATTACK.TRAIN.EPS 0"
     code, table, _ = tool(dispatch, *words.split())

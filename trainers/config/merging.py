@@ -14,6 +14,7 @@ from .declared import KEYS, Key, is_text
 from .shipped import config_file
 
 THREAT = "ATTACK.THREAT"  # not a setting: the threat model whose settings it stands for
+WORDS = "on the command line"
 
 
 def merge_file(cfg, path, kind: str = "") -> None:
@@ -71,7 +72,7 @@ def merge_opts(cfg, opts: list[str]) -> None:
         raise UserError(f"overrides come in pairs KEY VALUE, but '{opts[-1]}' stands alone")
     pairs = list(zip(opts[::2], opts[1::2], strict=True))
     given = [(key, text if key == THREAT else _value(key, text)) for key, text in pairs]
-    _merge_pairs(cfg, given, "on the command line")
+    _merge_pairs(cfg, given, WORDS)
     entries = cfg.get("ATTACK", {}).get("TEST", {}).get("LIST", ())
     for key, text in pairs:
         node, _, name = key.rpartition(".")
@@ -115,6 +116,6 @@ def merge(cfg, key: str, value, where: str) -> None:
     if known or not (old is None or value is None):
         form = "text" if isinstance(old, str) else ""  # or a number
         known = known or Key(old, least=-math.inf, most=math.inf, entry=..., form=form)
-        read = known.read(f"{key} {where}", value)
+        read = known.read(key if where == WORDS else f"{key} {where}", value)
         value = value if known.any_case else read
     parent[key.rpartition(".")[2]] = value

@@ -267,7 +267,8 @@ def _note(folder: Path, settings: dict) -> None:
 def _release() -> None:
     """Give up folders that this process has claimed and made nothing in."""
     for path in _claimed:
-        if not any((path.parent / name).exists() for name in (LEARNER, "unfinished", FILE_NAME)):
+        kept = (path.parent.glob(name) for name in (FILE_NAME, "unfinished", "**/*.pth.tar*"))
+        if not any(any(found) for found in kept):
             path.unlink(missing_ok=True)
     _claimed.clear()
 
