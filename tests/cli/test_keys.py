@@ -217,15 +217,12 @@ def test_a_paper_that_no_record_takes_is_refused_at_once(paper):
     assert "Mine" not in keys.METHODS
 
 
-def test_a_default_alone_is_a_key_of_its_type():
+def test_a_default_alone_is_a_key_of_its_type(monkeypatch):
+    for name in ("RATE", "WORDS"):
+        monkeypatch.setitem(KEYS, f"TRAINER.MINE.{name}", None)  # restored afterwards
     cfg = CfgNode()
-    try:
-        keys.add_defaults(cfg, "TRAINER.MINE", RATE=0.5, WORDS=Key(["a"], choices=("a", "b")))
-        assert cfg.TRAINER.MINE == {"RATE": 0.5, "WORDS": ["a"]}
-        merging.merge_opts(cfg, ["TRAINER.MINE.RATE", "2"])
-        assert cfg.TRAINER.MINE.RATE == 2.0 and isinstance(cfg.TRAINER.MINE.RATE, float)
-        with pytest.raises(advprompt.UserError, match="each entry one of: 'a', 'b', such as"):
-            merging.merge_opts(cfg, ["TRAINER.MINE.WORDS", "['c']"])
-    finally:
-        for name in ("RATE", "WORDS"):
-            del KEYS[f"TRAINER.MINE.{name}"]
+    keys.add_defaults(cfg, "TRAINER.MINE", RATE=0.5, WORDS=Key(["a"], choices=("a", "b")))
+    merging.merge_opts(cfg, ["TRAINER.MINE.RATE", "2"])
+    assert repr(cfg.TRAINER.MINE.RATE) == "2.0" and cfg.TRAINER.MINE.WORDS == ["a"]
+    with pytest.raises(advprompt.UserError, match="each entry one of: 'a', 'b', such as"):
+        merging.merge_opts(cfg, ["TRAINER.MINE.WORDS", "['c']"])
