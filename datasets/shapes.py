@@ -1,6 +1,8 @@
 """Drawn shapes in colours: the built-in data set, with which everything runs at once."""
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from PIL import Image
@@ -10,7 +12,6 @@ from ..utils import io
 from ..utils.errors import UserError
 from . import drawing
 from .base import CoOpDataset, read_split, register
-from .files import whole_folder
 from .sampling import Item, Split
 
 IMAGES_PER_CLASS = {"train": 32, "val": 8, "test": 40}
@@ -34,11 +35,18 @@ class Drawn(CoOpDataset):
     @classmethod
     def draw_into(cls, folder: Path) -> None:
         """Draw all images and their manifest; ``folder`` appears once it is complete."""
-        io.writable_dir(folder.parent)
         if folder.is_dir() and not (folder / "manifest.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)  # what an older version left half-drawn
-        with whole_folder(folder) as unfinished:
+        unfinished = Path(tempfile.mkdtemp(prefix=".", dir=io.writable_dir(folder.parent)))
+        try:
             io.write_json(unfinished / "manifest.json", cls.draw(unfinished)._asdict())
+            unfinished.chmod(0o755)
+            os.rename(unfinished, folder)
+        except OSError:
+            if not folder.is_dir():  # it is there when another run was faster: the same content
+                raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def locate(self, cfg) -> None:
         self.dataset_dir = self.root / type(self).dataset_dir

@@ -100,10 +100,6 @@ class DrawnTest(Drawn):
         """
         raise NotImplementedError
 
-    def load(self, shots: int, seed: int) -> Split:
-        """Return the split, whatever the shots: they are those of the data set trained on."""
-        return self.load_split()
-
     @classmethod
     def draw(cls, folder):
         items, names, own = [], cls.class_names(), zlib.crc32(cls.__name__.encode())

@@ -68,6 +68,8 @@ class Piece:
         annotation: only needed where CoOp's split file is absent.
         shared: folder of another data set whose copy serves as well.
         by_hand: what to get where, for a piece without an address.
+        classes, images: of a folder of images: how many class folders and images it has;
+            0 images: all of the data set's.
     """
 
     makes: tuple[str, ...]
@@ -75,6 +77,8 @@ class Piece:
     annotation: bool = False
     shared: str = ""
     by_hand: str = ""
+    classes: int = 0
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,16 @@ class Source:
     """What is known of one data set.
 
     Attributes:
-        short: its name in the scripts.
+        config, short: its names in configs/datasets and in the scripts.
+        layout: attributes of its class: folders, CoOp's split file, number and names of classes.
         sizes: numbers of training, validation and test images.
         terms: terms of use in a few words; the publisher's page decides.
         pieces: all its files, CoOp's split file first.
     """
 
+    config: str
     short: str
+    layout: dict
     sizes: tuple[int, int, int]
     terms: str
     page: str

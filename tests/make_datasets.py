@@ -108,6 +108,20 @@ def class_folders(folder: Path, classes, count: int) -> None:
         images(folder / name, (f"{name}_{n:04d}.jpg" for n in range(count)))
 
 
+def caltech101(root: Path) -> Made:
+    kept = ("Faces", "airplanes", *(f"class_{n:02d}" for n in range(98)))
+    folder = root / "caltech-101" / "101_ObjectCategories"
+    class_folders(folder, ("BACKGROUND_Google", "Faces_easy", *kept), 4)
+    return Made((200, 100, 100), {0: "face", 1: "airplane", 99: "class_97"}, 100)
+
+
+def eurosat(root: Path) -> Made:
+    from advprompt.datasets.coop import EuroSAT
+
+    class_folders(root / "eurosat" / "2750", EuroSAT.class_names, 10)
+    return Made((50, 20, 30), {0: "Annual Crop Land", 1: "Forest", 9: "Sea or Lake"}, 10)
+
+
 def dtd(root: Path) -> Made:
     classes = ("banded", "blotchy", *(f"texture{n:02d}" for n in range(45)))
     class_folders(root / "dtd" / "images", classes, 4)
@@ -246,12 +260,14 @@ def imagenet_r(root: Path, classes: int = 200) -> Made:
 
 
 MAKERS = {
+    "Caltech101": caltech101,
+    "EuroSAT": eurosat,
+    "DescribableTextures": dtd,
+    "Food101": food101,
     "OxfordPets": oxford_pets,
     "OxfordFlowers": oxford_flowers,
     "FGVCAircraft": fgvc_aircraft,
-    "DescribableTextures": dtd,
     "StanfordCars": stanford_cars,
-    "Food101": food101,
     "SUN397": sun397,
     "UCF101": ucf101,
     "ImageNet": imagenet,

@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..datasets import COOP, DRAWN, OWN, splits
 from ..datasets import files as image_files
 from ..datasets.sources import Piece, find_source
@@ -50,7 +48,6 @@ def look_at(name: str, root: Path) -> Inventory:
         return Inventory(name, root / name, [Finding(root / name, state, missing)])
     cls, source = COOP[name], find_source(COOP[name])
     folder, findings, split = root / cls.dataset_dir, [], None
-    counts = cls.expected(source.sizes)
     for piece in source.pieces:
         for relative in piece.makes:
             path = folder / relative
@@ -60,7 +57,7 @@ def look_at(name: str, root: Path) -> Inventory:
                 finding = (
                     _look_for(path, piece, split, root / piece.shared / relative)
                     or _by_split(path, f"{relative}/", cls.image_folder, split)
-                    or _by_count(path, *counts.get(relative, (0, 0)))
+                    or _by_count(path, piece.classes, piece.images or sum(source.sizes))
                 )
             finding.piece = piece
             findings.append(finding)
@@ -121,10 +118,8 @@ def _by_split(path: Path, inside: str, image_folder: str, split) -> Finding | No
 
 def _by_count(path: Path, folders: int, expected: int) -> Finding:
     """Count the folders with images and the images in an image folder."""
-    walk = os.walk(path, followlinks=True)
-    walk = tqdm(walk, f"Looking through {path.name}", delay=1, leave=False)
-    counts = [sum(map(image_files.is_image, names)) for _, _, names in walk]
-    found_folders, found = sum(map(bool, counts)), sum(counts)
+    images = image_files.list_images(path)
+    found, found_folders = len(images), len({name.rpartition("/")[0] for name in images})
     if found < expected:
         return Finding(path, f"missing {expected - found:,} of {expected:,} images", True)
     if found_folders < folders:
