@@ -42,10 +42,6 @@ class Drawing:
     fill: str
     background: str
 
-    @property
-    def classname(self) -> str:
-        return f"{self.colour} {self.shape}"
-
 
 def shape_classes() -> list[str]:
     """Return the 32 class names of the `shapes` data set, such as ``red circle``."""

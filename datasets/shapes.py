@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -28,9 +29,35 @@ class Drawn(CoOpDataset):
     version = ""  # change it whenever what is drawn changes
 
     @classmethod
+    def class_names(cls) -> list[str]:
+        """Return the class names in the order of their labels."""
+        return drawing.shape_classes()
+
+    @classmethod
+    def pixels(cls, part: str, index: int, classname: str) -> np.ndarray:
+        """Return image ``index`` of a part, counted over all classes: (64, 64, 3) uint8."""
+        return drawing.sample(part, index, classname)[1]
+
+    @classmethod
     def draw(cls, folder: Path) -> Split:
-        """Draw all images into ``folder`` and return the split."""
-        raise NotImplementedError
+        """Draw all images into ``folder`` and return the split.
+
+        As in CoOp's sets for tests, their training images are the test images, so that the classes
+        are known; a run that would train on them is refused.
+        """
+        split = Split([], [], [])
+        names = tqdm(cls.class_names(), f"Drawing {cls.__name__}", unit="class")
+        for label, name in enumerate(names):
+            for part in ["test"] if cls.test_only else Split._fields:
+                place = ("" if cls.test_only else f"{part}/") + name.replace(" ", "_")
+                (folder / place).mkdir(parents=True)
+                count = IMAGES_PER_CLASS[part]
+                for n in range(count):
+                    item = Item(f"{place}/{n:03d}.png", label, name)
+                    pixels = cls.pixels(part, label * count + n, name)
+                    Image.fromarray(pixels).save(folder / item.path)
+                    getattr(split, part).append(item)
+        return Split(split.test, [], split.test) if cls.test_only else split
 
     @classmethod
     def draw_into(cls, folder: Path) -> None:
@@ -79,17 +106,3 @@ class Shapes(Drawn):
 
     dataset_dir = "shapes"
     version = "e86d3afa"
-
-    @classmethod
-    def draw(cls, folder):
-        split = Split([], [], [])
-        for label, name in enumerate(tqdm(drawing.shape_classes(), "Drawing shapes", unit="class")):
-            for part, count in IMAGES_PER_CLASS.items():
-                place = f"{part}/{name.replace(' ', '_')}"
-                (folder / place).mkdir(parents=True)
-                for n in range(count):
-                    _, pixels = drawing.sample(part, label * count + n, name)
-                    item = Item(f"{place}/{n:03d}.png", label, name)
-                    Image.fromarray(pixels).save(folder / item.path)
-                    getattr(split, part).append(item)
-        return split
