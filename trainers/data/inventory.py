@@ -29,7 +29,7 @@ class Finding:
 
 @dataclass
 class Inventory:
-    """All findings of one data set."""
+    """What was found of one data set."""
 
     name: str
     folder: Path
