@@ -14,7 +14,7 @@ from ..utils import io
 from ..utils.errors import UserError
 from ..utils.subset import stratified_subset
 from .files import missing_files
-from .sampling import Item, Split, draw_shots, first_by_name, shortage, subsample_classes
+from .sampling import Item, Split, draw_shots, shortage, subsample_classes
 from .sources import find_source
 from .splits import check_labels, read_shots, read_split, split_digest
 
@@ -192,7 +192,7 @@ class CoOpDataset(DatasetBase):
                 f"TEST.FIRST is {first}, but the file names of {self.name} follow its classes, so "
                 "that the first images are of a few classes only; use TEST.SUBSET"
             )
-        return first_by_name(test, first)
+        return sorted(test, key=lambda item: item.path.rpartition("/")[::-1])[:first]
 
     def to_datums(self, split: Split) -> list[list[Datum]]:
         """Turn the items that are used into Dassl's form, once all their files are found."""

@@ -98,13 +98,6 @@ def subsample_classes(split: Split, which: str) -> Split:
     )
 
 
-def first_by_name(items, n: int) -> list:
-    """Return the first ``n`` items in the order of their file names, folders left aside."""
-    if n < 0:
-        raise UserError(f"TEST.FIRST is {n}, expected the number of test images or 0 for all")
-    return sorted(items, key=lambda item: item.path.rpartition("/")[::-1])[:n]
-
-
 def split_trainval(trainval, test: list) -> Split:
     """Take 20 % of each class of ``trainval`` for validation, as CoOp does."""
     val, train = _divide(trainval, 0.2)

@@ -233,7 +233,6 @@ def test_first_images_go_by_their_names(net):
 @pytest.mark.parametrize(
     ("name", "test", "words"),
     [
-        ("ImageNet", {"FIRST": -5}, "TEST.FIRST is -5"),
         ("ImageNet", {"FIRST": 5, "SUBSET": 5}, "TEST.SUBSET is 5 and TEST.FIRST is 5"),
         ("OxfordPets", {"FIRST": 5}, "file names of OxfordPets follow its classes"),
     ],

@@ -48,7 +48,7 @@ def test_one_record_that_sweeps_is_a_curve(axis):
     assert points(curve, panel) == {1: [40], 2: [30], 8: [50]} and not notes
     assert list(curve.rows) == [1, 2, 8] and panel.numeric
     (_, (heading, _)) = panel.table.figures
-    assert ("1..8/255" if axis == "eps" else "1..8") in " ".join(drawing.caption(panel))
+    assert ("1..8/255" if axis == "eps" else "1..8") in " ".join(drawing.facts_of(panel))
     assert heading.startswith("end-to-end PGD-")
 
 
@@ -86,7 +86,7 @@ def test_steps_that_grow_with_eps_are_one_curve():
     assert list(curve.rows) == [0.25, 1, 4, 16]
     assert points(curve, panel)[4] == [30]
     assert any("eps=4 alone" in note for note in notes)
-    assert "alpha eps/3" in " ".join(drawing.caption(panel))
+    assert "alpha eps/3" in " ".join(drawing.facts_of(panel))
 
 
 OTHER = [
