@@ -21,7 +21,7 @@ import pytest
 from yacs.config import CfgNode
 
 from advprompt.cli import data
-from advprompt.data import download, fetching, inventory
+from advprompt.data import download, fetching
 from advprompt.datasets import COOP, sources
 from advprompt.datasets.coop import EuroSAT
 from advprompt.datasets.sources import Address, Piece
@@ -88,10 +88,10 @@ def known(monkeypatch):
 def serve(server, known):
     """Serve a small EuroSAT; keywords change what is known of the archive's address."""
 
-    def call(body=ARCHIVE, name="EuroSAT.zip", more=(), **facts):
-        server.files[f"/{name}"] = Served(body)
+    def call(body=ARCHIVE, more=(), **facts):
+        server.files["/EuroSAT.zip"] = Served(body)
         server.files["/split"] = Served(json.dumps(SPLIT).encode(), kind="application/json")
-        address = Address(server.url(f"/{name}"), len(body), **facts)
+        address = Address(server.url("/EuroSAT.zip"), len(body), **facts)
         split = Address(server.url("/split"), file=EuroSAT.split_file)
         pieces = (Piece((EuroSAT.split_file,), (split,)), Piece(("2750",), (address, *more)))
         known("eurosat", sizes=(4, 2, 2), pieces=pieces)
@@ -139,10 +139,8 @@ def test_fetch_makes_a_set_complete_and_leaves_nothing_else(world, run, tmp_path
     split = hashlib.sha256(json.dumps(SPLIT).encode()).hexdigest()
     assert f"SHA-256 {split}, none is known" in out
     assert "there, 8 images" in out and "complete: eurosat" in out
-    asked = len(server.requests)
-    code, out, _ = run("fetch", "eurosat")
-    assert code == 0 and len(server.requests) == asked  # already complete
-    assert run("check", "eurosat")[0] == 0
+    assert run("check", "eurosat")[0] == run("fetch", "eurosat")[0] == 0
+    assert len(server.requests) == 2  # it was complete already
     cfg = {"DATASET": {"ROOT": str(tmp_path / "data"), "NUM_SHOTS": 0}, "TEST": {"SUBSET": 0}}
     loaded = EuroSAT(CfgNode(cfg | {"OUTPUT_DIR": str(tmp_path), "SEED": 1}))
     assert (len(loaded.train_x), len(loaded.val), len(loaded.test)) == (4, 2, 2)
@@ -172,25 +170,21 @@ def test_check_counts_images_with_and_without_the_split_file(world, run, tmp_pat
     assert code == 1 and "there, 8 images" in out and "can be made from the original" in out
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"train": [["a"]]}'])
-def test_a_damaged_split_file_is_reported_and_left_alone(world, run, tmp_path, content):
-    path = tmp_path / "data/eurosat/split_zhou_EuroSAT.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(content, encoding="utf-8")
-    assert "damaged" in run("check", "eurosat")[1]
-    code, out, _ = run("fetch", "eurosat")
-    assert code == 1 and "is left as it is" in out and path.read_text() == content
-
-
-def test_what_the_user_has_is_never_touched(world, run, tmp_path, server):
-    own = tmp_path / "data/eurosat/2750/Forest/mine.jpg"
+@pytest.mark.parametrize(
+    ("place", "state"),
+    [
+        ("split_zhou_EuroSAT.json", "damaged: not a split file"),
+        ("2750/Forest/mine.jpg", "missing 7 of 8 images"),
+    ],
+)
+def test_what_the_user_has_is_never_touched(world, run, tmp_path, server, place, state):
+    own = tmp_path / "data/eurosat" / place
     own.parent.mkdir(parents=True)
-    own.write_bytes(b"mine")
+    own.write_bytes(b"{")
+    assert state in run("check", "eurosat")[1]
     code, out, _ = run("fetch", "eurosat")
-    assert code == 1 and own.read_bytes() == b"mine"
-    assert tree(tmp_path / "data/eurosat/2750") == {"Forest/mine.jpg"}
-    assert "/EuroSAT.zip" not in [path for path, _ in server.requests]  # it has nowhere to go
-    assert "missing 8 of 8 images" in out and "is left as it is" in out
+    assert code == 1 and "is left as it is" in out and own.read_bytes() == b"{"
+    assert len(server.requests) == 1  # what is there is not fetched
 
 
 def test_links_to_other_places_are_followed(world, run, tmp_path):
@@ -206,18 +200,10 @@ def test_links_to_other_places_are_followed(world, run, tmp_path):
     assert code == 1 and (tmp_path / "linked/eurosat/2750").is_symlink()
 
 
-@pytest.mark.parametrize(
-    ("odd", "why"),
-    [
-        ({"status": 404}, "the server answers 404"),
-        ({"page": "<html><title>Moved</title></html>"}, r"instead of the file \('Moved'\)"),
-        ({"status": 503}, "answers 503.*gave up after 3 attempts"),
-    ],
-)
-def test_a_failure_says_what_to_get_by_hand(world, run, server, tmp_path, odd, why):
-    world["/EuroSAT.zip"].always = odd
+def test_a_failure_says_what_to_get_by_hand(world, run, server, tmp_path):
+    world["/EuroSAT.zip"].always = {"page": "<html><title>Moved</title></html>"}
     code, out, _ = run("fetch", "eurosat")
-    assert code == 1 and re.search(why, out)
+    assert code == 1 and "a web page instead of the file ('Moved')" in out
     place = tmp_path / "data/eurosat/2750"
     by_hand = f"by hand from {server.url('/EuroSAT.zip')} and unpack it so that there is '{place}'"
     assert by_hand in out and not place.exists()
@@ -227,11 +213,11 @@ def test_a_failure_says_what_to_get_by_hand(world, run, server, tmp_path, odd, w
     assert tree(tmp_path / "data") == WHOLE
 
 
-@pytest.mark.parametrize("body", [b'{"train": []}', b'{"train": [["a", 0', b"[1, 2]"])
+@pytest.mark.parametrize("body", [b'{"train": []}', b'{"train": [["a", 0'])
 def test_what_is_not_a_split_file_is_refused(world, run, tmp_path, body):
     world["/split"].body = body
     code, out, _ = run("fetch", "eurosat")
-    assert code == 1 and re.search("not a split file|not valid JSON|expected an object", out)
+    assert code == 1 and re.search("not a split file|not valid JSON", out)
     assert not (tmp_path / "data/eurosat/split_zhou_EuroSAT.json").exists()
 
 
@@ -239,11 +225,10 @@ def test_what_is_not_a_split_file_is_refused(world, run, tmp_path, body):
     ("body", "why"),
     [
         (packed_tar(("../2750/Forest/1.jpg", b"x")), "has no '2750'"),
-        (packed_zip("other"), "has no '2750'"),
         (packed_zip("2750", []), "has no '2750'"),
         (packed_zip("2750")[:20_000], "is damaged"),
     ],
-    ids=["hostile", "other", "empty", "cut short"],
+    ids=["hostile", "empty", "cut short"],
 )
 def test_a_bad_archive_without_a_checksum_is_refused(serve, run, tmp_path, body, why):
     serve(body)
@@ -254,12 +239,7 @@ def test_a_bad_archive_without_a_checksum_is_refused(serve, run, tmp_path, body,
     assert run("fetch", "eurosat")[0] == 0
 
 
-def nested() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as outer:
-        inner = packed_tar(*((f"2750/{name}", PIXELS) for name in IMAGES))
-        outer.writestr("eurosat/inner.tar.gz", inner)
-    return buffer.getvalue()
+INNER = packed_tar(*((f"2750/{name}", PIXELS) for name in IMAGES))
 
 
 @pytest.mark.parametrize(
@@ -267,11 +247,11 @@ def nested() -> bytes:
     [
         (packed_zip("EuroSAT_RGB"), {"inside": "EuroSAT_RGB"}),
         (packed_zip("deep/down/2750"), {"inside": "deep/down/"}),
-        (nested(), {"inner": "eurosat/inner.tar.gz"}),
+        (packed_tar(("deep/inner.tar.gz", INNER)), {"inner": "deep/inner.tar.gz"}),
     ],
 )
 def test_where_the_images_lie_in_the_archive(serve, run, tmp_path, body, facts):
-    serve(body, **facts)
+    serve(body, file="EuroSAT.zip", **facts)
     assert run("fetch", "eurosat")[0] == 0
     assert tree(tmp_path / "data") == WHOLE
 
@@ -377,18 +357,13 @@ def test_interrupting_stops_all(world, run, tmp_path, monkeypatch):
         (["check"], "check what"),
         (["fetch"], "fetch what"),
         (["fetch", "eurosat", "--jobs", "0"], "--jobs is 0"),
-        (["fly", "eurosat"], "invalid choice: 'fly'"),
+        (["check", "eurosat"], "data' is not a folder"),
     ],
 )
-def test_mistakes_end_with_2(run, words, why):
+def test_mistakes_end_with_2(run, tmp_path, words, why):
+    (tmp_path / "data").write_text("x", encoding="utf-8")
     code, _, err = run(*words)
     assert code == 2 and re.search(why, err)
-
-
-def test_a_root_that_is_a_file_is_refused(run, tmp_path):
-    (tmp_path / "data").write_text("x", encoding="utf-8")
-    code, _, err = run("check", "eurosat")
-    assert code == 2 and "is not a folder" in err
 
 
 def test_built_in_and_own_images(run, tmp_path):
@@ -406,16 +381,8 @@ def test_list_names_every_set(run):
     for name, cls in COOP.items():
         row = next(line for line in out.splitlines() if line.startswith(f"{name} "))
         assert cls.dataset_dir in row and f"{cls.n_classes:,}" in row
-        assert " / ".join(f"{size:,}" for size in sources.find_source(cls).sizes) in row
     assert "39.1GB" in out and "split file only" in out and "class names only" in out
-    assert "CC BY-SA 4.0" in out and "registration" in out
-
-
-def test_every_config_names_a_set_that_the_tool_knows():
-    names = [path.stem for path in (REPO / "configs/datasets").glob("*.yaml")]
-    assert {*names} >= {*COOP, *inventory.UNFETCHED}
-    assert data.full_names([*COOP, *inventory.UNFETCHED]) == [*COOP, *inventory.UNFETCHED]
-    assert data.full_names(["pets", "sketch"]) == ["oxford_pets", "imagenet_sketch"]
+    assert "2,944 / 736 / 3,669" in out and "CC BY-SA 4.0" in out and "registration" in out
 
 
 def test_sources_fit_the_classes_and_the_page():
