@@ -85,9 +85,13 @@ def test_names_that_leave_the_folder_write_nothing(tmp_path, unpack, pack, name)
     assert {p.name for p in tmp_path.rglob("*")} == {"in", "x", "out", "fine.txt"}
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+LINKS = [tarfile.SYMTYPE, tarfile.LNKTYPE]
+DEVICES = [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+
+
+@pytest.mark.parametrize("kind", LINKS + DEVICES)
 @pytest.mark.parametrize("link", ["/etc/passwd", "../../secret", "a/../../../secret"])
-def test_links_out_of_the_folder_are_refused(tmp_path, unpack, kind, link):
+def test_devices_and_links_out_of_the_folder_are_refused(tmp_path, unpack, kind, link):
     (tmp_path / "secret").write_bytes(b"secret")
     path = tar(tmp_path / "x", ("a/1", b"one"), entry("a/here", kind, link))
     with pytest.raises(DownloadError, match="unsafe"):
@@ -105,31 +109,17 @@ def test_writing_through_a_link_is_impossible(tmp_path, unpack):
     assert not any((tmp_path / "target").iterdir())
 
 
-@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
-def test_devices_and_pipes_are_refused(tmp_path, unpack, kind):
-    with pytest.raises(DownloadError, match="unsafe"):
-        unpack(tar(tmp_path / "x", entry("dev", kind)), "dev")
-    assert not any((tmp_path / "in/out").iterdir())
-
-
-@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("part", [0.1, 0.9, 0.999, 1])
 @pytest.mark.parametrize("pack", ["zip", "gz"])
-def test_archives_that_are_cut_short_are_refused(tmp_path, unpack, pack, part):
-    members = [(f"a/{n}.bin", bytes(range(256)) * 40) for n in range(10)]
-    path = tmp_path / "x"
-    pack_zip(path, *members) if pack == "zip" else tar(path, *members, mode="w:gz")
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
-    with pytest.raises(DownloadError, match="damaged"):
-        unpack(path, "a")
-
-
-@pytest.mark.parametrize("pack", ["zip", "gz"])
-def test_a_flipped_bit_is_found(tmp_path, unpack, pack):
+def test_archives_that_are_cut_short_or_have_a_flipped_bit_are_refused(
+    tmp_path, unpack, pack, part
+):
     path, member = tmp_path / "x", ("a", bytes(range(256)) * 400)
     pack_zip(path, member) if pack == "zip" else tar(path, member, mode="w:gz")
     data = bytearray(path.read_bytes())
-    data[len(data) // 2 if pack == "zip" else -6] ^= 1
-    path.write_bytes(data)
+    if part == 1:
+        data[len(data) // 2 if pack == "zip" else -6] ^= 1
+    path.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(DownloadError, match="damaged"):
         unpack(path, "a")
 
