@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -223,42 +224,30 @@ def imagenet(root: Path, classes: int = 5, train: int = 6, val: int = 2) -> Made
     return Made((classes * train, 0, classes * val), named, classes, ("classnames.txt",))
 
 
-def _test_set(root: Path, place: str, folders: list[str], files, every: int = 1) -> Made:
-    """Write a test set whose classes are one in ``every`` of ImageNet's."""
-    classes, folder = len(folders), root / place
-    classnames(folder.parent, every * classes)
-    for name in folders:
-        images(folder / name, files)
-    first = "tench" if every == 1 else f"great thing {every - 2}"
-    last = every * classes - (1 if every == 1 else 2)
-    named = {0: first, classes - 1: f"great thing {last}"}
-    return Made((classes, 0, len(files) * classes), named, classes, ("classnames.txt",))
+def only_tests(place: str, of_all: int, *files: str, numbered=False, every: int = 1) -> Callable:
+    """Return the maker of a test set whose ``of_all`` classes are one in ``every`` of ImageNet's.
+
+    Args:
+        numbered: folders are called 0, 1, ..., instead of WordNet's names.
+    """
+
+    def make(root: Path, classes: int = of_all) -> Made:
+        folder, count = root / place, every * classes
+        classnames(folder.parent, count)
+        chosen = range(0 if every == 1 else 3, count, every)
+        names = [str(n) for n in range(count)] if numbered else wordnet(count)
+        for n in chosen:
+            images(folder / names[n], files)
+        text(folder / "README.txt", [f"{of_all} classes"])
+        first, last = ("tench" if n == 0 else f"great thing {n}" for n in (chosen[0], chosen[-1]))
+        named = {0: first, classes - 1: last}
+        return Made((classes, 0, len(files) * classes), named, classes, ("classnames.txt",))
+
+    return make
 
 
-def imagenetv2(root: Path, classes: int = 1000) -> Made:
-    place = "imagenetv2/imagenetv2-matched-frequency-format-val"
-    return _test_set(root, place, [str(n) for n in range(classes)], ["5.jpeg", "a.jpeg"])
-
-
-def imagenet_sketch(root: Path, classes: int = 1000) -> Made:
-    files = ["sketch_0.JPEG", "sketch_1.JPEG"]
-    return _test_set(root, "imagenet-sketch/images", wordnet(classes), files)
-
-
-def _a_fifth(root: Path, place: str, classes: int) -> Made:
-    text(root / place / "README.txt", ["200 classes"])
-    files = ["0.1_fox_0.9.jpg", "art_0.jpg", "toy_3.jpg"]
-    return _test_set(root, place, wordnet(5 * classes)[3::5], files, every=5)
-
-
-def imagenet_a(root: Path, classes: int = 200) -> Made:
-    return _a_fifth(root, "imagenet-adversarial/imagenet-a", classes)
-
-
-def imagenet_r(root: Path, classes: int = 200) -> Made:
-    return _a_fifth(root, "imagenet-rendition/imagenet-r", classes)
-
-
+V2 = "imagenetv2/imagenetv2-matched-frequency-format-val"
+A_FIFTH = ("0.1_fox_0.9.jpg", "art_0.jpg", "toy_3.jpg")
 MAKERS = {
     "Caltech101": caltech101,
     "EuroSAT": eurosat,
@@ -271,8 +260,8 @@ MAKERS = {
     "SUN397": sun397,
     "UCF101": ucf101,
     "ImageNet": imagenet,
-    "ImageNetV2": imagenetv2,
-    "ImageNetSketch": imagenet_sketch,
-    "ImageNetA": imagenet_a,
-    "ImageNetR": imagenet_r,
+    "ImageNetV2": only_tests(V2, 1000, "5.jpeg", "a.jpeg", numbered=True),
+    "ImageNetSketch": only_tests("imagenet-sketch/images", 1000, "sketch_0.JPEG", "sketch_1.JPEG"),
+    "ImageNetA": only_tests("imagenet-adversarial/imagenet-a", 200, *A_FIFTH, every=5),
+    "ImageNetR": only_tests("imagenet-rendition/imagenet-r", 200, *A_FIFTH, every=5),
 }

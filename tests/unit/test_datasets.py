@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from make_datasets import MAKERS, config
@@ -16,7 +17,7 @@ from advprompt.datasets.base import read_split
 from advprompt.datasets.coop import OxfordPets
 from advprompt.datasets.folder import Folder
 from advprompt.datasets.sampling import Item, Split, draw_shots, subsample_classes
-from advprompt.utils.subset import stratified_subset
+from advprompt.utils.subset import images_to_test, stratified_subset
 
 UserError = advprompt.UserError
 CONFIGS = sorted(Path(__file__).parents[2].joinpath("configs", "datasets").glob("*.yaml"))
@@ -41,12 +42,6 @@ def pets(tmp_path):
     """A root with oxford_pets as the archives leave it: 3 breeds, 10 + 3 images each."""
     MAKERS["OxfordPets"](tmp_path / "data")
     return tmp_path / "data"
-
-
-@pytest.fixture
-def read_only(monkeypatch):
-    """The data folders count as read-only; permission bits would not stop root."""
-    monkeypatch.setattr(base, "writable", lambda folder: False)
 
 
 # --- the few-shot draw -----------------------------------------------------------------------
@@ -93,10 +88,6 @@ def test_half_of_the_classes_is_relabelled(which, kept):
     for old, new in ((train, half.train), (val, half.val), (val, half.test)):
         wanted = [(i.path, kept.index(i.label), i.classname) for i in old if i.label in kept]
         assert [tuple(item) for item in new] == wanted
-
-
-def test_unknown_half_is_refused():
-    train, val = toy_lists()
     with pytest.raises(UserError, match="is 'novel', expected all, base or new"):
         subsample_classes(Split(train, val, val), "novel")
 
@@ -112,6 +103,22 @@ def test_subset_is_fixed_balanced_and_in_order(n):
     for a in sizes:  # a class has less than another only where it is exhausted, or by one
         for b in sizes:
             assert counts[a] >= counts[b] - 1 or counts[a] == sizes[a]
+
+
+def test_a_subset_of_the_data_set_of_a_fork_is_the_same_draw(capsys):
+    def keys(subset=0, first=0):
+        test = SimpleNamespace(SUBSET=subset, FIRST=first)
+        return SimpleNamespace(TEST=test, DATASET=SimpleNamespace(NAME="Theirs"))
+
+    _, items = toy_lists()
+    drawn = images_to_test(items, keys(subset=6))
+    assert drawn == stratified_subset(items, 6)
+    assert "TEST.SUBSET takes 6 of the 25 test images" in capsys.readouterr().out
+    assert images_to_test(drawn, keys(subset=6)) == drawn  # a second one changes nothing
+    assert images_to_test(items, keys(first=25)) == items  # ours has taken them already
+    assert not capsys.readouterr().out
+    with pytest.raises(UserError, match="TEST.FIRST is 5, which the fork's own data set Theirs"):
+        images_to_test(items, keys(first=5))
 
 
 def test_subset_does_not_depend_on_the_seed_or_the_shots(pets):
@@ -150,11 +157,6 @@ def test_few_shots_are_kept_as_json_and_read_again(pets, monkeypatch):
     assert names(second.train_x) == names(first.train_x)
     assert names(second.val) == names(first.val)
     assert len(second.val) == 2 * 3
-
-
-def test_seeds_and_zero(pets):
-    draws = [names(OxfordPets(config(pets, 2, seed=seed)).train_x) for seed in (0, 1, 2)]
-    assert len(set(map(tuple, draws))) == 3
     assert len(OxfordPets(config(pets, 0)).train_x) == 24  # below 1: all images
 
 
@@ -179,21 +181,17 @@ def test_damaged_cache_is_replaced(pets, content):
     assert json.loads(path.read_text())["shots"] == 2
 
 
-def test_read_only_root_falls_back_to_the_output(pets, tmp_path, read_only):
+@pytest.mark.parametrize("chosen", ["", "cache"])
+def test_read_only_root_falls_back_to_the_cache_or_the_output(pets, tmp_path, monkeypatch, chosen):
+    monkeypatch.setattr(base, "writable", lambda folder: False)  # bits would not stop root
     before = sorted(pets.rglob("*"))
-    data = OxfordPets(config(pets, 2, output=tmp_path / "out"))
+    where = {"output": tmp_path / "out", "CACHE_DIR": chosen and str(tmp_path / chosen)}
+    data = OxfordPets(config(pets, 2, **where))
     assert sorted(pets.rglob("*")) == before
-    made = tmp_path / "out" / "cache" / "oxford_pets"
+    made = tmp_path / (chosen or "out/cache") / "oxford_pets"
     assert (made / "split_fewshot" / "shot_2-seed_1.json").is_file()
     assert (made / "split_zhou_OxfordPets.json").is_file()
-    assert names(OxfordPets(config(pets, 2, output=tmp_path / "out")).test) == names(data.test)
-
-
-def test_cache_dir_comes_first(pets, tmp_path):
-    before = sorted(pets.rglob("*"))
-    OxfordPets(config(pets, 2, CACHE_DIR=str(tmp_path / "cache")))
-    assert sorted(pets.rglob("*")) == before
-    assert (tmp_path / "cache" / "oxford_pets" / "split_fewshot" / "shot_2-seed_1.json").is_file()
+    assert names(OxfordPets(config(pets, 2, **where)).test) == names(data.test)
 
 
 def test_writable_respects_permission_bits(tmp_path):
@@ -217,29 +215,24 @@ def test_missing_images_are_counted_and_named(pets):
     assert len(OxfordPets(config(pets, 1, SUBSAMPLE_CLASSES="base")).test) == 6
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"train": [[1]], "val": 0}'])
-def test_broken_split_file_is_named(pets, content):
-    path = pets / "oxford_pets" / "split_zhou_OxfordPets.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match="split_zhou_OxfordPets.json"):
-        OxfordPets(config(pets))
-    assert path.read_text() == content
-
-
 @pytest.mark.parametrize(
-    ("train", "test", "words"),
+    ("content", "words"),
     [
-        ([["a", 0, "x"], ["b", 2, "y"]], [["c", 0, "x"]], r"labels \[0, 2\]"),
-        ([["a", 0, "x"]], [["c", 0, "z"]], "class 'z'"),
-        ([["a", 0, "x"]], [["c", 1, "y"]], "label 1"),
-        ([["a", 0, "x"]], [], "no test images"),
+        ("{", "split_zhou_OxfordPets.json' is not valid JSON"),
+        ({"train": [[1]], "val": 0}, "split_zhou_OxfordPets.json' is not a split file"),
+        ({"train": [["a", 0, "x"], ["b", 2, "y"]], "test": [["c", 0, "x"]]}, r"labels \[0, 2\]"),
+        ({"train": [["a", 0, "x"]], "test": [["c", 0, "z"]]}, "class 'z'"),
+        ({"train": [["a", 0, "x"]], "test": [["c", 1, "y"]]}, "label 1"),
+        ({"train": [["a", 0, "x"]], "test": []}, "no test images"),
     ],
 )
-def test_inconsistent_split_is_refused(pets, train, test, words):
+def test_broken_and_inconsistent_splits_are_refused(pets, content, words):
     path = pets / "oxford_pets" / "split_zhou_OxfordPets.json"
-    path.write_text(json.dumps({"train": train, "val": [], "test": test}))
+    text = content if content == "{" else json.dumps({"val": []} | content)
+    path.write_text(text)
     with pytest.raises(UserError, match=words):
         OxfordPets(config(pets))
+    assert path.read_text() == text
 
 
 # --- the user's own folder -------------------------------------------------------------------
@@ -251,9 +244,9 @@ def images(folder, count, suffix="jpg"):
 
 def test_folder_of_train_and_test(tmp_path):
     for name in ("cat", "dog_house"):
-        images(tmp_path / "mine" / "train" / name, 6, "PNG")
-        images(tmp_path / "mine" / "test" / name / "deeper", 3)
-    touch(tmp_path / "mine" / "train" / "cat" / "notes.txt")
+        images(tmp_path / "mine" / "Train" / name, 6, "PNG")  # in any case
+        images(tmp_path / "mine" / "TEST" / name / "deeper", 3)
+    touch(tmp_path / "mine" / "Train" / "cat" / "notes.txt")
     data = Folder(config(tmp_path, 4, FOLDER_NAME="mine", TEMPLATE="a sketch of {}."))
     assert data.classnames == ["cat", "dog_house"]
     assert [len(part) for part in (data.train_x, data.val, data.test)] == [8, 0, 6]
@@ -290,29 +283,16 @@ def test_folder_of_classes_is_split(tmp_path):
     assert Folder(config(tmp_path, 2)).classnames == ["cat", "owl", "train"]
 
 
-def test_folders_of_parts_may_be_written_in_any_case(tmp_path):
-    images(tmp_path / "folder" / "Train" / "cat", 6)
-    images(tmp_path / "folder" / "TEST" / "cat", 2)
-    data = Folder(config(tmp_path, 4))
-    assert data.classnames == ["cat"] and (len(data.train_x), len(data.test)) == (4, 2)
-
-
-def test_files_that_are_no_images_by_their_names_are_counted(tmp_path, capsys):
-    images(tmp_path / "folder" / "cat", 10)
-    images(tmp_path / "folder" / "cat", 3, "gif")
-    touch(tmp_path / "folder" / "cat" / "1.jfif")
-    Folder(config(tmp_path, 2))
-    assert "note: 4 files in" in (out := capsys.readouterr().out)
-    assert "left out (.gif: 3, .jfif: 1)" in out
-
-
-def test_a_link_to_a_parent_does_not_multiply_images(tmp_path):
+def test_links_to_a_parent_and_files_that_are_no_images_do_not_count(tmp_path, capsys):
     images(tmp_path / "folder" / "cat", 10)
     images(tmp_path / "folder" / "owl", 10)
+    images(tmp_path / "folder" / "cat", 3, "gif")
+    touch(tmp_path / "folder" / "cat" / "1.jfif")
     (tmp_path / "folder" / "cat" / "more").symlink_to(tmp_path / "folder")
     (tmp_path / "folder" / "owl" / "same").symlink_to(tmp_path / "folder" / "owl")
     data = Folder(config(tmp_path, 2))
     assert len(names(data.test)) == 6 and data.classnames == ["cat", "owl"]
+    assert re.search(r"note: 4 files in .*left out \(.gif: 3, .jfif: 1\)", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +319,7 @@ def test_broken_folders(tmp_path, layout, words):
 
 
 def test_template_without_a_place_for_the_class(tmp_path):
-    images(tmp_path / "folder" / "cat", 4)
+    (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="'a photo', expected '{}'"):
         Folder(config(tmp_path, TEMPLATE="a photo"))
 
