@@ -283,21 +283,6 @@ def test_an_incomplete_test_set(name, tmp_path, make):
         data_set(name, tmp_path)
 
 
-def test_prompts_of_imagenet_are_tested_on_its_test_sets(tmp_path, make, arguments, run):
-    root = tmp_path / "data"
-    keys = {"root": root, "OPTIM__MAX_EPOCH": 2, "ATTACK__TEST__LIST": "[{'STEPS': 1}]"}
-    make("ImageNet", root)
-    assert run(arguments("AdvPT", **keys, DATASET__NAME="ImageNet", TEST__FIRST=8))[0] == 0
-    make("ImageNetR", root)
-    only_test = ("--eval-only", "--model-dir", str(tmp_path / "run"))
-    argv = arguments("AdvPT", *only_test, **keys, DATASET__NAME="ImageNetR", out="target")
-    code, _, errors = run(argv)
-    assert code == 0, errors
-    records = [json.loads((tmp_path / f / "record.json").read_text()) for f in ("run", "target")]
-    facts = [(r["dataset"], r["clean"]["n"], r["classes"], r["shots"]) for r in records]
-    assert facts == [("ImageNet", 8, 5, 4), ("ImageNetR", 12, 4, 4)]
-
-
 # --- files ------------------------------------------------------------------------------------
 
 
