@@ -16,6 +16,7 @@ import time
 import types
 import zipfile
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from yacs.config import CfgNode
@@ -29,14 +30,10 @@ from advprompt.utils.entry import run_tool
 from tests.conftest import REPO
 from tests.file_server import FileServer, Served
 
-SPLIT = {
-    part: [
-        [f"{name}/{part}_{n}.jpg", y, name]
-        for y, name in enumerate(("Forest", "River"))
-        for n in numbers
-    ]
-    for part, numbers in {"train": (0, 1), "val": (2,), "test": (3,)}.items()
-}
+SPLIT = {"train": [], "val": [], "test": []}
+for part in ("train", "train", "val", "test"):
+    for y, name in enumerate(("Forest", "River")):
+        SPLIT[part].append([f"{name}/{part}_{len(SPLIT[part])}.jpg", y, name])
 IMAGES = [row[0] for rows in SPLIT.values() for row in rows]
 PIXELS = b"\xff\xd8" + bytes(range(256)) * 20
 
@@ -110,11 +107,8 @@ def world(serve, server):
 def run(capsys, tmp_path):
     """Run the tool on ``tmp_path/data``: ``run("check", "eurosat") -> (code, output, errors)``."""
 
-    def call(*words: str, root=None) -> tuple[int, str, str]:
-        try:
-            code = run_tool(data.main, [*words, "--root", str(root or tmp_path / "data")])
-        except SystemExit as end:
-            code = end.code
+    def call(*words: str) -> tuple[int, str, str]:
+        code = run_tool(data.main, [*words, "--root", str(tmp_path / "data")])
         said = capsys.readouterr()
         assert "Traceback" not in said.err
         return code, said.out, said.err
@@ -146,7 +140,7 @@ def test_fetch_makes_a_set_complete_and_leaves_nothing_else(world, run, tmp_path
     assert (len(loaded.train_x), len(loaded.val), len(loaded.test)) == (4, 2, 2)
 
 
-def test_check_says_what_is_missing_where(world, run, tmp_path):
+def test_check_says_what_is_missing_where(run, tmp_path):
     code, out, _ = run("check", "eurosat", "imagenet", "cars")
     assert code == 1
     for path in ("eurosat/2750", "imagenet/images/val", "imagenet/classnames.txt"):
@@ -155,6 +149,9 @@ def test_check_says_what_is_missing_where(world, run, tmp_path):
     assert "cars_train.tgz, which its publisher no longer serves" in out
     assert "python -m advprompt data fetch eurosat imagenet stanford_cars" in out
     assert not (tmp_path / "data").exists()  # nothing is written
+    (tmp_path / "data/imagenet").mkdir(parents=True)
+    (tmp_path / "data/imagenet/classnames.txt").write_text("n01440764 tench\n", encoding="utf-8")
+    assert "that of imagenet serves" in run("check", "imagenetv2")[1]
 
 
 def test_check_counts_images_with_and_without_the_split_file(world, run, tmp_path):
@@ -189,15 +186,14 @@ def test_what_the_user_has_is_never_touched(world, run, tmp_path, server, place,
 
 def test_links_to_other_places_are_followed(world, run, tmp_path):
     run("fetch", "eurosat")
-    (tmp_path / "data/eurosat").rename(tmp_path / "elsewhere")
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked/eurosat").symlink_to(tmp_path / "elsewhere")
-    assert run("check", "eurosat", root=tmp_path / "linked")[0] == 0
-    (tmp_path / "linked/eurosat").unlink()
-    (tmp_path / "linked/eurosat").mkdir()
-    (tmp_path / "linked/eurosat/2750").symlink_to(tmp_path / "nowhere")
-    code, out, _ = run("fetch", "eurosat", root=tmp_path / "linked")
-    assert code == 1 and (tmp_path / "linked/eurosat/2750").is_symlink()
+    folder = tmp_path / "data/eurosat"
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert run("check", "eurosat")[0] == 0
+    folder.unlink()
+    folder.mkdir()
+    (folder / "2750").symlink_to(tmp_path / "nowhere")
+    assert run("fetch", "eurosat")[0] == 1 and (folder / "2750").is_symlink()
 
 
 def test_a_failure_says_what_to_get_by_hand(world, run, server, tmp_path):
@@ -316,38 +312,30 @@ def test_several_files_are_fetched_at_once(world, run, server):
     assert code == 0 and not both.broken and "trying again" not in err
 
 
-def test_a_full_disk_is_refused_before_anything_begins(world, run, server, monkeypatch):
-    usage = types.SimpleNamespace(free=9000)
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: usage)
-    code, out, err = run("fetch", "eurosat")
-    assert code == 2 and "has 0.0 GB free and this needs" in err and not server.requests
-
-
-def test_a_disk_that_runs_full_ends_the_fetch_and_keeps_what_came(
+def test_a_full_disk_is_refused_and_one_that_runs_full_keeps_what_came(
     world, run, server, tmp_path, monkeypatch
 ):
-    def unpack(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(fetching, "unpack", unpack)
-        code, out, err = run("fetch", "eurosat")
+        patch.setattr(fetching.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=9000))
+        code, _, err = run("fetch", "eurosat")
+    assert code == 2 and "has 0.0 GB free and this needs" in err and not server.requests
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, "unpack", full)
+        code, _, err = run("fetch", "eurosat")
     assert code == 2 and err.count("error: ") == 1 and "is full" in err
     assert not (tmp_path / "data/eurosat/2750").exists()
     assert run("fetch", "eurosat")[0] == 0  # the archive that was complete serves
     assert [path for path, _ in server.requests].count("/EuroSAT.zip") == 1
 
 
-def test_interrupting_stops_all(world, run, tmp_path, monkeypatch):
+def test_interrupting_stops_all(world, run, monkeypatch):
     world["/EuroSAT.zip"].always = {"status": 503}
     monkeypatch.setattr(download, "PAUSE", 60)
 
-    def interrupt(futures):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fetching, "as_completed", interrupt)
-    code, out, err = run("fetch", "eurosat")
-    assert code == 130 and "interrupted" in err and not (tmp_path / "data/eurosat/2750").exists()
+    monkeypatch.setattr(fetching, "as_completed", Mock(side_effect=KeyboardInterrupt))
+    code, _, err = run("fetch", "eurosat")
+    assert code == 130 and "interrupted" in err
 
 
 @pytest.mark.parametrize(
@@ -404,25 +392,18 @@ def test_sources_fit_the_classes_and_the_page():
                 assert f"<{address.page}>" in page
 
 
-def test_class_names_of_imagenet_serve_its_variants(run, tmp_path):
-    (tmp_path / "data/imagenet").mkdir(parents=True)
-    (tmp_path / "data/imagenet/classnames.txt").write_text("n01440764 tench\n", encoding="utf-8")
-    assert "that of imagenet serves" in run("check", "imagenetv2")[1]
-
-
 def test_folders_without_a_split_file_are_counted(run, tmp_path, known):
     images, names = sources.find_source(COOP["imagenet_a"]).pieces
     known("imagenet_a", sizes=(0, 0, 6), pieces=(replace(images, classes=3), names))
     folder = tmp_path / "data/imagenet-adversarial"
-    for n in range(6):
-        path = folder / f"imagenet-a/n{n % 3}/{n}.jpg"
+    for path in [folder / f"imagenet-a/n{n % 3}/{n}.jpg" for n in range(6)]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     (folder / "classnames.txt").write_text("n0 a\n", encoding="utf-8")
     assert run("check", "imagenet_a")[0] == 0
-    path.unlink()
+    path.rename(tmp_path / "aside")
     code, out, _ = run("check", "imagenet_a")
     assert code == 1 and "missing 1 of 6 images" in out
-    (folder / "imagenet-a/n0/5.jpg").write_bytes(b"x")
+    (tmp_path / "aside").rename(folder / "imagenet-a/n0/5.jpg")
     (folder / "imagenet-a/n2/2.jpg").rename(folder / "imagenet-a/n1/2.jpg")
     assert "missing 1 of 3 classes" in run("check", "imagenet_a")[1]
