@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -73,24 +74,23 @@ def test_the_shifts_are_those_of_their_version(name):
     assert hashlib.sha256(np.stack(pixels)).hexdigest()[:16] == SHIFT_DIGESTS[name]
 
 
-def test_what_an_interrupted_run_left_is_drawn_again(tmp_path, few, monkeypatch):
-    Shapes.draw_into(tmp_path / "whole")
-    sample, drawn = drawing.sample, []
+FULL = OSError(28, "No space left on device")
 
-    def cut(stream, index, classname):
-        if len(drawn) == 5:
-            raise KeyboardInterrupt
-        drawn.append((stream, index))
-        return sample(stream, index, classname)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(drawing, "sample", cut)
-        with pytest.raises(KeyboardInterrupt):
-            Shapes(config(tmp_path))
+@pytest.mark.parametrize(
+    ("error", "raised"), [(KeyboardInterrupt, KeyboardInterrupt), (FULL, UserError)]
+)
+def test_an_interrupted_run_leaves_nothing_and_is_repeated(
+    tmp_path, few, monkeypatch, error, raised
+):
     folder = tmp_path / "shapes" / Shapes.version
+    with monkeypatch.context() as patch, pytest.raises(raised, match="No space left|"):
+        patch.setattr(Image.Image, "save", Mock(side_effect=[None] * 5 + [error]))
+        Shapes(config(tmp_path))
     assert not any(folder.parent.iterdir())
     (folder / "train" / "red_circle").mkdir(parents=True)  # of an older version of this code
     Shapes(config(tmp_path))
+    Shapes.draw_into(tmp_path / "whole")
     assert contents(folder) == contents(tmp_path / "whole")
 
 
@@ -122,13 +122,3 @@ def test_lost_images_are_named(tmp_path, few):
     (tmp_path / data.test[0].impath).unlink()
     with pytest.raises(UserError, match=r"1 of 15 images are missing .*delete '.*' to have"):
         Shapes(config(tmp_path))
-
-
-def test_full_disk_leaves_no_half_folder(tmp_path, few, monkeypatch):
-    def full(self, path, *args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        Shapes(config(tmp_path))
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() or p.name.startswith(".")]
