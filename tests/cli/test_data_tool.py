@@ -384,6 +384,7 @@ def test_sources_fit_the_classes_and_the_page():
         assert not cls.split_file or source.pieces[0].makes == (cls.split_file,)
         for piece in source.pieces:
             assert bool(piece.addresses) != bool(piece.by_hand)
+            assert piece.classes in (0, cls.n_classes)
             for address in piece.addresses:
                 assert re.match(r"https?://", address.url) and address.name
                 assert re.fullmatch(r"|[0-9a-f]{64}|md5:[0-9a-f]{32}", address.checksum)

@@ -32,25 +32,9 @@ def data_set(name, root, shots=-1, **options):
     return cls(config(root, shots, output=root / "output", **options))
 
 
-@pytest.fixture(scope="session")
-def pristine(tmp_path_factory):
-    """Make a data set once; returns its root and facts. Tests may not change it."""
-    made = {}
-
-    def make(name):
-        if name in MATLAB:
-            pytest.importorskip("scipy")
-        if name not in made:
-            root = tmp_path_factory.mktemp(name)
-            made[name] = root, MAKERS[name](root)
-        return made[name]
-
-    return make
-
-
 @pytest.fixture
 def make(monkeypatch):
-    """Write a data set below a root; those of 200 or 1,000 classes count as whole with four."""
+    """Write a data set below a root; test sets of 200 or 1,000 classes have four."""
 
     def build(name, root):
         if name in MATLAB:
@@ -74,21 +58,6 @@ def below(data, datums):
 # --- what is there ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_counts_and_class_names(name, pristine, tmp_path):
-    root, made = pristine(name)
-    data = data_set(name, root, CACHE_DIR=str(tmp_path))
-    assert tuple(len(part) for part in (data.train_x, data.val, data.test)) == made.sizes
-    assert data.num_classes == made.classes == len(data.classnames)
-    assert {label: data.classnames[label] for label in made.names} == made.names
-    assert all(Path(d.impath).read_bytes() == made_up.picture() for d in data.test[:3])
-    assert "{}" in data.template and (name in templates.TEMPLATES)
-    parts = [set(below(data, part)) for part in (data.train_x, data.val, data.test)]
-    assert data.test_only or not parts[0] & parts[2] and not parts[1] & (parts[0] | parts[2])
-    again = data_set(name, root, seed=2, CACHE_DIR=str(tmp_path))
-    assert below(again, again.train_x) == below(data, data.train_x)
-
-
 # One shot with seeds 1, 2 and 3; made with Dassl 0.6.3 on the same lists.
 FROZEN = {
     "OxfordPets": ("956ca6a4d4f0035a", "da7ffb053d455b74", "a1a35083cd6b7454"),
@@ -103,12 +72,22 @@ FROZEN = {
 }
 
 
-@pytest.mark.parametrize("name", FROZEN)
-def test_few_shots_are_coops(name, pristine, tmp_path):
-    root, _ = pristine(name)
-    for seed, expected in enumerate(FROZEN[name], start=1):
-        data = data_set(name, root, 1, seed=seed, CACHE_DIR=str(tmp_path))
-        drawn = "\n".join(path for path, _, _ in below(data, data.train_x + data.val))
+@pytest.mark.parametrize("name", MAKERS)
+def test_counts_names_and_draws(name, tmp_path, make):
+    made = make(name, tmp_path)
+    data = data_set(name, tmp_path)
+    assert tuple(len(part) for part in (data.train_x, data.val, data.test)) == made.sizes
+    assert data.num_classes == made.classes == len(data.classnames)
+    assert {label: data.classnames[label] for label in made.names} == made.names
+    assert all(Path(d.impath).read_bytes() == made_up.picture() for d in data.test[:3])
+    assert "{}" in data.template and (name in templates.TEMPLATES)
+    parts = [set(below(data, part)) for part in (data.train_x, data.val, data.test)]
+    assert data.test_only or not parts[0] & parts[2] and not parts[1] & (parts[0] | parts[2])
+    again = data_set(name, tmp_path, seed=2)
+    assert below(again, again.train_x) == below(data, data.train_x)
+    for seed, expected in enumerate(FROZEN.get(name, ()), start=1):
+        few = data_set(name, tmp_path, 1, seed=seed)
+        drawn = "\n".join(path for path, _, _ in below(few, few.train_x + few.val))
         assert hashlib.sha256(drawn.encode()).hexdigest()[:16] == expected
 
 
@@ -228,24 +207,24 @@ def test_first_images_go_by_their_names(net):
         ("OxfordPets", {"FIRST": 5}, "file names of OxfordPets follow its classes"),
     ],
 )
-def test_first_images_are_refused(name, test, words, pristine, tmp_path):
-    root, _ = pristine(name)
+def test_first_images_are_refused(name, test, words, tmp_path, make):
+    make(name, tmp_path)
     with pytest.raises(UserError, match=words):
-        data_set(name, root, test=test, CACHE_DIR=str(tmp_path))
+        data_set(name, tmp_path, test=test)
 
 
 # --- the test sets of ImageNet's classes -------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TESTS_ONLY)
-def test_shots_mean_nothing_to_a_test_set(name, pristine, tmp_path):
-    root, made = pristine(name)
-    whole, few = (data_set(name, root, n, CACHE_DIR=str(tmp_path)) for n in (-1, 16))
+def test_shots_mean_nothing_to_a_test_set(name, tmp_path, make):
+    made = make(name, tmp_path)
+    whole, few = (data_set(name, tmp_path, n) for n in (-1, 16))
     assert whole.test_only and few.test_only
     assert below(few, few.test) == below(whole, whole.test)
     assert [d.label for d in few.train_x] == list(range(made.classes)) and few.val == []
-    assert list(tmp_path.rglob("*")) == []
-    subset = data_set(name, root, 16, test={"SUBSET": made.classes}, CACHE_DIR=str(tmp_path))
+    assert not list(tmp_path.rglob("split_*"))
+    subset = data_set(name, tmp_path, 16, test={"SUBSET": made.classes})
     assert sorted(d.label for d in subset.test) == list(range(made.classes))
 
 
@@ -289,9 +268,9 @@ def test_missing_files(tmp_path, many):
     assert sorted(missing) == ["a/dead.jpg", "a/folder.jpg", "b/x.jpg", "no"]
 
 
-def test_datums_are_dassls(pristine, tmp_path):
-    root, _ = pristine("OxfordPets")
-    datum = data_set("OxfordPets", root, CACHE_DIR=str(tmp_path)).test[4]
+def test_datums_are_dassls(tmp_path, make):
+    make("OxfordPets", tmp_path)
+    datum = data_set("OxfordPets", tmp_path).test[4]
     plain = base.Datum(impath=datum.impath, label=datum.label, classname=datum.classname)
     assert isinstance(datum, base.Datum) and vars(datum) == vars(plain)
 
