@@ -95,9 +95,8 @@ def fgvc_aircraft(root: Path) -> Made:
     variants = ("707-320", "Eurofighter Typhoon", "F/A-18")
     text(folder / "variants.txt", variants)
     for start, part in ((10, "train"), (20, "val"), (30, "test")):
-        rows = [
-            f"{start * 1000 + 10 * y + n:07d} {v}" for n in range(5) for y, v in enumerate(variants)
-        ]
+        numbered = [(n, y, name) for n in range(5) for y, name in enumerate(variants)]
+        rows = [f"{start * 1000 + 10 * y + n:07d} {name}" for n, y, name in numbered]
         text(folder / f"images_variant_{part}.txt", rows)
         images(folder / "images", (f"{row[:7]}.jpg" for row in rows))
     lists = tuple(f"images_variant_{part}.txt" for part in ("train", "val", "test"))
@@ -147,10 +146,8 @@ def stanford_cars(root: Path) -> Made:
     names[0] = cars
     savemat(folder / "devkit" / "cars_meta.mat", class_names=names)
     fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
-    files = {
-        "cars_train": "devkit/cars_train_annos.mat",
-        "cars_test": "cars_test_annos_withlabels.mat",
-    }
+    files = {"cars_train": "devkit/cars_train_annos.mat"}
+    files["cars_test"] = "cars_test_annos_withlabels.mat"
     for (part, file), count in zip(files.items(), (10, 4), strict=True):
         labels = [y for _ in range(count) for y in (3, 1, 2)]
         rows = np.empty((1, len(labels)), dtype=[(field, object) for field in fields])
@@ -182,24 +179,16 @@ def ucf101(root: Path) -> Made:
     lists = folder / "ucfTrainTestlist"
     actions = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
     text(lists / "classInd.txt", [f"{y} {a}" for y, a in enumerate(actions, start=1)], "\r\n")
-    videos = {
-        part: [
-            f"{a}/v_{a.replace('stand', 'Stand')}_g{group:02d}_c01.avi"
-            for a in actions
-            for group in groups
-        ]
-        for part, groups in (("train", range(8, 18)), ("test", range(1, 5)))
-    }
-    labels = {action: y for y, action in enumerate(actions, start=1)}
-    rows = [f"{video} {labels[video.split('/')[0]]}" for video in videos["train"]]
-    text(lists / "trainlist01.txt", rows, "\r\n")
-    text(lists / "testlist01.txt", [*videos["test"], ""], "\r\n")
-    renamed = dict(zip(actions, ("Apply_Eye_Makeup", "Handstand_Pushups", "Yo_Yo"), strict=True))
-    for video in videos["train"] + videos["test"]:
-        action, file = video.split("/")
-        images(folder / "UCF-101-midframes" / renamed[action], [file.replace(".avi", ".jpg")])
+    names = ("Apply_Eye_Makeup", "Handstand_Pushups", "Yo_Yo")
+    for part, groups in (("train", range(8, 18)), ("test", range(1, 5))):
+        rows = []
+        for y, (action, name) in enumerate(zip(actions, names, strict=True), start=1):
+            videos = [f"v_{action.replace('stand', 'Stand')}_g{g:02d}_c01" for g in groups]
+            images(folder / "UCF-101-midframes" / name, (f"{video}.jpg" for video in videos))
+            rows += [f"{action}/{video}.avi" + f" {y}" * (part == "train") for video in videos]
+        text(lists / f"{part}list01.txt", rows, "\r\n")
     files = tuple(f"ucfTrainTestlist/{f}.txt" for f in ("classInd", "trainlist01", "testlist01"))
-    return Made((24, 6, 12), dict(enumerate(renamed.values())), 3, files)
+    return Made((24, 6, 12), dict(enumerate(names)), 3, files)
 
 
 def wordnet(classes: int) -> list[str]:
