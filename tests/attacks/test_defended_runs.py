@@ -40,7 +40,7 @@ def test_attacks_stand_side_by_side(run, arguments, tmp_path, adaptive, views):
     for entry in record["attacks"]:
         probed = "noise_stronger" in entry["checks"]
         assert probed == (
-            "seen by" in entry["defence"].replace("unseen", "") and entry["objective"] == "ce"
+            "seen by" in entry["defence"].replace("unseen", "") and entry["target"] == "end_to_end"
         )
         assert entry["correct"] <= record["clean"]["correct"]
 
@@ -232,7 +232,8 @@ def test_an_attack_through_a_defence_is_never_weaker_than_one_without(guarded):
     assert seen["after"] == "the same attack on the model without its defence"
     (warning,) = (w for w in seen["warnings"] if w.startswith("defence_order"))
     assert "40 of 40" in warning and "only 0" in warning
-    assert [defence_order(count, 7, 9) == [] for count in (6, 7, 8)] == [True, True, False]
+    fine = [defence_order(count, 6, 100) == [] for count in (5, 10, 11)]
+    assert fine == [True, True, False]  # of 100, 4 are chance
 
 
 def test_drop_and_its_twin_are_one_attack_behind_a_defence(run, arguments, tmp_path):

@@ -503,7 +503,7 @@ def test_a_damaged_list_is_refused(fork, call, content):
     (fork / "trainers/advprompt").mkdir()
     (fork / dropin.MANIFEST).write_text(content)
     code, _, err = call("--undo")
-    assert code == 2 and "is damaged" in err
+    assert code == 2 and ("is damaged" in err or "expected an object" in err)
 
 
 def test_shipped_configs(capsys, tmp_path):

@@ -20,7 +20,7 @@ KINDS = {  # of what a checkpoint may hold besides its weights
     "optimizer": (dict, type(None)),
     "scheduler": (dict, type(None)),
     "scaler": (dict, type(None)),
-    "seconds": dict,
+    "seconds": (dict, float),  # a teacher has one number
     "best_result": float,
     "advprompt": dict,
     "training": dict,

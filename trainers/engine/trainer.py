@@ -254,8 +254,8 @@ class RobustTrainer(SavingTrainer):
             found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
             self.task = run_folder.Task(*found)
             if self.task.state == "done":
-                record = records.completed_record(self.task.record)
-                self.data.check(self.task.record, record, trained=not self.tested)
+                if record := records.completed_record(self.task.record):
+                    self.data.check(self.task.record, record, trained=not self.tested)
                 print(f"skipped: {self.task.record} holds a completed record of this configuration")
             elif distributed.is_main():
                 run_folder.claim(self.cfg, self.task, **self.tested)

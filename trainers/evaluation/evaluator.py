@@ -28,11 +28,13 @@ from ..attacks import (
     probe_model,
     verify,
 )
+from ..attacks.checks import ORDER_SHARE
 from ..defences import Defence
 from ..records import in_words, starts_from
 from ..records.threats import LABELLED
 from ..utils import distributed
 from ..utils.seeds import hash_seed
+from ..utils.statistics import unlikely
 from .attacker import Attacker
 from .bank import Bank, build_bank
 from .partial import Progress
@@ -349,12 +351,12 @@ class Evaluation:
 
 
 def defence_order(alone: int, hidden: int, n: int) -> list[str]:
-    """Warn where an attack through a defence leaves more than the same attack without it.
+    """Warn where an attack through a defence leaves more than chance beyond the same one without.
 
     Args:
         alone, hidden: how many of ``n`` images are right under the one and under the other.
     """
-    if alone <= hidden:
+    if not unlikely(alone - hidden, n, ORDER_SHARE):
         return []
     return [
         f"defence_order: {alone} of {n} are right under this attack through the defence, but only "
