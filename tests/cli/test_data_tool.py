@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import multiprocessing
 import os
+import random
 import re
 import sys
-import tarfile
 import threading
 import time
 import types
-import zipfile
 from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
-from yacs.config import CfgNode
+from make_datasets import config
 
 from advprompt.cli import data
 from advprompt.data import download, fetching
@@ -28,36 +26,22 @@ from advprompt.datasets.coop import EuroSAT
 from advprompt.datasets.sources import Address, Piece
 from advprompt.utils.entry import run_tool
 from tests.conftest import REPO
-from tests.file_server import FileServer, Served
+from tests.file_server import FileServer, Served, tarred, zipped
 
 SPLIT = {"train": [], "val": [], "test": []}
 for part in ("train", "train", "val", "test"):
     for y, name in enumerate(("Forest", "River")):
         SPLIT[part].append([f"{name}/{part}_{len(SPLIT[part])}.jpg", y, name])
 IMAGES = [row[0] for rows in SPLIT.values() for row in rows]
-PIXELS = b"\xff\xd8" + bytes(range(256)) * 20
+PIXELS = random.Random(0).randbytes(5000)
 
 
-def packed_zip(folder: str, images=IMAGES) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("__MACOSX/junk", "junk")
-        for name in images:
-            archive.writestr(f"{folder}/{name}", PIXELS + name.encode())
-    return buffer.getvalue()
+def packed(folder: str, images=IMAGES) -> bytes:
+    whole = [(f"{folder}/{name}", PIXELS + name.encode()) for name in images]
+    return zipped(("__MACOSX/junk", b"junk"), *whole)
 
 
-def packed_tar(*members: tuple[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-ARCHIVE = packed_zip("2750")
+ARCHIVE = packed("2750")
 
 
 @pytest.fixture
@@ -135,8 +119,7 @@ def test_fetch_makes_a_set_complete_and_leaves_nothing_else(world, run, tmp_path
     assert "there, 8 images" in out and "complete: eurosat" in out
     assert run("check", "eurosat")[0] == run("fetch", "eurosat")[0] == 0
     assert len(server.requests) == 2  # it was complete already
-    cfg = {"DATASET": {"ROOT": str(tmp_path / "data"), "NUM_SHOTS": 0}, "TEST": {"SUBSET": 0}}
-    loaded = EuroSAT(CfgNode(cfg | {"OUTPUT_DIR": str(tmp_path), "SEED": 1}))
+    loaded = EuroSAT(config(tmp_path / "data"))
     assert (len(loaded.train_x), len(loaded.val), len(loaded.test)) == (4, 2, 2)
 
 
@@ -220,9 +203,9 @@ def test_what_is_not_a_split_file_is_refused(world, run, tmp_path, body):
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (packed_tar(("../2750/Forest/1.jpg", b"x")), "has no '2750'"),
-        (packed_zip("2750", []), "has no '2750'"),
-        (packed_zip("2750")[:20_000], "is damaged"),
+        (tarred(("../2750/Forest/1.jpg", b"x")), "has no '2750'"),
+        (packed("2750", []), "has no '2750'"),
+        (packed("2750")[:20_000], "is damaged"),
     ],
     ids=["hostile", "empty", "cut short"],
 )
@@ -235,15 +218,15 @@ def test_a_bad_archive_without_a_checksum_is_refused(serve, run, tmp_path, body,
     assert run("fetch", "eurosat")[0] == 0
 
 
-INNER = packed_tar(*((f"2750/{name}", PIXELS) for name in IMAGES))
+INNER = tarred(*((f"2750/{name}", PIXELS) for name in IMAGES))
 
 
 @pytest.mark.parametrize(
     ("body", "facts"),
     [
-        (packed_zip("EuroSAT_RGB"), {"inside": "EuroSAT_RGB"}),
-        (packed_zip("deep/down/2750"), {"inside": "deep/down/"}),
-        (packed_tar(("deep/inner.tar.gz", INNER)), {"inner": "deep/inner.tar.gz"}),
+        (packed("EuroSAT_RGB"), {"inside": "EuroSAT_RGB"}),
+        (packed("deep/down/2750"), {"inside": "deep/down/"}),
+        (tarred(("deep/inner.tar.gz", INNER)), {"inner": "deep/inner.tar.gz"}),
     ],
 )
 def test_where_the_images_lie_in_the_archive(serve, run, tmp_path, body, facts):
