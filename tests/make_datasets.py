@@ -227,7 +227,8 @@ def only_tests(place: str, of_all: int, *files: str, numbered=False, every: int 
         names = [str(n) for n in range(count)] if numbered else wordnet(count)
         for n in chosen:
             images(folder / names[n], files)
-        text(folder / "README.txt", [f"{of_all} classes"])
+        if every > 1:
+            text(folder / "README.txt", [f"{of_all} classes"])
         first, last = ("tench" if n == 0 else f"great thing {n}" for n in (chosen[0], chosen[-1]))
         named = {0: first, classes - 1: last}
         return Made((classes, 0, len(files) * classes), named, classes, ("classnames.txt",))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +42,7 @@ class Inventory:
 def look_at(name: str, root: Path) -> Inventory:
     """Look at the data set of that full name in ``root``; nothing is written."""
     if name in UNFETCHED:
-        missing = name in OWN and not _names_in(root / name, folders=True)
+        missing = name in OWN and not image_files.class_folders(root / name)
         state = f"missing: {UNFETCHED[name]}" if missing else UNFETCHED[name]
         return Inventory(name, root / name, [Finding(root / name, state, missing)])
     cls, source = COOP[name], find_source(COOP[name])
@@ -62,15 +61,6 @@ def look_at(name: str, root: Path) -> Inventory:
             finding.piece = piece
             findings.append(finding)
     return Inventory(name, folder, findings)
-
-
-def _names_in(folder: Path, folders: bool = False) -> list[str]:
-    """Return the names in a folder, or of its folders alone; empty where there is none."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if not folders or entry.is_dir()]
-    except OSError:
-        return []
 
 
 def _look_at_split(path: Path, expected: int) -> tuple[Finding, splits.Split | None]:
@@ -98,7 +88,7 @@ def _look_for(path: Path, piece: Piece, split, shared: Path) -> Finding | None:
         only = " (needed only without the split file)" if piece.annotation else ""
         return Finding(path, f"missing{only}", True)
     if piece.annotation or path.is_file():
-        empty = not (path.stat().st_size if path.is_file() else _names_in(path))
+        empty = not (path.stat().st_size if path.is_file() else any(path.iterdir()))
         return Finding(path, "empty" if empty else "there", empty)
     return None
 
