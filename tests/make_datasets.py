@@ -186,7 +186,7 @@ def ucf101(root: Path) -> Made:
             videos = [f"v_{action.replace('stand', 'Stand')}_g{g:02d}_c01" for g in groups]
             images(folder / "UCF-101-midframes" / name, (f"{video}.jpg" for video in videos))
             rows += [f"{action}/{video}.avi" + f" {y}" * (part == "train") for video in videos]
-        text(lists / f"{part}list01.txt", rows, "\r\n")
+        text(lists / f"{part}list01.txt", rows + [""] * (part == "test"), "\r\n")
     files = tuple(f"ucfTrainTestlist/{f}.txt" for f in ("classInd", "trainlist01", "testlist01"))
     return Made((24, 6, 12), dict(enumerate(names)), 3, files)
 
