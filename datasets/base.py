@@ -24,12 +24,12 @@ COOP: dict[str, type[CoOpDataset]] = {}  # name in configs/datasets -> class, of
 def register(cls):
     """Register a data set class under its own name; a fork's class of that name wins.
 
-    The attributes of CoOp's sets are those of ``sources.yaml``.
+    CoOp's sets have the attributes of ``sources.yaml`` that they do not define.
     """
     if source := find_source(cls):
         COOP.setdefault(source.config, cls)
-        for name, value in source.layout.items():
-            setattr(cls, name, value)
+        for name in source.layout.keys() - vars(cls).keys():
+            setattr(cls, name, source.layout[name])
     host.lend(DATASET_REGISTRY, cls)
     return cls
 
