@@ -9,6 +9,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from ..config import host
+from ..config.keys import check_template
 from ..prompting import templates
 from ..utils import io
 from ..utils.errors import UserError
@@ -93,10 +94,7 @@ class CoOpDataset(DatasetBase):
         self.image_dir = self.dataset_dir / self.image_folder
         self.cache_dir = cache_folder(cfg, self.dataset_dir)
         self.template = getattr(cfg.DATASET, "TEMPLATE", "") or templates.template_for(self.name)
-        if "{}" not in self.template:
-            raise UserError(
-                f"DATASET.TEMPLATE is '{self.template}', expected '{{}}' in the place of the class"
-            )
+        check_template("DATASET.TEMPLATE", self.template or "nothing")
         gc.disable()  # it would scan lists of many small objects repeatedly
         try:
             split = self.load(cfg.DATASET.NUM_SHOTS, cfg.SEED)

@@ -320,7 +320,7 @@ def test_broken_folders(tmp_path, layout, words):
 
 def test_template_without_a_place_for_the_class(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="'a photo', expected '{}'"):
+    with pytest.raises(UserError, match="'a photo', expected a text such as"):
         Folder(config(tmp_path, TEMPLATE="a photo"))
 
 

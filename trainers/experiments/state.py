@@ -109,7 +109,7 @@ def listing(
     for job in jobs:
         state, why = state_of(job, look)
         if wrong and job.key in wrong:
-            state, why = "refuse", wrong[job.key]
+            state, why = "refuse", str(wrong[job.key])
         elif state != "done" and held(job.run):
             state = "running"
         if state not in ("done", "refuse"):
