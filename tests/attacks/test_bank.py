@@ -118,6 +118,7 @@ def test_rows_are_the_attacked_features_item_by_item(items, whole):
 
 
 def test_checks_are_stored(whole):
+    assert io.load_tensors(whole.path)[1]["schema"] == 1  # older ones are still read
     assert 0 < whole.checks["max_linf"] <= 8 / 255 + 1e-6
     assert whole.checks["in_range"] and whole.checks["loss_rises"]
     assert whole.checks["zero_grad_share"] == 0 and whole.warnings == []

@@ -140,6 +140,8 @@ def test_few_zero_gradients_are_chance(zero, warned):
 def test_bounds_of_the_step_hold_from_both_sides(changes, word, warned):
     found = verify(replace(SPEC, **changes), summary_of(fake()), 0.9, 0.5)
     assert [text.partition(":")[0] for text in found] == [word] * warned
+    for text in found:
+        assert f"alpha {changes['alpha'] * 255:g}/255" in text and "eps 8/255" in text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advprompt import losses
-from advprompt.attacks import NotFinite
+from advprompt.attacks import AttackResult, NotFinite
 from advprompt.attacks.base import check_pixels
 from advprompt.records.threats import ADAPTIVE, ALGORITHMS, PGD_FAMILY
 from advprompt.utils.errors import UserError
@@ -245,9 +245,23 @@ def test_restarts_break_no_fewer(case):
         (torch.full((1, 3, 8, 8), torch.inf), "inf"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "floats"),
         (torch.zeros(3, 8, 8), "shape"),
+        *((torch.full((1, 3, 8, 8), v), "range") for v in (-2e-6, 1.000002)),  # not by rounding
     ],
 )
 def test_pixels_out_of_range_are_refused_with_what_was_seen(bad, words):
     with pytest.raises(UserError, match=words):
         check_pixels(bad)
     check_pixels(pixels(2))
+    check_pixels(torch.tensor([-9e-7, 1 + 9e-7]).view(2, 1, 1, 1).expand(2, 3, 8, 8))
+
+
+def test_of_equally_bad_images_the_first_is_kept():
+    first, again = (
+        AttackResult.untouched(
+            torch.full((2, 3, 1, 1), v), torch.tensor([1.0, 1.0]), torch.ones(2) > 0
+        )
+        for v in (0.1, 0.2)
+    )
+    again.loss_last = torch.tensor([1.0, 1.1])
+    first.keep_worst(again, torch.arange(2))
+    assert first.images[:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.2])

@@ -100,6 +100,18 @@ def test_what_is_scored_is_defended_and_what_is_attacked_is_as_told(evaluation):
     assert torch.allclose(seen.images, mirrored, atol=1e-4)
 
 
+def test_only_the_answers_of_the_tested_model_count(evaluation):
+    plain = evaluation(None)
+    spec = AttackSpec("apgd-ce", 32 / 255, None, 5, 1, None, None, "frozen_prompt", drop=True)
+    where = list(range(len(plain.images)))
+    ((_, pixels),) = plain.pixels(where, "", len(where))
+    result = plain.run_attack(spec, where, pixels)
+    with torch.no_grad():
+        right = plain.logits(result.images).argmax(1) == plain.labels
+    assert torch.equal(plain.right_on(spec, result, where), right)
+    assert (right & ~result.right).any()  # right says the hand-made prompt's model
+
+
 def test_another_view_is_never_continued(evaluation):
     from advprompt.attacks import AttackSpec
 

@@ -209,6 +209,11 @@ def test_copies_keep_shape_and_range(height, width, resize, seed):
     assert varied.shape == images.shape
     torch.testing.assert_close(varied[varied != 0], torch.full_like(varied[varied != 0], 0.75))
     assert (varied != 0).any() and torch.equal(varied[0], varied[2])
+    for copy in varied[:, 0] != 0:
+        rows, columns = copy.any(1).sum().item(), copy.any(0).sum().item()
+        assert rows >= max(int(height * resize), 1) and columns == max(
+            round(width * rows / height), 1
+        )
 
 
 def test_copies_are_drawn_as_often_and_as_small_as_asked():
@@ -219,9 +224,28 @@ def test_copies_are_drawn_as_often_and_as_small_as_asked():
     sides = varied[:, 0].amax(dim=1).sum(dim=1)  # (400,) width that is not padding
     assert 0.22 < (sides < 10).float().mean() < 0.38
     assert sides.min() == 5 and set(sides.tolist()) == {5, 6, 7, 8, 9, 10}
-    corners = varied[sides == 5][:, 0]
-    assert 0 < corners[:, 0, 0].mean() < 1 or 0 < corners[:, 5, 5].mean() < 1
     assert not torch.equal(own.vary(images), varied)  # the next step draws anew
+
+
+def test_copies_lie_anywhere_in_the_frame():
+    own = of_sums(threat("di", kwargs={"probability": 1.0, "resize": 0.5}))
+    own.start(torch.ones(600, 3, 10, 10), range(600))
+    copies = own.vary(torch.ones(600, 3, 10, 10))[:, 0]
+    for size in range(5, 10):
+        chosen = copies[copies.amax(dim=1).sum(dim=1) == size]
+        for dim in (1, 2):
+            first = chosen.amax(dim=dim).argmax(dim=1)
+            assert set(first.tolist()) == set(range(10 - size + 1))
+
+
+@pytest.mark.parametrize(
+    ("steps", "scored", "forwards"), [(0, 0, 1), (1, 0, 1), (1, 1, 2), (2, 0, 2)]
+)
+def test_an_unscored_attack_saves_the_last_forward(steps, scored, forwards):
+    asked = []
+    own = of_sums(threat(steps=steps), lambda x: asked.append(0) or x.flatten(1).sum(1))
+    result = own.run(pixels(2), [0, 1], scored=bool(scored))
+    assert len(asked) == forwards and result.loss_last.shape == (2,)
 
 
 @pytest.mark.parametrize("drop", [False, True])

@@ -161,6 +161,16 @@ def test_distances_are_those_of_the_images():
     assert all((value[wrong] == 0).all() for value in result.reached.values())
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_pixel_counts_once_in_whatever_channel(monkeypatch, sign):
+    red = sign * torch.tensor([2 / 255, 0, 0]).view(1, 3, 1, 1)
+    attack, clean = misbehaving(monkeypatch, lambda x: x + red)
+    result = attack.run(clean, range(3))
+    kept = (result.images != clean).flatten(1).any(1)  # where the margin rises
+    assert result.reached["l0"].tolist() == (64.0 * kept).tolist()
+    assert kept.all() == (sign == -1)
+
+
 # --- randomness and conduct ----------------------------------------------------------------------
 
 
@@ -201,7 +211,9 @@ def test_a_gradient_of_zero_is_counted_and_spoils_no_other_sample(name, kwargs):
 
 
 def test_samples_lost_to_nan_come_back_as_they_were(monkeypatch):
-    attack, clean = misbehaving(monkeypatch, lambda x: x / torch.tensor([1, 0, 1]).view(3, 1, 1, 1))
+    one = torch.zeros(3, 3, 8, 8, dtype=torch.bool)
+    one[1, 2, 7, 0] = True  # a value of an image
+    attack, clean = misbehaving(monkeypatch, lambda x: x.masked_fill(one, torch.nan))
     result = attack.run(clean, range(3))
     assert result.zero_grad.tolist() == [False, True, False]
     assert torch.equal(result.images, clean) and result.right.all()

@@ -109,6 +109,8 @@ def test_the_gradient_is_taken_at_the_reversely_perturbed_image():
     result = attack.run(clean, range(4))
     # two inner steps, then the step of the attack itself, away from the clean image
     assert len(asked) == 3
+    begun = (asked[0] - clean)[(clean > 4 / 255) & (clean < 1 - 4 / 255)]
+    assert begun.abs().max() <= 4 / 255 + 1e-6 and begun.mean().abs() < 0.5 / 255
     away = distance(asked[2], clean, "linf")
     assert (away > 1 / 255).all() and (away <= 4 / 255 + 1e-6).all()
     there = asked[2].requires_grad_(True)
@@ -146,6 +148,18 @@ def test_a_classifier_of_the_data_sets_classes(resnet):
     (grad,) = torch.autograd.grad(found(small).sum(), small)
     assert grad.abs().flatten(1).amax(1).min() > 0
     assert found.knows("auto", 3) and found.knows("dataset", 3) and not found.knows("surrogate", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("bn1.num_batches_tracked", True), ("conv1.weight", False)]
+)
+def test_a_classifier_is_known_by_what_its_answers_depend_on(resnet, tmp_path, name, same):
+    file = resnet(3)
+    state = torch.load(file.partition("=")[2], weights_only=True)
+    torch.save(state | {name: state[name] + 1}, tmp_path / "other.pt")
+    other = f"torchvision:resnet18?weights={tmp_path / 'other.pt'}"
+    digests = {load_surrogate(each, prompts=PROMPTS).sha256 for each in (file, other)}
+    assert (len(digests) == 1) == same
 
 
 def test_a_classifier_of_other_classes_leads_away_from_its_own_answers(resnet):

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from advprompt import records
+from advprompt.attacks import AttackResult
 from advprompt.evaluation import evaluator as evaluation
 from advprompt.evaluation import partial
 from advprompt.evaluation.saved_images import SavedImages, read_saved
 from advprompt.utils.errors import UserError
-from advprompt.utils.io import save_tensors
+from advprompt.utils.io import save_tensors, write_json
 from tests.conftest import only_error
 
 LIST = (
@@ -137,12 +138,53 @@ def test_files_that_do_not_fit_the_state_are_made_again(tmp_path):
     filled(3)
     assert resume(4) == (True, ["00000", "00001"])
     assert resume(6) == (False, [])
+    assert resume(1) == (False, [])  # of a folder that is gone
     filled(2)
     assert resume(4, key="other") == (False, [])
     filled(2)
     (tmp_path / "a" / "00000.safetensors").unlink()
     with pytest.raises(UserError, match="not all of them"):
         list(read_saved(tmp_path / "a"))
+
+
+def test_progress_of_an_attack_and_its_time_add_up(tmp_path):
+    def step(*samples):
+        progress, clean = (
+            partial.Progress(tmp_path, "ab" * 32, 3),
+            torch.rand(len(samples), 3, 2, 2),
+        )
+        known, zeros = progress.known(), torch.zeros(len(samples))
+        result = AttackResult.untouched(clean, zeros, zeros == 0)
+        progress.add(list(samples), [sample > 0 for sample in samples], result, clean)
+        progress.save()
+        return known, progress.finish()
+
+    assert step(0)[0] == 0
+    known, whole = step(1, 2)
+    assert (known, whole.right, whole.checks["n"]) == (1, [False, True, True], 3)
+    assert 0 < whole.seconds < 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"{'ab' * 8}.json"]
+    again = partial.Progress(tmp_path, "ab" * 32, 3)
+    assert again.known() == 3 and not again.todo(2) and again.finish() == whole
+    again.forget()
+    assert again.known() == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"right": [True]},
+        {"right": [True, "no"]},
+        {"seconds": -0.1},
+        {"key": 3},
+        {"checks": {"m": 1}},
+    ],
+)
+def test_progress_that_cannot_be_is_refused(tmp_path, wrong):
+    path = tmp_path / f"{'ab' * 8}.json"
+    write_json(path, {"key": "ab" * 32, "right": [True, None], "seconds": 0.0} | wrong)
+    with pytest.raises(UserError, match="no result of an unfinished attack"):
+        partial.Progress(tmp_path, "ab" * 32, 2)
 
 
 def test_images_of_the_older_integer_form_are_read(tmp_path):

@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 
 import pytest
+from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
+from advprompt import extend_cfg
 from advprompt.attacks import AttackSpec, parse_255, parts_of, specs_from_cfg
 from advprompt.records.threats import ALGORITHMS, PGD_FAMILY
 from advprompt.report.threats import attack_headings, describe
@@ -44,7 +46,7 @@ def entry(**changes) -> AttackSpec:
     ("value", "expected"),
     [
         *((v, 4 / 255) for v in (4, "4", 4.0, "4/255", " 4 / 255 ", "4.0")),
-        *((0, 0), ("0.5/255", 0.5 / 255), (255, 1), ("0.01/255", 0.01 / 255)),
+        *((0, 0), ("0.5/255", 0.5 / 255), (255, 1), ("0.01/255", 0.01 / 255), (0.1, 0.1 / 255)),
     ],
 )
 def test_sizes_in_255(value, expected):
@@ -55,7 +57,8 @@ def test_sizes_in_255(value, expected):
     ("value", "words"),
     [
         *((v, "write 4 or 4/255") for v in (0.0157, "0.0157")),
-        *((v, "outside 0..255") for v in (256, -1)),
+        *((0.0999, "write 25.5 or 25.5/255"), (-0.01, "outside 0..255")),
+        *((v, "outside 0..255") for v in (256, 255.01, -1)),
         *((v, "not a size in 1/255") for v in ("four", "4/256", "4/", "nan", "inf", True, None)),
     ],
 )
@@ -212,6 +215,39 @@ def test_wrong_settings_of_rap_are_refused_before_anything_runs(changes, words):
         entry(name="rap", **changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "fine", "wrong"),
+    [
+        ("mi", "momentum", (0, 1e6), (-0.01, 1.01e6)),
+        ("di", "probability", (0, 1), (-0.01, 1.01)),
+        ("di", "resize", (0.01, 1), (0.009, 1.01)),
+        ("pgd", "aim", (0,), (-1,)),
+        ("rap", "late_start", (0,), (-1,)),
+        ("rap", "inner_steps", (1,), (0,)),
+        ("rap", "inner_eps", (0, 255), (-1, 256)),
+        ("rap", "probability", (0, 1), (-0.01, 1.01)),
+        ("rap", "resize", (0.01, 1), (0.009, 1.01)),
+    ],
+)
+def test_bounds_of_settings_hold_from_both_sides(name, key, fine, wrong):
+    for value in fine:
+        assert key in entry(name=name, kwargs={key: value}).kwargs
+    for value in wrong:
+        with pytest.raises(UserError, match=key):
+            entry(name=name, kwargs={key: value})
+
+
+@pytest.mark.parametrize(("norm", "most"), [("linf", 1), ("l2", 100)])
+def test_bounds_of_sizes_hold_from_both_sides(norm, most):
+    for key in ("eps", "alpha"):
+        assert getattr(node(norm=norm, **{key: 255 * most}), key) == most
+        assert getattr(node(norm=norm, **{key: 1}), key) == 1 / 255
+        with pytest.raises(UserError, match=f"outside 0..{255 * most}"):
+            node(norm=norm, **{key: 255.1 * most})
+        with pytest.raises(UserError, match=f"from 0 to {most}"):
+            replace(node(norm=norm), **{key: 1.001 * most})
+
+
 @pytest.mark.parametrize("name", ["autoattack", "apgd-ce", "square", "torchattacks:PGD"])
 def test_other_attacks_refuse_bf16_and_do_not_inherit_it(name):
     if name.startswith("torchattacks"):
@@ -250,6 +286,28 @@ def test_training_takes_the_family_alone(run, white_box):
     assert code == 2 and f"which is for tests; train with one of: {', '.join(PGD_FAMILY)}" in err
     code, _, err = run(white_box("AdvIVLP", ATTACK__TRAIN__NAME="mi", TEST__SUBSET=3))
     assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"EPS": 0}, "EPS 0, which attacks nothing"),
+        ({"TARGET": "embedding"}, "which knows no text"),
+    ],
+)
+def test_attacks_that_test_nothing_are_refused(run, white_box, given, words):
+    code, _, err = run(white_box("AdvIVLP", ATTACK__TEST__LIST=repr([given])))
+    assert code == 2 and words in err
+
+
+def test_defaults_of_the_keys():
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    usual = {"NAME": "pgd", "ALPHA": "1/255", "RESTARTS": 1, "START": "uniform"}
+    train = {"EPS": "8/255", "STEPS": 10, "OBJECTIVE": "embedding_kl", "TARGET": "embedding"}
+    test = {"EPS": "1/255", "STEPS": 100, "OBJECTIVE": "ce", "TARGET": "end_to_end", "LIST": []}
+    test |= {"DROP": False, "NORM": "linf", "KWARGS": {}, "PREC": "fp32"}
+    assert (dict(cfg.ATTACK.TRAIN), dict(cfg.ATTACK.TEST)) == (usual | train, usual | test)
 
 
 HIDE = """

@@ -63,9 +63,18 @@ def test_a_model_of_three_lines_is_attacked_and_recorded(evaluation):
     assert 0 < moved.abs().max() <= 32 / 255 + 1e-6
 
 
+@pytest.mark.parametrize(("probes", "probed"), [(0, None), (2, 2), (9, 4)])
+def test_a_model_of_two_classes_is_probed(evaluation, probes, probed):
+    evaluation.probes = probes
+    evaluation.clean()
+    assert evaluation.attack(PGD)["checks"].get("probed") == probed
+
+
 def test_nan_is_an_error_and_never_a_prediction(evaluation, monkeypatch):
     evaluation.clean()
-    monkeypatch.setattr(Redness, "logits", lambda self, x, prec="": x[:, :2, 0, 0] * torch.nan)
+    one = torch.tensor([0.5, torch.nan])  # of one class, on the second image of a batch
+    few = lambda self, x, prec="": torch.stack([one[:1].expand(2), one])[: len(x)]  # noqa: E731
+    monkeypatch.setattr(Redness, "logits", few)
     with pytest.raises(UserError, match="Redness answers NaN, which is not a prediction"):
         evaluation.clean()
 

@@ -135,6 +135,39 @@ def test_lone_points_are_left_out_and_told():
     assert any("APD" in note and "does not know" in note for note in notes)
 
 
+def test_zero_shot_is_a_reference():
+    ((panel,), notes) = panels([run(DEPTH, 1), run(DEPTH, 2), zero_shot()], DEPTH)
+    assert [row.trainer for row in panel.references] == ["ZeroshotCLIP"] and not notes
+
+
+@pytest.mark.parametrize(
+    ("alphas", "rule", "points"),
+    [
+        (("0.25", "0.5", "1"), "eps/4", [1, 2, 4]),
+        (("0.3333", "0.6667", "1.3333"), "eps/3", [1, 2, 4]),  # as records round it
+        (("0.75", "1.5", "3"), "0.75 eps", [1, 2, 4]),
+        (("0.25", "0.5", "1.03"), "eps/4", [1, 2]),
+        (("1", "1", "1"), "1/255", [1, 2, 4]),
+        (("1", "1", "4"), "1/255", [1, 2]),  # as many steps as shares
+    ],
+)
+def test_attacks_of_one_rule_for_the_step_are_a_curve_over_eps(alphas, rule, points):
+    attacks = [
+        WHITE_BOX | {"eps": f"{eps}/255", "alpha": f"{alpha}/255"} | outcome(60 - eps)
+        for eps, alpha in zip((1, 2, 4), alphas, strict=True)
+    ]
+    (panel,), _ = curves.attack_panels(listed(make(attacks=attacks)), "eps")
+    (curve,) = panel.curves
+    assert list(curve.rows) == points and panel.table.first["attacks"][0]["alpha"] == rule
+    (_, (_, signature)) = panel.figures
+    assert [row.accuracies(signature) for row in curve.rows.values()] == [[60 - e] for e in points]
+
+
+def test_a_sweep_of_one_attack_is_refused():
+    with pytest.raises(curves.NothingVaries, match=r"\(found: 1\)"):
+        curves.attack_panels(listed(make()), "restarts")
+
+
 UNKNOWN = "no completed record has a setting '{}'"
 REFUSED = {
     "TRAINER.NAPTUNING.PROMPT_DEPT": "Did you mean TRAINER.NAPTUNING.PROMPT_DEPTH",

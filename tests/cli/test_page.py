@@ -20,10 +20,11 @@ from advprompt import records
 from advprompt.attacks import AttackSpec
 from advprompt.cli import report as command
 from advprompt.evaluation import pictures
+from advprompt.report import drawing, page, transfer
 from advprompt.report import pictures as gallery
 from advprompt.report import render as report
-from advprompt.report import transfer
 from advprompt.report.charts import build_charts
+from advprompt.report.formats import Block, Column
 from advprompt.report.tables import build_tables
 from advprompt.utils.entry import run_tool
 from advprompt.utils.io import write_json
@@ -194,6 +195,29 @@ def test_runs_that_no_curve_can_hold_are_problems(tmp_path):
     assert charted(make(), make(seed=2), make(trainer="APD"), zero_shot()) == (0, [])
 
 
+def test_charts_stand_below_their_own_facts():
+    made = [make(shots=n) for n in (1, 16)]
+    made += [make(dataset="Shapes", shots=n, seed=s) for n in (1, 16) for s in (1, 2)]
+    charts, _ = build_charts(listed(*made), build_tables(listed(*made)))
+    ((section, groups),) = page._drawn(charts)
+    assert section == "Over shots" and [len(alike) for _, alike in groups] == [3, 3]
+    for (facts, alike), chart in zip(groups, (charts[0], charts[3]), strict=True):
+        assert facts == drawing.facts_of(chart.panel)
+        assert all(chart.panel.table.first["dataset"] in drawn["title"] for _, _, drawn in alike)
+
+
+@pytest.mark.parametrize(("size", "short"), [(30, " short"), (31, "")])
+def test_columns_are_set_apart_by_group_and_length(size, short):
+    columns = [Column("a", left=True), Column("b", "x"), Column("c", "x"), Column("d", left=True)]
+    block = Block(columns, [["1", "2", "3", "4"], ["w" * size, "2", "3", "4"]])
+    assert [page._look(block, j) for j in range(4)] == [
+        f"left{short}",
+        "edge",
+        "",
+        "left short edge",
+    ]
+
+
 def test_damaged_pictures_and_matrices_are_problems(output):
     (output / "run1" / pictures.EXAMPLES).write_bytes(b"no tensors")
     wrong = [matrix("APD", "FAP", **c) for c in ({"status": "running"}, {"runs": [{}]})]
@@ -238,8 +262,9 @@ def test_other_settings_are_other_models_with_pictures(tmp_path):
 
 @pytest.mark.parametrize("given, shown", [((300, 200), (107, gallery.EDGE)), ((8, 8), (8, 8))])
 def test_large_pictures_shrink(given, shown):
-    png = base64.b64decode(gallery.data_uri(torch.rand(3, *given)).partition(",")[2])
-    assert Image.open(io.BytesIO(png)).size == shown
+    colour = torch.tensor([1.0, 0.4, 0.0])[:, None, None].expand(3, *given)
+    png = Image.open(io.BytesIO(base64.b64decode(gallery.data_uri(colour).partition(",")[2])))
+    assert png.size == shown and png.getpixel((0, 0)) == (255, 102, 0)
 
 
 def test_a_page_is_not_put_between_marks(output, tmp_path, capsys):

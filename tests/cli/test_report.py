@@ -21,8 +21,9 @@ from make_records import (
 )
 
 from advprompt.cli import report as command
-from advprompt.report import layout
+from advprompt.report import formats, layout
 from advprompt.report import render as report
+from advprompt.report.formats import Block, Column, Sheet
 from advprompt.report.tables import build_tables
 from advprompt.report.threats import attack_headings, threat_label
 from advprompt.utils.entry import run_tool
@@ -216,6 +217,57 @@ def test_latex_is_escaped(tmp_path):
         assert text.count("\\" + rule) == 1
 
 
+def test_a_sheet_in_every_format():
+    grouped = [Column(name, "clean accuracy") for name in ("base", "H")]
+    columns = [Column("trainer", left=True), *grouped, Column("a heading of many words")]
+    rows = [["a name that is long enough", "80.0", "50 ± 3.25, over three seeds", "a_b"]]
+    rows += [["CAPT", "9.1", "–", "a|b"]]
+    plain = Block([Column("x", left=True), Column("y")], [["1", "2"]], heading="figure")
+    first = Block(columns, rows, marked={(0, 1), (1, 0)})
+    notes = ["missing: seed 2", "settings: all"]
+    sheet = Sheet("T & Co", [first, plain], ["fact 1"], notes)
+    assert (sheet.problems, sheet.remarks) == (notes[:1], notes[1:])
+    terminal, markdown, latex = (
+        [" ".join(line.split()) for line in next(form([sheet])).split("\n")]
+        for form in (formats.terminal, formats.markdown, formats.latex)
+    )
+    assert terminal[2:5] + terminal[6:8] == [
+        "trainer clean clean a heading of",
+        "accuracy accuracy many words",
+        "base H",
+        "a name that is [80.0] 50 ± 3.25, over three seeds a_b",
+        "long enough",
+    ]
+    assert terminal[10:] == (
+        ["figure", "", "x y", "--- ---", "1 2", "", "fact 1"]
+        + ["! missing: seed 2", "! settings: all"]
+    )
+    assert markdown[::2] == [
+        "### T & Co",
+        "| trainer | clean accuracy base | clean accuracy H | a heading of many words |",
+        "| a name that is long enough | **80.0** | 50 ± 3.25, over three seeds | a_b |",
+        "",
+        "",
+        "|-----|-----|",
+        "",
+        "- **missing**: seed 2",
+    ]
+    assert markdown[5] == r"| **CAPT** | 9.1 | – | a\|b |" and markdown[7] == "**figure**"
+    assert latex[2:12] == [
+        r"\caption{T \& Co. fact 1.}",
+        r"\begin{tabular}{lrrr}",
+        r"\toprule",
+        r"\multicolumn{1}{c}{} & \multicolumn{2}{c}{clean accuracy} & \multicolumn{1}{c}{} \\",
+        r"\cmidrule(lr){2-3}",
+        r"trainer & base & H & a heading of many words \\",
+        r"\midrule",
+        r"a name that is long enough & \textbf{80.0} & 50 $\pm$ 3.25, over three seeds & a\_b \\",
+        r"\textbf{CAPT} & 9.1 & -- & a|b \\",
+        r"\bottomrule",
+    ]
+    assert r"\caption{T \& Co. figure. fact 1.}" in latex and latex[-1] == "% settings: all"
+
+
 CUT = {"status": "running", "clean": None, "attacks": []}
 MISTAKES = {  # the only record, if any; what is asked for, below the folder that has it
     "empty": (None, ["output"]),
@@ -288,6 +340,8 @@ def test_tables_take_their_place_in_a_page(tmp_path, capsys):
     assert "<!-- report b -->" in capsys.readouterr().err
     assert run_tool(command.main, [root, "--mark", "a"]) == 2
     assert page.read_text(encoding="utf-8") == text
+    page.write_text("<!-- report a -->\nnever closed\n", encoding="utf-8")
+    assert run_tool(command.main, [*call, "--mark", "a"]) == 2
 
 
 def test_autoattack_is_told_in_words():

@@ -65,6 +65,7 @@ def test_the_diagonal_is_the_white_box_test(matrix, finished, tmp_path):
         clean, robust = own_test(folder)
         assert record["runs"][i]["clean"]["correct"] == clean
         assert table["rows"][i]["correct"][i] == robust
+        assert 0 < table["rows"][i]["seconds"] < 60
         assert table["rows"][i]["checks"]["max_linf"] <= 0.5 / 255 + 1e-6
         for j, tested in enumerate(record["runs"]):
             assert 0 <= table["rows"][i]["correct"][j] <= tested["clean"]["correct"]

@@ -78,6 +78,14 @@ def test_base_and_new_stand_in_one_table_with_the_mean_of_the_averages():
     assert sheet.title == "EuroSAT, base-to-novel, 5 base and 5 new classes, tiny"
 
 
+def test_an_average_over_tests_of_other_seeds_is_one_of_means():
+    made = [across("Caltech101", seed, clean=70 + 10 * seed) for seed in (1, 2)]
+    for pets, average in (([1], "72.5"), ([1, 2], "72.5 ± 31.8")):
+        rows = [across("OxfordPets", seed, clean=60) for seed in pets]
+        _, sheet = joined(*made, *rows)
+        assert shown(sheet)[0][2] == average, sheet.blocks[0].columns
+
+
 def test_zero_shot_rows_join_whatever_their_protocol():
     halves = [half(split) for split in TWO]
     own = [zero_shot(split=s, classes=5, config={"DATASET.SUBSAMPLE_CLASSES": s}) for s in TWO]

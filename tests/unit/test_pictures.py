@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from advprompt.attacks import AttackSpec
@@ -81,7 +82,33 @@ def test_small_images_keep_hard_edges(tmp_path):
     assert between.mean() < 0.01
 
 
+@pytest.mark.parametrize(("eps", "radius"), [(8 / 255, ", eps 8/255"), (None, "")])
+def test_words_of_a_picture(tmp_path, monkeypatch, eps, radius):
+    seen, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (seen.append(f), save(f, *a, **k)))
+    names = ["w" * 26, "w_" * 13 + "w"]  # as long as fits, and one longer
+    given = arguments() | {"labels": names, "eps": eps, "title": "an attack"}
+    given |= {side: [(name, 0.504) for name in names[::-1]] for side in ("before", "after")}
+    pictures.save_grid(tmp_path / "grid.png", **given)
+    (figure,) = seen
+    heads = [axes.get_title() for axes in figure.axes]
+    assert heads[:3] == ["clean", f"perturbation x10{radius}", "adversarial"]
+    short = ("w " * 13).rstrip() + "…"
+    words = [axes.get_xlabel().replace("\n", " ") for axes in figure.axes]
+    assert words[:2] == [f"predicted {short}, 50 %", f"true class {'w' * 26}"]
+    assert words[3:5] == [f"predicted {'w' * 26}, 50 %", f"true class {short}"]
+    assert figure.get_suptitle() == "an attack"
+
+
+@pytest.mark.parametrize("value", [-9e-5, 1 + 9e-5])
+def test_pixels_may_leave_the_range_by_rounding(tmp_path, value):
+    one = torch.full((2, 3, 8, 8), value)
+    assert pictures.save_grid(tmp_path / "grid.png", **arguments() | {"clean": one})
+
+
 WRONG = {
+    "below 0": ({"clean": torch.full((2, 3, 8, 8), -1.1e-4)}, "lie in"),
+    "above 1": ({"clean": torch.full((2, 3, 8, 8), 1 + 1.1e-4)}, "lie in"),
     "normalised": ({"clean": torch.full((2, 3, 8, 8), -1.5)}, "before normalisation"),
     "one channel": ({"clean": torch.zeros(2, 1, 8, 8)}, r"expected \(N, 3, H, W\)"),
     "other number": ({"labels": ["red_circle"]}, "1 labels"),

@@ -152,6 +152,13 @@ def test_papers_tables_are_apart_and_say_so(style, tmp_path):
     sheets = published.papers_sheets()
     assert text.count("Published: ") == len(sheets)
     assert text.count("copied from the paper, not measured here") == len(sheets)
+    halves = [
+        column.heading
+        for s in sheets
+        if "base-to-new," in s.title
+        for column in s.blocks[0].columns
+    ]
+    assert halves[:3] == ["method", "base natural", "base adversarial"]
     assert "arXiv 2311.11261" in text and "70.52" in text and "37.4" in text
     for sheet in sheets:
         (block,) = sheet.blocks

@@ -56,11 +56,11 @@ WRONG = {  # a path in a record -> values that it may not have
     "git_commit": [""],
     "created": ["yesterday", "2024-05-01T10:00:00"],
     "attacks.1.correct": [81],
-    "attacks.0": [5],
+    "attacks.0": [5, TRANSFER | outcome(40) | {"momentum": float("nan")}],
     "attacks.0.name": [None],
     "attacks.0.objective": ["l2"],
     "attacks.0.target": ["transfer"],
-    "attacks.0.eps": ["0.0627", "300/255", "x/255"],
+    "attacks.0.eps": ["0.0627", "256/255", "x/255"],
     "attacks.0.alpha": [2],
     "attacks.0.steps": [-1],
     "attacks.0.restarts": [0],
@@ -70,10 +70,45 @@ WRONG = {  # a path in a record -> values that it may not have
     "attacks.0.checks": [{}],
     "attacks.0.checks.in_range": [1],
     "attacks.0.warnings": ["none"],
-    "attacks.0.checks.max_linf": [0.07],
-    "attacks.0.checks.zero_grad_share": [1.5],
-    "attacks.0.checks.loss_rises": ["yes"],
+    "attacks.0.checks.max_linf": [16 / 255 + 1.1e-5],
+    "attacks.0.checks.zero_grad_share": [1.01, -0.01],
+    "attacks.0.checks.loss_rises": ["yes", 1.01],
 }
+RIGHT = {  # the bounds themselves
+    "shots": [-1, 1],
+    "seed": [-1],
+    "prompt_parameters": [0],
+    "classes": [1],
+    "epochs": [0],
+    "subset": [1, None],
+    "seconds.train": [0],
+    "clean.correct": [80, 100],
+    "attacks.1.correct": [0, 80],
+    "attacks.1.eps": ["255/255", ".5e1/255", "4./255"],
+    "attacks.1.alpha": ["25500/255", None],
+    "attacks.0.steps": [0],
+    "attacks.0.restarts": [1],
+    "attacks.0.seconds": [0],
+    "attacks.0.checks.max_linf": [0, 16 / 255 + 0.9e-5],
+    "attacks.0.checks.zero_grad_share": [0, 1],
+    "attacks.0.checks.loss_rises": [False, 0.0, 1.0],
+}
+
+
+@pytest.mark.parametrize("path, value", [(p, v) for p, values in RIGHT.items() for v in values])
+def test_bounds_of_fields_are_in_range(path, value):
+    changed = put(make(), path, value)
+    assert records.validate_record(changed) == changed
+
+
+@pytest.mark.parametrize(("eps", "fine"), [("25500/255", True), ("25501/255", False)])
+def test_a_radius_in_l2_may_exceed_the_pixels_range(eps, fine):
+    record = put(put(make(), "attacks.0.norm", "l2"), "attacks.0.eps", eps)
+    if fine:
+        assert records.validate_record(record) == record
+        return
+    with pytest.raises(UserError, match="eps"):
+        records.validate_record(record)
 
 
 @pytest.mark.parametrize("path, value", [(p, v) for p, values in WRONG.items() for v in values])
