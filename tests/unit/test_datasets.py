@@ -447,7 +447,7 @@ def test_broken_folders(tmp_path, layout, words):
 
 def test_template_without_a_place_for_the_class(tmp_path):
     images(tmp_path / "folder" / "cat", 4)
-    with pytest.raises(UserError, match="'a photo', expected '{}'"):
+    with pytest.raises(UserError, match="'a photo', expected a text .* with {} for"):
         Folder(config(tmp_path, TEMPLATE="a photo"))
 
 
