@@ -58,19 +58,46 @@ def test_held_out_combinations_are_never_shown():
     assert len({(d.colour, d.shape) for d in shown}) == 56
 
 
-@pytest.mark.slow
-def test_pretraining_writes_a_pair_that_differs_in_the_image_tower(tmp_path, monkeypatch):
+@pytest.fixture
+def short(monkeypatch):
     monkeypatch.setattr(pretrain_tiny, "COUNTS", COUNTS)
-    words = ["--steps", "2", "--robust-steps", "2", "--no-bf16", "--device", "cpu"]
-    assert run_tool(pretrain_tiny.main, [*words, "--output", str(tmp_path)]) == 0
-    plain, robust = (load_tiny_state(name, tmp_path) for name in ("tiny", "tiny-robust"))
+    monkeypatch.setattr(pretrain_tiny, "SAVE_EVERY", 2)
+    return ["--steps", "4", "--robust-steps", "3", "--no-bf16", "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_pretraining_ends_the_same(short, tmp_path, monkeypatch, capsys):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run_tool(pretrain_tiny.main, [*short, "--output", str(whole)]) == 0
+    batch = tiny_data.CaptionedImages.batch
+
+    def stop_at_3(self, step):
+        if step == 3:
+            raise KeyboardInterrupt
+        return batch(self, step)
+
+    monkeypatch.setattr(tiny_data.CaptionedImages, "batch", stop_at_3)
+    assert run_tool(pretrain_tiny.main, [*short, "--output", str(cut)]) == 130
+    monkeypatch.setattr(tiny_data.CaptionedImages, "batch", batch)
+    torch.manual_seed(5)
+    assert run_tool(pretrain_tiny.main, [*short, "--output", str(cut)]) == 0
+    for name in ("tiny", "tiny-robust"):
+        states = [load_tiny_state(name, folder) for folder in (whole, cut)]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    plain, robust = (load_tiny_state(name, whole) for name in ("tiny", "tiny-robust"))
     moved = {k for k in plain if not torch.equal(plain[k], robust[k])}
     assert moved and all(k.startswith("visual.") for k in moved)
+    other = [*short, "--output", str(cut)]
+    other[1] = "5"
+    capsys.readouterr()
+    assert run_tool(pretrain_tiny.main, other) == 2
+    assert "4 steps, not 5" in capsys.readouterr().err
 
 
-def test_a_data_root_without_the_sets_is_refused(tmp_path, capsys):
-    words = ["--output", str(tmp_path / "x"), "--data", str(tmp_path)]
-    assert run_tool(pretrain_tiny.main, words) == 2 and str(tmp_path) in capsys.readouterr().err
+def test_a_data_root_without_the_sets_is_refused(short, tmp_path, capsys):
+    code = run_tool(pretrain_tiny.main, [*short, "--output", "x", "--data", str(tmp_path)])
+    assert code == 2 and str(tmp_path) in capsys.readouterr().err
 
 
 def test_the_shipped_pair_is_small_and_knows_shapes():

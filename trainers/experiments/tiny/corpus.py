@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from ...datasets import COOP, drawing
@@ -66,8 +66,12 @@ def load_real(root: Path, kind: str, size: int) -> RealSet | None:
     folder, items = found[0], found[1].train
     images = np.empty((len(items), size, size, 3), np.uint8)
     for i, item in enumerate(tqdm(items, desc=f"decode {kind}", leave=False)):
-        with Image.open(folder / item.path) as image:
-            images[i] = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+        image = Image.open(folder / item.path).convert("RGB")
+        scale = size / min(image.size)
+        wide = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
+        image = image.resize(wide, Image.Resampling.BICUBIC)
+        left, top = (wide[0] - size) // 2, (wide[1] - size) // 2
+        images[i] = np.asarray(image.crop((left, top, left + size, top + size)))
     names = {item.label: item.classname.replace("_", " ") for item in items}
     labels = np.array([item.label for item in items])
     return RealSet(kind, images, labels, [names[k] for k in sorted(names)])

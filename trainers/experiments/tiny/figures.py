@@ -53,11 +53,8 @@ def classifier(clip, template: str, names: list[str]):
 @torch.no_grad()
 def clean_accuracy(logits, batches, title: str) -> dict:
     found = [logits(pixels).argmax(1) == labels for pixels, labels in tqdm(batches, title)]
-    return _accuracy(torch.cat(found))
-
-
-def _accuracy(right: torch.Tensor) -> dict:
-    return {"accuracy": round(100 * float(right.float().mean()), 1), "n": len(right)}
+    right = torch.cat(found).float()
+    return {"accuracy": round(100 * float(right.mean()), 1), "n": len(right)}
 
 
 def robust_accuracy(logits, batches, level: float, title: str) -> dict:
@@ -72,10 +69,11 @@ def robust_accuracy(logits, batches, level: float, title: str) -> dict:
         result = attack.run(pixels, range(len(right) * BATCH, len(right) * BATCH + len(pixels)))
         checks.add(result)
         with torch.no_grad():
-            right.append(clean & (logits(result.images).argmax(1) == labels))
+            right.append((clean & (logits(result.images).argmax(1) == labels)).float())
     right, found = torch.cat(right), checks.summary()
-    warnings = attacks.verify(spec, found, robust_acc=float(right.float().mean()))
-    return _accuracy(right) | {"checks": found, "warnings": warnings}
+    warnings = attacks.verify(spec, found, robust_acc=float(right.mean()))
+    accuracy = round(100 * float(right.mean()), 1)
+    return {"accuracy": accuracy, "n": len(right), "checks": found, "warnings": warnings}
 
 
 def measure(name: str, data: Path | None, attacked: int) -> dict:
@@ -120,23 +118,26 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="tiny_figures", description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="CoOp data root (EuroSAT, Caltech101); optional")
     parser.add_argument("--attacked", type=int, default=512, help="drawings under attack")
+    parser.add_argument("--recipe", type=Path, help="recipe.json of the pre-training")
     parser.add_argument("--output", type=Path, default=backbone.tiny.ASSETS)
     args = parser.parse_args(argv)
-    environment = records.environment()
+    old, environment = args.output / "figures.json", records.environment()
     figures = {name: measure(name, args.data, args.attacked) for name in backbone.tiny.NAMES}
-    recipe = io.read_json(backbone.tiny.ASSETS / "figures.json")["recipe"]
-    io.write_json(
-        args.output / "figures.json", {"figures": figures, "recipe": recipe, **environment}
-    )
+    recipe = io.read_json(args.recipe) if args.recipe else io.read_json(old)["recipe"]
+    io.write_json(old, {"figures": figures, "recipe": recipe, **environment})
     rows = [
         [key, *(f"{f[key]['accuracy']:.1f} (n {f[key]['n']})" for f in figures.values())]
         for key, figure in figures["tiny"].items()
         if isinstance(figure, dict)
     ]
-    table = tabulate(rows, ["", *figures], tablefmt="github") + "\n"
+    lines = [f"- {key}: {value}" for key, value in recipe.items()]
     text = (backbone.tiny.ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8")
-    text = re.sub(r"(?m)(^\|.*\n)+", lambda _: table, text)
-    text = re.sub(r"(?<=figures` on ).*(?=\.\n)", lambda _: environment["device"], text)
+    for pattern, new in (
+        (r"(?m)(^\|.*\n)+", tabulate(rows, ["", *figures], tablefmt="github") + "\n"),
+        (r"(?<=## Recipe\n\n)(- .*\n)+", "\n".join(lines) + "\n"),
+        (r"(?<=figures` on ).*(?=\.\n)", environment["device"]),
+    ):
+        text = re.sub(pattern, lambda _, new=new: new, text)
     with io.atomic_write(args.output / "MODEL_CARD.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)

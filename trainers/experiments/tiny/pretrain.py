@@ -5,7 +5,8 @@
 Stage 1, ``tiny``: contrastive learning of captions; several captions may fit an image.
 Stage 2, ``tiny-robust``: the image tower alone, adversarially fine-tuned against the frozen
 text tower (TeCoA, Mao et al. 2023: cross-entropy on PGD images over the class prompts).
-Half an hour on 2 CPU cores, minutes on a GPU. Every batch depends only on the seed and the step.
+About 90 minutes on 2 CPU cores, minutes on a GPU; interrupted runs resume from the last
+checkpoint. Every batch depends only on the seed and the step.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from ... import records
 from ...utils import io
 from ...utils.entry import run_tool
 from ...utils.errors import UserError
-from .corpus import REAL, CaptionedImages, load_real, pair_labels
+from .corpus import REAL, CaptionedImages, drawing, load_real, pair_labels
 
 WIDTH = 128  # of both towers and of their joint space; a multiple of 64 in OpenAI CLIP's layout
 SIDE, PATCH = 64, 8  # pixels
@@ -31,6 +34,7 @@ TEXT = dict(context_length=77, width=WIDTH, heads=2, layers=3)
 COUNTS = {"shapes": 120, "eurosat": 24, "caltech": 16}  # images of a batch
 SIZES = {"eurosat": 64, "caltech": 80}  # pixels to which photos are decoded
 PEAK, ROBUST_PEAK = 1.2e-3, 5e-4  # learning rates
+SAVE_EVERY = 100
 LATER = 10_000_000  # first step of drawings that stage 1 never saw
 
 
@@ -106,27 +110,51 @@ def encode_images(model, pixels: torch.Tensor, args) -> torch.Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def train(name: str, parameters: list, step_fn, steps: int, peak: float, warmup: int) -> None:
-    """Minimise ``step_fn(step)`` over all steps."""
+def train(name: str, model, parameters, step_fn, output: Path, steps, peak, warmup) -> float:
+    """Minimise ``step_fn(step)`` over all steps, from the last checkpoint on.
+
+    Returns:
+        the seconds it took, earlier runs included.
+    """
+    path, start, seconds = output / f"{name}.ckpt", 0, 0.0
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2]},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.05)
-    for step in (bar := tqdm(range(steps), name, mininterval=10)):
+    if path.is_file():
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if state["steps"] != steps:
+            raise UserError(
+                f"'{path}' belongs to a run of {state['steps']} steps, not {steps}; "
+                "give the same number or another --output"
+            )
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, seconds = state["step"], state.get("seconds", 0.0)
+    bar = tqdm(range(start, steps), name, initial=start, total=steps, mininterval=10)
+    clock = time.perf_counter() - seconds
+    for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak, warmup)
         loss = step_fn(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
         optimizer.step()
         if step % 10 == 0:
             bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+        seconds = time.perf_counter() - clock
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"step": step + 1, "steps": steps, "seconds": seconds}
+            with io.atomic_write(path) as temporary:
+                torch.save(state, temporary)
+    return seconds
 
 
-def train_contrastive(model, data, vocabulary, args) -> None:
-    """Stage 1."""
+def train_contrastive(model, data, vocabulary, args) -> float:
+    """Stage 1; return the seconds it took."""
 
     def step_fn(step):
         images, captions, fits = data.batch(step)
@@ -136,22 +164,23 @@ def train_contrastive(model, data, vocabulary, args) -> None:
         logits = scale * features @ encode_text(model, tokens).t()  # (B, U)
         return contrastive_loss(logits, fits)
 
-    warmup = min(100, args.steps // 5)
-    train("tiny", list(model.parameters()), step_fn, args.steps, PEAK, warmup)
+    parameters, warmup = list(model.parameters()), min(100, args.steps // 5)
+    seconds = train("tiny", model, parameters, step_fn, args.output, args.steps, PEAK, warmup)
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
+    return seconds
 
 
-def train_robust(model, data, vocabulary, args) -> None:
-    """Stage 2."""
+def train_robust(model, data, vocabulary, args) -> float:
+    """Stage 2; return the seconds it took."""
     model.requires_grad_(False)
     model.visual.requires_grad_(True)
     steps = args.robust_steps
     with torch.no_grad():
-        texts = {
-            kind: encode_text(model, vocabulary(prompts).to(args.device))
-            for kind, prompts in data.classes().items()
+        prompts = {
+            kind: vocabulary(texts).to(args.device) for kind, texts in data.classes().items()
         }
+        texts = {kind: encode_text(model, tokens) for kind, tokens in prompts.items()}
         scale = model.logit_scale.exp()
 
     def loss_of(pixels, groups):
@@ -180,21 +209,33 @@ def train_robust(model, data, vocabulary, args) -> None:
             delta = (pixels + delta).clamp(0, 1) - pixels
         return loss_of(pixels + delta, groups)
 
-    warmup = min(50, steps // 5)
-    train("tiny-robust", list(model.visual.parameters()), step_fn, steps, ROBUST_PEAK, warmup)
+    parameters, warmup = list(model.visual.parameters()), min(50, steps // 5)
+    return train("tiny-robust", model, parameters, step_fn, args.output, steps, ROBUST_PEAK, warmup)
+
+
+def recipe(args, data: CaptionedImages, seconds: tuple[float, float]) -> dict[str, str]:
+    """Return what the weights are made of, for the model card."""
+    device = records.environment(args.device)["device"]
+    return {
+        "towers": f"image {VISION}, text {TEXT}, joint width {WIDTH}",
+        "batches": ", ".join(f"{COUNTS[kind]} {kind}" for kind in ("shapes", *data.offsets)),
+        "time": f"{seconds[0] / 60:.0f} and {seconds[1] / 60:.0f} minutes on {device}",
+        "real training images": ", ".join(f"{len(d.images)} of {d.kind}" for d in data.real),
+        "left out of all captions": ", ".join(f"{c} {s}" for c, s in sorted(drawing.HELD_OUT)),
+        "command": " ".join(["python -m advprompt.experiments.tiny.pretrain", *sys.argv[1:]]),
+    }
 
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("--data", type=Path, help="CoOp data root (EuroSAT, Caltech101); optional")
-    add("--output", type=Path, required=True, help="folder of the weights")
-    add("--steps", type=int, default=1500)
-    add("--robust-steps", type=int, default=500)
-    add("--robust-eps", type=float, default=4.0, help="in 1/255")
-    add("--seed", type=int, default=1)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--data", type=Path, help="CoOp data root (EuroSAT, Caltech101); optional")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoints and weights")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--robust-steps", type=int, default=500)
+    parser.add_argument("--robust-eps", type=float, default=4.0, help="in 1/255")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(argv)
     io.writable_dir(args.output)
     root = args.data
@@ -208,15 +249,16 @@ def main(argv=None) -> None:
     data = CaptionedImages(real, COUNTS, args.seed, args.steps // 2)
     vocabulary = Vocabulary(data.words())
     model = build_model(len(vocabulary.rows)).to(args.device)
-    train_contrastive(model, data, vocabulary, args)
+    first = train_contrastive(model, data, vocabulary, args)
     half = {k: v.half() for k, v in model.state_dict().items() if k != "attn_mask"}
     half["token_rows"] = vocabulary.rows
     io.save_tensors(args.output / "tiny.safetensors", half, {"model": "tiny"})
     halves = CaptionedImages(real, {k: v // 2 for k, v in COUNTS.items()}, args.seed)
-    train_robust(model, halves, vocabulary, args)
+    second = train_robust(model, halves, vocabulary, args)
     half = {k: v.half() for k, v in model.state_dict().items() if k.startswith("visual.")}
     io.save_tensors(args.output / "tiny-robust.safetensors", half, {"model": "tiny-robust"})
-    print(f"wrote tiny.safetensors and tiny-robust.safetensors to {args.output}")
+    io.write_json(args.output / "recipe.json", recipe(args, data, (first, second)))
+    print(f"wrote tiny.safetensors, tiny-robust.safetensors and recipe.json to {args.output}")
 
 
 if __name__ == "__main__":
