@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from ..config import host
+from ..config.keys import check_template
 from ..prompting import templates
 from ..utils import io
 from ..utils.errors import UserError
 from ..utils.subset import stratified_subset
 from .files import missing_files
-from .sampling import Item, Split, draw_shots, first_by_name, subsample_classes
+from .sampling import Item, Split, draw_shots, shortage, subsample_classes
 from .sources import find_source
 from .splits import check_labels, read_shots, read_split, split_digest
 
-SPLIT_SEED = 1  # of splits made here, whatever the seed of the run
+COOP: dict[str, type[CoOpDataset]] = {}  # name in configs/datasets -> class, of sources.yaml
 
 
 def register(cls):
-    """Register a data set class under its own name; a fork's class of that name wins."""
+    """Register a data set class under its own name; a fork's class of that name wins.
+
+    CoOp's sets have the attributes of ``sources.yaml`` that they do not define.
+    """
+    if source := find_source(cls):
+        COOP.setdefault(source.config, cls)
+        for name in source.layout.keys() - vars(cls).keys():
+            setattr(cls, name, source.layout[name])
     host.lend(DATASET_REGISTRY, cls)
     return cls
 
@@ -52,18 +58,6 @@ def cache_folder(cfg, dataset_dir: Path) -> Path:
     if writable(dataset_dir):
         return dataset_dir
     return Path(cfg.OUTPUT_DIR).expanduser().absolute() / "cache" / dataset_dir.name
-
-
-@contextlib.contextmanager
-def collector_paused():
-    """Pause garbage collection, which would scan lists of many small objects repeatedly."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class CoOpDataset(DatasetBase):
@@ -100,16 +94,16 @@ class CoOpDataset(DatasetBase):
         self.image_dir = self.dataset_dir / self.image_folder
         self.cache_dir = cache_folder(cfg, self.dataset_dir)
         self.template = getattr(cfg.DATASET, "TEMPLATE", "") or templates.template_for(self.name)
-        if "{}" not in self.template:
-            raise UserError(
-                f"DATASET.TEMPLATE is '{self.template}', expected '{{}}' in the place of the class"
-            )
-        with collector_paused():
+        check_template("DATASET.TEMPLATE", self.template or "nothing")
+        gc.disable()  # it would scan lists of many small objects repeatedly
+        try:
             split = self.load(cfg.DATASET.NUM_SHOTS, cfg.SEED)
             self.set_sha256 = self.set_sha256 or split_digest(split.test)
             split = subsample_classes(split, getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"))
             split = split._replace(test=self.choose_test(split.test, cfg.TEST))
             train, val, test = self.to_datums(split)
+        finally:
+            gc.enable()
         super().__init__(train_x=train, val=val, test=test)
 
     def locate(self, cfg) -> None:
@@ -129,20 +123,14 @@ class CoOpDataset(DatasetBase):
             return self.source.format(dir=self.dataset_dir)
         return source.advice(self.dataset_dir)
 
-    @classmethod
-    def expected(cls, sizes: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
-        """Return image folder -> its numbers of class folders (0: any) and of images."""
-        return {cls.image_folder: (0, sum(sizes))}
-
     def load(self, shots: int, seed: int) -> Split:
         """Return the split; with ``shots`` of 1 or more, training and validation are drawn."""
         split = self.load_split()
         check_labels(split, self.name)
-        self.set_sha256 = split_digest(split)
-        if shots < 1:
+        if self.test_only:
             return split
-        train, val = self.load_shots(lambda: split[:2], self.set_sha256, shots, seed)
-        return split._replace(train=train, val=val)
+        self.set_sha256 = split_digest(split)
+        return split if shots < 1 else self.load_shots(split, shots, seed)
 
     def make_split(self) -> Split:
         """Make the split from the original files, as CoOp does where its file is absent."""
@@ -164,32 +152,25 @@ class CoOpDataset(DatasetBase):
         print(f"Made the split and saved it to {self.cache_dir / self.split_file}")
         return split
 
-    def load_shots(self, lists: Callable, digest: str, shots: int, seed: int) -> tuple[list, list]:
-        """Return the few-shot training and validation items of this seed.
+    def load_shots(self, split: Split, shots: int, seed: int) -> Split:
+        """Draw the training and validation items of this seed.
 
         They are kept in ``split_fewshot/shot_{n}-seed_{s}.json``; a file of another split, or a
         damaged one, is replaced. Classes with fewer images than shots give what they have, as
         CoOp's do; ``short`` then says so and nothing is kept.
-
-        Args:
-            lists: returns the training and validation items to draw from.
-            digest: of these lists.
         """
         path = self.cache_dir / "split_fewshot" / f"shot_{shots}-seed_{seed}.json"
-        key = {"shots": shots, "seed": seed, "split": digest}
+        key = {"shots": shots, "seed": seed, "split": self.set_sha256}
         if stored := read_shots(path, key):
             print(f"Loading few-shot data from {path}")
-            return stored
+            return Split(*stored, split.test)
         print(f"Creating a {shots}-shot dataset")
-        given = lists()
-        try:
-            train, val = draw_shots(*given, shots, seed)
-        except UserError as error:
-            self.short = str(error)
-            return draw_shots(*given, shots, seed, strict=False)
-        rows = {"checksum": split_digest([train, val]), "train": train, "val": val}
-        io.write_json(path, key | rows)
-        return train, val
+        train, val = draw_shots(split.train, split.val, shots, seed)
+        self.short = shortage(split.train, shots)
+        if not self.short:
+            rows = {"checksum": split_digest([train, val]), "train": train, "val": val}
+            io.write_json(path, key | rows)
+        return Split(train, val, split.test)
 
     def choose_test(self, test: list[Item], keys) -> list[Item]:
         """Return the test images that ``TEST.SUBSET`` or ``TEST.FIRST`` leave (0: all).
@@ -209,7 +190,7 @@ class CoOpDataset(DatasetBase):
                 f"TEST.FIRST is {first}, but the file names of {self.name} follow its classes, so "
                 "that the first images are of a few classes only; use TEST.SUBSET"
             )
-        return first_by_name(test, first)
+        return sorted(test, key=lambda item: item.path.rpartition("/")[::-1])[:first]
 
     def to_datums(self, split: Split) -> list[list[Datum]]:
         """Turn the items that are used into Dassl's form, once all their files are found."""

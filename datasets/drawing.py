@@ -42,10 +42,6 @@ class Drawing:
     fill: str
     background: str
 
-    @property
-    def classname(self) -> str:
-        return f"{self.colour} {self.shape}"
-
 
 def shape_classes() -> list[str]:
     """Return the 32 class names of the `shapes` data set, such as ``red circle``."""
@@ -84,10 +80,6 @@ def _heart(u, v):
     return np.minimum(square, np.minimum(left, right))
 
 
-def _crescent(u, v):
-    return np.maximum(np.hypot(u, v) - 0.95, 0.72 - np.hypot(u - 0.42, v))
-
-
 def _arrow(u, v):
     shaft = _box(u + 0.45, v, 0.5, 0.2)
     head = np.maximum(-u, (u + np.abs(v) * 1.25 - 0.95) / 1.6)
@@ -101,7 +93,7 @@ _DISTANCE = {  # signed distance to the outline, negative inside; units of the r
     "star": _star,
     "cross": lambda u, v: np.minimum(_box(u, v, 0.95, 0.3), _box(u, v, 0.3, 0.95)),
     "heart": _heart,
-    "crescent": _crescent,
+    "crescent": lambda u, v: np.maximum(np.hypot(u, v) - 0.95, 0.72 - np.hypot(u - 0.42, v)),
     "arrow": _arrow,
 }
 

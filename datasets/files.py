@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,31 +10,18 @@ from pathlib import Path
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder to fill, which becomes ``folder`` once all is in it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = tempfile.mkdtemp(prefix=".", dir=folder.parent)
-    try:
-        yield Path(unfinished)
-        os.chmod(unfinished, 0o755)
-        os.rename(unfinished, folder)
-    except OSError:
-        if not folder.is_dir():  # it is there when another run was faster: the same content
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def is_image(name: str) -> bool:
-    """Tell by its name whether a file is an image that counts; hidden ones do not."""
+    """Return True if a file is an image by its name; hidden ones do not count."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def list_images(folder: Path) -> list[str]:
     """Return the image files below ``folder``, sorted, as paths relative to it (with /)."""
-    paths = (Path(parent, name) for parent, names in _walk(folder) for name in names)
-    return sorted(p.relative_to(folder).as_posix() for p in paths if is_image(p.name))
+    found = []
+    for parent, names in _walk(folder):
+        inside = "" if parent == str(folder) else f"{Path(parent).relative_to(folder).as_posix()}/"
+        found += [inside + name for name in names if is_image(name)]
+    return sorted(found)
 
 
 def left_out(folder: Path) -> Counter:
@@ -67,13 +51,9 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the folders in ``folder``, hidden ones left out, sorted."""
+    if not folder.is_dir():
+        return []
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def image_names(folder) -> list[str]:
-    """Return the names of the images in ``folder`` itself, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_image(entry.name))
 
 
 def missing_files(folder: str, paths: list[str], many: int = 32) -> list[str]:

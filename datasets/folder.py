@@ -1,10 +1,10 @@
 """Folders of classes: the user's own images, and the base of sets that come that way."""
 
-import random
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..utils.errors import UserError
-from .base import SPLIT_SEED, CoOpDataset, register
+from .base import CoOpDataset, register
 from .files import class_folders, left_out, list_images
 from .sampling import Item, Split, split_all
 
@@ -19,29 +19,32 @@ class ClassFolders(CoOpDataset):
     ignored: tuple[str, ...] = ()  # folders that are not classes
 
     def make_split(self) -> Split:
-        classes = self.classes_in(self.image_dir)
-        if not classes or self.n_classes not in (0, len(classes)):
+        classes = enumerate(self.classes_in(self.image_dir, self.n_classes))
+        named = ((label, name, self.class_names.get(name, name)) for label, name in classes)
+        return split_all(self.list_classes("", named))
+
+    def classes_in(self, folder: Path, expected: int = 0) -> list[str]:
+        """Return the names of the class folders in ``folder``, sorted; 0 expects any number."""
+        classes = [name for name in class_folders(folder) if name not in self.ignored]
+        if not classes or expected not in (0, len(classes)):
             raise UserError(
-                f"data set {self.name} is incomplete: '{self.image_dir}' has {len(classes)} class "
-                f"folders, expected {self.n_classes or 'some'}; {self.advice()}"
+                f"data set {self.name} is incomplete: '{folder}' has {len(classes)} class folders, "
+                f"expected {expected or 'some'}; {self.advice()}"
             )
-        return split_all(self.list_classes(self.image_dir, classes), random.Random(SPLIT_SEED))
+        return classes
 
-    def classes_in(self, folder: Path) -> list[str]:
-        """Return the names of the class folders in ``folder``, sorted."""
-        return [name for name in class_folders(folder) if name not in self.ignored]
-
-    def list_classes(self, folder: Path, classes: list[str]) -> list[Item]:
-        """List ``folder/<class>/...``; a label is the place of the class in ``classes``."""
+    def list_classes(self, place: str, classes: Iterable[tuple[int, str, str]]) -> list[Item]:
+        """List the images in ``image_dir/place`` of classes: label, folder and class name."""
         items = []
-        for label, name in enumerate(classes):
-            paths = list_images(folder / name)
-            if not paths:
+        for label, folder, classname in classes:
+            inside = f"{place}/{folder}" if place else folder
+            names = list_images(self.image_dir / inside)
+            if not names:
                 raise UserError(
-                    f"class folder '{folder / name}' has no images; add some or remove the folder"
+                    f"class folder '{self.image_dir / inside}' has no images; "
+                    f"{self.advice() if self.n_classes else 'add some or remove the folder'}"
                 )
-            classname = self.class_names.get(name, name)
-            items += [Item(f"{name}/{path}", label, classname) for path in paths]
+            items += [Item(f"{inside}/{name}", label, classname) for name in names]
         return items
 
 
@@ -79,34 +82,21 @@ class Folder(ClassFolders):
                 f"folder '{self.dataset_dir}' has {' and '.join(names)}{'' if whole else ' only'}, "
                 f"expected train and test, and val if you like; {self.advice()}"
             )
-        self._note_left_out()
-        return self.read_parts(parts) if whole else self.make_split()
-
-    def _note_left_out(self) -> None:
-        """Say how many files are no images by their names."""
         if left := left_out(self.dataset_dir):
             kinds = ", ".join(f"{suffix or 'no suffix'}: {n}" for suffix, n in sorted(left.items()))
             print(f"note: {left.total()} files in '{self.dataset_dir}' are left out ({kinds})")
+        return self.read_parts(parts) if whole else self.make_split()
 
     def read_parts(self, parts: dict[str, str]) -> Split:
-        """List the images of ``train/``, ``test/`` and, where it is there, ``val/``.
-
-        Args:
-            parts: part -> its folder, whatever its case.
-        """
+        """List the images of each part, given by its folder, whatever that one's case."""
         classes = self.classes_in(self.dataset_dir / parts["train"])
         split = {part: [] for part in Split._fields}
         for part, name in parts.items():
-            folder = self.dataset_dir / name
-            present = self.classes_in(folder)
+            present = self.classes_in(self.dataset_dir / name)
             if unknown := sorted(set(present) - set(classes)):
                 raise UserError(
-                    f"'{folder}' has the class '{unknown[0]}', which is not in '{parts['train']}'; "
-                    "add training images or remove the folder"
+                    f"'{self.dataset_dir / name}' has the class '{unknown[0]}', which is not in "
+                    f"'{parts['train']}'; add training images or remove the folder"
                 )
-            label = {name: classes.index(name) for name in present}
-            split[part] = [
-                Item(f"{name}/{item.path}", label[present[item.label]], item.classname)
-                for item in self.list_classes(folder, present)
-            ]
+            split[part] = self.list_classes(name, [(classes.index(c), c, c) for c in present])
         return Split(**split)

@@ -1,18 +1,19 @@
 """Splits and draws over lists of images: few shots, base and new classes, test subsets.
 
-Every function draws from the ``random.Random`` it is given and in the order of CoOp
-(https://github.com/KaiyangZhou/CoOp, ``datasets/oxford_pets.py``, ``datasets/dtd.py``), so
-that the same seed selects the same images as there. Only ``label`` of an item is looked at
-where not stated otherwise: lists of Dassl's ``Datum`` work as well as lists of `Item`.
+Draws are in the order of CoOp (https://github.com/KaiyangZhou/CoOp, ``datasets/oxford_pets.py``,
+``datasets/dtd.py``), so that the same seed selects the same images as there.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from typing import NamedTuple
 
 from ..utils.errors import UserError
+
+SPLIT_SEED = 1  # of splits made here, whatever the seed of the run
 
 
 class Item(NamedTuple):
@@ -51,27 +52,27 @@ def few_shot(items, shots: int, rng: random.Random) -> list:
     return drawn
 
 
-def draw_shots(train, val, shots: int, seed: int, *, strict: bool = True) -> tuple[list, list]:
+def draw_shots(train, val, shots: int, seed: int) -> tuple[list, list]:
     """Draw the few-shot training and validation images as CoOp does with this seed.
 
     Args:
-        train, val: items with ``label`` and ``classname``.
         shots: images per class; at most 4 of them go into validation.
-        strict: refuse classes that are too small; else they give what they have.
-
-    Raises:
-        UserError: a class has fewer training images than ``shots``.
     """
-    short = {y: group for y, group in by_label(train).items() if len(group) < shots}
-    if short and strict:
-        group = min(short.values(), key=len)
-        others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
-        raise UserError(
-            f"class '{group[0].classname}' has {len(group)} training images{others}, fewer than "
-            f"the {shots} shots asked for; ask for at most {len(group)} shots or add images"
-        )
     rng = random.Random(seed)
     return few_shot(train, shots, rng), few_shot(val, min(shots, 4), rng)
+
+
+def shortage(train, shots: int) -> str:
+    """Return the advice on classes with fewer training images than shots; "" if there are none."""
+    short = [group for group in by_label(train).values() if len(group) < shots]
+    if not short:
+        return ""
+    group = min(short, key=len)
+    others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
+    return (
+        f"class '{group[0].classname}' has {len(group)} training images{others}, fewer than "
+        f"the {shots} shots asked for; ask for at most {len(group)} shots or add images"
+    )
 
 
 def subsample_classes(split: Split, which: str) -> Split:
@@ -97,41 +98,29 @@ def subsample_classes(split: Split, which: str) -> Split:
     )
 
 
-def first_by_name(items, n: int) -> list:
-    """Return the first ``n`` items in the order of their file names, folders left aside."""
-    if n < 0:
-        raise UserError(f"TEST.FIRST is {n}, expected the number of test images or 0 for all")
-    return sorted(items, key=lambda item: item.path.rpartition("/")[::-1])[:n]
-
-
-def split_trainval(items, rng: random.Random, val_share: float = 0.2) -> tuple[list, list]:
-    """Divide each class into training and validation images (CoOp: 80 % and 20 %)."""
-    train, val = [], []
-    for group in by_label(items).values():
-        n_val = round(len(group) * val_share)
-        _require(n_val > 0, group, 3)
-        rng.shuffle(group)
-        val += group[:n_val]
-        train += group[n_val:]
-    return train, val
-
-
-def split_all(items, rng: random.Random, train_share=0.5, val_share=0.2) -> Split:
-    """Divide each class into training, validation and test images (CoOp: 50, 20, 30 %)."""
-    train, val, test = [], [], []
-    for group in by_label(items).values():
-        n_train, n_val = round(len(group) * train_share), round(len(group) * val_share)
-        _require(min(n_train, n_val, len(group) - n_train - n_val) > 0, group, 4)
-        rng.shuffle(group)
-        train += group[:n_train]
-        val += group[n_train : n_train + n_val]
-        test += group[n_train + n_val :]
+def split_trainval(trainval, test: list) -> Split:
+    """Take 20 % of each class of ``trainval`` for validation, as CoOp does."""
+    val, train = _divide(trainval, 0.2)
     return Split(train, val, test)
 
 
-def _require(enough: bool, group, least: int) -> None:
-    if not enough:
-        raise UserError(
-            f"class '{group[0].classname}' has {len(group)} images, too few to be split into "
-            f"parts; at least {least} are needed"
-        )
+def split_all(items) -> Split:
+    """Divide each class into training, validation and test images: CoOp's 50, 20 and 30 %."""
+    return Split(*_divide(items, 0.5, 0.2))
+
+
+def _divide(items, *shares: float) -> list[list]:
+    """Shuffle each class and deal it out by ``shares``; a last part takes the rest."""
+    parts, rng = [[] for _ in range(len(shares) + 1)], random.Random(SPLIT_SEED)
+    for group in by_label(items).values():
+        counts = [round(len(group) * share) for share in shares]
+        counts.append(len(group) - sum(counts))
+        if min(counts) <= 0:
+            raise UserError(
+                f"class '{group[0].classname}' has {len(group)} images, too few to be split into "
+                f"parts; at least {len(counts) + 1} are needed"
+            )
+        rng.shuffle(group)
+        for part, end, count in zip(parts, itertools.accumulate(counts), counts, strict=True):
+            part += group[end - count : end]
+    return parts

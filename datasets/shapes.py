@@ -1,8 +1,11 @@
 """Drawn shapes in colours: the built-in data set, with which everything runs at once."""
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -10,7 +13,6 @@ from ..utils import io
 from ..utils.errors import UserError
 from . import drawing
 from .base import CoOpDataset, read_split, register
-from .files import whole_folder
 from .sampling import Item, Split
 
 IMAGES_PER_CLASS = {"train": 32, "val": 8, "test": 40}
@@ -27,18 +29,51 @@ class Drawn(CoOpDataset):
     version = ""  # change it whenever what is drawn changes
 
     @classmethod
+    def class_names(cls) -> list[str]:
+        """Return the class names in the order of their labels."""
+        return drawing.shape_classes()
+
+    @classmethod
+    def pixels(cls, part: str, index: int, classname: str) -> np.ndarray:
+        """Return image ``index`` of a part, counted over all classes: (64, 64, 3) uint8."""
+        return drawing.sample(part, index, classname)[1]
+
+    @classmethod
     def draw(cls, folder: Path) -> Split:
-        """Draw all images into ``folder`` and return the split."""
-        raise NotImplementedError
+        """Draw all images into ``folder`` and return the split.
+
+        As in CoOp's sets for tests, their training images are the test images, so that the classes
+        are known; a run that would train on them is refused.
+        """
+        split = Split([], [], [])
+        names = tqdm(cls.class_names(), f"Drawing {cls.__name__}", unit="class")
+        for label, name in enumerate(names):
+            for part in ["test"] if cls.test_only else Split._fields:
+                place = ("" if cls.test_only else f"{part}/") + name.replace(" ", "_")
+                (folder / place).mkdir(parents=True)
+                count = IMAGES_PER_CLASS[part]
+                for n in range(count):
+                    item = Item(f"{place}/{n:03d}.png", label, name)
+                    pixels = cls.pixels(part, label * count + n, name)
+                    Image.fromarray(pixels).save(folder / item.path)
+                    getattr(split, part).append(item)
+        return Split(split.test, [], split.test) if cls.test_only else split
 
     @classmethod
     def draw_into(cls, folder: Path) -> None:
         """Draw all images and their manifest; ``folder`` appears once it is complete."""
-        io.writable_dir(folder.parent)
         if folder.is_dir() and not (folder / "manifest.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)  # what an older version left half-drawn
-        with whole_folder(folder) as unfinished:
+        unfinished = Path(tempfile.mkdtemp(prefix=".", dir=io.writable_dir(folder.parent)))
+        try:
             io.write_json(unfinished / "manifest.json", cls.draw(unfinished)._asdict())
+            unfinished.chmod(0o755)
+            os.rename(unfinished, folder)
+        except OSError:
+            if not folder.is_dir():  # it is there when another run was faster: the same content
+                raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def locate(self, cfg) -> None:
         self.dataset_dir = self.root / type(self).dataset_dir
@@ -71,17 +106,3 @@ class Shapes(Drawn):
 
     dataset_dir = "shapes"
     version = "e86d3afa"
-
-    @classmethod
-    def draw(cls, folder):
-        split = Split([], [], [])
-        for label, name in enumerate(tqdm(drawing.shape_classes(), "Drawing shapes", unit="class")):
-            for part, count in IMAGES_PER_CLASS.items():
-                place = f"{part}/{name.replace(' ', '_')}"
-                (folder / place).mkdir(parents=True)
-                for n in range(count):
-                    _, pixels = drawing.sample(part, label * count + n, name)
-                    item = Item(f"{place}/{n:03d}.png", label, name)
-                    Image.fromarray(pixels).save(folder / item.path)
-                    getattr(split, part).append(item)
-        return split

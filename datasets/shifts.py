@@ -10,14 +10,11 @@ import zlib
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from . import drawing
 from .base import register
-from .sampling import Item, Split
-from .shapes import IMAGES_PER_CLASS, Drawn
+from .shapes import Drawn
 
-PER_CLASS = IMAGES_PER_CLASS["test"]
 SALT = 5  # keeps the shifts' random numbers apart from the streams of drawings
 
 
@@ -76,47 +73,21 @@ def moved(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 class DrawnTest(Drawn):
-    """A drawn data set for tests: all its images are test images, none for training.
-
-    As in CoOp's data sets of this kind, the training images are the test images, so that the
-    classes are known; a run that would train on them is refused.
-    """
+    """A drawn data set for tests: all its images are test images, none for training."""
 
     test_only = True
     version = "b617d0b5"
 
     @classmethod
-    def class_names(cls) -> list[str]:
-        """Return the class names in the order of their labels."""
-        return drawing.shape_classes()
-
-    @classmethod
     def picture(cls, index: int, classname: str, rng: np.random.Generator) -> np.ndarray:
-        """Return image ``index``, floats (64, 64, 3); beyond [0, 1] is clipped.
-
-        Args:
-            index: counts over all classes, as the test images of ``shapes`` do.
-            rng: this image's own.
-        """
+        """Return image ``index``, floats (64, 64, 3), beyond [0, 1] clipped; ``rng`` is its own."""
         raise NotImplementedError
 
-    def load(self, shots: int, seed: int) -> Split:
-        """Return the split, whatever the shots: they are those of the data set trained on."""
-        return self.load_split()
-
     @classmethod
-    def draw(cls, folder):
-        items, names, own = [], cls.class_names(), zlib.crc32(cls.__name__.encode())
-        for label, name in enumerate(tqdm(names, desc=f"Drawing {cls.__name__}", unit="class")):
-            place = name.replace(" ", "_")
-            (folder / place).mkdir()
-            for n in range(PER_CLASS):
-                index = label * PER_CLASS + n
-                image = cls.picture(index, name, np.random.default_rng([SALT, own, index]))
-                pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-                items.append(Item(f"{place}/{n:03d}.png", label, name))
-                Image.fromarray(pixels).save(folder / items[-1].path)
-        return Split(train=items, val=[], test=items)
+    def pixels(cls, part, index, classname):
+        own = np.random.default_rng([SALT, zlib.crc32(cls.__name__.encode()), index])
+        image = cls.picture(index, classname, own)
+        return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 # --- the classes of `shapes` in other looks ------------------------------------------------------

@@ -15,25 +15,17 @@ DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&con
 
 @dataclass(frozen=True)
 class Address:
-    """One place that serves a file.
-
-    Attributes:
-        size: bytes; approximate where there is no checksum; None where unknown.
-        checksum: hex SHA-256, or ``md5:`` and a hex MD5; "" where unknown.
-        file: the file's name; by default the last part of the address.
-        inside: where the archive holds what the piece makes: the folder around it (ending in /),
-            or the path of the only thing it makes if that has another name.
-        inner: path of the archive that is wanted inside this archive.
-        drive: identifier of a file on Google Drive, instead of ``url``.
-    """
+    """One place that serves a file."""
 
     url: str = ""
-    size: int | None = None
-    checksum: str = ""
-    file: str = ""
+    size: int | None = None  # bytes; approximate where there is no checksum; None: unknown
+    checksum: str = ""  # hex SHA-256, or md5: and a hex MD5; "": unknown
+    file: str = ""  # the file's name; by default the last part of the address
+    # where the archive holds what the piece makes: the folder around it (ending in /), or the path
+    # of the only thing it makes if that has another name
     inside: str = ""
-    inner: str = ""
-    drive: str = ""
+    inner: str = ""  # path of the archive that is wanted inside this archive
+    drive: str = ""  # identifier of a file on Google Drive, instead of url
 
     def __post_init__(self):
         if self.drive:
@@ -60,39 +52,28 @@ class Address:
 
 @dataclass(frozen=True)
 class Piece:
-    """Files that come together: an archive and what it makes, or a single file.
+    """Files that come together: an archive and what it makes, or a single file."""
 
-    Attributes:
-        makes: paths relative to the data set's folder.
-        addresses: tried in this order; empty where nothing can be fetched.
-        annotation: only needed where CoOp's split file is absent.
-        shared: folder of another data set whose copy serves as well.
-        by_hand: what to get where, for a piece without an address.
-    """
-
-    makes: tuple[str, ...]
-    addresses: tuple[Address, ...] = ()
-    annotation: bool = False
-    shared: str = ""
-    by_hand: str = ""
+    makes: tuple[str, ...]  # paths relative to the data set's folder
+    addresses: tuple[Address, ...] = ()  # tried in this order; empty: nothing can be fetched
+    annotation: bool = False  # only needed where CoOp's split file is absent
+    shared: str = ""  # folder of another data set whose copy serves as well
+    by_hand: str = ""  # what to get where, for a piece without an address
+    classes: int = 0  # class folders in a folder of images
+    images: int = 0  # in a folder of images; 0: all of the data set's
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of one data set.
+    """What is known of one data set."""
 
-    Attributes:
-        short: its name in the scripts.
-        sizes: numbers of training, validation and test images.
-        terms: terms of use in a few words; the publisher's page decides.
-        pieces: all its files, CoOp's split file first.
-    """
-
-    short: str
-    sizes: tuple[int, int, int]
-    terms: str
+    config: str  # its name in configs/datasets
+    short: str  # and in the scripts
+    layout: dict  # attributes of its class: folders, CoOp's split file, classes
+    sizes: tuple[int, int, int]  # numbers of training, validation and test images
+    terms: str  # of use in a few words; the publisher's page decides
     page: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Piece, ...]  # all its files, CoOp's split file first
 
     def advice(self, folder: Path) -> str:
         """Return how to get the files, as the end of a sentence."""

@@ -1,13 +1,38 @@
-"""A web server on this machine whose files misbehave as a test wants them to."""
+"""A web server on this machine whose files misbehave as a test wants them to, and archives."""
 
 from __future__ import annotations
 
 import contextlib
 import http.server
+import io
 import re
 import socket
+import tarfile
 import threading
+import zipfile
 from dataclasses import dataclass, field
+
+
+def zipped(*members: tuple[str, bytes]) -> bytes:
+    """Return a zip of (name, content) pairs."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tarred(*members: tuple[str, bytes] | tarfile.TarInfo, mode: str = "w:gz", **options) -> bytes:
+    """Return a tar of (name, content) pairs, whose mode is that of a trap, or of entries."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode, **options) as archive:
+        for member in members:
+            info, content = member, b""
+            if isinstance(member, tuple):
+                info, content = tarfile.TarInfo(member[0]), member[1]
+                info.size, info.mode = len(content), 0o6777
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 @dataclass

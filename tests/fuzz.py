@@ -29,6 +29,7 @@ import torch
 
 import advprompt  # noqa: F401  makes `import dassl` work
 from advprompt.cli.main import command
+from advprompt.config.keys import KEYS, defaults
 from advprompt.utils.entry import run_tool
 from tests.world import REPO, arguments, make_pets, make_toy
 
@@ -244,16 +245,41 @@ def file_case(world: World, draw: random.Random) -> tuple[str, str, str]:
     return "file", f"{path.relative_to(world.folder)}, {name}: {ended[1][-1500:]}", wrong
 
 
+def impossible(default) -> list[str]:
+    """Return values, as words, that no key with such a default may have."""
+    never = ["None", "nan", "x", "[[1]]", "{'a': 1}"]
+    if isinstance(default, bool):
+        return [*never, "2", "0.5"]
+    if isinstance(default, (int, float)):
+        whole = ["0.5", "True"] if isinstance(default, int) else []
+        return [*never, "inf", "-inf", "1e300", str(10**30), str(-(10**30)), "[1]", *whole]
+    return ["5", "None"] if isinstance(default, (list, tuple)) else ["None"]
+
+
+def key_case(world: World, draw: random.Random) -> tuple[str, str, str]:
+    """Give a setting an impossible value; return the kind, what was done, and what is wrong."""
+    name = draw.choice([name for name, key in KEYS.items() if key.about])
+    value = draw.choice(impossible(KEYS[name].default))
+    words = draw.choice([world.commands["train"], world.commands["start"]])
+    words = [*words, *draw.choice([[], ["OUTPUT_DIR", f"{world.folder}/out/new"]]), name, value]
+    code, errors = world.call(words)
+    wrong = judge(world, code, errors) or ("accepted" if code != 2 else "")
+    wrong = wrong or ("half-written" if (world.folder / "out/new").exists() else "")
+    return "key", f"{name} {value}: {errors[-1500:]}", wrong
+
+
 def run(seconds: float, seed: int = 0, most: int = 10**9) -> tuple[Counter, list[str]]:
     """Try cases for a time; return the counts, and the faults in words."""
     counts, faults = Counter(), []
+    defaults()  # declares the keys of all rooms
     folder = Path(tempfile.mkdtemp())
     try:
         world = World(folder)
         end, number = time.monotonic() + seconds, 0
         while time.monotonic() < end and number < most:
             draw = random.Random(f"{seed} {number}")
-            kind, done, wrong = file_case(world, draw)
+            case = draw.choice([file_case, key_case])
+            kind, done, wrong = case(world, draw)
             counts[kind] += 1
             if wrong:
                 counts[wrong] += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -94,9 +95,8 @@ def fgvc_aircraft(root: Path) -> Made:
     variants = ("707-320", "Eurofighter Typhoon", "F/A-18")
     text(folder / "variants.txt", variants)
     for start, part in ((10, "train"), (20, "val"), (30, "test")):
-        rows = [
-            f"{start * 1000 + 10 * y + n:07d} {v}" for n in range(5) for y, v in enumerate(variants)
-        ]
+        numbered = [(n, y, name) for n in range(5) for y, name in enumerate(variants)]
+        rows = [f"{start * 1000 + 10 * y + n:07d} {name}" for n, y, name in numbered]
         text(folder / f"images_variant_{part}.txt", rows)
         images(folder / "images", (f"{row[:7]}.jpg" for row in rows))
     lists = tuple(f"images_variant_{part}.txt" for part in ("train", "val", "test"))
@@ -106,6 +106,20 @@ def fgvc_aircraft(root: Path) -> Made:
 def class_folders(folder: Path, classes, count: int) -> None:
     for name in classes:
         images(folder / name, (f"{name}_{n:04d}.jpg" for n in range(count)))
+
+
+def caltech101(root: Path) -> Made:
+    kept = ("Faces", "airplanes", *(f"class_{n:02d}" for n in range(98)))
+    folder = root / "caltech-101" / "101_ObjectCategories"
+    class_folders(folder, ("BACKGROUND_Google", "Faces_easy", *kept), 4)
+    return Made((200, 100, 100), {0: "face", 1: "airplane", 99: "class_97"}, 100)
+
+
+def eurosat(root: Path) -> Made:
+    from advprompt.datasets.coop import EuroSAT
+
+    class_folders(root / "eurosat" / "2750", EuroSAT.class_names, 10)
+    return Made((50, 20, 30), {0: "Annual Crop Land", 1: "Forest", 9: "Sea or Lake"}, 10)
 
 
 def dtd(root: Path) -> Made:
@@ -132,10 +146,8 @@ def stanford_cars(root: Path) -> Made:
     names[0] = cars
     savemat(folder / "devkit" / "cars_meta.mat", class_names=names)
     fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
-    files = {
-        "cars_train": "devkit/cars_train_annos.mat",
-        "cars_test": "cars_test_annos_withlabels.mat",
-    }
+    files = {"cars_train": "devkit/cars_train_annos.mat"}
+    files["cars_test"] = "cars_test_annos_withlabels.mat"
     for (part, file), count in zip(files.items(), (10, 4), strict=True):
         labels = [y for _ in range(count) for y in (3, 1, 2)]
         rows = np.empty((1, len(labels)), dtype=[(field, object) for field in fields])
@@ -167,24 +179,16 @@ def ucf101(root: Path) -> Made:
     lists = folder / "ucfTrainTestlist"
     actions = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
     text(lists / "classInd.txt", [f"{y} {a}" for y, a in enumerate(actions, start=1)], "\r\n")
-    videos = {
-        part: [
-            f"{a}/v_{a.replace('stand', 'Stand')}_g{group:02d}_c01.avi"
-            for a in actions
-            for group in groups
-        ]
-        for part, groups in (("train", range(8, 18)), ("test", range(1, 5)))
-    }
-    labels = {action: y for y, action in enumerate(actions, start=1)}
-    rows = [f"{video} {labels[video.split('/')[0]]}" for video in videos["train"]]
-    text(lists / "trainlist01.txt", rows, "\r\n")
-    text(lists / "testlist01.txt", [*videos["test"], ""], "\r\n")
-    renamed = dict(zip(actions, ("Apply_Eye_Makeup", "Handstand_Pushups", "Yo_Yo"), strict=True))
-    for video in videos["train"] + videos["test"]:
-        action, file = video.split("/")
-        images(folder / "UCF-101-midframes" / renamed[action], [file.replace(".avi", ".jpg")])
+    names = ("Apply_Eye_Makeup", "Handstand_Pushups", "Yo_Yo")
+    for part, groups in (("train", range(8, 18)), ("test", range(1, 5))):
+        rows = []
+        for y, (action, name) in enumerate(zip(actions, names, strict=True), start=1):
+            videos = [f"v_{action.replace('stand', 'Stand')}_g{g:02d}_c01" for g in groups]
+            images(folder / "UCF-101-midframes" / name, (f"{video}.jpg" for video in videos))
+            rows += [f"{action}/{video}.avi" + f" {y}" * (part == "train") for video in videos]
+        text(lists / f"{part}list01.txt", rows + [""] * (part == "test"), "\r\n")
     files = tuple(f"ucfTrainTestlist/{f}.txt" for f in ("classInd", "trainlist01", "testlist01"))
-    return Made((24, 6, 12), dict(enumerate(renamed.values())), 3, files)
+    return Made((24, 6, 12), dict(enumerate(names)), 3, files)
 
 
 def wordnet(classes: int) -> list[str]:
@@ -209,54 +213,45 @@ def imagenet(root: Path, classes: int = 5, train: int = 6, val: int = 2) -> Made
     return Made((classes * train, 0, classes * val), named, classes, ("classnames.txt",))
 
 
-def _test_set(root: Path, place: str, folders: list[str], files, every: int = 1) -> Made:
-    """Write a test set whose classes are one in ``every`` of ImageNet's."""
-    classes, folder = len(folders), root / place
-    classnames(folder.parent, every * classes)
-    for name in folders:
-        images(folder / name, files)
-    first = "tench" if every == 1 else f"great thing {every - 2}"
-    last = every * classes - (1 if every == 1 else 2)
-    named = {0: first, classes - 1: f"great thing {last}"}
-    return Made((classes, 0, len(files) * classes), named, classes, ("classnames.txt",))
+def only_tests(place: str, of_all: int, *files: str, numbered=False, every: int = 1) -> Callable:
+    """Return the maker of a test set whose ``of_all`` classes are one in ``every`` of ImageNet's.
+
+    Args:
+        numbered: folders are called 0, 1, ..., instead of WordNet's names.
+    """
+
+    def make(root: Path, classes: int = of_all) -> Made:
+        folder, count = root / place, every * classes
+        classnames(folder.parent, count)
+        chosen = range(0 if every == 1 else 3, count, every)
+        names = [str(n) for n in range(count)] if numbered else wordnet(count)
+        for n in chosen:
+            images(folder / names[n], files)
+        if every > 1:
+            text(folder / "README.txt", [f"{of_all} classes"])
+        first, last = ("tench" if n == 0 else f"great thing {n}" for n in (chosen[0], chosen[-1]))
+        named = {0: first, classes - 1: last}
+        return Made((classes, 0, len(files) * classes), named, classes, ("classnames.txt",))
+
+    return make
 
 
-def imagenetv2(root: Path, classes: int = 1000) -> Made:
-    place = "imagenetv2/imagenetv2-matched-frequency-format-val"
-    return _test_set(root, place, [str(n) for n in range(classes)], ["5.jpeg", "a.jpeg"])
-
-
-def imagenet_sketch(root: Path, classes: int = 1000) -> Made:
-    files = ["sketch_0.JPEG", "sketch_1.JPEG"]
-    return _test_set(root, "imagenet-sketch/images", wordnet(classes), files)
-
-
-def _a_fifth(root: Path, place: str, classes: int) -> Made:
-    text(root / place / "README.txt", ["200 classes"])
-    files = ["0.1_fox_0.9.jpg", "art_0.jpg", "toy_3.jpg"]
-    return _test_set(root, place, wordnet(5 * classes)[3::5], files, every=5)
-
-
-def imagenet_a(root: Path, classes: int = 200) -> Made:
-    return _a_fifth(root, "imagenet-adversarial/imagenet-a", classes)
-
-
-def imagenet_r(root: Path, classes: int = 200) -> Made:
-    return _a_fifth(root, "imagenet-rendition/imagenet-r", classes)
-
-
+V2 = "imagenetv2/imagenetv2-matched-frequency-format-val"
+A_FIFTH = ("0.1_fox_0.9.jpg", "art_0.jpg", "toy_3.jpg")
 MAKERS = {
+    "Caltech101": caltech101,
+    "EuroSAT": eurosat,
+    "DescribableTextures": dtd,
+    "Food101": food101,
     "OxfordPets": oxford_pets,
     "OxfordFlowers": oxford_flowers,
     "FGVCAircraft": fgvc_aircraft,
-    "DescribableTextures": dtd,
     "StanfordCars": stanford_cars,
-    "Food101": food101,
     "SUN397": sun397,
     "UCF101": ucf101,
     "ImageNet": imagenet,
-    "ImageNetV2": imagenetv2,
-    "ImageNetSketch": imagenet_sketch,
-    "ImageNetA": imagenet_a,
-    "ImageNetR": imagenet_r,
+    "ImageNetV2": only_tests(V2, 1000, "5.jpeg", "a.jpeg", numbered=True),
+    "ImageNetSketch": only_tests("imagenet-sketch/images", 1000, "sketch_0.JPEG", "sketch_1.JPEG"),
+    "ImageNetA": only_tests("imagenet-adversarial/imagenet-a", 200, *A_FIFTH, every=5),
+    "ImageNetR": only_tests("imagenet-rendition/imagenet-r", 200, *A_FIFTH, every=5),
 }

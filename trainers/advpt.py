@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from .backbone import cosine_logits
-from .config.keys import add_defaults, at_least
+from .config.keys import Key, add_defaults
 from .engine.batch import accuracy
 from .engine.trainer import register
 from .engine.tuning import PromptTrainer
 from .evaluation.bank import Bank, build_bank
 from .evaluation.samples import ImageList
 from .evaluation.victim import TrainerVictim
-from .prompting.spec import in_context
+from .prompting.spec import in_context, of_context
 from .utils.errors import UserError
 
 
@@ -54,19 +54,14 @@ class AdvPT(PromptTrainer):
         add_defaults(
             cfg,
             "TRAINER.ADVPT",
-            N_CTX=32,  # number of context vectors (paper)
-            CTX_INIT="",  # words to start from; "": N(0, 0.02^2)
-            CSC=False,  # class-specific contexts
-            CLASS_TOKEN_POSITION="end",  # end, middle or front
-            VIEWS=1,  # random starts per bank image (our choice)
-            BANK_BATCH=32,  # images per forward of the bank
+            **of_context(32, "paper"),
+            VIEWS=Key(1, "random starts per bank image (ours)", least=1, most=1000),
+            BANK_BATCH=Key(32, "images per forward of the bank", least=1, most=10**6),
         )
 
     @classmethod
     def check_keys(cls, cfg):
         super().check_keys(cfg)
-        for key in ("VIEWS", "BANK_BATCH"):
-            at_least(f"TRAINER.ADVPT.{key}", cfg.TRAINER.ADVPT[key], 1)
         spec = cls.train_spec(cfg)
         if (spec.objective, spec.target) != ("embedding_kl", "embedding"):
             raise UserError(

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from .config.keys import add_defaults, at_least, one_of
+from .config.keys import Key, add_defaults
 from .engine.adversarial import AdversarialTrainer
 from .engine.teacher import tune_on_clean
 from .engine.trainer import register
+from .engine.tuning import inner
 from .losses import apd_student, apd_teacher, mean_ce
 from .prompting import PromptedCLIP
-from .prompting.spec import in_both_towers
-
-TEACHERS = ("online", "offline", "zero_shot")
+from .prompting.spec import in_both_towers, length
 
 
 @register
@@ -33,26 +32,17 @@ class APD(AdversarialTrainer):
         add_defaults(  # all ours, but for prompts in both towers and the clean teacher
             cfg,
             "TRAINER.APD",
-            N_CTX=2,  # vectors per layer and tower (the group's public code)
-            PROMPT_DEPTH=9,  # (the group's public code)
-            CTX_INIT="a photo of a",  # the vectors start from its first words (MaPLe)
-            TEACHER="online",  # learns with the student; offline: before it; zero_shot: CLIP
-            TEACHER_EPOCHS=0,  # of the offline teacher; 0: as many as the student
-            BETA=0.5,  # weight of the distillation
-            TEMPERATURE=1.0,
-            FEEDBACK=1.0,  # what the online teacher takes from the student; 0: nothing
-            INNER="",  # objective of the attack: ce, kl, or "": that of ATTACK.TRAIN
+            N_CTX=length(2, "vectors per layer and tower (the group's public code)"),
+            PROMPT_DEPTH=length(9, "layers with prompts (the group's public code)"),
+            CTX_INIT=Key("a photo of a", "the vectors start from its first words (MaPLe)"),
+            # learns with the student, before it, or is CLIP
+            TEACHER=Key("online", "when it learns", choices=("online", "offline", "zero_shot")),
+            TEACHER_EPOCHS=Key(0, "of the offline one; 0: the student's", least=0, most=10**6),
+            BETA=Key(0.5, "weight of the distillation", least=0, most=1),
+            TEMPERATURE=Key(1.0, "of the distillation", least=1e-3, most=1000),
+            FEEDBACK=Key(1.0, "what the online teacher takes from the student", least=0, most=1000),
+            INNER=inner(),
         )
-
-    @classmethod
-    def check_keys(cls, cfg):
-        super().check_keys(cfg)
-        keys = cfg.TRAINER.APD
-        one_of("TRAINER.APD.TEACHER", keys.TEACHER, TEACHERS)
-        at_least("TRAINER.APD.TEACHER_EPOCHS", keys.TEACHER_EPOCHS, 0)
-        at_least("TRAINER.APD.BETA", keys.BETA, 0, 1)
-        at_least("TRAINER.APD.TEMPERATURE", keys.TEMPERATURE, 1e-3)
-        at_least("TRAINER.APD.FEEDBACK", keys.FEEDBACK, 0)
 
     @classmethod
     def prompt_spec(cls, keys, clip):

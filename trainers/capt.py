@@ -11,14 +11,15 @@ from functools import cached_property
 
 import torch
 
-from .config.keys import add_defaults, at_least, one_of
+from .config.keys import Key, add_defaults
 from .engine.adversarial import AdversarialTrainer
 from .engine.trainer import register
+from .engine.tuning import inner
 from .losses import capt_alpha, capt_consistency, mean_ce
-from .prompting.spec import in_both_towers
+from .prompting.spec import CHOICES, in_both_towers, length
 
 ALPHAS = ("conf", "acc", "entropy", "const", "ramp")
-COUPLINGS = ("text_to_vision", "vision_to_text", "none")
+DIRECTIONS = ("target_first", "adversarial_first")
 FIXED_TRANSFORMS = {"center_crop", "instance_norm"}  # augmentation that never varies
 
 
@@ -37,28 +38,18 @@ class CAPT(AdversarialTrainer):
         add_defaults(  # all ours, but for the form of the loss
             cfg,
             "TRAINER.CAPT",
-            N_CTX=2,  # vectors per layer and tower
-            PROMPT_DEPTH=9,
-            CTX_INIT="a photo of a",  # the vectors start from its first words (MaPLe)
-            COUPLING="text_to_vision",  # or vision_to_text, none
-            LAMBDA=1.5,  # weight of the consistency
-            ALPHA="conf",  # weight of the frozen term: conf, acc, entropy, const or ramp
-            ALPHA_CONST=0.5,  # a of ALPHA const; 0: tuned term alone, 1: frozen term alone
-            KL_DIRECTION="target_first",  # KL(target || adversarial), or adversarial_first
-            DETACH_TARGET=False,  # no gradient through the tuned model's clean answer
-            INNER="",  # objective of the attack: ce, kl, or "": that of ATTACK.TRAIN
+            N_CTX=length(2, "vectors per layer and tower"),
+            PROMPT_DEPTH=length(9, "layers with prompts"),
+            CTX_INIT=Key("a photo of a", "the vectors start from its first words (MaPLe)"),
+            COUPLING=Key("text_to_vision", "of the towers' prompts", choices=CHOICES["coupling"]),
+            LAMBDA=Key(1.5, "weight of the consistency", least=0, most=1000),
+            ALPHA=Key("conf", "weight of the frozen term", choices=ALPHAS),
+            ALPHA_CONST=Key(0.5, "of ALPHA const; 0: tuned term alone", least=0, most=1),
+            # KL(target || adversarial), or KL(adversarial || target)
+            KL_DIRECTION=Key("target_first", "of the consistency", choices=DIRECTIONS),
+            DETACH_TARGET=Key(False, "no gradient through the tuned model's clean answer"),
+            INNER=inner(),
         )
-
-    @classmethod
-    def check_keys(cls, cfg):
-        super().check_keys(cfg)
-        keys = cfg.TRAINER.CAPT
-        one_of("TRAINER.CAPT.ALPHA", keys.ALPHA, ALPHAS)
-        one_of("TRAINER.CAPT.COUPLING", keys.COUPLING, COUPLINGS)
-        directions = ("target_first", "adversarial_first")
-        one_of("TRAINER.CAPT.KL_DIRECTION", keys.KL_DIRECTION, directions)
-        at_least("TRAINER.CAPT.LAMBDA", keys.LAMBDA, 0)
-        at_least("TRAINER.CAPT.ALPHA_CONST", keys.ALPHA_CONST, 0, 1)
 
     @classmethod
     def prompt_spec(cls, keys, clip):

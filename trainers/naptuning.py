@@ -7,11 +7,11 @@ that the abstract does not specify follow the authors' development code or are m
 
 from __future__ import annotations
 
-from .config.keys import add_defaults, at_least, one_of
+from .config.keys import Key, add_defaults
 from .engine.adversarial import AdversarialTrainer
 from .engine.trainer import register
 from .losses import block_consistency, mean_ce, nap
-from .prompting.spec import in_both_towers
+from .prompting.spec import CHOICES, in_both_towers, length
 from .utils.errors import UserError
 
 
@@ -24,7 +24,6 @@ class NAPTuning(AdversarialTrainer):
 
     paper = "https://arxiv.org/abs/2506.12706"
     node = "NAPTUNING"
-    least_vectors = 0  # refiners alone
 
     @property
     def block_outputs(self):
@@ -36,31 +35,28 @@ class NAPTuning(AdversarialTrainer):
         add_defaults(
             cfg,
             "TRAINER.NAPTUNING",
-            N_CTX=16,  # vectors per layer (authors' code); 0: refiners alone
-            PROMPT_DEPTH=12,  # layers with prompts and refiners (authors' code)
-            CONSISTENCY=True,  # the third term (a switch of ours)
-            CONSISTENCY_WEIGHT=1.0,  # w (authors' code)
-            SCHEDULE="linear",  # lambda = epoch / max_epoch (authors' code), or constant (ours)
-            LAMBDA=0.5,  # lambda of the constant schedule (ours)
+            N_CTX=length(16, "vectors per layer (authors' code); 0: refiners alone", least=0),
+            PROMPT_DEPTH=length(12, "layers with prompts and refiners (authors' code)"),
+            CONSISTENCY=Key(True, "the third term (a switch of ours)"),
+            CONSISTENCY_WEIGHT=Key(1.0, "its w (authors' code)", least=0, most=1000),
+            # lambda = epoch / max_epoch (authors' code), or constant (ours)
+            SCHEDULE=Key("linear", "of lambda over the epochs", choices=("linear", "constant")),
+            LAMBDA=Key(0.5, "lambda of the constant schedule (ours)", least=0, most=1),
         )
         add_defaults(
             cfg,
             "TRAINER.NAPTUNING.REFINER",
-            VISION=True,  # refine the image tower's native tokens (authors' code)
-            TEXT=True,  # refine the text tower's (ours: the abstract says modality-specific)
-            RATIO=2,  # hidden width of a refiner / width of the tower (authors' code)
-            INIT="zero",  # the identity at the start (ours), or default: PyTorch's (authors' code)
+            VISION=Key(True, "refine the image tower's native tokens (authors' code)"),
+            TEXT=Key(True, "refine the text tower's (ours: the abstract says modality-specific)"),
+            RATIO=Key(2, "width of a refiner over the tower's (authors' code)", least=1, most=100),
+            # zero: the identity at the start (ours); default: PyTorch's (authors' code)
+            INIT=Key("zero", "of a refiner; zero: the identity", choices=CHOICES["refiner_init"]),
         )
 
     @classmethod
     def check_keys(cls, cfg):
         super().check_keys(cfg)
         keys = cfg.TRAINER.NAPTUNING
-        one_of("TRAINER.NAPTUNING.SCHEDULE", keys.SCHEDULE, ("linear", "constant"))
-        one_of("TRAINER.NAPTUNING.REFINER.INIT", keys.REFINER.INIT, ("default", "zero"))
-        at_least("TRAINER.NAPTUNING.REFINER.RATIO", keys.REFINER.RATIO, 1)
-        at_least("TRAINER.NAPTUNING.CONSISTENCY_WEIGHT", keys.CONSISTENCY_WEIGHT, 0)
-        at_least("TRAINER.NAPTUNING.LAMBDA", keys.LAMBDA, 0, 1)
         refined = (keys.REFINER.VISION or keys.REFINER.TEXT) and keys.PROMPT_DEPTH > 1
         if not (keys.N_CTX or refined):
             raise UserError(

@@ -417,11 +417,14 @@ def test_no_defence_by_default():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"NAME": "jpg"}, "'jpg', not a defence. Did you mean jpeg"),
-        ({"NAME": "bm3d"}, "Choose one of: diffpure, jpeg, rescale, super_resolution, wavelet"),
+        ({"NAME": "jpg"}, "'jpg', expected one of: .* Did you mean jpeg"),
+        ({"NAME": "bm3d"}, "expected one of: '', .*'jpeg'"),
         ({"ADAPTIVE": "yes"}, "'none', 'bpda'"),
         ({"EOT": 0}, "DEFENCE.EOT is 0"),
-        ({"NAME": "jpeg", "QUALITY": 0}, "DEFENCE.QUALITY is 0, expected from 1 to 95"),
+        (
+            {"NAME": "jpeg", "QUALITY": 0},
+            "DEFENCE.QUALITY is 0, expected a whole number from 1 to 95",
+        ),
         ({"NAME": "jpeg", "QUALITY": 100}, "from 1 to 95"),
         ({"NAME": "wavelet", "SIGMA": 0.0}, "DEFENCE.SIGMA is 0.0"),
         ({"NAME": "wavelet", "SIGMA": 5.0}, "DEFENCE.SIGMA is 5.0"),
@@ -437,7 +440,7 @@ def test_bad_values_are_refused(changes, words):
 
 def test_diffusion_steps_are_limited_by_the_schedule():
     for t in (0, 1001):
-        with pytest.raises(UserError, match=f"DEFENCE.T is {t}, expected from 1 to 1000"):
+        with pytest.raises(UserError, match=f"DEFENCE.T is {t}, expected .* from 1 to 1000"):
             diffpure(t)
 
 

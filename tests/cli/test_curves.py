@@ -1,18 +1,23 @@
 """Curves from records: what is one line, what is one panel, what is refused, what is drawn."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 from make_records import BANK, TRANSFER, WHITE_BOX, listed, make, outcome, write, zero_shot
 from matplotlib.figure import Figure
 from PIL import Image
 
+import advprompt
+from advprompt.attacks import specs_from_cfg
 from advprompt.cli import curves as command
 from advprompt.cli.main import dispatch
+from advprompt.config import merging
 from advprompt.report import curves, drawing
 from advprompt.report.tables import build_tables
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
+from tests.conftest import REPO
 
 DEPTH, REFINER = "TRAINER.NAPTUNING.PROMPT_DEPTH", "TRAINER.NAPTUNING.REFINER.TEXT"
 ALPHA = "TRAINER.CAPT.ALPHA"
@@ -62,7 +67,8 @@ def test_what_else_differs_is_another_line(what):
 OTHER_THREAT = [TRANSFER | outcome(40), WHITE_BOX | outcome(30) | {"eps": "4/255"}]
 APART = [
     *({"attacks": OTHER_THREAT}, {"dataset": "Caltech101"}, {"split": "new"}),
-    *({"backbone": "ViT-B/16"}, {"weights_sha256": "cd" * 32}, {"subset": 100}),
+    *({"backbone": "ViT-B/16"}, {"weights_sha256": "cd" * 32}, {"subset": 100}, {"classes": 5}),
+    {"protocol": "xd", "source": "ImageNet"},
 ]
 
 
@@ -81,7 +87,7 @@ VALUES = {
     "sizes in 1/255": (["4/255", "0.5/255", "16"], [0.5, 4, 16], True),
     "numbers and words": ([2, "all", 1], [1, 2, "all"], False),
     "nothing and a word": (["", "kl"], ['""', "kl"], False),
-}
+}  # what it is -> values of runs, values on the axis, whether these are numbers
 
 
 @pytest.mark.parametrize("given, axis, numeric", VALUES.values(), ids=VALUES)
@@ -93,24 +99,17 @@ def test_values_on_the_axis(given, axis, numeric):
         assert panel.values == axis
 
 
-def test_shots_are_an_axis():
-    made = [make(shots=shots) for shots in (16, -1, 1, 4)]
-    ((panel,), _) = panels(made, "DATASET.NUM_SHOTS")
-    assert panel.values == [1, 4, 16, "all"]
-    ((panel,), _) = panels(made[:1] + made[2:], "DATASET.NUM_SHOTS")
-    assert panel.values == [1, 4, 16] and panel.numeric
-
-
 AXES = {
     "ATTACK.TRAIN.EPS": {eps: {"train_threat": BANK | {"eps": f"{eps}/255"}} for eps in (1, 2)},
     "OPTIM.MAX_EPOCH": {n: {"epochs": n} for n in (5, 50)},
+    "DATASET.NUM_SHOTS": {1: {"shots": 1}, 16: {"shots": 16}, "all": {"shots": -1}},
 }
 
 
 @pytest.mark.parametrize("key", AXES)
 def test_what_records_state_twice_is_an_axis(key):
     made = [make(config={key: value}, **changes) for value, changes in AXES[key].items()]
-    ((panel,), _) = panels(made, key)
+    ((panel,), _) = panels(made[::-1], key)
     assert panel.values == list(AXES[key]) and [curve.name for curve in panel.curves] == ["AdvPT"]
 
 
@@ -188,11 +187,16 @@ def test_settings_that_are_no_axis_are_refused(key, words, tmp_path, capsys):
     assert words.format(key) in captured.err and captured.out == "" and not out.exists()
 
 
+def watched(monkeypatch):
+    """Return the list of the figures that are drawn from here on."""
+    seen, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (seen.append(f), save(f, *a, **k))[1])
+    return seen
+
+
 def drawn(panel_list, key, monkeypatch, tmp_path):
     """Draw, and return the figure."""
-    seen = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (seen.append(f), save(f, *a, **k))[1])
+    seen = watched(monkeypatch)
     path = drawing.draw(tmp_path / "curve.png", panel_list, key)
     assert Image.open(path).width > 800
     return seen[0]
@@ -212,7 +216,8 @@ def test_the_picture_shows_means_intervals_and_threat_models(monkeypatch, tmp_pa
         for d, s, refiner in product((1, 2, 3), (1, 2, 3), (True, False))
     ]
     reference = zero_shot(clean=50, transfer=20, white_box=5, subset=100)
-    found, _ = panels([*made, reference], DEPTH)
+    found, notes = panels([*made, reference], DEPTH)
+    assert not notes
     (axes,) = drawn(found, DEPTH, monkeypatch, tmp_path).axes
     lines = [x for x in axes.lines if len(x.get_xdata()) == 3 and x.get_linestyle() != "None"]
     assert len(lines) == 2 * 3  # curves x (clean, two attacks)
@@ -242,22 +247,15 @@ def test_doubling_values_are_spread_and_words_are_not_joined(monkeypatch, tmp_pa
     assert r"\$acc\$" in [t.get_text() for t in axes.get_xticklabels()]
 
 
-def test_one_figure_has_a_panel_per_group(monkeypatch, tmp_path):
-    other = {"attacks": OTHER_THREAT}
-    made = [run(DEPTH, depth, **changes) for depth in (1, 2) for changes in ({}, other)]
-    found, _ = panels(made, DEPTH)
-    first, second = map(words_of, drawn(found, DEPTH, monkeypatch, tmp_path).axes)
-    assert ("PGD-100 4/255" in first) != ("PGD-100 4/255" in second)
-    assert ("PGD-100 1/255" in first) != ("PGD-100 1/255" in second)
-
-
 def test_the_command(tmp_path, capsys):
     made = [run(DEPTH, 1), run(DEPTH, 2), make(status="running", clean=None, attacks=[])]
     root, out = write(tmp_path / "runs", *made), tmp_path / "depth.png"
-    assert run_tool(dispatch, ["curves", root, "--over", DEPTH, "--out", str(out)]) == 0
+    argv = ["curves", root, "--over", DEPTH, "--per-figure", "--out", str(out)]
+    assert run_tool(dispatch, argv) == 0
     captured = capsys.readouterr()
     assert captured.out == f"wrote {out}\n" and "unfinished" in captured.err
-    assert Image.open(out).format == "PNG"
+    width, height = Image.open(out).size
+    assert height > 1.5 * width  # a panel for each figure
     assert run_tool(command.main, [str(tmp_path / "no"), "--over", DEPTH]) == 2
 
 
@@ -267,22 +265,152 @@ def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
     found, _ = panels(made, "DATASET.NUM_SHOTS")
     split = curves.per_figure(found)
     assert [panel.only for panel in split] == [name for name, _ in found[0].table.figures]
-    assert [[name for name, _ in panel.figures] for panel in split] == [[p.only] for p in split]
-    saved = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: saved.append(self))
-    drawing.save("x.png", split, "shots", captions=False)
-    (figure,) = saved
+    figure = drawn(split, "shots", monkeypatch, tmp_path)
     assert [axes.get_ylabel().partition(",")[0] for axes in figure.axes][0] == "clean"
     for axes in figure.axes:
         lines = [line for line in axes.lines if len(line.get_xdata()) == 2]
         looks = {(line.get_color(), line.get_linestyle()) for line in lines if line.get_marker()}
         assert len(looks) >= len(names)
-        assert not axes.texts or not axes.texts[0].get_text()
         assert [text.get_text() for text in axes.get_legend().texts] == names
-    monkeypatch.undo()
-    root = write(tmp_path, *made)
-    out = tmp_path / "shots.png"
-    argv = [root, "--over", "DATASET.NUM_SHOTS", "--per-figure", "--out", str(out)]
-    assert run_tool(command.main, argv) == 0
-    width, height = Image.open(out).size
-    assert height > 1.5 * width
+
+
+# --- over eps, steps and restarts of the test attack ---------------------------------------------
+
+
+def left(correct):
+    """An attack's outcome whose change of 0 fits into balls of every size."""
+    return outcome(correct, checks=outcome(correct)["checks"] | {"max_linf": 0.0})
+
+
+def swept(axis, values, best=50, **same):
+    """Attacks over ``values`` that each leave 10 samples fewer than the one before."""
+    return [
+        WHITE_BOX | same | {axis: f"{v}/255" if axis == "eps" else v} | left(best - 10 * i)
+        for i, v in enumerate(values)
+    ]
+
+
+def build(made, axis):
+    return curves.attack_panels(listed(*made), axis)
+
+
+def points(curve, panel):
+    (_, (_, signature)) = panel.table.figures
+    return {v: row.accuracies(signature) for v, row in curve.rows.items()}
+
+
+@pytest.mark.parametrize("axis", curves.AXES)
+def test_one_record_that_sweeps_is_a_curve(axis):
+    ((panel,), notes) = build([make(attacks=swept(axis, (8, 1, 2)))], axis)
+    (curve,) = panel.curves
+    assert points(curve, panel) == {1: [40], 2: [30], 8: [50]} and not notes
+    assert list(curve.rows) == [1, 2, 8] and panel.numeric
+    (_, (heading, _)) = panel.table.figures
+    assert ("1..8/255" if axis == "eps" else "1..8") in " ".join(drawing.facts_of(panel))
+    assert heading.startswith("end-to-end PGD-")
+
+
+def test_several_records_of_one_model_are_one_curve():
+    made = [make(attacks=[a], seed=s) for s in (1, 2) for a in swept("eps", (1, 4))]
+    ((panel,), _) = build(made, "eps")
+    (curve,) = panel.curves
+    assert points(curve, panel) == {1: [50, 50], 4: [40, 40]}
+
+
+def test_prompts_of_unknown_source_share_no_line():
+    made = [make(attacks=swept("eps", (1, 4)), seed=s, protocol="xd") for s in (1, 2)]
+    ((panel,), _) = build(made, "eps")
+    assert [points(curve, panel) for curve in panel.curves] == [{1: [50], 4: [40]}] * 2
+
+
+def test_models_are_lines_and_the_undefended_one_is_grey():
+    sweep = swept("eps", (1, 2, 4))
+    made = [make(attacks=sweep), make(attacks=sweep, trainer="APD"), zero_shot(attacks=sweep)]
+    made.append(make(attacks=sweep, train_threat=BANK | {"eps": "4/255"}, trainer="APD"))
+    ((panel,), _) = build(made, "eps")
+    assert [c.undefended for c in panel.curves] == [False, False, False, True]
+    names = [c.name for c in panel.curves]
+    assert len(set(names)) == 4 and names[-1] == "ZeroshotCLIP" and "4/255" in " ".join(names)
+
+
+def test_steps_that_grow_with_eps_are_one_curve():
+    attacks = [
+        WHITE_BOX | {"eps": f"{e:g}/255", "alpha": f"{round(e / 3, 4):g}/255"} | left(30)
+        for e in (0.25, 1, 4, 16)
+    ]
+    odd = WHITE_BOX | {"eps": "4/255", "alpha": "2/255"} | left(20)
+    ((panel,), notes) = build([make(attacks=[*attacks, odd])], "eps")
+    (curve,) = panel.curves
+    assert list(curve.rows) == [0.25, 1, 4, 16]
+    assert points(curve, panel)[4] == [30]
+    assert any("eps=4 alone" in note for note in notes)
+    assert "alpha eps/3" in " ".join(drawing.facts_of(panel))
+
+
+OTHER = [
+    *({"restarts": 5}, {"steps": 10}, {"objective": "margin"}, {"drop": True}, {"start": "zero"}),
+    *({"norm": "l2"}, {"name": "mi"}, {"target": "frozen_prompt"}, {"kwargs": {"momentum": 0.5}}),
+    {"defence": "jpeg, quality 75, unseen by the attack"},
+]
+
+
+@pytest.mark.parametrize("other", OTHER)
+def test_attacks_that_differ_in_more_are_never_joined(other):
+    first, second = swept("eps", (1, 4))
+    with pytest.raises(UserError, match="differ in eps alone.*1, 4.*sweep_eps"):
+        build([make(attacks=[first, second | other])], "eps")
+    both = [make(attacks=[*swept("eps", (1, 4)), *swept("eps", (1, 4), 40, **other)])]
+    found, _ = build(both, "eps")
+    assert sorted(points(p.curves[0], p)[1] for p in found) == [[40], [50]]
+
+
+@pytest.mark.parametrize("changes", [*APART[1:], {"shots": 4}])
+def test_attacks_of_other_runs_are_never_joined(changes):
+    first, second = swept("steps", (1, 10))
+    with pytest.raises(UserError, match="differ in steps alone"):
+        build([make(attacks=[first]), make(attacks=[second], **changes)], "steps")
+
+
+def test_the_same_test_twice_counts_once_and_a_contradiction_is_told():
+    sweep = swept("eps", (1, 4))
+    ((panel,), notes) = build([make(attacks=sweep), make(attacks=sweep[:1])], "eps")
+    assert points(panel.curves[0], panel)[1] == [50] and not notes
+    other = make(attacks=[sweep[0] | {"correct": 33}]) | {"created": "2031-01-01T00:00:00+00:00"}
+    ((panel,), notes) = build([make(attacks=sweep), other], "eps")
+    assert points(panel.curves[0], panel)[1] == [33]
+    assert any(note.startswith("duplicate") for note in notes)
+    sweep[0]["warnings"] = ["the gradient is masked"]
+    _, notes = build([make(attacks=sweep)], "eps")
+    assert any("eps=1" in note and "the gradient is masked" in note for note in notes)
+
+
+def test_the_command_draws_attacks(tmp_path, capsys, monkeypatch):
+    sweep, figures = swept("eps", (0.25, 1, 4, 16)), watched(monkeypatch)
+    made = [make(attacks=[TRANSFER | left(1), *sweep]), zero_shot(attacks=sweep)]
+    root, out = write(tmp_path / "runs", *made), str(tmp_path / "eps.png")
+    assert run_tool(command.main, [root, "--over", "eps", "--out", out]) == 0
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    assert Image.open(out).format == "PNG"
+    (axes,) = figures[0].axes
+    assert axes.get_xlabel() == "eps in 1/255" and axes.get_xscale() == "log"
+    drawn = [line for line in axes.lines if line.get_linestyle() != "None"]
+    curve = [line for line in drawn if tuple(line.get_ydata()) == (50, 40, 30, 20)]
+    assert {line.get_color() for line in curve} == {drawing.COLOURS[0], drawing.REFERENCE}
+    assert run_tool(command.main, [root, "--over", "restarts", "--out", out + "x"]) == 2
+    assert "sweep_restarts.yaml" in capsys.readouterr().err
+    assert run_tool(command.main, [root, "--over", "eps", "--along", "OPTIM.LR"]) == 2
+    assert not Path(out + "x").exists()
+
+
+@pytest.mark.parametrize("axis", curves.AXES)
+def test_the_shipped_sweeps_differ_in_their_axis_alone(axis):
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    advprompt.extend_cfg(cfg)
+    merging.merge_file(cfg, REPO / f"configs/attacks/sweep_{axis}.yaml")
+    described = [s.describe() for s in specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")]
+    ((panel,), notes) = build([make(attacks=[d | left(30) for d in described])], axis)
+    assert len(panel.curves[0].rows) == len(described) >= 5 and not notes
+    ends = {"eps": (0.25, 16), "steps": (1, 1000), "restarts": (1, 20)}[axis]
+    assert (panel.values[0], panel.values[-1]) == ends

@@ -139,7 +139,7 @@ def test_a_file_may_name_a_threat_model_and_sizes_in_either_form(cfg, tmp_path):
         (["ATTACK.THREAT", "linf99"], "no threat model is called 'linf99'. Did you mean"),
         (["ATTACK.THREAT", "no.yaml"], "config file 'no.yaml' does not exist"),
         (["ATTACK.TEST.STEP", "1"], "'ATTACK.TEST.STEP' on the command line is unknown"),
-        (["ATTACK.TEST.STEPS", "many"], "'ATTACK.TEST.STEPS' on the command line is 'many'"),
+        (["ATTACK.TEST.STEPS", "many"], "ATTACK.TEST.STEPS is 'many'"),
     ],
 )
 def test_mistakes_are_named(cfg, words, sentence):

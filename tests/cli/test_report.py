@@ -440,8 +440,9 @@ def test_titles_say_which_data_where_a_name_is_not_enough(tmp_path):
 
 
 def test_models_of_one_seed_with_other_prompts_are_rows_of_their_own():
-    made = [make(clean=c, prompts_sha256=sha(p)) for c, p in ((80, "a"), (70, "b"))]
-    made += [make(seed=2, clean=60, prompts_sha256=sha("c"))]
+    day = {"created": "2026-01-01T00:00:00+00:00"}
+    made = [make(clean=c, prompts_sha256=sha(p)) | day for c, p in ((80, "a"), (70, "b"))]
+    made += [make(seed=2, clean=60, prompts_sha256=sha("c")) | day]
     (table,) = tables(*made)
     assert sorted(sorted(row.accuracies()) for row in table.rows) == [[60, 80], [70]]
     assert [row.name for row in table.rows] == ["AdvPT (model=1)", "AdvPT (model=2)"]

@@ -530,7 +530,7 @@ def test_a_killed_run_resumes(arguments, tmp_path):
         ({"DATASET__NAME": "OxfordPet"}, ["'OxfordPet'", "OxfordPets"]),
         ({"MODEL__BACKBONE__NAME": "ViT-B/61"}, ["'ViT-B/61'", "ViT-B/16"]),
         ({"TRAINER__ADVPT__NCTX": 3}, ["TRAINER.ADVPT.NCTX", "TRAINER.ADVPT.N_CTX"]),
-        ({"OPTIM__LR": "fast"}, ["OPTIM.LR", "'fast'", "float"]),
+        ({"OPTIM__LR": "fast"}, ["OPTIM.LR", "'fast'", "a number"]),
         ({"INPUT__TRANSFORMS": "['normalize']"}, ["INPUT.TRANSFORMS", "[0, 1]"]),
         ({"ATTACK__TRAIN__EPS": 0.0157}, ["0.0157", "4"]),
         ({"ATTACK__TEST__LIST": "[{'EPS': 0}]"}, ["EPS 0", "1/255"]),
@@ -549,6 +549,7 @@ def test_a_killed_run_resumes(arguments, tmp_path):
         ({"DATASET__SUBSAMPLE_CLASSES": "half"}, ["'half'", "base"]),
         ({"TEST__SPLIT": "valid"}, ["'valid'", "'val'", "'test'"]),
         ({"TEST__FINAL_MODEL": "best"}, ["'best'", "'best_val'"]),
+        ({"DATASET__TEMPLATE": "a " * 200 + "{}"}, ["takes 204 tokens", "reads 77"]),
     ],
 )
 def test_bad_configuration_is_one_sentence(arguments, run, tmp_path, keys, words):
@@ -600,6 +601,7 @@ def test_a_corrupt_training_image_is_named(
     argv = make(trainer, root=root, DATALOADER__NUM_WORKERS=workers)
     sentence = only_error(*run(argv)[::2])
     assert str(root / "oxford_pets" / "images") in sentence and said in sentence
+    assert not (tmp_path / "run" / "config.json").exists()  # nothing was made: not taken
 
 
 def test_checkpoints_of_others_are_refused(arguments, run, tmp_path):

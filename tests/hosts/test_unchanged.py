@@ -24,7 +24,7 @@ from tests.hosts.dassl_runs import (
     real_dassl,
     run_child,
 )
-from tests.make_datasets import MAKERS, class_folders
+from tests.make_datasets import MAKERS
 from tests.toy import toy_state_dict
 
 pytestmark = pytest.mark.slow
@@ -194,15 +194,6 @@ def test_the_stand_in_has_every_name_that_a_fork_imports(name):
 # --- data sets ------------------------------------------------------------------------------
 
 
-def caltech101(root: Path) -> None:
-    folder = root / "caltech-101" / "101_ObjectCategories"
-    class_folders(folder, ("airplanes", "Faces", "accordion", "Faces_easy", "BACKGROUND_Google"), 6)
-
-
-def eurosat(root: Path) -> None:
-    class_folders(root / "eurosat" / "2750", ("AnnualCrop", "River", "SeaLake", "Forest"), 6)
-
-
 def ucf101(root: Path) -> None:
     """UCF101 without the blank line at the end of a list, over which CoOp's reader stumbles."""
     MAKERS["UCF101"](root)
@@ -210,7 +201,7 @@ def ucf101(root: Path) -> None:
     path.write_bytes(path.read_bytes().rstrip())
 
 
-FOLDERS = MAKERS | {"Caltech101": caltech101, "EuroSAT": eurosat, "UCF101": ucf101}
+FOLDERS = MAKERS | {"UCF101": ucf101}
 OPTIONS = [  # overrides with which each data set is built, in this order
     ["SEED", 1, "DATASET.NUM_SHOTS", -1],
     ["SEED", 1, "DATASET.NUM_SHOTS", 2],

@@ -63,10 +63,10 @@ def test_overrides_take_the_type_of_the_default(key, text, value):
 @pytest.mark.parametrize(
     ("opts", "words"),
     [
-        (["STEPS", "1.5"], ["STEPS", "1.5", "int"]),
+        (["STEPS", "1.5"], ["STEPS", "1.5", "a whole number"]),
         (["STEPS", "True"], ["STEPS", "True"]),
-        (["LR", "fast"], ["LR", "'fast'", "float"]),
-        (["FLAG", "1"], ["FLAG", "bool"]),
+        (["LR", "fast"], ["LR", "'fast'", "a number"]),
+        (["FLAG", "1"], ["FLAG", "True or False"]),
         (["INNER", "1"], ["INNER"]),
         (["INNER.DEPP", "1"], ["INNER.DEPP", "INNER.DEEP"]),
         (["STEPS.MORE", "1"], ["STEPS.MORE"]),
@@ -106,7 +106,7 @@ def test_a_file_may_write_tuples_as_coop_does(tmp_path):
     merging.merge_file(cfg, path)
     assert cfg.SIZE == (224, 224) and cfg.LR == 0.001
     path.write_text("SIZE: (224\n")
-    with pytest.raises(UserError, match="expected tuple"):
+    with pytest.raises(UserError, match="expected a list"):
         merging.merge_file(cfg, path)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 import advprompt
 from advprompt.datasets import DRAWN, base, drawing, shapes, shifts
-from advprompt.datasets.shapes import IMAGES_PER_CLASS, Shapes
+from advprompt.datasets.shapes import Shapes
 
 UserError = advprompt.UserError
 CLASSES = ("red circle", "blue star", "pink heart", "green crescent", "yellow arrow", "red cross")
@@ -45,23 +46,16 @@ def contents(folder):
 
 def test_whole_data_set(tmp_path):
     data = Shapes(config(tmp_path, 16))
-    assert data.num_classes >= 24
-    assert data.classnames == drawing.shape_classes()
-    assert Counter(Counter(d.label for d in data.test).values()) == {40: data.num_classes}
-    assert len(data.train_x) == 16 * data.num_classes
+    assert data.classnames == drawing.shape_classes() and data.num_classes == 32
+    assert Counter(Counter(d.label for d in data.test).values()) == {40: 32}
+    assert len(data.train_x) == 16 * 32
     assert data.template == "a drawing of a {}."
-    assert IMAGES_PER_CLASS == {"train": 32, "val": 8, "test": 40}
-    with Image.open(data.train_x[0].impath) as image:
+    with Image.open(data.test[2 * 40 + 1].impath) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (64, 64), "RGB")
+        drawn = drawing.sample("test", 2 * 40 + 1, data.classnames[2])[1]
+        assert np.array_equal(np.asarray(image), drawn)
     pixels = [np.asarray(Image.open(d.impath)).tobytes() for d in data.test + data.train_x]
     assert len(set(pixels)) == len(pixels)  # no image twice, none in both parts
-
-
-def test_files_hold_what_the_drawing_gives(tmp_path, few):
-    data = Shapes(config(tmp_path))
-    _, pixels = drawing.sample("test", 2 * 2 + 1, data.classnames[2])
-    last = [d for d in data.test if d.label == 2][1]
-    assert np.array_equal(np.asarray(Image.open(last.impath)), pixels)
 
 
 @pytest.mark.parametrize(("stream", "digest"), DIGESTS.items())
@@ -80,31 +74,23 @@ def test_the_shifts_are_those_of_their_version(name):
     assert hashlib.sha256(np.stack(pixels)).hexdigest()[:16] == SHIFT_DIGESTS[name]
 
 
-def test_drawn_once(tmp_path, few, monkeypatch):
-    first = Shapes(config(tmp_path))
-    monkeypatch.setattr(drawing, "sample", None)  # drawing again would fail
-    second = Shapes(config(tmp_path))
-    assert [d.impath for d in second.train_x] == [d.impath for d in first.train_x]
+FULL = OSError(28, "No space left on device")
 
 
-def test_what_an_interrupted_run_left_is_drawn_again(tmp_path, few, monkeypatch):
-    Shapes.draw_into(tmp_path / "whole")
-    sample, drawn = drawing.sample, []
-
-    def cut(stream, index, classname):
-        if len(drawn) == 5:
-            raise KeyboardInterrupt
-        drawn.append((stream, index))
-        return sample(stream, index, classname)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(drawing, "sample", cut)
-        with pytest.raises(KeyboardInterrupt):
-            Shapes(config(tmp_path))
+@pytest.mark.parametrize(
+    ("error", "raised"), [(KeyboardInterrupt, KeyboardInterrupt), (FULL, UserError)]
+)
+def test_an_interrupted_run_leaves_nothing_and_is_repeated(
+    tmp_path, few, monkeypatch, error, raised
+):
     folder = tmp_path / "shapes" / Shapes.version
+    with monkeypatch.context() as patch, pytest.raises(raised, match="No space left|"):
+        patch.setattr(Image.Image, "save", Mock(side_effect=[None] * 5 + [error]))
+        Shapes(config(tmp_path))
     assert not any(folder.parent.iterdir())
     (folder / "train" / "red_circle").mkdir(parents=True)  # of an older version of this code
     Shapes(config(tmp_path))
+    Shapes.draw_into(tmp_path / "whole")
     assert contents(folder) == contents(tmp_path / "whole")
 
 
@@ -125,6 +111,7 @@ def test_another_run_was_faster(tmp_path, few, monkeypatch):
 def test_root_that_has_them_is_used_though_read_only(tmp_path, few, monkeypatch):
     first = Shapes(config(tmp_path / "data"))
     monkeypatch.setattr(base, "writable", lambda folder: False)
+    monkeypatch.setattr(drawing, "sample", None)  # drawing again would fail
     second = Shapes(config(tmp_path / "data", 1, output=tmp_path / "out"))
     assert {d.impath for d in second.train_x} <= {d.impath for d in first.train_x}
     assert (tmp_path / "out" / "cache" / "shapes" / "split_fewshot").is_dir()
@@ -135,13 +122,3 @@ def test_lost_images_are_named(tmp_path, few):
     (tmp_path / data.test[0].impath).unlink()
     with pytest.raises(UserError, match=r"1 of 15 images are missing .*delete '.*' to have"):
         Shapes(config(tmp_path))
-
-
-def test_full_disk_leaves_no_half_folder(tmp_path, few, monkeypatch):
-    def full(self, path, *args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        Shapes(config(tmp_path))
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() or p.name.startswith(".")]

@@ -1,23 +1,61 @@
 """The config keys of ATTACK, their defaults and checks."""
 
+from functools import partial
+
 from yacs.config import CfgNode
 
-from ..config.keys import add_defaults, section
+from ..config.keys import Key, add_defaults, section
+from ..records import threats
 from ..records.threats import PGD_FAMILY
 from ..utils.errors import UserError
-from .spec import specs_from_cfg
+from .settings import MOST_STEPS, parse_255, word
+from .spec import MOST, specs_from_cfg
+
+
+def _name(key: str, value: str) -> None:
+    if not str(value).lower().startswith(threats.LIBRARY):
+        word(threats.ALGORITHMS)(key, value)
+
+
+def _check_size(key: str, value) -> None:
+    parse_255(value, key, 255 * MOST["l2"])
+
+
+OBJECTIVES = (*threats.LABELLED, *threats.REFERENCED, "logit")
+_word = partial(Key, any_case=True)
+_size = partial(Key, check=_check_size, form="a size in 1/255: 4 or 4/255")
 
 
 def extend_cfg(cfg: CfgNode) -> None:
-    """Add the keys of ``ATTACK``."""
-    # What attacks in training and in the test; EPS and ALPHA in 1/255 ("4" and "4/255" are one)
-    both = {"NAME": "pgd", "ALPHA": "1/255", "RESTARTS": 1, "START": "uniform"}
-    aim = {"OBJECTIVE": "embedding_kl", "TARGET": "embedding"}
-    add_defaults(cfg, "ATTACK.TRAIN", **both, EPS="8/255", STEPS=10, **aim)
-    aim = {"OBJECTIVE": "ce", "TARGET": "end_to_end", "DROP": False, "NORM": "linf"}
-    own = {"KWARGS": CfgNode(new_allowed=True), "PREC": "fp32"}
-    add_defaults(cfg, "ATTACK.TEST", **both, EPS="1/255", STEPS=100, **aim, **own)
-    add_defaults(cfg, "ATTACK.TEST", LIST=[])  # several attacks: what differs from the node, each
+    """Add the keys of ``ATTACK``: what attacks in training and in the test."""
+    both = {
+        "NAME": Key("pgd", "the algorithm", check=_name, form="an attack of docs/attacks.md"),
+        "ALPHA": _size("1/255", "step size"),
+        "RESTARTS": Key(1, "runs of which the worst is kept", least=1, most=10**4),
+        "START": _word("uniform", "where it starts in the ball", choices=threats.STARTS),
+    }
+    for node, eps, steps, objective, target in (
+        ("TRAIN", "8/255", 10, "embedding_kl", "embedding"),
+        ("TEST", "1/255", 100, "ce", "end_to_end"),
+    ):
+        add_defaults(
+            cfg,
+            f"ATTACK.{node}",
+            **both,
+            EPS=_size(eps, "radius of the ball"),
+            STEPS=Key(steps, "gradient steps, or queries", least=0, most=MOST_STEPS),
+            OBJECTIVE=_word(objective, "the ascended loss", choices=OBJECTIVES),
+            TARGET=_word(target, "what the gradient goes through", choices=threats.TARGETS),
+        )
+    add_defaults(
+        cfg,
+        "ATTACK.TEST",
+        DROP=Key(False, "leave a sample alone once it is misclassified"),
+        NORM=_word("linf", "of the ball", choices=threats.NORMS),
+        KWARGS=Key(CfgNode(new_allowed=True), "the attack's own settings"),
+        PREC=_word("fp32", "of the image tower's gradients", choices=threats.PRECISIONS),
+        LIST=Key([], "several attacks: what differs from the node, each", entry={}),
+    )
 
 
 def check_cfg(cfg: CfgNode) -> None:
@@ -45,4 +83,4 @@ def check_cfg(cfg: CfgNode) -> None:
             )
 
 
-section(extend_cfg, check_cfg)
+section("ATTACK", extend_cfg, check_cfg)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from ..config.declared import Key
 from ..records.threats import PGD_FAMILY
 from ..utils.errors import UserError, nearest
 from .surrogates import check_surrogate
+
+MOST_STEPS = 10**6
 
 # --- checks: (what is set, its value) -> the value to use ----------------------------------------
 
@@ -55,36 +58,17 @@ def in_255(value: float, digits: int = 4) -> str:
 
 def number(least: float, most: float) -> Callable:
     """Return a check for numbers from ``least`` to ``most``, which become floats."""
-
-    def check(key: str, value) -> float:
-        known = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (known and least <= value <= most):
-            raise UserError(f"{key} is {value!r}, expected a number from {least:g} to {most:g}")
-        return float(value)
-
-    return check
+    return Key(0.0, least=least, most=most).read
 
 
 def whole(least: int) -> Callable:
-    """Return a check for integers of at least ``least``."""
-
-    def check(key: str, value) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{key} is {value!r}, expected an integer >= {least}")
-        return value
-
-    return check
+    """Return a check for integers from ``least`` to MOST_STEPS."""
+    return Key(0, least=least, most=MOST_STEPS).read
 
 
 def word(choices) -> Callable:
     """Return a check for one of ``choices``, in whatever case."""
-
-    def check(key: str, value) -> str:
-        if str(value).lower() not in choices:
-            raise UserError(f"{key} {value!r} is unknown.{nearest(value, choices)}")
-        return str(value).lower()
-
-    return check
+    return Key("", choices=tuple(choices), any_case=True).read
 
 
 def _size(key: str, value) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..config.keys import section
 from ..utils.errors import UserError, nearest
 from ..utils.io import sha256_file, tensors_digest, writable_dir
 from . import architectures, tiny
@@ -96,17 +97,30 @@ def weights_digest(weights: Weights) -> str:
 
 def find_weights(name: str, weights_dir=None) -> Weights:
     """Resolve a backbone's name to weights on the CPU. See :func:`load_clip` for names."""
+    check_name(name)
     if name in tiny.NAMES:
         return Weights(tiny.load_tiny_state(name), origin=f"backbone '{name}'", builtin=True)
     if name in OPENAI:
         path = _openai_file(name, weights_dir)
         return Weights(read_checkpoint(path).state, origin=f"'{path}'")
     kind, _, rest = name.partition(":")
-    if rest and kind in ("open_clip", "file"):
-        read = _file_weights if kind == "file" else _open_clip_weights
-        return read(rest, weights_dir)
-    choices = [*OPENAI, *tiny.NAMES, "open_clip:ARCH/TAG", "file:PATH"]
-    raise UserError(f"backbone '{name}' is unknown.{nearest(name, choices)}")
+    return (_file_weights if kind == "file" else _open_clip_weights)(rest, weights_dir)
+
+
+def check_name(name: str) -> None:
+    """Raise a UserError if no backbone can have that name; nothing is looked for."""
+    kind, _, rest = name.partition(":")
+    if name not in (*OPENAI, *tiny.NAMES) and not (rest and kind in ("open_clip", "file")):
+        choices = [*OPENAI, *tiny.NAMES, "open_clip:ARCH/TAG", "file:PATH"]
+        raise UserError(f"backbone '{name}' is unknown.{nearest(name, choices)}")
+
+
+def _check_cfg(cfg) -> None:
+    if name := cfg.MODEL.BACKBONE.NAME:  # where none is set, perhaps because a file is missing
+        check_name(name)
+
+
+section("MODEL", lambda cfg: None, _check_cfg)
 
 
 def _openai_file(name: str, weights_dir) -> Path:

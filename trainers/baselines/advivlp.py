@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..config.keys import add_defaults
+from ..config.keys import Key, add_defaults
 from ..engine.trainer import register
-from ..prompting.spec import in_both_towers
+from ..prompting.spec import in_both_towers, length
 from .supervised import Supervised
 
 
@@ -22,9 +22,9 @@ class AdvIVLP(Supervised):
         add_defaults(
             cfg,
             "TRAINER.ADVIVLP",
-            N_CTX=2,  # vectors per layer and tower (APD's group)
-            PROMPT_DEPTH=9,  # layers with prompts (APD's group)
-            CTX_INIT="a photo of a",  # the vectors start from its first words (IVLP's code)
+            N_CTX=length(2, "vectors per layer and tower (APD's group)"),
+            PROMPT_DEPTH=length(9, "layers with prompts (APD's group)"),
+            CTX_INIT=Key("a photo of a", "the vectors start from its first words (IVLP's code)"),
         )
 
     @classmethod

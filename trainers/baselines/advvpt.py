@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..config.keys import add_defaults
 from ..engine.trainer import register
 from ..prompting import PromptSpec
+from ..prompting.spec import length
 from .supervised import Supervised
 
 
@@ -22,8 +23,8 @@ class AdvVPT(Supervised):
         add_defaults(
             cfg,
             "TRAINER.ADVVPT",
-            N_CTX=2,  # visual tokens per layer (ours, as for AdvIVLP)
-            PROMPT_DEPTH=9,  # layers with tokens of their own (ours, as for AdvIVLP)
+            N_CTX=length(2, "visual tokens per layer (ours, as for AdvIVLP)"),
+            PROMPT_DEPTH=length(9, "layers with tokens of their own (ours, as for AdvIVLP)"),
         )
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config.keys import add_defaults
 from ..engine.trainer import register
-from ..prompting.spec import in_context
+from ..prompting.spec import in_context, of_context
 from .supervised import Supervised
 
 
@@ -19,14 +19,7 @@ class CoOp(Supervised):
     @classmethod
     def extend_cfg(cls, cfg):
         super().extend_cfg(cfg)
-        add_defaults(
-            cfg,
-            f"TRAINER.{cls.node}",
-            N_CTX=16,  # number of context vectors (paper)
-            CTX_INIT="",  # words to start from, which then set their number
-            CSC=False,  # class-specific contexts
-            CLASS_TOKEN_POSITION="end",  # end, middle or front
-        )
+        add_defaults(cfg, f"TRAINER.{cls.node}", **of_context(16, "paper"))
 
     @classmethod
     def prompt_spec(cls, keys, clip):

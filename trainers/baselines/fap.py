@@ -10,12 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from ..config.keys import add_defaults, at_least, one_of
+from ..config.keys import Key, add_defaults
 from ..engine.adversarial import AdversarialTrainer
 from ..engine.trainer import register
+from ..engine.tuning import inner
 from ..losses import fap_consistency, mean_ce
-from ..prompting.spec import CHOICES, in_both_towers
+from ..prompting.spec import CHOICES, in_both_towers, length
 
+COUPLINGS = CHOICES["first_coupling"]
 FIRST = "TRAINER.FAP.FIRST_COUPLING"
 
 
@@ -34,22 +36,22 @@ class FAP(AdversarialTrainer):
         add_defaults(
             cfg,
             "TRAINER.FAP",
-            N_CTX=2,  # vectors per layer (paper)
-            PROMPT_DEPTH=9,  # layers with prompts (paper)
-            CTX_INIT="a photo of a",  # the text starts from its first words (authors' configs)
-            LAMBDA=1.5,  # weight of the consistency (paper)
-            INNER="kl",  # objective of the attack (authors' scripts): kl, ce, "": ATTACK.TRAIN's
-            FIRST_COUPLING="text_to_vision",  # (authors' code); same: vision to text everywhere
-            THEIR_TEXT=False,  # the authors' text: braces left in, "V V of a {}, a ... NAME."
+            N_CTX=length(2, "vectors per layer (paper)"),
+            PROMPT_DEPTH=length(9, "layers with prompts (paper)"),
+            CTX_INIT=Key("a photo of a", "the text starts from its first words (authors' configs)"),
+            LAMBDA=Key(1.5, "weight of the consistency (paper)", least=0, most=1000),
+            INNER=inner("kl", "authors' scripts"),
+            # of the first layer (authors' code); same: vision to text, as in the others
+            FIRST_COUPLING=Key("text_to_vision", "or as the other layers", choices=COUPLINGS),
+            THEIR_TEXT=Key(False, 'the authors\' text, braces left in: "V V of a {}, a ... NAME."'),
         )
 
     @classmethod
     def check_keys(cls, cfg):
         super().check_keys(cfg)
         keys = cfg.TRAINER.FAP
-        at_least("TRAINER.FAP.LAMBDA", keys.LAMBDA, 0)
-        choices = CHOICES["first_coupling"]  # "same" has no text vectors to follow the words
-        one_of(FIRST, keys.FIRST_COUPLING, choices[1:] if keys.THEIR_TEXT else choices)
+        if keys.THEIR_TEXT:  # "same" has no text vectors to follow the words
+            Key("", choices=COUPLINGS[1:]).read(FIRST, keys.FIRST_COUPLING)
 
     @classmethod
     def train_spec(cls, cfg):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..config.keys import add_defaults
+from ..config.keys import Key, add_defaults
 from ..engine.trainer import register
-from ..prompting.spec import in_both_towers
+from ..prompting.spec import in_both_towers, length
 from .supervised import Supervised
 
 
@@ -21,9 +21,9 @@ class MaPLe(Supervised):
         add_defaults(
             cfg,
             f"TRAINER.{cls.node}",
-            N_CTX=2,  # vectors per layer (paper)
-            PROMPT_DEPTH=9,  # layers with prompts (paper)
-            CTX_INIT="a photo of a",  # the vectors start from its first words (authors' code)
+            N_CTX=length(2, "vectors per layer (paper)"),
+            PROMPT_DEPTH=length(9, "layers with prompts (paper)"),
+            CTX_INIT=Key("a photo of a", "the vectors start from its first words (authors' code)"),
         )
 
     @classmethod

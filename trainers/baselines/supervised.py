@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..config.keys import add_defaults, one_of
+from ..config.keys import Key, add_defaults
 from ..engine.adversarial import AdversarialTrainer
 from ..engine.batch import accuracy
 from ..losses import mean_ce
@@ -28,7 +28,8 @@ class Supervised(AdversarialTrainer):
     def extend_cfg(cls, cfg):
         super().extend_cfg(cfg)
         if cls.at_loss_default:
-            add_defaults(cfg, f"TRAINER.{cls.node}", AT_LOSS=cls.at_loss_default)
+            loss = Key(cls.at_loss_default, "images that the loss sees", choices=AT_LOSSES)
+            add_defaults(cfg, f"TRAINER.{cls.node}", AT_LOSS=loss)
 
     @classmethod
     def at_loss(cls, cfg) -> str:
@@ -38,11 +39,6 @@ class Supervised(AdversarialTrainer):
     @classmethod
     def is_adversarial(cls, cfg):
         return cls.at_loss(cfg) != "clean"
-
-    @classmethod
-    def check_keys(cls, cfg):
-        one_of(f"TRAINER.{cls.node}.AT_LOSS", cls.at_loss(cfg), AT_LOSSES)
-        super().check_keys(cfg)
 
     def loss(self, batch):
         kind, labels = self.at_loss(self.cfg), batch.labels

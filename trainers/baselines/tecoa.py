@@ -11,9 +11,10 @@ import copy
 import torch
 from torch import nn
 
-from ..config.keys import add_defaults, one_of
+from ..config.keys import Key, add_defaults
 from ..engine.trainer import register
 from ..prompting import PromptSpec
+from ..prompting.spec import length
 from .supervised import Supervised
 
 
@@ -59,15 +60,10 @@ class TeCoA(Supervised):
         add_defaults(
             cfg,
             "TRAINER.TECOA",
-            VARIANT="prompt",  # visual tokens, or finetune: the whole image tower
-            N_CTX=16,  # visual tokens (ours)
-            PROMPT_DEPTH=1,  # layers with tokens of their own (ours)
+            VARIANT=Key("prompt", "visual tokens, or the tower", choices=("prompt", "finetune")),
+            N_CTX=length(16, "visual tokens (ours)"),
+            PROMPT_DEPTH=length(1, "layers with tokens of their own (ours)"),
         )
-
-    @classmethod
-    def check_keys(cls, cfg):
-        super().check_keys(cfg)
-        one_of("TRAINER.TECOA.VARIANT", cfg.TRAINER.TECOA.VARIANT, ("prompt", "finetune"))
 
     @classmethod
     def prompt_spec(cls, keys, clip):

@@ -3,6 +3,7 @@
 advprompt configs                     # their folder
 advprompt configs AdvPT/vit_b16       # the path of one, e.g. for --config-file $(...)
 advprompt configs --list
+advprompt configs --reference         # every key with its default, its range and its meaning
 advprompt configs --copy configs/advprompt
 """
 
@@ -13,10 +14,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..config import shipped
+from ..config import keys, shipped
 from ..utils import errors
 from ..utils.entry import run_tool
 
+REFERENCE = """# Every configuration key
+
+Made by `python -m advprompt configs --reference > docs/reference/keys.md` from the
+declarations in the code. A key is set in a yaml file, or as `KEY VALUE` at the end of a command
+line. All keys are checked before anything is loaded or written; an answer names every mistake.
+"""
 KINDS = ("trainers", "datasets", "attacks")
 
 
@@ -24,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="advprompt configs", description=__doc__.split("\n")[0])
     p.add_argument("name", nargs="?", help="such as AdvPT/vit_b16, oxford_pets or linf1")
     p.add_argument("--list", action="store_true", help="the names of all")
+    p.add_argument("--reference", action="store_true", help="every key, as docs/reference/keys.md")
     p.add_argument("--copy", metavar="FOLDER", help="copy them all to a new folder")
     return p
 
@@ -32,6 +40,26 @@ def names(kind: str) -> list[str]:
     """Return the names of one kind, sorted."""
     folder = shipped.configs_folder() / kind
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+
+
+def reference() -> str:
+    """Return the page of all keys, in Markdown, from their declarations."""
+    keys.defaults()  # declares those of all rooms and methods
+    groups: dict[str, list[str]] = {}
+    others = []
+    for name, key in sorted(keys.KEYS.items()):
+        if not key.about:
+            others.append(f"`{name}`")
+            continue
+        parts = name.split(".")[: 2 if name.startswith("TRAINER.") else 1]
+        group = ".".join(parts) if name.count(".") >= len(parts) else ""
+        cells = f"`{name}`", f"`{key.default!r}`", key.expected(), key.about
+        groups.setdefault(group, []).append(" | ".join(c.replace("|", r"\|") for c in cells))
+    lines = [REFERENCE]
+    for group, rows in groups.items():
+        lines += [f"## {group or 'The run'}", "", "| key | default | expected | meaning |"]
+        lines += ["|---|---|---|---|", *(f"| {row} |" for row in rows), ""]
+    return "\n".join([*lines, f"Known to Dassl, and not used here: {', '.join(others)}."])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         except (OSError, shutil.Error) as error:
             raise errors.UserError(f"cannot copy to '{target}' ({error})") from error
         print(target)
+    elif args.reference:
+        print(reference())
     elif args.list:
         for kind in KINDS:
             print(f"{kind}:", *names(kind), sep="\n  ")

@@ -22,39 +22,26 @@ from ..utils.errors import UserError
 def main(argv: list[str]) -> None:
     """Parse the command line and draw."""
     parser = argparse.ArgumentParser("advprompt curves", description=__doc__.partition("\n")[0])
-    parser.add_argument("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")
-    parser.add_argument(
-        "--over",
-        required=True,
-        metavar="KEY",
-        help="the x axis: a setting, or eps, steps or restarts of the test attack",
-    )
-    parser.add_argument(
-        "--along",
-        nargs="+",
-        default=[],
-        metavar="KEY",
-        help="settings that change together with it",
-    )
-    parser.add_argument(
-        "--per-figure",
-        action="store_true",
-        help="a panel for clean and for each attack, for many lines",
-    )
-    parser.add_argument("--out", default="curve.png", metavar="FILE")
+    add = parser.add_argument
+    add("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")
+    over = "the x axis: a setting, or eps, steps or restarts of the test attack"
+    add("--over", required=True, metavar="KEY", help=over)
+    along = "settings that change together with it"
+    add("--along", nargs="+", default=[], metavar="KEY", help=along)
+    per_figure = "a panel for clean and for each attack, for many lines"
+    add("--per-figure", action="store_true", help=per_figure)
+    add("--out", default="curve.png", metavar="FILE")
     args = parser.parse_args(argv)
-    over_attacks = args.over in curves.AXES
-    if over_attacks and args.along:
+    records, remarks = render.load(args.roots)
+    if args.over not in curves.AXES:
+        panels, notes = curves.build_panels(tables.build_tables(records), args.over, args.along)
+    elif args.along:
         raise UserError(
             f"--along {args.along[0]} works with config keys; over {args.over} everything else "
             "that differs is another line or panel, so leave --along out"
         )
-    records, remarks = render.load(args.roots)
-    if over_attacks:
-        panels, notes = curves.attack_panels(records, args.over)
     else:
-        found = tables.build_tables(records)
-        panels, notes = curves.build_panels(found, args.over, args.along)
+        panels, notes = curves.attack_panels(records, args.over)
     panels = curves.per_figure(panels) if args.per_figure else panels
     title = curves.AXES.get(args.over, args.over)
     print(f"wrote {drawing.draw(args.out, panels, title)}")

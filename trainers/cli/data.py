@@ -23,22 +23,9 @@ from tqdm import tqdm
 from ..data.fetching import fetch_all, jobs_of
 from ..data.inventory import BUILT_IN, UNFETCHED, Inventory, look_at
 from ..datasets import COOP
-from ..datasets.sources import find_source
+from ..datasets.sources import find_source, read_sources
 from ..utils import errors
 from ..utils.entry import run_tool
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="advprompt data", description=__doc__.partition("\n")[0])
-    p.add_argument("command", choices=("list", "check", "fetch"))
-    p.add_argument("names", nargs="*", metavar="NAME", help="data sets, or all")
-    p.add_argument(
-        "--root",
-        default=os.environ.get("DATA") or "data",
-        help="CoOp's data folder (default: DATA of the environment, else data)",
-    )
-    p.add_argument("--jobs", type=int, default=3, metavar="N", help="files at once (default 3)")
-    return p
 
 
 def full_names(names: Iterable[str]) -> list[str]:
@@ -47,17 +34,13 @@ def full_names(names: Iterable[str]) -> list[str]:
     Raises:
         UserError: a name is unknown.
     """
-    short = {find_source(cls).short: name for name, cls in COOP.items()}
+    known = {name: [name] for name in (*COOP, *UNFETCHED)} | {"all": list(COOP)}
+    known |= {source.short: [source.config] for source in read_sources().values()}
     full = []
     for name in names:
-        known = short.get(name, name)
-        if name == "all":
-            full += COOP
-        elif known in COOP or known in UNFETCHED:
-            full.append(known)
-        else:
-            choices = {*COOP, *short, *UNFETCHED, "all"}
-            raise errors.UserError(f"unknown data set '{name}'.{errors.nearest(name, choices)}")
+        if name not in known:
+            raise errors.UserError(f"unknown data set '{name}'.{errors.nearest(name, known)}")
+        full += known[name]
     return list(dict.fromkeys(full))
 
 
@@ -78,24 +61,33 @@ def list_row(name: str) -> list[str]:
 def conclude(inventories: list[Inventory], advice: list[str]) -> int:
     """Print what belongs where, what to do about what is missing, and which sets are complete."""
     rows = [
-        [inventory.name if not n else "", str(finding.path), finding.state]
-        for inventory in inventories
-        for n, finding in enumerate(inventory.findings)
+        ["" if n else found.name, finding.path, finding.state]
+        for found in inventories
+        for n, finding in enumerate(found.findings)
     ]
     print(tabulate(rows, ["data set", "belongs here", "state"], disable_numparse=True))
     for sentence in dict.fromkeys(advice):
         print(f"\n{sentence}")
-    incomplete = [inventory.name for inventory in inventories if not inventory.complete]
-    complete = [inventory.name for inventory in inventories if inventory.complete]
-    print(f"\ncomplete: {', '.join(complete) or 'none'}")
+    complete, incomplete = (
+        ", ".join(found.name for found in inventories if found.complete is wanted)
+        for wanted in (True, False)
+    )
+    print(f"\ncomplete: {complete or 'none'}")
     if incomplete:
-        print(f"incomplete: {', '.join(incomplete)}")
+        print(f"incomplete: {incomplete}")
     return 1 if incomplete else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one of the three commands and return the exit code."""
-    args = parser().parse_args(argv)
+    parser = argparse.ArgumentParser("advprompt data", description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("command", choices=("list", "check", "fetch"))
+    add("names", nargs="*", metavar="NAME", help="data sets, or all")
+    root = "CoOp's data folder (default: DATA of the environment, else data)"
+    add("--root", default=os.environ.get("DATA") or "data", help=root)
+    add("--jobs", type=int, default=3, metavar="N", help="files at once (default 3)")
+    args = parser.parse_args(argv)
     names = full_names(args.names)
     if args.command == "list":
         headers = ["data set", "short name", "folder", "classes", "train / val / test"]

@@ -96,7 +96,13 @@ def classes_of(folder: Path, cfg, facts: dict, trained: dict, root: str | None) 
             f"'{folder}' was made by an older version, which did not keep the class names; say "
             "where the data sets are with --root"
         )
-    return facts["classnames"], facts.get("template") or template
+    names, template = facts.get("classnames"), facts.get("template") or template
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in [*names, template]):
+        raise UserError(
+            f"'{folder / MODEL_FILE}' holds no class names and template; delete it, test the run "
+            "again, and export it then"
+        )
+    return names, template
 
 
 def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:

@@ -11,12 +11,16 @@ interrupted test resumes where it was; what is done is skipped.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 
 from ..config import keys, merging
 from ..engine import run, run_folder
 from ..experiments.state import default_cfg, register_datasets
+from ..utils.errors import Mistakes
+
+ROOT = os.environ.get("DATA") or "data"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser("advprompt robustness", description=about, allow_abbrev=False)
     add = p.add_argument
     add("--model-dir", required=True, nargs="+", help="run folders")
-    add("--attack-config-file", required=True, nargs="+", help="yaml files")
-    add("--root", default="data", help="folder of the data sets (default: data)")
+    add("--attack-config-file", required=True, nargs="+", help="yaml files, or names: linf1")
+    add("--root", default=ROOT, help="folder of the data sets (default: $DATA, else data)")
     add("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
     add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
     return p
@@ -42,13 +46,14 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str]):
     kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}
     run_folder.restore(cfg, kept, folder)
     train = cfg.ATTACK.TRAIN.clone()
-    merging.merge_file(cfg, attack_file)
+    mistakes = Mistakes()
+    mistakes.of(merging.merge_file, cfg, attack_file, "attacks")
     cfg.ATTACK.TRAIN = train  # the file's belongs to runs that it trained
     cfg.DATASET.ROOT, cfg.OUTPUT_DIR = root, ""
     cfg.DATALOADER.NUM_WORKERS = 0  # of the training data, which is not read
     cfg.DATALOADER.TEST.BATCH_SIZE = 100
-    merging.merge_opts(cfg, opts)
-    keys.check_cfg(cfg)
+    mistakes.of(merging.merge_opts, cfg, opts)
+    keys.check_cfg(cfg, mistakes)
     cfg.freeze()
     return cfg, tested.get("model_dir") or folder
 

@@ -47,8 +47,7 @@ def main(name: str, show: local.Command, argv: list[str]) -> int:
         table, refused = state.listing(jobs, context.output, wrong=wrong)
         print(table)
         return 2 if refused else 0
-    for why in wrong.values():
-        raise UserError(why)
+    local.refuse(wrong)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = local.run(steps, train.main, show, int(context.env.get("PROCESSES") or 1))
     if failed and "" not in failed:

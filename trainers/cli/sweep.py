@@ -22,9 +22,8 @@ from pathlib import Path
 import torch
 
 from ..config import keys, merging
-from ..experiments import commands, protocols, state
+from ..experiments import commands, local, protocols, state
 from ..experiments.jobs import Job
-from ..experiments.local import Command
 from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, holder
 from ..experiments.view import View
 from ..utils.errors import UserError
@@ -169,7 +168,7 @@ def launcher(args: argparse.Namespace) -> Local | Slurm:
     return Slurm(args.jobs or 32, **options)
 
 
-def main(show: Command, argv: list[str]) -> int:
+def main(show: local.Command, argv: list[str]) -> int:
     """Run what the command line describes; 1 if any run failed.
 
     Args:
@@ -179,10 +178,12 @@ def main(show: Command, argv: list[str]) -> int:
     jobs, context = plan(args)
     if args.attacks == [""]:
         note_threats(jobs)
+    wrong = local.refused(jobs, train.build_cfg)
     if args.dry_run:
-        table, refused = state.listing(jobs, context.output, held=holder)
+        table, refused = state.listing(jobs, context.output, held=holder, wrong=wrong)
         print(table)
         return 2 if refused else 0
+    local.refuse(wrong)
     slots = launcher(args)
     state.check_all_data(jobs)
     writable_dir(Path(context.output) / LOGS)
@@ -206,7 +207,7 @@ def interruptible() -> Iterator[None]:
 
 
 def work(
-    jobs: Sequence[Job], output: str, slots: Local | Slurm, show: Command, *, retries: int = 1
+    jobs: Sequence[Job], output: str, slots: Local | Slurm, show: local.Command, *, retries: int = 1
 ) -> int:
     """Run the jobs and print the report; 0 if all are completed, else 1."""
     view = View()

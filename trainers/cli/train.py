@@ -6,6 +6,7 @@ Started in the folder of a fork, it knows the fork's data sets, trainers and set
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..engine import run, run_folder
 from ..engine.data import check_listed
 from ..experiments import state
 from ..utils import distributed
-from ..utils.errors import UserError, nearest
+from ..utils.errors import Mistakes, UserError, nearest
 
 WHAT = ("eval_only", "model_dir", "load_epoch", "test_name")  # a run besides its configuration
 OF_COOP = {  # CoOp's arguments -> keys
@@ -31,7 +32,10 @@ OF_COOP = {  # CoOp's arguments -> keys
     "trainer": "TRAINER.NAME",
     "backbone": "MODEL.BACKBONE.NAME",
     "head": "MODEL.HEAD.NAME",
+    "seed": "SEED",
 }
+DRAWN = -1  # --seed of CoOp's command line where none is given
+KINDS = {"dataset": "datasets", "": "trainers", "attack": "attacks", "test_attack": "attacks"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,19 +43,20 @@ def parser() -> argparse.ArgumentParser:
     name, about = "train.py" if script else "advprompt train", "Train and test as CoOp does."
     p = argparse.ArgumentParser(prog=name, description=about)
     add = p.add_argument
-    add("--root", default="", help="folder of the data sets (CoOp's $DATA)")
+    root = os.environ.get("DATA", "")
+    add("--root", default=root, help="folder of the data sets (default: $DATA)")
     add("--output-dir", default="", help="folder of this run")
     add("--resume", default="", help="folder whose checkpoint to continue from")
-    add("--config-file", default="", help="yaml of the trainer")
-    add("--dataset-config-file", default="", help="yaml of the data set")
-    add("--attack-config-file", default="", help="yaml of the threat model")
+    add("--config-file", default="", help="yaml of the trainer, or a name: AdvPT/vit_b16")
+    add("--dataset-config-file", default="", help="yaml of the data set, or its name")
+    add("--attack-config-file", default="", help="yaml of the threat model, or its name")
     add("--test-attack-config-file", default="", help="its ATTACK.TEST instead")
     add("--trainer", default="", help="name of the trainer")
     add("--backbone", default="", help="name of the CLIP backbone")
     add("--head", default="", help="name of the head (unused by prompt methods)")
     add("--model-dir", default="", help="run folder to load the model from")
     add("--test-name", default="", help="of the record's folder in RUN/tests")
-    add("--seed", type=int, default=-1, help="0 or more fixes all draws")
+    add("--seed", type=int, default=DRAWN, help="0 or more fixes all draws")
     add("--source-domains", nargs="+", help="source domains (DA/DG)")
     add("--target-domains", nargs="+", help="target domains (DA/DG)")
     add("--transforms", nargs="+", help="data augmentation")
@@ -77,24 +82,23 @@ def setup_cfg(args: argparse.Namespace):
     state.register_datasets()
     cfg = state.default_cfg()
     nowhere = cfg.OUTPUT_DIR
-    for file in (args.dataset_config_file, args.config_file, args.attack_config_file):
-        if file:
-            merging.merge_file(cfg, file)
-    if args.test_attack_config_file:
-        keys.merge_test_attacks(cfg, args.test_attack_config_file)
+    mistakes = Mistakes()
+    for kind in ("dataset", "", "attack", "test_attack"):
+        if name := getattr(args, f"{kind}_config_file".lstrip("_")):
+            merge = keys.merge_test_attacks if kind == "test_attack" else merging.merge_file
+            mistakes.of(merge, cfg, name, KINDS[kind])
     # a data set knows what keeps its labels; the command line has the last word
     cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
     for name, key in OF_COOP.items():
-        if value := getattr(args, name):
-            merging.merge(cfg, key, value, "on the command line")
-    if args.seed >= 0:
-        cfg.SEED = args.seed
-    merging.merge_opts(cfg, args.opts)
+        if (value := getattr(args, name)) not in (None, "", DRAWN):
+            mistakes.of(merging.merge, cfg, key, value, f"(--{name.replace('_', '-')})")
+    mistakes.of(merging.merge_opts, cfg, args.opts)
     if args.eval_only and cfg.OUTPUT_DIR == nowhere:
         cfg.OUTPUT_DIR = ""  # none was given: into the folder of the tested run
-    cfg.TRAINER.NAME = _ours(cfg.TRAINER.NAME)
-    _known(cfg.DATASET.NAME, DATASET_REGISTRY.registered_names(), "data set", "DATASET.NAME")
-    keys.check_cfg(cfg)
+    cfg.TRAINER.NAME = mistakes.of(_ours, cfg.TRAINER.NAME) or ""
+    names = DATASET_REGISTRY.registered_names()
+    mistakes.of(_known, cfg.DATASET.NAME, names, "data set", "DATASET.NAME")
+    keys.check_cfg(cfg, mistakes)
     cfg.freeze()
     return cfg
 

@@ -30,7 +30,7 @@ from ..experiments.state import register_datasets
 from ..report.transfer import FORMATS, SCHEMA, render
 from ..utils.errors import UserError
 from ..utils.io import read_json, writable_dir, write_json
-from .robustness import settings
+from .robustness import ROOT, settings
 
 
 def load(cfg, model_dir: str):
@@ -205,8 +205,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("advprompt transfer", description=about)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="folders of finished runs")
-    add("--attack-config-file", required=True, metavar="FILE")
-    add("--root", default="data", help="folder of the data sets (default: data)")
+    add("--attack-config-file", required=True, metavar="FILE", help="or a name, such as linf1")
+    add("--root", default=ROOT, help="folder of the data sets (default: $DATA, else data)")
     add("--format", choices=FORMATS, default="terminal")
     add("--out", default="transfer.json", metavar="FILE", help="record, from which a call resumes")
     more = "overrides, such as TEST.SUBSET 500"

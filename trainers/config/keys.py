@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from functools import cache
 
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
-from dassl.optim.lr_scheduler import AVAI_SCHEDS
-from dassl.optim.optimizer import AVAI_OPTIMS
 from yacs.config import CfgNode
 
 from ..records import flat_config
-from ..utils.errors import UserError
+from ..utils.errors import Mistakes, UserError
 from . import host
+from .dassl_keys import USED
+from .declared import KEYS, Key
 from .merging import merge_file
 
-PRECISIONS = ("fp32", "amp", "bf16")
-# of INPUT.TRANSFORMS, those of our configs
-TRANSFORMS = {"random_resized_crop", "random_flip", "random_translation", "center_crop"}
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
-SECTIONS: list[tuple] = []  # (extend_cfg, check_cfg) of rooms with keys of their own
+SECTIONS: dict[str, tuple] = {}  # node -> (extend_cfg, check_cfg) of the room that it belongs to
 METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
 
 
-def section(extend, check) -> None:
-    """Have ``extend_cfg`` and ``check_cfg`` call these two for a room's own keys."""
-    SECTIONS.append((extend, check))
+def check_template(name: str, value: str) -> None:
+    """Refuse a prompt that has no place for the class name, or other braces."""
+    if value and ("{}" not in value or {"{", "}"} & set(value.replace("{}", ""))):
+        raise UserError(
+            f"{name} is {value!r}, expected a text such as 'a photo of a {{}}.', with {{}} for "
+            "the class name and no other braces"
+        )
+
+
+def section(node: str, extend, check) -> None:
+    """Have ``extend_cfg`` and ``check_cfg`` call these two for the keys of a room's node."""
+    SECTIONS[node] = extend, check
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -33,25 +41,26 @@ def extend_cfg(cfg: CfgNode) -> None:
     add_defaults(
         cfg,
         "DATASET",
-        SUBSAMPLE_CLASSES="all",  # all, base or new
-        CACHE_DIR="",  # few-shot files, drawings; "": with the data
-        FEATURE_DIR="",  # cache of image features; "": OUTPUT_DIR/banks
-        TEMPLATE="",  # hand-made prompt of data sets without one of their own
-        TRANSFORMS=[],  # replaces the trainer's INPUT.TRANSFORMS; []: does not
-        FOLDER_NAME="folder",  # of data set `folder`, in the root
+        SUBSAMPLE_CLASSES=Key("all", "half of the classes", choices=("all", "base", "new")),
+        CACHE_DIR=Key("", "few-shot files and drawings; empty: with the data"),
+        FEATURE_DIR=Key("", "cache of image features; empty: OUTPUT_DIR/banks"),
+        TEMPLATE=Key("", "hand-made prompt; empty: the data set's own", check=check_template),
+        TRANSFORMS=replace(USED["INPUT.TRANSFORMS"], default=[], about="replace INPUT.TRANSFORMS"),
+        FOLDER_NAME=Key("folder", "of data set `folder`, in the root"),
     )
-    add_defaults(cfg, "DATALOADER.TRAIN_X", IN_MEMORY="auto")  # on the device: auto, yes or no
+    auto = Key("auto", "keep decoded training images on the GPU", choices=("auto", "yes", "no"))
+    add_defaults(cfg, "DATALOADER.TRAIN_X", IN_MEMORY=auto)
     add_defaults(
         cfg,
         "TEST",
-        SUBSET=0,  # fixed stratified draw of n test images; 0: all
-        FIRST=0,  # instead: first n by file name (ImageNet, cars); 0: all
-        PROTOCOL="",  # for the record; "" follows from the other keys
-        PROBES=32,  # images for the self-checks after a white-box attack; 0: none
-        SAVE_ADV=False,  # keep the adversarial images in OUTPUT_DIR/adversarial
-        PICTURE=6,  # rows of the picture of adversarial images; 0: none
+        SUBSET=Key(0, "size of a fixed stratified draw of test images; 0: all", least=0),
+        FIRST=Key(0, "instead: the first n by file name (ImageNet, cars); 0: all", least=0),
+        PROTOCOL=Key("", "for the record; empty: by the other keys", choices=PROTOCOLS),
+        PROBES=Key(32, "images for self-checks after an attack; 0: none", least=0, most=10**6),
+        SAVE_ADV=Key(False, "keep adversarial images in OUTPUT_DIR/adversarial"),
+        PICTURE=Key(6, "rows of the picture of adversarial images; 0: none", least=0, most=100),
     )
-    for extend, _ in SECTIONS:
+    for extend, _ in SECTIONS.values():
         extend(cfg)
     for method in METHODS.values():
         method.extend_cfg(cfg)
@@ -73,7 +82,7 @@ def registered_name(name: str) -> str:
     return bare if ours else f"{host.PREFIX}{bare}"
 
 
-def merge_test_attacks(cfg, path) -> None:
+def merge_test_attacks(cfg, path, kind: str = "") -> None:
     """Replace ``ATTACK.TEST`` by that of a yaml file; the training attack stays.
 
     Raises:
@@ -83,7 +92,7 @@ def merge_test_attacks(cfg, path) -> None:
     extend_cfg(fresh)
     train = cfg.ATTACK.TRAIN.clone()
     cfg.ATTACK.TEST = fresh.ATTACK.TEST
-    merge_file(cfg, path)
+    merge_file(cfg, path, kind)
     cfg.ATTACK.TRAIN = train
 
 
@@ -102,56 +111,57 @@ def formerly(trainer: str) -> dict:
 
 
 def add_defaults(cfg: CfgNode, node: str, **values) -> None:
-    """Add keys to ``node``, such as ``TRAINER.CAPT``, that a fork does not have yet."""
+    """Declare keys of ``node``, such as ``TRAINER.CAPT``; a fork's values of them stay.
+
+    Args:
+        values: a :class:`Key` each, or a default alone, whose type is then the key's.
+    """
     for part in node.split("."):
         cfg = cfg.setdefault(part, CfgNode())
     for name, value in values.items():
-        cfg.setdefault(name, value)
+        key = value if isinstance(value, Key) else Key(value)
+        KEYS[f"{node}.{name}"] = key
+        cfg.setdefault(name, copy.deepcopy(key.default))
 
 
-def check_cfg(cfg: CfgNode) -> None:
-    """Refuse what would make the numbers wrong, before anything is loaded.
+def check_cfg(cfg: CfgNode, mistakes: Mistakes | None = None) -> None:
+    """Check every key, and whether keys fit together, before anything is loaded or written.
+
+    Keys of other trainers do not count. Conflicts are looked for among keys that are right.
+
+    Args:
+        mistakes: found before.
 
     Raises:
-        UserError: naming the key, its value and what to write instead.
+        UserError: with all mistakes, each naming the key, its value and what is expected.
     """
-    if "normalize" in cfg.INPUT.TRANSFORMS:
+    method = method_called(cfg.TRAINER.NAME)
+    nodes = ("NAME", *(method.nodes() if method else ()))
+    found = Mistakes() if mistakes is None else mistakes
+    for name, key in KEYS.items():
+        value, parts = cfg, name.split(".")
+        for part in parts:
+            value = value.get(part, CfgNode()) if isinstance(value, CfgNode) else CfgNode()
+        if not isinstance(value, CfgNode) and (parts[0] != "TRAINER" or parts[1] in nodes):
+            found.of(key.read, name, value)
+    together = [] if found else [_check_together, *([method.check_keys] if method else [])]
+    for node, (_, check) in SECTIONS.items():
+        if not any(f"{node}." in text for text in found):
+            found.of(check, cfg)
+    for check in together:
+        found.of(check, cfg)
+    found.end()
+
+
+def _check_together(cfg: CfgNode) -> None:
+    """Refuse what torch would, of keys that are Dassl's."""
+    optim, (low, high) = cfg.OPTIM, cfg.INPUT.RRCROP_SCALE
+    if low > high:
+        raise UserError(f"INPUT.RRCROP_SCALE is ({low}, {high}), expected the smaller one first")
+    if not optim.STEPSIZE:
+        raise UserError(f"OPTIM.STEPSIZE is {optim.STEPSIZE}, expected epochs such as (5,)")
+    if optim.NAME == "sgd" and optim.SGD_NESTEROV and not optim.MOMENTUM > 0 == optim.SGD_DAMPNING:
         raise UserError(
-            "INPUT.TRANSFORMS holds 'normalize', but attacks need pixels in [0, 1] and the model "
-            "normalises by itself; remove it from INPUT.TRANSFORMS"
+            f"OPTIM.SGD_NESTEROV is True with MOMENTUM {optim.MOMENTUM} and SGD_DAMPNING "
+            f"{optim.SGD_DAMPNING}; give it a momentum above 0 and dampening 0"
         )
-    one_of("OPTIM.NAME", cfg.OPTIM.NAME, AVAI_OPTIMS)
-    one_of("OPTIM.LR_SCHEDULER", cfg.OPTIM.LR_SCHEDULER, AVAI_SCHEDS)
-    if unusual := sorted(set(cfg.INPUT.TRANSFORMS) - TRANSFORMS):
-        from dassl.data.transforms import transforms  # imports torchvision, a second or two
-
-        lacking = getattr(transforms, "ONLY_IN_DASSL", ())  # of the stand-in
-        for name in unusual:
-            one_of("a word of INPUT.TRANSFORMS", name, (*transforms.AVAI_CHOICES, *lacking))
-            if name in lacking:
-                raise UserError(f"INPUT.TRANSFORMS holds '{name}', which needs Dassl itself")
-    one_of("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES, ("all", "base", "new"))
-    for part in ("TRAIN_X", "TEST"):
-        at_least(f"DATALOADER.{part}.BATCH_SIZE", cfg.DATALOADER[part].BATCH_SIZE, 1)
-    for key in ("SUBSET", "FIRST"):
-        at_least(f"TEST.{key}", cfg.TEST[key], 0)
-    one_of("TEST.PROTOCOL", cfg.TEST.PROTOCOL, PROTOCOLS)
-    one_of("TEST.SPLIT", cfg.TEST.SPLIT, ("val", "test"))
-    one_of("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val"))
-    for _, check in SECTIONS:
-        check(cfg)
-    if method := method_called(cfg.TRAINER.NAME):
-        method.check_keys(cfg)
-
-
-def one_of(key: str, value, choices) -> None:
-    """Refuse a value that is not among ``choices``."""
-    if value not in choices:
-        raise UserError(f"{key} is {value!r}, expected one of: {', '.join(map(repr, choices))}")
-
-
-def at_least(key: str, value, low, high=None) -> None:
-    """Refuse a number less than ``low``, or more than ``high`` if one is given (NaN too)."""
-    if not value >= low or (high is not None and not value <= high):
-        limits = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise UserError(f"{key} is {value}, expected {limits}")

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import ast
+import math
+from functools import cache
 from pathlib import Path
 
 from ..records import flat_config
-from ..utils.errors import UserError, nearest
+from ..utils.errors import Mistakes, UserError, nearest
 from ..utils.io import read_yaml
+from .declared import KEYS, Key, is_text
 from .shipped import config_file
 
 THREAT = "ATTACK.THREAT"  # not a setting: the threat model whose settings it stands for
+WORDS = "on the command line"
 
 
-def merge_file(cfg, path) -> None:
-    """Merge a yaml file into ``cfg``.
+def merge_file(cfg, path, kind: str = "") -> None:
+    """Merge a yaml file into ``cfg``; of a ``kind`` of shipped files, the name is enough.
 
     Raises:
         UserError: the file is missing, not yaml, or names an unknown key or a wrong type.
     """
+    path = config_file(kind, str(path)) if kind else path
     if not Path(path).is_file():
         folder = Path(path).parent
         there = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
@@ -29,24 +34,25 @@ def merge_file(cfg, path) -> None:
 
 def merge_content(cfg, content: dict, where: str) -> None:
     """Merge the keys of a yaml file; a threat model that it names comes before its own keys."""
-    _merge_pairs(cfg, list(_leaves(content)), where)
+    _merge_pairs(cfg, list(leaves(content)), where)
 
 
 def _merge_pairs(cfg, pairs: list[tuple], where: str) -> None:
-    for key, value in pairs:
+    mistakes = Mistakes()
+    for key, value in sorted(pairs, key=lambda pair: pair[0] != THREAT):
         if key == THREAT:
-            merge_file(cfg, config_file("attacks", value))
-    for key, value in pairs:
-        if key != THREAT:
-            merge(cfg, key, value, where)
+            mistakes.of(merge_file, cfg, value, "attacks")
+        else:
+            mistakes.of(merge, cfg, key, value, where)
+    mistakes.end()
 
 
-def _leaves(node, prefix=""):
+def leaves(node, prefix=""):
     """Yield (full key, value) of everything that is not a group of keys."""
     for key, value in node.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _leaves(value, f"{name}.")
+            yield from leaves(value, f"{name}.")
         else:
             yield name, value
 
@@ -65,8 +71,8 @@ def merge_opts(cfg, opts: list[str]) -> None:
     if len(opts) % 2:
         raise UserError(f"overrides come in pairs KEY VALUE, but '{opts[-1]}' stands alone")
     pairs = list(zip(opts[::2], opts[1::2], strict=True))
-    given = [(key, text if key == THREAT else _literal(text)) for key, text in pairs]
-    _merge_pairs(cfg, given, "on the command line")
+    given = [(key, text if key == THREAT else _value(key, text)) for key, text in pairs]
+    _merge_pairs(cfg, given, WORDS)
     entries = cfg.get("ATTACK", {}).get("TEST", {}).get("LIST", ())
     for key, text in pairs:
         node, _, name = key.rpartition(".")
@@ -77,33 +83,39 @@ def merge_opts(cfg, opts: list[str]) -> None:
             )
 
 
-def _literal(text: str):
+def _value(key: str, text: str):
+    """Return what a text on the command line stands for; of a key of text, the text itself."""
+    value = literal(text)
+    number = isinstance(value, (bool, int, float, complex, bytes, set))
+    return text if number and is_text(key) else value
+
+
+@cache
+def literal(text: str):
+    """Return the Python value that a text is written as, else the text."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
 def merge(cfg, key: str, value, where: str) -> None:
-    """Set one key with yacs's rules for types, but for ``4`` where the default is ``"4/255"``."""
+    """Set one key as it is declared; a key that only a fork knows, by the type it has there."""
     old, parent = cfg, cfg
     for part in key.split("."):
         if not isinstance(old, dict) or part not in old:
             hint = nearest(key, flat_config(cfg))
+            hint = hint if " Did" in hint else " 'advprompt configs --reference' lists them all."
             raise UserError(f"config key '{key}' {where} is unknown.{hint}")
         old, parent = old[part], old
-    if isinstance(value, str) and not isinstance(old, str):
-        value = _literal(value)  # CoOp's files write tuples, which are text to YAML: (224, 224)
-    kinds = {
-        str: (str, int, float),  # sizes in 1/255 are written either way
-        float: (float, int),
-        tuple: (tuple, list),
-        list: (list, tuple),
-    }.get(type(old), (type(old),))
-    fits = isinstance(value, kinds) and (isinstance(value, bool) <= isinstance(old, bool))
-    if isinstance(old, dict) or not (fits or old is None or value is None):
-        raise UserError(
-            f"config key '{key}' {where} is {value!r}, expected {type(old).__name__} such as "
-            f"{'a key in it' if isinstance(old, dict) else repr(old)}"
-        )
-    parent[key.rpartition(".")[2]] = value if old is None or value is None else type(old)(value)
+    if isinstance(old, dict):
+        raise UserError(f"config key '{key}' {where} is {value!r:.80}, expected a key in it")
+    known = KEYS.get(key)
+    if isinstance(value, str) and not isinstance(known.default if known else old, str):
+        value = literal(value)  # CoOp's files write tuples, which are text to YAML: (224, 224)
+    if known or not (old is None or value is None):
+        form = "text" if isinstance(old, str) else ""  # or a number
+        known = known or Key(old, least=-math.inf, most=math.inf, entry=..., form=form)
+        read = known.read(key if where == WORDS else f"{key} {where}", value)
+        value = value if known.any_case else read
+    parent[key.rpartition(".")[2]] = value

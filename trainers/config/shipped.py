@@ -41,7 +41,8 @@ def config_file(kind: str, name: str) -> Path:
     Raises:
         UserError: there is none of that name.
     """
-    if Path(name).suffix in (".yaml", ".yml"):  # whoever opens it says whether it is there
+    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
+        # whoever opens it says whether it is there
         return Path(name)
     folder = configs_folder() / kind
     files = sorted(folder.rglob("*.yaml"))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from ..datasets import COOP, DRAWN, OWN, splits
 from ..datasets import files as image_files
@@ -31,7 +28,7 @@ class Finding:
 
 @dataclass
 class Inventory:
-    """All findings of one data set."""
+    """What was found of one data set."""
 
     name: str
     folder: Path
@@ -45,12 +42,11 @@ class Inventory:
 def look_at(name: str, root: Path) -> Inventory:
     """Look at the data set of that full name in ``root``; nothing is written."""
     if name in UNFETCHED:
-        missing = name in OWN and not _names_in(root / name, folders=True)
+        missing = name in OWN and not image_files.class_folders(root / name)
         state = f"missing: {UNFETCHED[name]}" if missing else UNFETCHED[name]
         return Inventory(name, root / name, [Finding(root / name, state, missing)])
     cls, source = COOP[name], find_source(COOP[name])
     folder, findings, split = root / cls.dataset_dir, [], None
-    counts = cls.expected(source.sizes)
     for piece in source.pieces:
         for relative in piece.makes:
             path = folder / relative
@@ -60,20 +56,11 @@ def look_at(name: str, root: Path) -> Inventory:
                 finding = (
                     _look_for(path, piece, split, root / piece.shared / relative)
                     or _by_split(path, f"{relative}/", cls.image_folder, split)
-                    or _by_count(path, *counts.get(relative, (0, 0)))
+                    or _by_count(path, piece.classes, piece.images or sum(source.sizes))
                 )
             finding.piece = piece
             findings.append(finding)
     return Inventory(name, folder, findings)
-
-
-def _names_in(folder: Path, folders: bool = False) -> list[str]:
-    """Return the names in a folder, or of its folders alone; empty where there is none."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if not folders or entry.is_dir()]
-    except OSError:
-        return []
 
 
 def _look_at_split(path: Path, expected: int) -> tuple[Finding, splits.Split | None]:
@@ -101,7 +88,7 @@ def _look_for(path: Path, piece: Piece, split, shared: Path) -> Finding | None:
         only = " (needed only without the split file)" if piece.annotation else ""
         return Finding(path, f"missing{only}", True)
     if piece.annotation or path.is_file():
-        empty = not (path.stat().st_size if path.is_file() else _names_in(path))
+        empty = not (path.stat().st_size if path.is_file() else any(path.iterdir()))
         return Finding(path, "empty" if empty else "there", empty)
     return None
 
@@ -121,10 +108,8 @@ def _by_split(path: Path, inside: str, image_folder: str, split) -> Finding | No
 
 def _by_count(path: Path, folders: int, expected: int) -> Finding:
     """Count the folders with images and the images in an image folder."""
-    walk = os.walk(path, followlinks=True)
-    walk = tqdm(walk, f"Looking through {path.name}", delay=1, leave=False)
-    counts = [sum(map(image_files.is_image, names)) for _, _, names in walk]
-    found_folders, found = sum(map(bool, counts)), sum(counts)
+    images = image_files.list_images(path)
+    found, found_folders = len(images), len({name.rpartition("/")[0] for name in images})
     if found < expected:
         return Finding(path, f"missing {expected - found:,} of {expected:,} images", True)
     if found_folders < folders:

@@ -7,13 +7,11 @@ in front of a forward function, for the evaluation and, if it is adaptive, for t
 from __future__ import annotations
 
 from ..config import keys as config
-from ..utils.errors import UserError, nearest
+from ..config.keys import Key
 from . import diffpure, jpeg, rescale, super_resolution  # noqa: F401  register themselves
 from .base import DEFENCES, Defence, defended
 
 __all__ = ["DEFENCES", "Defence", "build_defence", "defended", "extend_cfg"]
-
-ADAPTIVE = ("both", "none", "bpda")
 
 
 def extend_cfg(cfg) -> None:
@@ -21,15 +19,16 @@ def extend_cfg(cfg) -> None:
     config.add_defaults(
         cfg,
         "DEFENCE",
-        NAME="",  # "": none; wavelet, super_resolution, rescale, jpeg or diffpure
-        SIGMA=0.02,  # wavelet, super_resolution: noise level in [0, 1] (author; paper 0.2)
-        SCALE=0.903,  # rescale: least size, a part of the image's (299/331, Xie et al.)
-        PAD=0.0,  # rescale: grey value around the image in [0, 1] (Xie et al.)
-        QUALITY=75,  # jpeg: 1 to 95 (ours; Guo et al., 2018, use it too)
-        T=150,  # diffpure: diffusion steps forth and back, of usually 1000 (paper)
-        MODEL="",  # super_resolution: EDSR weights, "": bicubic (ours); diffpure: folder or hub
-        ADAPTIVE="both",  # attacks made without the defence (none, paper), through it (bpda), both
-        EOT=1,  # draws per step of an adaptive attack on a random defence (ours)
+        NAME=Key("", "empty: none", choices=lambda: ("", *DEFENCES)),
+        SIGMA=super_resolution.SIGMA,
+        SCALE=rescale.SCALE,
+        PAD=rescale.PAD,
+        QUALITY=jpeg.QUALITY,
+        T=diffpure.T,
+        MODEL=Key("", "super_resolution: EDSR's weights, or bicubic (ours); diffpure: folder, hub"),
+        # attacks made without the defence (none, paper), through it (bpda), or both
+        ADAPTIVE=Key("both", "what the attack knows of it", choices=("both", "none", "bpda")),
+        EOT=Key(1, "draws per step of an attack through a random one (ours)", least=1, most=10**4),
     )
 
 
@@ -40,12 +39,9 @@ def build_defence(cfg) -> Defence | None:
         UserError: a name or value is refused, a package is missing, or MODEL cannot be loaded.
     """
     node = cfg.DEFENCE
-    if node.NAME and node.NAME not in DEFENCES:
-        hint = nearest(node.NAME, DEFENCES)
-        raise UserError(f"DEFENCE.NAME is {node.NAME!r}, not a defence.{hint}")
-    config.one_of("DEFENCE.ADAPTIVE", node.ADAPTIVE, ADAPTIVE)
-    config.at_least("DEFENCE.EOT", node.EOT, 1)
+    for name in ("NAME", "ADAPTIVE", "EOT"):
+        config.KEYS[f"DEFENCE.{name}"].read(f"DEFENCE.{name}", node[name])
     return DEFENCES[node.NAME].from_cfg(node) if node.NAME else None
 
 
-config.section(extend_cfg, build_defence)
+config.section("DEFENCE", extend_cfg, build_defence)

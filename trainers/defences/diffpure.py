@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..config import keys as config
+from ..config.keys import Key
 from ..utils.errors import UserError
 from ..utils.io import read_json, tensors_digest
 from ..utils.seeds import generators
@@ -23,6 +24,8 @@ ADVICE = (
     "give a folder or hub name of an unconditional DDPM in diffusers' layout with safetensors "
     "(unet/ and scheduler/, or both in one folder)"
 )
+
+T = Key(150, "diffpure: diffusion steps forth and back (paper)", least=1, most=10**5)
 
 
 @register
@@ -47,7 +50,7 @@ class DiffPure(Defence):
     random = True
 
     def __init__(self, unet, scheduler, *, t: int = 150):
-        config.at_least("DEFENCE.T", t, 1, scheduler.config.num_train_timesteps)
+        replace(T, most=scheduler.config.num_train_timesteps).read("DEFENCE.T", t)
         settings = unet.config
         outputs = 6 if "learned" in str(scheduler.config.variance_type) else 3
         if (settings.in_channels, settings.out_channels) != (3, outputs):

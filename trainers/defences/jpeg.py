@@ -7,8 +7,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from ..config import keys as config
+from ..config.keys import Key
 from .base import Defence, each_image, register
+
+QUALITY = Key(75, "jpeg (ours; Guo et al., 2018, use it too)", least=1, most=95)
 
 
 @register
@@ -27,7 +29,7 @@ class JPEG(Defence):
     settings = ("quality",)
 
     def __init__(self, *, quality: int = 75):
-        config.at_least("DEFENCE.QUALITY", quality, 1, 95)
+        QUALITY.read("DEFENCE.QUALITY", quality)
         self.quality = int(quality)
 
     def __call__(self, images, seeds):

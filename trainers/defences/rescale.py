@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import keys as config
+from ..config.keys import Key
 from ..utils.seeds import generators
 from .base import Defence, register
+
+SCALE = Key(0.903, "rescale: least size (299/331, Xie et al.)", least=0.1, most=0.999)
+PAD = Key(0.0, "rescale: grey value around the image (Xie et al.)", least=0, most=1)
 
 
 @register
@@ -35,8 +38,8 @@ class Rescale(Defence):
     differentiable = True
 
     def __init__(self, *, scale: float = 0.903, pad: float = 0.0):
-        config.at_least("DEFENCE.SCALE", scale, 0.1, 0.999)
-        config.at_least("DEFENCE.PAD", pad, 0, 1)
+        SCALE.read("DEFENCE.SCALE", scale)
+        PAD.read("DEFENCE.PAD", pad)
         self.scale, self.pad = float(scale), float(pad)
 
     def __call__(self, images, seeds):

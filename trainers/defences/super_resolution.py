@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import keys as config
+from ..config.keys import Key
 from ..utils.io import sha256_file
 from .base import Defence, each_image, need, register
 from .edsr import load_edsr
+
+SIGMA = Key(0.02, "wavelet, super_resolution: noise level (author; paper 0.2)", least=1e-4, most=1)
 
 
 @register
@@ -31,7 +33,7 @@ class Wavelet(Defence):
     settings = ("sigma",)
 
     def __init__(self, *, sigma: float = 0.02):
-        config.at_least("DEFENCE.SIGMA", sigma, 1e-4, 1)
+        SIGMA.read("DEFENCE.SIGMA", sigma)
         need("wavelet denoising", "skimage", "pywt", packages="scikit-image PyWavelets")
         self.sigma = float(sigma)
 

@@ -12,7 +12,6 @@ from functools import cached_property
 import torch
 
 from ..backbone.features import cosine_logits
-from ..config.keys import one_of
 from ..utils import distributed
 from ..utils.errors import UserError
 from . import device_loader as ondevice
@@ -43,7 +42,6 @@ class AdversarialTrainer(PromptTrainer):
     @classmethod
     def check_keys(cls, cfg):
         super().check_keys(cfg)
-        one_of("DATALOADER.TRAIN_X.IN_MEMORY", cfg.DATALOADER.TRAIN_X.IN_MEMORY, ondevice.CHOICES)
         if not cls.is_adversarial(cfg):
             return
         spec = cls.train_spec(cfg)

@@ -48,9 +48,9 @@ def newest_checkpoint(folder) -> Path | None:
     folder = Path(folder)
     pointer = folder / "checkpoint"
     if pointer.is_file():
-        path = folder / (pointer.read_text(encoding="utf-8", errors="replace").strip() or "none")
-        if path.is_file():
-            return path
+        name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+        if name and name in (p.name for p in folder.iterdir() if p.is_file()):
+            return folder / name
     return max(
         (p for p in folder.glob("model.pth.tar-*") if epoch_of(p)), key=epoch_of, default=None
     )

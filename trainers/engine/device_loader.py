@@ -25,7 +25,6 @@ KNOWN = ("random_resized_crop", "random_flip", "center_crop")  # of INPUT.TRANSF
 RATIO = (3 / 4, 4 / 3)  # torchvision's, which Dassl leaves as it is
 FLIPPED = 0.5
 LIMIT = 4 * 2**30  # bytes of decoded images that IN_MEMORY auto keeps
-CHOICES = ("auto", "yes", "no")
 
 
 def wanted(cfg, items: Sequence, device: torch.device) -> bool:

@@ -28,7 +28,7 @@ from ..config import identity
 from ..config.host import PREFIX
 from ..config.keys import defaults, formerly, method_called, registered_name
 from ..config.merging import merge
-from ..records import completed_record, flat_config
+from ..records import FILE_NAME, completed_record, flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import read_json, sha256_file, writable_dir, write_json
@@ -47,6 +47,7 @@ TESTS = "tests"
 FORMER_TESTS = "robustness"  # where older versions kept tests under other threat models
 TESTED = ("eval_only", "model_dir", "load_epoch")  # what config.json of a test adds
 LONGEST = 80  # characters of a test's name
+_claimed: set[Path] = set()  # the CONFIG_FILEs that this process has written
 
 
 class Task(NamedTuple):
@@ -249,20 +250,35 @@ def test_facts(eval_only: bool, model_dir: str, load_epoch: int | None) -> dict:
 def claim(cfg, task: Task, *, eval_only=False, model_dir="", load_epoch=None, **_) -> None:
     """Note in the folder what it is for: other runs are refused from now on."""
     if not eval_only and not (Path(task.run) / CONFIG_FILE).is_file():
-        write_json(Path(task.run) / CONFIG_FILE, training_of(cfg))
+        _note(Path(task.run), training_of(cfg))
     if eval_only or task.inside:
         settings = {k: v for k, v in flat_config(cfg).items() if not identity.is_neutral(k)}
         facts = test_facts(True, model_dir, load_epoch)
         if task.inside:  # a run may be moved
             facts["model_dir"] = os.path.relpath(task.run, task.record)
-        write_json(Path(task.record) / CONFIG_FILE, _named(settings) | facts)
+        _note(Path(task.record), _named(settings) | facts)
+
+
+def _note(folder: Path, settings: dict) -> None:
+    _claimed.add(folder / CONFIG_FILE)
+    write_json(folder / CONFIG_FILE, settings)
+
+
+def _release() -> None:
+    """Give up folders that this process has claimed and made nothing in."""
+    for path in _claimed:
+        kept = (path.parent.glob(name) for name in (FILE_NAME, "unfinished", "**/*.pth.tar*"))
+        if not any(any(found) for found in kept):
+            path.unlink(missing_ok=True)
+    _claimed.clear()
 
 
 @contextlib.contextmanager
 def locked(folder) -> Iterator[None]:
     """Hold the lock of a run folder; wait for another process that holds it, and say which.
 
-    It may be taken several times in one process. Of processes that share a run, the first does.
+    A mistake of the user gives up the folder, unless there is something to resume. The lock may be
+    taken several times in one process. Of processes that share a run, the first does.
     """
     if not distributed.is_main():
         yield
@@ -278,6 +294,9 @@ def locked(folder) -> Iterator[None]:
     try:
         _sign(path, f"{os.getpid()}@{socket.gethostname()}")
         yield
+    except UserError:
+        _release()
+        raise
     finally:
         if lock.lock_counter == 1:
             _sign(path, "")

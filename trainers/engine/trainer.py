@@ -37,8 +37,14 @@ def register(cls):
     Ours is then called ``advprompt.NAME``.
 
     Raises:
-        UserError: another of our trainers has that name.
+        UserError: another of our trainers has that name, or records could not name its paper.
     """
+    paper = getattr(cls, "paper", None)
+    if paper is not None and not (isinstance(paper, str) and paper.strip()):
+        raise UserError(
+            f"trainer {cls.__name__!r} of {cls.__module__} has paper = {paper!r}, expected the "
+            "address of its paper, or None"
+        )
     there = METHODS.setdefault(cls.__name__, cls)
     if there.__module__ != cls.__module__:
         raise UserError(
@@ -144,6 +150,7 @@ class RobustTrainer(SavingTrainer):
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip = load_clip(cfg.MODEL.BACKBONE.NAME, device=self.device)
         clip.check_input(cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION)
+        clip.tokenize(templates.fill(self.template, self.classnames))  # too long? Not after hours
         return clip
 
     # --- what a method puts around CLIP -----------------------------------------------------------

@@ -10,10 +10,9 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import MetricMeter, set_random_seed
 
 from ..attacks import AttackSpec, NotFinite, specs_from_cfg
-from ..config.keys import PRECISIONS, add_defaults, at_least, one_of
+from ..config.keys import Key, add_defaults
 from ..losses import mean_ce
 from ..prompting import PromptedCLIP
-from ..prompting.spec import POSITIONS
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.seeds import hash_seed
@@ -22,17 +21,21 @@ from .batch import Batch, accuracy
 from .trainer import RobustTrainer
 
 
+def inner(default: str = "", source: str = "ours") -> Key:
+    """Return the declaration of a method's INNER."""
+    about = f"objective of the attack ({source}); empty: that of ATTACK.TRAIN"
+    return Key(default, about, choices=("", "ce", "kl"))
+
+
 class PromptTrainer(RobustTrainer):
     """Minimises a method's loss over its prompts.
 
     A method sets ``node``, returns its prompts from ``prompt_spec`` and its loss from ``loss``.
 
     Attributes:
-        least_vectors: the smallest N_CTX; fewer would leave nothing to train.
         white_box: the loss must attack the images of every batch, if ``is_adversarial``.
     """
 
-    least_vectors = 1
     white_box = True
 
     @classmethod
@@ -40,31 +43,20 @@ class PromptTrainer(RobustTrainer):
         add_defaults(
             cfg,
             "TRAINER.ADVERSARIAL",
-            PREC="fp32",  # of forward and backward: fp32, bf16, amp (float16 on a GPU)
-            ATTACK_PREC="fp32",  # of a white-box attack in training: fp32 or bf16
-            ACCUMULATE=1,  # batches per optimizer step
-            CLASS_CHUNK=0,  # classes per text pass; 0: all at once
+            # amp: float16 on a GPU; its gradients of pixels underflow to exactly 0
+            PREC=Key("fp32", "of forward and backward", choices=("fp32", "amp", "bf16")),
+            ATTACK_PREC=Key("fp32", "of a white-box attack", choices=("fp32", "bf16")),
+            ACCUMULATE=Key(1, "batches per optimizer step", least=1, most=10**6),
+            CLASS_CHUNK=Key(0, "classes per text pass; 0: all at once", least=0),
         )
 
     @classmethod
     def check_keys(cls, cfg):
-        keys, own, node = cfg.TRAINER.ADVERSARIAL, cfg.TRAINER[cls.node], f"TRAINER.{cls.node}"
-        one_of("TRAINER.ADVERSARIAL.PREC", keys.PREC, PRECISIONS)
-        # float16 gradients of pixels underflow to exactly 0
-        one_of("TRAINER.ADVERSARIAL.ATTACK_PREC", keys.ATTACK_PREC, ("fp32", "bf16"))
-        at_least("TRAINER.ADVERSARIAL.ACCUMULATE", keys.ACCUMULATE, 1)
-        at_least("TRAINER.ADVERSARIAL.CLASS_CHUNK", keys.CLASS_CHUNK, 0)
-        if keys.PREC == "amp" and not (cfg.USE_CUDA and torch.cuda.is_available()):
+        gpu = cfg.USE_CUDA and torch.cuda.is_available()
+        if cfg.TRAINER.ADVERSARIAL.PREC == "amp" and not gpu:
             raise UserError(
                 "TRAINER.ADVERSARIAL.PREC is 'amp', which needs a GPU; use fp32 or bf16"
             )
-        for name, least in (("N_CTX", cls.least_vectors), ("PROMPT_DEPTH", 1)):
-            if name in own:
-                at_least(f"{node}.{name}", own[name], least)
-        if "CLASS_TOKEN_POSITION" in own:
-            one_of(f"{node}.CLASS_TOKEN_POSITION", own.CLASS_TOKEN_POSITION, POSITIONS)
-        if "INNER" in own:
-            one_of(f"{node}.INNER", own.INNER, ("", "ce", "kl"))
 
     @classmethod
     def is_adversarial(cls, cfg) -> bool:

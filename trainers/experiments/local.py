@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from ..config.shipped import CLONE
-from ..utils.errors import UserError
+from ..utils.errors import Mistakes, UserError
 from .commands import Step
 from .jobs import Job, Key
 from .settings import Settings
@@ -23,7 +23,7 @@ Command = Callable[[list[str]], int | None]  # main(argv) of a command
 PACKAGE = __package__.rpartition(".")[0]
 
 
-def refused(jobs: Iterable[Job], build: Callable[[list[str]], object]) -> dict[Key, str]:
+def refused(jobs: Iterable[Job], build: Callable[[list[str]], object]) -> dict[Key, UserError]:
     """Build the configuration of each kind of job; return why jobs are refused, by their keys.
 
     Args:
@@ -37,8 +37,13 @@ def refused(jobs: Iterable[Job], build: Callable[[list[str]], object]) -> dict[K
         try:
             build(alike[0].words)
         except UserError as error:
-            found |= {job.key: str(error) for job in alike}
+            found |= {job.key: error for job in alike}
     return found
+
+
+def refuse(wrong: dict[Key, UserError]) -> None:
+    """Raise one UserError for all that :func:`refused` has found, if anything."""
+    Mistakes(text for error in wrong.values() for text in error.args).end()
 
 
 def run(steps: Sequence[Step], train: Command, show: Command, processes: int = 1) -> list[str]:

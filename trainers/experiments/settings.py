@@ -7,7 +7,6 @@ something else.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from yacs.config import CfgNode
 
 from .. import records
 from ..config import identity, keys
-from ..config.merging import THREAT
+from ..config.declared import is_text
+from ..config.merging import THREAT, literal
 from ..config.shipped import config_file
 from ..engine import run_folder
 from ..utils.errors import UserError
@@ -91,7 +91,7 @@ def differing(mine: Mapping, theirs: Mapping) -> str:
     known = keys.formerly(theirs.get("TRAINER.NAME", ""))
     for key, value in mine.items():
         other = theirs.get(key, known.get(key))  # a later key counts as it was then
-        if other != value and _plain(other) != _plain(value):
+        if other != value and (is_text(key) or _plain(other) != _plain(value)):
             return key
     return ""
 
@@ -149,16 +149,8 @@ def _read(file: str) -> dict:
 def _plain(value):
     """Return a setting so that the ways to write it compare equal: ``(2, 2)``, ``4``, ``"4"``."""
     if isinstance(value, str):
-        value = _literal(value)
+        value = literal(value)
         return value if isinstance(value, str) else _plain(value)
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-@cache
-def _literal(text: str):
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text

@@ -109,7 +109,7 @@ def listing(
     for job in jobs:
         state, why = state_of(job, look)
         if wrong and job.key in wrong:
-            state, why = "refuse", wrong[job.key]
+            state, why = "refuse", str(wrong[job.key])
         elif state != "done" and held(job.run):
             state = "running"
         if state not in ("done", "refuse"):
@@ -168,7 +168,7 @@ def missing(cfgs: Iterable) -> list[str]:
 def check_data(cfg) -> None:
     """Raise a UserError if the folder of a data set does not exist; nothing is read."""
     made = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-    if hasattr(made, "counts") or not hasattr(made, "locate"):  # drawn, or a fork's own
+    if not hasattr(made, "locate"):  # drawn, or a fork's own
         return
     data = object.__new__(made)  # without its images, which __init__ reads
     data.name, data.root = made.__name__, Path(cfg.DATASET.ROOT).expanduser().absolute()

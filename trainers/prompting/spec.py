@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from ..backbone.adapter import CLIPAdapter
+from ..config.keys import Key
 from ..utils.errors import UserError, nearest
 from .frame import context_words
 
@@ -18,6 +20,17 @@ CHOICES = {
     "position": POSITIONS,
 }
 STARTS = ("init_std", "refiner_init", "template")  # without effect once values are loaded
+length = partial(Key, least=1, most=1000)  # declares N_CTX and PROMPT_DEPTH; a CLIP takes less
+
+
+def of_context(number: int, source: str) -> dict[str, Key]:
+    """Return the declarations of CoOp's keys: context vectors in the text input."""
+    return {
+        "N_CTX": length(number, f"number of context vectors ({source})"),
+        "CTX_INIT": Key("", "words to start from, which then set their number"),
+        "CSC": Key(False, "class-specific contexts"),
+        "CLASS_TOKEN_POSITION": Key("end", "place of the class name", choices=POSITIONS),
+    }
 
 
 @dataclass(frozen=True)

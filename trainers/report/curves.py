@@ -45,6 +45,8 @@ class Panel:
     curves: list[Curve] = field(default_factory=list)
     references: list[Row] = field(default_factory=list)
     only: str = ""  # the one figure it shows, clean or an attack's heading; else all
+    notes: list[str] = field(default_factory=list)  # on rows that are in none of its curves
+    seen: list[float | str] = field(default_factory=list)  # values of all rows
 
     @property
     def figures(self) -> list[tuple[str, tuple | None]]:
@@ -58,7 +60,6 @@ class Panel:
 
     @property
     def numeric(self) -> bool:
-        """Whether the x axis is one of numbers."""
         return all(isinstance(value, float) for value in self.values)
 
 
@@ -128,31 +129,31 @@ def build_panels(
                 f"{'.' + hint if hint.endswith('?') else ''}"
             )
     left_out = {key, *along}.union(*(_SAME.get(name, ()) for name in (key, *along)))
-    panels, notes, seen = [], [], []
-    for table in tables:
-        panel, left, values = _panel(table, key, left_out)
-        seen += values
-        notes += left + (table.notes if panel.curves else [])
-        panels += [panel] if panel.curves else []
+    found = [_panel(table, key, left_out) for table in tables]
+    panels = [panel for panel in found if panel.curves]
     if not panels:
         raise NothingVaries(
             f"no two comparable runs differ in {key} alone (found: "
-            f"{', '.join(map(label, ordered(seen))) or 'zero-shot runs'}); curves need the same "
+            f"{_seen(found) or 'zero-shot runs'}); curves need the same "
             "data, backbone, test attacks and other settings at two values, see --along"
         )
-    return panels, notes
+    return panels, [n for p in found for n in p.notes + (p.table.notes if p.curves else [])]
 
 
-def _panel(table: Table, key: str, left_out: set[str]) -> tuple[Panel, list[str], list]:
-    """Return the curves of one table, notes on rows that are in none, and every value seen."""
-    panel, notes, seen = Panel(table), [], []
+def _seen(panels: list[Panel]) -> str:
+    return ", ".join(map(label, ordered(value for panel in panels for value in panel.seen)))
+
+
+def _panel(table: Table, key: str, left_out: set[str]) -> Panel:
+    """Sort the rows of one table into curves; they may be none."""
+    panel = Panel(table)
     groups: dict[tuple, dict] = defaultdict(dict)  # trainer and settings -> value -> row
     for row in table.rows:
         value = value_of(row, key)
         if row.shots == 0 and key not in AXES:
             panel.references.append(row)
         elif value is None:
-            notes.append(f"left out: {row.full_name} does not know {key}")
+            panel.notes.append(f"left out: {row.full_name} does not know {key}")
         else:
             rows = groups[row.trainer, json.dumps(_settings(row, left_out))]
             twin = rows.setdefault(value, row)
@@ -163,18 +164,17 @@ def _panel(table: Table, key: str, left_out: set[str]) -> tuple[Panel, list[str]
                     "the folder of one of them"
                 )
     for rows in groups.values():
-        seen += rows
+        panel.seen += rows
+        value, row = next(iter(rows.items()))
         if len(rows) > 1:
-            first = next(iter(rows.values()))
             by_value = {value: rows[value] for value in ordered(rows)}
-            panel.curves.append(Curve(by_value, undefended=first.shots == 0))
+            panel.curves.append(Curve(by_value, undefended=row.shots == 0))
         else:
-            ((value, row),) = rows.items()
             only = f"{key}={label(value)} alone"
-            notes.append(f"left out: {row.full_name}, which was run with {only}")
+            panel.notes.append(f"left out: {row.full_name}, which was run with {only}")
     _name_curves(panel.curves, left_out)
     panel.curves.sort(key=lambda curve: curve.undefended)
-    return panel, notes, seen
+    return panel
 
 
 def _settings(row: Row, left_out: set[str]) -> dict[str, str]:
@@ -220,21 +220,16 @@ def attack_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel],
     Raises:
         NothingVaries: no model was attacked by two attacks that differ in ``axis`` alone.
     """
-    panels, notes, seen = [], [], []
-    for table in _attack_tables(records, axis):
-        panel, left, values = _panel(table, axis, {axis})
-        table.notes += left
-        notes += table.notes
-        seen += values
-        panels += [panel] if panel.curves else []
+    found = [_panel(table, axis, {axis}) for table in _attack_tables(records, axis)]
+    panels = [panel for panel in found if panel.curves]
     if not panels:
         raise NothingVaries(
             f"no model was tested by two attacks that differ in {axis} alone (found: "
-            f"{', '.join(map(label, ordered(seen))) or 'no attack that has it'}); test one with "
+            f"{_seen(found) or 'no attack that has it'}); test one with "
             f"python -m advprompt robustness --model-dir RUN --attack-config-file "
             f"configs/attacks/sweep_{axis}.yaml"
         )
-    return panels, list(dict.fromkeys(notes))
+    return panels, list(dict.fromkeys(n for p in found for n in p.table.notes + p.notes))
 
 
 def _attack_tables(records: Mapping[Path, dict], axis: str) -> Iterator[Table]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -43,7 +44,8 @@ def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
         captions: write above and below each panel what it shows; without, that is left to the
             page around it (:func:`facts_of`).
     """
-    texts = [caption(panel) if captions else [] for panel in panels]
+    facts = [facts_of(panel) if captions else [] for panel in panels]
+    texts = [[part for line in own for part in textwrap.wrap(line, _CAPTION)] for own in facts]
     heights = [_PANEL + 1.15 + _LINE * len(lines) for lines in texts]  # inches
     width, height = _WIDTH + _SIDE, sum(heights)
     figure = Figure(figsize=(width, height), facecolor="white")
@@ -60,26 +62,17 @@ def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
     figure.savefig(out, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
 
 
-def caption(panel: Panel) -> list[str]:
-    """Return what the reader of a panel needs to compare it, in lines that fit below it."""
-    return [part for line in facts_of(panel) for part in textwrap.wrap(line, _CAPTION)]
-
-
 def facts_of(panel: Panel) -> list[str]:
     """Return what the reader of a panel needs to compare it."""
     rows = [row for curve in panel.curves for row in curve.rows.values()]
     counts = {len(row.runs) for row in rows}
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    shots, trained = {row.shots_label for row in rows}, {row.trained_with for row in rows}
+    facts = [f"shots: {v}" for v in shots if len(shots) == 1]  # the axis or the names say the rest
+    facts += [f"trained with: {v}" for v in trained if len(trained) == 1]
     lines = layout.caption(panel.table)
     lines[-1] = f"{lines[-1]}; n = {seeds}"
-    stated = {"shots": {row.shots_label for row in rows}}
-    stated["trained with"] = {row.trained_with for row in rows}
-    # what differs is stated by the axis or the names
-    if facts := [
-        f"{name}: {v}" for name, values in stated.items() for v in values if len(values) == 1
-    ]:
-        lines.insert(2, ", ".join(facts))
-    return lines
+    return [*lines[:2], *([", ".join(facts)] if facts else []), *lines[2:]]
 
 
 def _draw_panel(axes, panel: Panel, key: str, *, titled: bool) -> None:
@@ -92,11 +85,10 @@ def _draw_panel(axes, panel: Panel, key: str, *, titled: bool) -> None:
         for j, (_, signature) in enumerate(panel.figures):
             rows = curve.rows.values()
             points = [statistics.mean_interval(row.accuracies(signature)) for row in rows]
-            means, halves = [mean for mean, _ in points], [half or 0.0 for _, half in points]
-            low = [mean - half for mean, half in zip(means, halves, strict=True)]
-            high = [mean + half for mean, half in zip(means, halves, strict=True)]
+            means, halves = np.array([(mean, half or 0.0) for mean, half in points]).T
+            low, high = means - halves, means + halves
             # two seeds have a huge interval, which must not flatten the curves
-            highest = max(highest, *means, min(max(high), max(means) + 10))
+            highest = max(highest, min(high.max(), means.max() + 10))
             colour = _colour(panel, curve, i, j)
             line, marker = _look(panel, i, j)
             line = line if numeric else "none"  # nothing lies between two categories
@@ -113,14 +105,14 @@ def _draw_panel(axes, panel: Panel, key: str, *, titled: bool) -> None:
             highest = max(highest, mean)
             line = _STYLES[j % len(_STYLES)][0]
             axes.axhline(mean, color=REFERENCE, linestyle=line, lw=1, zorder=0)
-    if titled:
-        title = _plain(layout.title(panel.table))
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=9)
+    title = _plain(layout.title(panel.table)) if titled else ""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=9)
     axes.set_xlabel(_plain(key), fontsize=9.5, color=_QUIET)
     figure = f"{panel.only}, " if panel.only else ""
     axes.set_ylabel(_plain(f"{figure}accuracy in %"), fontsize=9.5, color=_QUIET)
     axes.set_ylim(0, min(100, highest * 1.06 + 2))
-    if numeric and _is_geometric(values):
+    gaps = np.diff(values) if numeric and values[0] > 0 else np.ones(1)
+    if gaps.max() > 4 * gaps.min():  # values such as 1 2 4 8 16 would crowd on a linear axis
         axes.set_xscale("log", base=2)
         axes.minorticks_off()
     axes.set_xticks(list(places.values()), [_plain(label(value)) for value in values])
@@ -171,12 +163,6 @@ def _legend(axes, panel: Panel) -> None:
     place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
     look = {"fontsize": 8.5, "title_fontsize": 9, "labelcolor": _TEXT, "labelspacing": 0.6}
     axes.legend(handles=handles, title=title, frameon=False, alignment="left", **place, **look)
-
-
-def _is_geometric(values: list[float]) -> bool:
-    """Return True if values such as 1 2 4 8 16 would crowd on a linear axis."""
-    gaps = [b - a for a, b in zip(values, values[1:], strict=False)]
-    return values[0] > 0 and max(gaps) > 4 * min(gaps)
 
 
 def _plain(text: str) -> str:

@@ -9,8 +9,31 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake the user can fix; its text is one sentence that says how.
 
-    Entry points print it as ``error: ...`` and exit with code 2.
+    Entry points print it as ``error: ...`` and exit with code 2. Several mistakes, each of which is
+    an argument, are a line each.
     """
+
+    def __str__(self):
+        if len(self.args) < 2:
+            return super().__str__()
+        return "\n".join([f"{len(self.args)} mistakes", *(f"  {text}" for text in self.args)])
+
+
+class Mistakes(list):
+    """Collects the UserErrors of several calls, to raise them as one."""
+
+    def of(self, check, *arguments):
+        """Call ``check`` and return its result; None where it raises a UserError."""
+        try:
+            return check(*arguments)
+        except UserError as error:
+            self.extend(error.args)
+            return None
+
+    def end(self) -> None:
+        """Raise one UserError with all of them, if there are any."""
+        if self:
+            raise UserError(*dict.fromkeys(self))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
