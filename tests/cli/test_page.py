@@ -206,6 +206,12 @@ def test_charts_stand_below_their_own_facts():
         assert all(chart.panel.table.first["dataset"] in drawn["title"] for _, _, drawn in alike)
 
 
+def test_the_untrained_model_is_a_line_of_an_ablation():
+    made = [make(config={"TRAINER.ADVPT.N_CTX": n}) for n in (4, 16)] + [zero_shot()]
+    ((chart,), _) = build_charts(listed(*made), build_tables(listed(*made)))
+    assert [row.trainer for row in chart.panel.references] == ["ZeroshotCLIP"]
+
+
 @pytest.mark.parametrize(("size", "short"), [(30, " short"), (31, "")])
 def test_columns_are_set_apart_by_group_and_length(size, short):
     columns = [Column("a", left=True), Column("b", "x"), Column("c", "x"), Column("d", left=True)]

@@ -197,6 +197,7 @@ def test_csv_is_tidy_and_exact(tmp_path):
     assert [row["figure"] for row in rows] == ["clean", *names]
     assert float(rows[0]["mean"]) == pytest.approx(33.5)
     assert float(rows[0]["ci95"]) == pytest.approx(12.7062 * (1 / 6), rel=1e-4)
+    assert [row["table"] for row in rows] == ["1"] * 3
     assert rows[0]["seeds"] == "0 1" and rows[1]["attack_eps"] == "16/255"
     assert rows[0]["attack_eps"] == "" and rows[0]["weights_sha256"] == "ab" * 32
 

@@ -94,7 +94,8 @@ def test_what_an_older_half_does_not_say_is_the_default():
 
 def test_zero_shot_figures_of_further_data_join_the_table():
     own = zero_shot(dataset="OxfordPets", protocol="xd", config={"DATASET.NAME": "OxfordPets"})
-    join, _ = joined(across("ImageNet"), across("Caltech101"), own)
+    join, sheet = joined(across("ImageNet"), across("Caltech101"), own)
+    assert any(fact.startswith("trained on ImageNet; the average") for fact in sheet.facts)
     assert list(join.tests) == ["ImageNet", "Caltech101", "OxfordPets"]
 
 
