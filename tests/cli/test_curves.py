@@ -235,6 +235,20 @@ def test_the_picture_shows_means_intervals_and_threat_models(monkeypatch, tmp_pa
         assert wanted in text, wanted
 
 
+@pytest.mark.parametrize(
+    ("clean", "top"), [((40, 44), 52 * 1.06 + 2), ((50, 50), 55), ((96, 97), 100)]
+)
+def test_the_axis_holds_the_means_and_ten_points_of_an_interval(clean, top, monkeypatch, tmp_path):
+    made = [
+        run(DEPTH, depth, seed, clean=correct, transfer=0, white_box=0)
+        for depth in (1, 2)
+        for seed, correct in enumerate(clean)
+    ]
+    found, _ = panels(made, DEPTH)
+    (axes,) = drawn(found, DEPTH, monkeypatch, tmp_path).axes
+    assert axes.get_ylim() == pytest.approx((0, top))
+
+
 def test_doubling_values_are_spread_and_words_are_not_joined(monkeypatch, tmp_path):
     vectors = [run("TRAINER.ADVPT.N_CTX", n) for n in (1, 2, 4, 8, 16, 32, 50)]
     found, _ = panels(vectors, "TRAINER.ADVPT.N_CTX")

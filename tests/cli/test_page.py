@@ -212,6 +212,18 @@ def test_the_untrained_model_is_a_line_of_an_ablation():
     assert [row.trainer for row in chart.panel.references] == ["ZeroshotCLIP"]
 
 
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_matrix_in_figures(drop):
+    made = matrix("APD", "FAP")
+    made["tables"][0]["attack"] = WHITE_BOX | {"drop": drop}
+    (sheet,) = transfer.sheets_of(made)
+    (block,) = sheet.blocks
+    rows = [["clean", "90.0", "90.0"], ["APD", "30.0", "30.0"], ["FAP", "31.0", "31.0"]]
+    assert block.rows == rows and block.marked == {(1, 1), (2, 2)}
+    assert any("DROP False" in fact for fact in sheet.facts) == drop
+    assert transfer.render(made, "csv").splitlines()[-1].endswith(",100,90,31,31")
+
+
 @pytest.mark.parametrize(("size", "short"), [(30, " short"), (31, "")])
 def test_columns_are_set_apart_by_group_and_length(size, short):
     columns = [Column("a", left=True), Column("b", "x"), Column("c", "x"), Column("d", left=True)]
@@ -268,7 +280,7 @@ def test_other_settings_are_other_models_with_pictures(tmp_path):
 
 @pytest.mark.parametrize("given, shown", [((300, 200), (107, gallery.EDGE)), ((8, 8), (8, 8))])
 def test_large_pictures_shrink(given, shown):
-    colour = torch.tensor([1.0, 0.4, 0.0])[:, None, None].expand(3, *given)
+    colour = torch.tensor([1.1, 0.4, -0.1])[:, None, None].expand(3, *given)
     png = Image.open(io.BytesIO(base64.b64decode(gallery.data_uri(colour).partition(",")[2])))
     assert png.size == shown and png.getpixel((0, 0)) == (255, 102, 0)
 

@@ -170,7 +170,10 @@ def test_headings():
     assert attack_headings(momentum) == [name, f"{name}, momentum 1.0"]
 
 
-@pytest.mark.parametrize("eps, shown", [("0.125/255", "0.125/255"), ("2.6667/255", "2.67/255")])
+SIZES = [("0.12346/255", "0.1235/255"), ("1.2346/255", "1.23/255"), ("2.6667/255", "2.67/255")]
+
+
+@pytest.mark.parametrize("eps, shown", SIZES)
 def test_fractions_of_255_are_short(eps, shown):
     assert threat_label(BANK | {"eps": eps}) == f"PGD-10 {shown} (embedding-KL)"
 
