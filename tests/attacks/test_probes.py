@@ -68,6 +68,19 @@ def test_a_gradient_without_some_pixels_differs(sample, lost, differs):
     assert found["rise_small"] == 0  # what is left of it is right
 
 
+def test_figures_are_shares_of_the_images(sample):
+    pixels, labels = sample
+    dark = pixels.flatten(1).mean(1) < pixels.flatten(1).mean(1).sort().values[12]  # 12 of 32
+
+    def model(x):  # turns the gradient of dark images round
+        odd = (x.flatten(1).mean(1) < (pixels[dark].flatten(1).mean(1).max() + 1e-3))[:, None]
+        return torch.where(odd, Toy()(backward(lambda g: -g)(x)), Toy()(x))
+
+    found = probe_model(model, pixels, labels, SEEDS)
+    for name in ("gradient_differs", "rise_small", "rise_large"):
+        assert found[name] == pytest.approx(12 / 32, abs=2 / 32), name
+
+
 def test_a_flat_gradient_differs(sample):
     found = probe_model(lambda x: Toy()(x).round() + 0 * Toy()(x), *sample, SEEDS)
     assert found["gradient_differs"] == found["rise_small"] == 1

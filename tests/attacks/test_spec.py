@@ -131,6 +131,7 @@ def test_a_description_is_json_and_is_read_back(fields):
 
 
 def test_words_for_the_report():
+    assert node(eps="2.66666/255").describe()["eps"] == "2.6667/255"
     told = [entry(name="rap", eps=16, kwargs={"late_start": n}).describe() for n in (100, 0)]
     assert attack_headings(told[:1]) == ["black-box RAP 16/255 (MaxLogit)"]
     assert "surrogate clip" in describe(told[0]) and "late_start 100" in describe(told[0])
@@ -308,6 +309,8 @@ def test_defaults_of_the_keys():
     test = {"EPS": "1/255", "STEPS": 100, "OBJECTIVE": "ce", "TARGET": "end_to_end", "LIST": []}
     test |= {"DROP": False, "NORM": "linf", "KWARGS": {}, "PREC": "fp32"}
     assert (dict(cfg.ATTACK.TRAIN), dict(cfg.ATTACK.TEST)) == (usual | train, usual | test)
+    cfg.merge_from_other_cfg(CfgNode({"ATTACK": {"TEST": {"KWARGS": {"aim": 1}}}}))
+    assert cfg.ATTACK.TEST.KWARGS == {"aim": 1}
 
 
 HIDE = """
