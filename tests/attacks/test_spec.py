@@ -309,8 +309,6 @@ def test_defaults_of_the_keys():
     test = {"EPS": "1/255", "STEPS": 100, "OBJECTIVE": "ce", "TARGET": "end_to_end", "LIST": []}
     test |= {"DROP": False, "NORM": "linf", "KWARGS": {}, "PREC": "fp32"}
     assert (dict(cfg.ATTACK.TRAIN), dict(cfg.ATTACK.TEST)) == (usual | train, usual | test)
-    cfg.merge_from_other_cfg(CfgNode({"ATTACK": {"TEST": {"KWARGS": {"aim": 1}}}}))
-    assert cfg.ATTACK.TEST.KWARGS == {"aim": 1}
 
 
 HIDE = """
