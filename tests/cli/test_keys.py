@@ -52,6 +52,7 @@ def dry(tool, tmp_path, monkeypatch):
         ("OPTIM.MAX_EPOCH -1", "a whole number from 1"),
         ("OPTIM.WARMUP_TYPE linnear", "Did you mean linear?"),
         ("OPTIM.SGD_NESTEROV True OPTIM.MOMENTUM 0.0", "a momentum above 0"),
+        ("TEST.PROTOCOL zero_shot", "but CoOp is trained; leave it empty"),
         ("OPTIM.STAGED_LR True", "is True, expected False"),
         ("INPUT.INTERPOLATION lanczos", "'bilinear', 'bicubic', 'nearest'"),
         ("INPUT.SIZE (64,64,64)", "a list of 2, each entry a whole number"),

@@ -154,7 +154,12 @@ def check_cfg(cfg: CfgNode, mistakes: Mistakes | None = None) -> None:
 
 
 def _check_together(cfg: CfgNode) -> None:
-    """Refuse what torch would, of keys that are Dassl's."""
+    """Refuse what torch, or the record after all attacks, would."""
+    method = method_called(cfg.TRAINER.NAME)
+    if method and method.trainable and cfg.TEST.PROTOCOL == "zero_shot":
+        raise UserError(
+            f"TEST.PROTOCOL is 'zero_shot', but {cfg.TRAINER.NAME} is trained; leave it empty"
+        )
     optim, (low, high) = cfg.OPTIM, cfg.INPUT.RRCROP_SCALE
     if low > high:
         raise UserError(f"INPUT.RRCROP_SCALE is ({low}, {high}), expected the smaller one first")
