@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advprompt.attacks import AttackSpec, judge, probe_attack, probe_model
-from advprompt.attacks.probes import SHARES
+from advprompt.attacks.probes import LARGE, SHARES
 from advprompt.utils.errors import UserError
 from tests.attacks.zoo import Toy, backward
 
@@ -136,5 +136,10 @@ def test_a_random_model_is_not_blamed_on_the_batch():
 
 
 def test_texts_state_the_count_and_what_is_wrong():
+    assert (LARGE.eps, LARGE.alpha, LARGE.steps) == (
+        64 / 255,
+        16 / 255,
+        20,
+    )  # as texts and docs say
     (text,) = judge(HONEST | {"gradient_differs": 0.5})
     assert text.startswith("gradient_differs: 16 of 32 probed images have a gradient that finite")
