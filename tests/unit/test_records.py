@@ -287,3 +287,19 @@ def test_interval_over_seeds():
 @pytest.mark.parametrize("a, b, mean", [(50, 50, 50), (80, 20, 32), (0, 90, 0), (0, 0, 0)])
 def test_harmonic_mean(a, b, mean):
     assert harmonic_mean(a, b) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    ("attack", "before", "expected"),
+    [
+        ({}, {}, True),
+        ({"eps": "4/255"}, {"eps": "2/255"}, True),
+        ({}, {"eps": "2/255"}, False),  # a larger ball breaks more
+        ({}, {"eps": None}, False),
+        ({"name": "pgd"}, {}, False),
+        *(({}, {key: "other"}, False) for key in ("target", "norm", "defence")),
+    ],
+)
+def test_autoattack_starts_from_attacks_of_its_kind(attack, before, expected):
+    auto = WHITE_BOX | {"name": "autoattack", "defence": "jpeg"} | attack
+    assert records.starts_from(auto, WHITE_BOX | {"defence": "jpeg"} | before) is expected
