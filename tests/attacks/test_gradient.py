@@ -15,6 +15,7 @@ from advprompt.attacks import (
     objective_for,
     tower_in,
 )
+from advprompt.attacks.base import another_seed
 from advprompt.attacks.family import aims_of
 from advprompt.records.threats import PGD_FAMILY
 from advprompt.utils.errors import UserError
@@ -189,6 +190,11 @@ def test_a_zero_gradient_moves_nothing_and_is_no_nan(name, norm):
 def test_broken_losses_are_named(loss, kind, words):
     with pytest.raises(kind, match=words):
         of_sums(threat(), loss).run(pixels(2), [0, 1])
+
+
+def test_seeds_of_restarts_are_different_and_fit_a_generator():
+    seeds = [another_seed(2**63 - 1, restart) for restart in range(50)]
+    assert len(set(seeds)) == 50 and all(0 <= seed < 2**63 for seed in seeds)
 
 
 # --- copies of input diversity ----------------------------------------------------------------
