@@ -24,7 +24,7 @@ from advprompt.cli import report as command
 from advprompt.report import formats, layout
 from advprompt.report import render as report
 from advprompt.report.formats import Block, Column, Sheet
-from advprompt.report.tables import build_tables
+from advprompt.report.tables import build_tables, trained_split
 from advprompt.report.threats import attack_headings, threat_label
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
@@ -455,6 +455,15 @@ def test_models_of_one_seed_with_other_prompts_are_rows_of_their_own():
     (table,) = tables(made[0], *again, make(clean=76))  # the same model, tested again
     assert [len(row.accuracies()) for row in table.rows] == [1]
     assert sum(note.startswith("duplicate: ") for note in table.notes) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shots", "split"), [(3.0, 16, "all"), (0.0, 16, None), (3.0, 0, None)]
+)
+def test_an_older_record_was_trained_on_its_classes_if_it_took_the_time(seconds, shots, split):
+    older = make() | {"shots": shots, "seconds": {"train": seconds, "bank": 0.0, "eval": 1.0}}
+    assert trained_split(older) == split
+    assert trained_split(older | trained("new")) == "new"
 
 
 TRAINED = {  # how a model was trained that is tested on all classes of EuroSAT; what is said
