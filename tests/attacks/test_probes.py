@@ -131,6 +131,21 @@ def test_bounds_of_logits_hold_from_both_sides(name, fine, wrong):
     assert names(HONEST | {name: wrong}) == [name]
 
 
+@pytest.mark.parametrize(
+    ("clean", "classes", "warned"),
+    [
+        ((72, 8), 10, True),  # 7.2 by guessing
+        ((72, 13), 10, True),  # 2.4 %
+        ((72, 15), 10, False),  # 0.5 %
+        ((40, 4), 10, False),  # too few images to tell
+        ((50, 0), 10, True),
+    ],
+)
+def test_a_model_that_guesses_is_no_evidence(clean, classes, warned):
+    found = [text.partition(":")[0] for text in judge(HONEST, clean, classes)]
+    assert found == ["chance"] * warned
+
+
 def test_a_random_model_is_not_blamed_on_the_batch():
     assert names(HONEST | {"repeat_logits": 0.2, "batch_logits": 0.2}) == ["repeat_logits"]
 

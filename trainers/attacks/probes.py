@@ -30,6 +30,7 @@ LARGE = AttackSpec("pgd", 64 / 255, 16 / 255, 20, 1, "uniform", "margin", "end_t
 MARGIN_STEPS = 20
 STRONG = ("pgd", "apgd", "apgd-ce", "apgd-dlr", "apgd-t", "autoattack")  # should beat `margin`
 LOGITS = 0.01  # change of a logit over their spread; float32 gives 1e-5, float16 about 0.003
+ENOUGH = 5  # images per class, from which clean accuracy can be told from a guess
 FLAT = 1e-3  # spread of the logits below which float32 blurs their cross-entropy
 # figure -> share of the probed images that an honest model may have; more than chance is reported
 SHARES = {
@@ -176,11 +177,15 @@ def probe_attack(
     return figures
 
 
-def judge(figures: Mapping[str, float]) -> list[str]:
+def judge(
+    figures: Mapping[str, float], clean: tuple[int, int] = (0, 0), classes: int = 2
+) -> list[str]:
     """Return warnings in words, each headed by the name of its figure.
 
     Args:
         figures: of :func:`probe_model` and :func:`probe_attack`.
+        clean: number of test images, and of those that are right clean.
+        classes: number of classes.
     """
     found, probed = [], figures["probed"]
     for name, words in WORDS.items():
@@ -197,6 +202,13 @@ def judge(figures: Mapping[str, float]) -> list[str]:
         found.append(
             f"batch_logits: a logit changes by {alone:.1%} of the logits' spread when its image is "
             "shown alone: the result depends on the test batch size"
+        )
+    n, correct = clean
+    if n >= ENOUGH * classes and not unlikely(correct, n, 1 / classes):
+        found.append(
+            f"chance: {correct} of {n} clean images are right, no better than a guess among "
+            f"{classes} classes: check normalisation, class order and prompts; what survives an "
+            "attack here says nothing"
         )
     if figures["logit_spread"] < FLAT:
         found.append(

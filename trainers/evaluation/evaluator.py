@@ -200,7 +200,8 @@ class Evaluation:
             self._asked[seen] = probe_model(model, pixels, labels, seeds, exact=exact)
         figures = probe_attack(model, pixels, labels, spec, seeds, right[where])
         figures |= self._asked[seen]
-        return figures, judge(figures)
+        clean = len(right), int(self.clean_right.sum())
+        return figures, judge(figures, clean, len(self.victim.classnames))
 
     # --- images that all prompts share ---------------------------------------------------------
 
