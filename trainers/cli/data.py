@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from ..data.inventory import BUILT_IN, UNFETCHED, Inventory, look_at
 from ..datasets import COOP
 from ..datasets.sources import find_source, read_sources
 from ..utils import errors
-from ..utils.entry import run_tool
 
 
 def full_names(names: Iterable[str]) -> list[str]:
@@ -78,7 +76,7 @@ def conclude(inventories: list[Inventory], advice: list[str]) -> int:
     return 1 if incomplete else 0
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Run one of the three commands and return the exit code."""
     parser = argparse.ArgumentParser("advprompt data", description=__doc__.partition("\n")[0])
     add = parser.add_argument
@@ -112,7 +110,3 @@ def main(argv: list[str] | None = None) -> int:
         fetchable = " ".join(dict.fromkeys(job.name for job in jobs))
         advice.append(f"to fetch what has an address: python -m advprompt data fetch {fetchable}")
     return conclude(found, advice)
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from ..engine.tuning import PromptTrainer
 from ..experiments.state import register_datasets
 from ..prompting import templates
 from ..report.threats import MEANINGS, attack_headings, describe, threat_label
-from ..utils.entry import run_tool
 from ..utils.errors import UserError, nearest
 from ..utils.io import read_json
 from ..utils.machine import environment
@@ -40,20 +38,6 @@ BACKBONE_NOTE = (
     "have this SHA-256."
 )
 TOWER_NOTE = " The image tower, which the training changed, is included."
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="advprompt export", description=__doc__.split("\n")[0])
-    p.add_argument("run", help="folder of a finished run")
-    p.add_argument("--out", metavar="FOLDER", help="default: zoo/ and what the run is")
-    p.add_argument("--epoch", type=int, help="epoch to export (default: best, else newest)")
-    p.add_argument("--licence", default=UNSTATED, metavar="TEXT", help="licence of the prompts")
-    p.add_argument("--unfinished", action="store_true", help="also a run without a record")
-    p.add_argument(
-        "--root",
-        help="folder of the data sets: of a run that did not keep its classes (older versions)",
-    )
-    return p
 
 
 def checkpoint_of(run: Path, tested: dict, epoch: int | None) -> tuple[dict, bool]:
@@ -306,13 +290,17 @@ def page(card: dict, folder: Path) -> str:
     return environment.get_template("card.md.j2").render(card, path=path, images=images)
 
 
-def main(argv: list[str] | None = None) -> int:
-    out, written, card = export(parser().parse_args(argv))
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("advprompt export", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("run", help="folder of a finished run")
+    add("--out", metavar="FOLDER", help="default: zoo/ and what the run is")
+    add("--epoch", type=int, help="epoch to export (default: best, else newest)")
+    add("--licence", default=UNSTATED, metavar="TEXT", help="licence of the prompts")
+    add("--unfinished", action="store_true", help="also a run without a record")
+    root = "folder of the data sets: of a run that did not keep its classes (older versions)"
+    add("--root", help=root)
+    out, written, card = export(parser.parse_args(argv))
     print(f"{'wrote' if written else 'unchanged:'} {out} ({card['prompts']['values']:,} values)")
     if written and card["licence"] == UNSTATED:
         print("note: the card states no licence; add --licence TEXT to give the prompts one")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))

@@ -62,9 +62,8 @@ def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dic
     Raises:
         UserError: naming the first two that differ, and in what.
     """
-    facts = []
-    for (cfg, _), test in zip(jobs, tests, strict=True):
-        own = {
+    facts = [
+        {
             "data set": cfg.DATASET.NAME,
             "classes": list(test.victim.classnames),
             "test images": [Path(path).name for path in test.images.paths],
@@ -73,7 +72,8 @@ def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dic
             "resolution": test.victim.clip.resolution,
             "preprocessing": test.images.preprocess.key,
         }
-        facts.append(own)
+        for (cfg, _), test in zip(jobs, tests, strict=True)
+    ]
     for folder, theirs in zip(folders[1:], facts[1:], strict=True):
         for what, value in theirs.items():
             if value != facts[0][what]:
