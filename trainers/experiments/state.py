@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from tabulate import tabulate
 
 from ..backbone import loading
-from ..config import host, keys, merging
+from ..config import host
 from ..engine import run_folder
 from ..engine.checkpoints import LEARNER, chosen_checkpoint
 from ..engine.data import Data, listed
@@ -21,6 +20,7 @@ from ..records import FILE_NAME
 from ..utils.errors import UserError
 from ..utils.io import read_json
 from .jobs import Job
+from .settings import default_cfg as default_cfg
 from .settings import differing, recorded
 
 STATES = {"run": "to run", "test": "to test (trained before)", "resume": "to resume"}
@@ -31,14 +31,6 @@ def register_datasets() -> None:
     """Make the data sets known to Dassl: those of the fork around us, and ours."""
     host.join()
     from .. import datasets  # noqa: F401  registers them
-
-
-def default_cfg():
-    """Return the default configuration: Dassl's, a fork's around us, and ours."""
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
-    return cfg
 
 
 class Look:
@@ -133,13 +125,9 @@ def summary(counts: Counter) -> str:
 def _cfg(job: Job):
     """Return a configuration with a job's data and backbone."""
     register_datasets()
-    cfg = default_cfg()
-    for file in job.settings.files[:2]:
-        merging.merge_file(cfg, file)
-    merging.merge_opts(cfg, list(job.settings.opts))
+    cfg = job.settings.cfg()
     cfg.DATASET.ROOT = job.words[job.words.index("--root") + 1]
     cfg.DATASET.CACHE_DIR = job.words[job.words.index("DATASET.CACHE_DIR") + 1]
-    cfg.DATASET.NUM_SHOTS, cfg.SEED = job.settings.shots, job.settings.seed
     return cfg
 
 
