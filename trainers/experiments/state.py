@@ -18,10 +18,9 @@ from ..engine.checkpoints import LEARNER, chosen_checkpoint
 from ..engine.data import Data, listed
 from ..records import FILE_NAME
 from ..utils.errors import UserError
-from ..utils.io import read_json
 from .jobs import Job
 from .settings import default_cfg as default_cfg
-from .settings import differing, recorded
+from .settings import recorded
 
 STATES = {"run": "to run", "test": "to test (trained before)", "resume": "to resume"}
 STATES |= {"running": "running", "refuse": "refused", "done": "done"}
@@ -73,13 +72,11 @@ def state_of(job: Job, look: Look | None = None) -> tuple[str, str]:
     path = Path(job.run, run_folder.CONFIG_FILE)
     if not path.is_file():
         return "run", ""
-    theirs = read_json(path)
-    mine = job.settings.training()
-    if not job.needs and (key := differing(mine, theirs)):
-        return "refuse", (
-            f"'{job.run}' holds a run with {key} = {theirs.get(key)!r}, this one has "
-            f"{mine[key]!r}; choose another output folder or move the old run away"
-        )
+    try:
+        if not job.needs:
+            run_folder.check(Path(job.run), job.settings.training())
+    except UserError as error:
+        return "refuse", str(error)
     begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/unfinished")
     return ("test" if place and not begun else "resume"), ""
 
