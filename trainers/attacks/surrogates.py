@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..backbone import CLIPAdapter, cosine_logits, load_clip, text_features
 from ..backbone.architectures import check_architecture, check_open_clip
+from ..backbone.providers import is_counter, misfit
 from ..backbone.weights_files import read_state
 from ..utils.errors import UserError, nearest
 from ..utils.io import tensors_digest
@@ -208,7 +209,6 @@ def _check_timm(model: str) -> None:
 def _read_timm(name: str, model: str, path: str) -> tuple[nn.Module, int, dict]:
     """Return the network with its weights, its number of classes and its preprocessing."""
     timm = _library("timm")
-
     if path:
         build = partial(timm.create_model, model, pretrained=False)
         plain = build()
@@ -255,24 +255,13 @@ def _filled(name: str, build: Callable, usual: int, state: dict) -> tuple[nn.Mod
     )
     classes = next(heads, usual)
     model = model if classes == usual else build(num_classes=classes)
-    own = model.state_dict()
-    for keys, what in (
-        ([k for k in own if k not in state and not _counts(k)], "lacks tensor"),
-        ([k for k in state if k not in own], "has the unknown tensor"),
-        ([k for k in own if k in state and own[k].shape != state[k].shape], "has another shape of"),
-    ):
-        if keys:
-            raise UserError(
-                f"the weights of surrogate '{name}' are of another network: the file {what} "
-                f"'{keys[0]}'; name the network that they belong to"
-            )
+    if wrong := misfit(model.state_dict(), state):
+        raise UserError(
+            f"the weights of surrogate '{name}' are of another network: the file {wrong}; name the "
+            "network that they belong to"
+        )
     model.load_state_dict(state, strict=False)
     return model, classes
-
-
-def _counts(key: str) -> bool:
-    """Return True for the number of batches a normalisation has seen; nothing depends on it."""
-    return key.endswith("num_batches_tracked")
 
 
 def _classifier(
@@ -286,5 +275,5 @@ def _classifier(
     def logits(pixels: Tensor) -> Tensor:
         return model((pixels - mean) / std)
 
-    digest = tensors_digest({k: v for k, v in model.state_dict().items() if not _counts(k)})
+    digest = tensors_digest({k: v for k, v in model.state_dict().items() if not is_counter(k)})
     return Surrogate(name, logits, size, interpolation, classes, own, digest)

@@ -145,6 +145,25 @@ def _count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:
     return len({k[len(prefix) :].split(".")[0] for k in state if k.startswith(prefix)})
 
 
+def is_counter(key: str) -> bool:
+    """Return True for the number of batches a normalisation has seen; nothing depends on it."""
+    return key.endswith("num_batches_tracked")
+
+
+def misfit(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
+    """Return in words why ``state`` cannot take the place of the tensors ``own``, else ""."""
+    both = [k for k in own if k in state]
+    for what, keys in (
+        ("lacks tensor", [k for k in own if k not in state and not is_counter(k)]),
+        ("has the unknown tensor", [k for k in state if k not in own]),
+        ("has another shape for tensor", [k for k in both if own[k].shape != state[k].shape]),
+    ):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            return f"{what} '{keys[0]}'{more}"
+    return ""
+
+
 def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
     """Load every tensor.
 
@@ -152,19 +171,11 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], origin: str)
         UserError: missing or unknown tensors, or other shapes.
     """
     own = model.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    both = [k for k in own if k in state]
-    for what, keys in (
-        ("lacks tensor", [k for k in own if k not in state and k not in counters]),
-        ("has the unknown tensor", [k for k in state if k not in own]),
-        ("has another shape for tensor", [k for k in both if own[k].shape != state[k].shape]),
-    ):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(
-                f"{origin} {what} '{keys[0]}'{more} and so is not of this CLIP architecture; name "
-                "the right one, e.g. file:PATH?arch=ViT-B-32, or choose other weights"
-            )
+    if wrong := misfit(own, state):
+        raise UserError(
+            f"{origin} {wrong} and so is not of this CLIP architecture; name the right one, e.g. "
+            "file:PATH?arch=ViT-B-32, or choose other weights"
+        )
     model.load_state_dict(state, strict=False)
     for key in set(own) - set(state):  # batch counters
         own[key].zero_()

@@ -66,8 +66,9 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        if (folder / WEIGHTS).is_file() and _equal(read_export(folder), tensors, card):
-            return False
+        if (folder / WEIGHTS).is_file() and (there := read_export(folder)).card == card:
+            if tensors_digest(there.tensors) == tensors_digest(tensors):
+                return False
         raise UserError(
             f"'{folder}' holds something else already, which is not overwritten; choose another "
             "folder with --out or move that one away"
@@ -89,11 +90,6 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return True
-
-
-def _equal(export: Export, tensors: dict[str, torch.Tensor], card: dict) -> bool:
-    new = {name: value.cpu() for name, value in tensors.items()}
-    return export.card == card and tensors_digest(export.tensors) == tensors_digest(new)
 
 
 def read_export(path) -> Export:
@@ -128,21 +124,13 @@ def _text(value) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _texts(value) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(map(_text, value))
-
-
-def _size(value) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
-
-
 _REQUIRED: dict[str, Callable[[object], bool]] = {
     "method.trainer": _text,
-    "data.classes": _texts,
+    "data.classes": lambda v: isinstance(v, list) and len(v) > 0 and all(map(_text, v)),
     "data.template": _text,
     "backbone.name": lambda v: _text(v) and v == portable(v),
     "backbone.weights_sha256": lambda v: _text(v) and re.fullmatch("[0-9a-f]{64}", v) is not None,
-    "input.size": _size,
+    "input.size": lambda v: isinstance(v, list) and [type(n) for n in v] == [int, int],
     "input.interpolation": INTERPOLATIONS.__contains__,
     "prompts.spec": lambda v: isinstance(v, dict),
 }

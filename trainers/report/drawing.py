@@ -6,7 +6,6 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -49,7 +48,6 @@ def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
     heights = [_PANEL + 1.15 + _LINE * len(lines) for lines in texts]  # inches
     width, height = _WIDTH + _SIDE, sum(heights)
     figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
     top = height
     for panel, lines, own in zip(panels, texts, heights, strict=True):
         bottom = (top - 0.45 - _PANEL) / height
