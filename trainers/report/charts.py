@@ -81,13 +81,10 @@ def _over_attacks(records: Mapping[Path, dict]) -> Iterator[tuple[list[Chart], l
     for axis, title in curves.AXES.items():
         with contextlib.suppress(curves.NothingVaries):
             for panel in curves.attack_panels(records, axis)[0]:
-                where = f"curves over {axis}: {layout.title(panel.table)}: "
+                where = f"curves over {axis}: {layout.title(panel.table)}"
                 notes = [note for note in panel.table.notes if not note.startswith("self-check")]
-                stated = [where + note for note in notes + panel.notes]
-                yield (
-                    [Chart("Over the test attack", panel, title)],
-                    [f"{where}: {n}" for n in stated],
-                )
+                stated = [f"{where}: {note}" for note in notes + panel.notes]
+                yield [Chart("Over the test attack", panel, title)], stated
 
 
 def _ablations(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:
