@@ -53,11 +53,9 @@ class FAB(LabelledAttack):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the nearest wrong images, their distances and where a gradient was exactly 0.
 
-        The distance is inf where nothing wrong was found. The search of a sample ends at its first
-        one within eps; with eps 0 it looks for the shortest.
-
-        Args:
-            aims: (T, B) classes that the runs aim at.
+        Runs aim at the classes ``aims`` (T, B). The distance is inf where nothing wrong was found.
+        The search of a sample ends at its first one within eps; with eps 0 it looks for the
+        shortest.
         """
         nearest = clean.clone()
         norms = torch.full_like(clean[:, 0, 0, 0], torch.inf)  # (B,)

@@ -90,10 +90,7 @@ def classes_of(folder: Path, cfg, facts: dict, trained: dict, root: str | None) 
 
 
 def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
-    """Write the export that ``args`` describes.
-
-    Returns:
-        its folder, whether it was written now (an equal one may be there), and its card.
+    """Write an export; return its folder, whether it was not there already, and its card.
 
     Raises:
         UserError: no run, an unfinished one, missing values or backbone, or another export there.

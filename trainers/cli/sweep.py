@@ -165,11 +165,7 @@ def launcher(args: argparse.Namespace) -> Local | Slurm:
 
 
 def main(show: local.Command, argv: list[str]) -> int:
-    """Run what the command line describes; 1 if any run failed.
-
-    Args:
-        show: any command of advprompt, for the report.
-    """
+    """Run what the command line describes; 1 if any run failed. ``show`` makes the report."""
     args = parser().parse_args(argv)
     jobs, context = plan(args)
     if args.attacks == [""]:

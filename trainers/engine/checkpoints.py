@@ -176,11 +176,8 @@ def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:
 def check_facts(theirs: dict, mine: dict, path, *, resuming: bool = False) -> None:
     """Refuse a checkpoint of another trainer, backbone, kind of prompts or, if it matters, classes.
 
-    Args:
-        theirs, mine: ``checkpoint_facts`` of the checkpoint and of the trainer.
-
     Raises:
-        UserError: naming what differs.
+        UserError: naming what differs in the ``checkpoint_facts``.
     """
     names = {"trainer": "trainer", "weights_sha256": "backbone weights", "prompts": "prompts"}
     for key, what in names.items():

@@ -56,10 +56,7 @@ def card_digest(card: dict) -> str:
 
 
 def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str) -> bool:
-    """Write an export, whole or not at all; an equal one that is there stays.
-
-    Returns:
-        whether anything was written.
+    """Write an export, whole or not at all; return False where an equal one is there, which stays.
 
     Raises:
         UserError: ``folder`` holds something else, or cannot be written.
@@ -93,10 +90,7 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
 
 
 def read_export(path) -> Export:
-    """Read and check an export.
-
-    Args:
-        path: its folder, or its safetensors file alone.
+    """Read and check an export, given by its folder or its safetensors file alone.
 
     Raises:
         UserError: it is missing, damaged, altered, foreign, or of another version.
@@ -210,14 +204,10 @@ def _check_room(clip: CLIPAdapter, spec: PromptSpec, classes: int, tensors: dict
 
 
 def read_start(path, method) -> tuple[dict, dict, Path]:
-    """Read what a training may start from.
+    """Read what a training may start from: an export, a run folder or a checkpoint.
 
-    Args:
-        path: an export, a run folder or a checkpoint.
-        method: the trainer's class, which names what of a checkpoint is deployed.
-
-    Returns:
-        the facts it must agree on, as a checkpoint states them; its values; its file.
+    Returns the facts it must agree on, as a checkpoint states them; its values, as ``method``
+    deploys them; its file.
     """
     file = weights_file(path)
     if file.suffix != ".safetensors":

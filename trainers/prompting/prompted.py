@@ -131,16 +131,11 @@ class PromptedCLIP(nn.Module):
     # -- features ---------------------------------------------------------------------------------
 
     def text_features(self, class_chunk: int = 0) -> torch.Tensor:
-        """Encode the classes with the current prompts.
+        """Return unit-length features (K, D), float32, of the classes with the current prompts.
 
         The prefix that all classes share is computed once, deep vectors included, exactly. Where
-        nothing acts on the text the features are computed once and kept.
-
-        Args:
-            class_chunk: classes per pass, bounds the memory; 0 is all at once.
-
-        Returns:
-            (K, D) unit-length features, float32.
+        nothing acts on the text the features are computed once and kept. ``class_chunk`` classes
+        per pass bound the memory; 0 is all at once.
         """
         if self.frame is None:
             if self._fixed_text is None:

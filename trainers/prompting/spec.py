@@ -150,11 +150,7 @@ class PromptSpec:
 
 
 def in_context(keys, clip: CLIPAdapter) -> PromptSpec:
-    """Return CoOp's prompts; words to start from set the number of vectors.
-
-    Args:
-        keys: a config node with ``N_CTX``, ``CTX_INIT``, ``CSC`` and ``CLASS_TOKEN_POSITION``.
-    """
+    """Return CoOp's prompts, see :func:`of_context`; words to start from set their number."""
     return PromptSpec(
         text=len(context_words(clip, keys.CTX_INIT)) or keys.N_CTX,
         text_init=keys.CTX_INIT,

@@ -41,11 +41,10 @@ class Chart(NamedTuple):
 def build_charts(
     records: Mapping[Path, dict], tables: Iterable[Table]
 ) -> tuple[list[Chart], list[str]]:
-    """Return every chart that two comparable runs make, the few-shot ones first.
+    """Return every chart that two comparable runs make, the few-shot ones first, and notes.
 
-    Returns:
-        the charts, and notes on runs that are in none of a table's curves over a setting which
-        others have, or that contradict one another; none where nothing varies.
+    These are on runs that are in none of a table's curves over a setting which others have, or that
+    contradict one another; there are none where nothing varies.
     """
     tables = list(tables)
     found = [*_few_shot(tables), *_over_attacks(records), *_ablations(tables)]

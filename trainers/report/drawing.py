@@ -39,9 +39,7 @@ def draw(path, panels: list[Panel], key: str) -> Path:
 def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
     """Draw the panels as PNG into a path or a binary file object.
 
-    Args:
-        captions: write above and below each panel what it shows; without, that is left to the
-            page around it (:func:`facts_of`).
+    Without captions, what stands above and below a panel (:func:`facts_of`) is left to the page.
     """
     facts = [facts_of(panel) if captions else [] for panel in panels]
     texts = [[part for line in own for part in textwrap.wrap(line, _CAPTION)] for own in facts]

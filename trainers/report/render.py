@@ -42,18 +42,14 @@ def load(roots: Iterable[str]) -> tuple[dict[Path, dict], list[str]]:
 def render(
     roots: Iterable[str], style: str = "terminal", *, costs: bool = False, paper: bool = False
 ) -> tuple[str, list[str]]:
-    """Render every completed record below ``roots``.
+    """Render every completed record below ``roots``; return text and remarks (beside CSV only).
 
     Files left out (unfinished, damaged, of another schema) are listed after the tables.
 
     Args:
-        roots: output folders.
         style: one of ``FORMATS``.
         costs: add trainable parameters and seconds per method (HTML always has them).
         paper: add published figures.
-
-    Returns:
-        the text, and the remarks that have no place in it (CSV only).
 
     Raises:
         UserError: a root does not exist or holds no completed record.

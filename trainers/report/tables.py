@@ -234,11 +234,7 @@ def known_settings(records: Iterable[Mapping]) -> set[str]:
 
 
 def empty_row(record: Mapping, known: Iterable[str]) -> Row:
-    """Return the row that a record belongs to, without runs.
-
-    Args:
-        known: settings that any of the records it is compared with has.
-    """
+    """Return the row, without runs, of a record among records that have the settings ``known``."""
     ignored = _STATED + (() if record["shots"] else _TRAINING)
     were = formerly(record["trainer"])
     unset = {key: were[key] for key in known if key in were}
@@ -328,8 +324,7 @@ def mark_data(tables: Iterable[Table]) -> None:
 def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -> Table:
     """Sort comparable records of one test into rows; a repeated seed is noted and left out.
 
-    Args:
-        again: a repeated seed with an equal result is no note.
+    With ``again``, a repeated seed with an equal result is not noted.
     """
     members = list(members)
     first = next((r.record for r in members if is_trained(r.record)), members[0].record)

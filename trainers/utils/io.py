@@ -235,16 +235,10 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None =
 def load_tensors(
     path, *, advice: str = "delete it and run again"
 ) -> tuple[dict[str, torch.Tensor], dict]:
-    """Read what :func:`save_tensors` wrote and verify its checksum.
-
-    Args:
-        advice: what to do about a file that is refused, the end of the message.
-
-    Returns:
-        the tensors (on the CPU) and the decoded metadata.
+    """Return tensors (on the CPU) and metadata that :func:`save_tensors` wrote, if they are whole.
 
     Raises:
-        UserError: the file is missing, truncated, altered, or not ours.
+        UserError: the file is missing, truncated, altered, or not ours; ``advice`` ends the text.
     """
     try:
         with safe_open(str(path), framework="pt") as handle:

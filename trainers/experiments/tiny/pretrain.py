@@ -111,11 +111,7 @@ def encode_images(model, pixels: torch.Tensor, args) -> torch.Tensor:
 
 
 def train(name: str, model, parameters, step_fn, output: Path, steps, peak, warmup) -> float:
-    """Minimise ``step_fn(step)`` over all steps, from the last checkpoint on.
-
-    Returns:
-        the seconds it took, earlier runs included.
-    """
+    """Minimise ``step_fn(step)`` from the last checkpoint on; return the seconds of all runs."""
     path, start, seconds = output / f"{name}.ckpt", 0, 0.0
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2]},
