@@ -43,7 +43,6 @@ def full_names(names: Iterable[str]) -> list[str]:
 
 
 def list_row(name: str) -> list[str]:
-    """Return the row of one data set in the table of ``list``."""
     if name in UNFETCHED:
         need = "no need" if UNFETCHED[name] == BUILT_IN else "no"
         return [name, name, name, "", "", need, "", re.split("[:,]", UNFETCHED[name])[0]]

@@ -172,7 +172,6 @@ def _configuration(tree: ast.Module, train: Path) -> tuple[ast.stmt, str]:
 
 
 def show(fork: Path, after: bytes, copies: dict[str, Path]) -> None:
-    """Print what would change."""
     texts = ((fork / "train.py").read_bytes(), after)
     lines = (text.decode(errors="replace").splitlines() for text in texts)
     print(*difflib.unified_diff(*lines, "a/train.py", "b/train.py", n=2, lineterm=""), sep="\n")

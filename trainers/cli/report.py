@@ -19,7 +19,6 @@ from ..utils.errors import UserError
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line and print or write the tables."""
     parser = argparse.ArgumentParser("advprompt report", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")

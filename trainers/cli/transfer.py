@@ -200,7 +200,6 @@ def _resume(out: str, fresh: dict) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, measure what is missing and print the tables."""
     about = __doc__.partition("\n")[0]
     parser = argparse.ArgumentParser("advprompt transfer", description=about)
     add = parser.add_argument

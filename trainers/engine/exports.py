@@ -51,7 +51,6 @@ class Export(NamedTuple):
 
 
 def card_digest(card: dict) -> str:
-    """Return the hex SHA-256 of a card's content."""
     return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 

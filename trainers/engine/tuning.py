@@ -22,7 +22,6 @@ from .trainer import RobustTrainer
 
 
 def inner(default: str = "", source: str = "ours") -> Key:
-    """Return the declaration of a method's INNER."""
     about = f"objective of the attack ({source}); empty: that of ATTACK.TRAIN"
     return Key(default, about, choices=("", "ce", "kl"))
 
@@ -83,7 +82,6 @@ class PromptTrainer(RobustTrainer):
 
     @property
     def keys(self):
-        """The method's own config node."""
         return self.cfg.TRAINER[self.node]
 
     def build_model(self):

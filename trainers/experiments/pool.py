@@ -164,11 +164,9 @@ class Pool:
                 self.queue.append(entry)
 
     def of(self, *states: str) -> list[Entry]:
-        """Return the entries in one of these states."""
         return [entry for entry in self.entries.values() if entry.state in states]
 
     def counts(self) -> Counter:
-        """Count the entries by state."""
         return Counter(entry.state for entry in self.entries.values())
 
     def run(self) -> bool:

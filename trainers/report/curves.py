@@ -71,7 +71,6 @@ def ordered(values: Iterable[float | str]) -> list[float | str]:
 
 
 def label(value: float | str) -> str:
-    """Write a value on the axis."""
     return f"{value:g}" if isinstance(value, float) else value
 
 

@@ -131,7 +131,6 @@ class Table:
         return WHOLE not in self.tests
 
     def where(self, test: str) -> str:
-        """Return a test in words."""
         return f"the {test} classes" if self.protocol == "base2new" else test
 
     @property
@@ -404,7 +403,6 @@ def name_variants(rows: list[Row]) -> None:
 
 
 def differing(rows: Iterable[Row]) -> list[str]:
-    """Return the settings in which rows differ, sorted."""
     return differing_keys([row.config for row in rows])
 
 

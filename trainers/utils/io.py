@@ -201,7 +201,6 @@ def load_pickle(path):
 
 
 def sha256_file(path) -> str:
-    """Return the hex SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
         digest = hashlib.sha256()
         while block := handle.read(1 << 20):

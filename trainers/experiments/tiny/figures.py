@@ -77,7 +77,6 @@ def robust_accuracy(logits, batches, level: float, title: str) -> dict:
 
 
 def measure(name: str, data: Path | None, attacked: int) -> dict:
-    """Return all figures of one backbone."""
     clip = backbone.load_clip(name)
     names, template = drawing.shape_classes(), templates.template_for("Shapes")
     unseen = [f"{c} {s}" for c, s in sorted(drawing.HELD_OUT)]
@@ -114,7 +113,6 @@ def measure(name: str, data: Path | None, attacked: int) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, measure, write."""
     parser = argparse.ArgumentParser(prog="tiny_figures", description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="CoOp data root (EuroSAT, Caltech101); optional")
     parser.add_argument("--attacked", type=int, default=512, help="drawings under attack")

@@ -88,5 +88,4 @@ def load_pretrained_weights(model, weight_path) -> None:
 
 
 def count_num_param(model=None, params=None) -> int:
-    """Count the numbers in a model or in tensors."""
     return sum(p.numel() for p in (params if model is None else model.parameters()))

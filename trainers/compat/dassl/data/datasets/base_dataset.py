@@ -55,7 +55,6 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source) -> int:
-        """Return the highest label + 1."""
         if not data_source:
             raise ValueError("the training split has no image, so the classes are unknown")
         return max(item.label for item in data_source) + 1

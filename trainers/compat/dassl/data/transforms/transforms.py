@@ -28,8 +28,6 @@ INTERPOLATION_MODES = {
 
 
 class Compose:
-    """Apply steps in turn."""
-
     def __init__(self, transforms):
         self.transforms = transforms
 
