@@ -45,25 +45,15 @@ OLDER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")  # names in densenet
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A frozen classifier of images (B, 3, H, W) in [0, 1] of any size -> logits (B, K).
+    """A frozen classifier of images (B, 3, H, W) in [0, 1] of any size -> logits (B, K)."""
 
-    Attributes:
-        name: as the user wrote it.
-        model: images (B, 3, size, size) in [0, 1] -> logits; normalises by itself.
-        size: side of the images that the model takes; others are resized, differentiably.
-        interpolation: ``bicubic`` or ``bilinear``.
-        classes: K.
-        of_dataset: whether the K classes are the data set's, in its order.
-        sha256: hex digest of the weights, and of the prompts of a CLIP.
-    """
-
-    name: str
-    model: Callable[[Tensor], Tensor]
-    size: int
-    interpolation: str
-    classes: int
-    of_dataset: bool
-    sha256: str
+    name: str  # as the user wrote it
+    model: Callable[[Tensor], Tensor]  # (B, 3, size, size) in [0, 1] -> logits; it normalises
+    size: int  # side of the images that the model takes; others are resized, differentiably
+    interpolation: str  # bicubic or bilinear
+    classes: int  # K
+    of_dataset: bool  # whether the K classes are the data set's, in its order
+    sha256: str  # of the weights, and of the prompts of a CLIP
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the logits (B, K), float32."""

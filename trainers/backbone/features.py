@@ -11,17 +11,11 @@ from .adapter import Between, CLIPAdapter
 
 
 class Prompts(NamedTuple):
-    """Prompts as embeddings.
+    """Prompts as embeddings."""
 
-    Attributes:
-        embeddings: (K, L, d_t), without the positional part.
-        eot: (K,) position of each end token, on the CPU.
-        shared: length of the prefix that all classes have in common.
-    """
-
-    embeddings: torch.Tensor
-    eot: torch.Tensor
-    shared: int
+    embeddings: torch.Tensor  # (K, L, d_t), without the positional part
+    eot: torch.Tensor  # (K,) position of each end token, on the CPU
+    shared: int  # length of the prefix that all classes have in common
 
 
 def text_features(

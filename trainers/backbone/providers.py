@@ -27,25 +27,18 @@ NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 @dataclass
 class Weights:
-    """A state dict and how to make a model of it.
-
-    Attributes:
-        build: state dict -> open_clip model; None for the OpenAI layout with QuickGELU, which
-            every provider can build.
-        variant: distinguishes models with equal tensors but other activations or attention.
-        origin: names the weights in messages.
-        builtin: they run on :mod:`.builtin`'s modules unless a provider is asked for.
-    """
+    """A state dict and how to make a model of it."""
 
     state: dict[str, torch.Tensor]
+    # state dict -> open_clip model; None: OpenAI's layout with QuickGELU, which all can build
     build: Callable[[dict], nn.Module] | None = None
     tokenizer: Callable[[], object] = tokens.from_open_clip
     mean: tuple = CLIP_MEAN
     std: tuple = CLIP_STD
     interpolation: str = "bicubic"  # of the images that the weights were trained on
-    variant: str = ""
-    origin: str = "the state dict"
-    builtin: bool = False
+    variant: str = ""  # sets apart equal tensors with other activations or attention
+    origin: str = "the state dict"  # for messages
+    builtin: bool = False  # on builtin.py's modules unless a provider is asked for
 
 
 def choose_provider(provider: str = "auto") -> str:

@@ -21,20 +21,12 @@ def register(cls: type[Defence]) -> type[Defence]:
 
 
 class Defence:
-    """Purifies images before the model sees them; the model itself stays as it is.
+    """Purifies images before the model sees them; the model itself stays as it is."""
 
-    Attributes:
-        name: as in ``DEFENCE.NAME``.
-        settings: arguments and attributes whose values the keys of ``DEFENCE`` of the same name in
-            capitals give.
-        random: whether the seeds matter.
-        differentiable: whether gradients flow through :meth:`__call__`.
-    """
-
-    name: str
-    settings: tuple[str, ...] = ()
-    random = False
-    differentiable = False
+    name: str  # as in DEFENCE.NAME
+    settings: tuple[str, ...] = ()  # arguments and attributes, keys of DEFENCE in capitals
+    random = False  # whether the seeds matter
+    differentiable = False  # whether gradients flow through __call__
 
     @classmethod
     def from_cfg(cls, node) -> Defence:

@@ -52,17 +52,11 @@ _claimed: set[Path] = set()  # the CONFIG_FILEs that this process has written
 
 
 class Task(NamedTuple):
-    """What is left to do.
+    """What is left to do."""
 
-    Attributes:
-        state: ``done``, ``test`` (the model is there) or ``train``.
-        run: the folder to work in; it is locked meanwhile.
-        record: the folder that holds, or will hold, the record of the test.
-    """
-
-    state: str
-    run: str
-    record: str
+    state: str  # done, test (the model is there) or train
+    run: str  # the folder to work in; it is locked meanwhile
+    record: str  # the folder that holds, or will hold, the record of the test
 
     @property
     def inside(self) -> bool:

@@ -30,12 +30,9 @@ class PromptTrainer(RobustTrainer):
     """Minimises a method's loss over its prompts.
 
     A method sets ``node``, returns its prompts from ``prompt_spec`` and its loss from ``loss``.
-
-    Attributes:
-        white_box: the loss must attack the images of every batch, if ``is_adversarial``.
     """
 
-    white_box = True
+    white_box = True  # the loss must attack the images of every batch, if ``is_adversarial``
 
     @classmethod
     def extend_cfg(cls, cfg):

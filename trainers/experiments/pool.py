@@ -132,22 +132,15 @@ class Entry:
 
 @dataclass
 class Pool:
-    """The jobs of a sweep.
+    """The jobs of a sweep."""
 
-    Attributes:
-        jobs: in the order in which they start where they can.
-        work: does the words of a job.
-        tell: is given a line for each event; ``watch``: is called between looks, with this pool.
-        retries: how often a job that failed is tried again.
-    """
-
-    jobs: Sequence[Job]
+    jobs: Sequence[Job]  # in the order in which they start where they can
     output: str
     launcher: Local | Slurm
-    work: Callable[[list[str]], None]
-    tell: Callable[[str], None] = print
-    watch: Callable[[Pool], None] = lambda pool: None
-    retries: int = 1
+    work: Callable[[list[str]], None]  # does the words of a job
+    tell: Callable[[str], None] = print  # is given a line for each event
+    watch: Callable[[Pool], None] = lambda pool: None  # is called between looks
+    retries: int = 1  # of a job that failed
     pause: float = 0.2  # s between looks
     entries: dict[Key, Entry] = field(default_factory=dict)
     seconds: dict[tuple, list[float]] = field(default_factory=dict)  # kind of job -> durations

@@ -35,21 +35,13 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run is asked to be.
-
-    Attributes:
-        trainer: its name.
-        files: yaml files in the order of merging; ``test_file``: one whose ATTACK.TEST replaces
-            theirs.
-        opts: overrides, KEY VALUE in turn.
-        shots, seed: of this run; what differs most often.
-    """
+    """What a run is asked to be."""
 
     trainer: str
-    files: tuple[str, ...]
-    test_file: str
-    opts: tuple[str, ...]
-    shots: int
+    files: tuple[str, ...]  # yaml files in the order of merging
+    test_file: str  # one whose ATTACK.TEST replaces theirs
+    opts: tuple[str, ...]  # overrides, KEY VALUE in turn
+    shots: int  # of this run, as the seed; what differs most often
     seed: int
 
     def _asked(self) -> Asked:
