@@ -92,9 +92,7 @@ class FAB(LabelledAttack):
     def step(self, clean: Tensor, images: Tensor, gap: Tensor, normal: Tensor) -> Tensor:
         """Go beyond the linearised boundary, from the iterate and a little from the clean image.
 
-        Args:
-            gap: (b,) logit of the aimed-at class less the label's, at ``images``.
-            normal: (b, 3, H, W) its gradient.
+        ``gap`` (b,) is the aimed-at logit less the label's, ``normal`` (b, 3, H, W) its gradient.
         """
         norm, flat = self.spec.norm, normal.flatten(1)  # (b, D)
         here, origin = images.flatten(1), clean.flatten(1)

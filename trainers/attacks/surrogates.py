@@ -63,13 +63,10 @@ class Surrogate:
         return self.model(pixels).float()
 
     def knows(self, labels: str, classes: int) -> bool:
-        """Return True if the attack leads away from the data set's labels.
-
-        Args:
-            labels: ``dataset``, ``surrogate`` (no: from the surrogate's own answers) or ``auto``.
+        """Return True for labels of the data set, False for the surrogate's own answers.
 
         Raises:
-            UserError: ``dataset``, whose number of ``classes`` is not the surrogate's.
+            UserError: ``labels`` is ``dataset``, whose ``classes`` are not as many as ours.
         """
         if labels == "dataset" and self.classes != classes:
             raise UserError(
@@ -105,10 +102,7 @@ def load_surrogate(
 ) -> Surrogate:
     """Load a surrogate by name, frozen and in eval mode.
 
-    Args:
-        name: see the module.
-        prompts: the hand-made prompt of each class of the data set.
-        clip: the run's own backbone, which ``clip`` names.
+    ``prompts`` are the hand-made ones of the data set's classes, ``clip`` is the run's backbone.
 
     Raises:
         UserError: the name is unknown, or its weights are missing, damaged, foreign or refused.

@@ -46,9 +46,6 @@ def text_features(
 def cosine_logits(features: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
     """Return logits (B, K) in float32: ``scale`` times the cosine of image and class.
 
-    Args:
-        features: raw image features (B, D).
-        texts: unit-length text features (K, D), as :func:`text_features` returns them.
-        scale: the backbone's ``logit_scale``.
+    ``features`` (B, D) are raw, ``texts`` (K, D) of unit length, as :func:`text_features` has them.
     """
     return scale * F.normalize(features.float(), dim=-1) @ texts.float().t()

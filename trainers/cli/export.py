@@ -60,9 +60,7 @@ def checkpoint_of(run: Path, tested: dict, epoch: int | None) -> tuple[dict, boo
 def classes_of(folder: Path, cfg, facts: dict, trained: dict, root: str | None) -> tuple[list, str]:
     """Return the class names and the hand-made prompt that the run was tested with.
 
-    Args:
-        facts: of the checkpoint, which knows the classes of the training.
-        trained: settings of the training.
+    The checkpoint's ``facts`` know the classes of the training, which had the settings ``trained``.
     """
     template = cfg.DATASET.TEMPLATE or templates.template_for(cfg.DATASET.NAME)
     own = {k: cfg.DATASET[k] for k in ("NAME", "SUBSAMPLE_CLASSES")}
@@ -181,11 +179,7 @@ def check_record(folder: Path, record: dict, trainer: str, clip, classnames: lis
 
 
 def training_card(cfg, method, settings: dict, state: dict) -> dict:
-    """Return what the card says of the data and the training.
-
-    Args:
-        settings: of the training; ``state``: what its checkpoint holds.
-    """
+    """Return what the card says of data and training, from its settings and its checkpoint."""
     training = {"shots": 0, "epochs": 0, "train_threat": None, "seed": cfg.SEED}
     if method.trainable:
         training = state["training"] if is_ours(state) else UNKNOWN

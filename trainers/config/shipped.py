@@ -32,11 +32,9 @@ def configs_folder() -> Path:
 
 
 def config_file(kind: str, name: str) -> Path:
-    """Return the file of a shipped config.
+    """Return the file of a config of ``trainers``, ``datasets`` or ``attacks``.
 
-    Args:
-        kind: ``trainers``, ``datasets`` or ``attacks``.
-        name: such as ``linf1`` or, for trainers, ``AdvPT/vit_b16``; or the path of a file.
+    Its name is such as ``linf1`` or, for trainers, ``AdvPT/vit_b16``; or the path of a file.
 
     Raises:
         UserError: there is none of that name.

@@ -33,12 +33,7 @@ def _touched(path: str) -> tuple:
 
 
 class Data:
-    """A data set as a run uses it; images are listed, and read only where that is needed.
-
-    Args:
-        dataset: of Dassl's form.
-        cfg: the run's configuration.
-    """
+    """A data set as a run uses it; images are listed, and read only where that is needed."""
 
     def __init__(self, dataset, cfg):
         self.cfg, self.dataset = cfg, dataset
@@ -73,11 +68,9 @@ class Data:
         return _digest([self.classnames, self.test.paths, self.test.labels, touched])
 
     def check(self, folder, record: dict, *, trained: bool) -> None:
-        """Refuse a record of other data; an older one says only how much it tested.
+        """Refuse a record of other data (``trained``: also of other training data).
 
-        Args:
-            folder: of the record.
-            trained: whether the same data was trained on.
+        An older record says only how much it tested.
 
         Raises:
             UserError: class names, list, labels or contents of the images are other ones.

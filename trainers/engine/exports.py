@@ -173,12 +173,10 @@ def serve(
 ) -> PromptedCLIP:
     """Return CLIP with what a run learned around it; a trained image tower replaces clip's own.
 
-    Args:
-        tensors: by :class:`PromptedCLIP`'s names, and ``visual.*`` for an image tower.
-        origin: file of the values, for the message.
+    ``tensors`` have :class:`PromptedCLIP`'s names, those of an image tower ``visual.*``.
 
     Raises:
-        UserError: values and ``spec`` contradict one another or do not fit ``clip``.
+        UserError: values of ``origin`` and ``spec`` contradict one another or do not fit ``clip``.
     """
     _check_room(clip, spec, len(classnames), tensors, origin)
     model = PromptedCLIP(clip, classnames, spec)

@@ -46,9 +46,7 @@ class Work:
 class Local:
     """Processes of this machine: one per slot, which is a GPU or a share of the CPU's cores.
 
-    Args:
-        jobs: at a time.
-        gpus: their indices; empty for the CPU. With more jobs than GPUs these share them.
+    With more ``jobs`` at a time than ``gpus`` (indices) these share them.
     """
 
     def __init__(self, jobs: int, gpus: Sequence[str] = ()):

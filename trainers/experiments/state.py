@@ -90,9 +90,8 @@ def listing(
 ) -> tuple[str, bool]:
     """Return the table of jobs with their states, and whether any is refused.
 
-    Args:
-        held: whether another process works in a run's folder.
-        wrong: key of a job -> why its settings are refused.
+    ``held`` says whether another process works in a run's folder, ``wrong`` why settings of jobs
+    are refused, by their keys.
     """
     rows, notes, todo, look = [], [], {}, Look()
     for job in jobs:

@@ -200,11 +200,8 @@ def gather(value) -> list:
 def check_same(what: str, make: Callable[[], object]) -> None:
     """Refuse processes that would share the work of different runs.
 
-    Args:
-        what: the name of what ``make()`` gives (JSON-able), in the plural.
-
     Raises:
-        UserError: it differs between the processes.
+        UserError: ``what`` (a plural) ``make()`` gives, JSON-able, differs between the processes.
     """
     if world() == 1:
         return
