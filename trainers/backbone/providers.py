@@ -42,11 +42,7 @@ class Weights:
 
 
 def choose_provider(provider: str = "auto") -> str:
-    """Resolve ``auto``: open_clip where it is installed, else a ``clip`` package.
-
-    Raises:
-        UserError: unknown provider, or none is installed.
-    """
+    """Resolve ``auto``: open_clip, else a ``clip`` package; UserError for another or without both."""
     if provider not in PROVIDERS:
         raise UserError(f"CLIP provider '{provider}' is unknown.{nearest(provider, PROVIDERS)}")
     if provider != "auto":
@@ -58,11 +54,7 @@ def choose_provider(provider: str = "auto") -> str:
 
 
 def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
-    """Build the model (float32, CPU) and its tokenizer.
-
-    Raises:
-        UserError: the weights do not fit, or the provider cannot build them.
-    """
+    """Build model (float32, CPU) and tokenizer; UserError where weights or provider do not fit."""
     asked, provider = provider, choose_provider(provider)
     with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away
         if weights.build is not None:
@@ -158,11 +150,7 @@ def misfit(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
 
 
 def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
-    """Load every tensor.
-
-    Raises:
-        UserError: missing or unknown tensors, or other shapes.
-    """
+    """Load every tensor; UserError for missing or unknown ones, and for other shapes."""
     own = model.state_dict()
     if wrong := misfit(own, state):
         raise UserError(

@@ -32,11 +32,7 @@ def expand_tiny(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def load_tiny_state(name: str, assets_dir=None) -> dict[str, torch.Tensor]:
-    """Return the state dict of ``tiny``, or of ``tiny-robust``: its image tower put over tiny's.
-
-    Raises:
-        UserError: the shipped file is missing or damaged.
-    """
+    """Return the state dict of a built-in CLIP; UserError for a missing or damaged file."""
     state = {}
     for part in dict.fromkeys(("tiny", name)):
         path = Path(assets_dir or ASSETS) / f"{part}.safetensors"

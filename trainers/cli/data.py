@@ -27,11 +27,7 @@ from ..utils import errors
 
 
 def full_names(names: Iterable[str]) -> list[str]:
-    """Turn short names and ``all`` into the names of configs, each once.
-
-    Raises:
-        UserError: a name is unknown.
-    """
+    """Turn short names and ``all`` into names of configs, each once; UserError for unknown ones."""
     known = {name: [name] for name in (*COOP, *UNFETCHED)} | {"all": list(COOP)}
     known |= {source.short: [source.config] for source in read_sources().values()}
     full = []

@@ -157,11 +157,7 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
 
 
 def check_record(folder: Path, record: dict, trainer: str, clip, classnames: list) -> None:
-    """Refuse figures of another trainer, backbone or data than what is exported.
-
-    Raises:
-        UserError: naming what differs.
-    """
+    """Refuse (UserError) figures of another trainer, backbone or data than what is exported."""
     path = folder / MODEL_FILE
     noted = read_json(path).get("data_sha256") if path.is_file() else None
     pairs = {

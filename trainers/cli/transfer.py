@@ -57,11 +57,7 @@ def load(cfg, model_dir: str):
 
 
 def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dict:
-    """Return what has to be the same in all runs, whose images are shown to one another.
-
-    Raises:
-        UserError: naming the first two that differ, and in what.
-    """
+    """Return what has to be the same in all runs; UserError naming the first two that differ."""
     facts = [
         {
             "data set": cfg.DATASET.NAME,

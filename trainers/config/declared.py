@@ -31,11 +31,7 @@ class Key:
     form: str = ""  # what is expected, in words, where ``check`` decides, of a text or a number
 
     def read(self, name: str, value):
-        """Return ``value`` in the key's type.
-
-        Raises:
-            UserError: it is of another type or out of range; ``name`` is for the message.
-        """
+        """Return ``value`` in the key's type, or raise a UserError, which begins with ``name``."""
         kind, wrong = type(self.default), [value]
         if not isinstance(self.default, (list, tuple)):
             wrong = wrong if not self._fits(self.default, value) else []

@@ -83,11 +83,7 @@ def registered_name(name: str) -> str:
 
 
 def merge_test_attacks(cfg, path, kind: str = "") -> None:
-    """Replace ``ATTACK.TEST`` by that of a yaml file; the training attack stays.
-
-    Raises:
-        UserError: see :func:`merge_file`.
-    """
+    """Replace ``ATTACK.TEST`` by a yaml file's, see :func:`merge_file`; ATTACK.TRAIN stays."""
     fresh = get_cfg_default()
     extend_cfg(fresh)
     train = cfg.ATTACK.TRAIN.clone()

@@ -12,11 +12,7 @@ CLONE = PACKAGE.parent if PACKAGE.name == "trainers" else None
 
 
 def configs_folder() -> Path:
-    """Return the folder with ``trainers/``, ``datasets/`` and ``attacks/``.
-
-    Raises:
-        UserError: this copy of the package has none.
-    """
+    """Return the folder with trainers/, datasets/ and attacks/; UserError if this copy has none."""
     places = (
         PACKAGE / "configs",  # installed
         PACKAGE.parent.parent / "configs" / "advprompt",  # in a fork, as trainers/advprompt

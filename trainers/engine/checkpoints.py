@@ -28,11 +28,7 @@ KINDS = {  # of what a checkpoint may hold besides its weights
 
 
 def save_checkpoint(path, state: dict) -> None:
-    """Write a checkpoint atomically; the previous file stays whole if this fails.
-
-    Raises:
-        UserError: the disk is full or the folder not writable.
-    """
+    """Write a checkpoint atomically; UserError, and the old file whole, where the disk is full."""
     with atomic_write(path) as temporary:
         try:
             torch.save(state, temporary)
@@ -80,11 +76,7 @@ def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:
 
 
 def weights_file(path) -> Path:
-    """Return the file that ``MODEL.INIT_WEIGHTS`` means: of an export, a run, or itself.
-
-    Raises:
-        UserError: nothing is there.
-    """
+    """Return the file INIT_WEIGHTS means: of an export, a run, or itself; UserError if none."""
     path = Path(path).expanduser()
     if path.is_file():
         return path

@@ -94,11 +94,7 @@ class Data:
 
 
 def listed(cfg) -> Data | None:
-    """List the data of a configuration; None where it is drawn, so that settings say it all.
-
-    Raises:
-        UserError: it is not there.
-    """
+    """List the data of a configuration, or raise a UserError; None where it is drawn."""
     made = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if hasattr(made, "draw_into"):
         return None
@@ -110,11 +106,7 @@ def listed(cfg) -> Data | None:
 
 
 def check_listed(cfg, folder, *, trained: bool) -> str:
-    """Compare a completed record with the data that is there now; return a note where it cannot.
-
-    Raises:
-        UserError: the record is of other data.
-    """
+    """Refuse (UserError) a record of other data than is there now; a note where that is unknown."""
     try:
         data = listed(cfg)
     except UserError as error:

@@ -94,11 +94,7 @@ def _same(mine: dict, theirs: dict) -> bool:
 
 
 def check_resumed(folder: Path, cfg) -> None:
-    """Refuse to resume from a run of another training: its schedule would not continue.
-
-    Raises:
-        UserError: naming the first key that differs.
-    """
+    """Refuse (UserError) to resume from another training: its schedule would not continue."""
     check(folder, training_of(cfg), "--resume continues the same training, so give its settings")
 
 

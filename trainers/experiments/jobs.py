@@ -282,11 +282,7 @@ def _shortened(text: str) -> str:
 
 
 def parse_tests(text: str, planner: Planner) -> list[Test]:
-    """Return the tests that TESTS names: ``linf1_aa linf1+DEFENCE.NAME=jpeg``.
-
-    Raises:
-        UserError: a threat model is unknown, or a setting has no value.
-    """
+    """Return the tests of ``linf1_aa linf1+DEFENCE.NAME=jpeg``; UserError where one is wrong."""
     found = []
     for word in text.split():
         threat, *settings = word.split("+")

@@ -71,11 +71,7 @@ class PromptFrame(nn.Module):
 
 
 def context_words(clip: CLIPAdapter, text: str) -> list[int]:
-    """Return the token ids of the words that vectors start from; none for an empty text.
-
-    Raises:
-        UserError: the backbone's text tower takes no learned prompts.
-    """
+    """Return the token ids of words; UserError for a text tower that takes no learned prompts."""
     if clip.tokenizer.encode is None or not clip.takes_prompts:
         raise UserError(
             f"the text tower of backbone {clip.name} takes no learned prompts; choose a "

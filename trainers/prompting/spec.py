@@ -128,11 +128,7 @@ class PromptSpec:
         return replace(self, **depths)
 
     def check_backbone(self, clip: CLIPAdapter) -> None:
-        """Compare with a backbone.
-
-        Raises:
-            UserError: the tower takes no prompts, or has fewer blocks than the depth.
-        """
+        """Refuse (UserError) a backbone that takes no such prompts, or has fewer blocks."""
         if (self.vision or self.refine_vision) and not clip.is_vit:
             raise UserError(
                 f"backbone {clip.name} is not a vision transformer that runs block by block, so "

@@ -26,11 +26,7 @@ _LEGEND, _CAPTION = 36, 132  # characters of a line
 
 
 def draw(path, panels: list[Panel], key: str) -> Path:
-    """Draw the panels into a PNG file.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Draw the panels into a PNG file; UserError where it cannot be written."""
     with files.atomic_write(Path(path)) as temporary:
         save(temporary, panels, key)
     return Path(path)

@@ -21,11 +21,7 @@ _REMARKS = {"terminal": "  ! {}", "markdown": "- {}", "latex": "% {}"}
 
 
 def load(roots: Iterable[str]) -> tuple[dict[Path, dict], list[str]]:
-    """Return every completed record below ``roots`` by path, and what is left out.
-
-    Raises:
-        UserError: a root does not exist or holds no completed record.
-    """
+    """Return completed records by path, and what is left out; UserError for no folder or record."""
     roots = list(roots)
     records, problems = records_of.load_records(*roots)
     remarks = [f"{problem.kind}: {problem.text}" for problem in problems]
@@ -76,11 +72,7 @@ def render(
 
 
 def put_between(path: Path, mark: str, text: str) -> None:
-    """Replace what stands between the lines ``<!-- report MARK -->`` and ``<!-- end MARK -->``.
-
-    Raises:
-        UserError: the file is missing or lacks the two lines.
-    """
+    """Replace what stands between the two lines of a mark; UserError for a file that lacks them."""
     first, last = f"<!-- report {mark} -->\n", f"<!-- end {mark} -->"
     page = path.read_text(encoding="utf-8") if path.is_file() else ""
     before, found, rest = page.partition(first)

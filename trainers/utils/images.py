@@ -32,11 +32,7 @@ class Preprocess:
 
 
 def load_image(path: str, preprocess: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
-    """Decode one image file to (3, H, W) in [0, 1].
-
-    Raises:
-        UserError: the file is missing, corrupt or no image.
-    """
+    """Decode an image file to (3, H, W) in [0, 1], as :func:`read_rgb` reads it."""
     return preprocess(read_rgb(path))
 
 

@@ -28,11 +28,7 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 def writable_dir(path) -> Path:
-    """Create the folder ``path`` and check that files can be written into it.
-
-    Raises:
-        UserError: the folder cannot be made or written to.
-    """
+    """Create the folder ``path``; UserError where files cannot be written into it."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
