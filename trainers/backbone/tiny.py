@@ -34,7 +34,7 @@ def expand_tiny(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def load_tiny_state(name: str, assets_dir=None) -> dict[str, torch.Tensor]:
     """Return the state dict of a built-in CLIP; UserError for a missing or damaged file."""
     state = {}
-    for part in dict.fromkeys(("tiny", name)):
+    for part in dict.fromkeys(("tiny", name)):  # tiny-robust: its image tower put over tiny's
         path = Path(assets_dir or ASSETS) / f"{part}.safetensors"
         if not path.is_file():
             raise UserError(

@@ -177,7 +177,8 @@ def main(show: local.Command, argv: list[str]) -> int:
         return 2 if refused else 0
     local.refuse(wrong)
     slots = launcher(args)
-    state.check_all_data(jobs)
+    for job in {job.dataset: job for job in jobs}.values():
+        state.check_data(state.cfg_of(job))
     writable_dir(Path(context.output) / LOGS)
     with interruptible():
         return work(jobs, context.output, slots, show, retries=args.retries)

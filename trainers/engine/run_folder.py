@@ -32,15 +32,8 @@ from ..records import FILE_NAME, completed_record, flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import read_json, sha256_file, writable_dir, write_json
-from .checkpoints import (
-    LEARNER,
-    chosen_checkpoint,
-    epoch_of,
-    load_checkpoint,
-    model_digest,
-    newest_checkpoint,
-    weights_file,
-)
+from . import checkpoints
+from .checkpoints import LEARNER, chosen_checkpoint
 
 CONFIG_FILE = "config.json"
 TESTS = "tests"
@@ -76,7 +69,7 @@ def training_of(cfg) -> dict:
     attacked = method.is_adversarial(cfg)
     mine = identity.used(settings, method.nodes(), trained=method.trainable, attacked=attacked)
     if start := mine.get("MODEL.INIT_WEIGHTS"):
-        mine["init_sha256"] = sha256_file(weights_file(start))
+        mine["init_sha256"] = sha256_file(checkpoints.weights_file(start))
     return mine
 
 
@@ -134,7 +127,10 @@ def check_model(folder: Path, record: dict, run: Path, epoch: int | None = None)
     path = chosen_checkpoint(run / LEARNER, epoch)
     if not record.get("prompts_sha256") or path is None or not path.is_file():
         return
-    if model_digest(load_checkpoint(path)["state_dict"]) != record["prompts_sha256"]:
+    if (
+        checkpoints.model_digest(checkpoints.load_checkpoint(path)["state_dict"])
+        != record["prompts_sha256"]
+    ):
         raise UserError(
             f"'{folder}' holds the record of another model than '{path}' is now; put the "
             "checkpoint back, or move the record away to test this one"
@@ -146,8 +142,8 @@ def is_trained(run, cfg) -> bool:
     method = method_called(cfg.TRAINER.NAME)
     if method and not method.trainable:
         return True
-    newest = newest_checkpoint(Path(run) / LEARNER)
-    return newest is not None and epoch_of(newest) >= cfg.OPTIM.MAX_EPOCH
+    newest = checkpoints.newest_checkpoint(Path(run) / LEARNER)
+    return newest is not None and checkpoints.epoch_of(newest) >= cfg.OPTIM.MAX_EPOCH
 
 
 def place_of(cfg, *, eval_only=False, model_dir="", **_) -> Path:
