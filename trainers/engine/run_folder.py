@@ -127,10 +127,8 @@ def check_model(folder: Path, record: dict, run: Path, epoch: int | None = None)
     path = chosen_checkpoint(run / LEARNER, epoch)
     if not record.get("prompts_sha256") or path is None or not path.is_file():
         return
-    if (
-        checkpoints.model_digest(checkpoints.load_checkpoint(path)["state_dict"])
-        != record["prompts_sha256"]
-    ):
+    weights = checkpoints.load_checkpoint(path)["state_dict"]
+    if checkpoints.model_digest(weights) != record["prompts_sha256"]:
         raise UserError(
             f"'{folder}' holds the record of another model than '{path}' is now; put the "
             "checkpoint back, or move the record away to test this one"
