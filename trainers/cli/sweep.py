@@ -24,10 +24,11 @@ import torch
 from ..config import keys, merging
 from ..experiments import commands, local, protocols, state
 from ..experiments.jobs import Job
-from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, holder
+from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, failures, holder
 from ..experiments.view import View
 from ..utils.errors import UserError
 from ..utils.io import writable_dir
+from ..utils.machine import cores
 from . import train
 
 COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses

@@ -6,8 +6,6 @@ An export is a folder of ``prompts.safetensors`` (the values, and the card with 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -41,10 +39,6 @@ class Export(NamedTuple):
     spec: PromptSpec
 
 
-def card_digest(card: dict) -> str:
-    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
-
-
 def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str) -> bool:
     """Write an export, whole or not at all; return False where an equal one is there, which stays.
 
@@ -64,7 +58,7 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
     building = io.temporary_next_to(parent / folder.name)
     building.mkdir()
     try:
-        metadata = {"card": card, "card_sha256": card_digest(card)}
+        metadata = {"card": card, "card_sha256": io.json_digest(card)}
         io.save_tensors(building / WEIGHTS, tensors, metadata)
         io.write_json(building / CARD, card)
         with io.atomic_write(building / PAGE) as temporary:
@@ -96,7 +90,7 @@ def read_export(path) -> Export:
     card = metadata.get("card")
     if not isinstance(card, dict):
         raise UserError(f"'{file}' is not an export of this project (it has no card); {ADVICE}")
-    if metadata.get("card_sha256") != card_digest(card):
+    if metadata.get("card_sha256") != io.json_digest(card):
         raise UserError(f"the card in '{file}' fails its checksum; {ADVICE}")
     copy = file.with_name(CARD)
     if copy.is_file() and io.read_json(copy) != card:

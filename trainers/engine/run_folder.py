@@ -12,8 +12,6 @@ Nothing here builds a model or an image: a dry run asks :func:`look` as well.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 import socket
@@ -31,7 +29,7 @@ from ..config.merging import merge
 from ..records import FILE_NAME, completed_record, flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import read_json, sha256_file, writable_dir, write_json
+from ..utils.io import json_digest, read_json, sha256_file, writable_dir, write_json
 from . import checkpoints
 from .checkpoints import LEARNER, chosen_checkpoint
 
@@ -201,7 +199,7 @@ def _test_folder(cfg, run: Path, mine: dict, name: str) -> Path:
     there = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     if not there or _same(mine, test_of(there, there.get("load_epoch"))):
         return folder
-    digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:8]
+    digest = json_digest(mine)[:8]
     return folder.with_name(f"{folder.name}-{digest}")
 
 

@@ -196,6 +196,11 @@ def load_pickle(path):
     return value
 
 
+def json_digest(value) -> str:
+    """Return the hex SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256_file(path) -> str:
     with open(path, "rb") as handle:
         digest = hashlib.sha256()
