@@ -122,7 +122,7 @@ def _merge_other(cfg, extend, other) -> None:
     other = other.clone()
     attack = other.get("ATTACK", {})
     ours = {name: attack.pop(name) for name in OURS if name in attack}
-    merging.merge_content(cfg, {"ATTACK": ours}, "in a config file")
+    merging.merge_pairs(cfg, merging.leaves({"ATTACK": ours}), "in a config file")
     type(cfg).merge_from_other_cfg(cfg, other)
     # a data set knows what keeps its labels; the command line has the last word
     if cfg.DATASET.TRANSFORMS:

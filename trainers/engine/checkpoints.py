@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from pathlib import Path
 
 import torch
@@ -99,9 +98,7 @@ def load_checkpoint(path) -> dict:
     path = Path(path)
     damaged = f"checkpoint '{path}' is truncated or no checkpoint; {DAMAGED}"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
-            state = load_pickle(path)
+        state = load_pickle(path)
     except FileNotFoundError as error:
         raise UserError(
             f"checkpoint '{path}' does not exist; check --model-dir and --load-epoch"

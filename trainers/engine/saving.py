@@ -76,15 +76,14 @@ class SavingTrainer(TrainerX):
                     "be continued; test it with --eval-only --model-dir, or start from it with "
                     "MODEL.INIT_WEIGHTS"
                 )
-            checkpoints.check_facts(*self._facts(state), path, resuming=True)
+            facts = state.get("advprompt") or {}
+            checkpoints.check_facts(facts, self.checkpoint_facts(), path, resuming=True)
             self._check_data(state, path)
             checkpoints.load_prompts(self._models[name], state["state_dict"], path)
-            if state.get("optimizer") is not None:
-                self._optims[name].load_state_dict(state["optimizer"])
-            if state.get("scheduler") is not None:
-                self._scheds[name].load_state_dict(state["scheduler"])
-            if state.get("scaler"):
-                self.scaler.load_state_dict(state["scaler"])
+            parts = {"optimizer": self._optims[name], "scheduler": self._scheds[name]}
+            for part, live in (parts | {"scaler": getattr(self, "scaler", None)}).items():
+                if state.get(part):
+                    live.load_state_dict(state[part])
             self.seconds = dict(state["seconds"])
             self.best_result = state["best_result"]
             start = state["epoch"]
@@ -117,8 +116,8 @@ class SavingTrainer(TrainerX):
             folder = Path(directory) / name
             path = checkpoints.chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
             state = checkpoints.load_checkpoint(path)
-            self.before_loading(state.get("advprompt") or {})
-            checkpoints.check_facts(*self._facts(state), path)
+            self.before_loading(facts := state.get("advprompt") or {})
+            checkpoints.check_facts(facts, self.checkpoint_facts(), path)
             checkpoints.load_prompts(self._models[name], state["state_dict"], path)
             self.origin = self._origin(state, Path(directory))
             if epoch is not None and self.origin is not UNKNOWN:
@@ -143,9 +142,6 @@ class SavingTrainer(TrainerX):
             others = dict.fromkeys(("name", "classes", "data_sha256", "set_sha256"))
             found["data"] = {"split": split} | others
         return found
-
-    def _facts(self, state: dict) -> tuple[dict, dict]:
-        return state.get("advprompt") or {}, self.checkpoint_facts()
 
 
 def is_ours(state: dict) -> bool:

@@ -92,21 +92,16 @@ class Planner:
 
     def dataset_file(self, name: str) -> str:
         """Return the config file of a data set; one of the folder we are in comes first."""
-        own = Path("configs/datasets", f"{name}.yaml")
-        return str(
-            own.absolute() if own.is_file() else shipped.configs_folder() / "datasets" / own.name
-        )
+        own = Path("configs/datasets", f"{name}.yaml").absolute()
+        return str(own if own.is_file() else shipped.configs_folder() / "datasets" / own.name)
 
     def dataset(self, word: str, where: str) -> str:
         """Return the full name of a data set, which must exist."""
         short = protocols.table("protocols")["datasets"]
         name = short.get(word, word)
         if not os.path.isfile(self.dataset_file(name)):
-            known = {
-                *short,
-                *(path.stem for path in shipped.configs_folder().glob("datasets/*.yaml")),
-            }
-            raise unknown("data set", word, known, where)
+            ours = (path.stem for path in shipped.configs_folder().glob("datasets/*.yaml"))
+            raise unknown("data set", word, {*short, *ours}, where)
         return name
 
     def method(self, word: str, where: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -190,7 +191,9 @@ def load_pickle(path):
         pickle.UnpicklingError: it names something to execute.
         Exception: of many kinds, it is damaged or holds what :func:`flaw_of` refuses.
     """
-    value = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice is for pickles that are refused anyway
+        value = torch.load(path, map_location="cpu", weights_only=True)
     if flaw := flaw_of(value, tensors=True):
         raise ValueError(flaw)
     return value
