@@ -1,7 +1,5 @@
 """The jobs of the ratio table: the same work done plainly and by this project."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ Strength is the robust accuracy on drawings the built-in CLIP never saw, end to 
 hand-made prompt, both judged by this project; time is a batch of 50 images, in turns.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

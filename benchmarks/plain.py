@@ -4,8 +4,6 @@ All classes run through all 77 positions of the text tower, which is run again a
 attack. What the step asks gradients of differs between codes, see :func:`pgd`.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -9,8 +9,6 @@ before it starts, each in a process of its own), and the share of the machine's 
 speed. On a GPU the budget table follows: whole jobs of the field on ViT-B/16, see ``budget.py``.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

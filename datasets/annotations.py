@@ -1,7 +1,5 @@
 """Annotation files in the form they come in: text and MATLAB; an error names file and line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

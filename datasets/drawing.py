@@ -5,8 +5,6 @@ CLIP. Every image depends only on (stream, index); the streams of pre-training, 
 three splits and of the held-out figures never meet.
 """
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """ImageNet, and the four test sets that come with its classes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from ..utils.errors import UserError

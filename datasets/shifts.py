@@ -4,8 +4,6 @@ They are to ``shapes`` what ImageNet-V2, Sketch, A and R and the ten other data 
 ImageNet: prompts trained there are tested here, and nothing is trained on them.
 """
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

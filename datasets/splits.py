@@ -1,7 +1,5 @@
 """Split files and few-shot files: reading, digests, checks."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -4,8 +4,6 @@ What comes back is checked here and never taken on trust: range, ball, and wheth
 really wrong on it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 

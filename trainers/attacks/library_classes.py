@@ -3,8 +3,6 @@
 The library is an optional extra, imported when such a class is asked for and not before.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -13,8 +13,6 @@ trained on other labels is attacked away from its own answer to the clean image,
 That is our choice and neither paper's; it needs no training, and may be the weaker attack.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import inspect

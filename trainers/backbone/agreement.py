@@ -7,8 +7,6 @@ block-wise path is disabled. Where all blocks are of one kind a few are enough: 
 tower (the second sees what the first let the prefix see), one in the image tower.
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 

@@ -1,7 +1,5 @@
 """Models of open_clip by the name of their architecture: weights, image statistics, tokenizer."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from pathlib import Path

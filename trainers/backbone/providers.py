@@ -1,7 +1,5 @@
 """CLIP modules from state dicts: through open_clip, or through a fork's own ``clip`` package."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

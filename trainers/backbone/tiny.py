@@ -1,7 +1,5 @@
 """The built-in small CLIP: shipped safetensors expanded to an OpenAI-layout state dict."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Read CLIP checkpoints of every common layout without executing anything they contain."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import pickletools

@@ -8,8 +8,6 @@ replace the outputs of blocks, not word embeddings: their distances are larger a
 Needs the run's checkpoint and its backbone, no data set.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

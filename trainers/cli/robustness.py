@@ -8,8 +8,6 @@ counts. Every file gets a record of its own in RUN/tests/FILE, which ``advprompt
 interrupted test resumes where it was; what is done is skipped.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -7,8 +7,6 @@ Runs, folders and records are those of scripts/<method>/<protocol>.sh: what is c
 skipped, what was interrupted resumes. docs/sweep.md has the rest.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import itertools

@@ -4,8 +4,6 @@ Whatever the order of imports, a trainer or data set of the fork takes its name 
 that the fork sets in its own ``extend_cfg`` stay as it sets them.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path

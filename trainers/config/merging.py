@@ -1,7 +1,5 @@
 """Merge yaml files and ``KEY VALUE`` pairs into a configuration, with clear errors."""
 
-from __future__ import annotations
-
 import ast
 import math
 from collections.abc import Iterable

@@ -14,8 +14,6 @@ All kernels are 3x3 with a bias. c is 0.1 for F = 256 and 1 for smaller networks
 Weights without ``sub_mean`` are taken for pixels from 0 to 255, as the authors' are.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

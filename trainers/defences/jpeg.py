@@ -1,7 +1,5 @@
 """JPEG compression."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Random resizing and padding."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Checkpoints of prompts: tensors and plain values only, written whole, resumed exactly."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

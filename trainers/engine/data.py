@@ -1,7 +1,5 @@
 """Which data a run is about: digests of class names, lists of images, labels and contents."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

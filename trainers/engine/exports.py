@@ -4,8 +4,6 @@ An export is a folder of ``prompts.safetensors`` (the values, and the card with 
 ``card.json`` (the same card) and ``card.md`` (the card for people). Reading executes nothing.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable

@@ -9,8 +9,6 @@
 Nothing here builds a model or an image: a dry run asks :func:`look` as well.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Dassl's files of a training, written whole and resumed exactly."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dassl.engine import TrainerX

@@ -3,8 +3,6 @@
 Nothing is started, and nothing is read but yaml files. A job's words are arguments of train.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """What is done of some jobs, what is missing for the rest, and the list of both: a dry run."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections import Counter

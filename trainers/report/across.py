@@ -6,8 +6,6 @@ older records, which do not have that, those of one run folder (``RUN/record.jso
 ``RUN/tests/*``) are of one model.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping

@@ -10,8 +10,6 @@ so each process's part counts by its rows.
 In one process every function here returns at once and changes nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

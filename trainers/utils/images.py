@@ -1,7 +1,5 @@
 """Images from files to pixels in [0, 1]: one preprocessing for bank and test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """Safe files: written whole or not at all, read without executing anything."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib

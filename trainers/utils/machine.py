@@ -1,7 +1,5 @@
 """What a run was made with: versions, commit, device."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """Means and intervals over seeds, and counts that chance does not explain."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

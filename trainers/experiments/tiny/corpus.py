@@ -1,7 +1,5 @@
 """What the built-in small CLIP learns from: drawn shapes and, where given, real images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

@@ -8,8 +8,6 @@ end-to-end PGD-20. Writes ``figures.json`` next to the weights and the figures i
 ``MODEL_CARD.md``.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

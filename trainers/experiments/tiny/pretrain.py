@@ -9,8 +9,6 @@ About 90 minutes on 2 CPU cores, minutes on a GPU; interrupted runs resume from 
 checkpoint. Every batch depends only on the seed and the step.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
