@@ -59,18 +59,26 @@ def test_model(trainer, split: str) -> float:
     if distributed.is_main():
         data = {"data_sha256": data["data_sha256"], "files_sha256": files}
         write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts() | data)
-    attacks = _attacks(trainer.cfg, evaluation)
-    # the record comes first: whatever fails after it loses nothing, and before it a test resumes
+    attacks = run_attacks(trainer.cfg, evaluation)
     if distributed.is_main():
         trainer.seconds["eval"] = round(time.perf_counter() - clock, 3)
         record = record_of(trainer, evaluation.clean_right, attacks)
-        print(f"* record: {records.write_record(trainer.record_dir, record)}")
-        try:
-            evaluation.clean_up()  # the record holds it all now
-            _picture(trainer, evaluation)
-        except Exception as error:  # a decoration; the result is safe
-            print(f"note: no picture of the attack was drawn ({error})")
+        title = f"{type(trainer).__name__}, {trainer.data.name}, {trainer.cfg.MODEL.BACKBONE.NAME}"
+        finish(evaluation, trainer.cfg, trainer.record_dir, record, title)
     return clean
+
+
+def finish(evaluation: Evaluation, cfg, folder, record: dict, title: str) -> None:
+    """Write a record, remove what an interrupted test needs, and draw the picture.
+
+    The record comes first: whatever fails after it loses nothing, and before it a test resumes.
+    """
+    print(f"* record: {records.write_record(folder, record)}")
+    try:
+        evaluation.clean_up()  # the record holds it all now
+        _picture(cfg, evaluation, folder, title)
+    except Exception as error:  # a decoration; the result is safe
+        print(f"note: no picture of the attack was drawn ({error})")
 
 
 def _clean_accuracy(trainer, evaluation: Evaluation, split: str) -> float:
@@ -89,7 +97,7 @@ def _clean_accuracy(trainer, evaluation: Evaluation, split: str) -> float:
     return next(iter(results.values()))
 
 
-def _attacks(cfg, evaluation: Evaluation) -> list[dict]:
+def run_attacks(cfg, evaluation: Evaluation) -> list[dict]:
     """Run every test attack, without and through the defence as ``DEFENCE.ADAPTIVE`` says."""
     attacks, done = [], []
     views = {"none": [False], "bpda": [True]}.get(cfg.DEFENCE.ADAPTIVE, [False, True])
@@ -168,15 +176,13 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
     )
 
 
-def _picture(trainer, evaluation: Evaluation) -> None:
+def _picture(cfg, evaluation: Evaluation, folder, title: str) -> None:
     """Draw the first attack through the model on a few images that are right clean."""
-    cfg = trainer.cfg
     specs = specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
     spec = next((spec for spec in specs if spec.target == "end_to_end"), None)
+    if not (spec and cfg.TEST.PICTURE):
+        return
     from ..evaluation.pictures import save_examples  # matplotlib is slow to import
 
-    examples = evaluation.examples(spec, cfg.TEST.PICTURE) if spec else {}
-    if not examples:
-        return
-    title = f"{type(trainer).__name__}, {trainer.data.name}, {cfg.MODEL.BACKBONE.NAME}"
-    print(f"* picture: {save_examples(trainer.record_dir, **examples, title=title)}")
+    if examples := evaluation.examples(spec, cfg.TEST.PICTURE):
+        print(f"* picture: {save_examples(folder, **examples, title=title)}")
