@@ -25,6 +25,11 @@ def _digest(facts) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+def digest_of(classnames, images: ImageList) -> str:
+    """Return the digest of class names, and of names, labels and contents of images."""
+    return _digest([list(classnames), images.names(), images.digests()])
+
+
 def _touched(path: str) -> tuple:
     with contextlib.suppress(OSError):
         found = os.stat(path)
