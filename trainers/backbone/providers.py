@@ -42,7 +42,7 @@ class Weights:
 
 
 def choose_provider(provider: str = "auto") -> str:
-    """Resolve ``auto``: open_clip, else a ``clip`` package; UserError for another or without both."""
+    """Resolve ``auto``: open_clip, else a ``clip`` package; UserError where neither is there."""
     if provider not in PROVIDERS:
         raise UserError(f"CLIP provider '{provider}' is unknown.{nearest(provider, PROVIDERS)}")
     if provider != "auto":

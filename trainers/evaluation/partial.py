@@ -76,7 +76,7 @@ class Progress:
         """Return this process's samples, dealt out in batches of ``size``."""
         return distributed.deal(self.whole.unknown(), size)
 
-    def add(self, samples: list[int], right: list[bool], result, clean, again: dict) -> None:
+    def add(self, samples: list[int], right: list[bool], result, clean, again=None) -> None:
         """Note one batch: who is still right, and the attack's result for its self-checks.
 
         Args:
@@ -85,7 +85,7 @@ class Progress:
         for sample, still in zip(samples, right, strict=True):
             self.own.right[sample] = still
         self._checks.add(result, clean)
-        self._checks.merge(AttackChecks(again=again))
+        self._checks.merge(AttackChecks(again=again or {}))
         self.own.checks = asdict(self._checks)
         self.own.seconds = time.perf_counter() - self._clock
 

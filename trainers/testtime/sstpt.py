@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as op
 
 from ..config.keys import Key
 from .base import moved, register
@@ -76,6 +75,8 @@ def _spread(values: Tensor) -> Tensor:
 
 def weakly(views: Tensor, seed: int) -> Tensor:
     """Return views (V, 3, H, W) after one draw of the authors' weak augmentation."""
+    from torchvision.transforms.v2 import functional as op  # slow to import
+
     rng = np.random.default_rng([seed, 1])
     size = views.shape[-1]
     views = op.affine(

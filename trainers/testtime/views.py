@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as op
 
 from ..config.keys import Key
 from .base import moved
@@ -63,12 +62,14 @@ def _crop(rng: np.random.Generator, scale: float) -> np.ndarray:
 
 def _mixed(image: Tensor, rng: np.random.Generator) -> Tensor:
     """AugMix: the image and three chains of operations, blended."""
+    from torchvision.transforms.v2 import functional as op  # slow to import
+
     weights, share = rng.dirichlet([1.0] * CHAINS), rng.beta(1.0, 1.0)
     chains = []
     for weight in weights:
         changed = image
         for _ in range(rng.integers(1, LONGEST + 1)):
-            changed = OPERATIONS[rng.integers(len(OPERATIONS))](changed, rng)
+            changed = OPERATIONS[rng.integers(len(OPERATIONS))](op, changed, rng)
         chains.append(weight * changed)
     return share * image + (1 - share) * torch.stack(chains).sum(0)
 
@@ -81,33 +82,33 @@ def _signed(rng: np.random.Generator, value: float) -> float:
     return -value if rng.random() < 0.5 else value
 
 
-def _affine(image: Tensor, angle=0.0, move=(0, 0), shear=(0.0, 0.0)) -> Tensor:
+def _affine(op, image: Tensor, angle=0.0, move=(0, 0), shear=(0.0, 0.0)) -> Tensor:
     how = {"scale": 1.0, "interpolation": op.InterpolationMode.BILINEAR}
     return op.affine(image, angle=angle, translate=list(move), shear=list(shear), **how)
 
 
-def _shear(image: Tensor, rng, axis: int) -> Tensor:
+def _shear(op, image: Tensor, rng, axis: int) -> Tensor:
     angle = math.degrees(math.atan(_signed(rng, 0.3 * _level(rng) / 10)))
-    return _affine(image, shear=(angle, 0.0) if axis == 0 else (0.0, angle))
+    return _affine(op, image, shear=(angle, 0.0) if axis == 0 else (0.0, angle))
 
 
-def _translate(image: Tensor, rng, axis: int) -> Tensor:
+def _translate(op, image: Tensor, rng, axis: int) -> Tensor:
     step = _signed(rng, int(image.shape[-1] / 3 * _level(rng) / 10))
-    return _affine(image, move=(step, 0) if axis == 0 else (0, step))
+    return _affine(op, image, move=(step, 0) if axis == 0 else (0, step))
 
 
-def _autocontrast(image: Tensor) -> Tensor:
+def _autocontrast(op, image: Tensor, rng) -> Tensor:
     """Spread every channel over [0, 1]; torchvision's writes in place, which gradients refuse."""
     low, high = image.amin((1, 2), keepdim=True), image.amax((1, 2), keepdim=True)
     return torch.where(high > low, (image - low) / (high - low).clamp(min=1e-6), image)
 
 
-OPERATIONS = (
-    lambda x, rng: _autocontrast(x),
-    lambda x, rng: moved(x, op.equalize(x.detach())),
-    lambda x, rng: moved(x, op.posterize(x.detach(), 4)),
-    lambda x, rng: _affine(x, angle=_signed(rng, int(30 * _level(rng) / 10))),
-    lambda x, rng: op.solarize(x, (256 - int(256 * _level(rng) / 10)) / 256),
+OPERATIONS = (  # (torchvision's functions, image, generator) -> image
+    _autocontrast,
+    lambda op, x, rng: moved(x, op.equalize(x.detach())),
+    lambda op, x, rng: moved(x, op.posterize(x.detach(), 4)),
+    lambda op, x, rng: _affine(op, x, angle=_signed(rng, int(30 * _level(rng) / 10))),
+    lambda op, x, rng: op.solarize(x, (256 - int(256 * _level(rng) / 10)) / 256),
     partial(_shear, axis=0),
     partial(_shear, axis=1),
     partial(_translate, axis=0),
