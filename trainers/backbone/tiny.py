@@ -37,7 +37,7 @@ def load_tiny_state(name: str, assets_dir=None) -> dict[str, torch.Tensor]:
         if not path.is_file():
             raise UserError(
                 f"'{path}' with the weights of the built-in CLIP is missing; restore it from the "
-                "repository, or make it with 'python -m advprompt.experiments.tiny.pretrain'"
+                "repository"
             )
         state |= expand_tiny(load_tensors(path)[0])
     return state

@@ -25,7 +25,7 @@ NEUTRAL = (
     "TRAINER.ADVERSARIAL.CLASS_CHUNK",
 )
 # Groups of keys that concern tests alone: changing one of them never trains again.
-TEST_GROUPS = ("TEST.", "ATTACK.TEST.", "DEFENCE.", "DATALOADER.TEST.")
+TEST_GROUPS = ("TEST.", "ATTACK.TEST.", "DEFENCE.", "TESTTIME.", "DATALOADER.TEST.")
 TRAINING = ("TEST.FINAL_MODEL",)  # the exceptions: it chooses among the epochs' models
 LABELS = ("TEST.PROTOCOL", "TEST.NO_TEST")  # of a test, but change none of its figures
 # What a test takes from the settings of its model and its data.

@@ -17,6 +17,11 @@ from ..utils.subset import images_to_test
 MODEL_FILE = "model.json"  # next to a record: trainer, backbone, classes, prompts, data
 
 
+def digest_of(classnames, images: ImageList) -> str:
+    """Return the digest of class names, and of names, labels and contents of images."""
+    return json_digest([list(classnames), images.names(), images.digests()])
+
+
 def _touched(path: str) -> tuple:
     with contextlib.suppress(OSError):
         found = os.stat(path)
@@ -50,8 +55,7 @@ class Data:
     @cached_property
     def digest(self) -> str:
         """The digest of the tested images, which are read."""
-        contents = [self.test.digest(i) for i in range(len(self.test))]
-        return json_digest([self.classnames, self.test.names(), contents])
+        return digest_of(self.classnames, self.test)
 
     @cached_property
     def files(self) -> str:
