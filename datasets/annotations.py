@@ -42,11 +42,7 @@ def read_rows(data, name: str, parse: Callable, expected: str) -> list:
 
 
 def read_mat(data, name: str, parse: Callable):
-    """Return ``parse(variables)`` of a MATLAB file.
-
-    Raises:
-        UserError: it is not there, cannot be read or holds something else, or SciPy is missing.
-    """
+    """Return ``parse(variables)`` of a MATLAB file; UserError if it or SciPy is missing."""
     path = find(data, name)
     try:
         from scipy.io import loadmat

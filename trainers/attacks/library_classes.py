@@ -62,11 +62,7 @@ class LibraryClass:
 
 @cache
 def library_class(name: str) -> LibraryClass:
-    """Return the class that ``torchattacks:CLASS`` names, in whatever case.
-
-    Raises:
-        UserError: the library is missing, or the class is unknown or of no use here.
-    """
+    """Return the class of a name, in any case; UserError if it, or torchattacks, is not there."""
     try:
         import torchattacks
     except ImportError as error:

@@ -100,11 +100,7 @@ def attend(cfg, extend) -> None:
 
 
 def complete(cfg, extend) -> None:
-    """Add the keys that are still missing when a trainer is built.
-
-    Raises:
-        UserError: ``extend_cfg``, the second of the two lines, was never called.
-    """
+    """Add keys still missing when a trainer is built; UserError if extend_cfg was not called."""
     if "merge_from_list" not in vars(cfg) and "TRAIN" not in cfg.get("ATTACK", {}):
         raise UserError(
             "the configuration lacks the keys of advprompt, such as ATTACK.TRAIN; write "

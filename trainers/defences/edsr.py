@@ -66,11 +66,7 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def load_edsr(path) -> EDSR:
-    """Read EDSR's weights from safetensors or ``torch.save``; nothing in the file is executed.
-
-    Raises:
-        UserError: the file is missing, damaged, would run code, or holds another network.
-    """
+    """Read EDSR's weights; UserError if missing, damaged, another network's, or with code."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(

@@ -88,11 +88,7 @@ def weights_file(path) -> Path:
 
 
 def load_checkpoint(path) -> dict:
-    """Read a checkpoint without executing anything it may contain.
-
-    Raises:
-        UserError: it is missing, truncated, no checkpoint, or holds more than plain values.
-    """
+    """Read a checkpoint; UserError if it is missing, truncated, foreign, or could execute code."""
     path = Path(path)
     damaged = f"checkpoint '{path}' is truncated or no checkpoint; {DAMAGED}"
     try:

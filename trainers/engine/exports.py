@@ -72,11 +72,7 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
 
 
 def read_export(path) -> Export:
-    """Read and check an export, given by its folder or its safetensors file alone.
-
-    Raises:
-        UserError: it is missing, damaged, altered, foreign, or of another version.
-    """
+    """Read an export (folder or file); UserError if missing, damaged, altered, foreign or newer."""
     path = Path(path).expanduser()
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():

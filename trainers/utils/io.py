@@ -143,11 +143,7 @@ def _text_of(path, most: int) -> str:
 
 
 def read_json(path, kind: type | tuple = dict):
-    """Read a JSON file, whose value is of ``kind``.
-
-    Raises:
-        UserError: the file is missing, too large or not JSON, or holds another kind of value.
-    """
+    """Read JSON of a ``kind``; UserError if it is missing, too large, not JSON, or another kind."""
     try:
         value = json.loads(_text_of(path, LARGEST_JSON))
         flaw = flaw_of(value, most=LARGEST_JSON)  # JSON shares nothing
@@ -163,11 +159,7 @@ def read_json(path, kind: type | tuple = dict):
 
 
 def read_yaml(path) -> dict:
-    """Read a yaml file of keys and values; an empty one has none.
-
-    Raises:
-        UserError: it is missing, too large or not yaml, or holds something else.
-    """
+    """Read yaml keys, perhaps none; UserError if it is missing, too large, not yaml, or no keys."""
     try:
         value = yaml.safe_load(_text_of(path, LARGEST_YAML)) or {}
         flaw = flaw_of(value)
