@@ -64,7 +64,7 @@ def images_for(clip, batch: int) -> Tensor:
 def drawn(names: list[str], begin: int, end: int) -> tuple[Tensor, Tensor]:
     """Return drawings (B, 3, 64, 64) that the built-in CLIP never saw, and their labels (B,)."""
     labels = torch.arange(begin, end) % len(names)
-    pixels = [drawing.sample("check", begin + i, names[y])[1] for i, y in enumerate(labels)]
+    pixels = [drawing.sample("check", begin + i, names[y]) for i, y in enumerate(labels)]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255, labels
 
 

@@ -125,18 +125,12 @@ def draw(drawing: Drawing, stream: str, index: int) -> np.ndarray:
     return _paint(drawing, np.random.default_rng([STREAMS[stream], index]))
 
 
-def sample(stream: str, index: int, classname: str | None = None) -> tuple[Drawing, np.ndarray]:
-    """Draw an image with random attributes (``classname`` fixes colour and shape).
-
-    Without ``classname`` the held-out combinations never occur.
-    """
+def sample(stream: str, index: int, classname: str) -> np.ndarray:
+    """Return image ``index`` of a colour and a shape, (64, 64, 3) uint8, random in all else."""
     rng = np.random.default_rng([STREAMS[stream], index])
-    while True:
-        colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
-        if (colour, shape) not in HELD_OUT:
-            break
-    if classname is not None:
-        colour, shape = classname.split(" ")
+    # in pre-training these two were the image's; the same draws keep the images as they were
+    while (rng.choice(list(COLOURS)), rng.choice(SHAPES)) in HELD_OUT:
+        pass
+    colour, shape = classname.split(" ")
     fill, background = str(rng.choice(FILLS)), str(rng.choice(list(BACKGROUNDS)))
-    drawing = Drawing(str(colour), str(shape), fill, background)
-    return drawing, _paint(drawing, rng)
+    return _paint(Drawing(colour, shape, fill, background), rng)
