@@ -8,7 +8,6 @@ tower (the second sees what the first let the prefix see), one in the image towe
 """
 
 import contextlib
-import inspect
 
 import torch
 from torch import nn
@@ -16,12 +15,6 @@ from torch import nn
 from ..utils.errors import UserError
 
 TOLERANCE = 1e-4  # of the largest value; rounding stays below 1e-5
-
-
-def normalizes(model) -> bool:
-    """Return True if ``encode_image`` of ``model`` returns unit length by default (CoCa)."""
-    asked = inspect.signature(model.encode_image).parameters.get("normalize")
-    return asked is not None and asked.default is True
 
 
 @contextlib.contextmanager

@@ -59,7 +59,8 @@ class SavingTrainer(TrainerX):
         start = 0
         for name in self.get_model_names():
             folders = [Path(self.output_dir) / name, Path(directory) / name]
-            path = distributed.agree(lambda among=folders: _newest_of(among))
+            found = next(filter(None, map(checkpoints.newest_checkpoint, folders)), None)
+            path = distributed.agree(lambda found=found: found)
             if path is None and self.cfg.RESUME:
                 raise UserError(
                     f"there is no checkpoint to resume from in '{folders[-1]}'; give --resume the "
@@ -146,9 +147,3 @@ def is_ours(state: dict) -> bool:
     """Return True if a checkpoint says how its prompts were trained, as ours do."""
     training = state.get("training")
     return isinstance(training, dict) and training.keys() >= {"shots", "epochs", "train_threat"}
-
-
-def _newest_of(folders: list[Path]) -> str | None:
-    """Return the newest checkpoint of the first folder that holds one."""
-    found = next(filter(None, map(checkpoints.newest_checkpoint, folders)), None)
-    return None if found is None else str(found)
