@@ -30,6 +30,7 @@ from ..utils.io import (
     writable_dir,
     write_json,
 )
+from ..utils.text import visible
 from .checkpoints import WEIGHTS, load_checkpoint, load_prompts, weights_file
 
 FORMAT = 1
@@ -77,7 +78,7 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
         save_tensors(building / WEIGHTS, tensors, metadata)
         write_json(building / CARD, card)
         with atomic_write(building / PAGE) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+            temporary.write_text(visible(page), encoding="utf-8")
         building.replace(folder)
     except OSError as error:
         raise UserError(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 
 from .errors import UserError
 from .startup import hasten
+from .text import Visible
 
 
 def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
@@ -17,8 +19,20 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     130 interrupted by the keyboard, 141 the reader of the output went away.
     """
     hasten()
+    with redirect_stdout(_shown(sys.stdout)), redirect_stderr(_shown(sys.stderr)):
+        code = _code_of(main, sys.argv[1:] if argv is None else argv)
+    if code == 141:
+        sys.stdout = None  # otherwise flushing it at exit would complain again
+    return code
+
+
+def _shown(stream):
+    return stream and Visible(stream)  # None where the process was started with it closed
+
+
+def _code_of(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     try:
-        return main(sys.argv[1:] if argv is None else argv) or 0
+        return main(argv) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -26,7 +40,6 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stdout = None  # otherwise flushing it at exit would complain again
         return 141
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
