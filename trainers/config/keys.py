@@ -42,6 +42,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         cfg,
         "DATASET",
         SUBSAMPLE_CLASSES=Key("all", "half of the classes", choices=("all", "base", "new")),
+        FEWER_SHOTS=Key(False, "also train on classes with fewer images than NUM_SHOTS"),
         CACHE_DIR=Key("", "few-shot files and drawings; empty: with the data"),
         FEATURE_DIR=Key("", "cache of image features; empty: OUTPUT_DIR/banks"),
         TEMPLATE=Key("", "hand-made prompt; empty: the data set's own", check=check_template),

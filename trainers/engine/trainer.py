@@ -285,7 +285,8 @@ class RobustTrainer(SavingTrainer):
                 f"data set {name} is for tests only; train on another one and test here "
                 "with --eval-only --model-dir RUN, as scripts/<method>/dg.sh does"
             )
-        if short := getattr(data, "short", ""):  # of our data sets; a fork's have none
+        short = getattr(data, "short", "")  # of our data sets; a fork's have none
+        if short and not self.cfg.DATASET.FEWER_SHOTS:
             raise UserError(short)
         if self.cfg.TEST.FINAL_MODEL == "best_val" and not data.val:
             raise UserError(
