@@ -548,9 +548,7 @@ def test_a_test_needs_neither_the_shots_nor_validation_images(arguments, run, pe
         assert not (tmp_path / "train" / run_folder.CONFIG_FILE).exists()
 
 
-def test_long_tailed_sets_are_trained_where_asked_for(
-    arguments, run, pets, tmp_path, capsys
-):
+def test_long_tailed_sets_are_trained_where_asked_for(arguments, run, pets, tmp_path, capsys):
     few = tmp_path / "few"
     shutil.copytree(pets, few)
     path = few / "oxford_pets" / "split_zhou_OxfordPets.json"

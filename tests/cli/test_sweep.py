@@ -444,6 +444,14 @@ def test_methods_under_other_threat_models_are_noted(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("words", ["--jobs 0", "--retries -1", "--slurm --time soon"])
+def test_a_dry_run_checks_how_jobs_would_be_run(tmp_path, capsys, words):
+    argv = ["sweep", *given(tmp_path, "--dry-run", "coop"), *words.split()]
+    assert run_tool(dispatch, argv) == 2
+    out, err = capsys.readouterr()
+    assert f"{words.split()[-2]} is " in err and not out
+
+
 # --- Slurm ---------------------------------------------------------------------------------------
 
 

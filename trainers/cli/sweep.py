@@ -167,6 +167,7 @@ def launcher(args: argparse.Namespace) -> Local | Slurm:
 def main(show: local.Command, argv: list[str]) -> int:
     """Run what the command line describes; 1 if any run failed. ``show`` makes the report."""
     args = parser().parse_args(argv)
+    slots = launcher(args)
     jobs, context = plan(args)
     if args.attacks == [""]:
         note_threats(jobs)
@@ -176,7 +177,6 @@ def main(show: local.Command, argv: list[str]) -> int:
         print(table)
         return 2 if refused else 0
     local.refuse(wrong)
-    slots = launcher(args)
     state.check_all_data(jobs)
     writable_dir(Path(context.output) / LOGS)
     with interruptible():
