@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 
 from ..config import keys, merging
-from ..experiments import commands, local, protocols, state
-from ..experiments.jobs import Job
+from ..experiments import commands, local, state
+from ..experiments.jobs import Job, method_names
 from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, holder
 from ..experiments.view import View
 from ..utils.errors import UserError
@@ -87,7 +87,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
     planner = context.planner()
     planner.shares = {n for n, method in keys.METHODS.items() if method.frozen_image_tower}
     every = "all" in map(str.lower, args.trainers)
-    methods = protocols.table("protocols")["methods"] if every else args.trainers
+    methods = method_names() if every else args.trainers
     # zero-shot CLIP first: what its test makes serves others
     methods = sorted(methods, key=lambda name: name != "zsclip")
     seeds, attacks = context.seeds, [_threat(word) for word in args.attacks]
