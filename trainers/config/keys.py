@@ -53,6 +53,12 @@ def extend_cfg(cfg: CfgNode) -> None:
     add_defaults(cfg, "DATALOADER.TRAIN_X", IN_MEMORY=auto)
     add_defaults(
         cfg,
+        "TRAIN",
+        ROBUST_FREQ=Key(0, "epochs between PGD-10 accuracies for TensorBoard; 0: none", least=0),
+        ROBUST_SUBSET=Key(64, "of that many validation images, or training; never test", least=1),
+    )
+    add_defaults(
+        cfg,
         "TEST",
         SUBSET=Key(0, "size of a fixed stratified draw of test images; 0: all", least=0),
         FIRST=Key(0, "instead: the first n by file name (ImageNet, cars); 0: all", least=0),

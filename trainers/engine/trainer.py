@@ -29,6 +29,7 @@ from .draws import own_draws
 from .exports import read_start
 from .saving import SavingTrainer
 from .testing import test_model
+from .watching import watch
 
 
 def register(cls):
@@ -79,6 +80,7 @@ class RobustTrainer(SavingTrainer):
     tuning = False
     frozen_image_tower = True
     spec: PromptSpec | None = None
+    unwatched = False  # robust accuracy could not be measured during training
     formerly: ClassVar[dict] = {}
 
     def __init__(self, cfg):
@@ -324,6 +326,7 @@ class RobustTrainer(SavingTrainer):
 
     def after_epoch(self):
         self.seconds["train"] += time.perf_counter() - self._clock
+        watch(self)
         super().after_epoch()
 
     def init_writer(self, log_dir):
