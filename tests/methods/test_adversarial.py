@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from advprompt.config.keys import METHODS
+from advprompt.engine import trainer as robust_trainer
 from advprompt.engine import watching
 from advprompt.engine.alarms import collapse_warning
 from advprompt.engine.batch import Batch
@@ -354,6 +355,15 @@ def test_robust_accuracy_during_training_changes_no_bit_of_it(
     """Nor does one that fails; and only the fixed images of the validation set are shown."""
     shown = []
     monkeypatch.setattr(watching, "ImageList", lambda *a: shown.append(a[0]) or ImageList(*a))
+
+    def held(trainer):
+        model = trainer.model
+        before = torch.get_rng_state(), [m.training for m in model.modules()]
+        watching.watch(trainer)
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert [m.training for m in model.modules()] == before[1]
+
+    monkeypatch.setattr(robust_trainer, "watch", held)
     keys = {"TRAIN__ROBUST_FREQ": 2, "TRAIN__ROBUST_SUBSET": 4, "OPTIM__MAX_EPOCH": 5}
     assert run(white_box(trainer, out="with", **keys))[0] == 0
     assert [step for step, _ in writer.values["robust/pgd10"]] == [1, 3]

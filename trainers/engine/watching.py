@@ -44,8 +44,7 @@ def _accuracies(trainer, count: int) -> dict[str, float]:
     data, victim = trainer.dm.dataset, TrainerVictim(trainer)
     images = ImageList(stratified_subset(data.val or data.train_x, count), trainer.preprocess)
     ball = specs_from_cfg(trainer.cfg.ATTACK.TEST, key="ATTACK.TEST")[0]
-    eps = ball.eps or 1 / 255  # of an attack without a ball
-    norm = ball.norm if ball.eps else "linf"
+    eps, norm = (ball.eps, ball.norm) if ball.eps else (1 / 255, "linf")  # some have no ball
     spec = AttackSpec("pgd", eps, eps / 4, STEPS, 1, "uniform", "ce", "end_to_end", norm, drop=True)
     victim.prepare()
     right = {"clean": 0, f"pgd{STEPS}": 0}

@@ -19,15 +19,12 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     130 interrupted by the keyboard, 141 the reader of the output went away.
     """
     hasten()
-    with redirect_stdout(_shown(sys.stdout)), redirect_stderr(_shown(sys.stderr)):
+    out, err = (stream and Visible(stream) for stream in (sys.stdout, sys.stderr))  # None: closed
+    with redirect_stdout(out), redirect_stderr(err):
         code = _code_of(main, sys.argv[1:] if argv is None else argv)
     if code == 141:
         sys.stdout = None  # otherwise flushing it at exit would complain again
     return code
-
-
-def _shown(stream):
-    return stream and Visible(stream)  # None where the process was started with it closed
 
 
 def _code_of(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
