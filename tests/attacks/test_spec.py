@@ -313,16 +313,24 @@ def test_defaults_of_the_keys():
 
 
 @pytest.mark.parametrize(
-    ("restarts", "fine"), [(1, True), (10**4, True), (0, False), (10**4 + 1, False)]
+    ("key", "value", "fine"),
+    [
+        ("RESTARTS", 1, True),
+        ("RESTARTS", 10**4, True),
+        ("RESTARTS", 0, False),
+        ("RESTARTS", 10**4 + 1, False),
+        ("STEPS", 0, True),
+        ("STEPS", -1, False),
+    ],
 )
-def test_bounds_of_restarts(restarts, fine):
+def test_bounds_of_the_keys(key, value, fine):
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    cfg.ATTACK.TEST.RESTARTS = restarts
+    cfg.ATTACK.TEST[key] = value
     if fine:
         check_cfg(cfg)
     else:
-        with pytest.raises(UserError, match=f"ATTACK.TEST.RESTARTS is {restarts}"):
+        with pytest.raises(UserError, match=f"ATTACK.TEST.{key} is {value}"):
             check_cfg(cfg)
 
 
