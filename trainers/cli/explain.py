@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
 from ..backbone import load_clip
 from ..engine import run_folder
-from ..engine.checkpoints import chosen_checkpoint, load_checkpoint
+from ..engine.checkpoints import chosen_checkpoint, learner_of, load_checkpoint
 from ..utils.errors import UserError
 from ..utils.io import atomic_write
 
@@ -101,7 +100,7 @@ def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, 
     """
     settings, tested = run_folder.stored(folder)
     trainer, backbone = settings["TRAINER.NAME"], settings["MODEL.BACKBONE.NAME"]
-    learner = Path(tested.get("model_dir") or folder) / "prompt_learner"
+    learner = learner_of(tested.get("model_dir") or folder)
     path = chosen_checkpoint(learner, epoch if epoch is not None else tested.get("load_epoch"))
     checkpoint = load_checkpoint(path) if path else {"state_dict": {}}
     facts = checkpoint.get("advprompt") or {}

@@ -36,6 +36,7 @@ from .checkpoints import (
     LEARNER,
     chosen_checkpoint,
     epoch_of,
+    learner_of,
     load_checkpoint,
     model_digest,
     newest_checkpoint,
@@ -144,7 +145,7 @@ def check_model(folder: Path, record: dict, run: Path, epoch: int | None = None)
     Raises:
         UserError: the checkpoint was changed after the test.
     """
-    path = chosen_checkpoint(run / LEARNER, epoch)
+    path = chosen_checkpoint(learner_of(run), epoch)
     if not record.get("prompts_sha256") or path is None or not path.is_file():
         return
     if model_digest(load_checkpoint(path)["state_dict"]) != record["prompts_sha256"]:

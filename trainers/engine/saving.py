@@ -9,11 +9,13 @@ from dassl.engine import TrainerX
 from .. import records
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, read_json
-from . import run_folder
+from ..utils.io import atomic_write, read_json, sha256_file
+from . import released, run_folder
 from .checkpoints import (
+    LEARNER,
     check_facts,
     chosen_checkpoint,
+    learner_of,
     load_checkpoint,
     load_prompts,
     newest_checkpoint,
@@ -122,10 +124,15 @@ class SavingTrainer(TrainerX):
                 f"{type(self).__name__}, was not given"
             )
         for name in self.get_model_names():
-            folder = Path(directory) / name
+            folder = learner_of(directory) if name == LEARNER else Path(directory) / name
             path = chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
             state = load_checkpoint(path)
-            self.before_loading(state.get("advprompt") or {})
+            if state["released"]:
+                self.released = {"MODEL.RELEASED_SHA256": sha256_file(path)}
+                self.released["MODEL.RELEASED_EPOCH"] = state["epoch"]
+                released.fit(self, state["released"], path)
+            else:
+                self.before_loading(state.get("advprompt") or {})
             check_facts(*self._facts(state), path)
             load_prompts(self._models[name], state["state_dict"], path)
             self.origin = self._origin(state, Path(directory))

@@ -46,14 +46,15 @@ def save_plain(state, fpath) -> None:
         file.write(buffer.getbuffer())
 
 
-class _Inert:
-    """Holds the state of a pickled object without being one."""
+class _Inert(dict):
+    """Holds the state of a pickled object without being one; a schedule's without its optimizer."""
 
     def __init__(self, *args):
-        self.state = {}
+        super().__init__()
 
     def __setstate__(self, state):
-        self.state = state
+        state = state if isinstance(state, dict) else {}
+        self.update((k, v) for k, v in state.items() if k != "optimizer")
 
 
 class _NumpyType:
@@ -87,8 +88,7 @@ _OBJECTS = [
 
 def _without_objects(value):
     if isinstance(value, _Inert):
-        state = value.state if isinstance(value.state, dict) else {}
-        return {k: _without_objects(v) for k, v in state.items() if k != "optimizer"}
+        value = dict(value)
     if isinstance(value, dict):
         for key in value:
             value[key] = _without_objects(value[key])
@@ -106,10 +106,19 @@ def load_plain(fpath):
         return _without_objects(_load(file, fpath))
 
 
+def stand_ins():
+    """Return a context in which ``weights_only`` reads what Dassl pickles, executing nothing.
+
+    Before PyTorch 2.6 such files are refused.
+    """
+    if torch.__version__ < (2, 6):
+        return contextlib.nullcontext()
+    return torch.serialization.safe_globals(_OBJECTS)
+
+
 def _load(file, fpath):
     try:
-        stand_ins = torch.__version__ >= (2, 6)  # before, files with objects are refused
-        with torch.serialization.safe_globals(_OBJECTS) if stand_ins else contextlib.nullcontext():
+        with stand_ins():
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         for sign in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL "):
