@@ -172,12 +172,7 @@ def fit(trainer, theirs: Released, path) -> None:
             words around them or, if they are class-specific, of other classes.
     """
     name, spec = type(trainer).__name__, trainer.spec or PromptSpec()
-    if theirs.kind != kind_of(spec):
-        names = SERVED_BY.get(theirs.kind, ())
-        raise UserError(
-            f"checkpoint '{path}' holds the prompts of {' or '.join(names)}, not of {name}; give "
-            f"--trainer {names[0]}"
-        )
+    check_kind(theirs, spec, name, path)
     check_clip(theirs, trainer.clip, path)
     own = theirs.spec
     file, mine = (
@@ -204,6 +199,21 @@ def fit(trainer, theirs: Released, path) -> None:
         )
     trainer.use_public_text(own)
     check_text(theirs, trainer.spec, trainer.clip, trainer.classnames, path)
+
+
+def check_kind(theirs: Released, spec: PromptSpec, name: str, path) -> None:
+    """Refuse a file of a trainer with other prompts than trainer ``name``, whose are ``spec``.
+
+    Raises:
+        UserError: naming the trainers that serve it.
+    """
+    served = SERVED_BY[theirs.kind]
+    known = {trainer for names in SERVED_BY.values() for trainer in names}
+    if theirs.kind != kind_of(spec) or (name in known and name not in served):
+        raise UserError(
+            f"checkpoint '{path}' holds the prompts of {' or '.join(served)}, not of {name}; give "
+            f"{served[0]} as the trainer"
+        )
 
 
 def check_clip(theirs: Released, clip: CLIPAdapter, path) -> None:

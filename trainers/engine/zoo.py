@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +22,14 @@ from torch import Tensor, nn
 
 from ..backbone import CLIPAdapter, load_clip
 from ..backbone.loading import CACHE
+from ..config.keys import ALSO_CALLED
 from ..prompting import PromptedCLIP
-from ..utils.errors import UserError
+from ..utils.errors import UserError, nearest
 from ..utils.images import Preprocess
-from .exports import Export, read_export, serve
+from . import released
+from .checkpoints import load_checkpoint, weights_file
+from .exports import Export, portable, read_export, serve
+from .saving import UNKNOWN
 
 SLACK = 1e-4  # of the range [0, 1], as everywhere in this project
 
@@ -131,26 +136,70 @@ def load(
     classnames: Sequence[str] | None = None,
     weights_dir=None,
     backbone: str | None = None,
+    trainer: str | None = None,
 ) -> RobustClassifier:
-    """Load an export of ``advprompt export`` as a classifier.
+    """Load an export of ``advprompt export``, or a checkpoint of public code, as a classifier.
 
     Args:
-        path: its folder, or its safetensors file.
+        path: its folder, or its safetensors file; with ``trainer`` the folder of a run of public
+            code, or its checkpoint.
         device: where the model lives.
         classnames: other classes than those of the training; contexts that are class-specific
             serve their own only.
         weights_dir: folder of CLIP's weights, default ``~/.cache/clip``.
         backbone: another name for the same weights, such as ``file:PATH``.
+        trainer: the name of the public trainer (``MaPLe``, ``APT``); ``classnames`` and
+            ``backbone`` are then needed, since its files hold neither.
 
     Raises:
         UserError: the export or the backbone is missing, damaged or altered, or they do not fit.
     """
+    if trainer is not None:
+        with torch.inference_mode(False):
+            return _load_released(path, trainer, classnames, backbone, weights_dir, device)
     export = read_export(path)
     names = _names(export, classnames)
     with torch.inference_mode(False):  # such tensors would refuse gradients later
         clip = _backbone(export, backbone, weights_dir).to(device)
         model = serve(clip, names, export.spec, export.tensors, export.file)
-        return RobustClassifier(model, export.card, _preprocess(export))
+        return RobustClassifier(model, export.card, _preprocess(export.card))
+
+
+def _load_released(path, trainer: str, classnames, backbone, weights_dir, device):
+    """Load a checkpoint of public code, with the words around its vectors that it was trained with.
+
+    The class name stands at the end, as in all public configurations.
+    """
+    served = sorted({*sum(released.SERVED_BY.values(), ()), *ALSO_CALLED})
+    if trainer not in served:
+        raise UserError(f"trainer is {trainer!r}.{nearest(trainer, served)}")
+    if isinstance(classnames, str) or not classnames or not backbone:
+        raise UserError(
+            f"'{path}' says neither its classes nor its backbone; give classnames=[...] and "
+            "backbone='ViT-B/16'"
+        )
+    file, names = weights_file(path), list(classnames)
+    state = load_checkpoint(file)
+    theirs = state["released"]
+    if not theirs:
+        raise UserError(f"'{file}' is not a checkpoint of public code; leave trainer out")
+    method = ALSO_CALLED.get(trainer, trainer)
+    released.check_kind(theirs, theirs.spec, method, file)
+    clip = load_clip(backbone, weights_dir=weights_dir).to(device)
+    released.check_clip(theirs, clip, file)
+    spec = replace(theirs.spec, text_init=released.words_after(theirs, clip))
+    released.check_text(theirs, spec, clip, names, file)
+    size = [clip.resolution, clip.resolution]
+    card = {
+        "method": {"trainer": method},
+        "data": {"classes": names, "trained_on": "unknown"},
+        "backbone": {"name": portable(clip.name), "weights_sha256": clip.sha256},
+        "input": {"size": size, "interpolation": "bicubic"},
+        "training": UNKNOWN | {"epoch": theirs.epoch},
+        "prompts": {"spec": asdict(spec)},
+    }
+    model = serve(clip, names, spec, state["state_dict"], file)
+    return RobustClassifier(model, card, _preprocess(card))
 
 
 def _names(export: Export, classnames) -> list[str]:
@@ -199,13 +248,13 @@ def _backbone(export: Export, name: str | None, weights_dir) -> CLIPAdapter:
     return clip
 
 
-def _preprocess(export: Export) -> Preprocess:
-    """Return the transform that the run's tests used."""
+def _preprocess(card: dict) -> Preprocess:
+    """Return the transform that the tests of a card's model use."""
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
-    cfg.INPUT.SIZE = tuple(export.card["input"]["size"])
-    cfg.INPUT.INTERPOLATION = export.card["input"]["interpolation"]
+    cfg.INPUT.SIZE = tuple(card["input"]["size"])
+    cfg.INPUT.INTERPOLATION = card["input"]["interpolation"]
     cfg.INPUT.TRANSFORMS = ()
     with contextlib.redirect_stdout(io.StringIO()):  # Dassl prints the steps
         return Preprocess(cfg)
