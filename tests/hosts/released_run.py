@@ -5,11 +5,12 @@ checkpoint is what its code writes, with the pickled schedule. JOB's ``out`` get
 ``model_inference`` answered in its last clean test, and the accuracy that its evaluator printed.
 """
 
-import importlib
+import importlib.util
 import json
 import os
 import runpy
 import sys
+import types
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
@@ -26,6 +27,10 @@ def let_dassl_import():
     for name in compat.UNUSED_IMPORTS:  # AdvPT's copy needs them, too
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = compat._stub(name)
+    if importlib.util.find_spec("ruamel") is None:  # AdvPT imports it and never calls it
+        for name in ("ruamel", "ruamel.yaml"):
+            sys.modules[name] = types.ModuleType(name)
+        sys.modules["ruamel"].yaml = sys.modules["ruamel.yaml"]
     schedule = torch.optim.lr_scheduler.LRScheduler
     start = schedule.__init__
     # PyTorch 2.7 dropped `verbose`, which Dassl's warm-up gives

@@ -27,7 +27,7 @@ from tests.toy import toy_state_dict
 pytestmark = pytest.mark.slow
 SIZES = {"vision_width": 768, "text_width": 512, "embed_dim": 512, "patch": 32, "image": 224}
 DEPTH, LAYERS = 2, 3
-ADVPT = Host("Adversarial-Prompt-Tuning", own=())
+ADVPT = Host("Adversarial-Prompt-Tuning", own=(), lacks=("pkg_resources",))
 GROUP = Host("Multimodal-Adversarial-Prompt-Tuning", own=(), lacks=("autoattack",))
 MAPLE, COOP, APT, FAP = (
     BY_NAME[name] for name in ("multimodal-prompt-learning", "CoOp", "APT", "FAP")
@@ -155,7 +155,14 @@ def test_logits_are_those_of_the_public_code(name, hosts, made, tmp_path):
     words += ["--dataset-config-file", configs / "datasets/oxford_pets.yaml", "--config-file"]
     words += [configs / f"trainers/{method.__name__}/vit_b32.yaml", "DATALOADER.NUM_WORKERS", 0]
     words += ["MODEL.BACKBONE.NAME", f"file:{clip}", "TEST.PROBES", 0, "TEST.PICTURE", 0]
-    words += ["ATTACK.TEST.LIST", "[{'EPS': '4', 'STEPS': 2}]", *case.settings.split()]
+    threat = "advpt16" if case.ours == "AdvPT" else "linf1"
+    words += [
+        "ATTACK.THREAT",
+        threat,
+        "ATTACK.TEST.LIST",
+        "[{'EPS': '4', 'STEPS': 2}]",
+        *case.settings.split(),
+    ]
     cfg = train.build_cfg(list(map(str, words)))
     folder = run.start(cfg, eval_only=True, model_dir=str(tmp_path / "run"))
     record = json.loads((folder / "record.json").read_text())
