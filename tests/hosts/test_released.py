@@ -75,6 +75,29 @@ CASES = {
         "MaPLe",
         f"TRAINER.MAPLE.PROMPT_DEPTH {DEPTH}",
     ),
+    "IVLP": Case(
+        MAPLE,
+        "IVLP",
+        "IVLP/vit_b16_c2_ep5_batch4_2+2ctx.yaml",
+        f"TRAINER.IVLP.PROMPT_DEPTH_VISION {DEPTH} TRAINER.IVLP.PROMPT_DEPTH_TEXT {DEPTH}",
+        "AdvIVLP",
+        f"TRAINER.ADVIVLP.PROMPT_DEPTH {DEPTH}",
+    ),
+    "VPT": Case(
+        MAPLE,
+        "VPT",
+        "VPT/vit_b16_c2_ep5_batch4_4.yaml",
+        f"TRAINER.VPT.PROMPT_DEPTH_VISION {DEPTH} TRAINER.VPT.N_CTX_VISION 4",
+        "AdvVPT",
+        f"TRAINER.ADVVPT.PROMPT_DEPTH {DEPTH} TRAINER.ADVVPT.N_CTX 4",
+    ),
+    "AdvCoOp": Case(
+        GROUP,
+        "AdvCoOp",
+        "AdvCoOp/vit_b32_c2_ep100_batch32.yaml",
+        "TRAINER.AdvCoOp.PREC fp32",
+        "AdvCoOp",
+    ),
     "AdvPT": Case(ADVPT, "AdvPT", "AdvPT/vit_b32.yaml", "TRAINER.ADV.PREC fp32", "AdvPT"),
     "AdvVPT": group(
         "AdvVPT",
@@ -167,6 +190,9 @@ def test_logits_are_those_of_the_public_code(name, hosts, made, tmp_path):
     folder = run.start(cfg, eval_only=True, model_dir=str(tmp_path / "run"))
     record = json.loads((folder / "record.json").read_text())
     assert record["clean"] == {"n": theirs["n"], "correct": theirs["correct"]}
+    (file,) = (tmp_path / "run").glob("*/model.pth.tar-2")
+    objects = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    assert any("CosineAnnealingLR" in name for name in objects)  # pickled, as theirs are
 
     expected = torch.tensor(theirs["logits"])
     cfg.defrost()
