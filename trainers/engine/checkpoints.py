@@ -29,11 +29,7 @@ KINDS = {  # of what a checkpoint may hold besides its weights
 
 
 def save_checkpoint(path, state: dict) -> None:
-    """Write a checkpoint atomically; the previous file stays whole if this fails.
-
-    Raises:
-        UserError: the disk is full or the folder not writable.
-    """
+    """Write a checkpoint atomically; UserError, and the old file whole, where the disk is full."""
     with atomic_write(path) as temporary:
         try:
             torch.save(state, temporary)
@@ -87,11 +83,7 @@ def learner_of(run) -> Path:
 
 
 def weights_file(path) -> Path:
-    """Return the file that ``MODEL.INIT_WEIGHTS`` means: of an export, a run, or itself.
-
-    Raises:
-        UserError: nothing is there.
-    """
+    """Return the file INIT_WEIGHTS means: of an export, a run, or itself; UserError if none."""
     path = Path(path).expanduser()
     if path.is_file():
         return path
@@ -188,11 +180,8 @@ def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:
 def check_facts(theirs: dict, mine: dict, path, *, resuming: bool = False) -> None:
     """Refuse a checkpoint of another trainer, backbone, kind of prompts or, if it matters, classes.
 
-    Args:
-        theirs, mine: ``checkpoint_facts`` of the checkpoint and of the trainer.
-
     Raises:
-        UserError: naming what differs.
+        UserError: naming what differs in the ``checkpoint_facts``.
     """
     names = {"trainer": "trainer", "weights_sha256": "backbone weights", "prompts": "prompts"}
     for key, what in names.items():

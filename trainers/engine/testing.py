@@ -13,6 +13,7 @@ from ..defences import build_defence
 from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
+from ..testtime import with_testtime
 from ..utils import distributed
 from ..utils.io import write_json
 from .data import MODEL_FILE
@@ -20,15 +21,15 @@ from .data import MODEL_FILE
 
 def evaluation_of(trainer, split: str) -> Evaluation:
     """Return the evaluation of a trainer's model on its ``val`` or ``test`` images."""
-    cfg, val = trainer.cfg, split == "val"
+    cfg, val, victim = trainer.cfg, split == "val", TrainerVictim(trainer)
     return Evaluation(
-        TrainerVictim(trainer),
+        victim,
         ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
         folder=trainer.record_dir / "unfinished",
         cache=trainer.bank_folder(),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
         probes=cfg.TEST.PROBES,
-        defence=None if val else build_defence(cfg),
+        defence=None if val else with_testtime(cfg, victim, build_defence(cfg)),
         eot=cfg.DEFENCE.EOT,
         keep=trainer.record_dir / "adversarial" if cfg.TEST.SAVE_ADV else None,
     )
@@ -110,8 +111,11 @@ def run_attacks(cfg, evaluation: Evaluation) -> list[dict]:
             print(f"note: {spec.name} with DROP is the same behind this defence, done once")
             continue
         done.append((spec, seen))
+        if seen and not evaluation.attacker.through(spec):
+            print(f"note: {spec.target} {spec.name} cannot go through a test-time defence")
+            continue
         entry = evaluation.attack(spec, seen=seen)
-        attacks.append(entry)
+        attacks += [entry, *on_fresh_draws(entry)]
         how = "" if spec.adaptive or spec.library else f"-{spec.steps} ({spec.objective})"
         how += f" [{entry['defence']}]" if evaluation.defence else ""
         print(
@@ -128,6 +132,20 @@ def run_attacks(cfg, evaluation: Evaluation) -> list[dict]:
         attacks[i]["warnings"] += warnings
         print("".join(f"  warning: {warning}\n" for warning in warnings), end="")
     return attacks
+
+
+def on_fresh_draws(entry: dict) -> list[dict]:
+    """Return the entry for the images of an attack through a random defence, on fresh draws.
+
+    The worst of the draws counts; ``checks.again`` has them all.
+    """
+    draws = [v for k, v in entry["checks"].get("again", {}).items() if k.startswith("draw")]
+    if not draws:
+        return []
+    how = entry["defence"].replace("seen by the attack", "its images on fresh draws")
+    more = {"defence": f"{how}, worst of {len(draws)}", "correct": min(draws), "seconds": 0}
+    print(f"  its images on {len(draws)} fresh draws: right {draws} of {entry['n']}")
+    return [entry | more | {"warnings": []}]
 
 
 def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
