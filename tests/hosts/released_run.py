@@ -1,8 +1,8 @@
 """Train a public repository's own trainer: ``python released_run.py JOB.json``, in its folder.
 
-Nothing of it is edited, and of our package only what lets Dassl be imported is used, so that its
-checkpoint is what its code writes, with the pickled schedule. JOB's ``out`` gets what its own
-``model_inference`` answered in its last clean test, and the accuracy that its evaluator printed.
+Nothing of it is edited, and of our package only what lets Dassl be imported is used: its checkpoint
+is what its code writes. ``out`` gets the answers of its own ``model_inference`` in its last clean
+test, and how many its evaluator counted.
 """
 
 import importlib.util
@@ -13,30 +13,24 @@ import sys
 import types
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[2]
-
 
 def let_dassl_import():
-    """Do what is needed before Dassl, or a renamed copy of it, is imported on this machine."""
-    sys.path.append(str(REPO / "trainers"))
+    """Do what Dassl, or AdvPT's renamed copy of it, needs on this machine."""
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "trainers"))
     import compat
     import torch
 
     compat.guard_torchvision()
     compat.ensure_dassl()
-    for name in compat.UNUSED_IMPORTS:  # AdvPT's copy needs them, too
+    for name in compat.UNUSED_IMPORTS:
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = compat._stub(name)
-    if importlib.util.find_spec("ruamel") is None:  # AdvPT imports it and never calls it
-        for name in ("ruamel", "ruamel.yaml"):
-            sys.modules[name] = types.ModuleType(name)
-        sys.modules["ruamel"].yaml = sys.modules["ruamel.yaml"]
+    package = types.ModuleType("ruamel")  # AdvPT imports ruamel.yaml and never calls it
+    package.yaml = types.ModuleType("ruamel.yaml")
+    sys.modules.update({"ruamel": package, "ruamel.yaml": package.yaml})
     schedule = torch.optim.lr_scheduler.LRScheduler
-    start = schedule.__init__
-    # PyTorch 2.7 dropped `verbose`, which Dassl's warm-up gives
-    schedule.__init__ = lambda self, optimizer, last_epoch=-1, verbose=False: start(
-        self, optimizer, last_epoch
-    )
+    start = schedule.__init__  # PyTorch 2.7 dropped `verbose`, which Dassl's warm-up gives
+    schedule.__init__ = lambda self, optimizer, last=-1, verbose=False: start(self, optimizer, last)
 
 
 def main(file):
@@ -48,26 +42,21 @@ def main(file):
     build, process, evaluate = engine.build_trainer, evaluator.process, evaluator.evaluate
     trainers, logits, found = [], [], {}
 
-    def stop(*args, **options):
-        raise SystemExit(0)  # its own attack is not needed
-
     def build_trainer(cfg):
         trainers.append(build(cfg))
-        if hasattr(trainers[0], "before_adv_test"):
-            trainers[0].before_adv_test = stop
+        if hasattr(trainers[0], "before_adv_test"):  # its own attack is not needed
+            trainers[0].before_adv_test = lambda *args, **options: sys.exit(0)
         return trainers[0]
 
     def kept(self, output, label):
-        if self is trainers[0].evaluator:  # FAP has another one for attacked images
-            logits.extend(output.float().tolist())
+        logits.extend(output.float().tolist() if self is trainers[0].evaluator else [])
         process(self, output, label)
 
     def told(self):
-        results = evaluate(self)
-        if self is trainers[0].evaluator:
+        if self is trainers[0].evaluator:  # FAP has another one for attacked images
             found.update(logits=list(logits), correct=self._correct, n=self._total)
             logits.clear()
-        return results
+        return evaluate(self)
 
     engine.build_trainer, evaluator.process, evaluator.evaluate = build_trainer, kept, told
     sys.argv = ["train.py", *job["words"]]

@@ -89,7 +89,6 @@ class FAP(AdversarialTrainer):
         self._serve_with(known)
 
     def use_public_text(self, theirs):
-        """Serve the authors' checkpoints with the authors' text, whatever the setting."""
         text = theirs.text <= 4  # more vectors do not start from words there
         if self.keys.THEIR_TEXT != text:
             print(f"note: as in the authors' code, THEIR_TEXT is {text}")
@@ -99,7 +98,7 @@ class FAP(AdversarialTrainer):
         self.cfg.defrost()
         self.cfg.merge_from_list([word for pair in settings.items() for word in pair])
         self.cfg.freeze()
-        self.serve_again(self.build_trained())
+        self.model = self.trained = self._models["prompt_learner"] = self.build_trained()
 
     def loss(self, batch):
         clean, adv = batch.forward_clean(), batch.forward_attacked()

@@ -36,9 +36,6 @@ OF_A_TEST += tuple(f"DATASET.{k}" for k in ("NAME", "SUBSAMPLE_CLASSES", "TEMPLA
 # What only a training uses; a model that is not trained does not depend on it.
 ONLY_TRAINING = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_", "DATASET.NUM_")
 ONLY_TRAINING += ("DATASET.TRANSFORMS", "INPUT.TRANSFORMS")
-# Of a trainer's keys those that a served model depends on, too.
-OF_PROMPTS = ("N_CTX", "PROMPT_DEPTH", "CTX_INIT", "CSC", "CLASS_TOKEN_POSITION")
-OF_PROMPTS += ("FIRST_COUPLING", "THEIR_TEXT", "VARIANT", "REFINER")
 
 
 def is_neutral(key: str) -> bool:
@@ -79,16 +76,3 @@ def of_test(settings: Mapping) -> dict:
     """Return what makes a test, of a flat configuration: images, attacks, defence and model."""
     own = {key: settings[key] for key in OF_A_TEST if key in settings}
     return own | {key: v for key, v in testing(settings).items() if key not in LABELS}
-
-
-def of_unknown_training(settings: Mapping) -> dict:
-    """Return the settings, of a flat configuration, that say nothing of how a model was trained."""
-    unknown = (*ONLY_TRAINING, "ATTACK.TRAIN.", "MODEL.INIT_WEIGHTS")
-
-    def kept(key: str) -> bool:
-        own = key.startswith("TRAINER.") and key != "TRAINER.NAME"
-        return not key.startswith(unknown) and not (
-            own and set(OF_PROMPTS).isdisjoint(key.split("."))
-        )
-
-    return {key: value for key, value in settings.items() if kept(key)}

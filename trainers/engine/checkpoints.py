@@ -132,9 +132,8 @@ def load_checkpoint(path) -> dict:
     for name, kind in KINDS.items():
         if name in state and not isinstance(state[name], kind):
             raise UserError(f"checkpoint '{path}' has {state[name]!r:.80} as '{name}'; {DAMAGED}")
-    if "advprompt" not in state and released.is_released(state["state_dict"]):
-        ours, what = released.convert(state["state_dict"], state.get("epoch"), path)
-        return {"state_dict": ours, "epoch": state.get("epoch"), "released": what}
+    if "advprompt" not in state and (theirs := released.convert(state, path)):
+        return theirs
     _rename_context(state)
     return state | {"released": None}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from dassl.engine import TrainerX
@@ -128,9 +129,10 @@ class SavingTrainer(TrainerX):
             path = chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
             state = load_checkpoint(path)
             if state["released"]:
-                self.released = {"MODEL.RELEASED_SHA256": sha256_file(path)}
-                self.released["MODEL.RELEASED_EPOCH"] = state["epoch"]
                 released.fit(self, state["released"], path)
+                facts = {"SHA256": sha256_file(path), "EPOCH": state["epoch"]}
+                facts["PROMPTS"] = asdict(self.spec)
+                self.released = {f"MODEL.RELEASED_{key}": value for key, value in facts.items()}
             else:
                 self.before_loading(state.get("advprompt") or {})
             check_facts(*self._facts(state), path)

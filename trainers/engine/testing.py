@@ -161,8 +161,8 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
     sha256 = training.get("init_sha256")
     start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else trainer.released
     config = records.flat_config(cfg)
-    if training["shots"] is None:  # the settings of this call are not those of the training
-        config = identity.of_unknown_training(config)
+    if trainer.released:  # the settings of this call are not those of the training
+        config = identity.of_test(config)
     which = cfg.DATASET.SUBSAMPLE_CLASSES
     protocol = cfg.TEST.PROTOCOL or (
         "base2new" if which != "all" else "few_shot" if trainer.trainable else "zero_shot"

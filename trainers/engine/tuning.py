@@ -114,13 +114,9 @@ class PromptTrainer(RobustTrainer):
         if theirs.text or theirs.template == self.spec.template:
             return
         print(f"note: as in the public code, the text is '{theirs.template}' for every data set")
-        self.released["MODEL.RELEASED_TEXT"] = theirs.template
         self.spec = replace(self.spec, template=theirs.template)
-        self.serve_again(PromptedCLIP(self.clip, self.classnames, self.spec))
-
-    def serve_again(self, model: torch.nn.Module) -> None:
-        """Put another model of the same trainer in place, before values are loaded."""
-        self.model = self.trained = self._models["prompt_learner"] = model
+        self.model = self.trained = PromptedCLIP(self.clip, self.classnames, self.spec)
+        self._models["prompt_learner"] = self.model
 
     def add_optimizer(self, module: torch.nn.Module) -> None:
         """Give ``module``'s parameters to Dassl's optimizer, schedule and checkpoints."""

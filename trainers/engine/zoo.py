@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -148,8 +148,7 @@ def load(
             serve their own only.
         weights_dir: folder of CLIP's weights, default ``~/.cache/clip``.
         backbone: another name for the same weights, such as ``file:PATH``.
-        trainer: the name of the public trainer (``MaPLe``, ``APT``); ``classnames`` and
-            ``backbone`` are then needed, since its files hold neither.
+        trainer: of public code, such as ``MaPLe``; ``classnames`` and ``backbone`` are then needed.
 
     Raises:
         UserError: the export or the backbone is missing, damaged or altered, or they do not fit.
@@ -166,38 +165,23 @@ def load(
 
 
 def _load_released(path, trainer: str, classnames, backbone, weights_dir, device):
-    """Load a checkpoint of public code, with the words around its vectors that it was trained with.
-
-    The class name stands at the end, as in all public configurations.
-    """
-    served = sorted({*sum(released.SERVED_BY.values(), ()), *ALSO_CALLED})
-    if trainer not in served:
-        raise UserError(f"trainer is {trainer!r}.{nearest(trainer, served)}")
+    """Load a checkpoint of public code; the class name stands at the end."""
+    known = sorted({*sum(released.SERVED_BY.values(), ()), *ALSO_CALLED})
+    if trainer not in known:
+        raise UserError(f"trainer is {trainer!r}.{nearest(trainer, known)}")
     if isinstance(classnames, str) or not classnames or not backbone:
-        raise UserError(
-            f"'{path}' says neither its classes nor its backbone; give classnames=[...] and "
-            "backbone='ViT-B/16'"
-        )
-    file, names = weights_file(path), list(classnames)
-    state = load_checkpoint(file)
-    theirs = state["released"]
-    if not theirs:
+        raise UserError(f"'{path}' names neither; give classnames=[...] and backbone='ViT-B/16'")
+    file, names, trainer = weights_file(path), list(classnames), ALSO_CALLED.get(trainer, trainer)
+    if not (theirs := (state := load_checkpoint(file))["released"]):
         raise UserError(f"'{file}' is not a checkpoint of public code; leave trainer out")
-    method = ALSO_CALLED.get(trainer, trainer)
-    released.check_kind(theirs, theirs.spec, method, file)
     clip = load_clip(backbone, weights_dir=weights_dir).to(device)
-    released.check_clip(theirs, clip, file)
+    released.check_model(theirs, theirs.spec, trainer, clip, file)
     spec = replace(theirs.spec, text_init=released.words_after(theirs, clip))
     released.check_text(theirs, spec, clip, names, file)
-    size = [clip.resolution, clip.resolution]
-    card = {
-        "method": {"trainer": method},
-        "data": {"classes": names, "trained_on": "unknown"},
-        "backbone": {"name": portable(clip.name), "weights_sha256": clip.sha256},
-        "input": {"size": size, "interpolation": "bicubic"},
-        "training": UNKNOWN | {"epoch": theirs.epoch},
-        "prompts": {"spec": asdict(spec)},
-    }
+    card = {"method": {"trainer": trainer}, "data": {"classes": names, "trained_on": "unknown"}}
+    card["backbone"] = {"name": portable(clip.name), "weights_sha256": clip.sha256}
+    card["input"] = {"size": [clip.resolution] * 2, "interpolation": "bicubic"}
+    card["training"] = UNKNOWN | {"epoch": theirs.epoch}
     model = serve(clip, names, spec, state["state_dict"], file)
     return RobustClassifier(model, card, _preprocess(card))
 

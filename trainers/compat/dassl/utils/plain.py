@@ -47,14 +47,13 @@ def save_plain(state, fpath) -> None:
 
 
 class _Inert(dict):
-    """Holds the state of a pickled object without being one; a schedule's without its optimizer."""
+    """Holds the state of a pickled object without being one."""
 
     def __init__(self, *args):
         super().__init__()
 
     def __setstate__(self, state):
-        state = state if isinstance(state, dict) else {}
-        self.update((k, v) for k, v in state.items() if k != "optimizer")
+        self.update(state if isinstance(state, dict) else {})
 
 
 class _NumpyType:
@@ -88,7 +87,7 @@ _OBJECTS = [
 
 def _without_objects(value):
     if isinstance(value, _Inert):
-        value = dict(value)
+        return {k: _without_objects(v) for k, v in value.items() if k != "optimizer"}
     if isinstance(value, dict):
         for key in value:
             value[key] = _without_objects(value[key])
@@ -107,13 +106,9 @@ def load_plain(fpath):
 
 
 def stand_ins():
-    """Return a context in which ``weights_only`` reads what Dassl pickles, executing nothing.
-
-    Before PyTorch 2.6 such files are refused.
-    """
-    if torch.__version__ < (2, 6):
-        return contextlib.nullcontext()
-    return torch.serialization.safe_globals(_OBJECTS)
+    """Return a context in which ``weights_only`` reads what Dassl pickles, executing nothing."""
+    able = torch.__version__ >= (2, 6)  # before, files with objects are refused
+    return torch.serialization.safe_globals(_OBJECTS) if able else contextlib.nullcontext()
 
 
 def _load(file, fpath):
