@@ -70,9 +70,8 @@ def convert(state: dict, path) -> dict | None:
             raise UserError(f"checkpoint '{path}' is foreign: it has {name!r}; use another file")
         part = match.groupdict()
         layer = first + int(part.get("i") or 0)
-        placed[own][
-            f"{layer}.{part['part']}" if own == "projections" else part.get("part") or layer
-        ] = value.float()
+        place = f"{layer}.{part['part']}" if own == "projections" else part.get("part") or layer
+        placed[own][place] = value.float()
     tensors = {f"projections.{name}": value for name, value in placed["projections"].items()}
     try:
         for own in ("text_prompts", "vision_prompts"):
