@@ -207,9 +207,9 @@ def test_other_classes_widths_and_depths(released, toy_file, tmp_path):
             advprompt.load(folder, trainer="APT", **options)
     with pytest.raises(UserError, match="names neither"):
         advprompt.load(folder, trainer="APT")
-    with pytest.raises(UserError, match="trainer is 'MaPle'.*MaPLe"):
-        advprompt.load(folder, trainer="MaPle", classnames=NAMES)
     folder, _ = released("MaPLe")
+    with pytest.raises(UserError, match="not of MaPle; give MaPLe as the trainer"):
+        advprompt.load(folder, trainer="MaPle", classnames=NAMES, backbone=f"file:{toy_file}")
     sizes = {"another CLIP": {"text_width": 128}, "beyond the 1 blocks": {"text_layers": 1}}
     for said, size in (sizes | {"in_proj_bias differs": {"vision_width": 128}}).items():
         torch.save(toy_state_dict(**size), tmp_path / "other.pt")

@@ -8,6 +8,7 @@ neither how they were trained nor where the class name stands.
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from ..backbone.adapter import CLIPAdapter
 from ..prompting import PromptSpec, templates
 from ..prompting.frame import context_words, prompt_layout
 from ..utils.errors import UserError
+from ..utils.io import sha256_file
 
 FOLDERS = ("prompt_learner", "MultiModalPromptLearner", "VLPromptLearner")  # in a run
 MARKS = ("token_prefix", "prompt_learner.", "image_encoder.")  # start names that only theirs have
@@ -106,8 +108,8 @@ def _spec(tensors: dict[str, Tensor]) -> PromptSpec:
     return PromptSpec(**facts, csc=text is not None and text.dim() == 4)
 
 
-def fit(trainer, theirs: Released, path) -> None:
-    """Have a :class:`.tuning.PromptTrainer` serve what a file of public code holds.
+def fit(trainer, theirs: Released, path) -> dict:
+    """Have a :class:`.tuning.PromptTrainer` serve a file; return what its record says of it.
 
     Raises:
         UserError: other prompts, words around them or backbone; other classes of specific ones.
@@ -122,7 +124,10 @@ def fit(trainer, theirs: Released, path) -> None:
         advice = "no setting says them; use advprompt.load and advprompt.evaluate"
     elif not differ:
         trainer.use_public_text(own)
-        return check_text(theirs, trainer.spec, trainer.clip, trainer.classnames, path)
+        check_text(theirs, trainer.spec, trainer.clip, trainer.classnames, path)
+        facts = {"SHA256": sha256_file(path), "EPOCH": theirs.epoch}
+        facts |= {"PROMPTS": asdict(trainer.spec)}
+        return {f"MODEL.RELEASED_{key}": value for key, value in facts.items()}
     raise UserError(
         f"checkpoint '{path}' has {own.text} text and {own.vision} visual vectors in "
         f"{own.text_depth} and {own.vision_depth} layers, unlike this configuration; {advice}"
@@ -136,8 +141,8 @@ def _settings(spec: PromptSpec) -> dict:
 
 def check_model(theirs: Released, spec: PromptSpec, name: str, clip: CLIPAdapter, path) -> None:
     """Refuse prompts of another kind than trainer ``name``'s ``spec``, or around another CLIP."""
-    served, known = SERVED_BY[_kind(theirs.spec)], sum(SERVED_BY.values(), ())
-    if _kind(theirs.spec) != _kind(spec) or name in set(known) - set(served):
+    served = SERVED_BY[_kind(theirs.spec)]
+    if name not in served and (spec is theirs.spec or _kind(theirs.spec) != _kind(spec)):
         raise UserError(
             f"checkpoint '{path}' holds the prompts of {' or '.join(served)}, not of {name}; give "
             f"{served[0]} as the trainer"

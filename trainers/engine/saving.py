@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from dassl.engine import TrainerX
@@ -10,7 +9,7 @@ from dassl.engine import TrainerX
 from .. import records
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, read_json, sha256_file
+from ..utils.io import atomic_write, read_json
 from . import released, run_folder
 from .checkpoints import (
     LEARNER,
@@ -129,10 +128,7 @@ class SavingTrainer(TrainerX):
             path = chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
             state = load_checkpoint(path)
             if state["released"]:
-                released.fit(self, state["released"], path)
-                facts = {"SHA256": sha256_file(path), "EPOCH": state["epoch"]}
-                facts["PROMPTS"] = asdict(self.spec)
-                self.released = {f"MODEL.RELEASED_{key}": value for key, value in facts.items()}
+                self.released = released.fit(self, state["released"], path)
             else:
                 self.before_loading(state.get("advprompt") or {})
             check_facts(*self._facts(state), path)
