@@ -1,9 +1,6 @@
 """Checkpoints of prompts: tensors and plain values only, written whole, resumed exactly."""
 
-from __future__ import annotations
-
 import pickle
-import warnings
 from pathlib import Path
 
 import torch
@@ -98,19 +95,11 @@ def weights_file(path) -> Path:
 
 
 def load_checkpoint(path) -> dict:
-    """Read a checkpoint without executing anything it may contain.
-
-    One of the public code comes with our names and, as ``released``, with what it is.
-
-    Raises:
-        UserError: it is missing, truncated, no checkpoint, or holds more than plain values.
-    """
+    """Read a checkpoint, of public code by our names; UserError if missing or unreadable."""
     path = Path(path)
     damaged = f"checkpoint '{path}' is truncated or no checkpoint; {DAMAGED}"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
-            state = load_pickle(path)
+        state = load_pickle(path)
     except FileNotFoundError as error:
         raise UserError(
             f"checkpoint '{path}' does not exist; check --model-dir and --load-epoch"
