@@ -8,6 +8,7 @@ import torch
 
 from .. import records
 from ..attacks import compare, specs_from_cfg
+from ..config import identity
 from ..defences import build_defence
 from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
@@ -158,7 +159,10 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
     training = trainer.trained_as()
     # under one path, MODEL.INIT_WEIGHTS may have been another file
     sha256 = training.get("init_sha256")
-    start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else {}
+    start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else trainer.released
+    config = records.flat_config(cfg)
+    if trainer.released:  # the settings of this call are not those of the training
+        config = identity.of_test(config)
     which = cfg.DATASET.SUBSAMPLE_CLASSES
     protocol = cfg.TEST.PROTOCOL or (
         "base2new" if which != "all" else "few_shot" if trainer.trainable else "zero_shot"
@@ -187,7 +191,7 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         seconds={k: round(v, 3) for k, v in trainer.seconds.items()},
         clean={"n": len(right), "correct": int(right.sum())},
         attacks=attacks,
-        config=records.flat_config(cfg) | start,
+        config=config | start,
         status="completed",
         device=trainer.device,
         processes=distributed.world(),
