@@ -15,6 +15,7 @@ COMMANDS = {
     "all": "every method under one threat model",
     "reproduce": "the tables of a paper",
     "results": "the tables of docs/results.md",
+    "testtime": "zero-shot CLIP under a test-time defence",
     "sweep": "many runs: trainers x data sets x shots x seeds, locally or on Slurm",
     "report": "clean and robust accuracy from result records: tables, or one page",
     "curves": "accuracy over one setting (an ablation), drawn from result records",
@@ -33,7 +34,7 @@ def command(name: str):
     match name:
         case "train":
             from .train import main as found
-        case "run" | "all" | "reproduce" | "results":
+        case "run" | "all" | "reproduce" | "results" | "testtime":
             from .run import main as run
 
             found = partial(run, name, dispatch)
