@@ -7,8 +7,6 @@ weights are random, of ViT-B/32's size or, with --small, of two blocks each. Fir
 and images are apart, then the time per image, in turns, each side making its own views.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

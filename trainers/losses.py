@@ -6,8 +6,6 @@ Unless stated otherwise, logits are (B, K), already multiplied by the logit scal
 int64 in [0, K), and the result is (B,) float32.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

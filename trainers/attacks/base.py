@@ -1,7 +1,5 @@
 """What all attacks share: their result, their checks of images and models, seeds, surroundings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +45,7 @@ class AttackResult:
     reached: dict[str, Tensor] | None = None
 
     @classmethod
-    def untouched(cls, clean: Tensor, loss: Tensor, right: Tensor) -> AttackResult:
+    def untouched(cls, clean: Tensor, loss: Tensor, right: Tensor) -> "AttackResult":
         """Return the result before any step, for images with this loss (B,) and rightness (B,)."""
         flat = torch.zeros_like(right)
         return cls(clean.clone(), 0.0, flat, loss.clone(), loss.clone(), right.clone())
@@ -57,7 +55,7 @@ class AttackResult:
         if len(clean):
             self.max_linf = float((self.images - clean).abs().max())
 
-    def keep_worst(self, found: AttackResult, rows: Tensor) -> None:
+    def keep_worst(self, found: "AttackResult", rows: Tensor) -> None:
         """Overwrite the samples ``rows`` (b,) for which ``found`` (b rows) is worse for the model.
 
         A misclassified image is worse than a classified one, then the higher loss counts.

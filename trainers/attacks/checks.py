@@ -5,8 +5,6 @@
 of 100 cases.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -62,7 +60,7 @@ class AttackChecks:
             )
         )
 
-    def merge(self, other: AttackChecks) -> None:
+    def merge(self, other: "AttackChecks") -> None:
         """Add the totals of another part of the same attack."""
         for name in ("n", "zero_grad", "loss_first", "loss_last", "broken"):
             setattr(self, name, getattr(self, name) + getattr(other, name))

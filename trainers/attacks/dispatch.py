@@ -4,8 +4,6 @@ AutoAttack is four attacks in turn, each on the samples that the ones before hav
 version of the code of Croce & Hein, 2020 (arXiv 2003.01690).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

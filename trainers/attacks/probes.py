@@ -5,8 +5,6 @@ something simpler is stronger. Together they take about 70 forward and 40 backwa
 32 images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 

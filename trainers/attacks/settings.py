@@ -4,8 +4,6 @@
 torchattacks (see :mod:`.library_classes`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 

@@ -1,7 +1,5 @@
 """What an attack is, in words: its fields, their units, and the refusal of wrong values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
@@ -178,7 +176,9 @@ class AttackSpec:
         raise UserError(f"attack {why}")
 
     @classmethod
-    def from_cfg(cls, node, overrides: Mapping | None = None, *, key: str = "ATTACK") -> AttackSpec:
+    def from_cfg(
+        cls, node, overrides: Mapping | None = None, *, key: str = "ATTACK"
+    ) -> "AttackSpec":
         """Read a config node (yacs or a plain dict; upper or lower case) such as ATTACK.TEST.
 
         Args:

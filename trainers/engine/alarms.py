@@ -1,7 +1,5 @@
 """What stops a training, and what it warns about."""
 
-from __future__ import annotations
-
 import math
 
 from ..utils.errors import UserError

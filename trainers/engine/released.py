@@ -5,8 +5,6 @@ shows number, depth and coupling of the prompts and the embeddings of the words 
 neither how they were trained nor where the class name stands.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import asdict
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """A teacher tuned on clean images before its student: kept in the run's folder, resumed there."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

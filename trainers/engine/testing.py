@@ -1,7 +1,5 @@
 """The test of a trainer's model: clean and robust accuracy, the record, and a picture."""
 
-from __future__ import annotations
-
 import time
 
 import torch

@@ -1,7 +1,5 @@
 """The trainer that all methods share: backbone, hooks of a method, training; see testing.py too."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Attacks on a victim behind its input defence: what each kind of attack differentiates through."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 

@@ -8,8 +8,6 @@ so that a bank may be larger than memory.
 Source: AdvPT (arXiv 2311.11261), phase A.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -174,7 +172,7 @@ def _features(clip, pixels, spec, seeds, checks: AttackChecks, names: Sequence[s
     return rows.flatten(0, 1).float().cpu()
 
 
-def join(parts: Parts, path: Path, labels: Sequence[int], spec: AttackSpec | None) -> None:
+def join(parts: "Parts", path: Path, labels: Sequence[int], spec: AttackSpec | None) -> None:
     """Write the bank from its parts, one of them in memory at a time, and remove them."""
     checks, seconds, rows = AttackChecks(), 0.0, parts.folder / "features"
     with atomic_write(rows) as temporary, open(temporary, "wb") as file:

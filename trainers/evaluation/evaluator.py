@@ -7,8 +7,6 @@ never report more than those. To an attack through a defence the images count as
 same attack has made without it. The entry of an attack says in ``after`` what it started from.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

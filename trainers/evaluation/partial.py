@@ -1,7 +1,5 @@
 """What an attack has found so far, on disk, so that an interrupted evaluation resumes."""
 
-from __future__ import annotations
-
 import copy
 import time
 from dataclasses import asdict, dataclass, field
@@ -33,7 +31,7 @@ class Partial:
         """Return the samples that are still to be attacked."""
         return [i for i, right in enumerate(self.right) if right is None]
 
-    def add(self, parts: list[Partial]) -> None:
+    def add(self, parts: "list[Partial]") -> None:
         """Add what several processes found at the same time; nothing counts twice."""
         took = 0.0
         for part in parts:

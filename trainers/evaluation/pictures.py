@@ -4,8 +4,6 @@ A run keeps the pixels and the texts in ``examples.safetensors``, so that the pi
 again in another size or for fewer images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Adversarial images kept on disk as an attack finds them: one safetensors file per batch."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Transfer between models: images made against one, tested on all."""
 
-from __future__ import annotations
-
 import time
 
 import torch

@@ -4,8 +4,6 @@ Evaluation, self-checks, pictures and transfer know a model through :class:`Vict
 can be attacked gets an adapter; :class:`TrainerVictim` is the one of our own trainers.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
