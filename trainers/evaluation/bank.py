@@ -203,11 +203,7 @@ def join(parts: "Parts", path: Path, labels: Sequence[int], spec: AttackSpec | N
 
 
 def load_bank(path, *, key: str | None = None) -> Bank:
-    """Open a bank file and verify that it is whole and, with ``key``, the one that was meant.
-
-    Raises:
-        UserError: missing, truncated, altered, not a bank, or another bank.
-    """
+    """Open a bank file and verify that it is whole and, with ``key``, the one that was meant."""
     path = Path(path)
     tensors, meta = load_tensors(path, advice=ADVICE)
     content = tensors | meta
@@ -244,8 +240,7 @@ class Parts:
     def read(self, number: int) -> tuple[Tensor, dict]:
         """Return a part's rows and its metadata with ``checks`` and ``seconds``.
 
-        Raises:
-            UserError: missing, damaged, or a part of another bank.
+        UserError if the file is missing, damaged, or a part of another bank.
         """
         path, header = self._file(number)
         tensors, meta = load_tensors(path, advice=ADVICE)

@@ -50,10 +50,8 @@ class Progress:
     """The progress of one attack on ``count`` samples.
 
     Every process keeps what it finds in FOLDER/KEY.RANK.json; these files become FOLDER/KEY.json
-    in the end, or when the attack starts again.
-
-    Args:
-        key: hex digest of everything the evaluation depends on; another one is never continued.
+    in the end, or when the attack starts again. ``key`` is the hex digest of everything that the
+    evaluation depends on; another one is never continued.
     """
 
     def __init__(self, folder: Path, key: str, count: int):
@@ -77,8 +75,7 @@ class Progress:
     def add(self, samples: list[int], right: list[bool], result, clean, again=None) -> None:
         """Note one batch: who is still right, and the attack's result for its self-checks.
 
-        Args:
-            again: how many are right by other answers to the same images.
+        ``again`` says how many are right by other answers to the same images.
         """
         for sample, still in zip(samples, right, strict=True):
             self.own.right[sample] = still
@@ -113,11 +110,7 @@ def load(path: Path, nothing: Partial) -> Partial:
 
 
 def _read(path: Path, count: int) -> Partial:
-    """Read one file.
-
-    Raises:
-        UserError: it does not hold the results of ``count`` samples.
-    """
+    """Read one file; UserError if it does not hold the results of ``count`` samples."""
     try:
         part = Partial(**read_json(path))
         AttackChecks().merge(AttackChecks(**part.checks))
