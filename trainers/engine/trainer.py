@@ -362,7 +362,7 @@ class RobustTrainer(SavingTrainer):
     # --- test -------------------------------------------------------------------------------------
 
     def test(self, split=None):
-        """Write the record of all attacks; return clean accuracy in percent, as Dassl's trainers."""
+        """Write the record of all attacks; return clean accuracy in percent, as in Dassl."""
         with run_folder.locked(self.output_dir):
             if self.tested and not self.take_folder():
                 return records.accuracy(records.completed_record(self.task.record)["clean"])
