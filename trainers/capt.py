@@ -61,10 +61,7 @@ class CAPT(AdversarialTrainer):
         if keys.ALPHA == "acc":  # of the whole batch; one value for all of its samples
             answers = map(batch.whole, answers)
         alpha = capt_alpha(
-            keys.ALPHA,
-            *answers,
-            constant=keys.ALPHA_CONST,
-            progress=self.epoch / self.max_epoch,
+            keys.ALPHA, *answers, constant=keys.ALPHA_CONST, progress=self.epoch / self.max_epoch
         )[: len(batch.labels)]
         consistency, train, frz = capt_consistency(
             adv,
