@@ -57,26 +57,18 @@ class RobustTrainer(SavingTrainer):
     """A Dassl trainer whose test measures clean and robust accuracy and writes a record.
 
     A method defines ``build_model`` (sets ``self.clip`` and registers its prompt module),
-    ``text_features`` and, where it trains, ``forward_backward``.
-
-    Attributes:
-        paper: address of the method's paper.
-        node: its config keys are ``cfg.TRAINER.<node>``; "" where it has none.
-        trainable: whether there is anything to train.
-        frozen_image_tower: image features do not depend on the prompts, so those of the test set
-            are shared by all runs.
-        tuning: training does not need the image tower.
-        spec: the prompts that are trained; None where there are none.
-        formerly: keys that came later -> what was done before, where that is not their default.
+    ``text_features`` and, where it trains, ``forward_backward``. With ``frozen_image_tower``, image
+    features do not depend on the prompts, so those of the test set are shared by all runs.
     """
 
-    paper: str | None = None
-    node = ""
-    trainable = True
-    tuning = False
+    paper: str | None = None  # address of the method's paper
+    node = ""  # its config keys are cfg.TRAINER.<node>; "" where it has none
+    trainable = True  # whether there is anything to train
+    tuning = False  # training does not need the image tower
     frozen_image_tower = True
-    spec: PromptSpec | None = None
+    spec: PromptSpec | None = None  # the prompts that are trained, if any
     unwatched = False  # robust accuracy could not be measured during training
+    # keys that came later -> what was done before, where that is not their default
     formerly: ClassVar[dict] = {}
 
     def __init__(self, cfg):

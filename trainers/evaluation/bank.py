@@ -42,27 +42,16 @@ ADVICE = "delete it and run again to compute it again"
 
 @dataclass
 class Bank:
-    """Features of images, clean or under one attack, with their labels.
+    """Features of images, clean or under one attack, with their labels."""
 
-    Attributes:
-        features: (N * views, D) float32 on the CPU, raw (un-normalised), mapped from the file.
-        labels: (N * views,) int64.
-        index: (N * views,) int64, row -> position in the list of items.
-        key: hex SHA-256 over all ingredients.
-        checks: the attack's self-checks; empty for clean features.
-        warnings: what the self-checks object to, in words.
-        seconds: wall time of the computation, summed over interrupted runs.
-        path: the cache file.
-    """
-
-    features: Tensor
-    labels: Tensor
-    index: Tensor
-    key: str
-    checks: dict
-    warnings: list[str]
-    seconds: float
-    path: Path
+    features: Tensor  # (N * views, D) float32 on the CPU, raw (un-normalised), mapped from the file
+    labels: Tensor  # (N * views,) int64
+    index: Tensor  # (N * views,) int64, row -> position in the list of items
+    key: str  # hex SHA-256 over all ingredients
+    checks: dict  # the attack's self-checks; empty for clean features
+    warnings: list[str]  # what the self-checks object to
+    seconds: float  # wall time of the computation, summed over interrupted runs
+    path: Path  # the cache file
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,21 +76,16 @@ def build_bank(
     computed again. Several processes share the parts, in a folder that all of them see. The result
     does not depend on ``batch_size`` (up to float noise), on interruptions or on processes.
 
+    UserError for unusable arguments, an unreadable image (with its path), a damaged or foreign bank
+    file, features that are not finite, or an unwritable folder.
+
     Args:
         clip: frozen adapter in eval mode with ``encode_image(pixels) -> (B, D)`` raw features,
             ``sha256`` (of the weights) and parameters that do not require gradients.
-        images: at least one.
         spec: the attack, with objective ``embedding_kl``; None for clean features.
-        views: independent random starts per image.
-        seed: of the random starts.
+        views, seed: independent random starts per image, and their seed.
         cache_dir: folder for ``<key>.safetensors`` and, on the way, ``<key>.parts/``.
-        batch_size: images per forward.
-        chunk: images per part.
-        title: of the progress bar.
-
-    Raises:
-        UserError: unusable arguments, an unreadable image (with its path), a damaged or foreign
-            bank file, features that are not finite, an unwritable folder.
+        batch_size, chunk: images per forward and images per part.
     """
     _check_arguments(clip, images, spec, views, batch_size, chunk)
     cache_dir = writable_dir(cache_dir)

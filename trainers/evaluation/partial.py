@@ -13,19 +13,12 @@ from ..utils.io import read_json, write_json
 
 @dataclass
 class Partial:
-    """Results of an attack, of all processes or of one.
+    """Results of an attack, of all processes or of one."""
 
-    Attributes:
-        key: of the evaluation, see :class:`Progress`.
-        right: whether each sample is still right; None: not known yet.
-        checks: the fields of :class:`AttackChecks`.
-        seconds: wall time, summed over interrupted runs.
-    """
-
-    key: str
-    right: list[bool | None]
-    checks: dict = field(default_factory=dict)
-    seconds: float = 0.0
+    key: str  # of the evaluation, see :class:`Progress`
+    right: list[bool | None]  # whether each sample is still right; None: not known yet
+    checks: dict = field(default_factory=dict)  # the fields of :class:`AttackChecks`
+    seconds: float = 0.0  # wall time, summed over interrupted runs
 
     def unknown(self) -> list[int]:
         """Return the samples that are still to be attacked."""

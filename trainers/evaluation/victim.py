@@ -38,28 +38,19 @@ def answers(logits: Tensor, name: str) -> Tensor:
 class Victim:
     """A model under test. An adapter sets the attributes and defines ``logits`` and ``digest``.
 
-    Attributes:
-        name: what messages call it.
-        classnames: the K classes in the order of the logits.
-        device: where pixels are expected.
-        random: whether the same pixels may get other logits in another call.
-        clip: the frozen CLIP inside, if any. Attacks on the embedding, on the hand-made prompt
-            and on the surrogate ``clip`` need it.
-        sentences: the hand-made prompt of every class, for attacks that see no learned one.
-        template: what they are made of, with ``{}`` for the class name.
-        prompted: the prompted model inside, if any: test-time tuning starts from its text vectors.
-        frozen_image_tower: whether ``features`` is ``clip.encode_image``. Features of images are
-            then shared by all prompts and read from a bank.
+    Attacks on the embedding, on the hand-made prompt and on the surrogate ``clip`` need ``clip``.
+    With ``frozen_image_tower``, ``features`` is ``clip.encode_image``: features of images are then
+    shared by all prompts and read from a bank.
     """
 
-    name = "the model"
-    classnames: Sequence[str]
-    device: torch.device
-    random = False
-    clip: CLIPAdapter | None = None
-    sentences: Sequence[str] = ()
-    template = ""
-    prompted: PromptedCLIP | None = None
+    name = "the model"  # in messages
+    classnames: Sequence[str]  # the K classes in the order of the logits
+    device: torch.device  # where pixels are expected
+    random = False  # whether the same pixels may get other logits in another call
+    clip: CLIPAdapter | None = None  # the frozen CLIP inside, if any
+    sentences: Sequence[str] = ()  # of every class, for attacks that see no learned prompt
+    template = ""  # what they are made of, with {} for the class name
+    prompted: PromptedCLIP | None = None  # inside, if any: test-time tuning starts from its vectors
     frozen_image_tower = False
 
     def prepare(self) -> None:
