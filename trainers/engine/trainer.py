@@ -13,7 +13,7 @@ from PIL import Image
 from .. import records
 from ..backbone import load_clip, text_features
 from ..config import host
-from ..config.keys import METHODS, check_cfg, extend_cfg
+from ..config.keys import METHODS, add_defaults, check_cfg, extend_cfg
 from ..evaluation.samples import ImageList
 from ..prompting import PromptSpec, templates
 from ..utils import distributed
@@ -63,6 +63,7 @@ class RobustTrainer(SavingTrainer):
 
     paper: str | None = None  # address of the method's paper
     node = ""  # its config keys are cfg.TRAINER.<node>; "" where it has none
+    own_keys: ClassVar[dict] = {}  # these keys, by name: a Key or a default
     trainable = True  # whether there is anything to train
     tuning = False  # training does not need the image tower
     frozen_image_tower = True
@@ -79,6 +80,9 @@ class RobustTrainer(SavingTrainer):
     @classmethod
     def extend_cfg(cls, cfg) -> None:
         """Add the method's own config keys with their defaults."""
+        for part in cls.__mro__:
+            if own := vars(part).get("own_keys"):
+                add_defaults(cfg, f"TRAINER.{part.node}", **own)
 
     @classmethod
     def check_keys(cls, cfg) -> None:
