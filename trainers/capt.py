@@ -75,10 +75,7 @@ class CAPT(AdversarialTrainer):
         return {}
 
     def frozen_answers(self, batch):
-        """Return frozen CLIP's logits (B, K) on clean images.
-
-        Where the augmentation never varies they are computed once per training image.
-        """
+        """Return frozen CLIP's clean logits (B, K), computed once if augmentation is fixed."""
         if batch.index is None or not set(self.cfg.INPUT.TRANSFORMS) <= FIXED_TRANSFORMS:
             return self.frozen_logits(batch.images)
         index = batch.index.tolist()

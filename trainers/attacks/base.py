@@ -122,10 +122,7 @@ def check_finite(what: str, values: Tensor) -> None:
 
 
 def gradient_of(loss: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient (b, 3, H, W) of losses (b,) and its largest value per sample (b,).
-
-    UserError if the loss was computed without a graph to the images.
-    """
+    """Return the gradient (b, 3, H, W) of losses (b,), its peaks (b,); UserError if cut off."""
     if not loss.requires_grad:
         raise UserError(
             "the attack's loss does not depend on the images through autograd; take detach(), "

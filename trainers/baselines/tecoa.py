@@ -17,10 +17,7 @@ from .supervised import Supervised
 
 
 class TunedTower(nn.Module):
-    """A trainable copy of a CLIP's image tower, with the frozen text features.
-
-    It stays in evaluation mode, so that a ResNet's batch statistics remain CLIP's.
-    """
+    """A trainable copy of an image tower, in evaluation mode: batch statistics stay CLIP's."""
 
     def __init__(self, clip, texts: torch.Tensor):
         super().__init__()

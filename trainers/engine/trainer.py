@@ -171,10 +171,7 @@ class RobustTrainer(SavingTrainer):
 
     @classmethod
     def deployed(cls, weights: dict) -> dict:
-        """Return what of a checkpoint's weights serves, under :class:`PromptedCLIP`'s names.
-
-        Weights of a trained image tower are called ``visual.*``.
-        """
+        """Return the weights that serve, by PromptedCLIP's names, a tower's as ``visual.*``."""
         return weights
 
     def adopt(self, weights: dict, path) -> None:
@@ -245,10 +242,7 @@ class RobustTrainer(SavingTrainer):
         self.after_train()
 
     def take_folder(self) -> bool:
-        """Take the run folder, which a fork's train.py leaves to us; False if all is done.
-
-        UserError if the folder holds a run of another configuration.
-        """
+        """Take the run folder (UserError if it is another run's); False if all is done."""
         if self.task is None:
             found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
             self.task = run_folder.Task(*found)

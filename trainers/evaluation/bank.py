@@ -222,10 +222,7 @@ class Parts:
         return self.folder / f"{number:05d}.safetensors", header
 
     def read(self, number: int) -> tuple[Tensor, dict]:
-        """Return a part's rows and its metadata with ``checks`` and ``seconds``.
-
-        UserError if the file is missing, damaged, or a part of another bank.
-        """
+        """Return a part's rows and metadata; UserError if missing, damaged, or another bank's."""
         path, header = self._file(number)
         tensors, meta = load_tensors(path, advice=ADVICE)
         rows = len(self.span(number)) * self.views

@@ -136,10 +136,7 @@ class Evaluation:
     # --- attacked ------------------------------------------------------------------------------
 
     def attack(self, spec: AttackSpec, *, seen: bool = False) -> dict:
-        """Return the record's entry for one test attack. Call :meth:`clean` first.
-
-        With ``seen``, it goes through the input defence; otherwise images are made without.
-        """
+        """Return an attack's entry, through the defence if ``seen``; call :meth:`clean` first."""
         spec = self.attacker.fitted(spec, seen)
         start, after = self._start(spec, seen)
         shared = self.victim.frozen_image_tower and not (self.defence or self.keep)

@@ -66,10 +66,7 @@ class Progress:
         return distributed.deal(self.whole.unknown(), size)
 
     def add(self, samples: list[int], right: list[bool], result, clean, again=None) -> None:
-        """Note one batch: who is still right, and the attack's result for its self-checks.
-
-        ``again`` says how many are right by other answers to the same images.
-        """
+        """Note a batch: who is still right, the result, and how many are right by other answers."""
         for sample, still in zip(samples, right, strict=True):
             self.own.right[sample] = still
         self._checks.add(result, clean)

@@ -66,10 +66,7 @@ class SavedImages:
 
 
 def read_saved(folder) -> Iterator[SavedBatch]:
-    """Yield the batches of one attack in order; each is compared with its checksum.
-
-    UserError if there are none, one is missing, or one is damaged.
-    """
+    """Yield one attack's batches in order; UserError if any is missing or fails its checksum."""
     paths = sorted(Path(folder).glob("*.safetensors"))
     if [path.stem for path in paths] != [f"{i:05d}" for i in range(len(paths))] or not paths:
         raise UserError(

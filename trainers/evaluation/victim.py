@@ -23,10 +23,7 @@ SAME_LOGIT = 0.01  # float32 rounds logits of order 10 by about 1e-4
 
 
 def answers(logits: Tensor, name: str) -> Tensor:
-    """Return the classes (B,) that logits (B, K) of the model ``name`` stand for.
-
-    UserError if a logit is NaN, which is no answer.
-    """
+    """Return the classes (B,) of logits (B, K) of the model ``name``; UserError for NaN."""
     if logits.isnan().any():
         raise UserError(
             f"{name} answers NaN, which is not a prediction; its weights or prompts are not "
@@ -57,10 +54,7 @@ class Victim:
         """Compute what all calls share, such as text features; all processes call it together."""
 
     def logits(self, pixels: Tensor, prec: str = "fp32") -> Tensor:
-        """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1], differentiable in the pixels.
-
-        The image tower runs in ``prec``; ``bf16`` serves attacks that ask for it.
-        """
+        """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1], with gradients, in ``prec``."""
         raise NotImplementedError
 
     def digest(self) -> str:
