@@ -8,8 +8,6 @@ so that a bank may be larger than memory.
 Source: AdvPT (arXiv 2311.11261), phase A.
 """
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -31,7 +29,7 @@ from ..attacks import (
 )
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, load_tensors, save_tensors, writable_dir
+from ..utils.io import atomic_write, json_digest, load_tensors, save_tensors, writable_dir
 from ..utils.seeds import hash_seed
 from .samples import ImageList
 
@@ -100,7 +98,7 @@ def build_bank(
         "precision": getattr(clip, "precision", "fp32"),
         "seed": seed,
     }
-    key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+    key = json_digest(ingredients)
     path = cache_dir / f"{key}.safetensors"
     if distributed.agree(path.exists):
         return load_bank(path, key=key)

@@ -7,8 +7,6 @@ never report more than those. To an attack through a defence the images count as
 same attack has made without it. The entry of an attack says in ``after`` what it started from.
 """
 
-import hashlib
-import json
 import shutil
 import time
 from dataclasses import replace
@@ -31,6 +29,7 @@ from ..defences import Defence
 from ..records import in_words, starts_from
 from ..records.threats import LABELLED
 from ..utils import distributed
+from ..utils.io import json_digest
 from ..utils.seeds import hash_seed
 from ..utils.statistics import unlikely
 from .attacker import Attacker
@@ -376,8 +375,7 @@ class Evaluation:
             "preprocess": self.images.preprocess.key,
             "images": [(digests[i], self.images.labels[i]) for i in positions],
         }
-        text = json.dumps(facts, sort_keys=True)
-        return distributed.agree(lambda: hashlib.sha256(text.encode()).hexdigest())
+        return distributed.agree(lambda: json_digest(facts))
 
 
 def no_gain(right: int, again: dict) -> list[str]:
