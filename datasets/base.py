@@ -80,7 +80,7 @@ class CoOpDataset(DatasetBase):
     split_file = ""  # CoOp's split file in dataset_dir
     n_classes = 0  # of a complete copy; 0: any number
     test_only = False  # nothing to train on: the training images are a stand-in
-    short = ""  # or which class has fewer training images than shots: we then refuse to train
+    short = ""  # or which class has fewer training images than shots: see DATASET.FEWER_SHOTS
     numbered_at_random = False  # the names of test images do not follow the classes
     source = ""  # of data sets that are not in sources.yaml: where the files come from
     set_sha256 = ""  # of class names and lists of images, whatever a run takes of them

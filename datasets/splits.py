@@ -1,6 +1,5 @@
 """Split files and few-shot files: reading, digests, checks."""
 
-import json
 from pathlib import Path
 
 from ..utils import io
@@ -32,12 +31,12 @@ def read_split(path) -> Split:
 def read_shots(path: Path, key: dict) -> tuple[list, list] | None:
     """Read a few-shot file, or return None where it is absent, damaged or of another split."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = io.read_json(path)
         if any(stored[name] != value for name, value in key.items()):
             return None
         train, val = to_items(stored["train"]), to_items(stored["val"])
         return (train, val) if stored["checksum"] == io.json_digest([train, val]) else None
-    except (OSError, KeyError, TypeError, ValueError):
+    except (UserError, KeyError, TypeError, ValueError):
         return None
 
 

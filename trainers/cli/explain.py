@@ -18,8 +18,8 @@ from tabulate import tabulate
 from ..backbone import load_clip
 from ..engine import run_folder
 from ..engine.checkpoints import chosen_checkpoint, load_checkpoint
+from ..report import render as report
 from ..utils.errors import UserError
-from ..utils.io import atomic_write
 
 
 def text_vectors(weights: dict[str, torch.Tensor], prompts: dict) -> list[torch.Tensor]:
@@ -173,6 +173,5 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     text = render(*explain(args.run, args.top, args.load_epoch), args.format)
     if args.out:
-        with atomic_write(args.out) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        report.write(args.out, text + "\n")
     print(f"wrote {args.out}" if args.out else text)

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from ..config import keys, merging
-from ..experiments import commands, local, protocols, state
-from ..experiments.jobs import Job
+from ..experiments import commands, local, state
+from ..experiments.jobs import Job, method_names
 from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, failures, holder
 from ..experiments.view import View
 from ..utils.errors import UserError
@@ -86,7 +86,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
     planner = context.planner()
     planner.shares = {n for n, method in keys.METHODS.items() if method.frozen_image_tower}
     every = "all" in map(str.lower, args.trainers)
-    methods = protocols.table("protocols")["methods"] if every else args.trainers
+    methods = method_names() if every else args.trainers
     # zero-shot CLIP first: what its test makes serves others
     methods = sorted(methods, key=lambda name: name != "zsclip")
     seeds, attacks = context.seeds, [_threat(word) for word in args.attacks]
@@ -166,6 +166,7 @@ def launcher(args: argparse.Namespace) -> Local | Slurm:
 def main(show: local.Command, argv: list[str]) -> int:
     """Run what the command line describes; 1 if any run failed. ``show`` makes the report."""
     args = parser().parse_args(argv)
+    slots = launcher(args)
     jobs, context = plan(args)
     if args.attacks == [""]:
         note_threats(jobs)
@@ -175,7 +176,6 @@ def main(show: local.Command, argv: list[str]) -> int:
         print(table)
         return 2 if refused else 0
     local.refuse(wrong)
-    slots = launcher(args)
     for job in {job.dataset: job for job in jobs}.values():
         state.check_data(state.cfg_of(job))
     writable_dir(Path(context.output) / LOGS)

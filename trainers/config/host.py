@@ -109,6 +109,13 @@ def complete(cfg, extend) -> None:
     extend(cfg)
     if cfg.is_frozen():
         cfg.freeze()  # what is new
+    said, name = vars(cfg).get("said_backbone"), cfg.MODEL.BACKBONE.NAME
+    if said not in (None, name) and not any(w.startswith("--backbone") for w in sys.argv):
+        raise UserError(
+            f"MODEL.BACKBONE.NAME is {name!r}, which nobody typed, where the config file or the "
+            f"overrides have {said!r}: this train.py has a default for --backbone that replaces "
+            f"theirs; type --backbone {said}"
+        )
 
 
 def _merge_other(cfg, extend, other) -> None:
@@ -117,6 +124,8 @@ def _merge_other(cfg, extend, other) -> None:
     attack = other.get("ATTACK", {})
     ours = {name: attack.pop(name) for name in OURS if name in attack}
     merging.merge_pairs(cfg, merging.leaves({"ATTACK": ours}), "in a config file")
+    if name := other.get("MODEL", {}).get("BACKBONE", {}).get("NAME"):
+        vars(cfg)["said_backbone"] = name
     type(cfg).merge_from_other_cfg(cfg, other)
     # a data set knows what keeps its labels; the command line has the last word
     if cfg.DATASET.TRANSFORMS:
@@ -129,5 +138,7 @@ def _merge_list(cfg, extend, pairs) -> None:
     for i in range(0, len(pairs), 2):
         mine = str(pairs[i]).split(".")[:2] in [["ATTACK", name] for name in OURS]
         (ours if mine else theirs).extend(pairs[i : i + 2])
+        if pairs[i] == "MODEL.BACKBONE.NAME":
+            vars(cfg)["said_backbone"] = pairs[i + 1]
     merging.merge_opts(cfg, ours)
     type(cfg).merge_from_list(cfg, theirs)

@@ -173,9 +173,9 @@ def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
     needed, free = sum(job.size * growth[job] for job in jobs), shutil.disk_usage(root).free
     if needed > free:
         raise errors.UserError(
-            f"the disk of '{root}' has {free / 1e9:.1f} GB free and this needs about "
-            f"{needed / 1e9:.1f} GB (archives and what they unpack to); free some space, name "
-            "fewer data sets or choose another --root"
+            f"the disk of '{root}' has {tqdm.format_sizeof(free, 'B')} free and this needs about "
+            f"{tqdm.format_sizeof(needed, 'B')} (archives and what they unpack to); free some "
+            "space, name fewer data sets or choose another --root"
         )
     stop, failed = threading.Event(), []
     with ThreadPoolExecutor(at_once) as pool:

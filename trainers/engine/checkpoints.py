@@ -29,8 +29,8 @@ def save_checkpoint(path, state: dict) -> None:
     with atomic_write(path) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # torch reports a full disk this way
-            raise OSError(str(error)) from error
+        except RuntimeError as error:  # torch's words for a full disk name a line of its code
+            raise OSError("the disk is full, or failed") from error
 
 
 def newest_checkpoint(folder) -> Path | None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
@@ -44,13 +45,15 @@ class Data:
     def of_training(self) -> dict:
         """What a record says of the data that a model was trained on."""
         names = sorted(ImageList(self.dataset.train_x, None).names())
+        counts = Counter(item.label for item in self.dataset.train_x)
+        short = sum(counts[y] < self.cfg.DATASET.NUM_SHOTS for y in range(len(self.classnames)))
         return {
             "name": self.name,
             "split": self.cfg.DATASET.SUBSAMPLE_CLASSES,
             "classes": len(self.classnames),
             "data_sha256": json_digest([self.classnames, names]),
             "set_sha256": self.set_sha256,
-        }
+        } | ({"short_classes": short} if short else {})
 
     @cached_property
     def digest(self) -> str:

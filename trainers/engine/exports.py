@@ -17,6 +17,7 @@ from ..backbone import CLIPAdapter
 from ..prompting import PromptedCLIP, PromptSpec
 from ..utils import io
 from ..utils.errors import UserError
+from ..utils.text import visible
 from .checkpoints import WEIGHTS, load_checkpoint, load_prompts, weights_file
 
 FORMAT = 1
@@ -60,7 +61,7 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
         io.save_tensors(building / WEIGHTS, tensors, metadata)
         io.write_json(building / CARD, card)
         with io.atomic_write(building / PAGE) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+            temporary.write_text(visible(page), encoding="utf-8")
         building.replace(folder)
     except OSError as error:
         raise UserError(

@@ -91,7 +91,7 @@ def check(folder: Path, mine: dict, advice: str = OTHER) -> None:
     """Refuse a folder that holds another run; a key that came later counts as it was then."""
     if not (folder / CONFIG_FILE).is_file():
         return
-    stored = read_json(folder / CONFIG_FILE)
+    stored = _config(folder)
     theirs = _named(formerly(stored.get("TRAINER.NAME", "")) | stored)
     keys = (mine.keys() & theirs.keys()) | (mine.keys() | stored.keys()) & set(TESTED)
     for key in sorted(keys):
@@ -102,13 +102,26 @@ def check(folder: Path, mine: dict, advice: str = OTHER) -> None:
             )
 
 
+def _config(folder: Path) -> dict:
+    """Return what config.json of a folder holds, nothing where there is none."""
+    path = folder / CONFIG_FILE
+    stored = read_json(path) if path.is_file() else {}
+    name, epoch = stored.get("TRAINER.NAME", ""), stored.get("load_epoch")
+    if not isinstance(name, str) or not isinstance(epoch, (int, type(None))):
+        raise UserError(
+            f"'{path}' has {name!r:.80} as TRAINER.NAME and {epoch!r:.80} as load_epoch, expected "
+            "a name and a number; use the folder of another run"
+        )
+    return stored
+
+
 def tests_in(run) -> Iterator[tuple[Path, dict, dict]]:
     """Yield the folder, the identity and the record of every completed test of a run."""
     run = Path(run)
     for folder in (run, *sorted(run.glob(f"{TESTS}/*")), *sorted(run.glob(f"{FORMER_TESTS}/*"))):
         if record := completed_record(folder):
             tested = folder != run and (folder / CONFIG_FILE).is_file()
-            epoch = read_json(folder / CONFIG_FILE).get("load_epoch") if tested else None
+            epoch = _config(folder).get("load_epoch") if tested else None
             yield folder, test_of(record["config"], epoch), record
 
 
@@ -194,7 +207,7 @@ def look(cfg, *, eval_only=False, model_dir="", load_epoch=None, test_name="") -
 def _test_folder(cfg, run: Path, mine: dict, name: str) -> Path:
     """Return the folder of a test in a run; one of another test keeps its name."""
     folder = run / TESTS / (name or _name_of(cfg, run, mine))
-    there = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    there = _config(folder)
     if not there or _same(mine, test_of(there, there.get("load_epoch"))):
         return folder
     digest = json_digest(mine)[:8]
@@ -204,7 +217,7 @@ def _test_folder(cfg, run: Path, mine: dict, name: str) -> Path:
 def _name_of(cfg, run: Path, mine: dict) -> str:
     """Return a name that says in what a test differs from the one at the end of the training."""
     record = completed_record(run)
-    stored = read_json(run / CONFIG_FILE) if (run / CONFIG_FILE).is_file() else {}
+    stored = _config(run)
     first = test_of((record["config"] if record else {}) | stored)
     other = {k: v for k, v in mine.items() if k in first and v != first[k]}
     parts = [str(other.pop(k)) for k in ("DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES") if k in other]
@@ -308,7 +321,7 @@ def stored(folder) -> tuple[dict, dict]:
             f"'{folder}' holds no run (there is no {CONFIG_FILE}); give the folder that "
             "--output-dir named, such as output/shapes/NAPTuning/tiny_tiny_shapes_16shots/seed1"
         )
-    settings = read_json(path)
+    settings = _config(folder)
     tested = {k: settings.pop(k) for k in TESTED if k in settings}
     if tested.get("model_dir"):
         tested["model_dir"] = os.path.normpath(folder / tested["model_dir"])

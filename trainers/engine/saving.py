@@ -1,5 +1,6 @@
 """Dassl's files of a training, written whole and resumed exactly."""
 
+import sys
 from pathlib import Path
 
 from dassl.engine import TrainerX
@@ -107,6 +108,13 @@ class SavingTrainer(TrainerX):
         """
         self.tested = run_folder.test_facts(True, directory, epoch)
         if not directory and self.trainable:
+            asked = any(word.startswith("--eval") for word in sys.argv)
+            if self.task is None and not asked:  # a fork's train.py
+                raise UserError(
+                    "train.py was started without --eval-only and loads a trained model all the "
+                    "same, so this fork trains only when told to; see 'python train.py --help' "
+                    "for its argument (such as --train), or give --model-dir RUN to test"
+                )
             raise UserError(
                 f"--eval-only tests trained prompts, but --model-dir, the run folder of a trained "
                 f"{type(self).__name__}, was not given"

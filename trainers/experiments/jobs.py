@@ -60,6 +60,12 @@ class Job:
 Test = tuple[str, tuple[str, ...]]  # of a finished run: threat model, overrides KEY VALUE in turn
 
 
+def method_names() -> list[str]:
+    """Return the names of all methods: ours in the order of the tables, then a user's own."""
+    ours = protocols.table("protocols")["methods"]
+    return [*ours, *sorted(keys.METHODS.keys() - {trainer for trainer, _ in ours.values()})]
+
+
 @dataclass
 class Planner:
     """Makes the jobs of protocols, each once."""

@@ -49,7 +49,7 @@ class View:
 
     def _erase(self) -> None:
         if self.rows:
-            self.out.write(f"\x1b[{self.rows}F\x1b[J")
+            getattr(self.out, "raw", self.out).write(f"\x1b[{self.rows}F\x1b[J")
             self.rows = 0
 
 

@@ -35,7 +35,8 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve()
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(here.parent), *words]
+        # in a fork the settings are somebody else's, and this one may name a program
+        command = ["git", "-C", str(here.parent), "-c", "core.fsmonitor=false", *words]
         return subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=20
         ).stdout
