@@ -20,7 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..data.fetching import fetch_all, jobs_of
+from ..data.fetching import fetch_all, jobs_of, sweep
 from ..data.inventory import BUILT_IN, UNFETCHED, Inventory, look_at
 from ..datasets import COOP
 from ..datasets.sources import find_source, read_sources
@@ -104,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         raise errors.UserError(f"--root '{root}' is not a folder; name that of the data sets")
     found = [look_at(name, root) for name in names]
     jobs, advice = jobs_of(found, root)
+    if args.command == "fetch":
+        sweep(found, root)
     if args.command == "fetch" and jobs:
         failed = fetch_all(jobs, root, args.jobs)
         found = [look_at(name, root) for name in names]

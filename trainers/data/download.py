@@ -1,8 +1,7 @@
 """Downloads that survive dropped connections and killed processes.
 
-pooch verifies the checksum and puts the file in its place; `Resuming` is the downloader it calls.
 An attempt asks for the rest of the file and checks that it is unchanged; with a server that answers
-with the whole file it starts over.
+with the whole file it starts over. The file gets its name once its checksum is verified.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import sys
 import threading
 from pathlib import Path
 
-import pooch
 import requests
+from pooch.hashes import hash_matches
 from tqdm import tqdm
 
 from ..datasets.sources import Address
@@ -62,7 +61,7 @@ class Progress(tqdm):
 
 
 class Resuming:
-    """A downloader for pooch that resumes an earlier download of the same version of a file.
+    """A downloader that resumes an earlier download of the same version of a file.
 
     What has arrived lies in ``NAME.VERSION.part``, where VERSION stands for the address, the length
     and the server's mark of the file, an ETag or a date.
@@ -72,11 +71,12 @@ class Resuming:
         self.address, self.bar = address, bar
         self.folder, self.mixed = folder, False  # put together from several answers
 
-    def __call__(self, url: str, output_file: str, _pooch) -> None:
+    def __call__(self) -> Path:
+        """Return the whole file, under the name of the partial one."""
         failures, best = 0, self.size
         while True:
             try:
-                return os.replace(self.attempt(url), output_file)
+                return self.attempt(self.address.url)
             except _Dropped as error:
                 failures = 1 if self.size > best else failures + 1
                 best = max(best, self.size)
@@ -173,15 +173,17 @@ def download(address: Address, folder: Path, bar: Progress) -> Path:
         OSError: the disk is full or cannot be written to; what has arrived is kept.
         Stopped: ``bar.stop`` was set; what has arrived is kept.
     """
-    pooch.get_logger().setLevel("WARNING")
+    known, path = address.checksum or None, folder / address.name
+    if path.is_file() and hash_matches(path, known):
+        return path
     fetcher = Resuming(address, folder, bar)
-    known = address.checksum or None
     for again in (True, False):
-        try:
-            pooch.retrieve(address.url, known, address.name, folder, downloader=fetcher)
+        part = fetcher()
+        if hash_matches(part, known):
+            os.replace(part, path)
+            return path
+        part.unlink()
+        if not (again and fetcher.mixed):
             break
-        except ValueError as error:  # of pooch: the checksum is wrong, and the file is deleted
-            if not (again and fetcher.mixed):
-                raise DownloadError(f"its checksum is wrong (expected {known})") from error
-            tqdm.write(f"{address.name}: the checksum is wrong, so it starts over", sys.stderr)
-    return folder / address.name
+        tqdm.write(f"{address.name}: the checksum is wrong, so it starts over", sys.stderr)
+    raise DownloadError(f"its checksum is wrong (expected {known})")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..datasets import splits
 from ..datasets.sources import Address, Piece
 from ..utils import errors, io
-from .download import DownloadError, Progress, download
+from .download import DownloadError, Progress, Resuming, download
 from .inventory import Inventory
 from .unpack import unpack
 
@@ -95,9 +95,14 @@ def locked(path: Path, bar: Progress) -> Iterator[None]:
         lock.release()
 
 
+def staging_of(job: Job, address: Address) -> Path:
+    """Return the folder in which a download is unpacked, next to its place."""
+    return job.folder / f".unpacking-{address.name}"
+
+
 def place(job: Job, address: Address, path: Path, bar: Progress) -> None:
     """Unpack or copy a download next to its place, then move in what is still missing."""
-    staging, made = job.folder / f".unpacking-{address.name}", job.todo()
+    staging, made = staging_of(job, address), job.todo()
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     inside = {name: address.path_of(name) for name in made}
     try:
@@ -163,6 +168,27 @@ def run(job: Job, stop: threading.Event) -> str:
     )
 
 
+def sweep(inventories: list[Inventory], root: Path) -> None:
+    """Remove what killed processes have left of pieces that are complete."""
+    for found in inventories:
+        store = root / STORE / found.name
+        for piece in {finding.piece for finding in found.findings} - {None}:
+            job = Job(found.name, piece, found.folder, store)
+            for address in piece.addresses if store.is_dir() and not job.todo() else ():
+                bar = Progress(disable=True)
+                with locked(store / f"{address.name}.lock", bar):
+                    Resuming(address, store, bar).discard()
+                    (store / address.name).unlink(missing_ok=True)
+                    shutil.rmtree(staging_of(job, address), ignore_errors=True)
+        _remove_empty(store, root / STORE)
+
+
+def _remove_empty(*folders: Path) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # something is left in it
+            folder.rmdir()
+
+
 def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
     """Fetch the pieces, ``at_once`` of them at a time, small ones first.
 
@@ -204,7 +230,5 @@ def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
                 else f"cannot write into '{root}' ({error}); change its permissions or choose "
                 "another folder with --root"
             ) from error
-    for folder in (*{job.store for job in jobs}, root / STORE):
-        with contextlib.suppress(OSError):  # something is left in it
-            folder.rmdir()
+    _remove_empty(*{job.store for job in jobs}, root / STORE)
     return failed

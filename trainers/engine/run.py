@@ -50,6 +50,7 @@ def start(
     with run_folder.locked(run_folder.place_of(cfg, **asked)):
         task = run_folder.Task(*distributed.agree(lambda: run_folder.look(cfg, **asked)))
         if task.state == "done":
+            run_folder.clear(task.record)
             own = {"trained": not eval_only}
             if note := distributed.agree(lambda: check_listed(cfg, task.record, **own)):
                 print(note)

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ from .checkpoints import (
 
 CONFIG_FILE = "config.json"
 TESTS = "tests"
+UNFINISHED = "unfinished"  # next to a record: what attacks have found so far
 FORMER_TESTS = "robustness"  # where older versions kept tests under other threat models
 TESTED = ("eval_only", "model_dir", "load_epoch")  # what config.json of a test adds
 LONGEST = 80  # characters of a test's name
@@ -259,6 +261,11 @@ def claim(cfg, task: Task, *, eval_only=False, model_dir="", load_epoch=None, **
         _note(Path(task.record), _named(settings) | facts)
 
 
+def clear(folder) -> None:
+    """Remove what a test that was killed right after writing its record has left."""
+    shutil.rmtree(Path(folder, UNFINISHED), ignore_errors=True)
+
+
 def _note(folder: Path, settings: dict) -> None:
     _claimed.add(folder / CONFIG_FILE)
     write_json(folder / CONFIG_FILE, settings)
@@ -267,7 +274,7 @@ def _note(folder: Path, settings: dict) -> None:
 def _release() -> None:
     """Give up folders that this process has claimed and made nothing in."""
     for path in _claimed:
-        kept = (path.parent.glob(name) for name in (FILE_NAME, "unfinished", "**/*.pth.tar*"))
+        kept = (path.parent.glob(name) for name in (FILE_NAME, UNFINISHED, "**/*.pth.tar*"))
         if not any(any(found) for found in kept):
             path.unlink(missing_ok=True)
     _claimed.clear()

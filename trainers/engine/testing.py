@@ -14,6 +14,7 @@ from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
 from ..utils import distributed
 from ..utils.io import write_json
+from . import run_folder
 from .data import MODEL_FILE
 
 
@@ -23,7 +24,7 @@ def evaluation_of(trainer, split: str) -> Evaluation:
     return Evaluation(
         TrainerVictim(trainer),
         ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
-        folder=trainer.record_dir / "unfinished",
+        folder=trainer.record_dir / run_folder.UNFINISHED,
         cache=trainer.bank_folder(),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
         probes=cfg.TEST.PROBES,

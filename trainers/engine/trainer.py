@@ -261,6 +261,7 @@ class RobustTrainer(SavingTrainer):
             found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
             self.task = run_folder.Task(*found)
             if self.task.state == "done":
+                run_folder.clear(self.task.record)
                 if record := records.completed_record(self.task.record):
                     self.data.check(self.task.record, record, trained=not self.tested)
                 print(f"skipped: {self.task.record} holds a completed record of this configuration")
@@ -327,13 +328,19 @@ class RobustTrainer(SavingTrainer):
 
     def init_writer(self, log_dir):
         if distributed.is_main():
-            super().init_writer(log_dir)
+            self._decorate(super().init_writer, log_dir)
 
     def write_scalar(self, tag, scalar_value, global_step=None):
+        self._decorate(super().write_scalar, tag, scalar_value, global_step)
+
+    def close_writer(self):
+        self._decorate(super().close_writer)
+
+    def _decorate(self, write, *arguments) -> None:
         """Write for TensorBoard; where that fails, it ends, and nothing else does."""
         try:
-            super().write_scalar(tag, scalar_value, global_step)
-        except Exception as error:  # such as a full disk; a decoration
+            write(*arguments)
+        except Exception as error:  # such as a full disk
             print(f"note: TensorBoard's file cannot be written ({error}); nothing more is")
             self._writer = None
 

@@ -88,7 +88,7 @@ def state_of(job: Job, look: Look | None = None) -> tuple[str, str]:
             f"'{job.run}' holds a run with {key} = {theirs.get(key)!r}, this one has "
             f"{mine[key]!r}; choose another output folder or move the old run away"
         )
-    begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/unfinished")
+    begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/{run_folder.UNFINISHED}")
     return ("test" if place and not begun else "resume"), ""
 
 
