@@ -22,6 +22,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -53,7 +54,14 @@ PATIENCE = 120  # seconds until a command counts as blocked
 WRITES = ("replace", "rename", "fsync", "unlink", "remove", "rmdir", "mkdir", "open")
 FILLING = ("open", "mkdir", "fsync", "replace", "rename")
 TARGETS = ("replace", "rename", "fsync", "unlink", "remove")
-CHANGING = {"seconds", "created", "files_sha256", "checksum", "card_sha256"}  # from run to run
+CHANGING = {
+    "seconds",
+    "created",
+    "files_sha256",
+    "checksum",
+    "card_sha256",
+    "git_commit",
+}  # from run to run
 UNCOMPARED = ("*log.txt*", "*/tensorboard*", "*/sweep/*", "*/.lock")
 DECORATION = ("*/picture.png", "*/examples.safetensors")  # a result does not depend on them
 UNREADABLE = ("inline_container", "Errno", "enforce fail", "0.0 GB", "Traceback")
@@ -64,7 +72,7 @@ ATTACKS = (
 )
 QUICK = (
     "OPTIM.MAX_EPOCH 3 TRAIN.CHECKPOINT_FREQ 1 DATALOADER.NUM_WORKERS 0 ATTACK.TRAIN.STEPS 1 "
-    "TEST.PROBES 2 TEST.PICTURE 1 DATALOADER.TEST.BATCH_SIZE 8"
+    "TEST.PROBES 0 TEST.PICTURE 1 DATALOADER.TEST.BATCH_SIZE 8"
 ).split()
 THREAT = ["ATTACK.TRAIN.TARGET", "end_to_end", "ATTACK.TRAIN.OBJECTIVE", "ce"]
 
@@ -399,7 +407,7 @@ class World:
     def full(self, scene: Scene, draw: random.Random) -> str:
         """Let the disk be full from some operation on, or from some size of a file on."""
         if draw.random() < 0.5:
-            size = int(2 ** draw.uniform(4, 18))
+            size = int(2 ** draw.uniform(13, 18))
             limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
             return self.refused(scene, limit)
         return self.refused(scene, self.errors(scene, draw, errno.ENOSPC, FILLING))
@@ -451,7 +459,7 @@ class World:
         code = ended(start(self.work, scene.commands[0], self.log, prepare))
         texts = [self.log, *self.work.glob("output/sweep/**/*.out")]
         said = "\n".join(path.read_text(errors="replace") for path in texts)
-        lines = [line for line in said.splitlines() if line.startswith("error: ")]
+        lines = re.findall("error: .*", said)
         plain = all(any(word in line for word in WHY) and "'" in line for line in lines)
         allowed = (0, 1, 2) if scene.name == "sweep" else (0, 2)
         if code is None:

@@ -25,6 +25,7 @@ from .inventory import Inventory
 from .unpack import unpack
 
 STORE = ".downloads"  # folder in the data root for what is on its way
+UNITS = {10**9: "GB", 10**6: "MB", 10**3: "kB", 1: "bytes"}
 GROWTH = 2.05  # an archive of images and what it unpacks to, relative to the archive
 
 
@@ -189,6 +190,12 @@ def _remove_empty(*folders: Path) -> None:
             folder.rmdir()
 
 
+def in_bytes(count: float) -> str:
+    """Return a size such as ``1.5 GB``."""
+    unit = next(size for size in UNITS if count >= size or size == 1)
+    return f"{count / unit:.3g} {UNITS[unit]}"
+
+
 def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
     """Fetch the pieces, ``at_once`` of them at a time, small ones first.
 
@@ -204,9 +211,9 @@ def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
     needed, free = sum(job.size * growth[job] for job in jobs), shutil.disk_usage(root).free
     if needed > free:
         raise errors.UserError(
-            f"the disk of '{root}' has {free / 1e9:.1f} GB free and this needs about "
-            f"{needed / 1e9:.1f} GB (archives and what they unpack to); free some space, name "
-            "fewer data sets or choose another --root"
+            f"the disk of '{root}' has {in_bytes(free)} free and this needs about "
+            f"{in_bytes(needed)} (archives and what they unpack to); free some space, name fewer "
+            "data sets or choose another --root"
         )
     stop, failed = threading.Event(), []
     with ThreadPoolExecutor(at_once) as pool:
@@ -227,8 +234,8 @@ def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
             raise errors.UserError(
                 f"the disk of '{root}' is full; free some space, then run the same command again"
                 if full
-                else f"cannot write into '{root}' ({error}); change its permissions or choose "
-                "another folder with --root"
+                else f"cannot write into '{root}' ({errors.reason(error)}); change its permissions "
+                "or choose another folder with --root"
             ) from error
     _remove_empty(*{job.store for job in jobs}, root / STORE)
     return failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
 from pathlib import Path
@@ -33,11 +34,10 @@ def save_checkpoint(path, state: dict) -> None:
     Raises:
         UserError: the disk is full or the folder not writable.
     """
+    buffer = io.BytesIO()  # so that a full disk is said in the system's words, not in torch's
+    torch.save(state, buffer)
     with atomic_write(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch reports a full disk this way
-            raise OSError(str(error)) from error
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def newest_checkpoint(folder) -> Path | None:

@@ -74,8 +74,8 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
         )
     parent = writable_dir(folder.parent)
     building = temporary_next_to(parent / folder.name)
-    building.mkdir()
     try:
+        building.mkdir()
         metadata = {"card": card, "card_sha256": card_digest(card)}
         save_tensors(building / WEIGHTS, tensors, metadata)
         write_json(building / CARD, card)

@@ -13,7 +13,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from ..config import identity
 from ..records import flat_config
 from ..utils import distributed
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason
 from . import run_folder
 from .data import check_listed
 from .trainer import RobustTrainer
@@ -91,7 +91,7 @@ def _work(cfg, task: run_folder.Task, asked: dict, no_train: bool) -> None:
         try:
             trainer.train()
         except OSError as error:  # of Dassl's loaders; one in a worker process has its traceback
-            why = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
+            why = reason(error).strip().splitlines()[-1].removeprefix("OSError: ")
             raise UserError(f"training stopped, its checkpoints are kept: {why}") from error
 
 

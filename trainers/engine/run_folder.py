@@ -276,7 +276,8 @@ def _release() -> None:
     for path in _claimed:
         kept = (path.parent.glob(name) for name in (FILE_NAME, UNFINISHED, "**/*.pth.tar*"))
         if not any(any(found) for found in kept):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
     _claimed.clear()
 
 

@@ -6,7 +6,7 @@ import errno
 import sys
 from collections.abc import Callable
 
-from .errors import UserError
+from .errors import UserError, plainly
 from .startup import hasten
 
 
@@ -18,7 +18,8 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     """
     hasten()
     try:
-        return main(sys.argv[1:] if argv is None else argv) or 0
+        with plainly():
+            return main(sys.argv[1:] if argv is None else argv) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

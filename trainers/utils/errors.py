@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+
+# what a machine says of files, not a fault of the program
+SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 class UserError(Exception):
@@ -34,6 +39,26 @@ class Mistakes(list):
         """Raise one UserError with all of them, if there are any."""
         if self:
             raise UserError(*dict.fromkeys(self))
+
+
+def reason(error: OSError) -> str:
+    """Return what the system says of a file, in words."""
+    where = f"'{error.filename}': " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Turn a full disk, and files that may not be used, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in SYSTEM:
+            raise
+        raise UserError(
+            f"cannot read or write {reason(error)}; free some space or change its permissions, "
+            "then run the same command again"
+        ) from error
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -96,7 +97,8 @@ def atomic_write(path):
             "free some space or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or not to be removed now
+            temporary.unlink()
 
 
 def write_json(path, value) -> None:
@@ -229,7 +231,9 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None =
         try:
             save_file(tensors, temporary, metadata=meta)
         except SafetensorError as error:  # such as a full disk
-            raise OSError(str(error)) from error
+            number = re.search(r"os error (\d+)", str(error))
+            system = (int(number[1]), os.strerror(int(number[1]))) if number else (str(error),)
+            raise OSError(*system) from error
 
 
 def load_tensors(
