@@ -12,18 +12,36 @@ import argparse
 import statistics
 import sys
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
 from advprompt import attacks
-from advprompt.backbone import load_clip
+from advprompt.backbone import cosine_logits, load_clip, text_features
 from advprompt.datasets import drawing
-from advprompt.experiments.tiny.figures import classifier, drawn
 from advprompt.prompting import templates
 from advprompt.utils.entry import run_tool
 
 from .timing import clock_for, paired, ratio
+
+BATCH = 128
+
+
+def drawn(names, count):
+    """Yield batches of fresh drawings (B, 3, 64, 64) of the named classes, in turn."""
+    for begin in range(0, count, BATCH):
+        index = range(begin, min(begin + BATCH, count))
+        pixels = np.stack([drawing.sample("check", i, names[i % len(names)])[1] for i in index])
+        labels = torch.tensor([i % len(names) for i in index])
+        yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, labels
+
+
+def classifier(clip, template, names):
+    """Return pixels -> logits (B, K) for the hand-made prompt."""
+    with torch.no_grad():
+        texts = text_features(clip, templates.fill(template, names))  # (K, D)
+    return lambda pixels: cosine_logits(clip.encode_image(pixels), texts, clip.logit_scale)
 
 
 def ways(logits, spec):

@@ -45,7 +45,6 @@ def measure(make, pairs: int, clock, peak: float) -> dict:
 
 
 def shown(rows: list[dict]) -> str:
-    """Return the ratio table."""
     heads = "job,plain s,ours s,ratio,to reach,difference,plain MiB,ours MiB,of peak,plain is"
     heads = heads.split(",")
     table = []

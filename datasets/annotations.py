@@ -9,11 +9,7 @@ from ..utils.errors import UserError
 
 
 def find(data, name: str) -> Path:
-    """Return the path of the file ``name`` of a data set.
-
-    Raises:
-        UserError: it is not there.
-    """
+    """Return the path of a data set's file; UserError where it is not there."""
     path = data.dataset_dir / name
     if not path.is_file():
         absent = f"'{name}' is not"

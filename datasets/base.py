@@ -70,8 +70,6 @@ class CoOpDataset(DatasetBase):
     Attributes:
         template: the hand-made prompt of this data set, ``{}`` standing for the class.
         image_dir, cache_dir: absolute folders of the images and of what is derived from them.
-        short: "", or which class has fewer training images than shots; our trainers then
-            refuse to train.
 
     Raises:
         UserError: folders or images are missing, or the split file is not of CoOp's form.
@@ -82,7 +80,7 @@ class CoOpDataset(DatasetBase):
     split_file = ""  # CoOp's split file in dataset_dir
     n_classes = 0  # of a complete copy; 0: any number
     test_only = False  # nothing to train on: the training images are a stand-in
-    short = ""
+    short = ""  # or which class has fewer training images than shots: we then refuse to train
     numbered_at_random = False  # the names of test images do not follow the classes
     source = ""  # of data sets that are not in sources.yaml: where the files come from
     set_sha256 = ""  # of class names and lists of images, whatever a run takes of them

@@ -124,15 +124,7 @@ def _paint(drawing: Drawing, rng: np.random.Generator, ease: float = 0.0) -> np.
 
 
 def draw(drawing: Drawing, stream: str, index: int) -> np.ndarray:
-    """Draw one image.
-
-    Args:
-        drawing: what to draw.
-        stream: one of :data:`STREAMS`; ``index`` counts within it.
-
-    Returns:
-        (64, 64, 3) uint8, the same for the same arguments on every machine.
-    """
+    """Return image ``index`` of one of :data:`STREAMS`, (64, 64, 3) uint8, the same everywhere."""
     return _paint(drawing, np.random.default_rng([STREAMS[stream], index]))
 
 

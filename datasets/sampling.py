@@ -53,11 +53,7 @@ def few_shot(items, shots: int, rng: random.Random) -> list:
 
 
 def draw_shots(train, val, shots: int, seed: int) -> tuple[list, list]:
-    """Draw the few-shot training and validation images as CoOp does with this seed.
-
-    Args:
-        shots: images per class; at most 4 of them go into validation.
-    """
+    """Draw ``shots`` training and at most 4 validation images per class, as CoOp with this seed."""
     rng = random.Random(seed)
     return few_shot(train, shots, rng), few_shot(val, min(shots, 4), rng)
 

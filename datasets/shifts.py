@@ -24,12 +24,9 @@ def shapes_picture(index: int, classname: str) -> np.ndarray:
 
 
 def cut_out(drawn: drawing.Drawing, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a drawing out of its background.
+    """Return how far a drawn shape covers each pixel (64, 64, 1), and its colour (3,), in [0, 1].
 
     It is drawn on black and on white; where the two agree is the shape (Smith & Blinn, 1996).
-
-    Returns:
-        how far the shape covers each pixel (64, 64, 1), and its colour (3,), both in [0, 1].
     """
     levels = drawing.BACKGROUNDS
     black, white = (

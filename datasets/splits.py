@@ -17,11 +17,7 @@ def split_digest(split) -> str:
 
 
 def to_items(rows) -> list[Item]:
-    """Turn JSON rows [path, label, class name] into items.
-
-    Raises:
-        ValueError, TypeError: a row is something else.
-    """
+    """Turn rows [path, label, class name] into items; ValueError or TypeError for other rows."""
     items = [Item(path, label, name) for path, label, name in rows]
     for item in items:
         if tuple(map(type, item[:3])) != (str, int, str):

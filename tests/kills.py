@@ -54,14 +54,8 @@ PATIENCE = 120  # seconds until a command counts as blocked
 WRITES = ("replace", "rename", "fsync", "unlink", "remove", "rmdir", "mkdir", "open")
 FILLING = ("open", "mkdir", "fsync", "replace", "rename")
 TARGETS = ("replace", "rename", "fsync", "unlink", "remove")
-CHANGING = {
-    "seconds",
-    "created",
-    "files_sha256",
-    "checksum",
-    "card_sha256",
-    "git_commit",
-}  # from run to run
+# of a record or card, from run to run
+CHANGING = {"seconds", "created", "files_sha256", "checksum", "card_sha256", "git_commit"}
 UNCOMPARED = ("*log.txt*", "*/tensorboard*", "*/sweep/*", "*/.lock")
 DECORATION = ("*/picture.png", "*/examples.safetensors")  # a result does not depend on them
 UNREADABLE = ("inline_container", "Errno", "enforce fail", "0.0 GB", "Traceback")

@@ -16,6 +16,7 @@ compat.install()  # `import dassl` and `import torchvision` must work before any
 
 from . import advpt, apd, baselines, capt, custom, naptuning, records  # noqa: E402, F401
 from .config.keys import extend_cfg  # noqa: E402
+from .engine.evaluate import evaluate  # noqa: E402
 from .engine.zoo import load  # noqa: E402
 from .utils.errors import UserError  # noqa: E402
 from .utils.version import __version__  # noqa: E402
@@ -23,4 +24,4 @@ from .utils.version import __version__  # noqa: E402
 if _collecting:
     gc.enable()
 
-__all__ = ["UserError", "__version__", "extend_cfg", "load", "records"]
+__all__ = ["UserError", "__version__", "evaluate", "extend_cfg", "load", "records"]

@@ -192,6 +192,7 @@ def test_runs_that_no_curve_can_hold_are_problems(tmp_path):
     ]
     count, (problem,) = charted(make(attacks=attacks), make(trainer="APD", attacks=attacks[:1]))
     assert count == 1 and "left out: APD" in problem and "eps=1 alone" in problem
+    assert problem.count("curves over eps") == 1
     assert charted(make(), make(seed=2), make(trainer="APD"), zero_shot()) == (0, [])
 
 

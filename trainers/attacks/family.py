@@ -134,11 +134,7 @@ class Diversity(GradientAttack):
 
 
 def gradient_attack(loss_fn: Callable[[Tensor], Tensor], spec: AttackSpec) -> GradientAttack:
-    """Return the member of the PGD family that ``spec`` describes, in its norm.
-
-    Args:
-        loss_fn: see :class:`GradientAttack`.
-    """
+    """Return the member of the PGD family that ``spec`` describes, in its norm."""
     chosen = [Diversity] if "probability" in spec.kwargs else []
     chosen += [Momentum] if "momentum" in spec.kwargs else []
     chosen += [L2Ball] if spec.norm == "l2" else []

@@ -88,11 +88,7 @@ class Labelled:
         return self.loss(self.logits(images, self.labels), self.classes)
 
     def logits(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits (b, K), checked the first time.
-
-        Raises:
-            UserError: they are probabilities, or a label is out of range.
-        """
+        """Return logits (b, K); UserError, at first, for probabilities or labels out of range."""
         logits = self.forward(images)
         if not self.checked:
             check_logits(logits, labels)

@@ -87,7 +87,6 @@ class LibraryAttack(LabelledAttack):
 
     @property
     def entry(self) -> LibraryClass:
-        """The class that the spec names."""
         return library_class(self.spec.name)
 
     def search(

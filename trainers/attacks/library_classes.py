@@ -93,14 +93,11 @@ def library_class(name: str) -> LibraryClass:
 
 
 def library_fields(name: str, norm: str, eps, alpha, steps, kwargs: Mapping) -> dict:
-    """Return the fields of a spec as the class ``torchattacks:CLASS`` has them.
+    """Return name, norm, eps, alpha, steps and kwargs (all settings) of ``torchattacks:CLASS``.
 
     What the class does not take is None (``eps`` of an attack without a ball, ``alpha``). What is
     None is the class' own default, with two exceptions: the step size keeps the default's share of
     eps, and the attacks of :data:`USUAL_STEPS` have that many steps.
-
-    Returns:
-        name, norm, eps, alpha, steps, kwargs (all settings of the class).
 
     Raises:
         UserError: the class, a setting, or a value is refused.

@@ -32,18 +32,14 @@ def expand_tiny(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def load_tiny_state(name: str, assets_dir=None) -> dict[str, torch.Tensor]:
-    """Return the state dict of ``tiny``, or of ``tiny-robust``: its image tower put over tiny's.
-
-    Raises:
-        UserError: the shipped file is missing or damaged.
-    """
+    """Return the state dict of a built-in CLIP; UserError for a missing or damaged file."""
     state = {}
     for part in dict.fromkeys(("tiny", name)):
         path = Path(assets_dir or ASSETS) / f"{part}.safetensors"
         if not path.is_file():
             raise UserError(
                 f"'{path}' with the weights of the built-in CLIP is missing; restore it from the "
-                "repository, or make it with 'python -m advprompt.experiments.tiny.pretrain'"
+                "repository"
             )
         state |= expand_tiny(load_tensors(path)[0])
     return state

@@ -101,11 +101,8 @@ def run_block(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run a standard block on tokens (B, N, d) of any number.
 
-    Args:
-        first: how many of the new tokens are wanted, from the first; None is all.
-
-    Returns:
-        the new tokens (B, N or first, d) and the keys and values (H, B, N, d/H) of the attention.
+    Returns the new tokens, (B, N, d) or the ``first`` ones alone, and the keys and values
+    (H, B, N, d/H) of the attention.
     """
     asked = None if first is None else x[:, :first]  # (B, first, d)
     q, k, v = _heads(block, x, asked)
@@ -123,13 +120,8 @@ def run_suffix(
     """Run a causal standard block on suffixes (C, M, d) that follow one shared prefix.
 
     ``keys`` and ``values`` (H, 1, S, d/H) of the prefix are used in place by all C classes: the
-    scores against them are one matrix product per head, so nothing is copied per class.
-
-    Args:
-        at: (C,) the one position of each suffix that is wanted; None is all.
-
-    Returns:
-        the new tokens (C, M, d), with ``at`` (C, 1, d).
+    scores against them are one matrix product per head, so nothing is copied per class. Returns the
+    new tokens (C, M, d), or (C, 1, d) those at the positions ``at`` (C,) alone.
     """
     places = torch.arange(x.shape[1], device=x.device)  # (M,)
     asked, asking = None, places[:, None]

@@ -55,11 +55,9 @@ def read_checkpoint(path) -> Checkpoint:
 def read_state(path, after: str) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint of any model, under their names in it.
 
-    Args:
-        after: what the user wrote before the path, for the message.
-
     Raises:
-        UserError: the file is missing, truncated, foreign, or would execute code.
+        UserError: the file is missing (the user wrote its path after ``after``), truncated,
+            foreign, or would execute code.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -20,7 +20,6 @@ from ..utils.errors import UserError
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line and draw."""
     parser = argparse.ArgumentParser("advprompt curves", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")

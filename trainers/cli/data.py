@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,15 +24,10 @@ from ..data.inventory import BUILT_IN, UNFETCHED, Inventory, look_at
 from ..datasets import COOP
 from ..datasets.sources import find_source, read_sources
 from ..utils import errors
-from ..utils.entry import run_tool
 
 
 def full_names(names: Iterable[str]) -> list[str]:
-    """Turn short names and ``all`` into the names of configs, each once.
-
-    Raises:
-        UserError: a name is unknown.
-    """
+    """Turn short names and ``all`` into names of configs, each once; UserError for unknown ones."""
     known = {name: [name] for name in (*COOP, *UNFETCHED)} | {"all": list(COOP)}
     known |= {source.short: [source.config] for source in read_sources().values()}
     full = []
@@ -45,7 +39,6 @@ def full_names(names: Iterable[str]) -> list[str]:
 
 
 def list_row(name: str) -> list[str]:
-    """Return the row of one data set in the table of ``list``."""
     if name in UNFETCHED:
         need = "no need" if UNFETCHED[name] == BUILT_IN else "no"
         return [name, name, name, "", "", need, "", re.split("[:,]", UNFETCHED[name])[0]]
@@ -78,7 +71,7 @@ def conclude(inventories: list[Inventory], advice: list[str]) -> int:
     return 1 if incomplete else 0
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Run one of the three commands and return the exit code."""
     parser = argparse.ArgumentParser("advprompt data", description=__doc__.partition("\n")[0])
     add = parser.add_argument
@@ -114,7 +107,3 @@ def main(argv: list[str] | None = None) -> int:
         fetchable = " ".join(dict.fromkeys(job.name for job in jobs))
         advice.append(f"to fetch what has an address: python -m advprompt data fetch {fetchable}")
     return conclude(found, advice)
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))

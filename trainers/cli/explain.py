@@ -168,7 +168,6 @@ def _escaped(word: str) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line and print or write the words."""
     about = __doc__.partition("\n")[0]
     parser = argparse.ArgumentParser("advprompt explain", description=about)
     add = parser.add_argument

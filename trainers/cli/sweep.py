@@ -80,7 +80,10 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
     env = {"SEEDS": " ".join(args.seeds), "TARGETS": " ".join(args.targets)}
     env |= {"DATA": args.root, "OUTPUT": args.output}
     context = commands.Context(env, "see advprompt sweep --help")
-    _check_overrides(args.opts)
+    merging.merge_opts(state.default_cfg(), args.opts)
+    for key in args.opts[::2]:
+        if key in OWN_KEYS:
+            raise UserError(f"--opts has {key}, which the sweep sets; use {OWN_KEYS[key]}")
     planner = context.planner()
     planner.shares = {n for n, method in keys.METHODS.items() if method.frozen_image_tower}
     every = "all" in map(str.lower, args.trainers)
@@ -110,13 +113,6 @@ def _threat(word: str) -> str:
     """Return the name of a threat model, which may be given by its shipped file."""
     path = Path(word)
     return path.stem if path.match("attacks/*.yaml") and path.is_file() else word
-
-
-def _check_overrides(opts: Sequence[str]) -> None:
-    merging.merge_opts(state.default_cfg(), list(opts))
-    for key in opts[::2]:
-        if key in OWN_KEYS:
-            raise UserError(f"--opts has {key}, which the sweep sets; use {OWN_KEYS[key]}")
 
 
 def note_threats(jobs: Sequence[Job]) -> None:
@@ -169,11 +165,7 @@ def launcher(args: argparse.Namespace) -> Local | Slurm:
 
 
 def main(show: local.Command, argv: list[str]) -> int:
-    """Run what the command line describes; 1 if any run failed.
-
-    Args:
-        show: any command of advprompt, for the report.
-    """
+    """Run what the command line describes; 1 if any run failed. ``show`` makes the report."""
     args = parser().parse_args(argv)
     jobs, context = plan(args)
     if args.attacks == [""]:

@@ -23,9 +23,7 @@ PREFIX = "advprompt."  # of our trainers whose names the host has
 def lend(registry, cls, *, alias: bool = False) -> None:
     """Register ``cls`` under its own name, which a host may have already or take later.
 
-    Args:
-        registry: one of Dassl's registries.
-        alias: where the host has the name, ours is still there as ``advprompt.NAME``.
+    With ``alias``, ours is then still there as ``advprompt.NAME``.
     """
     if "lent" not in vars(registry):  # name -> whether it has an alias
         registry.lent = {}

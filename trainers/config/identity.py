@@ -27,7 +27,7 @@ NEUTRAL = (
     "TRAINER.ADVERSARIAL.CLASS_CHUNK",
 )
 # Groups of keys that concern tests alone: changing one of them never trains again.
-TEST_GROUPS = ("TEST.", "ATTACK.TEST.", "DEFENCE.", "DATALOADER.TEST.")
+TEST_GROUPS = ("TEST.", "ATTACK.TEST.", "DEFENCE.", "TESTTIME.", "DATALOADER.TEST.")
 TRAINING = ("TEST.FINAL_MODEL",)  # the exceptions: it chooses among the epochs' models
 LABELS = ("TEST.PROTOCOL", "TEST.NO_TEST")  # of a test, but change none of its figures
 # What a test takes from the settings of its model and its data.
@@ -61,9 +61,7 @@ def testing(settings: Mapping) -> dict:
 def used(settings: Mapping, nodes: tuple, *, trained: bool, attacked: bool) -> dict:
     """Return those settings, of a flat configuration, that a trainer uses in training.
 
-    Args:
-        nodes: the trainer's nodes in ``TRAINER``.
-        trained: whether it trains at all; ``attacked``: whether it sees attacked images then.
+    It has the ``nodes`` in ``TRAINER``, is trained at all, and sees attacked images then, or not.
     """
     unused = (() if trained else ONLY_TRAINING) + (() if attacked else ("ATTACK.TRAIN.",))
     mine = ("TRAINER.NAME", *(f"TRAINER.{node}." for node in nodes))

@@ -83,11 +83,7 @@ def registered_name(name: str) -> str:
 
 
 def merge_test_attacks(cfg, path, kind: str = "") -> None:
-    """Replace ``ATTACK.TEST`` by that of a yaml file; the training attack stays.
-
-    Raises:
-        UserError: see :func:`merge_file`.
-    """
+    """Replace ``ATTACK.TEST`` by a yaml file's, see :func:`merge_file`; ATTACK.TRAIN stays."""
     fresh = get_cfg_default()
     extend_cfg(fresh)
     train = cfg.ATTACK.TRAIN.clone()
@@ -113,8 +109,7 @@ def formerly(trainer: str) -> dict:
 def add_defaults(cfg: CfgNode, node: str, **values) -> None:
     """Declare keys of ``node``, such as ``TRAINER.CAPT``; a fork's values of them stay.
 
-    Args:
-        values: a :class:`Key` each, or a default alone, whose type is then the key's.
+    Each value is a :class:`Key`, or a default alone, whose type is then the key's.
     """
     for part in node.split("."):
         cfg = cfg.setdefault(part, CfgNode())
@@ -129,11 +124,9 @@ def check_cfg(cfg: CfgNode, mistakes: Mistakes | None = None) -> None:
 
     Keys of other trainers do not count. Conflicts are looked for among keys that are right.
 
-    Args:
-        mistakes: found before.
-
     Raises:
-        UserError: with all mistakes, each naming the key, its value and what is expected.
+        UserError: with all mistakes, and those found before, each naming the key, its value and
+            what is expected.
     """
     method = method_called(cfg.TRAINER.NAME)
     nodes = ("NAME", *(method.nodes() if method else ()))

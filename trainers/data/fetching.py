@@ -197,10 +197,7 @@ def in_bytes(count: float) -> str:
 
 
 def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
-    """Fetch the pieces, ``at_once`` of them at a time, small ones first.
-
-    Returns:
-        one sentence for each that no address gave.
+    """Fetch the pieces, small ones first; return a sentence for each that no address gave.
 
     Raises:
         UserError: ``root`` cannot be written to, or its disk is or runs full; what has arrived

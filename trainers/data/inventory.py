@@ -28,8 +28,6 @@ class Finding:
 
 @dataclass
 class Inventory:
-    """What was found of one data set."""
-
     name: str
     folder: Path
     findings: list[Finding]

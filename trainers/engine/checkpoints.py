@@ -29,11 +29,7 @@ KINDS = {  # of what a checkpoint may hold besides its weights
 
 
 def save_checkpoint(path, state: dict) -> None:
-    """Write a checkpoint atomically; the previous file stays whole if this fails.
-
-    Raises:
-        UserError: the disk is full or the folder not writable.
-    """
+    """Write a checkpoint atomically; UserError, and the old file whole, where the disk is full."""
     buffer = io.BytesIO()  # so that a full disk is said in the system's words, not in torch's
     torch.save(state, buffer)
     with atomic_write(path) as temporary:
@@ -80,11 +76,7 @@ def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:
 
 
 def weights_file(path) -> Path:
-    """Return the file that ``MODEL.INIT_WEIGHTS`` means: of an export, a run, or itself.
-
-    Raises:
-        UserError: nothing is there.
-    """
+    """Return the file INIT_WEIGHTS means: of an export, a run, or itself; UserError if none."""
     path = Path(path).expanduser()
     if path.is_file():
         return path
@@ -176,11 +168,8 @@ def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:
 def check_facts(theirs: dict, mine: dict, path, *, resuming: bool = False) -> None:
     """Refuse a checkpoint of another trainer, backbone, kind of prompts or, if it matters, classes.
 
-    Args:
-        theirs, mine: ``checkpoint_facts`` of the checkpoint and of the trainer.
-
     Raises:
-        UserError: naming what differs.
+        UserError: naming what differs in the ``checkpoint_facts``.
     """
     names = {"trainer": "trainer", "weights_sha256": "backbone weights", "prompts": "prompts"}
     for key, what in names.items():

@@ -25,6 +25,11 @@ def _digest(facts) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+def digest_of(classnames, images: ImageList) -> str:
+    """Return the digest of class names, and of names, labels and contents of images."""
+    return _digest([list(classnames), images.names(), images.digests()])
+
+
 def _touched(path: str) -> tuple:
     with contextlib.suppress(OSError):
         found = os.stat(path)
@@ -33,12 +38,7 @@ def _touched(path: str) -> tuple:
 
 
 class Data:
-    """A data set as a run uses it; images are listed, and read only where that is needed.
-
-    Args:
-        dataset: of Dassl's form.
-        cfg: the run's configuration.
-    """
+    """A data set as a run uses it; images are listed, and read only where that is needed."""
 
     def __init__(self, dataset, cfg):
         self.cfg, self.dataset = cfg, dataset
@@ -73,11 +73,9 @@ class Data:
         return _digest([self.classnames, self.test.paths, self.test.labels, touched])
 
     def check(self, folder, record: dict, *, trained: bool) -> None:
-        """Refuse a record of other data; an older one says only how much it tested.
+        """Refuse a record of other data (``trained``: also of other training data).
 
-        Args:
-            folder: of the record.
-            trained: whether the same data was trained on.
+        An older record says only how much it tested.
 
         Raises:
             UserError: class names, list, labels or contents of the images are other ones.
@@ -101,11 +99,7 @@ class Data:
 
 
 def listed(cfg) -> Data | None:
-    """List the data of a configuration; None where it is drawn, so that settings say it all.
-
-    Raises:
-        UserError: it is not there.
-    """
+    """List the data of a configuration, or raise a UserError; None where it is drawn."""
     made = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if hasattr(made, "draw_into"):
         return None
@@ -117,11 +111,7 @@ def listed(cfg) -> Data | None:
 
 
 def check_listed(cfg, folder, *, trained: bool) -> str:
-    """Compare a completed record with the data that is there now; return a note where it cannot.
-
-    Raises:
-        UserError: the record is of other data.
-    """
+    """Refuse (UserError) a record of other data than is there now; a note where that is unknown."""
     try:
         data = listed(cfg)
     except UserError as error:

@@ -51,23 +51,20 @@ class Export(NamedTuple):
 
 
 def card_digest(card: dict) -> str:
-    """Return the hex SHA-256 of a card's content."""
     return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 
 def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str) -> bool:
-    """Write an export, whole or not at all; an equal one that is there stays.
-
-    Returns:
-        whether anything was written.
+    """Write an export, whole or not at all; return False where an equal one is there, which stays.
 
     Raises:
         UserError: ``folder`` holds something else, or cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        if (folder / WEIGHTS).is_file() and _equal(read_export(folder), tensors, card):
-            return False
+        if (folder / WEIGHTS).is_file() and (there := read_export(folder)).card == card:
+            if tensors_digest(there.tensors) == tensors_digest(tensors):
+                return False
         raise UserError(
             f"'{folder}' holds something else already, which is not overwritten; choose another "
             "folder with --out or move that one away"
@@ -91,16 +88,8 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
     return True
 
 
-def _equal(export: Export, tensors: dict[str, torch.Tensor], card: dict) -> bool:
-    new = {name: value.cpu() for name, value in tensors.items()}
-    return export.card == card and tensors_digest(export.tensors) == tensors_digest(new)
-
-
 def read_export(path) -> Export:
-    """Read and check an export.
-
-    Args:
-        path: its folder, or its safetensors file alone.
+    """Read and check an export, given by its folder or its safetensors file alone.
 
     Raises:
         UserError: it is missing, damaged, altered, foreign, or of another version.
@@ -128,21 +117,13 @@ def _text(value) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _texts(value) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(map(_text, value))
-
-
-def _size(value) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
-
-
 _REQUIRED: dict[str, Callable[[object], bool]] = {
     "method.trainer": _text,
-    "data.classes": _texts,
+    "data.classes": lambda v: isinstance(v, list) and len(v) > 0 and all(map(_text, v)),
     "data.template": _text,
     "backbone.name": lambda v: _text(v) and v == portable(v),
     "backbone.weights_sha256": lambda v: _text(v) and re.fullmatch("[0-9a-f]{64}", v) is not None,
-    "input.size": _size,
+    "input.size": lambda v: isinstance(v, list) and [type(n) for n in v] == [int, int],
     "input.interpolation": INTERPOLATIONS.__contains__,
     "prompts.spec": lambda v: isinstance(v, dict),
 }
@@ -192,12 +173,10 @@ def serve(
 ) -> PromptedCLIP:
     """Return CLIP with what a run learned around it; a trained image tower replaces clip's own.
 
-    Args:
-        tensors: by :class:`PromptedCLIP`'s names, and ``visual.*`` for an image tower.
-        origin: file of the values, for the message.
+    ``tensors`` have :class:`PromptedCLIP`'s names, those of an image tower ``visual.*``.
 
     Raises:
-        UserError: values and ``spec`` contradict one another or do not fit ``clip``.
+        UserError: values of ``origin`` and ``spec`` contradict one another or do not fit ``clip``.
     """
     _check_room(clip, spec, len(classnames), tensors, origin)
     model = PromptedCLIP(clip, classnames, spec)
@@ -222,14 +201,10 @@ def _check_room(clip: CLIPAdapter, spec: PromptSpec, classes: int, tensors: dict
 
 
 def read_start(path, method) -> tuple[dict, dict, Path]:
-    """Read what a training may start from.
+    """Read what a training may start from: an export, a run folder or a checkpoint.
 
-    Args:
-        path: an export, a run folder or a checkpoint.
-        method: the trainer's class, which names what of a checkpoint is deployed.
-
-    Returns:
-        the facts it must agree on, as a checkpoint states them; its values; its file.
+    Returns the facts it must agree on, as a checkpoint states them; its values, as ``method``
+    deploys them; its file.
     """
     file = weights_file(path)
     if file.suffix != ".safetensors":

@@ -49,21 +49,16 @@ UNFINISHED = "unfinished"  # next to a record: what attacks have found so far
 FORMER_TESTS = "robustness"  # where older versions kept tests under other threat models
 TESTED = ("eval_only", "model_dir", "load_epoch")  # what config.json of a test adds
 LONGEST = 80  # characters of a test's name
+OTHER = "choose another output folder or move the old run away"
 _claimed: set[Path] = set()  # the CONFIG_FILEs that this process has written
 
 
 class Task(NamedTuple):
-    """What is left to do.
+    """What is left to do."""
 
-    Attributes:
-        state: ``done``, ``test`` (the model is there) or ``train``.
-        run: the folder to work in; it is locked meanwhile.
-        record: the folder that holds, or will hold, the record of the test.
-    """
-
-    state: str
-    run: str
-    record: str
+    state: str  # done, test (the model is there) or train
+    run: str  # the folder to work in; it is locked meanwhile
+    record: str  # the folder that holds, or will hold, the record of the test
 
     @property
     def inside(self) -> bool:
@@ -101,19 +96,11 @@ def _same(mine: dict, theirs: dict) -> bool:
 
 
 def check_resumed(folder: Path, cfg) -> None:
-    """Refuse to resume from a run of another training: its schedule would not continue.
-
-    Raises:
-        UserError: naming the first key that differs.
-    """
-    _check(folder, training_of(cfg), "--resume continues the same training, so give its settings")
+    """Refuse (UserError) to resume from another training: its schedule would not continue."""
+    check(folder, training_of(cfg), "--resume continues the same training, so give its settings")
 
 
-def _check(
-    folder: Path,
-    mine: dict,
-    advice: str = "choose another output folder or move the old run away",
-) -> None:
+def check(folder: Path, mine: dict, advice: str = OTHER) -> None:
     """Refuse a folder that holds another run; a key that came later counts as it was then."""
     if not (folder / CONFIG_FILE).is_file():
         return
@@ -193,12 +180,12 @@ def look(cfg, *, eval_only=False, model_dir="", load_epoch=None, test_name="") -
     mine = test_of(settings, load_epoch)
     if eval_only and not (model_dir and os.path.realpath(place) == os.path.realpath(model_dir)):
         facts = test_facts(eval_only, model_dir, load_epoch)
-        _check(place, mine | facts)
+        check(place, mine | facts)
         if record := completed_record(place):
             check_model(place, record, Path(model_dir), load_epoch)
         return Task("done" if record else "test", str(place), str(place))
     wanted = {"TRAINER.NAME": mine["TRAINER.NAME"]} if eval_only else training_of(cfg)
-    _check(place, wanted)
+    check(place, wanted)
     made = list(tests_in(place))
     for folder, theirs, record in made:
         if _same(mine, theirs):

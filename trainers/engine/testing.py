@@ -12,6 +12,7 @@ from ..defences import build_defence
 from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
+from ..testtime import with_testtime
 from ..utils import distributed
 from ..utils.io import write_json
 from . import run_folder
@@ -20,15 +21,15 @@ from .data import MODEL_FILE
 
 def evaluation_of(trainer, split: str) -> Evaluation:
     """Return the evaluation of a trainer's model on its ``val`` or ``test`` images."""
-    cfg, val = trainer.cfg, split == "val"
+    cfg, val, victim = trainer.cfg, split == "val", TrainerVictim(trainer)
     return Evaluation(
-        TrainerVictim(trainer),
+        victim,
         ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
         folder=trainer.record_dir / run_folder.UNFINISHED,
         cache=trainer.bank_folder(),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
         probes=cfg.TEST.PROBES,
-        defence=None if val else build_defence(cfg),
+        defence=None if val else with_testtime(cfg, victim, build_defence(cfg)),
         eot=cfg.DEFENCE.EOT,
         keep=trainer.record_dir / "adversarial" if cfg.TEST.SAVE_ADV else None,
     )
@@ -60,18 +61,26 @@ def test_model(trainer, split: str) -> float:
     if distributed.is_main():
         data = {"data_sha256": data["data_sha256"], "files_sha256": files}
         write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts() | data)
-    attacks = _attacks(trainer.cfg, evaluation)
-    # the record comes first: whatever fails after it loses nothing, and before it a test resumes
+    attacks = run_attacks(trainer.cfg, evaluation)
     if distributed.is_main():
         trainer.seconds["eval"] = round(time.perf_counter() - clock, 3)
         record = record_of(trainer, evaluation.clean_right, attacks)
-        print(f"* record: {records.write_record(trainer.record_dir, record)}")
-        try:
-            evaluation.clean_up()  # the record holds it all now
-            _picture(trainer, evaluation)
-        except Exception as error:  # a decoration; the result is safe
-            print(f"note: no picture of the attack was drawn ({error})")
+        title = f"{type(trainer).__name__}, {trainer.data.name}, {trainer.cfg.MODEL.BACKBONE.NAME}"
+        finish(evaluation, trainer.cfg, trainer.record_dir, record, title)
     return clean
+
+
+def finish(evaluation: Evaluation, cfg, folder, record: dict, title: str) -> None:
+    """Write a record, remove what an interrupted test needs, and draw the picture.
+
+    The record comes first: whatever fails after it loses nothing, and before it a test resumes.
+    """
+    print(f"* record: {records.write_record(folder, record)}")
+    try:
+        evaluation.clean_up()  # the record holds it all now
+        _picture(cfg, evaluation, folder, title)
+    except Exception as error:  # a decoration; the result is safe
+        print(f"note: no picture of the attack was drawn ({error})")
 
 
 def _clean_accuracy(trainer, evaluation: Evaluation, split: str) -> float:
@@ -90,7 +99,7 @@ def _clean_accuracy(trainer, evaluation: Evaluation, split: str) -> float:
     return next(iter(results.values()))
 
 
-def _attacks(cfg, evaluation: Evaluation) -> list[dict]:
+def run_attacks(cfg, evaluation: Evaluation) -> list[dict]:
     """Run every test attack, without and through the defence as ``DEFENCE.ADAPTIVE`` says."""
     attacks, done = [], []
     views = {"none": [False], "bpda": [True]}.get(cfg.DEFENCE.ADAPTIVE, [False, True])
@@ -102,8 +111,11 @@ def _attacks(cfg, evaluation: Evaluation) -> list[dict]:
             print(f"note: {spec.name} with DROP is the same behind this defence, done once")
             continue
         done.append((spec, seen))
+        if seen and not evaluation.attacker.through(spec):
+            print(f"note: {spec.target} {spec.name} cannot go through a test-time defence")
+            continue
         entry = evaluation.attack(spec, seen=seen)
-        attacks.append(entry)
+        attacks += [entry, *on_fresh_draws(entry)]
         how = "" if spec.adaptive or spec.library else f"-{spec.steps} ({spec.objective})"
         how += f" [{entry['defence']}]" if evaluation.defence else ""
         print(
@@ -120,6 +132,20 @@ def _attacks(cfg, evaluation: Evaluation) -> list[dict]:
         attacks[i]["warnings"] += warnings
         print("".join(f"  warning: {warning}\n" for warning in warnings), end="")
     return attacks
+
+
+def on_fresh_draws(entry: dict) -> list[dict]:
+    """Return the entry for the images of an attack through a random defence, on fresh draws.
+
+    The worst of the draws counts; ``checks.again`` has them all.
+    """
+    draws = [v for k, v in entry["checks"].get("again", {}).items() if k.startswith("draw")]
+    if not draws:
+        return []
+    how = entry["defence"].replace("seen by the attack", "its images on fresh draws")
+    more = {"defence": f"{how}, worst of {len(draws)}", "correct": min(draws), "seconds": 0}
+    print(f"  its images on {len(draws)} fresh draws: right {draws} of {entry['n']}")
+    return [entry | more | {"warnings": []}]
 
 
 def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
@@ -169,15 +195,13 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
     )
 
 
-def _picture(trainer, evaluation: Evaluation) -> None:
+def _picture(cfg, evaluation: Evaluation, folder, title: str) -> None:
     """Draw the first attack through the model on a few images that are right clean."""
-    cfg = trainer.cfg
     specs = specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
     spec = next((spec for spec in specs if spec.target == "end_to_end"), None)
+    if not (spec and cfg.TEST.PICTURE):
+        return
     from ..evaluation.pictures import save_examples  # matplotlib is slow to import
 
-    examples = evaluation.examples(spec, cfg.TEST.PICTURE) if spec else {}
-    if not examples:
-        return
-    title = f"{type(trainer).__name__}, {trainer.data.name}, {cfg.MODEL.BACKBONE.NAME}"
-    print(f"* picture: {save_examples(trainer.record_dir, **examples, title=title)}")
+    if examples := evaluation.examples(spec, cfg.TEST.PICTURE):
+        print(f"* picture: {save_examples(folder, **examples, title=title)}")

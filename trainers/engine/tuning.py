@@ -22,7 +22,6 @@ from .trainer import RobustTrainer
 
 
 def inner(default: str = "", source: str = "ours") -> Key:
-    """Return the declaration of a method's INNER."""
     about = f"objective of the attack ({source}); empty: that of ATTACK.TRAIN"
     return Key(default, about, choices=("", "ce", "kl"))
 
@@ -31,12 +30,9 @@ class PromptTrainer(RobustTrainer):
     """Minimises a method's loss over its prompts.
 
     A method sets ``node``, returns its prompts from ``prompt_spec`` and its loss from ``loss``.
-
-    Attributes:
-        white_box: the loss must attack the images of every batch, if ``is_adversarial``.
     """
 
-    white_box = True
+    white_box = True  # the loss must attack the images of every batch, if ``is_adversarial``
 
     @classmethod
     def extend_cfg(cls, cfg):
@@ -83,7 +79,6 @@ class PromptTrainer(RobustTrainer):
 
     @property
     def keys(self):
-        """The method's own config node."""
         return self.cfg.TRAINER[self.node]
 
     def build_model(self):

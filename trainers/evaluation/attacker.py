@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ..attacks import (
@@ -16,7 +17,11 @@ from ..attacks import (
     tower_in,
 )
 from ..defences import Defence, defended
+from ..defences.base import another_draw, content_seeds
+from ..testtime.base import ROOM
 from .victim import Victim
+
+FRESH = 5  # draws of a random test-time defence that answer to the images of an attack through it
 
 Forward = Callable[[Tensor], Tensor]  # pixels (B, 3, H, W) in [0, 1] -> logits or features
 
@@ -45,6 +50,32 @@ class Attacker:
     def forward(self, forward: Forward, seen: bool) -> Forward:
         """Return ``forward`` as the attack has it: through the defence if that is seen."""
         return defended(forward, self.defence, adaptive=seen, eot=self.eot)[1]
+
+    def through(self, spec: AttackSpec) -> bool:
+        """Return True if an attack can go through the defence.
+
+        A test-time defence answers in place of the model, which leaves no features to attack.
+        """
+        labelled = spec.target == "end_to_end" and spec.objective != "embedding_kl"
+        return self.defence is None or not self.defence.on_logits or labelled
+
+    def fresh(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield names and logits (B, K) of fresh draws of a random test-time defence."""
+        seeds = content_seeds(images)
+        for number in range(FRESH if self.defence.random else 0):
+            own = another_draw(seeds, -1 - number)  # an attack's count from 1
+            yield f"draw {number + 1}", self.defence.answer(self.model, images, own)
+
+    def plain(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the plain average of the views that a method of views has drawn."""
+        method = getattr(self.defence, "then", self.defence)
+        if hasattr(method, "averaged") and method is self.defence:
+            seeds, size = content_seeds(images), max(1, ROOM // method.copies)
+            parts = [
+                method.averaged(self.model, images[i : i + size], seeds[i : i + size])
+                for i in range(0, len(images), size)
+            ]
+            yield "views averaged", torch.cat(parts)
 
     def random(self, seen: bool) -> bool:
         """Return True if the attack sees another draw of a random model at every step."""

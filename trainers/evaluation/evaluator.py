@@ -163,7 +163,7 @@ class Evaluation:
         }
 
     def _describe(self, spec: AttackSpec, seen: bool) -> dict:
-        batch = {"batch": self._size(spec)} if spec.library else {}  # on which theirs depend
+        batch = {"batch": self._size(spec, seen)} if spec.library else {}  # on which theirs depend
         return spec.describe() | batch | self.attacker.facts(spec, seen)
 
     def _start(self, spec: AttackSpec, seen: bool) -> tuple[torch.Tensor, list[str]]:
@@ -254,7 +254,7 @@ class Evaluation:
         saved = self._saved(spec, seen, key)
         if saved and not saved.resume(progress.known()):
             progress.forget()
-        size, last = self._size(spec), time.monotonic()
+        size, last = self._size(spec, seen), time.monotonic()
         sample = {positions[i]: i for i in progress.todo(size)}
         try:
             for where, pixels in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
@@ -263,7 +263,8 @@ class Evaluation:
                 if saved:
                     paths = [self.images.paths[i] for i in where]
                     saved.add(result.images, self.labels[where], still, paths)
-                progress.add([sample[i] for i in where], still.tolist(), result, pixels)
+                again = self._right_again(result.images, where, seen)
+                progress.add([sample[i] for i in where], still.tolist(), result, pixels, again)
                 if saved or time.monotonic() - last > SAVE_SECONDS:
                     progress.save()
                     last = time.monotonic()
@@ -322,9 +323,24 @@ class Evaluation:
             "spec": spec,
         }
 
-    def _size(self, spec: AttackSpec) -> int:
+    @torch.no_grad()
+    def _right_again(self, images: torch.Tensor, where: list[int], seen: bool) -> dict[str, int]:
+        """Count who is right by other answers of a test-time defence to adversarial images.
+
+        To those made through it, fresh draws; to those made without it, its views' plain average.
+        """
+        if not (self.defence and self.defence.on_logits):
+            return {}
+        right = self.attacker.fresh if seen else self.attacker.plain
+        return {
+            name: int((logits.argmax(1) == self.labels[where]).sum())
+            for name, logits in right(images)
+        }
+
+    def _size(self, spec: AttackSpec, seen: bool = False) -> int:
         long = (spec.adaptive or spec.library) and self.device.type == "cpu"
-        return min(self.batch_size, CPU_BATCH) if long else self.batch_size
+        size = min(self.batch_size, CPU_BATCH) if long else self.batch_size
+        return max(1, size // self.defence.copies) if self.defence and seen else size
 
     def _seeds(self, where: list[int]) -> list[int]:
         return [hash_seed(TEST_SEED, self.images.digest(i), 0) for i in where]

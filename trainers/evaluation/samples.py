@@ -1,10 +1,12 @@
-"""Labelled image files: where they are, what is in them, and their pixels in batches."""
+"""Labelled images, in files or as tensors: what is in them, and their pixels in batches."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -85,6 +87,87 @@ class ImageList:
                 yield positions[done : done + len(pixels)], pixels.to(device)
                 done += len(pixels)
                 bar.update(len(pixels))
+
+
+class PixelList(ImageList):
+    """Images that are tensors already; all of them are read once, for labels and digests.
+
+    Args:
+        source: N pairs of pixels (3, H, W) in [0, 1] and a label, such as a ``Dataset`` of torch;
+            position i always gives the same pair.
+
+    Raises:
+        UserError: another type, shape or range, or an image that changes between two readings.
+    """
+
+    def __init__(self, source):
+        self.source = source
+        digests, labels, first = [], [], None
+        with _progress(len(source), "images: reading", leave=False, delay=2) as bar:
+            for i in range(len(source)):
+                pixels, label = self._pair(i)
+                first = pixels if first is None else first
+                if pixels.shape != first.shape:
+                    raise UserError(
+                        f"image {i} has shape {tuple(pixels.shape)}, image 0 "
+                        f"{tuple(first.shape)}; resize and crop them to one size"
+                    )
+                digests.append(_digest(pixels))
+                labels.append(label)
+                bar.update()
+        if labels and _digest(self._pair(0)[0]) != digests[0]:
+            raise UserError(
+                "image 0 is another one at the second reading; give the data set its test "
+                "transform, without random crops or flips"
+            )
+        super().__init__([(f"image {i}", label) for i, label in enumerate(labels)], _as_given)
+        self._digests = dict(enumerate(digests))
+
+    def _pair(self, i: int) -> tuple[torch.Tensor, int]:
+        try:
+            pixels, label = self.source[i]
+            label = int(label)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"entry {i} of the images is no pair of pixels (3, H, W) and a label, a whole "
+                f"number ({error})"
+            ) from error
+        if not torch.is_tensor(pixels) or pixels.dim() != 3 or len(pixels) != 3:
+            found = tuple(pixels.shape) if hasattr(pixels, "shape") else type(pixels).__name__
+            raise UserError(f"image {i} is {found}, expected a tensor (3, H, W) in [0, 1]")
+        if not pixels.is_floating_point():
+            raise UserError(
+                f"image {i} is {pixels.dtype}, expected floats in [0, 1]: divide by 255"
+            )
+        pixels = pixels.detach().to("cpu", torch.float32)
+        low, high = (value.item() for value in pixels.aminmax())
+        if not (low >= 0 and high <= 1):  # also refuses NaN
+            raise UserError(
+                f"image {i} has pixels from {low:.3g} to {high:.3g}, expected [0, 1]; leave "
+                "Normalize out of the transform and give normalize=(mean, std), which is then "
+                "part of the model that is attacked"
+            )
+        return pixels, label
+
+    def batches(self, positions, batch_size, device, title=""):
+        with _progress(len(positions), title, delay=1) as bar:
+            for start in range(0, len(positions), batch_size):
+                where = list(positions[start : start + batch_size])
+                pixels = torch.stack([self._pair(i)[0] for i in where])  # (B, 3, H, W)
+                yield where, pixels.to(device)
+                bar.update(len(where))
+
+
+def _digest(pixels: torch.Tensor) -> str:
+    values = np.ascontiguousarray(pixels.numpy())
+    return hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).hexdigest()
+
+
+def _as_given(image: Image.Image) -> torch.Tensor:
+    raise NotImplementedError("these images are tensors already")
+
+
+_as_given.key = "tensors as given"
 
 
 def _progress(count: int, title: str, **look) -> tqdm:

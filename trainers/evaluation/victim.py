@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..attacks import tower_in
 from ..backbone import CLIPAdapter, cosine_logits, text_features
-from ..prompting import templates
+from ..prompting import PromptedCLIP, templates
 from ..utils import distributed
 from ..utils.errors import UserError
 from .samples import ImageList
@@ -49,6 +49,7 @@ class Victim:
         clip: the frozen CLIP inside, if any. Attacks on the embedding, on the hand-made prompt
             and on the surrogate ``clip`` need it.
         sentences: the hand-made prompt of every class, for attacks that see no learned one.
+        prompted: the prompted model inside, if any: test-time tuning starts from its text vectors.
         frozen_image_tower: whether ``features`` is ``clip.encode_image``. Features of images are
             then shared by all prompts and read from a bank.
     """
@@ -59,6 +60,7 @@ class Victim:
     random = False
     clip: CLIPAdapter | None = None
     sentences: Sequence[str] = ()
+    prompted: PromptedCLIP | None = None
     frozen_image_tower = False
 
     def prepare(self) -> None:
@@ -138,6 +140,8 @@ class TrainerVictim(Victim):
         self.name, self.classnames = type(trainer).__name__, list(trainer.classnames)
         self.sentences = templates.fill(trainer.template, trainer.classnames)
         self.frozen_image_tower = trainer.frozen_image_tower
+        model = getattr(trainer, "model", None)
+        self.prompted = model if isinstance(model, PromptedCLIP) else None
 
     def check_tower(self, images):
         if not self.trainer.tuning:  # which has no image tower, and was asked before

@@ -200,9 +200,7 @@ def ablation(name, context, call, attack, given=None, part=(), planner=None) -> 
     """Return all values of an ablation on all seeds, its table and its curve.
 
     Runs, table and curve.png lie in OUTPUT/ablations/NAME/DATASET, apart from the main results.
-
-    Args:
-        given: the ablation, where it is none of configs/experiments/ablations.yaml.
+    ``given`` is an ablation that is none of configs/experiments/ablations.yaml.
     """
     known = protocols.table("ablations")
     what = given or known.get(name)

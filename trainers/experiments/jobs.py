@@ -25,34 +25,22 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class Job:
-    """One run of train.py: a training with its test, or a further test of a finished run.
+    """One run of train.py: a training with its test, or a further test of a finished run."""
 
-    Attributes:
-        run: folder of what is trained, absolute.
-        test: name of the test, whose record lies in the run's folder.
-        words: arguments of train.py.
-        trainer, dataset, config, attack, shots, seed: for people; ``dataset`` is the tested one.
-        role: "", or the part of a protocol: base, new, xd, dg; ``test`` for further tests.
-        settings: what the record of this job must say.
-        needs: key of the job that must be completed before; None for what trains.
-        after: keys of jobs that should have ended before, because they make what both use.
-        part: what this job belongs to, from the outside in; a failure ends its part alone.
-    """
-
-    run: str
-    test: str
-    trainer: str
-    dataset: str
+    run: str  # folder of what is trained, absolute
+    test: str  # whose record lies in the run's folder
+    trainer: str  # this and the next five: for people
+    dataset: str  # the tested one
     config: str
     attack: str
     shots: int
     seed: int
-    role: str
-    settings: Settings
-    part: tuple[str, ...] = ()
-    words: list[str] = field(default_factory=list)
-    needs: Key | None = None
-    after: tuple[Key, ...] = ()
+    role: str  # "", or the part of a protocol: base, new, xd, dg; ``test`` for further tests
+    settings: Settings  # what the record of this job must say
+    part: tuple[str, ...] = ()  # what it belongs to, outermost first; a failure ends its part alone
+    words: list[str] = field(default_factory=list)  # arguments of train.py
+    needs: Key | None = None  # the job that must be completed before; None for what trains
+    after: tuple[Key, ...] = ()  # jobs that should have ended: they make what both use
 
     @property
     def key(self) -> Key:
@@ -76,24 +64,15 @@ Test = tuple[str, tuple[str, ...]]  # of a finished run: threat model, overrides
 
 @dataclass
 class Planner:
-    """Makes the jobs of protocols, each once.
+    """Makes the jobs of protocols, each once."""
 
-    Attributes:
-        root: folder of the data sets; ``output``: of all results.
-        folder: of these runs in ``output``.
-        tests: of every finished run, besides its own.
-        targets: data sets to test on under xd and dg; empty for the known ones.
-        source_only: keys of overrides that the targets do not get.
-        shares: trainers whose tests share features of one frozen image tower.
-    """
-
-    root: str
-    output: str
-    folder: str = ""
-    tests: Sequence[Test] = ()
-    targets: Sequence[str] = ()
-    source_only: Sequence[str] = ()
-    shares: Collection[str] = ()
+    root: str  # folder of the data sets
+    output: str  # folder of all results
+    folder: str = ""  # of these runs in ``output``
+    tests: Sequence[Test] = ()  # of every finished run, besides its own
+    targets: Sequence[str] = ()  # data sets to test on under xd and dg; empty for the known ones
+    source_only: Sequence[str] = ()  # keys of overrides that the targets do not get
+    shares: Collection[str] = ()  # trainers whose tests share features of one frozen image tower
     made: dict[Key, Job] = field(default_factory=dict)
     trained: dict[str, Key] = field(default_factory=dict)  # run -> who trains it
     names: dict[tuple, tuple[str, str]] = field(default_factory=dict)  # parts of folders' names
@@ -303,11 +282,7 @@ def _shortened(text: str) -> str:
 
 
 def parse_tests(text: str, planner: Planner) -> list[Test]:
-    """Return the tests that TESTS names: ``linf1_aa linf1+DEFENCE.NAME=jpeg``.
-
-    Raises:
-        UserError: a threat model is unknown, or a setting has no value.
-    """
+    """Return the tests of ``linf1_aa linf1+DEFENCE.NAME=jpeg``; UserError where one is wrong."""
     found = []
     for word in text.split():
         threat, *settings = word.split("+")

@@ -47,9 +47,7 @@ class Work:
 class Local:
     """Processes of this machine: one per slot, which is a GPU or a share of the CPU's cores.
 
-    Args:
-        jobs: at a time.
-        gpus: their indices; empty for the CPU. With more jobs than GPUs these share them.
+    With more ``jobs`` at a time than ``gpus`` (indices) these share them.
     """
 
     def __init__(self, jobs: int, gpus: Sequence[str] = ()):
@@ -133,22 +131,15 @@ class Entry:
 
 @dataclass
 class Pool:
-    """The jobs of a sweep.
+    """The jobs of a sweep."""
 
-    Attributes:
-        jobs: in the order in which they start where they can.
-        work: does the words of a job.
-        tell: is given a line for each event; ``watch``: is called between looks, with this pool.
-        retries: how often a job that failed is tried again.
-    """
-
-    jobs: Sequence[Job]
+    jobs: Sequence[Job]  # in the order in which they start where they can
     output: str
     launcher: Local | Slurm
-    work: Callable[[list[str]], None]
-    tell: Callable[[str], None] = print
-    watch: Callable[[Pool], None] = lambda pool: None
-    retries: int = 1
+    work: Callable[[list[str]], None]  # does the words of a job
+    tell: Callable[[str], None] = print  # is given a line for each event
+    watch: Callable[[Pool], None] = lambda pool: None  # is called between looks
+    retries: int = 1  # of a job that failed
     pause: float = 0.2  # s between looks
     entries: dict[Key, Entry] = field(default_factory=dict)
     seconds: dict[tuple, list[float]] = field(default_factory=dict)  # kind of job -> durations
@@ -165,11 +156,9 @@ class Pool:
                 self.queue.append(entry)
 
     def of(self, *states: str) -> list[Entry]:
-        """Return the entries in one of these states."""
         return [entry for entry in self.entries.values() if entry.state in states]
 
     def counts(self) -> Counter:
-        """Count the entries by state."""
         return Counter(entry.state for entry in self.entries.values())
 
     def run(self) -> bool:

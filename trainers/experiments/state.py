@@ -8,20 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from tabulate import tabulate
 
 from ..backbone import loading
-from ..config import host, keys, merging
+from ..config import host
 from ..engine import run_folder
 from ..engine.checkpoints import LEARNER, chosen_checkpoint
 from ..engine.data import Data, listed
 from ..records import FILE_NAME
 from ..utils.errors import UserError
-from ..utils.io import read_json
 from .jobs import Job
-from .settings import differing, recorded
+from .settings import default_cfg as default_cfg
+from .settings import recorded
 
 STATES = {"run": "to run", "test": "to test (trained before)", "resume": "to resume"}
 STATES |= {"running": "running", "refuse": "refused", "done": "done"}
@@ -31,14 +30,6 @@ def register_datasets() -> None:
     """Make the data sets known to Dassl: those of the fork around us, and ours."""
     host.join()
     from .. import datasets  # noqa: F401  registers them
-
-
-def default_cfg():
-    """Return the default configuration: Dassl's, a fork's around us, and ours."""
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
-    return cfg
 
 
 class Look:
@@ -81,13 +72,11 @@ def state_of(job: Job, look: Look | None = None) -> tuple[str, str]:
     path = Path(job.run, run_folder.CONFIG_FILE)
     if not path.is_file():
         return "run", ""
-    theirs = read_json(path)
-    mine = job.settings.training()
-    if not job.needs and (key := differing(mine, theirs)):
-        return "refuse", (
-            f"'{job.run}' holds a run with {key} = {theirs.get(key)!r}, this one has "
-            f"{mine[key]!r}; choose another output folder or move the old run away"
-        )
+    try:
+        if not job.needs:
+            run_folder.check(Path(job.run), job.settings.training())
+    except UserError as error:
+        return "refuse", str(error)
     begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/{run_folder.UNFINISHED}")
     return ("test" if place and not begun else "resume"), ""
 
@@ -101,9 +90,8 @@ def listing(
 ) -> tuple[str, bool]:
     """Return the table of jobs with their states, and whether any is refused.
 
-    Args:
-        held: whether another process works in a run's folder.
-        wrong: key of a job -> why its settings are refused.
+    ``held`` says whether another process works in a run's folder, ``wrong`` why settings of jobs
+    are refused, by their keys.
     """
     rows, notes, todo, look = [], [], {}, Look()
     for job in jobs:
@@ -133,13 +121,9 @@ def summary(counts: Counter) -> str:
 def _cfg(job: Job):
     """Return a configuration with a job's data and backbone."""
     register_datasets()
-    cfg = default_cfg()
-    for file in job.settings.files[:2]:
-        merging.merge_file(cfg, file)
-    merging.merge_opts(cfg, list(job.settings.opts))
+    cfg = job.settings.cfg()
     cfg.DATASET.ROOT = job.words[job.words.index("--root") + 1]
     cfg.DATASET.CACHE_DIR = job.words[job.words.index("DATASET.CACHE_DIR") + 1]
-    cfg.DATASET.NUM_SHOTS, cfg.SEED = job.settings.shots, job.settings.seed
     return cfg
 
 

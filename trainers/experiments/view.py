@@ -27,7 +27,6 @@ class View:
         self.shown, self.rows = time.monotonic(), 0
 
     def tell(self, text: str) -> None:
-        """Print an event."""
         self._erase()
         print(time.strftime("%H:%M:%S"), text, file=self.out, flush=True)
 
@@ -47,7 +46,6 @@ class View:
         self.rows = len(lines)
 
     def close(self, pool: Pool) -> None:
-        """Say how it ended."""
         self._erase()
         print(summary(pool), file=self.out, flush=True)
 

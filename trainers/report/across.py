@@ -206,10 +206,9 @@ def _source_runs(key: tuple, members: Mapping, trained: Mapping, known: set) -> 
 
 
 def _one_setting_each(members: Mapping[Path, dict], protocol: str):
-    """Sort members by test; where a test has several sets of images, the one with most runs stays.
+    """Return test -> {path: record}, and the paths of members that do not fit.
 
-    Returns:
-        test -> {path: record}, and the paths of all other members.
+    Where a test has several sets of images, the one with most runs stays.
     """
     buckets = defaultdict(lambda: defaultdict(dict))
     for path, record in members.items():

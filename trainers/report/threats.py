@@ -76,7 +76,6 @@ def _label(attack: Mapping) -> str:
 
 
 def describe(threat: Mapping) -> str:
-    """Return the full threat model in one line."""
     norm = NORMS.get(threat["norm"], threat["norm"])
     restarts, objective = threat["restarts"], threat["objective"]
     scoring = "every iterate scored" if threat["drop"] else ""

@@ -17,11 +17,7 @@ _FIELDS = ("name", "eps", "alpha", "steps", "restarts", "objective", "norm", "dr
 
 
 def read_sheets(path) -> list[Sheet]:
-    """Return the sheets of a stored matrix.
-
-    Raises:
-        UserError: unreadable, not a matrix of this version, unfinished or damaged.
-    """
+    """Return the sheets of a stored matrix; UserError for a part of one, or another file."""
     record = read_json(path)
     if not isinstance(record, dict) or record.get("kind") != "transfer":
         raise UserError(f"'{path}' holds no matrix of advprompt transfer")

@@ -111,11 +111,7 @@ def processes():
 
 
 def device(chosen: torch.device) -> torch.device:
-    """Return the device of this process where Dassl has chosen ``chosen``: one GPU for each.
-
-    Raises:
-        UserError: there are fewer GPUs than processes on this machine.
-    """
+    """Return this process's device, where Dassl chose ``chosen``; UserError with too few GPUs."""
     visible = torch.cuda.device_count()
     if chosen.type == "cuda" and world() == 1 and visible > 1:
         print(f"note: {visible} GPUs are visible and one is used; {ADVICE}")
@@ -132,11 +128,7 @@ def device(chosen: torch.device) -> torch.device:
 
 
 def refuse_data_parallel(objects: Iterable) -> None:
-    """Refuse models in torch's DataParallel, which copies prompts to every GPU at each step.
-
-    Raises:
-        UserError: one of ``objects`` is one.
-    """
+    """Refuse (UserError) models in DataParallel, which copies prompts to every GPU at each step."""
     if any(isinstance(thing, nn.DataParallel) for thing in objects):
         raise UserError(
             "this trainer has put its model into nn.DataParallel, which attacks and prompts do "
@@ -200,11 +192,8 @@ def gather(value) -> list:
 def check_same(what: str, make: Callable[[], object]) -> None:
     """Refuse processes that would share the work of different runs.
 
-    Args:
-        what: the name of what ``make()`` gives (JSON-able), in the plural.
-
     Raises:
-        UserError: it differs between the processes.
+        UserError: ``what`` (a plural) ``make()`` gives, JSON-able, differs between the processes.
     """
     if world() == 1:
         return

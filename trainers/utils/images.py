@@ -17,8 +17,7 @@ DECODERS = 2  # threads that read images while the model works
 class Preprocess:
     """Dassl's test transform (resize, centre crop, to tensor): RGB image -> (3, H, W) in [0, 1].
 
-    Attributes:
-        key: names everything the pixels depend on besides the file, for cache keys.
+    Its ``key`` names everything the pixels depend on besides the file, for cache keys.
     """
 
     def __init__(self, cfg):
@@ -33,11 +32,7 @@ class Preprocess:
 
 
 def load_image(path: str, preprocess: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
-    """Decode one image file to (3, H, W) in [0, 1].
-
-    Raises:
-        UserError: the file is missing, corrupt or no image.
-    """
+    """Decode an image file to (3, H, W) in [0, 1], as :func:`read_rgb` reads it."""
     return preprocess(read_rgb(path))
 
 

@@ -29,11 +29,7 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 def writable_dir(path) -> Path:
-    """Create the folder ``path`` and check that files can be written into it.
-
-    Raises:
-        UserError: the folder cannot be made or written to.
-    """
+    """Create the folder ``path``; UserError where files cannot be written into it."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -203,7 +199,6 @@ def load_pickle(path):
 
 
 def sha256_file(path) -> str:
-    """Return the hex SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
         digest = hashlib.sha256()
         while block := handle.read(1 << 20):
@@ -239,16 +234,10 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None =
 def load_tensors(
     path, *, advice: str = "delete it and run again"
 ) -> tuple[dict[str, torch.Tensor], dict]:
-    """Read what :func:`save_tensors` wrote and verify its checksum.
-
-    Args:
-        advice: what to do about a file that is refused, the end of the message.
-
-    Returns:
-        the tensors (on the CPU) and the decoded metadata.
+    """Return tensors (on the CPU) and metadata that :func:`save_tensors` wrote, if they are whole.
 
     Raises:
-        UserError: the file is missing, truncated, altered, or not ours.
+        UserError: the file is missing, truncated, altered, or not ours; ``advice`` ends the text.
     """
     try:
         with safe_open(str(path), framework="pt") as handle:

@@ -36,7 +36,6 @@ class _Compiler(types.ModuleType):
         """Nothing is being compiled."""
 
     def disable(self, fn=None, *args, **kwargs):
-        """Return ``fn`` itself, or a decorator."""
         return fn if fn is not None else lambda inner: inner
 
     def __getattr__(self, name: str):

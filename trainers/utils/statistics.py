@@ -18,8 +18,7 @@ def t95(samples: int) -> float:
 def unlikely(count: int, samples: int, share: float) -> bool:
     """Return True if chance explains ``count`` of ``samples`` in less than 1 of 100 cases.
 
-    Args:
-        share: the probability of each sample, in (0, 1).
+    Each sample has the probability ``share``, in (0, 1).
     """
     from scipy.special import bdtrc
 

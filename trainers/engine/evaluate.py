@@ -1,0 +1,321 @@
+"""``advprompt.evaluate``: the robust accuracy of any model on any images, as a record."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from .. import records
+from ..attacks import specs_from_cfg
+from ..config import host, keys, merging
+from ..defences import build_defence
+from ..evaluation.evaluator import Evaluation
+from ..evaluation.models import ModelVictim
+from ..evaluation.samples import ImageList, PixelList
+from ..evaluation.victim import Victim
+from ..testtime import with_testtime
+from ..utils import distributed
+from ..utils.errors import UserError
+from ..utils.images import Preprocess
+from . import run_folder
+from .data import Data, digest_of
+from .testing import finish, run_attacks
+
+GRADIENT_FREE = ("square",)
+
+
+class Images:
+    """What is tested: images in order, the names of their classes, the data set's name."""
+
+    def __init__(self, images: ImageList, classnames: Sequence[str], name: str, set_sha256=None):
+        self.images, self.classnames, self.name = images, list(classnames), name
+        self.set_sha256 = set_sha256
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.classnames, self.images)
+
+
+def evaluate(
+    model: nn.Module | Callable | Victim,
+    images,
+    labels: Sequence[int] | torch.Tensor | None = None,
+    *,
+    classnames: Sequence[str] | None = None,
+    threat: str | Path = "linf1_aa",
+    folder: str | Path | None = None,
+    name: str = "",
+    dataset: str = "",
+    normalize: Sequence | None = None,
+    size: int = 224,
+    root: str | Path = "",
+    batch_size: int = 100,
+    device: str | torch.device | None = None,
+    settings: Mapping | None = None,
+    **training,
+) -> dict:
+    """Measure clean and robust accuracy of a model, attacked end to end, and return the record.
+
+    Args:
+        model: pixels (B, 3, H, W) -> logits (B, K), a module or a function; or a
+            :class:`~advprompt.evaluation.victim.Victim`. It is tested in evaluation mode.
+        images: pixels (N, 3, H, W) in [0, 1] with ``labels``; or pairs (pixels, label), such as a
+            ``Dataset`` or ``DataLoader`` of torch; or paths with ``labels``; or a folder of class
+            folders; or the name of a data set of ours, such as ``eurosat``, whose test images
+            lie in ``root``. Files are resized and cropped to ``size`` as CLIP does.
+        labels: (N,) integers from 0 to K - 1.
+        classnames: the K classes in the order of the logits; default: the data set's or the
+            folders', in their order, else numbers.
+        threat: a threat model by name (``advprompt configs`` lists them) or a yaml file.
+        folder: for the record, the picture and what an interrupted call needs to resume; a
+            completed record of the same model, images and threat is returned as it is. None:
+            nothing is kept.
+        name: of the model in tables; default: its class.
+        dataset: the data set's name in tables.
+        normalize: (mean, std) where the model expects normalised pixels; it becomes part of the
+            attacked model, and the ball is measured in [0, 1].
+        size: pixels of an image's side, where files are read.
+        root: folder of the data sets; default: ``$DATA``.
+        batch_size: images per forward.
+        device: default: that of the model's parameters.
+        settings: configuration keys and values, such as ``{"DEFENCE.NAME": "jpeg"}``.
+        training: what is known of it, for the tables: ``shots`` (0: zero-shot, -1: all),
+            ``epochs``, ``seed``, ``protocol``, ``source``, ``backbone``; else it is unknown.
+
+    Returns:
+        what ``record.json`` holds: ``record["clean"]`` and ``record["attacks"]`` have ``n`` and
+        ``correct``, ``warnings`` says what the self-checks found.
+
+    Raises:
+        UserError: a value is not of that form, the model does not answer with logits or gives no
+            gradient, or ``folder`` holds a record of something else.
+    """
+    if not isinstance(model, Victim) and not callable(model):
+        raise UserError(
+            f"the model is {model!r:.80}, expected a module or a function from pixels "
+            "(B, 3, H, W) to logits (B, K)"
+        )
+    cfg = _configuration(threat, settings, batch_size, size, root)
+    given = _images(images, labels, classnames, cfg, dataset)
+    victim = model
+    if not isinstance(model, Victim):
+        own = {"normalize": normalize, "device": device, "name": name}
+        victim = ModelVictim(model, given.classnames, **own)
+    cfg.TRAINER.NAME = name or victim.name
+    with _evaluating(victim):
+        if folder is not None:
+            return measure(victim, given, cfg, Path(folder), **training)
+        cfg.TEST.PICTURE = 0
+        with tempfile.TemporaryDirectory() as nowhere:
+            return measure(victim, given, cfg, Path(nowhere), **training)
+
+
+def measure(victim: Victim, given: Images, cfg, folder: Path, **facts) -> dict:
+    """Attack a victim as ``cfg`` says and return the record, which is kept in ``folder``.
+
+    Args:
+        facts: fields of the record about the model.
+
+    Raises:
+        UserError: the folder holds a record of another model, other images or another threat.
+    """
+    images = given.images
+    if not len(images):
+        raise UserError("there are no images; give at least one")
+    specs = specs_from_cfg(cfg.ATTACK.TEST, key="ATTACK.TEST")
+    if isinstance(victim, ModelVictim):
+        _, pixels = next(images.batches(range(min(4, len(images))), 4, victim.device))
+        victim.check(pixels, gradients=any(s.name not in GRADIENT_FREE for s in specs))
+        given.classnames = victim.classnames
+    if not all(0 <= label < len(given.classnames) for label in images.labels):
+        wrong = next(y for y in images.labels if not 0 <= y < len(given.classnames))
+        raise UserError(
+            f"label {wrong} is not one of the {len(given.classnames)} classes; labels count from "
+            "0 in the order of classnames"
+        )
+    with run_folder.locked(folder):
+        clock = time.perf_counter()
+        evaluation = Evaluation(
+            victim,
+            images,
+            folder=folder / "unfinished",
+            cache=folder / "banks",
+            batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+            probes=cfg.TEST.PROBES,
+            defence=with_testtime(cfg, victim, build_defence(cfg)),
+            eot=cfg.DEFENCE.EOT,
+            keep=folder / "adversarial" if cfg.TEST.SAVE_ADV else None,
+        )
+
+        def describe(attacks: list[dict]) -> dict:
+            right = evaluation.clean_right
+            unknown = {"shots": None, "epochs": None, "seed": -1, "protocol": "few_shot"}
+            return records.new_record(
+                **unknown
+                | {
+                    "trainer": cfg.TRAINER.NAME,
+                    "dataset": given.name,
+                    "backbone": cfg.TRAINER.NAME,
+                    "weights_sha256": victim.digest(),
+                    "prompt_parameters": 0,
+                    "data_sha256": given.digest,
+                    "set_sha256": given.set_sha256,
+                    "classes": len(given.classnames),
+                    "clean": {"n": len(right), "correct": int(right.sum())},
+                }
+                | facts,
+                attacks=attacks,
+                config=cfg,
+                subset=cfg.TEST.SUBSET if cfg.TEST.SUBSET == len(images) else None,
+                seconds={"eval": round(time.perf_counter() - clock, 3)},
+                status="completed",
+                device=victim.device,
+                processes=distributed.world(),
+            )
+
+        if there := records.completed_record(folder):
+            _check_same(there, victim, given, cfg, folder)
+            print(f"skipped: {folder} holds the record of this model, images and threat")
+            return there
+        clean = 100 * evaluation.clean().argmax(1).eq(evaluation.labels).float().mean().item()
+        print(f"* clean accuracy {clean:.1f}% of {len(images)} images")
+        describe([])  # refuses before the work, not after
+        attacks = run_attacks(cfg, evaluation)
+        record = describe(attacks)
+        if distributed.is_main():
+            title = f"{cfg.TRAINER.NAME}, {given.name}"
+            finish(evaluation, cfg, folder, record, title)
+        return record
+
+
+def _check_same(record: dict, victim: Victim, given: Images, cfg, folder: Path) -> None:
+    """Refuse a record of something else."""
+    mine = {"weights_sha256": victim.digest(), "data_sha256": given.digest}
+    what = {"weights_sha256": "another model", "data_sha256": "other images or classes"}
+    other = next((what[key] for key, value in mine.items() if record[key] != value), "")
+    if not other and run_folder.test_of(record["config"]) != run_folder.test_of(
+        records.flat_config(cfg)
+    ):
+        other = "another test"
+    if other:
+        raise UserError(
+            f"'{folder}' holds the record of {other}; choose another folder, or move it away"
+        )
+
+
+def _configuration(threat, settings: Mapping | None, batch_size: int, size: int, root):
+    """Return the configuration of a test alone."""
+    cfg = get_cfg_default()
+    host.extend_cfg(cfg)
+    keys.extend_cfg(cfg)
+    merging.merge_file(cfg, threat, "attacks")
+    given = {"DATALOADER.TEST.BATCH_SIZE": batch_size, "INPUT.SIZE": (size, size)}
+    given |= {"DATASET.ROOT": str(root)} if root else {}
+    for key, value in (given | {"INPUT.INTERPOLATION": "bicubic"} | dict(settings or {})).items():
+        merging.merge(cfg, key, value, merging.WORDS)
+    keys.check_cfg(cfg)
+    return cfg
+
+
+@contextlib.contextmanager
+def _evaluating(victim: Victim):
+    """Put the modules of a model into evaluation mode for a while."""
+    module = getattr(victim, "module", None)
+    training = [part for part in module.modules() if part.training] if module else []
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _images(images, labels, classnames, cfg, name: str) -> Images:
+    """Return what is tested; see :func:`evaluate`."""
+    if isinstance(images, DataLoader):
+        images = images.dataset
+    if isinstance(images, (str, Path)):
+        if labels is not None:
+            raise UserError(f"'{images}' has its own labels; leave labels out")
+        folder = Path(images).expanduser()
+        given = _folder(folder, cfg) if folder.is_dir() else _data_set(str(images), cfg)
+        if classnames is not None:
+            given = _reordered(given, list(classnames))
+        given.name = name or given.name
+        return given
+    if labels is not None:
+        labels = [int(label) for label in labels]
+        if len(labels) != len(images):
+            raise UserError(f"there are {len(images)} images and {len(labels)} labels")
+    if torch.is_tensor(images) and labels is not None:
+        found: ImageList = PixelList(TensorDataset(images, torch.tensor(labels)))
+    elif labels is not None and all(isinstance(path, (str, Path)) for path in images):
+        found = ImageList(list(zip(images, labels, strict=True)), _preprocess(cfg))
+    elif labels is None and hasattr(images, "__getitem__") and hasattr(images, "__len__"):
+        found = PixelList(images)
+    else:
+        raise UserError(
+            f"images are {type(images).__name__}{' without labels' * (labels is None)}, expected "
+            "a tensor (N, 3, H, W) with labels, pairs of pixels and label, paths with labels, a "
+            "folder or the name of a data set"
+        )
+    return Images(found, classnames or [], name or "images")
+
+
+def _preprocess(cfg) -> Preprocess:
+    """Return CLIP's resize and centre crop to ``INPUT.SIZE``, without normalisation."""
+    cfg = cfg.clone()
+    cfg.INPUT.TRANSFORMS = ()
+    with contextlib.redirect_stdout(io.StringIO()):  # Dassl prints the steps
+        return Preprocess(cfg)
+
+
+def _folder(folder: Path, cfg) -> Images:
+    """List all images of a folder of class folders."""
+    from ..datasets.files import class_folders, list_images
+
+    classes = class_folders(folder)
+    items = [
+        (folder / name / path, label)
+        for label, name in enumerate(classes)
+        for path in list_images(folder / name)
+    ]
+    if not items:
+        raise UserError(f"'{folder}' has no class folders with images; expected '{folder}/CLASS/*'")
+    return Images(ImageList(items, _preprocess(cfg)), classes, folder.resolve().name)
+
+
+def _data_set(name: str, cfg) -> Images:
+    """List the test images of a data set of ours, or of the fork around us."""
+    from ..datasets import COOP  # noqa: F401  registers them
+
+    merging.merge_file(cfg, name, "datasets")
+    data = Data(DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg), cfg)
+    images = ImageList(data.items, _preprocess(cfg))
+    return Images(images, data.classnames, cfg.DATASET.NAME, data.set_sha256)
+
+
+def _reordered(given: Images, classnames: list[str]) -> Images:
+    """Return the same images with labels in the order of ``classnames``."""
+    if sorted(given.classnames) != sorted(classnames):
+        other = sorted(set(classnames) ^ set(given.classnames))
+        raise UserError(
+            f"classnames are not the {len(given.classnames)} classes of {given.name} "
+            f"({other[0]!r} is in one of them only); give these names in the order of the logits"
+            if other
+            else f"classnames hold a name twice; {given.name} has {len(given.classnames)} classes"
+        )
+    places = [classnames.index(name) for name in given.classnames]
+    given.images.labels = [places[label] for label in given.images.labels]
+    return Images(given.images, classnames, given.name, given.set_sha256)

@@ -1,0 +1,144 @@
+"""Any PyTorch model as a victim: a module or a function from pixels to logits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..utils.errors import UserError
+from ..utils.io import tensors_digest
+from .victim import Victim
+
+SUMS_TO_ONE = 1e-3  # of rows of probabilities, in float16 too
+HALF = (torch.float16, torch.bfloat16)
+
+
+class ModelVictim(Victim):
+    """A module, or a function, that returns logits (B, K) of pixels (B, 3, H, W).
+
+    Args:
+        model: called with pixels in [0, 1], or normalised as ``normalize`` says. A module is
+            tested in evaluation mode and keeps its own mode afterwards, see :meth:`prepare`.
+        classnames: the K classes in the order of the logits; empty: numbers, once it was asked.
+        normalize: (mean, std) of three values each, where the model expects normalised pixels.
+        device: where pixels are expected; default: that of the module's parameters, else the CPU.
+        name: in tables and messages; default: that of the class or function.
+
+    Raises:
+        UserError: ``normalize`` is not of that form, or the model computes in half precision.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        classnames: Sequence[str],
+        *,
+        normalize: Sequence | None = None,
+        device: str | torch.device | None = None,
+        name: str = "",
+    ):
+        self.model, self.classnames = model, list(classnames)
+        self.module = model if isinstance(model, nn.Module) else None
+        self.name = name or getattr(model, "__name__", type(model).__name__)
+        tensors = list(self.module.state_dict().values()) if self.module else []
+        if half := next((t.dtype for t in tensors if t.dtype in HALF), None):
+            raise UserError(
+                f"{self.name} computes in {half}, whose rounding hides gradients; attacks are "
+                "measured in float32: call model.float() first"
+            )
+        self.device = torch.device(device or (tensors[0].device if tensors else "cpu"))
+        self.mean, self.std = _statistics(normalize, self.device)
+
+    def logits(self, pixels, prec="fp32"):
+        return self.answer((pixels - self.mean) / self.std)
+
+    def answer(self, pixels: Tensor) -> Tensor:
+        """Return the logits of normalised pixels."""
+        return self.model(pixels)
+
+    def digest(self):
+        """Digest the weights; of what has none, the answers to fixed pixels."""
+        facts = [f"{self.mean.flatten().tolist()} {self.std.flatten().tolist()}"]
+        if self.module and (state := self.module.state_dict()):
+            facts.append(tensors_digest({k: v for k, v in state.items() if torch.is_tensor(v)}))
+        else:
+            facts.append(self._fixed_answers)
+        return hashlib.sha256(" ".join(facts).encode()).hexdigest()
+
+    _fixed_answers = ""  # set by check
+
+    @torch.enable_grad()
+    def check(self, pixels: Tensor, *, gradients: bool = True) -> None:
+        """Ask the model once and refuse answers that are no logits or cannot be attacked.
+
+        Args:
+            pixels: (B, 3, H, W) in [0, 1].
+            gradients: whether an attack needs the gradient of the logits in the pixels.
+
+        Raises:
+            UserError: another type or shape, probabilities, or no gradient.
+        """
+        pixels = pixels.clone().requires_grad_()
+        try:
+            logits = self.logits(pixels)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{self.name} cannot take pixels of shape {tuple(pixels.shape)} on {self.device} "
+                f"({_first_line(error)}); give images of its size, or size=..., and its device"
+            ) from error
+        if not self.classnames and torch.is_tensor(logits) and logits.dim() == 2:
+            self.classnames = [str(i) for i in range(logits.shape[1])]
+        expected = (len(pixels), len(self.classnames) or "K")
+        if not torch.is_tensor(logits):
+            keys = ", ".join(map(str, logits)) if isinstance(logits, dict) else ""
+            raise UserError(
+                f"{self.name} returns {type(logits).__name__}{f' of {keys}' if keys else ''}, "
+                f"expected a tensor of logits {expected}; wrap it: lambda x: model(x)[0], or "
+                ".logits"
+            )
+        if tuple(logits.shape) != expected:
+            raise UserError(
+                f"{self.name} returns a tensor of shape {tuple(logits.shape)}, expected logits "
+                f"{expected}, one for each of the {len(self.classnames)} classes; features need "
+                "a head, such as advprompt.zero_shot(model, classnames)"
+            )
+        if not logits.is_floating_point():
+            raise UserError(f"{self.name} returns {logits.dtype}, expected logits in float32")
+        rows = logits.detach().float()
+        if (rows >= 0).all() and ((rows.sum(1) - 1).abs() < SUMS_TO_ONE).all() and expected[1] > 1:
+            raise UserError(
+                f"{self.name} returns probabilities (each row sums to 1), whose gradients vanish; "
+                "return logits, what its softmax is applied to"
+            )
+        if gradients and not logits.requires_grad:
+            raise UserError(
+                f"no gradient leads from the logits of {self.name} to the pixels (torch.no_grad, "
+                "detach, or NumPy inside); remove that, or attack it with Square, which needs none"
+            )
+        if not (self.module and self.module.state_dict()):
+            fixed = torch.linspace(0, 1, pixels[0].numel(), device=self.device)
+            answers = self.logits(fixed.view(1, *pixels.shape[1:])).detach().float()
+            rounded = [f"{value:.3g}" for value in answers.flatten().tolist()]
+            self._fixed_answers = ",".join(rounded)
+
+
+def _statistics(normalize, device) -> tuple[Tensor, Tensor]:
+    """Return mean and std (1, 3, 1, 1)."""
+    try:
+        given = ((0, 0, 0), (1, 1, 1)) if normalize is None else normalize
+        values = torch.tensor([list(map(float, part)) for part in given], device=device)
+        if values.shape != (2, 3) or not (values.isfinite().all() and (values[1] > 0).all()):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"normalize is {normalize!r:.80}, expected (mean, std) of three values each for pixels "
+            "in [0, 1], such as ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))"
+        ) from error
+    return values[0].view(1, 3, 1, 1), values[1].view(1, 3, 1, 1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
