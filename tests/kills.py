@@ -1,12 +1,11 @@
 """Kills, full disks and second processes against the commands that write files.
 
-    python -m tests.kills --random 200 --targeted 100 --twice 30 --full 60 --readonly 30
+    python -m tests.kills --random 200 --targeted 100 --twice 40 --full 60 --readonly 40
 
 Every scene is a command and the folder it starts in. It runs once undisturbed. Then, at random, the
-same command is killed (at a moment, or right before or after a file operation), finds the disk full
-or read-only, or runs twice at once. Afterwards it is started again, and its files are compared with
-those of the undisturbed run: nothing may be lost, wrong, blocked or left over. Everything runs in
-forks of one process, which imports PyTorch once.
+same command is killed, finds the disk full or read-only, or runs twice at once. It is started again
+and must leave the files of the undisturbed run: nothing lost, wrong, blocked or left over. All runs
+are forks of one process, which imports PyTorch once.
 """
 
 from __future__ import annotations
@@ -51,77 +50,70 @@ from advprompt.utils.io import load_tensors, tensors_digest
 from tests.file_server import FileServer, Served, zipped
 
 PATIENCE = 120  # seconds until a command counts as blocked
-WRITES = ("replace", "rename", "fsync", "unlink", "remove", "rmdir", "mkdir", "open")
-FILLING = ("open", "mkdir", "fsync", "replace", "rename")
-TARGETS = ("replace", "rename", "fsync", "unlink", "remove")
+CHANGES = ("replace", "rename", "fsync", "unlink", "remove")
+FILLS = ("open", "mkdir", "fsync", "replace", "rename")
+WRITES = (*CHANGES, "rmdir", "mkdir", "open")
 # of a record or card, from run to run
 CHANGING = {"seconds", "created", "files_sha256", "checksum", "card_sha256", "git_commit"}
-UNCOMPARED = ("*log.txt*", "*/tensorboard*", "*/sweep/*", "*/.lock")
-DECORATION = ("*/picture.png", "*/examples.safetensors")  # a result does not depend on them
-UNREADABLE = ("inline_container", "Errno", "enforce fail", "0.0 GB", "Traceback")
-WHY = ("No space left", "is full", "too large", "Read-only", "read-only", "ermission")
+UNCOMPARED = "*log.txt*", "*/tensorboard*", "*/sweep/*", "*/.lock"
+DECORATION = "*/picture.png", "*/examples.safetensors"  # no result depends on them
+UNCLEAR = "inline_container", "Errno", "enforce fail", "0.0 GB", "Traceback"
+WHY = "No space left", "is full", "too large", "Read-only"
 ATTACKS = (
     "[{'EPS': '16', 'STEPS': 2, 'OBJECTIVE': 'embedding_kl', 'TARGET': 'embedding'},"
     " {'EPS': '4', 'STEPS': 2, 'ALPHA': '2'}]"
 )
-QUICK = (
-    "OPTIM.MAX_EPOCH 3 TRAIN.CHECKPOINT_FREQ 1 DATALOADER.NUM_WORKERS 0 ATTACK.TRAIN.STEPS 1 "
-    "TEST.PROBES 0 TEST.PICTURE 1 DATALOADER.TEST.BATCH_SIZE 8"
-).split()
-THREAT = ["ATTACK.TRAIN.TARGET", "end_to_end", "ATTACK.TRAIN.OBJECTIVE", "ce"]
+QUICK = "OPTIM.MAX_EPOCH 3 TRAIN.CHECKPOINT_FREQ 1 DATALOADER.NUM_WORKERS 0 TEST.PROBES 0 "
+QUICK += "ATTACK.TRAIN.STEPS 1 TEST.PICTURE 1 DATALOADER.TEST.BATCH_SIZE 8 TEST.SAVE_ADV True"
+THROUGH = "ATTACK.TRAIN.TARGET end_to_end ATTACK.TRAIN.OBJECTIVE ce"
 
 
-def train(trainer: str, out: str, *more: str, seed: int = 1) -> list[str]:
-    words = f"train --root data --seed {seed} --trainer {trainer} --dataset-config-file shapes"
+def train(trainer: str, out: str, more: str = "") -> list[str]:
+    words = f"train --root data --seed 1 --trainer {trainer} --dataset-config-file shapes"
     words += f" --config-file {trainer}/tiny --output-dir out/{out} DATASET.FEATURE_DIR banks"
-    words += " DATASET.NUM_SHOTS 1 DATASET.SUBSAMPLE_CLASSES base"
-    return [*words.split(), *QUICK, "ATTACK.TEST.LIST", ATTACKS, "TEST.SAVE_ADV", "True", *more]
+    words += f" DATASET.NUM_SHOTS 1 DATASET.SUBSAMPLE_CLASSES base {QUICK} {more}"
+    return [*words.split(), "ATTACK.TEST.LIST", ATTACKS]
+
+
+SWEEP = "sweep --trainers coop zsclip --datasets shapes --shots 1 --seeds 1 --config-file tiny "
+SWEEP += f"--root data --output output --jobs 2 --attack-config-file linf4_tiny --opts {QUICK}"
+TESTS = "robustness --model-dir out/advpt --attack-config-file linf4_tiny --root data"
 
 
 @dataclass
 class Scene:
-    """A command, or several of which each may run at the same time as the others.
+    """A command, or several that may run at the same time.
 
     Attributes:
         after: the scene in whose folder this one starts; "": an empty one.
-        before, files: what the folder holds, before and after an undisturbed run.
-        operations: on files, that an undisturbed run does, by name.
+        files, operations, seconds: of an undisturbed run: what it leaves, does and takes.
     """
 
     name: str
     commands: list[list[str]]
     after: str = ""
-    before: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     operations: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
-SWEEP = "sweep --trainers coop zsclip --datasets shapes --shots 1 --seeds 1 --config-file tiny"
-SWEEP += " --root data --output output --jobs 2 --attack-config-file linf4_tiny --opts"
 SCENES = [
     Scene("AdvPT", [train("AdvPT", "advpt")]),
-    Scene("CAPT", [train("CAPT", "capt", *THREAT)], "AdvPT"),
+    Scene("CAPT", [train("CAPT", "capt", THROUGH)], "AdvPT"),
     Scene("export", ["export out/advpt --out zoo/advpt --licence MIT".split()], "AdvPT"),
-    Scene(
-        "robustness",
-        ["robustness --model-dir out/advpt --attack-config-file linf4_tiny --root data".split()],
-        "AdvPT",
-    ),
-    Scene("sweep", [[*SWEEP.split(), *QUICK, "ATTACK.TEST.LIST", ATTACKS, *THREAT]]),
+    Scene("robustness", [TESTS.split()], "AdvPT"),
+    Scene("sweep", [SWEEP.split()]),
     Scene("report", ["report out --format html --out page.html".split()], "AdvPT"),
-    Scene("bank", [train("AdvPT", "one"), train("AdvPT", "two", "OPTIM.LR", "0.01")]),
+    Scene("bank", [train("AdvPT", "one"), train("AdvPT", "two", "OPTIM.LR 0.01")]),
     Scene("fetch", ["data fetch eurosat --root data".split()]),
 ]
-
 
 # --- processes ------------------------------------------------------------------------------------
 
 
 def forked(call, log: Path) -> int:
     """Call something in a fork whose output goes to the end of a file; return its process id."""
-    pid = os.fork()
-    if pid:
+    if pid := os.fork():
         return pid
     code = 1
     try:
@@ -138,22 +130,6 @@ def forked(call, log: Path) -> int:
         os._exit(code)
 
 
-def start(folder: Path, words: list[str], log: Path, first=None, last=None) -> int:
-    """Start a command in a folder, in a group of processes of its own."""
-
-    def work() -> int:
-        os.setpgid(0, 0)
-        os.chdir(folder)
-        if first:
-            first()
-        code = run_tool(command(words[0]), words[1:])
-        if last:
-            last()
-        return code
-
-    return forked(work, log)
-
-
 def ended(pid: int) -> int | None:
     """Wait for a command and its group; return its exit code, None if they had to be stopped."""
     end, code = time.monotonic() + PATIENCE, None
@@ -161,23 +137,26 @@ def ended(pid: int) -> int | None:
         if code is None:
             done, status = os.waitpid(pid, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if done else None
-        else:
-            try:
-                os.killpg(pid, 0)
-            except ProcessLookupError:
-                return code
+        elif not group(pid, 0):
+            return code
         time.sleep(0.005)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+    group(pid, signal.SIGKILL)
     if code is None:
         os.waitpid(pid, 0)
     return None
 
 
+def group(pid: int, number: int, send=os.killpg) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        send(pid, number)
+        return True
+    return False
+
+
 class Handle:
     """A job of a sweep, in a fork in place of submitit's new interpreter."""
 
-    def __init__(self, job, folder: Path, slot: str, work):
+    def __init__(self, launcher, job, folder: Path, slot: str, work):
         folder.mkdir(parents=True, exist_ok=True)
         self.paths = SimpleNamespace(stdout=folder / f"{time.monotonic_ns()}.out")
         self.pid, self.over = forked(lambda: work(job.words) or 0, self.paths.stdout), False
@@ -190,54 +169,32 @@ class Handle:
         os.kill(self.pid, signal.SIGTERM)
 
 
-def watch(act) -> None:
-    """Have ``act(name, before, path)`` called before and after file operations in this folder."""
-    here = os.getcwd()
+def watch(deed, names=WRITES, number: int = 1) -> None:
+    """Have ``deed(name, before, path)`` done at the n-th such operation in this folder, and on."""
+    here, seen = os.getcwd(), [0]
 
-    def wrapped(name: str, real, counts):
-        def call(path, *args, **keys):
-            if not counts(path, *args, **keys):
-                return real(path, *args, **keys)
-            act(name, True, path)
-            result = real(path, *args, **keys)
-            act(name, False, path)
+    def wrapped(name: str, real):
+        def call(path, mode="r", *args, **keys):
+            mine = isinstance(path, int) or "dir_fd" in keys
+            mine = mine or os.path.abspath(os.fsdecode(path)).startswith(here)
+            if name == "open":
+                writes = mode & 3 if isinstance(mode, int) else set(mode) & set("wax")
+                mine = bool(writes) and not isinstance(path, int) and mine
+            given = (path, *args) if mode == "r" and name != "open" else (path, mode, *args)
+            seen[0] += mine
+            if not mine or seen[0] < number:
+                return real(*given, **keys)
+            deed(name, True, path)
+            result = real(*given, **keys)
+            deed(name, False, path)
             return result
 
         return call
 
-    def inside(path, *args, **keys) -> bool:
-        return (
-            isinstance(path, int)
-            or "dir_fd" in keys
-            or os.path.abspath(os.fsdecode(path)).startswith(here)
-        )
-
-    def written(path, mode="r", *args, **keys) -> bool:
-        flags = os.O_WRONLY | os.O_RDWR
-        writes = mode & flags if isinstance(mode, int) else set(mode) & set("wax")
-        return bool(writes) and not isinstance(path, int) and inside(path)
-
-    for name in WRITES[:-1]:
-        setattr(os, name, wrapped(name, getattr(os, name), inside))
-    os.open = wrapped("open", os.open, written)
-    builtins.open = io.open = wrapped("open", builtins.open, written)
-
-
-def at(number: int, names, deed):
-    """Return what has ``deed(before, path)`` done at the n-th operation of these and all later."""
-
-    def prepare() -> None:
-        seen = [0]
-
-        def act(name: str, before: bool, path) -> None:
-            if name in names:
-                seen[0] += before
-                if seen[0] >= number:
-                    deed(before, path)
-
-        watch(act)
-
-    return prepare
+    for name in names:
+        setattr(os, name, wrapped(name, getattr(os, name)))
+    if "open" in names:
+        builtins.open = io.open = wrapped("open", builtins.open)
 
 
 # --- what a folder holds --------------------------------------------------------------------------
@@ -260,15 +217,9 @@ def content(path: Path) -> str:
         found = plain(load_tensors(path))
     elif ".pth.tar" in path.name:
         found = plain(load_checkpoint(path))
-    elif path.suffix in (".html", ".md"):  # they state times
-        found = path.stat().st_size > 0
-    else:
-        found = path.read_bytes().hex()
+    else:  # pages state times
+        found = path.suffix in (".html", ".md") or path.read_bytes().hex()
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-
-
-def matches(name: str, patterns) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -276,22 +227,23 @@ def files_of(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = f"/{path.relative_to(folder)}"
-        if matches(name, UNCOMPARED):
-            continue
-        if path.is_file():
-            temporary = path.suffix in (".tmp", ".part") or ".unpacking" in name
-            found[name] = "" if temporary else content(path)
-        elif not any(path.iterdir()):
+        if path.is_file() and not matches(name, UNCOMPARED):
+            half = path.suffix in (".tmp", ".part") or ".unpacking" in name or ".tmp/" in name
+            found[name] = "" if half else content(path)
+        elif path.is_dir() and not any(path.iterdir()):
             found[f"{name}/"] = ""
     return found
 
 
+def matches(name: str, patterns) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
 def compared(there: dict[str, str], right: dict[str, str]) -> str:
-    """Return what differs from the right files, in words; "" if nothing does."""
+    """Return in words what differs from the right files; "" if nothing does."""
     lost = [n for n in right if n not in there and not matches(n, DECORATION)]
-    left = [n for n in there if n not in right]
     wrong = [n for n in right if n in there and there[n] != right[n]]
-    kinds = {"lost": lost, "wrong": wrong, "leftover": left}
+    kinds = {"lost": lost, "wrong": wrong, "leftover": [n for n in there if n not in right]}
     return "; ".join(f"{kind}: {', '.join(names[:4])}" for kind, names in kinds.items() if names)
 
 
@@ -299,254 +251,230 @@ def compared(there: dict[str, str], right: dict[str, str]) -> str:
 
 
 class World:
-    """The scenes, each with the folder it starts in and what it leaves undisturbed."""
+    """The scenes, each rehearsed in ``folder``."""
 
     def __init__(self, folder: Path, names=()):
         self.folder, self.log, self.work = folder, folder / "log", folder / "work"
         torch.set_num_threads(1)
         shapes.IMAGES_PER_CLASS.update(train=2, val=1, test=1)
-        Local.submit = lambda self, *words: Handle(*words)
+        Local.submit = lambda *words: Handle(*words)
         defaults()  # declares the keys of all rooms
-        self._serve()
-        self.scenes: dict[str, Scene] = {}
-        needed = {s.after for s in SCENES if s.name in names}
+        serve()
+        needed = {*names, *(s.after for s in SCENES if s.name in names)}
         for scene in SCENES:
-            if not names or scene.name in {*names, *needed}:
-                self._rehearse(scene)
-        self.scenes = {n: s for n, s in self.scenes.items() if not names or n in names}
-
-    def _serve(self) -> None:
-        """Serve a small EuroSAT from a process of its own, which ends with this one."""
-        split = {part: [["a/1.jpg", 0, "Forest"]] for part in ("train", "val", "test")}
-        archive = zipped(("2750/a/1.jpg", os.urandom(2_000_000)), ("2750/a/2.jpg", b"x" * 1000))
-        read, write = os.pipe()
-        parent = os.getpid()
-        if not os.fork():
-            server = FileServer()
-            server.files["/e.zip"] = Served(archive)
-            server.files["/split"] = Served(json.dumps(split).encode(), kind="application/json")
-            os.write(write, server.url("").encode())
-            while os.getppid() == parent:
-                time.sleep(1)
-            os._exit(0)
-        url = os.read(read, 100).decode()
-        checksum = f"sha256:{hashlib.sha256(archive).hexdigest()}"
-        whole = Address(f"{url}/e.zip", len(archive), checksum)
-        first = Piece((EuroSAT.split_file,), (Address(f"{url}/split", file=EuroSAT.split_file),))
-        every = dict(sources.read_sources())
-        pieces = (first, Piece(("2750",), (whole,)))
-        every["EuroSAT"] = replace(every["EuroSAT"], sizes=(1, 1, 1), pieces=pieces)
-        sources.read_sources = lambda: every
-
-    def place(self, name: str) -> Path:
-        """Return the folder that a scene has left; of "": an empty one."""
-        return self.folder / "scenes" / (name or "empty")
+            if not names or scene.name in needed:
+                self.rehearse(scene)
+        self.scenes = [s for s in SCENES if not names or s.name in names]
 
     def fresh(self, scene: Scene) -> None:
         """Make the folder in which a case works."""
         shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir(exist_ok=True)
+        self.work.mkdir()
         if scene.after:
-            shutil.copytree(self.place(scene.after), self.work, dirs_exist_ok=True)
+            shutil.copytree(self.folder / scene.after, self.work, dirs_exist_ok=True)
         self.log.write_bytes(b"")
 
-    def _rehearse(self, scene: Scene) -> None:
+    def start(self, words: list[str], first=lambda: None, last=lambda: None) -> int:
+        """Start a command, in a group of processes of its own."""
+
+        def call() -> int:
+            os.setpgid(0, 0)
+            os.chdir(self.work)
+            first()
+            code = run_tool(command(words[0]), words[1:])
+            last()
+            return code
+
+        return forked(call, self.log)
+
+    def rehearse(self, scene: Scene) -> None:
         """Run a scene undisturbed, and import here what it has imported."""
         self.fresh(scene)
-        scene.before = files_of(self.work)
         notes, modules = self.folder / "operations", self.folder / "modules"
         noted = os.open(notes, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
+        note = lambda name, before, path: before and os.write(noted, f"{name} ".encode())  # noqa: E731
         clock = time.monotonic()
         for words in scene.commands:
-            pid = start(
-                self.work,
-                words,
-                self.log,
-                lambda: watch(
-                    lambda name, first, path: first and os.write(noted, f"{name} ".encode())
-                ),
-                lambda: modules.write_text(" ".join(sys.modules)),
-            )
+            last = lambda: modules.write_text(" ".join(sys.modules))  # noqa: E731
+            pid = self.start(words, lambda: watch(note), last)
             assert ended(pid) == 0, self.log.read_text()
         scene.seconds = (time.monotonic() - clock) / len(scene.commands)
         scene.operations, scene.files = notes.read_text().split(), files_of(self.work)
-        shutil.copytree(self.work, self.place(scene.name))
-        self.scenes[scene.name] = scene
+        os.close(noted)
+        shutil.copytree(self.work, self.folder / scene.name)
         for name in modules.read_text().split():
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
 
-    # --- kinds of faults: each runs the first command of a scene, and returns what went wrong -----
+    # --- kinds: each disturbs the first command of a scene, and returns what is wrong -------------
 
     def random(self, scene: Scene, draw: random.Random) -> str:
-        """Kill at a random moment; of a sweep all processes or only the first one."""
-        pid = start(self.work, scene.commands[0], self.log)
+        """Kill at a random moment; of a sweep all processes or the first one."""
+        pid = self.start(scene.commands[0])
         time.sleep(draw.uniform(0, scene.seconds))
-        with contextlib.suppress(ProcessLookupError):
-            draw.choice([os.kill, os.killpg])(pid, signal.SIGKILL)
+        group(pid, signal.SIGKILL, draw.choice([os.kill, os.killpg]))
         return "blocked" if ended(pid) is None else ""
 
     def targeted(self, scene: Scene, draw: random.Random) -> str:
-        """Kill right before or after a file operation that changes what is there."""
-        count = sum(name in TARGETS for name in scene.operations) // len(scene.commands)
-        number, early = draw.randint(1, count), draw.random() < 0.5
+        """Kill right before or after an operation that changes what is there."""
+        number, early = self.moment(scene, draw, CHANGES), draw.random() < 0.5
 
-        def deed(before: bool, path) -> None:
+        def deed(name: str, before: bool, path) -> None:
             if before == early:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        pid = start(self.work, scene.commands[0], self.log, at(number, TARGETS, deed))
+        pid = self.start(scene.commands[0], lambda: watch(deed, CHANGES, number))
         return "blocked" if ended(pid) is None else ""
 
     def full(self, scene: Scene, draw: random.Random) -> str:
-        """Let the disk be full from some operation on, or from some size of a file on."""
+        """Let the disk be full from some operation, or from some size of a file on."""
         if draw.random() < 0.5:
-            size = int(2 ** draw.uniform(13, 18))
-            limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
-            return self.refused(scene, limit)
-        return self.refused(scene, self.errors(scene, draw, errno.ENOSPC, FILLING))
+            return self.failing(scene, draw, errno.ENOSPC, FILLS)
+        size = int(2 ** draw.uniform(13, 18))
+        return self.refused(scene, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
 
     def readonly(self, scene: Scene, draw: random.Random) -> str:
         """Let nothing be writable, from the start or from some operation on."""
-        return self.refused(scene, self.errors(scene, draw, errno.EROFS, WRITES))
+        return self.failing(scene, draw, errno.EROFS, WRITES)
 
     def disk(self, scene: Scene, draw: random.Random) -> str:
-        """Work on a real disk that is too small, and later large enough; needs root."""
-        self.work.rename(kept := self.folder / "kept")
-        self.work.mkdir()
-        mounted("tmpfs", self.work, "-t", "tmpfs", "-o", "size=64m")
+        """Work on a disk that is too small, or read-only, and later is not; needs root."""
+        shutil.copytree(self.work, kept := self.folder / "kept")
+        mount("tmpfs", self.work, "-t", "tmpfs", "-o", "size=64m")
         shutil.copytree(kept, self.work, dirs_exist_ok=True)
         shutil.rmtree(kept)
         used = shutil.disk_usage(self.work).used
-        if draw.random() < 0.2:
-            mounted(self.work, "-o", "remount,ro")
-        else:
-            after = sum(p.stat().st_size for p in self.place(scene.name).rglob("*"))
-            more = draw.uniform(0, max(after - used, 1 << 16))
-            mounted(self.work, "-o", f"remount,size={used + int(more)}")
+        after = sum(path.stat().st_size for path in (self.folder / scene.name).rglob("*"))
+        more = int(draw.uniform(0, max(after - used, 1 << 16)))
+        mount(self.work, "-o", draw.choice(["remount,ro", *[f"remount,size={used + more}"] * 4]))
         wrong = self.refused(scene)
-        mounted(self.work, "-o", "remount,rw,size=64m")
+        mount(self.work, "-o", "remount,rw,size=64m")
         return wrong
 
     def twice(self, scene: Scene, draw: random.Random) -> str:
-        """Start all commands at once, one after a while; a single one twice."""
-        pids = []
-        for words in (scene.commands * 2)[:2]:
-            pids.append(start(self.work, words, self.log))
-            time.sleep(draw.choice([0, draw.uniform(0, scene.seconds)]) * (len(pids) == 1))
-        codes = [ended(pid) for pid in pids]
+        """Run two commands of a scene at once, or its only one twice."""
+        first = self.start(scene.commands[0])
+        time.sleep(draw.choice([0, draw.uniform(0, scene.seconds)]))
+        codes = [ended(pid) for pid in (first, self.start(scene.commands[-1]))]
         return "" if codes == [0, 0] else f"blocked: exit codes {codes}"
 
     @staticmethod
-    def errors(scene: Scene, draw: random.Random, number: int, names):
-        """Return what makes operations fail, from a random one on."""
+    def moment(scene: Scene, draw: random.Random, names) -> int:
         count = sum(name in names for name in scene.operations)
+        return draw.randint(1, count // len(scene.commands))
 
-        def deed(before: bool, path) -> None:
+    def failing(self, scene: Scene, draw: random.Random, number: int, names) -> str:
+        """Let operations fail, all or from a random one on."""
+
+        def deed(name: str, before: bool, path) -> None:
             if before:
                 raise OSError(number, os.strerror(number), *[path] * (not isinstance(path, int)))
 
-        return at(draw.choice([1, draw.randint(1, count)]), names, deed)
+        moment = draw.choice([1, *[self.moment(scene, draw, names)] * 3])
+        return self.refused(scene, lambda: watch(deed, names, moment))
 
-    def refused(self, scene: Scene, prepare=None) -> str:
+    def refused(self, scene: Scene, first=lambda: None) -> str:
         """Return what is wrong with how a command ends that cannot write."""
-        code = ended(start(self.work, scene.commands[0], self.log, prepare))
+        code = ended(self.start(scene.commands[0], first))
         texts = [self.log, *self.work.glob("output/sweep/**/*.out")]
         said = "\n".join(path.read_text(errors="replace") for path in texts)
-        lines = re.findall("error: .*", said)
-        plain = all(any(word in line for word in WHY) and "'" in line for line in lines)
-        allowed = (0, 1, 2) if scene.name == "sweep" else (0, 2)
-        if code is None:
-            return "blocked"
-        if code not in allowed or any(word in said for word in UNREADABLE):
-            return f"traceback: exit code {code}"
-        return "" if code != 2 or (len(lines) == 1 and plain) else f"unclear: {lines}"
+        lines = re.findall(r"(?<!\* )error: .*", said)
+        plain = all("'" in line and any(word in line for word in WHY) for line in lines)
+        if code not in (0, 2, 1 if scene.name == "sweep" else 2):
+            return "blocked" if code is None else f"traceback: exit code {code}"
+        if any(word in said for word in UNCLEAR) or not plain or (code == 2 and len(lines) != 1):
+            return f"unclear: {lines}"
+        return ""
 
-    def case(self, kind: str, number: int, seed: int = 0) -> tuple[str, str]:
-        """Do one case; return its scene and what is wrong, "" if nothing is."""
+    def case(self, kind: str, number: int, seed: int) -> dict:
+        """Do one case, and say what is wrong."""
         draw = random.Random(f"{seed} {kind} {number}")
-        scenes = sorted(self.scenes.values(), key=lambda scene: scene.name)
-        (scene,) = draw.choices(scenes, [len(scene.operations) ** 0.5 for scene in scenes])
+        (scene,) = draw.choices(self.scenes, [len(s.operations) ** 0.5 for s in self.scenes])
         self.fresh(scene)
-        wrong = [getattr(self, kind)(scene, draw)]
+        wrong, logs = [getattr(self, kind)(scene, draw)], []
         try:
-            first = self.log.read_text(errors="replace")[-600:]
             if kind != "twice":
-                there = files_of(self.work)
-                kept = {n: d for n, d in there.items() if n in scene.before}
-                wrong += [f"at once {text}" for text in [compared(kept, scene.before)] if text]
+                before = files_of(self.folder / scene.after) if scene.after else {}
+                there = {n: digest for n, digest in files_of(self.work).items() if n in before}
+                wrong.append(compared(there, before))
+                logs.append(self.log.read_text(errors="replace")[-800:])
                 for words in scene.commands:
-                    code = ended(start(self.work, words, self.log))
+                    code = ended(self.start(words))
                     wrong += [f"blocked: exit code {code}"] if code else []
             wrong.append(compared(files_of(self.work), scene.files))
         except Exception as error:
             wrong.append(f"half-written: {error}")
         if os.path.ismount(self.work):
             subprocess.run(["umount", self.work], check=True)
-        found = "; ".join(filter(None, wrong))
-        log = self.log.read_text(errors="replace")[-600:]
-        return scene.name, found and f"{found}\n{first}\n--- again ---\n{log}"
+        logs.append(self.log.read_text(errors="replace")[-800:])
+        found = {"kind": kind, "number": number, "seed": seed, "scene": scene.name}
+        return found | {"wrong": "; ".join(filter(None, wrong)), "logs": logs}
 
 
-def mounted(*words) -> None:
-    subprocess.run(["mount", *words], check=True, capture_output=True)
+KINDS = ("random", "targeted", "twice", "full", "readonly", "disk")
 
 
-KINDS = {
-    name: vars(World)[name] for name in ("random", "targeted", "full", "readonly", "disk", "twice")
-}
+def mount(*words) -> None:
+    subprocess.run(["mount", *words], check=True)
 
 
-def run(counts: dict[str, int], seed: int = 0, log: Path | None = None, names=()) -> list[dict]:
-    """Do so many cases of each kind; what ``log`` holds is not done again."""
-    done = (
-        [json.loads(line) for line in log.read_text().splitlines()] if log and log.exists() else []
-    )
-    known = {(case["kind"], case["number"], case["seed"]) for case in done}
-    left = [(kind, n) for kind, count in counts.items() for n in range(count)]
-    left = [(kind, n) for kind, n in left if (kind, n, seed) not in known]
+def serve() -> None:
+    """Serve a small EuroSAT from a process of its own, which ends with this one."""
+    split = {part: [["a/1.jpg", 0, "Forest"]] for part in ("train", "val", "test")}
+    archive = zipped(("2750/a/1.jpg", random.Random(0).randbytes(2_000_000)))
+    (read, write), parent = os.pipe(), os.getpid()
+    if not os.fork():
+        server = FileServer()
+        server.files["/e.zip"] = Served(archive)
+        server.files["/split"] = Served(json.dumps(split).encode(), kind="application/json")
+        os.write(write, server.url("").encode())
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(0)
+    url, every = os.read(read, 100).decode(), dict(sources.read_sources())
+    first = Piece((EuroSAT.split_file,), (Address(f"{url}/split", file=EuroSAT.split_file),))
+    checksum = hashlib.sha256(archive).hexdigest()
+    second = Piece(("2750",), (Address(f"{url}/e.zip", len(archive), checksum),))
+    every["EuroSAT"] = replace(every["EuroSAT"], sizes=(1, 1, 1), pieces=(first, second))
+    sources.read_sources = lambda: every
+
+
+def run(counts: dict[str, int], seed: int, log: Path, names=()) -> list[dict]:
+    """Do so many cases of each kind; those that ``log`` holds are not done again."""
+    done = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    known = [(case["kind"], case["number"], case["seed"]) for case in done]
+    left = [(kind, n, seed) for kind, count in counts.items() for n in range(count)]
+    left = [case for case in left if case not in known]
     folder = Path(tempfile.mkdtemp())
     try:
-        world = World(folder, names)
-        for i, (kind, number) in enumerate(left):
-            scene, wrong = world.case(kind, number, seed)
-            case = {"kind": kind, "number": number, "seed": seed, "scene": scene, "wrong": wrong}
-            done.append(case)
-            if log:
-                with open(log, "a") as file:
-                    file.write(json.dumps(case) + "\n")
-                print(
-                    f"{i + 1} of {len(left)}: {kind} {number}, {scene}: {wrong or 'well'}",
-                    flush=True,
-                )
+        world = World(folder, names) if left else None
+        for i, case in enumerate(left):
+            done.append(found := world.case(*case))
+            with open(log, "a") as file:
+                file.write(json.dumps(found) + "\n")
+            kind, number, scene = (found[key] for key in ("kind", "number", "scene"))
+            said = "\n".join([found["wrong"], *found["logs"]]) if found["wrong"] else "well"
+            print(f"{i + 1}/{len(left)} {kind} {number}, {scene}: {said}", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
-def table(done: list[dict]) -> str:
-    """Return how many cases of each kind went well, and how many did not, by what was wrong."""
-    lines = []
-    for kind in dict.fromkeys(case["kind"] for case in done):
-        mine = [case for case in done if case["kind"] == kind]
-        bad = Counter(case["wrong"].partition(":")[0] for case in mine if case["wrong"])
-        said = ", ".join(f"{n} {what}" for what, n in bad.items()) or "nothing wrong"
-        lines.append(f"{kind}: {len(mine)} cases, {said}")
-    return "\n".join(lines)
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        "python -m tests.kills", description=__doc__.partition("\n")[0]
-    )
-    for kind, method in KINDS.items():
-        parser.add_argument(f"--{kind}", type=int, default=0, metavar="N", help=method.__doc__)
+    about = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser("python -m tests.kills", description=about)
+    for kind in KINDS:
+        about = vars(World)[kind].__doc__
+        parser.add_argument(f"--{kind}", type=int, default=0, metavar="N", help=about)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log", type=Path, default=Path("kills.jsonl"), help="resumed where it is")
+    parser.add_argument("--log", type=Path, default=Path("kills.jsonl"), help="it is continued")
     parser.add_argument("--scenes", nargs="+", default=[], choices=[s.name for s in SCENES])
     args = parser.parse_args()
     done = run({kind: getattr(args, kind) for kind in KINDS}, args.seed, args.log, args.scenes)
-    print(table(done))
+    for kind in KINDS:
+        mine = [case["wrong"].partition(":")[0] for case in done if case["kind"] == kind]
+        bad = ", ".join(f"{n} {what}" for what, n in Counter(filter(None, mine)).items())
+        print(f"{kind}: {len(mine)} cases, {bad or 'nothing wrong'}")
     return 1 if any(case["wrong"] for case in done) else 0
 
 

@@ -41,7 +41,7 @@ def packed(folder: str, images=IMAGES) -> bytes:
     return zipped(("__MACOSX/junk", b"junk"), *whole)
 
 
-ARCHIVE = packed("2750")
+ARCHIVE, SPLIT_FILE = packed("2750"), EuroSAT.split_file
 
 
 @pytest.fixture
@@ -258,6 +258,20 @@ def test_leftovers_of_a_killed_process_do_no_harm(world, run, tmp_path):
     assert tree(tmp_path / "data") == WHOLE
 
 
+def test_leftovers_of_a_complete_set_are_swept(world, run, tmp_path, server):
+    """Killed after the last file was in its place."""
+    assert run("fetch", "eurosat")[0] == 0
+    staging, store = tmp_path / "data/eurosat/.unpacking-EuroSAT.zip", tmp_path / "data/.downloads"
+    (staging / "made").mkdir(parents=True)
+    (store / "eurosat").mkdir(parents=True)
+    for name in ("EuroSAT.zip", "EuroSAT.zip.lock", "EuroSAT.zip.0.part", f"{SPLIT_FILE}.lock"):
+        (store / "eurosat" / name).write_bytes(b"PK")
+    asked = len(server.requests)
+    assert run("check", "eurosat")[0] == 0 and staging.is_dir()
+    assert run("fetch", "eurosat")[0] == 0 and len(server.requests) == asked
+    assert tree(tmp_path / "data") == WHOLE and not store.exists() and not staging.exists()
+
+
 def test_two_processes_fetch_once(world, server, tmp_path):
     """The second one waits for the first, finds the set complete and leaves nothing."""
     hold, root = threading.Event(), tmp_path / "data"
@@ -306,7 +320,7 @@ def test_a_full_disk_is_refused_and_one_that_runs_full_keeps_what_came(
     with monkeypatch.context() as patch:
         patch.setattr(fetching, "unpack", full)
         code, _, err = run("fetch", "eurosat")
-    assert code == 2 and err.count("error: ") == 1 and "is full" in err
+    assert code == 2 and err.count("error: ") == 1 and "No space left on device; " in err
     assert not (tmp_path / "data/eurosat/2750").exists()
     assert run("fetch", "eurosat")[0] == 0  # the archive that was complete serves
     assert [path for path, _ in server.requests].count("/EuroSAT.zip") == 1

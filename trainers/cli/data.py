@@ -98,11 +98,10 @@ def main(argv: list[str]) -> int:
     found = [look_at(name, root) for name in names]
     jobs, advice = jobs_of(found, root)
     if args.command == "fetch":
-        sweep(found, root)
-    if args.command == "fetch" and jobs:
-        failed = fetch_all(jobs, root, args.jobs)
+        failed = fetch_all(jobs, root, args.jobs) if jobs else []
         found = [look_at(name, root) for name in names]
         advice = failed + jobs_of(found, root)[1]
+        sweep(found, root)
     elif jobs:
         fetchable = " ".join(dict.fromkeys(job.name for job in jobs))
         advice.append(f"to fetch what has an address: python -m advprompt data fetch {fetchable}")

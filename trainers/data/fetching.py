@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import sys
@@ -25,6 +24,7 @@ from .inventory import Inventory
 from .unpack import unpack
 
 STORE = ".downloads"  # folder in the data root for what is on its way
+UNPACKING = ".unpacking-"  # starts the name of a folder that is being filled
 UNITS = {10**9: "GB", 10**6: "MB", 10**3: "kB", 1: "bytes"}
 GROWTH = 2.05  # an archive of images and what it unpacks to, relative to the archive
 
@@ -96,14 +96,9 @@ def locked(path: Path, bar: Progress) -> Iterator[None]:
         lock.release()
 
 
-def staging_of(job: Job, address: Address) -> Path:
-    """Return the folder in which a download is unpacked, next to its place."""
-    return job.folder / f".unpacking-{address.name}"
-
-
 def place(job: Job, address: Address, path: Path, bar: Progress) -> None:
     """Unpack or copy a download next to its place, then move in what is still missing."""
-    staging, made = staging_of(job, address), job.todo()
+    staging, made = job.folder / (UNPACKING + address.name), job.todo()
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     inside = {name: address.path_of(name) for name in made}
     try:
@@ -171,37 +166,33 @@ def run(job: Job, stop: threading.Event) -> str:
 
 def sweep(inventories: list[Inventory], root: Path) -> None:
     """Remove what killed processes have left of pieces that are complete."""
+    bar = Progress(disable=True)
     for found in inventories:
         store = root / STORE / found.name
         for piece in {finding.piece for finding in found.findings} - {None}:
-            job = Job(found.name, piece, found.folder, store)
-            for address in piece.addresses if store.is_dir() and not job.todo() else ():
-                bar = Progress(disable=True)
+            done = store.is_dir() and not Job(found.name, piece, found.folder, store).todo()
+            for address in piece.addresses if done else ():
                 with locked(store / f"{address.name}.lock", bar):
                     Resuming(address, store, bar).discard()
                     (store / address.name).unlink(missing_ok=True)
-                    shutil.rmtree(staging_of(job, address), ignore_errors=True)
-        _remove_empty(store, root / STORE)
-
-
-def _remove_empty(*folders: Path) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):  # something is left in it
-            folder.rmdir()
+                    shutil.rmtree(found.folder / (UNPACKING + address.name), ignore_errors=True)
+        for folder in (store, root / STORE):
+            with contextlib.suppress(OSError):  # something is left in it
+                folder.rmdir()
 
 
 def in_bytes(count: float) -> str:
     """Return a size such as ``1.5 GB``."""
     unit = next(size for size in UNITS if count >= size or size == 1)
-    return f"{count / unit:.3g} {UNITS[unit]}"
+    return f"{count / unit:.4g} {UNITS[unit]}"
 
 
 def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
     """Fetch the pieces, small ones first; return a sentence for each that no address gave.
 
     Raises:
-        UserError: ``root`` cannot be written to, or its disk is or runs full; what has arrived
-            is kept.
+        UserError: ``root`` cannot be written to, or has no space for it.
+        OSError: its disk runs full; what has arrived is kept.
     """
     io.writable_dir(root)
     growth = {job: GROWTH if job.piece.addresses[0].is_archive else 1 for job in jobs}
@@ -222,17 +213,8 @@ def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
                     tqdm.write(future.result())
                 except DownloadError as error:
                     failed.append(str(error))
-        except BaseException as error:
+        except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
-            if not isinstance(error, OSError):
-                raise
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            raise errors.UserError(
-                f"the disk of '{root}' is full; free some space, then run the same command again"
-                if full
-                else f"cannot write into '{root}' ({errors.reason(error)}); change its permissions "
-                "or choose another folder with --root"
-            ) from error
-    _remove_empty(*{job.store for job in jobs}, root / STORE)
+            raise
     return failed

@@ -32,7 +32,7 @@ from ..config.merging import merge
 from ..records import FILE_NAME, completed_record, flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import read_json, sha256_file, writable_dir, write_json
+from ..utils.io import read_json, sha256_file, sweep, writable_dir, write_json
 from .checkpoints import (
     LEARNER,
     chosen_checkpoint,
@@ -251,6 +251,7 @@ def claim(cfg, task: Task, *, eval_only=False, model_dir="", load_epoch=None, **
 def clear(folder) -> None:
     """Remove what a test that was killed right after writing its record has left."""
     shutil.rmtree(Path(folder, UNFINISHED), ignore_errors=True)
+    sweep(Path(folder))
 
 
 def _note(folder: Path, settings: dict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -327,6 +328,7 @@ class RobustTrainer(SavingTrainer):
         super().after_epoch()
 
     def init_writer(self, log_dir):
+        threading.excepthook = _report
         if distributed.is_main():
             self._decorate(super().init_writer, log_dir)
 
@@ -400,6 +402,12 @@ class RobustTrainer(SavingTrainer):
     def train_threat(self) -> dict | None:
         """Return the description of the training attack; None for methods that see none."""
         return None
+
+
+def _report(args, report=threading.excepthook) -> None:
+    """Report an error in a thread; TensorBoard's is one that the next call of it raises as well."""
+    if not type(args.thread).__module__.startswith("tensorboard"):
+        report(args)
 
 
 def _read_image(path) -> Image.Image:

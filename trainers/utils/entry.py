@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Callable
 
@@ -29,8 +28,3 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     except BrokenPipeError:
         sys.stdout = None  # otherwise flushing it at exit would complain again
         return 141
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"error: {error.filename!r:.80} is too long for the name of a file", file=sys.stderr)
-        return 2

@@ -8,7 +8,7 @@ import errno
 from collections.abc import Iterable, Iterator
 
 # what a machine says of files, not a fault of the program
-SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+SYSTEM = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ENAMETOOLONG")
 
 
 class UserError(Exception):
@@ -43,7 +43,7 @@ class Mistakes(list):
 
 def reason(error: OSError) -> str:
     """Return what the system says of a file, in words."""
-    where = f"'{error.filename}': " if error.filename else ""
+    where = f"'{error.filename!s:.200}': " if error.filename else ""
     return f"{where}{error.strerror or error}"
 
 
@@ -53,12 +53,10 @@ def plainly() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in SYSTEM:
+        if errno.errorcode.get(error.errno) not in SYSTEM:
             raise
-        raise UserError(
-            f"cannot read or write {reason(error)}; free some space or change its permissions, "
-            "then run the same command again"
-        ) from error
+        text = f"cannot read or write {reason(error)}; change that, then run the same command again"
+        raise UserError(text) from error
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

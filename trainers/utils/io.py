@@ -46,18 +46,29 @@ def writable_dir(path) -> Path:
 def temporary_next_to(path: Path) -> Path:
     """Return a name next to ``path`` that no other process uses, on any machine.
 
-    What killed processes of this machine have left under such names is removed, and what is older
-    than a day.
+    What :func:`sweep` finds under such names is removed.
     """
-    here = socket.gethostname().replace(".", "-")
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    sweep(path.parent, path.name)
+    return path.with_name(f".{path.name}.{os.getpid()}@{_here()}.{secrets.token_hex(4)}.tmp")
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what killed processes of this machine have half-written, and what is a day old.
+
+    Args:
+        name: of the file or folder that was to be; "": any.
+    """
+    for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
         *_, owner, _, _ = left.name.split(".")
         pid, _, host = owner.partition("@")
-        with contextlib.suppress(OSError):
-            killed = host == here and pid.isdecimal() and not _is_alive(int(pid))
+        with contextlib.suppress(OSError, ValueError):  # ValueError: of another form
+            killed = not _is_alive(int(pid)) and host == _here()
             if killed or time.time() - left.stat().st_mtime > 86400:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return path.with_name(f".{path.name}.{os.getpid()}@{here}.{secrets.token_hex(4)}.tmp")
+
+
+def _here() -> str:
+    return socket.gethostname().replace(".", "-")
 
 
 def _is_alive(pid: int) -> bool:
