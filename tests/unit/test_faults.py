@@ -1,4 +1,4 @@
-"""Full and read-only disks end in the system's words, and what kills leave behind is swept."""
+"""Full disks and odd files end in one sentence, and what kills leave behind is swept."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from advprompt.compat.dassl.utils.logger import Logger
 from advprompt.data.fetching import in_bytes
 from advprompt.datasets.shapes import Shapes
 from advprompt.engine import run_folder, trainer
-from advprompt.engine.checkpoints import save_checkpoint
+from advprompt.engine.checkpoints import check_facts, load_checkpoint, save_checkpoint
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
 from advprompt.utils.io import atomic_write, save_tensors, write_json
@@ -115,6 +115,26 @@ def test_half_drawn_images_of_a_killed_process_are_swept(tmp_path, monkeypatch):
     (tmp_path / f".v.{ended.pid}@{here}.00.tmp" / "train").mkdir(parents=True)
     Shapes.draw_into(tmp_path / "v")
     assert [p.name for p in tmp_path.iterdir()] == ["v"]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"advprompt": {"classnames": 5}},
+        {"advprompt": {"classnames": None}},
+        {"training": {"train_threat": [1]}},
+        {"training": {"data": "x"}},
+        {"training": {"seed": 0.5}},
+    ],
+)
+def test_a_checkpoint_with_odd_facts_is_named(tmp_path, facts):
+    torch.save({"state_dict": {}, **facts}, tmp_path / "a")
+    ((holder, inner),) = facts.items()
+    words = f"'{tmp_path}/a' has .* as '{holder}.{next(iter(inner))}'; delete it"
+    with pytest.raises(UserError, match=words):
+        load_checkpoint(tmp_path / "a")
+    with pytest.raises(UserError, match=r"other classes \(a, 0.5, ...\) than"):
+        check_facts({"classnames": ["a", 0.5]}, {"classnames": ["b"]}, "x", resuming=True)
 
 
 def test_sizes_are_in_words():
