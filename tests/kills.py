@@ -38,7 +38,7 @@ from types import SimpleNamespace
 import torch
 
 import advprompt  # noqa: F401  makes `import dassl` work
-from advprompt.cli.main import command
+from advprompt.cli.main import COMMANDS, command
 from advprompt.config.keys import defaults
 from advprompt.datasets import shapes, sources
 from advprompt.datasets.coop import EuroSAT
@@ -49,6 +49,7 @@ from advprompt.utils.entry import run_tool
 from advprompt.utils.io import load_tensors, tensors_digest
 from tests.file_server import FileServer, Served, zipped
 
+SLOW = "matplotlib.pyplot", "torch.utils.tensorboard", "jinja2", "submitit"  # to import
 PATIENCE = 120  # seconds until a command counts as blocked
 CHANGES = ("replace", "rename", "fsync", "unlink", "remove")
 FILLS = ("open", "mkdir", "fsync", "replace", "rename")
@@ -92,7 +93,7 @@ class Scene:
     name: str
     commands: list[list[str]]
     after: str = ""
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict = field(default_factory=dict)
     operations: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -111,12 +112,18 @@ SCENES = [
 # --- processes ------------------------------------------------------------------------------------
 
 
-def forked(call, log: Path) -> int:
-    """Call something in a fork whose output goes to the end of a file; return its process id."""
+def forked(call, log: Path, *, leads: bool = True) -> int:
+    """Call something in a fork whose output goes to the end of a file; return its process id.
+
+    Args:
+        leads: a group of processes of its own.
+    """
     if pid := os.fork():
         return pid
     code = 1
     try:
+        if leads:
+            os.setpgid(0, 0)
         with open(log, "ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -130,9 +137,9 @@ def forked(call, log: Path) -> int:
         os._exit(code)
 
 
-def ended(pid: int) -> int | None:
+def ended(pid: int, patience: float = PATIENCE) -> int | None:
     """Wait for a command and its group; return its exit code, None if they had to be stopped."""
-    end, code = time.monotonic() + PATIENCE, None
+    end, code = time.monotonic() + patience, None
     while time.monotonic() < end:
         if code is None:
             done, status = os.waitpid(pid, os.WNOHANG)
@@ -159,7 +166,8 @@ class Handle:
     def __init__(self, launcher, job, folder: Path, slot: str, work):
         folder.mkdir(parents=True, exist_ok=True)
         self.paths = SimpleNamespace(stdout=folder / f"{time.monotonic_ns()}.out")
-        self.pid, self.over = forked(lambda: work(job.words) or 0, self.paths.stdout), False
+        self.pid = forked(lambda: work(job.words) or 0, self.paths.stdout, leads=False)
+        self.over = False
 
     def done(self) -> bool:
         self.over = self.over or os.waitpid(self.pid, os.WNOHANG)[0] > 0
@@ -174,19 +182,20 @@ def watch(deed, names=WRITES, number: int = 1) -> None:
     here, seen = os.getcwd(), [0]
 
     def wrapped(name: str, real):
-        def call(path, mode="r", *args, **keys):
+        def call(path, *args, **keys):
             mine = isinstance(path, int) or "dir_fd" in keys
             mine = mine or os.path.abspath(os.fsdecode(path)).startswith(here)
             if name == "open":
+                mode = args[0] if args else keys.get("mode", "r")
                 writes = mode & 3 if isinstance(mode, int) else set(mode) & set("wax")
-                mine = bool(writes) and not isinstance(path, int) and mine
-            given = (path, *args) if mode == "r" and name != "open" else (path, mode, *args)
+                mine = mine and bool(writes) and not isinstance(path, int)
             seen[0] += mine
-            if not mine or seen[0] < number:
-                return real(*given, **keys)
-            deed(name, True, path)
-            result = real(*given, **keys)
-            deed(name, False, path)
+            disturbed = mine and seen[0] >= number
+            if disturbed:
+                deed(name, True, path)
+            result = real(path, *args, **keys)
+            if disturbed:
+                deed(name, False, path)
             return result
 
         return call
@@ -209,21 +218,19 @@ def plain(value):
     return tensors_digest({"": value}) if torch.is_tensor(value) else value
 
 
-def content(path: Path) -> str:
-    """Return a digest of what matters in a file; a damaged one raises some error."""
+def content(path: Path):
+    """Return what matters in a file; a damaged one raises some error."""
     if path.suffix == ".json":
-        found = plain(json.loads(path.read_text()))
-    elif path.suffix == ".safetensors":
-        found = plain(load_tensors(path))
-    elif ".pth.tar" in path.name:
-        found = plain(load_checkpoint(path))
-    else:  # pages state times
-        found = path.suffix in (".html", ".md") or path.read_bytes().hex()
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+        return plain(json.loads(path.read_text()))
+    if path.suffix == ".safetensors":
+        return plain(load_tensors(path))
+    if ".pth.tar" in path.name:
+        return plain(load_checkpoint(path))
+    return path.suffix in (".html", ".md") or path.read_bytes()  # pages state times
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    """Return the digests of a folder's files by name, and its empty folders."""
+def files_of(folder: Path) -> dict:
+    """Return what a folder's files hold, by name, and its empty folders."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = f"/{path.relative_to(folder)}"
@@ -239,7 +246,7 @@ def matches(name: str, patterns) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def compared(there: dict[str, str], right: dict[str, str]) -> str:
+def compared(there: dict, right: dict) -> str:
     """Return in words what differs from the right files; "" if nothing does."""
     lost = [n for n in right if n not in there and not matches(n, DECORATION)]
     wrong = [n for n in right if n in there and there[n] != right[n]]
@@ -253,18 +260,21 @@ def compared(there: dict[str, str], right: dict[str, str]) -> str:
 class World:
     """The scenes, each rehearsed in ``folder``."""
 
-    def __init__(self, folder: Path, names=()):
+    def __init__(self, folder: Path, names=None):
         self.folder, self.log, self.work = folder, folder / "log", folder / "work"
         torch.set_num_threads(1)
         shapes.IMAGES_PER_CLASS.update(train=2, val=1, test=1)
         Local.submit = lambda *words: Handle(*words)
         defaults()  # declares the keys of all rooms
+        for name in SLOW:
+            importlib.import_module(name)
+        for name in COMMANDS:
+            command(name)
         serve()
-        needed = {*names, *(s.after for s in SCENES if s.name in names)}
-        for scene in SCENES:
-            if not names or scene.name in needed:
-                self.rehearse(scene)
         self.scenes = [s for s in SCENES if not names or s.name in names]
+        for scene in SCENES:
+            if any(scene.name in (s.name, s.after) for s in self.scenes):
+                self.rehearse(scene)
 
     def fresh(self, scene: Scene) -> None:
         """Make the folder in which a case works."""
@@ -274,37 +284,32 @@ class World:
             shutil.copytree(self.folder / scene.after, self.work, dirs_exist_ok=True)
         self.log.write_bytes(b"")
 
-    def start(self, words: list[str], first=lambda: None, last=lambda: None) -> int:
-        """Start a command, in a group of processes of its own."""
+    def start(self, words: list[str], first=lambda: None) -> int:
+        """Start a command in the folder."""
 
         def call() -> int:
-            os.setpgid(0, 0)
             os.chdir(self.work)
             first()
-            code = run_tool(command(words[0]), words[1:])
-            last()
-            return code
+            return run_tool(command(words[0]), words[1:])
 
         return forked(call, self.log)
 
     def rehearse(self, scene: Scene) -> None:
-        """Run a scene undisturbed, and import here what it has imported."""
+        """Run a scene undisturbed."""
         self.fresh(scene)
-        notes, modules = self.folder / "operations", self.folder / "modules"
-        noted = os.open(notes, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
-        note = lambda name, before, path: before and os.write(noted, f"{name} ".encode())  # noqa: E731
+        noted = os.open(notes := self.folder / "notes", os.O_CREAT | os.O_TRUNC | os.O_RDWR)
+
+        def note(name: str, before: bool, path) -> None:
+            if before:
+                os.write(noted, f"{name} ".encode())
+
         clock = time.monotonic()
         for words in scene.commands:
-            last = lambda: modules.write_text(" ".join(sys.modules))  # noqa: E731
-            pid = self.start(words, lambda: watch(note), last)
-            assert ended(pid) == 0, self.log.read_text()
+            assert ended(self.start(words, lambda: watch(note))) == 0, self.log.read_text()
         scene.seconds = (time.monotonic() - clock) / len(scene.commands)
         scene.operations, scene.files = notes.read_text().split(), files_of(self.work)
         os.close(noted)
         shutil.copytree(self.work, self.folder / scene.name)
-        for name in modules.read_text().split():
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
 
     # --- kinds: each disturbs the first command of a scene, and returns what is wrong -------------
 
@@ -386,18 +391,17 @@ class World:
             return f"unclear: {lines}"
         return ""
 
-    def case(self, kind: str, number: int, seed: int) -> dict:
-        """Do one case, and say what is wrong."""
+    def case(self, kind: str, number: int, seed: int) -> tuple[str, str, str]:
+        """Do one case; return its scene, what is wrong, and the end of the logs."""
         draw = random.Random(f"{seed} {kind} {number}")
         (scene,) = draw.choices(self.scenes, [len(s.operations) ** 0.5 for s in self.scenes])
         self.fresh(scene)
-        wrong, logs = [getattr(self, kind)(scene, draw)], []
+        wrong = [getattr(self, kind)(scene, draw)]
         try:
             if kind != "twice":
                 before = files_of(self.folder / scene.after) if scene.after else {}
                 there = {n: digest for n, digest in files_of(self.work).items() if n in before}
                 wrong.append(compared(there, before))
-                logs.append(self.log.read_text(errors="replace")[-800:])
                 for words in scene.commands:
                     code = ended(self.start(words))
                     wrong += [f"blocked: exit code {code}"] if code else []
@@ -406,9 +410,8 @@ class World:
             wrong.append(f"half-written: {error}")
         if os.path.ismount(self.work):
             subprocess.run(["umount", self.work], check=True)
-        logs.append(self.log.read_text(errors="replace")[-800:])
-        found = {"kind": kind, "number": number, "seed": seed, "scene": scene.name}
-        return found | {"wrong": "; ".join(filter(None, wrong)), "logs": logs}
+        found = "; ".join(filter(None, wrong))
+        return scene.name, found, found and self.log.read_text(errors="replace")[-2000:]
 
 
 KINDS = ("random", "targeted", "twice", "full", "readonly", "disk")
@@ -439,43 +442,30 @@ def serve() -> None:
     sources.read_sources = lambda: every
 
 
-def run(counts: dict[str, int], seed: int, log: Path, names=()) -> list[dict]:
-    """Do so many cases of each kind; those that ``log`` holds are not done again."""
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-    known = [(case["kind"], case["number"], case["seed"]) for case in done]
-    left = [(kind, n, seed) for kind, count in counts.items() for n in range(count)]
-    left = [case for case in left if case not in known]
-    folder = Path(tempfile.mkdtemp())
-    try:
-        world = World(folder, names) if left else None
-        for i, case in enumerate(left):
-            done.append(found := world.case(*case))
-            with open(log, "a") as file:
-                file.write(json.dumps(found) + "\n")
-            kind, number, scene = (found[key] for key in ("kind", "number", "scene"))
-            said = "\n".join([found["wrong"], *found["logs"]]) if found["wrong"] else "well"
-            print(f"{i + 1}/{len(left)} {kind} {number}, {scene}: {said}", flush=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return done
-
-
 def main() -> int:
-    about = __doc__.partition("\n")[0]
-    parser = argparse.ArgumentParser("python -m tests.kills", description=about)
+    parser = argparse.ArgumentParser("python -m tests.kills", description=__doc__.split("\n")[0])
     for kind in KINDS:
         about = vars(World)[kind].__doc__
         parser.add_argument(f"--{kind}", type=int, default=0, metavar="N", help=about)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, default=Path("kills.jsonl"), help="it is continued")
-    parser.add_argument("--scenes", nargs="+", default=[], choices=[s.name for s in SCENES])
+    parser.add_argument("--scenes", nargs="+", choices=[s.name for s in SCENES])
     args = parser.parse_args()
-    done = run({kind: getattr(args, kind) for kind in KINDS}, args.seed, args.log, args.scenes)
+    done = args.log.read_text().splitlines() if args.log.is_file() else []
+    done = {tuple(case[:3]): case for case in map(json.loads, done)}
+    cases = [(kind, n, args.seed) for kind in KINDS for n in range(getattr(args, kind))]
+    left = [case for case in cases if case not in done]
+    with tempfile.TemporaryDirectory() as folder, open(args.log, "a", buffering=1) as log:
+        world = World(Path(folder), args.scenes) if left else None
+        for i, case in enumerate(left):
+            done[case] = [*case, *world.case(*case)]
+            log.write(json.dumps(done[case]) + "\n")
+            print(i + 1, "of", len(left), *case, *done[case][3:], flush=True)
     for kind in KINDS:
-        mine = [case["wrong"].partition(":")[0] for case in done if case["kind"] == kind]
+        mine = [case[4].partition(":")[0] for case in done.values() if case[0] == kind]
         bad = ", ".join(f"{n} {what}" for what, n in Counter(filter(None, mine)).items())
         print(f"{kind}: {len(mine)} cases, {bad or 'nothing wrong'}")
-    return 1 if any(case["wrong"] for case in done) else 0
+    return 1 if any(case[4] for case in done.values()) else 0
 
 
 if __name__ == "__main__":
