@@ -25,6 +25,7 @@ from .errors import UserError
 
 LARGEST_JSON, LARGEST_YAML = 1 << 28, 1 << 20  # bytes
 DEEPEST, MOST_VALUES = 64, 1_000_000  # levels of lists and objects; values with what is shared
+HERE = socket.gethostname().replace(".", "-")
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -49,26 +50,21 @@ def temporary_next_to(path: Path) -> Path:
     What :func:`sweep` finds under such names is removed.
     """
     sweep(path.parent, path.name)
-    return path.with_name(f".{path.name}.{os.getpid()}@{_here()}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}@{HERE}.{secrets.token_hex(4)}.tmp")
 
 
 def sweep(folder: Path, name: str = "") -> None:
-    """Remove what killed processes of this machine have half-written, and what is a day old.
+    """Remove what killed processes of this machine have half-written (of a ``name``; "": any).
 
-    Args:
-        name: of the file or folder that was to be; "": any.
+    What is older than a day goes as well.
     """
     for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
         *_, owner, _, _ = left.name.split(".")
         pid, _, host = owner.partition("@")
         with contextlib.suppress(OSError, ValueError):  # ValueError: of another form
-            killed = not _is_alive(int(pid)) and host == _here()
+            killed = not _is_alive(int(pid)) and host == HERE
             if killed or time.time() - left.stat().st_mtime > 86400:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def _here() -> str:
-    return socket.gethostname().replace(".", "-")
 
 
 def _is_alive(pid: int) -> bool:
