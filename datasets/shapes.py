@@ -84,6 +84,7 @@ class Drawn(CoOpDataset):
         for base in (self.dataset_dir, self.cache_dir):
             self.image_dir = base / self.version
             if (self.image_dir / "manifest.json").is_file():
+                io.sweep(base, self.version)  # a run was killed while another one drew them
                 return read_split(self.image_dir / "manifest.json")
         try:
             self.draw_into(self.image_dir)

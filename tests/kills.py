@@ -59,7 +59,7 @@ CHANGING = {"seconds", "created", "files_sha256", "checksum", "card_sha256", "gi
 UNCOMPARED = "*log.txt*", "*/tensorboard*", "*/sweep/*", "*/.lock"
 DECORATION = "*/picture.png", "*/examples.safetensors"  # no result depends on them
 UNCLEAR = "inline_container", "Errno", "enforce fail", "0.0 GB", "Traceback"
-WHY = "No space left", "is full", "too large", "Read-only"
+WHY = "No space left", "free and this needs", "is full", "too large", "Read-only"
 ATTACKS = (
     "[{'EPS': '16', 'STEPS': 2, 'OBJECTIVE': 'embedding_kl', 'TARGET': 'embedding'},"
     " {'EPS': '4', 'STEPS': 2, 'ALPHA': '2'}]"
@@ -357,11 +357,16 @@ class World:
         return wrong
 
     def twice(self, scene: Scene, draw: random.Random) -> str:
-        """Run two commands of a scene at once, or its only one twice."""
-        first = self.start(scene.commands[0])
+        """Run two commands of a scene at once, or its only one twice; kill one of some."""
+        first, killed = self.start(scene.commands[0]), draw.random() < 0.5
         time.sleep(draw.choice([0, draw.uniform(0, scene.seconds)]))
-        codes = [ended(pid) for pid in (first, self.start(scene.commands[-1]))]
-        return "" if codes == [0, 0] else f"blocked: exit codes {codes}"
+        second = self.start(scene.commands[-1])
+        if killed:
+            time.sleep(draw.uniform(0, scene.seconds))
+            group(first, signal.SIGKILL)
+        codes = [ended(pid) for pid in (first, second)]
+        expected = codes[1] == 0 and (killed or codes[0] == 0)
+        return "" if expected else f"blocked: exit codes {codes}"
 
     @staticmethod
     def moment(scene: Scene, draw: random.Random, names) -> int:
@@ -398,13 +403,12 @@ class World:
         self.fresh(scene)
         wrong = [getattr(self, kind)(scene, draw)]
         try:
-            if kind != "twice":
-                before = files_of(self.folder / scene.after) if scene.after else {}
-                there = {n: digest for n, digest in files_of(self.work).items() if n in before}
-                wrong.append(compared(there, before))
-                for words in scene.commands:
-                    code = ended(self.start(words))
-                    wrong += [f"blocked: exit code {code}"] if code else []
+            before = files_of(self.folder / scene.after) if scene.after else {}
+            there = {n: found for n, found in files_of(self.work).items() if n in before}
+            wrong.append(compared(there, before))
+            for words in scene.commands:
+                code = ended(self.start(words))
+                wrong += [f"blocked: exit code {code}"] if code else []
             wrong.append(compared(files_of(self.work), scene.files))
         except Exception as error:
             wrong.append(f"half-written: {error}")

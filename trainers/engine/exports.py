@@ -25,6 +25,7 @@ from ..utils.io import (
     load_tensors,
     read_json,
     save_tensors,
+    sweep,
     temporary_next_to,
     tensors_digest,
     writable_dir,
@@ -61,6 +62,7 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
         UserError: ``folder`` holds something else, or cannot be written.
     """
     folder = Path(folder)
+    sweep(folder.parent, folder.name)  # a process was killed while another one wrote it
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if (folder / WEIGHTS).is_file() and (there := read_export(folder)).card == card:
             if tensors_digest(there.tensors) == tensors_digest(tensors):
@@ -80,6 +82,8 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
             temporary.write_text(page, encoding="utf-8")
         building.replace(folder)
     except OSError as error:
+        if (folder / WEIGHTS).is_file():  # another process was faster
+            return write_export(folder, tensors, card, page)
         raise UserError(
             f"cannot write '{folder}' ({error.strerror}); choose another folder with --out"
         ) from error

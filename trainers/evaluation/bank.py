@@ -33,7 +33,7 @@ from ..attacks import (
 )
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, load_tensors, save_tensors, writable_dir
+from ..utils.io import atomic_write, load_tensors, save_tensors, sweep, writable_dir
 from ..utils.seeds import hash_seed
 from .samples import ImageList
 
@@ -268,6 +268,7 @@ class Parts:
         bank = load_bank(path, key=self.key)
         if distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
+            sweep(path.parent, path.name)
         return bank
 
     def save(self, number: int, rows: Tensor, checks: dict, seconds: float, *, bank: Path):

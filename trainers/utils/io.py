@@ -61,7 +61,7 @@ def sweep(folder: Path, name: str = "") -> None:
     for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
         *_, owner, _, _ = left.name.split(".")
         pid, _, host = owner.partition("@")
-        with contextlib.suppress(OSError, ValueError):  # ValueError: of another form
+        with contextlib.suppress(OSError, ValueError, OverflowError):  # of another form
             killed = not _is_alive(int(pid)) and host == HERE
             if killed or time.time() - left.stat().st_mtime > 86400:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
