@@ -65,7 +65,8 @@ ATTACKS = (
     " {'EPS': '4', 'STEPS': 2, 'ALPHA': '2'}]"
 )
 QUICK = "OPTIM.MAX_EPOCH 3 TRAIN.CHECKPOINT_FREQ 1 DATALOADER.NUM_WORKERS 0 TEST.PROBES 0 "
-QUICK += "ATTACK.TRAIN.STEPS 1 TEST.PICTURE 1 DATALOADER.TEST.BATCH_SIZE 8 TEST.SAVE_ADV True"
+QUICK += "ATTACK.TRAIN.STEPS 1 TEST.PICTURE 1 DATALOADER.TEST.BATCH_SIZE 4 TEST.SAVE_ADV True"
+QUICK += " TEST.SUBSET 8"
 THROUGH = "ATTACK.TRAIN.TARGET end_to_end ATTACK.TRAIN.OBJECTIVE ce"
 
 
@@ -78,7 +79,8 @@ def train(trainer: str, out: str, more: str = "") -> list[str]:
 
 SWEEP = "sweep --trainers coop zsclip --datasets shapes --shots 1 --seeds 1 --config-file tiny "
 SWEEP += f"--root data --output output --jobs 2 --attack-config-file linf4_tiny --opts {QUICK}"
-TESTS = "robustness --model-dir out/advpt --attack-config-file linf4_tiny --root data"
+TESTS = "robustness --model-dir out/advpt --attack-config-file linf4_tiny --root data "
+TESTS += "--opts ATTACK.TEST.STEPS 2 DATALOADER.TEST.BATCH_SIZE 4"
 
 
 @dataclass
