@@ -73,6 +73,8 @@ def test_every_command_says_what_the_system_says(number, capsys):
     err = capsys.readouterr().err
     assert err.startswith(f"error: cannot read or write 'out/log.txt': {os.strerror(number)}; ")
     assert err.count("\n") == 1
+    assert run_tool(full, []) == 2  # such as print into a file
+    assert "cannot read or write the output: No space left" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError):  # which is a fault of the program
         run_tool(lambda argv: open("/nowhere/at/all"), [])
 

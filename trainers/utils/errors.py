@@ -55,7 +55,8 @@ def plainly() -> Iterator[None]:
     except OSError as error:
         if errno.errorcode.get(error.errno) not in SYSTEM:
             raise
-        text = f"cannot read or write {reason(error)}; change that, then run the same command again"
+        what = reason(error) if error.filename else f"the output: {error.strerror}"
+        text = f"cannot read or write {what}; change that, then run the same command again"
         raise UserError(text) from error
 
 
