@@ -315,7 +315,7 @@ def test_a_full_disk_is_refused_and_one_that_runs_full_keeps_what_came(
     with monkeypatch.context() as patch:
         patch.setattr(fetching.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=9000))
         code, _, err = run("fetch", "eurosat")
-    assert code == 2 and "has 9 kB free and this needs" in err and not server.requests
+    assert code == 2 and "has 9.00kB free and this needs" in err and not server.requests
     full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
     with monkeypatch.context() as patch:
         patch.setattr(fetching, "unpack", full)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from advprompt.compat.dassl.utils.logger import Logger
-from advprompt.data.fetching import in_bytes
 from advprompt.datasets.shapes import Shapes
 from advprompt.engine import run_folder, trainer
 from advprompt.engine.checkpoints import check_facts, load_checkpoint, save_checkpoint
@@ -137,8 +136,3 @@ def test_a_checkpoint_with_odd_facts_is_named(tmp_path, facts):
         load_checkpoint(tmp_path / "a")
     with pytest.raises(UserError, match=r"other classes \(a, 0.5, ...\) than"):
         check_facts({"classnames": ["a", 0.5]}, {"classnames": ["b"]}, "x", resuming=True)
-
-
-def test_sizes_are_in_words():
-    sizes = {0: "0 bytes", 999: "999 bytes", 9000: "9 kB", 2_500_000: "2.5 MB", 1.5e12: "1500 GB"}
-    assert {size: in_bytes(size) for size in sizes} == sizes

@@ -25,7 +25,6 @@ from .unpack import unpack
 
 STORE = ".downloads"  # folder in the data root for what is on its way
 UNPACKING = ".unpacking-"  # starts the name of a folder that is being filled
-UNITS = {10**9: "GB", 10**6: "MB", 10**3: "kB", 1: "bytes"}
 GROWTH = 2.05  # an archive of images and what it unpacks to, relative to the archive
 
 
@@ -181,12 +180,6 @@ def sweep(inventories: list[Inventory], root: Path) -> None:
                 folder.rmdir()
 
 
-def in_bytes(count: float) -> str:
-    """Return a size such as ``1.5 GB``."""
-    unit = next(size for size in UNITS if count >= size or size == 1)
-    return f"{count / unit:.4g} {UNITS[unit]}"
-
-
 def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
     """Fetch the pieces, small ones first; return a sentence for each that no address gave.
 
@@ -198,10 +191,10 @@ def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
     growth = {job: GROWTH if job.piece.addresses[0].is_archive else 1 for job in jobs}
     needed, free = sum(job.size * growth[job] for job in jobs), shutil.disk_usage(root).free
     if needed > free:
+        free, needed = (tqdm.format_sizeof(size, "B") for size in (free, needed))
         raise errors.UserError(
-            f"the disk of '{root}' has {in_bytes(free)} free and this needs about "
-            f"{in_bytes(needed)} (archives and what they unpack to); free some space, name fewer "
-            "data sets or choose another --root"
+            f"the disk of '{root}' has {free} free and this needs about {needed} (archives and "
+            "what they unpack to); free some space, name fewer data sets or choose another --root"
         )
     stop, failed = threading.Event(), []
     with ThreadPoolExecutor(at_once) as pool:

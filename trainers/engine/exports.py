@@ -81,12 +81,10 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
         with atomic_write(building / PAGE) as temporary:
             temporary.write_text(page, encoding="utf-8")
         building.replace(folder)
-    except OSError as error:
-        if (folder / WEIGHTS).is_file():  # another process was faster
-            return write_export(folder, tensors, card, page)
-        raise UserError(
-            f"cannot write '{folder}' ({error.strerror}); choose another folder with --out"
-        ) from error
+    except OSError:
+        if not (folder / WEIGHTS).is_file():
+            raise
+        return write_export(folder, tensors, card, page)  # another process was faster
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return True

@@ -8,7 +8,8 @@ import errno
 from collections.abc import Iterable, Iterator
 
 # what a machine says of files, not a fault of the program
-SYSTEM = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO", "ENAMETOOLONG")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SYSTEM = (*FULL, errno.EROFS, errno.EACCES, errno.EIO, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -53,7 +54,7 @@ def plainly() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if errno.errorcode.get(error.errno) not in SYSTEM:
+        if error.errno not in SYSTEM:
             raise
         what = reason(error) if error.filename else f"the output: {error.strerror}"
         text = f"cannot read or write {what}; change that, then run the same command again"
