@@ -48,6 +48,7 @@ from advprompt.experiments.pool import Local
 from advprompt.utils.entry import run_tool
 from advprompt.utils.io import load_tensors, tensors_digest
 from tests.file_server import FileServer, Served, zipped
+from tests.world import make_toy
 
 SLOW = "matplotlib.pyplot", "torch.utils.tensorboard", "jinja2", "submitit"  # to import
 PATIENCE = 120  # seconds until a command counts as blocked
@@ -66,7 +67,7 @@ ATTACKS = (
 )
 QUICK = "OPTIM.MAX_EPOCH 3 TRAIN.CHECKPOINT_FREQ 1 DATALOADER.NUM_WORKERS 0 TEST.PROBES 0 "
 QUICK += "ATTACK.TRAIN.STEPS 1 TEST.PICTURE 1 DATALOADER.TEST.BATCH_SIZE 4 TEST.SAVE_ADV True"
-QUICK += " TEST.SUBSET 8"
+QUICK += " TEST.SUBSET 8 MODEL.BACKBONE.NAME file:toy.pt INPUT.SIZE (32,32)"
 THROUGH = "ATTACK.TRAIN.TARGET end_to_end ATTACK.TRAIN.OBJECTIVE ce"
 
 
@@ -272,6 +273,7 @@ class World:
             importlib.import_module(name)
         for name in COMMANDS:
             command(name)
+        make_toy(folder / "toy.pt")
         serve()
         self.scenes = [s for s in SCENES if not names or s.name in names]
         for scene in SCENES:
@@ -282,6 +284,7 @@ class World:
         """Make the folder in which a case works."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
+        shutil.copy(self.folder / "toy.pt", self.work)
         if scene.after:
             shutil.copytree(self.folder / scene.after, self.work, dirs_exist_ok=True)
         self.log.write_bytes(b"")
