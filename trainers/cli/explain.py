@@ -8,8 +8,6 @@ replace the outputs of blocks, not word embeddings: their distances are larger a
 Needs the run's checkpoint and its backbone, no data set.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
@@ -20,8 +18,8 @@ from tabulate import tabulate
 from ..backbone import load_clip
 from ..engine import run_folder
 from ..engine.checkpoints import chosen_checkpoint, load_checkpoint
+from ..report import render as report
 from ..utils.errors import UserError
-from ..utils.io import atomic_write
 
 
 def text_vectors(weights: dict[str, torch.Tensor], prompts: dict) -> list[torch.Tensor]:
@@ -94,11 +92,7 @@ def _word(tokenizer, row: int) -> str:
 
 
 def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, list[dict]]:
-    """Return facts on a finished run and the nearest words of its text vectors.
-
-    Raises:
-        UserError: no run there, no checkpoint, another backbone, or no text vectors.
-    """
+    """Return facts on a run and the words nearest to its text vectors; UserError if it has none."""
     settings, tested = run_folder.stored(folder)
     trainer, backbone = settings["TRAINER.NAME"], settings["MODEL.BACKBONE.NAME"]
     learner = Path(tested.get("model_dir") or folder) / "prompt_learner"
@@ -179,6 +173,5 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     text = render(*explain(args.run, args.top, args.load_epoch), args.format)
     if args.out:
-        with atomic_write(args.out) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        report.write(args.out, text + "\n")
     print(f"wrote {args.out}" if args.out else text)

@@ -1,7 +1,5 @@
 """The config keys this package adds to Dassl's, their defaults, and the early checks."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from functools import cache
@@ -42,6 +40,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         cfg,
         "DATASET",
         SUBSAMPLE_CLASSES=Key("all", "half of the classes", choices=("all", "base", "new")),
+        FEWER_SHOTS=Key(False, "also train on classes with fewer images than NUM_SHOTS"),
         CACHE_DIR=Key("", "few-shot files and drawings; empty: with the data"),
         FEATURE_DIR=Key("", "cache of image features; empty: OUTPUT_DIR/banks"),
         TEMPLATE=Key("", "hand-made prompt; empty: the data set's own", check=check_template),
@@ -50,6 +49,12 @@ def extend_cfg(cfg: CfgNode) -> None:
     )
     auto = Key("auto", "keep decoded training images on the GPU", choices=("auto", "yes", "no"))
     add_defaults(cfg, "DATALOADER.TRAIN_X", IN_MEMORY=auto)
+    add_defaults(
+        cfg,
+        "TRAIN",
+        ROBUST_FREQ=Key(0, "epochs between PGD-10 accuracies for TensorBoard; 0: none", least=0),
+        ROBUST_SUBSET=Key(64, "of that many validation images, or training; never test", least=1),
+    )
     add_defaults(
         cfg,
         "TEST",

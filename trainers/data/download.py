@@ -4,8 +4,6 @@ An attempt asks for the rest of the file and checks that it is unchanged; with a
 with the whole file it starts over. The file gets its name once its checksum is verified.
 """
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import html

@@ -1,7 +1,5 @@
 """Fetching data sets: several files at once, each downloaded, unpacked aside and moved in place."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -191,10 +189,10 @@ def fetch_all(jobs: list[Job], root: Path, at_once: int) -> list[str]:
     growth = {job: GROWTH if job.piece.addresses[0].is_archive else 1 for job in jobs}
     needed, free = sum(job.size * growth[job] for job in jobs), shutil.disk_usage(root).free
     if needed > free:
-        free, needed = (tqdm.format_sizeof(size, "B") for size in (free, needed))
         raise errors.UserError(
-            f"the disk of '{root}' has {free} free and this needs about {needed} (archives and "
-            "what they unpack to); free some space, name fewer data sets or choose another --root"
+            f"the disk of '{root}' has {tqdm.format_sizeof(free, 'B')} free and this needs about "
+            f"{tqdm.format_sizeof(needed, 'B')} (archives and what they unpack to); free some "
+            "space, name fewer data sets or choose another --root"
         )
     stop, failed = threading.Event(), []
     with ThreadPoolExecutor(at_once) as pool:

@@ -1,7 +1,5 @@
 """Unpacking archives that nobody vouches for: nothing is written outside the given folder."""
 
-from __future__ import annotations
-
 import gzip
 import posixpath
 import tarfile
@@ -13,6 +11,8 @@ from pathlib import Path
 from .download import DownloadError, Progress
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
+# unpacked bytes for each of an archive's, and for any archive: images hardly shrink when packed
+_MOST, _ALWAYS = 50, 1 << 30
 _CLASH = (FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -25,19 +25,29 @@ def unpack(path: Path, folder: Path, wanted: Collection[str], bar: Progress) -> 
     """
     size = path.stat().st_size
 
-    def is_wanted(name: str) -> bool:
+    left = max(_MOST * size, _ALWAYS)
+
+    def is_wanted(name: str, unpacked: int) -> bool:
+        nonlocal left
         bar.show("unpacking", raw.tell(), size)
         plain = posixpath.normpath(name)
-        return any(plain == one or plain.startswith(f"{one}/") for one in wanted)
+        if not any(plain == one or plain.startswith(f"{one}/") for one in wanted):
+            return False
+        left -= unpacked
+        if left < 0:
+            raise ValueError(f"it is of {size:,} bytes and unpacks to over {_MOST} times as many")
+        return True
 
     def chosen(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
-        return tarfile.data_filter(member, target) if is_wanted(member.name) else None
+        return tarfile.data_filter(member, target) if is_wanted(member.name, member.size) else None
 
     try:
         with open(path, "rb") as raw:
             if raw.read(2) == b"PK":
                 with zipfile.ZipFile(raw) as archive:
-                    archive.extractall(folder, filter(is_wanted, archive.namelist()))
+                    members = archive.infolist()  # zipfile stops at the size that is stated
+                    members = [m for m in members if is_wanted(m.filename, m.file_size)]
+                    archive.extractall(folder, members)
             else:
                 raw.seek(0)
                 with tarfile.open(fileobj=raw) as archive:

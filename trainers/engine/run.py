@@ -14,6 +14,7 @@ from ..config import identity
 from ..records import flat_config
 from ..utils import distributed
 from ..utils.errors import UserError, reason
+from ..utils.text import Visible
 from . import run_folder
 from .data import check_listed
 from .trainer import RobustTrainer
@@ -68,6 +69,7 @@ def _work(cfg, task: run_folder.Task, asked: dict, no_train: bool) -> None:
         cfg.freeze()
     if distributed.is_main():
         setup_logger(task.record)
+        sys.stdout.file = Visible(sys.stdout.file)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32

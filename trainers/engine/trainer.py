@@ -30,6 +30,7 @@ from .draws import own_draws
 from .exports import read_start
 from .saving import SavingTrainer
 from .testing import test_model
+from .watching import watch
 
 
 def register(cls):
@@ -80,6 +81,7 @@ class RobustTrainer(SavingTrainer):
     tuning = False
     frozen_image_tower = True
     spec: PromptSpec | None = None
+    unwatched = False  # robust accuracy could not be measured during training
     formerly: ClassVar[dict] = {}
 
     def __init__(self, cfg):
@@ -287,7 +289,8 @@ class RobustTrainer(SavingTrainer):
                 f"data set {name} is for tests only; train on another one and test here "
                 "with --eval-only --model-dir RUN, as scripts/<method>/dg.sh does"
             )
-        if short := getattr(data, "short", ""):  # of our data sets; a fork's have none
+        short = getattr(data, "short", "")  # of our data sets; a fork's have none
+        if short and not self.cfg.DATASET.FEWER_SHOTS:
             raise UserError(short)
         if self.cfg.TEST.FINAL_MODEL == "best_val" and not data.val:
             raise UserError(
@@ -325,6 +328,7 @@ class RobustTrainer(SavingTrainer):
 
     def after_epoch(self):
         self.seconds["train"] += time.perf_counter() - self._clock
+        watch(self)
         super().after_epoch()
 
     def init_writer(self, log_dir):
