@@ -17,7 +17,7 @@ def harmless(tmp_path, *words):
 
 def test_a_few_kills_and_a_full_disk_do_no_harm(tmp_path):
     counts = "--targeted 4 --full 1 --twice 1 --seed 5"
-    harmless(tmp_path, *counts.split(), "--scenes", "AdvPT", "export", "fetch")
+    harmless(tmp_path, *counts.split(), "--scenes", "AdvPT", "export")
 
 
 @pytest.mark.slow

@@ -476,9 +476,7 @@ def test_a_dry_run_lists_what_is_missing_or_refused(call, monkeypatch):
     words = "run apd main dtd 16 tiny --dry-run"
     done = call(words, "MODEL.BACKBONE.NAME", "file:nosuch.pt")
     (note,) = re.findall("^note: data set .*", done.stdout, re.M)
-    assert re.fullmatch(
-        ".*DescribableTextures is not there: .*/dtd' .*advprompt data fetch dtd", note
-    )
+    assert re.fullmatch(".*DescribableTextures is not there: .*/dtd' .*advprompt data check", note)
     assert "note: the weights of file:nosuch.pt are not at 'nosuch.pt'" in done.stdout
     done = call(words, "TRAINER.APD.TEACHER", "none")
     assert done.returncode == 2 and "1 run: 1 refused." in done.stdout

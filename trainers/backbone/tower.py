@@ -9,7 +9,6 @@ open_clip (batch-first, optional LayerScale) and of OpenAI's ``clip`` (sequence-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 QUICK = 1.702  # the constant of OpenAI's approximation of GELU
 
@@ -32,19 +31,21 @@ class _QuickGELU(torch.autograd.Function):
     """x * sigmoid(1.702 x), written as silu(1.702 x) / 1.702, whose derivative is silu'(1.702 x).
 
     As plain operations it costs eight passes over the widest activations, backward included, and
-    keeps three copies of them; this way four passes and one copy.
+    keeps three copies of them; this way five passes and one copy.
     """
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
-        scaled = x * QUICK
-        ctx.save_for_backward(scaled)
-        return F.silu(scaled).mul_(1 / QUICK)
+        ctx.save_for_backward(x)  # and not its multiple, which has no second derivative
+        return F.silu(x * QUICK).mul_(1 / QUICK)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors)
+        scaled = ctx.saved_tensors[0] * QUICK
+        if not torch.is_grad_enabled():
+            return torch.ops.aten.silu_backward(grad, scaled)
+        share = scaled.sigmoid()  # the same, and differentiable again
+        return grad * share * (1 + scaled * (1 - share))
 
 
 def _mlp(block: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from .merging import merge_file
 
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
 SECTIONS: dict[str, tuple] = {}  # node -> (extend_cfg, check_cfg) of the room that it belongs to
+ALSO_CALLED = {"APT": "AdvCoOp"}  # names in public code -> our trainer of the same model
 METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
 
 

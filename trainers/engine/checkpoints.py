@@ -9,8 +9,9 @@ import torch
 from ..backbone.weights_files import refused_import
 from ..utils.errors import UserError
 from ..utils.io import atomic_write, load_pickle, tensors_digest
+from . import released
 
-LEARNER = "prompt_learner"  # folder of a run's checkpoints
+LEARNER = released.FOLDERS[0]  # folder of a run's checkpoints
 WEIGHTS = "prompts.safetensors"  # of an export
 DAMAGED = "delete it to resume from an earlier one, or give another --model-dir"
 KINDS = {  # of what a checkpoint may hold besides its weights
@@ -76,12 +77,18 @@ def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:
     return best if best.is_file() else newest_checkpoint(folder)
 
 
+def learner_of(run) -> Path:
+    """Return the folder of a run's checkpoints, under our name or one of the public code."""
+    folders = [Path(run) / name for name in released.FOLDERS]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
 def weights_file(path) -> Path:
     """Return the file INIT_WEIGHTS means: of an export, a run, or itself; UserError if none."""
     path = Path(path).expanduser()
     if path.is_file():
         return path
-    found = [path / WEIGHTS, chosen_checkpoint(path / LEARNER), chosen_checkpoint(path)]
+    found = [path / WEIGHTS, chosen_checkpoint(learner_of(path)), chosen_checkpoint(path)]
     for file in found if path.is_dir() else ():
         if file is not None and file.is_file():
             return file
@@ -92,7 +99,7 @@ def weights_file(path) -> Path:
 
 
 def load_checkpoint(path) -> dict:
-    """Read a checkpoint; UserError if it is missing, truncated, foreign, or could execute code."""
+    """Read a checkpoint, of public code by our names; UserError if missing or unreadable."""
     path = Path(path)
     damaged = f"checkpoint '{path}' is truncated or no checkpoint; {DAMAGED}"
     try:
@@ -120,8 +127,10 @@ def load_checkpoint(path) -> dict:
         found = state.get(holder, {}) if holder else state
         if key in found and not isinstance(found[key], kind):
             raise UserError(f"checkpoint '{path}' has {found[key]!r:.80} as '{name}'; {DAMAGED}")
+    if "advprompt" not in state and (theirs := released.convert(state, path)):
+        return theirs
     _rename_context(state)
-    return state
+    return state | {"released": None}
 
 
 def _rename_context(state: dict) -> None:

@@ -30,7 +30,7 @@ from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import json_digest, read_json, sha256_file, sweep, writable_dir, write_json
 from . import checkpoints
-from .checkpoints import LEARNER, chosen_checkpoint
+from .checkpoints import LEARNER, chosen_checkpoint, learner_of
 
 CONFIG_FILE = "config.json"
 TESTS = "tests"
@@ -135,7 +135,7 @@ def check_model(folder: Path, record: dict, run: Path, epoch: int | None = None)
     Raises:
         UserError: the checkpoint was changed after the test.
     """
-    path = chosen_checkpoint(run / LEARNER, epoch)
+    path = chosen_checkpoint(learner_of(run), epoch)
     if not record.get("prompts_sha256") or path is None or not path.is_file():
         return
     weights = checkpoints.load_checkpoint(path)["state_dict"]

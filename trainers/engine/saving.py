@@ -9,7 +9,7 @@ from .. import records
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import atomic_write, read_json
-from . import checkpoints, run_folder
+from . import checkpoints, released, run_folder
 
 # how prompts were trained whose checkpoint does not say it
 UNKNOWN = {"shots": None, "epochs": None, "train_threat": None, "seed": -1}
@@ -120,10 +120,15 @@ class SavingTrainer(TrainerX):
                 f"{type(self).__name__}, was not given"
             )
         for name in self.get_model_names():
-            folder = Path(directory) / name
+            own = name == checkpoints.LEARNER
+            folder = checkpoints.learner_of(directory) if own else Path(directory) / name
             path = checkpoints.chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
             state = checkpoints.load_checkpoint(path)
-            self.before_loading(facts := state.get("advprompt") or {})
+            facts = state.get("advprompt") or {}
+            if state["released"]:
+                self.released = released.fit(self, state["released"], path)
+            else:
+                self.before_loading(facts)
             checkpoints.check_facts(facts, self.checkpoint_facts(), path)
             checkpoints.load_prompts(self._models[name], state["state_dict"], path)
             self.origin = self._origin(state, Path(directory))

@@ -8,6 +8,7 @@ import torch
 
 from .. import records
 from ..attacks import compare, specs_from_cfg
+from ..config import identity
 from ..defences import build_defence
 from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
@@ -124,12 +125,13 @@ def run_attacks(cfg, evaluation: Evaluation) -> list[dict]:
         )
         for warning in entry["warnings"]:
             print(f"  warning: {warning}")
+    attacked = [entry for entry in attacks if "fresh draws" not in entry.get("defence", "")]
     try:
-        found = compare(attacks)
+        found = compare(attacked)
     except Exception as error:  # a check that fails is one more warning
-        found = {len(attacks) - 1: [f"compare: the attacks could not be compared ({error})"]}
+        found = {len(attacked) - 1: [f"compare: the attacks could not be compared ({error})"]}
     for i, warnings in found.items():
-        attacks[i]["warnings"] += warnings
+        attacked[i]["warnings"] += warnings
         print("".join(f"  warning: {warning}\n" for warning in warnings), end="")
     return attacks
 
@@ -137,14 +139,14 @@ def run_attacks(cfg, evaluation: Evaluation) -> list[dict]:
 def on_fresh_draws(entry: dict) -> list[dict]:
     """Return the entry for the images of an attack through a random defence, on fresh draws.
 
-    The worst of the draws counts; ``checks.again`` has them all.
+    Their mean counts, rounded down; ``checks.again`` has them all.
     """
     draws = [v for k, v in entry["checks"].get("again", {}).items() if k.startswith("draw")]
     if not draws:
         return []
     how = entry["defence"].replace("seen by the attack", "its images on fresh draws")
-    more = {"defence": f"{how}, worst of {len(draws)}", "correct": min(draws), "seconds": 0}
-    print(f"  its images on {len(draws)} fresh draws: right {draws} of {entry['n']}")
+    more = {"defence": how, "correct": sum(draws) // len(draws), "seconds": 0}
+    print(f"  its images on fresh draws: right {draws} of {entry['n']}")
     return [entry | more | {"warnings": []}]
 
 
@@ -159,7 +161,10 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
     training = trainer.trained_as()
     # under one path, MODEL.INIT_WEIGHTS may have been another file
     sha256 = training.get("init_sha256")
-    start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else {}
+    start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else trainer.released
+    config = records.flat_config(cfg)
+    if trainer.released:  # the settings of this call are not those of the training
+        config = identity.of_test(config)
     which = cfg.DATASET.SUBSAMPLE_CLASSES
     protocol = cfg.TEST.PROTOCOL or (
         "base2new" if which != "all" else "few_shot" if trainer.trainable else "zero_shot"
@@ -188,7 +193,7 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         seconds={k: round(v, 3) for k, v in trainer.seconds.items()},
         clean={"n": len(right), "correct": int(right.sum())},
         attacks=attacks,
-        config=records.flat_config(cfg) | start,
+        config=config | start,
         status="completed",
         device=trainer.device,
         processes=distributed.world(),

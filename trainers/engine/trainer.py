@@ -121,6 +121,7 @@ class RobustTrainer(SavingTrainer):
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
         self.origin: dict | None = None  # of loaded prompts: how they were trained
+        self.released: dict = {}  # of a checkpoint of the public code: what a record says of it
         self.init_sha256 = ""  # of the file that training starts from
 
     def build_data_loader(self):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from ..attacks import (
@@ -18,7 +17,6 @@ from ..attacks import (
 )
 from ..defences import Defence, defended
 from ..defences.base import another_draw, content_seeds
-from ..testtime.base import ROOM
 from .victim import Victim
 
 FRESH = 5  # draws of a random test-time defence that answer to the images of an attack through it
@@ -62,20 +60,15 @@ class Attacker:
     def fresh(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield names and logits (B, K) of fresh draws of a random test-time defence."""
         seeds = content_seeds(images)
-        for number in range(FRESH if self.defence.random else 0):
+        for number in range(FRESH if self.defence.random else 1):
             own = another_draw(seeds, -1 - number)  # an attack's count from 1
             yield f"draw {number + 1}", self.defence.answer(self.model, images, own)
 
     def plain(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield the plain average of the views that a method of views has drawn."""
-        method = getattr(self.defence, "then", self.defence)
-        if hasattr(method, "averaged") and method is self.defence:
-            seeds, size = content_seeds(images), max(1, ROOM // method.copies)
-            parts = [
-                method.averaged(self.model, images[i : i + size], seeds[i : i + size])
-                for i in range(0, len(images), size)
-            ]
-            yield "views averaged", torch.cat(parts)
+        logits = self.defence.averaged(self.model, images, content_seeds(images))
+        if logits is not None:
+            yield "views averaged", logits
 
     def random(self, seen: bool) -> bool:
         """Return True if the attack sees another draw of a random model at every step."""
@@ -154,7 +147,10 @@ class Attacker:
         if spec.drop and not self.decides(spec, seen):
             facts["drop"] = False
         if self.defence:
-            name, *settings = (f"{k} {v}" for k, v in self.defence.describe().items())
+            told, own = self.defence.describe(), []
+            if self.defence.on_logits:  # what it is, the configuration says: methods share a table
+                told, own = told.get("behind", {}), ["test-time"]
+            words = [f"{k} {v}".removeprefix("name ") for k, v in told.items()]
             how = f"seen by the attack, eot {self.eot}" if seen else "unseen by the attack"
-            facts["defence"] = ", ".join([name.removeprefix("name "), *settings, how])
+            facts["defence"] = ", ".join([*words, *own, how])
         return facts

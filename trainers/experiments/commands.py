@@ -9,9 +9,10 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..testtime import METHODS
 from ..utils.errors import UserError
 from . import protocols
 from .jobs import Job, Planner, method_names, parse_tests, unknown
@@ -308,6 +309,17 @@ def _that_apply(tests: Sequence[str], config: str, threat: str, context: Context
         else:
             kept.append(f"{full}{plus}{rest}")
     return " ".join(kept)
+
+
+def testtime(words: Sequence[str], context: Context) -> list[Step]:
+    """METHOD DATASET [CFG] [KEY VALUE ...]: zero-shot CLIP under a test-time defence, untrained."""
+    method, *words = words or [""]
+    if method not in METHODS:
+        raise unknown("test-time defence", method, METHODS, context.usage)
+    call, table = context.call(words, zero=True), protocols.table("testtime")
+    own = f"TESTTIME.NAME {method} {table['opts']} {table['tiny'] * is_tiny(call.config)}".split()
+    call = replace(call, opts=(*own, *call.opts))
+    return [methods(["zsclip"], context, call, attack=context.attack)]
 
 
 def results(words: Sequence[str], context: Context) -> list[Step]:

@@ -268,8 +268,9 @@ def unknown(what: str, word: str, known: Iterable[str], where: str) -> UserError
 def _test_name(prefix: str, attack: str, opts: Sequence[str]) -> str:
     given = dict(zip(opts[::2], opts[1::2], strict=True))
     tested = {k: v for k, v in given.items() if identity.is_test(k) and k != "TEST.PROTOCOL"}
+    defence = tested.pop("TESTTIME.NAME", "")
     own = "".join(f"_{k}-{v}" for k, v in tested.items() if not identity.is_neutral(k))
-    return "_".join(filter(None, [prefix, attack])) + _shortened(own)
+    return "_".join(filter(None, [prefix, attack, defence])) + _shortened(own)
 
 
 def _shortened(text: str) -> str:

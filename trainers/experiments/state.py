@@ -127,16 +127,14 @@ def cfg_of(job: Job):
 
 def missing(cfgs: Iterable) -> list[str]:
     """Return a short line for each data set and each backbone that is not there."""
-    from ..datasets.sources import find_source  # after a fork's own data sets
-
     found = set()
     for cfg in cfgs:
         try:
             check_data(cfg)
         except UserError as error:
-            source = find_source(DATASET_REGISTRY.get(cfg.DATASET.NAME))
-            hint = f"; advprompt data fetch {source.short}" if source else ""
-            found.add(str(error).partition("; ")[0] + hint)
+            found.add(
+                str(error).partition("; ")[0] + "; 'advprompt data check' says where to get it"
+            )
         name = cfg.MODEL.BACKBONE.NAME
         path, hint = Path(name.removeprefix("file:").partition("?")[0]).expanduser(), ""
         if name in loading.OPENAI:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +35,7 @@ class TestTime(Defence):
     Attributes:
         keys: what ``TESTTIME.<NAME>`` holds; each default's origin stands beside it.
         needs: what it takes of the model: ``logits``, ``features`` of images, or ``text`` as well.
+        passes: what the model has computed so far: images, and texts of all classes.
     """
 
     keys: ClassVar[dict[str, Key]] = {}
@@ -41,11 +44,13 @@ class TestTime(Defence):
     random = True
 
     def __init__(self, victim: Any, **values):
-        self.victim, self.values = victim, values
-        if self.needs == "text" and victim.clip is None:
+        self.victim, self.values, self.passes = victim, values, Counter()
+        there = {"text": victim.clip is not None, "features": victim.has_features}
+        if not there.get(self.needs, True):
+            what = {"text": "a CLIP with texts of the classes", "features": "image features"}
             raise UserError(
-                f"test-time defence '{self.name}' needs the texts of the classes, and "
-                f"{victim.name} has no CLIP inside; use ensemble, zero or et3, which take logits"
+                f"test-time defence '{self.name}' needs {what[self.needs]}, which {victim.name} "
+                "does not offer; use ensemble, zero or et3, which take logits"
             )
 
     def __getattr__(self, name: str):
@@ -60,22 +65,42 @@ class TestTime(Defence):
         return self.values.get("views", 1)
 
     def describe(self):
-        own = {k: v for k, v in self.values.items() if v != self.keys[k.upper()].default}
-        return {"name": self.name} | {k: v for k, v in self.values.items() if k == "views"} | own
+        return {"name": self.name} | self.values
 
     def answer(self, forward, images, seeds, *, attack=False):
-        size = max(1, ROOM // self.copies)
-        parts = zip(images.split(size), _groups(seeds, size), strict=True)
-        return torch.cat([self.adapted(forward, x, own, attack) for x, own in parts])
+        return self.in_parts(partial(self.adapted, self.counted(forward), attack), images, seeds)
 
-    def adapted(self, forward: Forward, images: Tensor, seeds: Sequence[int], attack: bool):
+    def averaged(self, forward: Forward, images: Tensor, seeds: Sequence[int]) -> Tensor | None:
+        """Return the plain average over the same views (B, K), to compare with; None: no views."""
+        return None
+
+    def in_parts(self, answer: Callable, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return what ``answer`` returns, a few images at a time."""
+        size = max(1, ROOM // self.copies)
+        own = [seeds[i : i + size] for i in range(0, len(seeds), size)]
+        return torch.cat([answer(x, s) for x, s in zip(images.split(size), own, strict=True)])
+
+    def counted(self, forward: Forward) -> Forward:
+        """Return the same function of images; what goes through it is counted."""
+
+        def counting(images: Tensor) -> Tensor:
+            self.passes["image forwards"] += len(images)
+            return forward(images)
+
+        return counting
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the model's raw image features (B, D), float32."""
+        return self.counted(self.victim.features)(images).float()
+
+    def adapted(self, forward: Forward, attack: bool, images: Tensor, seeds: Sequence[int]):
         """Return the adapted model's logits (B, K).
 
         Args:
             forward: the model as it is.
+            attack: the answer is to be differentiated: what has no gradient gets a surrogate's.
             images: (B, 3, H, W) in [0, 1].
             seeds: an image's randomness comes from its own alone.
-            attack: the answer is to be differentiated: what has no gradient gets a surrogate's.
         """
         raise NotImplementedError
 
@@ -83,7 +108,3 @@ class TestTime(Defence):
 def moved(images: Tensor, changed: Tensor) -> Tensor:
     """Return ``changed`` images with the gradient of the identity (BPDA)."""
     return straight_through(images, changed.detach())
-
-
-def _groups(seeds: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [seeds[i : i + size] for i in range(0, len(seeds), size)]

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from ..config.keys import Key
 from .base import register
 from .ensemble import OfViews
-from .views import keys_of_views
 
 
 @register
@@ -17,17 +16,17 @@ class MTA(OfViews):
 
     name = "mta"
     needs = "text"
-    keys = keys_of_views(64, "authors' code") | {
+    keys = {
         "NEAREST": Key(0.3, "share of the views in the bandwidth (authors' code)", most=1, least=0),
         "AFFINITY": Key(4.0, "weight of agreement (authors' code)", least=0, most=1000),
         "TEMPERATURE": Key(0.2, "of the scores (authors' code)", least=1e-3, most=1000),
         "ROUNDS": Key(5, "of scores and mode, and within each (authors' code)", least=1, most=100),
     }
 
-    def adapted(self, forward, images, seeds, attack):
+    def adapted(self, forward, attack, images, seeds):
         victim = self.victim
-        raw = victim.features(self.views(images, seeds))
-        features = self.of_each(F.normalize(raw.float(), dim=-1))  # (B, V, D)
+        raw = self.features(self.views(images, seeds))
+        features = self.of_each(F.normalize(raw, dim=-1))  # (B, V, D)
         mode = self.mode(features, self.of_each(victim.score(raw)).softmax(-1))  # (B, D)
         return victim.score(mode)
 

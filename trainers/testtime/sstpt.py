@@ -14,7 +14,7 @@ from .base import moved, register
 from .tuning import Tuned, keys_of_tuning
 from .views import entropy
 
-SCORES = {"suit": 0.4, "stable": 0.6}  # the authors' weights
+SCORES = (0.4, 0.6)  # the authors' weights: whether a view suits, and whether it is stable
 
 
 @register
@@ -26,23 +26,24 @@ class SSTPT(Tuned):
     """
 
     name = "sstpt"
-    keys = keys_of_tuning(16, 3 / 16, "authors' code") | {
+    count = 16
+    keys = keys_of_tuning(3 / 16, "authors' code") | {
         "SHARPNESS": Key(0.25, "temperature of the weights (authors' code)", least=1e-6, most=100),
         "WEIGHT": Key(1.0, "of the distance to the others (authors' code)", least=0, most=1000),
     }
 
-    def adapted(self, forward, images, seeds, attack):
+    def adapted(self, forward, attack, images, seeds):
         views = self.views(images, seeds)  # (B * V, 3, H, W)
         weak = [weakly(x, s) for x, s in zip(self.of_each(views), seeds, strict=True)]
-        both = self.victim.features(torch.cat([views, torch.cat(weak)])).float()
+        both = self.features(torch.cat([views, torch.cat(weak)]))
         features, others = map(self.of_each, F.normalize(both, dim=-1).chunk(2))  # (B, V, D)
         return torch.stack([self._of_one(*pair) for pair in zip(features, others, strict=True)])
 
     def _of_one(self, features: Tensor, weak: Tensor) -> Tensor:
         texts, chosen = self.first[1].detach(), self.chosen(features)
         start = self.score(features, texts)  # (V, K)
-        weights = self.weights(features, start, self.score(weak, texts))  # (V,)
-        own = weights[chosen].detach()
+        known = self.known(features, start, self.score(weak, texts))  # (2, V)
+        own = self.weights(known[:, chosen].detach())  # among the chosen alone
         answers = start[chosen].detach().softmax(-1)  # (n, K)
         total = (own[:, None] * answers).sum(0)
         rest = (total - own[:, None] * answers) / (own.sum() - own).clamp(min=1e-12)[:, None]
@@ -52,25 +53,28 @@ class SSTPT(Tuned):
             apart = (rest * (rest.clamp(min=1e-12).log() - logs)).sum(-1).mean()
             return entropy(logits).mean() + self.weight * apart
 
-        return weights @ self.score(features, self.tune(features[chosen], loss))
+        return self.weights(known) @ self.score(features, self.tune(features[chosen], loss))
 
-    def weights(self, features: Tensor, logits: Tensor, weak: Tensor) -> Tensor:
-        """Return the views' weights (V,) by features (V, D) and logits (V, K) before and after."""
+    def known(self, features: Tensor, logits: Tensor, weak: Tensor) -> Tensor:
+        """Return how well views suit and how stable they are (2, V).
+
+        Args:
+            features: (V, D), of unit length.
+            logits, weak: (V, K) before and after the weak augmentation.
+        """
         others = len(features) - 1
         far = (2 - 2 * features @ features.mT).sum(1) / others
         middle = torch.stack([logits, weak]).log_softmax(-1).logsumexp(0) - np.log(2)
         apart = sum(
             (x.softmax(-1) * (x.log_softmax(-1) - middle)).sum(-1) / 2 for x in (logits, weak)
         )
-        known = {"suit": 1 / far.clamp(min=1e-6), "stable": 1 / apart.clamp(min=1e-6)}
-        score = sum(SCORES[name] * _spread(value) for name, value in known.items())
+        return torch.stack([1 / (far.clamp(min=0) + 1e-8), 1 / (apart.clamp(min=0) + 1e-8)])
+
+    def weights(self, known: Tensor) -> Tensor:
+        """Return the weights (n,) of views by what is known of them (2, n)."""
+        low, high = known.amin(1, keepdim=True), known.amax(1, keepdim=True)
+        score = known.new_tensor(SCORES) @ ((known - low) / (high - low).clamp(min=1e-8))
         return (score / self.sharpness).softmax(0)
-
-
-def _spread(values: Tensor) -> Tensor:
-    """Return values from 0 to 1."""
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low).clamp(min=1e-12)
 
 
 def weakly(views: Tensor, seed: int) -> Tensor:

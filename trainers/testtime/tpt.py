@@ -13,7 +13,7 @@ class TPT(Tuned):
     """Minimises the entropy of the chosen views' mean probability."""
 
     name = "tpt"
-    keys = keys_of_tuning(64, 0.1, "paper")
+    keys = keys_of_tuning(0.1, "paper")
 
     def loss(self, logits, texts):
         return entropy(log_mean(logits[None]))[0]
@@ -24,7 +24,7 @@ class CTPT(TPT):
     """TPT that also spreads the texts around their mean, for calibration."""
 
     name = "ctpt"
-    keys = keys_of_tuning(64, 0.1, "paper") | {
+    keys = keys_of_tuning(0.1, "paper") | {
         "LAMBDA": Key(50.0, "weight of the spread (paper; 20 on ImageNet's family)", least=0)
     }
 

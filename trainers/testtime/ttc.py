@@ -32,7 +32,7 @@ class TTC(TestTime):
         "BETA": Key(2.0, "growth of the steps' weights (paper)", least=0, most=100),
     }
 
-    def adapted(self, forward, images, seeds, attack):
+    def adapted(self, forward, attack, images, seeds):
         return forward(moved(images, self.counterattacked(images.detach(), seeds)))
 
     @torch.enable_grad()
@@ -42,14 +42,15 @@ class TTC(TestTime):
         draws = [torch.rand(x.shape, generator=g) for x, g in zip(images, generators(seeds))]  # noqa: B905
         delta = ball(eps * (2 * torch.stack(draws).to(images) - 1), images, eps)
         with torch.no_grad():
-            own = self.victim.features(images).float()  # (B, D)
-            moved_by = (self.victim.features(images + delta).float() - own).norm(dim=1)
-        still = moved_by / own.norm(dim=1) < self.tau  # (B,)
+            own = self.features(images)  # (B, D)
+            apart = (self.features(images + delta) - own).norm(dim=1)
+        still = apart / own.norm(dim=1) < self.tau  # (B,)
         path = [delta]
         for _ in range(self.steps):
             probe = path[-1].clone().requires_grad_()
-            far = (self.victim.features(images + probe).float() - own).square().sum()
+            far = (self.features(images + probe) - own).square().sum()
             (gradient,) = torch.autograd.grad(far, probe)
+            self.passes["image backwards"] += len(images)
             path.append(ball(path[-1] + alpha * gradient.sign(), images, eps))
         weights = torch.arange(self.steps + 1, device=images.device).mul(self.beta).softmax(0)
         counter = (weights.view(-1, 1, 1, 1, 1) * torch.stack(path)).sum(0)

@@ -9,32 +9,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.features import cosine_logits
-from ..config.keys import Key
-from ..prompting import PromptedCLIP, PromptSpec
+from ..backbone.features import cosine_logits, text_features
+from ..config.keys import Key, check_template
+from ..prompting import templates
+from ..prompting.frame import PromptFrame, context_words
 from ..utils.errors import UserError
 from .ensemble import OfViews
-from .views import keys_of_views
+from .views import most_confident
 
 
-def keys_of_tuning(views: int, select: float, source: str) -> dict[str, Key]:
+def keys_of_tuning(select: float, source: str) -> dict[str, Key]:
     """Return the declarations of a method that tunes text prompts."""
-    return keys_of_views(views, source) | {
-        "SELECT": Key(select, f"share of the views, the most confident ({source})", least=0.001),
+    return {
+        "SELECT": Key(select, f"share of the views, the most confident ({source})", 0.001, 1),
         "LR": Key(5e-3, f"of AdamW ({source})", least=0, most=10),
         "DECAY": Key(0.01, "weight decay of AdamW (torch's default)", least=0, most=10),
         "STEPS": Key(1, f"of AdamW ({source})", least=1, most=100),
-        "CTX_INIT": Key("a photo of a", "where the model has no text vectors (R-TPT's code)"),
+        "TEMPLATE": Key(
+            "",
+            "its words are tuned where the model has no vectors; empty: the model's own (ours; the "
+            "authors' code has 'a photo of a {}.')",
+            check=check_template,
+        ),
     }
 
 
 class Tuned(OfViews):
     """Tunes the text vectors of the first layer to the views of an image, and starts afresh.
 
-    Where the model has learned text vectors they are the start, otherwise the words of
-    ``CTX_INIT``. The image tower stays as it is. An attack goes through the features of the views;
-    the tuned vectors are computed anew at every step of it and held fixed within, since one step
-    of AdamW has the sign of its gradient alone.
+    Where the model has learned text vectors they are the start, otherwise the words before the
+    class name in its template. The image tower stays as it is, also where text vectors drive
+    visual ones. An attack goes through the features of the views; the tuned vectors are computed
+    again at every step of it and held fixed within, since one step of AdamW has the sign of its
+    gradient alone.
     """
 
     needs = "text"
@@ -44,38 +51,46 @@ class Tuned(OfViews):
         raise NotImplementedError
 
     @cached_property
-    def model(self) -> PromptedCLIP:
-        """The prompted model whose text vectors are tuned."""
-        victim = self.victim
-        own = getattr(victim, "prompted", None)
-        if own is None or not own.spec.acts_on_texts:
-            words = self.ctx_init
-            count = len(victim.clip.tokenizer.encode(words.replace("_", " ")))
-            spec = PromptSpec(text=count, text_init=words)
-            return PromptedCLIP(victim.clip, list(victim.classnames), spec)
-        if not own.spec.text:
-            raise UserError(
-                f"{victim.name} refines the words of its texts and has no text vectors, which "
-                f"'{self.name}' tunes; use ensemble, zero, mta, ttc or et3"
-            )
-        return own
-
-    @cached_property
-    def start(self) -> list[Tensor]:
-        """The text vectors of all layers before an image is seen."""
+    def prompts(self) -> tuple[list[Tensor], Callable[[list[Tensor]], Tensor]]:
+        """The text vectors of all layers at the start, and what makes texts (K, D) of such."""
+        victim, clip, own = self.victim, self.victim.clip, self.victim.prompted
         with torch.inference_mode(False):
-            return [vectors.detach().clone() for vectors in self.model.text_vectors()]
+            if own is not None and own.spec.text:
+                start = [vectors.detach().clone() for vectors in own.text_vectors()]
+                return start, lambda vectors: own.text_features(vectors=vectors)
+            if own is not None and own.spec.acts_on_texts:
+                raise UserError(
+                    f"{victim.name} refines the words of its texts and has no text vectors, which "
+                    f"'{self.name}' tunes; use ensemble, zero, mta, ttc or et3"
+                )
+            template = self.template or victim.template
+            words = context_words(clip, template.partition("{}")[0].strip())
+            if not words:
+                raise UserError(
+                    f"the prompt '{template}' has no words before the class name, which "
+                    f"'{self.name}' tunes; set TESTTIME.{self.name.upper()}.TEMPLATE to "
+                    "'a photo of a {}.'"
+                )
+            ids = clip.tokenize(templates.fill(template, victim.classnames)).cpu()
+            length = int(clip.end_of_text(ids).max()) + 1 if clip.causal else ids.shape[1]
+            holes = slice(1, 1 + len(words))  # after the start token
+            start = [clip.embed_tokens(ids[:1, holes]).detach()[0].float()]
+            ids[:, holes] = -1 - torch.arange(len(words))
+            frame = PromptFrame(ids[:, :length], clip).to(clip.device)
+        return start, lambda vectors: text_features(clip, frame.fill(vectors[0]))
 
     @cached_property
     def first(self) -> tuple[Tensor, Tensor]:
         """The first layer's vectors and the texts (K, D) made of them, with their graph."""
         with torch.enable_grad():
-            vectors = self.start[0].requires_grad_()
+            vectors = self.prompts[0][0].requires_grad_()
             return vectors, self.texts(vectors)
 
     def texts(self, vectors: Tensor) -> Tensor:
         """Return the unit-length texts (K, D) with these vectors in the first layer."""
-        return self.model.text_features(vectors=[vectors, *self.start[1:]])
+        self.passes["text forwards"] += 1
+        start, texts = self.prompts
+        return texts([vectors, *start[1:]])
 
     def score(self, features: Tensor, texts: Tensor) -> Tensor:
         return cosine_logits(features, texts, self.victim.clip.logit_scale)
@@ -93,15 +108,16 @@ class Tuned(OfViews):
             leaf = texts.detach().requires_grad_()
             (wanted,) = torch.autograd.grad(loss(self.score(features, leaf), leaf), leaf)
             (tuned.grad,) = torch.autograd.grad(texts, vectors, wanted, retain_graph=not step)
+            self.passes["text backwards"] += 1
             with torch.no_grad():
                 optimizer.step()
             tuned.requires_grad_(False)
         with torch.no_grad():
             return self.texts(tuned)
 
-    def adapted(self, forward, images, seeds, attack):
-        raw = self.victim.features(self.views(images, seeds))
-        features = self.of_each(F.normalize(raw.float(), dim=-1))  # (B, V, D)
+    def adapted(self, forward, attack, images, seeds):
+        raw = self.features(self.views(images, seeds))
+        features = self.of_each(F.normalize(raw, dim=-1))  # (B, V, D)
         return torch.stack([self.of_one(rows) for rows in features])
 
     def of_one(self, features: Tensor) -> Tensor:
@@ -112,8 +128,6 @@ class Tuned(OfViews):
 
     def chosen(self, features: Tensor) -> Tensor:
         """Return the indices (n,) of the most confident views at the start."""
-        from .views import most_confident
-
         logits = self.score(features.detach(), self.first[1].detach())
         return most_confident(logits[None], self.select)[0]
 

@@ -15,20 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config.keys import Key
 from .base import moved
 
 RATIO = (3 / 4, 4 / 3)  # of width to height, torchvision's default
 CHAINS, LONGEST = 3, 3  # of AugMix (Hendrycks et al., 2020), as R-TPT's code has it
-
-
-def keys_of_views(count: int, source: str) -> dict[str, Key]:
-    """Return the declarations of a method's views."""
-    return {
-        "VIEWS": Key(count, f"of an image, with itself ({source})", least=2, most=4096),
-        "SCALE": Key(0.08, "least area of a crop (torchvision's)", least=0.01, most=1),
-        "AUGMIX": Key(True, "after the crop (R-TPT's code, but for ImageNet)"),
-    }
 
 
 def views_of(images: Tensor, seeds: Sequence[int], count: int, scale: float, augmix: bool):

@@ -20,6 +20,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..compat.dassl.utils.plain import stand_ins
 from .errors import UserError
 
 LARGEST_JSON, LARGEST_YAML = 1 << 28, 1 << 20  # bytes
@@ -186,11 +187,13 @@ def read_yaml(path) -> dict:
 def load_pickle(path):
     """Return what ``torch.save`` wrote, tensors on the CPU; nothing in the file is executed.
 
+    A dict stands for the schedules and optimizers that Dassl pickles.
+
     Raises:
         pickle.UnpicklingError: it names something to execute.
         Exception: of many kinds, it is damaged or holds what :func:`flaw_of` refuses.
     """
-    with warnings.catch_warnings():
+    with stand_ins(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice is for pickles that are refused anyway
         value = torch.load(path, map_location="cpu", weights_only=True)
     if flaw := flaw_of(value, tensors=True):
