@@ -45,6 +45,7 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
         UserError: ``folder`` holds something else, or cannot be written.
     """
     folder = Path(folder)
+    io.sweep(folder.parent, folder.name)  # a process was killed while another one wrote it
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if (folder / WEIGHTS).is_file() and (there := read_export(folder)).card == card:
             if io.tensors_digest(there.tensors) == io.tensors_digest(tensors):
@@ -55,18 +56,18 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
         )
     parent = io.writable_dir(folder.parent)
     building = io.temporary_next_to(parent / folder.name)
-    building.mkdir()
     try:
+        building.mkdir()
         metadata = {"card": card, "card_sha256": io.json_digest(card)}
         io.save_tensors(building / WEIGHTS, tensors, metadata)
         io.write_json(building / CARD, card)
         with io.atomic_write(building / PAGE) as temporary:
             temporary.write_text(visible(page), encoding="utf-8")
         building.replace(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write '{folder}' ({error.strerror}); choose another folder with --out"
-        ) from error
+    except OSError:
+        if not (folder / WEIGHTS).is_file():
+            raise
+        return write_export(folder, tensors, card, page)  # another process was faster
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return True

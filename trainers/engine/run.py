@@ -13,7 +13,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from ..config import identity
 from ..records import flat_config
 from ..utils import distributed
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason
 from ..utils.text import Visible
 from . import run_folder
 from .data import check_listed
@@ -51,6 +51,7 @@ def start(
     with run_folder.locked(run_folder.place_of(cfg, **asked)):
         task = run_folder.Task(*distributed.agree(lambda: run_folder.look(cfg, **asked)))
         if task.state == "done":
+            run_folder.clear(task.record)
             own = {"trained": not eval_only}
             if note := distributed.agree(lambda: check_listed(cfg, task.record, **own)):
                 print(note)
@@ -92,7 +93,7 @@ def _work(cfg, task: run_folder.Task, asked: dict, no_train: bool) -> None:
         try:
             trainer.train()
         except OSError as error:  # of Dassl's loaders; one in a worker process has its traceback
-            why = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
+            why = reason(error).strip().splitlines()[-1].removeprefix("OSError: ")
             raise UserError(f"training stopped, its checkpoints are kept: {why}") from error
 
 

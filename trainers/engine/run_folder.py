@@ -12,6 +12,7 @@ Nothing here builds a model or an image: a dry run asks :func:`look` as well.
 import contextlib
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +28,13 @@ from ..config.merging import merge
 from ..records import FILE_NAME, completed_record, flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import json_digest, read_json, sha256_file, writable_dir, write_json
+from ..utils.io import json_digest, read_json, sha256_file, sweep, writable_dir, write_json
 from . import checkpoints
 from .checkpoints import LEARNER, chosen_checkpoint, learner_of
 
 CONFIG_FILE = "config.json"
 TESTS = "tests"
+UNFINISHED = "unfinished"  # next to a record: what attacks have found so far
 FORMER_TESTS = "robustness"  # where older versions kept tests under other threat models
 TESTED = ("eval_only", "model_dir", "load_epoch")  # what config.json of a test adds
 LONGEST = 80  # characters of a test's name
@@ -249,6 +251,12 @@ def claim(cfg, task: Task, *, eval_only=False, model_dir="", load_epoch=None, **
         _note(Path(task.record), _named(settings) | facts)
 
 
+def clear(folder) -> None:
+    """Remove what a test that was killed right after writing its record has left."""
+    shutil.rmtree(Path(folder, UNFINISHED), ignore_errors=True)
+    sweep(Path(folder))
+
+
 def _note(folder: Path, settings: dict) -> None:
     _claimed.add(folder / CONFIG_FILE)
     write_json(folder / CONFIG_FILE, settings)
@@ -257,9 +265,10 @@ def _note(folder: Path, settings: dict) -> None:
 def _release() -> None:
     """Give up folders that this process has claimed and made nothing in."""
     for path in _claimed:
-        kept = (path.parent.glob(name) for name in (FILE_NAME, "unfinished", "**/*.pth.tar*"))
+        kept = (path.parent.glob(name) for name in (FILE_NAME, UNFINISHED, "**/*.pth.tar*"))
         if not any(any(found) for found in kept):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
     _claimed.clear()
 
 

@@ -16,6 +16,7 @@ from ..evaluation.victim import TrainerVictim
 from ..testtime import with_testtime
 from ..utils import distributed
 from ..utils.io import write_json
+from . import run_folder
 from .data import MODEL_FILE
 
 
@@ -25,7 +26,7 @@ def evaluation_of(trainer, split: str) -> Evaluation:
     return Evaluation(
         victim,
         ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
-        folder=trainer.record_dir / "unfinished",
+        folder=trainer.record_dir / run_folder.UNFINISHED,
         cache=trainer.bank_folder(),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
         probes=cfg.TEST.PROBES,

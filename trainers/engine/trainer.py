@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +265,7 @@ class RobustTrainer(SavingTrainer):
             found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
             self.task = run_folder.Task(*found)
             if self.task.state == "done":
+                run_folder.clear(self.task.record)
                 if record := records.completed_record(self.task.record):
                     self.data.check(self.task.record, record, trained=not self.tested)
                 print(f"skipped: {self.task.record} holds a completed record of this configuration")
@@ -331,14 +333,21 @@ class RobustTrainer(SavingTrainer):
         super().after_epoch()
 
     def init_writer(self, log_dir):
+        threading.excepthook = _report
         if distributed.is_main():
-            super().init_writer(log_dir)
+            self._decorate(super().init_writer, log_dir)
 
     def write_scalar(self, tag, scalar_value, global_step=None):
+        self._decorate(super().write_scalar, tag, scalar_value, global_step)
+
+    def close_writer(self):
+        self._decorate(super().close_writer)
+
+    def _decorate(self, write, *arguments) -> None:
         """Write for TensorBoard; where that fails, it ends, and nothing else does."""
         try:
-            super().write_scalar(tag, scalar_value, global_step)
-        except Exception as error:  # such as a full disk; a decoration
+            write(*arguments)
+        except Exception as error:  # such as a full disk
             print(f"note: TensorBoard's file cannot be written ({error}); nothing more is")
             self._writer = None
 
@@ -398,6 +407,12 @@ class RobustTrainer(SavingTrainer):
     def train_threat(self) -> dict | None:
         """Return the description of the training attack; None for methods that see none."""
         return None
+
+
+def _report(args, report=threading.excepthook) -> None:
+    """Report an error in a thread; TensorBoard's is one that the next call of it raises as well."""
+    if not type(args.thread).__module__.startswith("tensorboard"):
+        report(args)
 
 
 def _read_image(path) -> Image.Image:
