@@ -65,7 +65,7 @@ def test_normalisation_is_part_of_the_attacked_model(model, images, labels, tmp_
     plain = advprompt.evaluate(model, images, labels, **settings)
     same = advprompt.evaluate(inner, images, labels, normalize=(mean, std), **settings)
     assert same["attacks"][0]["correct"] == plain["attacks"][0]["correct"]
-    assert same["weights_sha256"] != plain["weights_sha256"]
+    assert same["prompts_sha256"] != plain["prompts_sha256"]
 
 
 def test_pairs_count_as_the_same_images(model, images, labels):
