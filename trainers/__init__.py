@@ -1,8 +1,9 @@
 """advprompt: adversarially robust prompt learning for CLIP, as a plug-in for CoOp/Dassl.
 
 Importing this package registers the trainers; ``extend_cfg(cfg)`` adds their config keys and
-``load(path)`` opens a trained model and ``evaluate(model, images)`` attacks any. The folder is called ``trainers`` in the clone and is
-copied to ``trainers/advprompt`` in a fork, so everything in it imports relatively.
+``load(path)`` opens a trained model and ``evaluate(model, images)`` attacks any. The folder is
+called ``trainers`` in the clone and is copied to ``trainers/advprompt`` in a fork, so everything in
+it imports relatively.
 """
 
 import gc

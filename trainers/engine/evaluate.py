@@ -120,6 +120,11 @@ def evaluate(
             f"the model is {model!r:.80}, expected a module or a function from pixels "
             "(B, 3, H, W) to logits (B, K)"
         )
+    if hasattr(model, "encode_image") or hasattr(model, "get_image_features"):
+        raise UserError(
+            f"{type(model).__name__} is an image-text model, which has no classes; give "
+            "advprompt.zero_shot(model, classnames)"
+        )
     size = size or getattr(model, "resolution", 224)
     cfg = _configuration(threat, settings, batch_size, size, root)
     facts = _facts(training, cfg)
@@ -255,8 +260,8 @@ def _check_order(found: list[int], labels: list[int], given: Images) -> None:
         first, names = min(moved), given.classnames
         raise UserError(
             f"the model answers in another order of the classes: images of {names[first]!r} "
-            f"get logit {usual[first][0]}, {names[usual[first][0]]!r}; give classnames=[...] in the "
-            "order of its logits, or labels that count in it"
+            f"get logit {usual[first][0]}, {names[usual[first][0]]!r}; give classnames=[...] in "
+            "the order of its logits, or labels that count in it"
         )
 
 

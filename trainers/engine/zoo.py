@@ -89,7 +89,7 @@ class RobustClassifier(nn.Module):
         """
         if isinstance(images, Tensor):
             return self._checked(images)
-        alone = isinstance(images, (Image.Image, str, Path)) or np.ndim(images) == 3
+        alone = isinstance(images, (Image.Image, str, Path)) or getattr(images, "ndim", 0) == 3
         images = [images] if alone else images
         listed = isinstance(images, (Sequence, np.ndarray))
         kinds = (Image.Image, str, Path, np.ndarray)
@@ -220,7 +220,7 @@ def load(
         backbone: another name for the same weights, such as ``file:PATH``.
 
     Raises:
-        UserError: the export, the run or the backbone is missing, damaged or altered, or they do not fit.
+        UserError: export, run or backbone are missing, damaged or altered, or do not fit.
     """
     with torch.inference_mode(False):  # such tensors would refuse gradients later
         run, epoch = _run_of(Path(path).expanduser())

@@ -113,14 +113,13 @@ def _encode(model, tokenizer, texts: list[str]) -> Tensor:
     if hasattr(model, "encode_text"):
         features = model.encode_text(tokenizer(texts).to(device))
     else:
-        # SigLIP was trained on texts padded to its whole context
-        length = model.config.text_config.max_position_embeddings
-        padding = "max_length" if _is_siglip(model) else True
+        # SigLIP was trained on texts padded to its whole context, without a mask
+        siglip, length = _is_siglip(model), model.config.text_config.max_position_embeddings
+        padding, known = "max_length" if siglip else True, ["input_ids", "attention_mask"]
         rows = tokenizer(
             text=texts, padding=padding, truncation=True, max_length=length, return_tensors="pt"
         )
-        known = ("input_ids", "attention_mask")
-        given = {k: v.to(device) for k, v in rows.items() if k in known}
+        given = {k: v.to(device) for k, v in rows.items() if k in known[: 1 if siglip else 2]}
         features = _tensor(model.get_text_features(**given))
     return nn.functional.normalize(features, dim=-1)
 
