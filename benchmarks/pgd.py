@@ -6,42 +6,23 @@ Strength is the robust accuracy on drawings the built-in CLIP never saw, end to 
 hand-made prompt, both judged by this project; time is a batch of 50 images, in turns.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys
 
-import numpy as np
 import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
 from advprompt import attacks
-from advprompt.backbone import cosine_logits, load_clip, text_features
+from advprompt.backbone import load_clip
 from advprompt.datasets import drawing
-from advprompt.prompting import templates
 from advprompt.utils.entry import run_tool
 
+from .jobs import classifier, drawn
 from .timing import clock_for, paired, ratio
 
 BATCH = 128
-
-
-def drawn(names, count):
-    """Yield batches of fresh drawings (B, 3, 64, 64) of the named classes, in turn."""
-    for begin in range(0, count, BATCH):
-        index = range(begin, min(begin + BATCH, count))
-        pixels = np.stack([drawing.sample("check", i, names[i % len(names)])[1] for i in index])
-        labels = torch.tensor([i % len(names) for i in index])
-        yield torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255, labels
-
-
-def classifier(clip, template, names):
-    """Return pixels -> logits (B, K) for the hand-made prompt."""
-    with torch.no_grad():
-        texts = text_features(clip, templates.fill(template, names))  # (K, D)
-    return lambda pixels: cosine_logits(clip.encode_image(pixels), texts, clip.logit_scale)
 
 
 def ways(logits, spec):
@@ -78,11 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     spec = attacks.AttackSpec("pgd", eps, eps / 4, args.steps, 1, "uniform", "ce", "end_to_end")
     names = drawing.shape_classes()
     clip = load_clip(args.backbone)
-    logits = classifier(clip, templates.template_for("Shapes"), names)
+    logits = classifier(clip, names)
     attack_by = ways(logits, spec)
     right = {name: 0 for name in attack_by}
     clean = 0
-    for pixels, labels in tqdm(drawn(names, args.images), "strength", -(-args.images // 128)):
+    for begin in tqdm(range(0, args.images, BATCH), "strength"):
+        pixels, labels = drawn(names, begin, min(begin + BATCH, args.images))
         with torch.no_grad():
             was = logits(pixels).argmax(1) == labels
         clean += int(was.sum())
@@ -90,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             images = attack(pixels, labels)
             with torch.no_grad():
                 right[name] += int((was & (logits(images).argmax(1) == labels)).sum())
-    pixels, labels = next(drawn(names, 50))
+    pixels, labels = drawn(names, 0, 50)
     clock, kind = clock_for("cpu")
     runs = {name: lambda a=attack: a(pixels, labels) for name, attack in attack_by.items()}
     taken = paired(runs, pairs=args.pairs, clock=clock)

@@ -17,7 +17,7 @@ from ..utils.subset import stratified_subset
 from .files import missing_files
 from .sampling import Item, Split, draw_shots, shortage, subsample_classes
 from .sources import find_source
-from .splits import check_labels, read_shots, read_split, split_digest
+from .splits import check_labels, read_shots, read_split
 
 COOP: dict[str, type[CoOpDataset]] = {}  # name in configs/datasets -> class, of sources.yaml
 
@@ -96,7 +96,7 @@ class CoOpDataset(DatasetBase):
         gc.disable()  # it would scan lists of many small objects repeatedly
         try:
             split = self.load(cfg.DATASET.NUM_SHOTS, cfg.SEED)
-            self.set_sha256 = self.set_sha256 or split_digest(split.test)
+            self.set_sha256 = self.set_sha256 or io.json_digest(split.test)
             split = subsample_classes(split, getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"))
             split = split._replace(test=self.choose_test(split.test, cfg.TEST))
             train, val, test = self.to_datums(split)
@@ -127,7 +127,7 @@ class CoOpDataset(DatasetBase):
         check_labels(split, self.name)
         if self.test_only:
             return split
-        self.set_sha256 = split_digest(split)
+        self.set_sha256 = io.json_digest(split)
         return split if shots < 1 else self.load_shots(split, shots, seed)
 
     def make_split(self) -> Split:
@@ -166,7 +166,7 @@ class CoOpDataset(DatasetBase):
         train, val = draw_shots(split.train, split.val, shots, seed)
         self.short = shortage(split.train, shots)
         if not self.short:
-            rows = {"checksum": split_digest([train, val]), "train": train, "val": val}
+            rows = {"checksum": io.json_digest([train, val]), "train": train, "val": val}
             io.write_json(path, key | rows)
         return Split(train, val, split.test)
 

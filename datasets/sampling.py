@@ -4,8 +4,6 @@ Draws are in the order of CoOp (https://github.com/KaiyangZhou/CoOp, ``datasets/
 ``datasets/dtd.py``), so that the same seed selects the same images as there.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -36,7 +36,7 @@ class Drawn(CoOpDataset):
     @classmethod
     def pixels(cls, part: str, index: int, classname: str) -> np.ndarray:
         """Return image ``index`` of a part, counted over all classes: (64, 64, 3) uint8."""
-        return drawing.sample(part, index, classname)[1]
+        return drawing.sample(part, index, classname)
 
     @classmethod
     def draw(cls, folder: Path) -> Split:

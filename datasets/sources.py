@@ -1,7 +1,5 @@
 """Where the files of the data sets come from: ``sources.yaml`` as `Source`, `Piece`, `Address`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path

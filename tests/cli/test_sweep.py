@@ -157,7 +157,7 @@ def test_a_record_of_other_data_or_another_model_is_not_done(tmp_path, work):
                 image = Image.new("RGB", (8, 8), (50 * n, 99 * i, 0))
                 image.save(tmp_path / "folder" / part / name / f"{n}.png")
     (job,) = planned(tmp_path, "--datasets folder --shots 2", "coop")
-    data, model = listed(state._cfg(job)), {LEARNER + ".x": torch.ones(2)}
+    data, model = listed(state.cfg_of(job)), {LEARNER + ".x": torch.ones(2)}
     facts = {"trainer": "CoOp", "dataset": "Folder", "classes": 2, "config": job.settings.asked()}
     facts |= {"clean": 8, "n": 8, "transfer": 0, "white_box": 0, "data_sha256": data.digest}
     made = make_records.make(**facts, prompts_sha256=tensors_digest(model))

@@ -454,7 +454,7 @@ def rewrite(path: Path, change, *, seal=True) -> None:
     tensors, metadata = io.load_tensors(path / exports.WEIGHTS)
     card = metadata["card"]
     change(card, tensors)
-    digest = exports.card_digest(card) if seal else metadata["card_sha256"]
+    digest = io.json_digest(card) if seal else metadata["card_sha256"]
     io.save_tensors(path / exports.WEIGHTS, tensors, {"card": card, "card_sha256": digest})
     (path / exports.CARD).unlink()
 

@@ -1,7 +1,5 @@
 """CLIP modules from state dicts: through open_clip, or through a fork's own ``clip`` package."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util
@@ -42,7 +40,7 @@ class Weights:
 
 
 def choose_provider(provider: str = "auto") -> str:
-    """Resolve ``auto``: open_clip, else a ``clip`` package; UserError where neither is there."""
+    """Resolve ``auto``: open_clip, else ``clip``; UserError for another one, or without both."""
     if provider not in PROVIDERS:
         raise UserError(f"CLIP provider '{provider}' is unknown.{nearest(provider, PROVIDERS)}")
     if provider != "auto":

@@ -8,8 +8,6 @@ Names are those of the scripts (``pets``) or of the configs (``oxford_pets``), o
 code: 0 all that was named is complete, 1 something is missing, 2 the command was wrong.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

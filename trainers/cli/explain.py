@@ -8,8 +8,6 @@ replace the outputs of blocks, not word embeddings: their distances are larger a
 Needs the run's checkpoint and its backbone, no data set.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
@@ -94,11 +92,7 @@ def _word(tokenizer, row: int) -> str:
 
 
 def explain(folder: str, top: int = 5, epoch: int | None = None) -> tuple[dict, list[dict]]:
-    """Return facts on a finished run and the nearest words of its text vectors.
-
-    Raises:
-        UserError: no run there, no checkpoint, another backbone, or no text vectors.
-    """
+    """Return facts on a run and the words nearest to its text vectors; UserError if it has none."""
     settings, tested = run_folder.stored(folder)
     trainer, backbone = settings["TRAINER.NAME"], settings["MODEL.BACKBONE.NAME"]
     learner = Path(tested.get("model_dir") or folder) / "prompt_learner"

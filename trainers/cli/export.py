@@ -7,8 +7,6 @@ tower) as safetensors and the card as JSON and markdown. `advprompt.load(FOLDER)
 classifier of it, MODEL.INIT_WEIGHTS starts a training from it. The backbone is not included.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from pathlib import Path

@@ -7,8 +7,6 @@ Runs, folders and records are those of scripts/<method>/<protocol>.sh: what is c
 skipped, what was interrupted resumes. docs/sweep.md has the rest.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import itertools
@@ -24,10 +22,11 @@ import torch
 from ..config import keys, merging
 from ..experiments import commands, local, protocols, state
 from ..experiments.jobs import Job
-from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, holder
+from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, failures, holder
 from ..experiments.view import View
 from ..utils.errors import UserError
 from ..utils.io import writable_dir
+from ..utils.machine import cores
 from . import train
 
 COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
@@ -177,7 +176,8 @@ def main(show: local.Command, argv: list[str]) -> int:
         return 2 if refused else 0
     local.refuse(wrong)
     slots = launcher(args)
-    state.check_all_data(jobs)
+    for job in {job.dataset: job for job in jobs}.values():
+        state.check_data(state.cfg_of(job))
     writable_dir(Path(context.output) / LOGS)
     with interruptible():
         return work(jobs, context.output, slots, show, retries=args.retries)

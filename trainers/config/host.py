@@ -4,8 +4,6 @@ Whatever the order of imports, a trainer or data set of the fork takes its name 
 that the fork sets in its own ``extend_cfg`` stay as it sets them.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path
@@ -102,11 +100,7 @@ def attend(cfg, extend) -> None:
 
 
 def complete(cfg, extend) -> None:
-    """Add the keys that are still missing when a trainer is built.
-
-    Raises:
-        UserError: ``extend_cfg``, the second of the two lines, was never called.
-    """
+    """Add keys still missing when a trainer is built; UserError if extend_cfg was not called."""
     if "merge_from_list" not in vars(cfg) and "TRAIN" not in cfg.get("ATTACK", {}):
         raise UserError(
             "the configuration lacks the keys of advprompt, such as ATTACK.TRAIN; write "
@@ -122,7 +116,7 @@ def _merge_other(cfg, extend, other) -> None:
     other = other.clone()
     attack = other.get("ATTACK", {})
     ours = {name: attack.pop(name) for name in OURS if name in attack}
-    merging.merge_content(cfg, {"ATTACK": ours}, "in a config file")
+    merging.merge_pairs(cfg, merging.leaves({"ATTACK": ours}), "in a config file")
     type(cfg).merge_from_other_cfg(cfg, other)
     # a data set knows what keeps its labels; the command line has the last word
     if cfg.DATASET.TRANSFORMS:

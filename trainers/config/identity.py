@@ -3,8 +3,6 @@
 A run folder holds what was trained; a test is a record inside it. These lists are the only ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 # Keys that change neither a training nor a result.

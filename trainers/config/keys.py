@@ -1,7 +1,5 @@
 """The config keys this package adds to Dassl's, their defaults, and the early checks."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from functools import cache

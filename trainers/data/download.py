@@ -5,8 +5,6 @@ An attempt asks for the rest of the file and checks that it is unchanged; with a
 with the whole file it starts over.
 """
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import html

@@ -1,7 +1,5 @@
 """Fetching data sets: several files at once, each downloaded, unpacked aside and moved in place."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

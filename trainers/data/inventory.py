@@ -1,7 +1,5 @@
 """What is there of a data set and what is missing, by its split file and its `Source`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Unpacking archives that nobody vouches for: nothing is written outside the given folder."""
 
-from __future__ import annotations
-
 import gzip
 import posixpath
 import tarfile

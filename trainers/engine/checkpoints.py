@@ -1,9 +1,6 @@
 """Checkpoints of prompts: tensors and plain values only, written whole, resumed exactly."""
 
-from __future__ import annotations
-
 import pickle
-import warnings
 from pathlib import Path
 
 import torch
@@ -91,17 +88,11 @@ def weights_file(path) -> Path:
 
 
 def load_checkpoint(path) -> dict:
-    """Read a checkpoint without executing anything it may contain.
-
-    Raises:
-        UserError: it is missing, truncated, no checkpoint, or holds more than plain values.
-    """
+    """Read a checkpoint; UserError if it is missing, truncated, foreign, or could execute code."""
     path = Path(path)
     damaged = f"checkpoint '{path}' is truncated or no checkpoint; {DAMAGED}"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
-            state = load_pickle(path)
+        state = load_pickle(path)
     except FileNotFoundError as error:
         raise UserError(
             f"checkpoint '{path}' does not exist; check --model-dir and --load-epoch"

@@ -9,11 +9,7 @@
 Nothing here builds a model or an image: a dry run asks :func:`look` as well.
 """
 
-from __future__ import annotations
-
 import contextlib
-import hashlib
-import json
 import os
 import re
 import socket
@@ -31,16 +27,9 @@ from ..config.merging import merge
 from ..records import FILE_NAME, completed_record, flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import read_json, sha256_file, writable_dir, write_json
-from .checkpoints import (
-    LEARNER,
-    chosen_checkpoint,
-    epoch_of,
-    load_checkpoint,
-    model_digest,
-    newest_checkpoint,
-    weights_file,
-)
+from ..utils.io import json_digest, read_json, sha256_file, writable_dir, write_json
+from . import checkpoints
+from .checkpoints import LEARNER, chosen_checkpoint
 
 CONFIG_FILE = "config.json"
 TESTS = "tests"
@@ -76,7 +65,7 @@ def training_of(cfg) -> dict:
     attacked = method.is_adversarial(cfg)
     mine = identity.used(settings, method.nodes(), trained=method.trainable, attacked=attacked)
     if start := mine.get("MODEL.INIT_WEIGHTS"):
-        mine["init_sha256"] = sha256_file(weights_file(start))
+        mine["init_sha256"] = sha256_file(checkpoints.weights_file(start))
     return mine
 
 
@@ -134,7 +123,8 @@ def check_model(folder: Path, record: dict, run: Path, epoch: int | None = None)
     path = chosen_checkpoint(run / LEARNER, epoch)
     if not record.get("prompts_sha256") or path is None or not path.is_file():
         return
-    if model_digest(load_checkpoint(path)["state_dict"]) != record["prompts_sha256"]:
+    weights = checkpoints.load_checkpoint(path)["state_dict"]
+    if checkpoints.model_digest(weights) != record["prompts_sha256"]:
         raise UserError(
             f"'{folder}' holds the record of another model than '{path}' is now; put the "
             "checkpoint back, or move the record away to test this one"
@@ -146,8 +136,8 @@ def is_trained(run, cfg) -> bool:
     method = method_called(cfg.TRAINER.NAME)
     if method and not method.trainable:
         return True
-    newest = newest_checkpoint(Path(run) / LEARNER)
-    return newest is not None and epoch_of(newest) >= cfg.OPTIM.MAX_EPOCH
+    newest = checkpoints.newest_checkpoint(Path(run) / LEARNER)
+    return newest is not None and checkpoints.epoch_of(newest) >= cfg.OPTIM.MAX_EPOCH
 
 
 def place_of(cfg, *, eval_only=False, model_dir="", **_) -> Path:
@@ -207,7 +197,7 @@ def _test_folder(cfg, run: Path, mine: dict, name: str) -> Path:
     there = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     if not there or _same(mine, test_of(there, there.get("load_epoch"))):
         return folder
-    digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:8]
+    digest = json_digest(mine)[:8]
     return folder.with_name(f"{folder.name}-{digest}")
 
 

@@ -1,7 +1,5 @@
 """The trainer of prompts: what is trained, its optimizer step, precision and several processes."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -4,8 +4,6 @@ Everything on the command line and in the environment is checked here, before an
 wrong raises a UserError.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

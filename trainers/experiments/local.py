@@ -1,7 +1,5 @@
 """Runs jobs one after another in this process, which imports everything once."""
 
-from __future__ import annotations
-
 import gc
 import glob
 import os

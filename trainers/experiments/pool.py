@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from ..utils.entry import run_tool
 from ..utils.errors import UserError
+from ..utils.machine import cores
 from .jobs import Job, Key
 from .settings import recorded
 from .state import Look
@@ -90,12 +91,6 @@ class Slurm:
         executor.update_parameters(name=name, stderr_to_stdout=True, **self.options)
         with submitit.helpers.environment_variables(TQDM_MININTERVAL="5"):
             return executor.submit(work, job.words)
-
-
-def cores() -> int:
-    """Return the number of CPU cores this process may use."""
-    mine = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))
-    return len(mine(0))
 
 
 def holder(run: str) -> str:

@@ -1,7 +1,5 @@
 """What is done of some jobs, what is missing for the rest, and the list of both: a dry run."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections import Counter
@@ -59,7 +57,7 @@ class Look:
         if key not in self.data:
             self.data[key] = None
             with contextlib.suppress(UserError):  # without its data nothing can be compared
-                self.data[key] = listed(_cfg(job))
+                self.data[key] = listed(cfg_of(job))
         return self.data[key]
 
 
@@ -107,7 +105,7 @@ def listing(
         rows.append((state, job.name, place))
     table = tabulate(rows, ["", "run", f"folder in {output}"], disable_numparse=True)
     counts = Counter(state for state, *_ in rows)
-    notes += missing(_cfg(job) for job in todo.values())
+    notes += missing(cfg_of(job) for job in todo.values())
     lines = [table, "", summary(counts), *(f"note: {why}" for why in dict.fromkeys(notes))]
     return "\n".join(lines), bool(counts["refuse"])
 
@@ -118,7 +116,7 @@ def summary(counts: Counter) -> str:
     return f"{counts.total()} run{'s' * (counts.total() != 1)}: {said or 'nothing to do'}."
 
 
-def _cfg(job: Job):
+def cfg_of(job: Job):
     """Return a configuration with a job's data and backbone."""
     register_datasets()
     cfg = job.settings.cfg()
@@ -157,9 +155,3 @@ def check_data(cfg) -> None:
     data = object.__new__(made)  # without its images, which __init__ reads
     data.name, data.root = made.__name__, Path(cfg.DATASET.ROOT).expanduser().absolute()
     data.locate(cfg)
-
-
-def check_all_data(jobs: Iterable[Job]) -> None:
-    """Raise a UserError if the folder of a job's data set does not exist."""
-    for job in {job.dataset: job for job in jobs}.values():
-        check_data(_cfg(job))

@@ -1,7 +1,5 @@
 """What a sweep shows while it runs: a live table in a terminal, lines anywhere else."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys

@@ -4,8 +4,6 @@ A sheet is a title, one or more grids under it, the facts a reader needs to comp
 on what is wrong or missing. Nothing here knows a record.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Tables laid out as sheets: columns, captions and figures as the papers print them, costs, CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The report: every completed record below some folders, as text of one format."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

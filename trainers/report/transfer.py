@@ -1,7 +1,5 @@
 """Transfer matrices, as ``advprompt transfer`` writes them, in tables."""
 
-from __future__ import annotations
-
 import csv
 import io
 

@@ -1,7 +1,5 @@
 """The way every entry point ends."""
 
-from __future__ import annotations
-
 import errno
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The one exception for mistakes of the user, and the hint that goes with a wrong name."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

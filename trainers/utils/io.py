@@ -1,7 +1,5 @@
 """Safe files: written whole or not at all, read without executing anything."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib
@@ -13,6 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -144,11 +143,7 @@ def _text_of(path, most: int) -> str:
 
 
 def read_json(path, kind: type | tuple = dict):
-    """Read a JSON file, whose value is of ``kind``.
-
-    Raises:
-        UserError: the file is missing, too large or not JSON, or holds another kind of value.
-    """
+    """Read JSON of a ``kind``; UserError if it is missing, too large, not JSON, or another kind."""
     try:
         value = json.loads(_text_of(path, LARGEST_JSON))
         flaw = flaw_of(value, most=LARGEST_JSON)  # JSON shares nothing
@@ -164,11 +159,7 @@ def read_json(path, kind: type | tuple = dict):
 
 
 def read_yaml(path) -> dict:
-    """Read a yaml file of keys and values; an empty one has none.
-
-    Raises:
-        UserError: it is missing, too large or not yaml, or holds something else.
-    """
+    """Read yaml keys, perhaps none; UserError if it is missing, too large, not yaml, or no keys."""
     try:
         value = yaml.safe_load(_text_of(path, LARGEST_YAML)) or {}
         flaw = flaw_of(value)
@@ -190,10 +181,17 @@ def load_pickle(path):
         pickle.UnpicklingError: it names something to execute.
         Exception: of many kinds, it is damaged or holds what :func:`flaw_of` refuses.
     """
-    value = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice is for pickles that are refused anyway
+        value = torch.load(path, map_location="cpu", weights_only=True)
     if flaw := flaw_of(value, tensors=True):
         raise ValueError(flaw)
     return value
+
+
+def json_digest(value) -> str:
+    """Return the hex SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_file(path) -> str:
