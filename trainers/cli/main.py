@@ -23,6 +23,7 @@ COMMANDS = {
     "transfer": "images made against one run, tested on others: a square table",
     "data": "data sets: what is there, what is missing, and where to get it",
     "export": "what a run learned, with a card: an entry of a prompt zoo",
+    "classify": "the likeliest classes of images, by a run or an export",
     "configs": "the config files that come along: trainers, data sets, threat models",
     "dropin": "our trainers copied into a fork of CoOp, or taken out again",
     "picture": "clean | perturbation | adversarial, from a run's saved examples",
@@ -54,6 +55,8 @@ def command(name: str):
             from .data import main as found
         case "export":
             from .export import main as found
+        case "classify":
+            from .classify import main as found
         case "configs":
             from .configs import main as found
         case "dropin":

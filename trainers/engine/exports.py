@@ -80,7 +80,7 @@ def read_export(path) -> Export:
     if not file.is_file():
         raise UserError(
             f"'{path}' is not an export (there is no {WEIGHTS}); give a folder that "
-            "'advprompt export' wrote"
+            "'advprompt export' wrote, or a run folder"
         )
     tensors, metadata = io.load_tensors(file, advice=ADVICE)
     card = metadata.get("card")
