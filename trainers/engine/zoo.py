@@ -271,10 +271,12 @@ def _load_released(path, trainer: str, classnames, backbone, weights_dir, device
     released.check_model(theirs, theirs.spec, trainer, clip, file)
     spec = replace(theirs.spec, text_init=released.words_after(theirs, clip))
     released.check_text(theirs, spec, clip, names, file)
-    card = {"method": {"trainer": trainer}, "data": {"classes": names, "trained_on": "unknown"}}
+    data = {"classes": names, "trained_on": "unknown", "template": f"{released.WORDS} {{}}."}
+    card = {"method": {"trainer": trainer, "paper": None}, "data": data}
     card["backbone"] = {"name": portable(clip.name), "weights_sha256": clip.sha256}
     card["input"] = {"size": [clip.resolution] * 2, "interpolation": "bicubic"}
-    card["training"] = UNKNOWN | {"epoch": theirs.epoch}
+    card["training"] = UNKNOWN | {"threat": None, "epoch": theirs.epoch}
+    card["prompts"] = {"values": sum(v.numel() for v in state["state_dict"].values())}
     model, tensors = serve(clip, names, spec, state["state_dict"], file), state["state_dict"]
     return RobustClassifier(model, card, _preprocess(card), frozen=clip, learned=tensors)
 

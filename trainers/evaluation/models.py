@@ -134,7 +134,7 @@ class ModelVictim(Victim):
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(0)
             answers = self.logits(noise.to(self.device)).flatten().tolist()
-        return ",".join(f"{value:.3g}" for value in answers)
+        return ",".join(f"{value:.9g}" for value in answers)  # all that float32 has
 
 
 def modules_in(model, depth: int = 3) -> list[nn.Module]:
