@@ -119,10 +119,13 @@ def evaluate(
             return measure(victim, given, cfg, Path(nowhere), **training)
 
 
-def measure(victim: Victim, given: Images, cfg, folder: Path, **facts) -> dict:
+def measure(
+    victim: Victim, given: Images, cfg, folder: Path, *, warnings: Sequence[str] = (), **facts
+) -> dict:
     """Attack a victim as ``cfg`` says and return the record, which is kept in ``folder``.
 
     Args:
+        warnings: what every attack's entry of the record has to warn of besides.
         facts: fields of the record about the model.
 
     Raises:
@@ -190,6 +193,8 @@ def measure(victim: Victim, given: Images, cfg, folder: Path, **facts) -> dict:
         print(f"* clean accuracy {clean:.1f}% of {len(images)} images")
         describe([])  # refuses before the work, not after
         attacks = run_attacks(cfg, evaluation)
+        for entry in attacks:
+            entry["warnings"] += warnings
         record = describe(attacks)
         if distributed.is_main():
             title = f"{cfg.TRAINER.NAME}, {given.name}"
