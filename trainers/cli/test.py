@@ -56,10 +56,7 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"trainer {args.trainer!r} (--trainer) is unknown.{nearest(args.trainer, known)}{place}"
         )
-    ours = keys.method_called(args.trainer)
-    if ours and TRAINER_REGISTRY.get(keys.registered_name(args.trainer)) is TRAINER_REGISTRY.get(
-        args.trainer
-    ):
+    if TRAINER_REGISTRY.get(args.trainer) is keys.method_called(args.trainer):
         return train(_as_train(args, words))
     if script is None:
         raise UserError(f"trainer {args.trainer!r} is not ours; start in the folder of its fork")

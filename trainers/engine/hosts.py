@@ -59,12 +59,11 @@ def load(script, name: str, words: list[str]) -> tuple[object, dict[Path, int | 
             "the fork's README says"
         ) from error
     except Exception as error:
-        text = " ".join(str(error).split())
-        text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+        text = " ".join(str(error).split())[-SHOWN:]  # its end says what does not fit
         raise UserError(
             f"the fork's train.py stopped before the test ({type(error).__name__}: {text}); give "
-            "the arguments that its own --eval-only takes for this run, such as --root, "
-            "--config-file and --dataset-config-file"
+            "the arguments that its own --eval-only takes for this run, such as --root, the "
+            "backbone, --config-file and --dataset-config-file it was trained with"
         ) from error
     finally:
         names[name], sys.argv = kept, argv
