@@ -23,7 +23,7 @@ TOY = Path(__file__).parents[1] / "hosts" / "dassl_fork" / "coop"
 SMALL = Path(__file__).parents[1] / "hosts" / "small_trainer.py"
 SIZE = 16
 WORDS = (
-    "DATASET.NAME shapes INPUT.SIZE (16,16) DATASET.NUM_SHOTS 2 DATALOADER.NUM_WORKERS 0 "
+    "DATASET.NAME Shapes INPUT.SIZE (16,16) DATASET.NUM_SHOTS 2 DATALOADER.NUM_WORKERS 0 "
     "OPTIM.MAX_EPOCH 1 USE_CUDA False"
 ).split()
 PGD = "[{'EPS': '8', 'ALPHA': '2', 'STEPS': 3, 'RESTARTS': 1}]"
@@ -81,7 +81,7 @@ def test_a_forks_own_trainer_is_attacked_by_one_command(fork, trainer):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--trainer", "Smal"], "Did you mean 'Small'?"),
+        (["--trainer", "Smal"], "Did you mean Small or"),
         (["--trainer", "Small", "--model-dir", "nowhere"], "'nowhere' does not exist"),
         (["--trainer", "Small"], "--model-dir is missing"),
         (["--trainer", "Small", "--model-dir", "Small", "DATASET.NAME", "x"], "stopped before"),

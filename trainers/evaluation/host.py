@@ -71,7 +71,8 @@ class HostVictim(ModelVictim):
     @torch.enable_grad()
     def check(self, pixels, *, gradients=True):
         """Also undo ``no_grad`` and ``detach`` where no gradient passes, and memoise the text."""
-        inside = pixels.clone().requires_grad_()
+        self.memo.stop()
+        self.undone, inside = False, pixels.clone().requires_grad_()
         try:
             logits = self.logits(inside)
         except (RuntimeError, ValueError, TypeError):
