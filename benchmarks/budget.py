@@ -6,8 +6,6 @@ the job's own operations would take at the speed of the largest matrix product s
 budget is for one H200.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import time
@@ -91,7 +89,6 @@ def table(device: str, name="ViT-B/16", *, rounds=5, batch=128, size=8192) -> li
 
 
 def shown(rows: list[dict]) -> str:
-    """Return the budget table."""
     columns = ("seconds", "limit_seconds", "budget_seconds")
     lines = [[row["job"], *(f"{row[column]:.3g}" for column in columns)] for row in rows]
     heads = [f"job ({rows[0]['backbone']}, bfloat16)", "s", "limit s", "budget s (one H200)"]

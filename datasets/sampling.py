@@ -4,8 +4,6 @@ Draws are in the order of CoOp (https://github.com/KaiyangZhou/CoOp, ``datasets/
 ``datasets/dtd.py``), so that the same seed selects the same images as there.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random
@@ -53,11 +51,7 @@ def few_shot(items, shots: int, rng: random.Random) -> list:
 
 
 def draw_shots(train, val, shots: int, seed: int) -> tuple[list, list]:
-    """Draw the few-shot training and validation images as CoOp does with this seed.
-
-    Args:
-        shots: images per class; at most 4 of them go into validation.
-    """
+    """Draw ``shots`` training and at most 4 validation images per class, as CoOp with this seed."""
     rng = random.Random(seed)
     return few_shot(train, shots, rng), few_shot(val, min(shots, 4), rng)
 
@@ -71,7 +65,8 @@ def shortage(train, shots: int) -> str:
     others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
     return (
         f"class '{group[0].classname}' has {len(group)} training images{others}, fewer than "
-        f"the {shots} shots asked for; ask for at most {len(group)} shots or add images"
+        f"the {shots} shots asked for; ask for at most {len(group)} shots, add images, or set "
+        "DATASET.FEWER_SHOTS True to train on what there is, as CoOp does"
     )
 
 

@@ -1,9 +1,5 @@
 """Split files and few-shot files: reading, digests, checks."""
 
-from __future__ import annotations
-
-import hashlib
-import json
 from pathlib import Path
 
 from ..utils import io
@@ -11,17 +7,8 @@ from ..utils.errors import UserError
 from .sampling import Item, Split
 
 
-def split_digest(split) -> str:
-    """Return a hex digest of lists of items: paths, labels and class names in their order."""
-    return hashlib.sha256(json.dumps(split).encode()).hexdigest()
-
-
 def to_items(rows) -> list[Item]:
-    """Turn JSON rows [path, label, class name] into items.
-
-    Raises:
-        ValueError, TypeError: a row is something else.
-    """
+    """Turn rows [path, label, class name] into items; ValueError or TypeError for other rows."""
     items = [Item(path, label, name) for path, label, name in rows]
     for item in items:
         if tuple(map(type, item[:3])) != (str, int, str):
@@ -44,12 +31,12 @@ def read_split(path) -> Split:
 def read_shots(path: Path, key: dict) -> tuple[list, list] | None:
     """Read a few-shot file, or return None where it is absent, damaged or of another split."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = io.read_json(path)
         if any(stored[name] != value for name, value in key.items()):
             return None
         train, val = to_items(stored["train"]), to_items(stored["val"])
-        return (train, val) if stored["checksum"] == split_digest([train, val]) else None
-    except (OSError, KeyError, TypeError, ValueError):
+        return (train, val) if stored["checksum"] == io.json_digest([train, val]) else None
+    except (UserError, KeyError, TypeError, ValueError):
         return None
 
 

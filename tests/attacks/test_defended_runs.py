@@ -65,7 +65,7 @@ def evaluation(build, tmp_path):
     return make
 
 
-class Invert:
+class Invert(Defence):
     """A defence that anyone can see at work: it turns an image into its negative."""
 
     name, random, differentiable = "invert", False, True

@@ -7,6 +7,7 @@ from torch.utils.data import TensorDataset
 
 import advprompt
 from advprompt import UserError
+from advprompt.evaluation.models import ModelVictim
 from advprompt.records import read_record
 
 LINF = {"ATTACK.TEST.EPS": 8, "ATTACK.TEST.ALPHA": 2, "ATTACK.TEST.STEPS": 10}
@@ -127,3 +128,81 @@ def test_a_model_that_gives_no_logits_is_named(kind, model, images, labels):
 def test_images_of_another_form_are_named(change, message, model, images, labels):
     with pytest.raises(UserError, match=message):
         advprompt.evaluate(model, *change(images, labels), threat="linf1")
+
+
+def asked(model, classnames="abcd", *, gradients=True, **keys):
+    victim = ModelVictim(model, classnames, **keys)
+    victim.check(torch.linspace(0, 1, 3 * 3 * 16 * 16).view(3, 3, 16, 16), gradients=gradients)
+    return victim
+
+
+def answering(*rows):
+    """A function that always gives these logits, with a gradient."""
+    return lambda x: torch.tensor(rows[: len(x)]) + 0 * x.flatten(1)[:, :1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fine"),
+    [
+        ([[0.0, 1.0]] * 3, False),
+        ([[0.5, 0.4991]] * 3, False),
+        ([[0.5, 0.5009]] * 3, False),
+        ([[0.5, 0.4989]] * 3, True),
+        ([[0.5, 0.5011]] * 3, True),
+        ([[1.5, -0.5]] * 3, True),
+        ([[0.5, 0.5], [0.5, 0.5], [0.5, 0.6]], True),  # two of them by chance
+        ([[1.0]] * 3, True),  # of one class, every row would be
+    ],
+)
+def test_probabilities_are_rows_that_sum_to_one(rows, fine):
+    if fine:
+        assert asked(answering(*rows), "ab"[: len(rows[0])]).name == "<lambda>"
+    else:
+        with pytest.raises(UserError, match="returns probabilities"):
+            asked(answering(*rows), "ab")
+
+
+NORMALIZE = [5, ((0, 0), (1, 1)), ((0, 0, 0), (1, 0, 1)), ((0, 0, 0), (1, 1, -1))]
+NORMALIZE += [((0, float("inf"), 0), (1, 1, 1)), ((0, 0, 0),), "x"]
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_statistics_of_another_form_are_refused(normalize):
+    with pytest.raises(UserError, match=r"normalize is .*expected \(mean, std\)"):
+        ModelVictim(answering([0.0, 9.0]), "ab", normalize=normalize)
+
+
+def test_pixels_are_normalised_as_asked():
+    seen = []
+    plain = ModelVictim(seen.append, "ab")
+    other = ModelVictim(seen.append, "ab", normalize=((0.1, 0.2, 0.3), (0.5, 0.25, 1)))
+    for victim in (plain, other):
+        victim.logits(torch.full((1, 3, 1, 1), 0.6))
+    assert seen[0].flatten().tolist() == pytest.approx([0.6, 0.6, 0.6])
+    assert seen[1].flatten().tolist() == pytest.approx([1.0, 1.6, 0.3])
+
+
+def test_what_an_answer_tells_and_what_is_not_asked_of_it():
+    assert asked(answering(*[[0.0, 9.0, 1.0]] * 3), "").classnames == ["0", "1", "2"]
+    assert asked(lambda x: torch.zeros(len(x), 4), gradients=False)  # for Square alone
+    with pytest.raises(UserError, match="returns torch.int64, expected logits"):
+        asked(lambda x: torch.zeros(len(x), 4, dtype=torch.long))
+    with pytest.raises(UserError, match="returns dict of logits, loss, expected a tensor"):
+        asked(lambda x: {"logits": x, "loss": 0})
+    with pytest.raises(UserError, match=r"cannot take .*\(first x{114}\); give images"):
+
+        def fails(x):
+            raise ValueError("\n  first " + "x" * 200 + "\nsecond")
+
+        asked(fails)
+    assert ModelVictim(nn.Linear(2, 2), "ab", name="mine").name == "mine"
+
+
+def test_the_digest_of_a_function_is_that_of_its_answers():
+    one, near, other = ([1.0, 2.0], [1.0001, 2.0], [1.01, 2.0])
+    digests = [asked(answering(*[row] * 3), "ab").digest() for row in (one, near, other)]
+    assert digests[0] == digests[1] != digests[2]
+    shifted = asked(answering(*[one] * 3), "ab", normalize=((0, 0, 0.1), (1, 1, 1)))
+    assert shifted.digest() != digests[0]
+    layers = [nn.Sequential(nn.Flatten(), nn.Linear(768, 4)) for _ in range(2)]
+    assert asked(layers[0]).digest() == asked(layers[0]).digest() != asked(layers[1]).digest()

@@ -166,6 +166,9 @@ def test_headings():
     name = "end-to-end PGD-100 1/255"
     restarts = [WHITE_BOX, WHITE_BOX | {"restarts": 5}]
     assert attack_headings(restarts) == [f"{name}, 1 restarts", f"{name}, 5 restarts"]
+    for steps, count in ((100, ""), (5000, ""), (99, "-99"), (5001, "-5001"), (101, "-101")):
+        label = threat_label(WHITE_BOX | {"name": "square", "steps": steps, "objective": None})
+        assert label == f"Square{count} 1/255"
     momentum = [WHITE_BOX, WHITE_BOX | {"momentum": 1.0}]
     assert attack_headings(momentum) == [name, f"{name}, momentum 1.0"]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 import torch
 from toy import toy_state_dict
 
 from advprompt.backbone.loading import make_adapter
-from benchmarks import budget, jobs, memory, plain, run, timing
+from benchmarks import budget, gpu, jobs, memory, plain, run, timing
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +116,11 @@ def test_the_budget_table_times_whole_jobs(clip, monkeypatch):
 def test_bf16_attacks_of_the_budget_differ_from_float32(clip):
     fine, coarse = (jobs.bank(clip, 2, 3, prec=prec).ours() for prec in ("fp32", "bf16"))
     assert fine.dtype == coarse.dtype == torch.float32 and not torch.equal(fine, coarse)
+
+
+def test_the_comparison_of_devices_runs_on_the_cpu_and_notices_what_is_apart(capsys):
+    assert gpu.main(["tf32", "--device", "cpu"]) == 0
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert row["part"] == "tf32" and row["holds"] and 0 < row["figure"] < 1e-5
+    assert not gpu.line("too far", 0.1, 0.01)["holds"]
+    assert not gpu.line("too few", 0.99, 0.995, least=True)["holds"]

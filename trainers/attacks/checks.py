@@ -43,6 +43,7 @@ class AttackChecks:
     max_l2: float = 0.0
     broken: int = 0
     far: dict = field(default_factory=dict)  # distance -> its sum over the broken
+    again: dict = field(default_factory=dict)  # other answers to the same images -> right
 
     def add(self, result: AttackResult, clean: Tensor | None = None) -> None:
         """Count one batch; with the ``clean`` images, also how far it went in L2."""
@@ -68,7 +69,9 @@ class AttackChecks:
         for name in ("max_linf", "max_l2"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
         self.in_range = self.in_range and other.in_range
-        self.far = {k: self.far.get(k, 0) + v for k, v in other.far.items()} or self.far
+        for name in ("far", "again"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, {k: mine.get(k, 0) + v for k, v in theirs.items()} or mine)
 
     def summary(self) -> dict:
         """Return ``attacked``, ``max_linf``, ``in_range``, ``zero_grad_share``, ``loss_rises``.
@@ -80,6 +83,7 @@ class AttackChecks:
         means = {k: v / self.broken if self.broken else None for k, v in self.far.items()}
         extra = {"reached": means} if means else {}
         extra |= {"max_l2": self.max_l2} if self.max_l2 else {}
+        extra |= {"again": self.again} if self.again else {}
         return extra | {
             "attacked": self.n,
             "max_linf": self.max_linf,

@@ -8,8 +8,6 @@ Source: Croce & Hein, 2020 (arXiv 1907.02044), algorithm 1; targets and constant
 (arXiv 2003.01690).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -53,11 +51,9 @@ class FAB(LabelledAttack):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the nearest wrong images, their distances and where a gradient was exactly 0.
 
-        The distance is inf where nothing wrong was found. The search of a sample ends at its first
-        one within eps; with eps 0 it looks for the shortest.
-
-        Args:
-            aims: (T, B) classes that the runs aim at.
+        Runs aim at the classes ``aims`` (T, B). The distance is inf where nothing wrong was found.
+        The search of a sample ends at its first one within eps; with eps 0 it looks for the
+        shortest.
         """
         nearest = clean.clone()
         norms = torch.full_like(clean[:, 0, 0, 0], torch.inf)  # (B,)
@@ -94,9 +90,7 @@ class FAB(LabelledAttack):
     def step(self, clean: Tensor, images: Tensor, gap: Tensor, normal: Tensor) -> Tensor:
         """Go beyond the linearised boundary, from the iterate and a little from the clean image.
 
-        Args:
-            gap: (b,) logit of the aimed-at class less the label's, at ``images``.
-            normal: (b, 3, H, W) its gradient.
+        ``gap`` (b,) is the aimed-at logit less the label's, ``normal`` (b, 3, H, W) its gradient.
         """
         norm, flat = self.spec.norm, normal.flatten(1)  # (b, D)
         here, origin = images.flatten(1), clean.flatten(1)

@@ -4,8 +4,6 @@ Every part is a class of its own that overrides a few hooks and calls the next, 
 combine: :func:`gradient_attack` puts together those that a spec asks for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch
@@ -134,11 +132,7 @@ class Diversity(GradientAttack):
 
 
 def gradient_attack(loss_fn: Callable[[Tensor], Tensor], spec: AttackSpec) -> GradientAttack:
-    """Return the member of the PGD family that ``spec`` describes, in its norm.
-
-    Args:
-        loss_fn: see :class:`GradientAttack`.
-    """
+    """Return the member of the PGD family that ``spec`` describes, in its norm."""
     chosen = [Diversity] if "probability" in spec.kwargs else []
     chosen += [Momentum] if "momentum" in spec.kwargs else []
     chosen += [L2Ball] if spec.norm == "l2" else []

@@ -3,8 +3,6 @@
 PGD in the L_inf ball is the default; :mod:`.family` has the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch
@@ -88,11 +86,7 @@ class Labelled:
         return self.loss(self.logits(images, self.labels), self.classes)
 
     def logits(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits (b, K), checked the first time.
-
-        Raises:
-            UserError: they are probabilities, or a label is out of range.
-        """
+        """Return logits (b, K); UserError, at first, for probabilities or labels out of range."""
         logits = self.forward(images)
         if not self.checked:
             check_logits(logits, labels)

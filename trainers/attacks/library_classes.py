@@ -3,8 +3,6 @@
 The library is an optional extra, imported when such a class is asked for and not before.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,11 +62,7 @@ class LibraryClass:
 
 @cache
 def library_class(name: str) -> LibraryClass:
-    """Return the class that ``torchattacks:CLASS`` names, in whatever case.
-
-    Raises:
-        UserError: the library is missing, or the class is unknown or of no use here.
-    """
+    """Return the class of a name, in any case; UserError if it, or torchattacks, is not there."""
     try:
         import torchattacks
     except ImportError as error:
@@ -93,14 +87,11 @@ def library_class(name: str) -> LibraryClass:
 
 
 def library_fields(name: str, norm: str, eps, alpha, steps, kwargs: Mapping) -> dict:
-    """Return the fields of a spec as the class ``torchattacks:CLASS`` has them.
+    """Return name, norm, eps, alpha, steps and kwargs (all settings) of ``torchattacks:CLASS``.
 
     What the class does not take is None (``eps`` of an attack without a ball, ``alpha``). What is
     None is the class' own default, with two exceptions: the step size keeps the default's share of
     eps, and the attacks of :data:`USUAL_STEPS` have that many steps.
-
-    Returns:
-        name, norm, eps, alpha, steps, kwargs (all settings of the class).
 
     Raises:
         UserError: the class, a setting, or a value is refused.

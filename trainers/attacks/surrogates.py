@@ -13,8 +13,6 @@ trained on other labels is attacked away from its own answer to the clean image,
 That is our choice and neither paper's; it needs no training, and may be the weaker attack.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import inspect
@@ -30,6 +28,7 @@ from torch import Tensor, nn
 
 from ..backbone import CLIPAdapter, cosine_logits, load_clip, text_features
 from ..backbone.architectures import check_architecture, check_open_clip
+from ..backbone.providers import is_counter, misfit
 from ..backbone.weights_files import read_state
 from ..utils.errors import UserError, nearest
 from ..utils.io import tensors_digest
@@ -44,25 +43,15 @@ OLDER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")  # names in densenet
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A frozen classifier of images (B, 3, H, W) in [0, 1] of any size -> logits (B, K).
+    """A frozen classifier of images (B, 3, H, W) in [0, 1] of any size -> logits (B, K)."""
 
-    Attributes:
-        name: as the user wrote it.
-        model: images (B, 3, size, size) in [0, 1] -> logits; normalises by itself.
-        size: side of the images that the model takes; others are resized, differentiably.
-        interpolation: ``bicubic`` or ``bilinear``.
-        classes: K.
-        of_dataset: whether the K classes are the data set's, in its order.
-        sha256: hex digest of the weights, and of the prompts of a CLIP.
-    """
-
-    name: str
-    model: Callable[[Tensor], Tensor]
-    size: int
-    interpolation: str
-    classes: int
-    of_dataset: bool
-    sha256: str
+    name: str  # as the user wrote it
+    model: Callable[[Tensor], Tensor]  # (B, 3, size, size) in [0, 1] -> logits; it normalises
+    size: int  # side of the images that the model takes; others are resized, differentiably
+    interpolation: str  # bicubic or bilinear
+    classes: int  # K
+    of_dataset: bool  # whether the K classes are the data set's, in its order
+    sha256: str  # of the weights, and of the prompts of a CLIP
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return the logits (B, K), float32."""
@@ -72,13 +61,10 @@ class Surrogate:
         return self.model(pixels).float()
 
     def knows(self, labels: str, classes: int) -> bool:
-        """Return True if the attack leads away from the data set's labels.
-
-        Args:
-            labels: ``dataset``, ``surrogate`` (no: from the surrogate's own answers) or ``auto``.
+        """Return True for labels of the data set, False for the surrogate's own answers.
 
         Raises:
-            UserError: ``dataset``, whose number of ``classes`` is not the surrogate's.
+            UserError: ``labels`` is ``dataset``, whose ``classes`` are not as many as ours.
         """
         if labels == "dataset" and self.classes != classes:
             raise UserError(
@@ -90,11 +76,7 @@ class Surrogate:
 
 
 def check_surrogate(name: str) -> tuple[str, str, str]:
-    """Return kind, model and checkpoint (or ``""``) of a surrogate's name; nothing is loaded.
-
-    Raises:
-        UserError: the name is unknown, its library is missing, or there is no such file.
-    """
+    """Return kind, model and checkpoint (or ``""``) of a name; UserError if any is not there."""
     text, _, path = str(name).partition(FILE)
     kind, _, model = text.partition(":")
     plain = kind == "clip"
@@ -114,10 +96,7 @@ def load_surrogate(
 ) -> Surrogate:
     """Load a surrogate by name, frozen and in eval mode.
 
-    Args:
-        name: see the module.
-        prompts: the hand-made prompt of each class of the data set.
-        clip: the run's own backbone, which ``clip`` names.
+    ``prompts`` are the hand-made ones of the data set's classes, ``clip`` is the run's backbone.
 
     Raises:
         UserError: the name is unknown, or its weights are missing, damaged, foreign or refused.
@@ -208,7 +187,6 @@ def _check_timm(model: str) -> None:
 def _read_timm(name: str, model: str, path: str) -> tuple[nn.Module, int, dict]:
     """Return the network with its weights, its number of classes and its preprocessing."""
     timm = _library("timm")
-
     if path:
         build = partial(timm.create_model, model, pretrained=False)
         plain = build()
@@ -255,24 +233,13 @@ def _filled(name: str, build: Callable, usual: int, state: dict) -> tuple[nn.Mod
     )
     classes = next(heads, usual)
     model = model if classes == usual else build(num_classes=classes)
-    own = model.state_dict()
-    for keys, what in (
-        ([k for k in own if k not in state and not _counts(k)], "lacks tensor"),
-        ([k for k in state if k not in own], "has the unknown tensor"),
-        ([k for k in own if k in state and own[k].shape != state[k].shape], "has another shape of"),
-    ):
-        if keys:
-            raise UserError(
-                f"the weights of surrogate '{name}' are of another network: the file {what} "
-                f"'{keys[0]}'; name the network that they belong to"
-            )
+    if wrong := misfit(model.state_dict(), state):
+        raise UserError(
+            f"the weights of surrogate '{name}' are of another network: the file {wrong}; name the "
+            "network that they belong to"
+        )
     model.load_state_dict(state, strict=False)
     return model, classes
-
-
-def _counts(key: str) -> bool:
-    """Return True for the number of batches a normalisation has seen; nothing depends on it."""
-    return key.endswith("num_batches_tracked")
 
 
 def _classifier(
@@ -286,5 +253,5 @@ def _classifier(
     def logits(pixels: Tensor) -> Tensor:
         return model((pixels - mean) / std)
 
-    digest = tensors_digest({k: v for k, v in model.state_dict().items() if not _counts(k)})
+    digest = tensors_digest({k: v for k, v in model.state_dict().items() if not is_counter(k)})
     return Surrogate(name, logits, size, interpolation, classes, own, digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -61,8 +62,9 @@ class CLIPAdapter(nn.Module):
         self.training = False
         # open_clip's CustomTextCLIP keeps its text tower in a module of its own
         self._custom_text = hasattr(model, "text")
+        asked = inspect.signature(model.encode_image).parameters.get("normalize")
         # CoCa's encoders return unit length by default
-        self._raw = {"normalize": False} if agreement.normalizes(model) else {}
+        self._raw = {"normalize": False} if asked is not None and asked.default is True else {}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         visual = model.visual
@@ -174,14 +176,10 @@ class CLIPAdapter(nn.Module):
         return ((pixels - self.mean) / self.std).to(self.dtype)
 
     def encode_image(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
-        """Encode images, block by block where that is faster than the provider's own way.
+        """Return raw features (B, D), float32, of pixels (B, 3, ``resolution``, ``resolution``).
 
-        Args:
-            pixels: (B, 3, H, W) in [0, 1], H = W = ``resolution``.
-            check: refuse pixels outside [0, 1] (by more than 1e-4) with the observed range.
-
-        Returns:
-            (B, D) raw features, float32.
+        Images are encoded block by block where that is faster than the provider's own way. With
+        ``check``, pixels outside [0, 1] (by more than 1e-4) are refused with the observed range.
 
         Raises:
             UserError: pixels out of range (with ``check``) or of the wrong size.
@@ -286,8 +284,7 @@ class CLIPAdapter(nn.Module):
     def pool_text(self, x: torch.Tensor, eot: torch.Tensor) -> torch.Tensor:
         """Turn the tokens (K, L, d_t) after the last block into raw features (K, D), float32.
 
-        Args:
-            eot: (K,) position of the end token within L.
+        ``eot`` (K,) are the positions of the end tokens within L.
         """
         text = self._text
         with self.autocast():
@@ -332,7 +329,7 @@ class CLIPAdapter(nn.Module):
         class_chunk: int = 0,
         between: Between | None = None,
     ) -> torch.Tensor:
-        """Encode prompts given as embeddings; exact, but without work that cannot matter.
+        """Return raw features (K, D), float32, of prompts; exact, without work that cannot matter.
 
         A causal tower is cut after the last end token, and the first ``shared`` positions, which
         must be the same for all classes, are computed once from row 0 (their gradient goes there);
@@ -348,9 +345,6 @@ class CLIPAdapter(nn.Module):
                 x (C, N, d_t) holds the positions from ``start`` on of the classes in slice
                 ``rows``, and so does what it returns. It may treat positions one by one (replace
                 them, map them), and must treat the shared ones alike in all classes.
-
-        Returns:
-            (K, D) raw features, float32.
         """
         self._need_prompts()
         eot = eot.cpu()  # a no-op for prompt learners, which keep it there: no synchronisation

@@ -1,7 +1,5 @@
 """Text features and logits: the one place where features are normalised."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -11,17 +9,11 @@ from .adapter import Between, CLIPAdapter
 
 
 class Prompts(NamedTuple):
-    """Prompts as embeddings.
+    """Prompts as embeddings."""
 
-    Attributes:
-        embeddings: (K, L, d_t), without the positional part.
-        eot: (K,) position of each end token, on the CPU.
-        shared: length of the prefix that all classes have in common.
-    """
-
-    embeddings: torch.Tensor
-    eot: torch.Tensor
-    shared: int
+    embeddings: torch.Tensor  # (K, L, d_t), without the positional part
+    eot: torch.Tensor  # (K,) position of each end token, on the CPU
+    shared: int  # length of the prefix that all classes have in common
 
 
 def text_features(
@@ -52,9 +44,6 @@ def text_features(
 def cosine_logits(features: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
     """Return logits (B, K) in float32: ``scale`` times the cosine of image and class.
 
-    Args:
-        features: raw image features (B, D).
-        texts: unit-length text features (K, D), as :func:`text_features` returns them.
-        scale: the backbone's ``logit_scale``.
+    ``features`` (B, D) are raw, ``texts`` (K, D) of unit length, as :func:`text_features` has them.
     """
     return scale * F.normalize(features.float(), dim=-1) @ texts.float().t()

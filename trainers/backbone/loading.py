@@ -1,7 +1,5 @@
 """``load_clip``: from a backbone's name to a frozen adapter."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import socket

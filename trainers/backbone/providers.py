@@ -1,7 +1,5 @@
 """CLIP modules from state dicts: through open_clip, or through a fork's own ``clip`` package."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util
@@ -27,33 +25,22 @@ NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 @dataclass
 class Weights:
-    """A state dict and how to make a model of it.
-
-    Attributes:
-        build: state dict -> open_clip model; None for the OpenAI layout with QuickGELU, which
-            every provider can build.
-        variant: distinguishes models with equal tensors but other activations or attention.
-        origin: names the weights in messages.
-        builtin: they run on :mod:`.builtin`'s modules unless a provider is asked for.
-    """
+    """A state dict and how to make a model of it."""
 
     state: dict[str, torch.Tensor]
+    # state dict -> open_clip model; None: OpenAI's layout with QuickGELU, which all can build
     build: Callable[[dict], nn.Module] | None = None
     tokenizer: Callable[[], object] = tokens.from_open_clip
     mean: tuple = CLIP_MEAN
     std: tuple = CLIP_STD
     interpolation: str = "bicubic"  # of the images that the weights were trained on
-    variant: str = ""
-    origin: str = "the state dict"
-    builtin: bool = False
+    variant: str = ""  # sets apart equal tensors with other activations or attention
+    origin: str = "the state dict"  # for messages
+    builtin: bool = False  # on builtin.py's modules unless a provider is asked for
 
 
 def choose_provider(provider: str = "auto") -> str:
-    """Resolve ``auto``: open_clip where it is installed, else a ``clip`` package.
-
-    Raises:
-        UserError: unknown provider, or none is installed.
-    """
+    """Resolve ``auto``: open_clip, else ``clip``; UserError for another one, or without both."""
     if provider not in PROVIDERS:
         raise UserError(f"CLIP provider '{provider}' is unknown.{nearest(provider, PROVIDERS)}")
     if provider != "auto":
@@ -65,11 +52,7 @@ def choose_provider(provider: str = "auto") -> str:
 
 
 def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
-    """Build the model (float32, CPU) and its tokenizer.
-
-    Raises:
-        UserError: the weights do not fit, or the provider cannot build them.
-    """
+    """Build model (float32, CPU) and tokenizer; UserError where weights or provider do not fit."""
     asked, provider = provider, choose_provider(provider)
     with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away
         if weights.build is not None:
@@ -79,11 +62,18 @@ def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
                     "for; leave the provider at 'auto' and install open_clip_torch"
                 )
             return weights.build(weights.state), weights.tokenizer()
-        if provider == "open_clip":
-            make = builtin.CLIP if weights.builtin and asked == "auto" else _open_clip
-            model = build_openai_layout(weights.state, make, weights.origin)
-            return model, weights.tokenizer()
-        return build_with_clip(weights.state, weights.origin), tokens.from_clip()
+        try:
+            if provider == "open_clip":
+                make = builtin.CLIP if weights.builtin and asked == "auto" else _open_clip
+                model = build_openai_layout(weights.state, make, weights.origin)
+                return model, weights.tokenizer()
+            return build_with_clip(weights.state, weights.origin), tokens.from_clip()
+        except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(
+                f"{weights.origin} holds no CLIP in OpenAI's layout, its tensors contradict one "
+                f"another ({why}); choose other weights"
+            ) from error
 
 
 def build_openai_layout(state: dict[str, torch.Tensor], make: Callable, origin: str) -> nn.Module:
@@ -145,26 +135,33 @@ def _count_blocks(state: dict[str, torch.Tensor], prefix: str) -> int:
     return len({k[len(prefix) :].split(".")[0] for k in state if k.startswith(prefix)})
 
 
-def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
-    """Load every tensor.
+def is_counter(key: str) -> bool:
+    """Return True for the number of batches a normalisation has seen; nothing depends on it."""
+    return key.endswith("num_batches_tracked")
 
-    Raises:
-        UserError: missing or unknown tensors, or other shapes.
-    """
-    own = model.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
+
+def misfit(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
+    """Return in words why ``state`` cannot take the place of the tensors ``own``, else ""."""
     both = [k for k in own if k in state]
     for what, keys in (
-        ("lacks tensor", [k for k in own if k not in state and k not in counters]),
+        ("lacks tensor", [k for k in own if k not in state and not is_counter(k)]),
         ("has the unknown tensor", [k for k in state if k not in own]),
         ("has another shape for tensor", [k for k in both if own[k].shape != state[k].shape]),
     ):
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(
-                f"{origin} {what} '{keys[0]}'{more} and so is not of this CLIP architecture; name "
-                "the right one, e.g. file:PATH?arch=ViT-B-32, or choose other weights"
-            )
+            return f"{what} '{keys[0]}'{more}"
+    return ""
+
+
+def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
+    """Load every tensor; UserError for missing or unknown ones, and for other shapes."""
+    own = model.state_dict()
+    if wrong := misfit(own, state):
+        raise UserError(
+            f"{origin} {wrong} and so is not of this CLIP architecture; name the right one, e.g. "
+            "file:PATH?arch=ViT-B-32, or choose other weights"
+        )
     model.load_state_dict(state, strict=False)
     for key in set(own) - set(state):  # batch counters
         own[key].zero_()

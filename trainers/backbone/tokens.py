@@ -1,7 +1,5 @@
 """Tokenizers of all packages behind one interface."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -43,11 +41,7 @@ class Tokenizer:
         self.size, self.context_length = size, context_length
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> torch.Tensor:
-        """Return ids (K, context_length), padded.
-
-        Raises:
-            UserError: a text is longer than the context.
-        """
+        """Return ids (K, context_length), padded; UserError for a text beyond the context."""
         length = context_length or self.context_length
         layouts = [[*self.start, *self.encode(text), *self.end] for text in texts]
         for text, ids in zip(texts, layouts, strict=True):

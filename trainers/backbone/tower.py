@@ -6,12 +6,9 @@ a block's parameters and call its sub-modules; the block is never changed. They 
 open_clip (batch-first, optional LayerScale) and of OpenAI's ``clip`` (sequence-first) alike.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 QUICK = 1.702  # the constant of OpenAI's approximation of GELU
 
@@ -34,19 +31,21 @@ class _QuickGELU(torch.autograd.Function):
     """x * sigmoid(1.702 x), written as silu(1.702 x) / 1.702, whose derivative is silu'(1.702 x).
 
     As plain operations it costs eight passes over the widest activations, backward included, and
-    keeps three copies of them; this way four passes and one copy.
+    keeps three copies of them; this way five passes and one copy.
     """
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
-        scaled = x * QUICK
-        ctx.save_for_backward(scaled)
-        return F.silu(scaled).mul_(1 / QUICK)
+        ctx.save_for_backward(x)  # and not its multiple, which has no second derivative
+        return F.silu(x * QUICK).mul_(1 / QUICK)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors)
+        scaled = ctx.saved_tensors[0] * QUICK
+        if not torch.is_grad_enabled():
+            return torch.ops.aten.silu_backward(grad, scaled)
+        share = scaled.sigmoid()  # the same, and differentiable again
+        return grad * share * (1 + scaled * (1 - share))
 
 
 def _mlp(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -101,11 +100,8 @@ def run_block(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run a standard block on tokens (B, N, d) of any number.
 
-    Args:
-        first: how many of the new tokens are wanted, from the first; None is all.
-
-    Returns:
-        the new tokens (B, N or first, d) and the keys and values (H, B, N, d/H) of the attention.
+    Returns the new tokens, (B, N, d) or the ``first`` ones alone, and the keys and values
+    (H, B, N, d/H) of the attention.
     """
     asked = None if first is None else x[:, :first]  # (B, first, d)
     q, k, v = _heads(block, x, asked)
@@ -123,13 +119,8 @@ def run_suffix(
     """Run a causal standard block on suffixes (C, M, d) that follow one shared prefix.
 
     ``keys`` and ``values`` (H, 1, S, d/H) of the prefix are used in place by all C classes: the
-    scores against them are one matrix product per head, so nothing is copied per class.
-
-    Args:
-        at: (C,) the one position of each suffix that is wanted; None is all.
-
-    Returns:
-        the new tokens (C, M, d), with ``at`` (C, 1, d).
+    scores against them are one matrix product per head, so nothing is copied per class. Returns the
+    new tokens (C, M, d), or (C, 1, d) those at the positions ``at`` (C,) alone.
     """
     places = torch.arange(x.shape[1], device=x.device)  # (M,)
     asked, asking = None, places[:, None]

@@ -1,12 +1,9 @@
 """Read CLIP checkpoints of every common layout without executing anything they contain."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import pickletools
 import re
-import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +52,9 @@ def read_checkpoint(path) -> Checkpoint:
 def read_state(path, after: str) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint of any model, under their names in it.
 
-    Args:
-        after: what the user wrote before the path, for the message.
-
     Raises:
-        UserError: the file is missing, truncated, foreign, or would execute code.
+        UserError: the file is missing (the user wrote its path after ``after``), truncated,
+            foreign, or would execute code.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -78,9 +73,7 @@ def _read(path: Path):
                 names = archive.namelist()
                 if any(name.endswith("/constants.pkl") for name in names):
                     return read_script_archive(archive)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
-            return load_pickle(path)
+        return load_pickle(path)
     except PermissionError as error:
         raise UserError(
             f"'{path}' cannot be read ({error.strerror}); change its permissions"

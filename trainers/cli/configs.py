@@ -7,16 +7,12 @@ advprompt configs --reference         # every key with its default, its range an
 advprompt configs --copy configs/advprompt
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from ..config import keys, shipped
 from ..utils import errors
-from ..utils.entry import run_tool
 
 REFERENCE = """# Every configuration key
 
@@ -25,15 +21,6 @@ declarations in the code. A key is set in a yaml file, or as `KEY VALUE` at the 
 line. All keys are checked before anything is loaded or written; an answer names every mistake.
 """
 KINDS = ("trainers", "datasets", "attacks")
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="advprompt configs", description=__doc__.split("\n")[0])
-    p.add_argument("name", nargs="?", help="such as AdvPT/vit_b16, oxford_pets or linf1")
-    p.add_argument("--list", action="store_true", help="the names of all")
-    p.add_argument("--reference", action="store_true", help="every key, as docs/reference/keys.md")
-    p.add_argument("--copy", metavar="FOLDER", help="copy them all to a new folder")
-    return p
 
 
 def names(kind: str) -> list[str]:
@@ -62,8 +49,14 @@ def reference() -> str:
     return "\n".join([*lines, f"Known to Dassl, and not used here: {', '.join(others)}."])
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("advprompt configs", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("name", nargs="?", help="such as AdvPT/vit_b16, oxford_pets or linf1")
+    add("--list", action="store_true", help="the names of all")
+    add("--reference", action="store_true", help="every key, as docs/reference/keys.md")
+    add("--copy", metavar="FOLDER", help="copy them all to a new folder")
+    args = parser.parse_args(argv)
     if args.name:
         found = [kind for kind in KINDS if args.name in names(kind)]
         if not found:
@@ -87,8 +80,3 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{kind}:", *names(kind), sep="\n  ")
     else:
         print(shipped.configs_folder())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))

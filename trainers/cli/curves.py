@@ -10,8 +10,6 @@ mix threat models, backbones, data or test subsets. Runs that differ in another 
 line. Points are means over seeds with their 95 % t-interval.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 
@@ -20,7 +18,6 @@ from ..utils.errors import UserError
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line and draw."""
     parser = argparse.ArgumentParser("advprompt curves", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")

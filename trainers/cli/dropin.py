@@ -9,8 +9,6 @@ and train.py gets two marked lines. trainers/advprompt/dropin.json lists the cop
 checksums; --undo removes exactly these. Only --apply runs code of the fork: it imports train.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import contextlib
@@ -51,11 +49,7 @@ print("\\n" + json.dumps({"trainers": sorted(ours), "dassl": dassl.__file__}))
 
 
 def sources() -> dict[str, Path]:
-    """Map every file's place in a fork to the file that is copied there.
-
-    Raises:
-        UserError: this copy of the package has no config files or scripts with it.
-    """
+    """Map places in a fork to the files copied there; UserError without configs or scripts."""
     found = {}
     for name, target in zip(FOLDERS, (HOME, f"{HOME}/datasets", *TARGETS[1:]), strict=True):
         places = (PACKAGE / name, PACKAGE.parent / name) if name else (PACKAGE,)
@@ -74,11 +68,7 @@ def sources() -> dict[str, Path]:
 
 
 def check_fork(fork: Path) -> None:
-    """Refuse a folder that is not a fork of CoOp, or that has something of ours already.
-
-    Raises:
-        UserError: what is missing or in the way.
-    """
+    """Refuse (UserError) a folder that is no fork of CoOp, or that has something of ours."""
     if (fork / "trainers").resolve() == PACKAGE:
         raise UserError(f"'{fork}' is advprompt itself; give the folder of a fork of CoOp")
     for name in ("train.py", "trainers"):
@@ -98,11 +88,7 @@ def check_fork(fork: Path) -> None:
 
 
 def edited(train: Path) -> bytes:
-    """Return the content of train.py with the two lines.
-
-    Raises:
-        UserError: the file has no place for them.
-    """
+    """Return train.py's content with the two lines; UserError where it has no place for them."""
     content = train.read_bytes()
     try:
         tree = ast.parse(content)
@@ -172,7 +158,6 @@ def _configuration(tree: ast.Module, train: Path) -> tuple[ast.stmt, str]:
 
 
 def show(fork: Path, after: bytes, copies: dict[str, Path]) -> None:
-    """Print what would change."""
     texts = ((fork / "train.py").read_bytes(), after)
     lines = (text.decode(errors="replace").splitlines() for text in texts)
     print(*difflib.unified_diff(*lines, "a/train.py", "b/train.py", n=2, lineterm=""), sep="\n")
@@ -212,11 +197,7 @@ def rewrite(train: Path, content: bytes) -> None:
 
 
 def verify(fork: Path, python: str) -> dict:
-    """Import the changed fork in a process of its own and return what it reports.
-
-    Raises:
-        UserError: what stopped it.
-    """
+    """Import the changed fork in a process of its own; return its report, or raise a UserError."""
     words = [python, "-B", "-c", VERIFY]
     done = subprocess.run(words, cwd=fork, capture_output=True, text=True)
     try:
@@ -230,11 +211,7 @@ def verify(fork: Path, python: str) -> dict:
 
 
 def undo(fork: Path) -> list[str]:
-    """Remove the copies and the marked lines; return the files that were kept.
-
-    Raises:
-        UserError: there is no manifest, or it is damaged.
-    """
+    """Remove copies and marked lines; return the files kept. UserError without a whole manifest."""
     if not (fork / MANIFEST).is_file():
         raise UserError(f"'{fork}' has no {MANIFEST}, so there is nothing to undo")
     try:

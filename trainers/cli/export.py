@@ -7,11 +7,8 @@ tower) as safetensors and the card as JSON and markdown. `advprompt.load(FOLDER)
 classifier of it, MODEL.INIT_WEIGHTS starts a training from it. The backbone is not included.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +25,6 @@ from ..engine.tuning import PromptTrainer
 from ..experiments.state import register_datasets
 from ..prompting import templates
 from ..report.threats import MEANINGS, attack_headings, describe, threat_label
-from ..utils.entry import run_tool
 from ..utils.errors import UserError, nearest
 from ..utils.io import read_json
 from ..utils.machine import environment
@@ -40,20 +36,6 @@ BACKBONE_NOTE = (
     "have this SHA-256."
 )
 TOWER_NOTE = " The image tower, which the training changed, is included."
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="advprompt export", description=__doc__.split("\n")[0])
-    p.add_argument("run", help="folder of a finished run")
-    p.add_argument("--out", metavar="FOLDER", help="default: zoo/ and what the run is")
-    p.add_argument("--epoch", type=int, help="epoch to export (default: best, else newest)")
-    p.add_argument("--licence", default=UNSTATED, metavar="TEXT", help="licence of the prompts")
-    p.add_argument("--unfinished", action="store_true", help="also a run without a record")
-    p.add_argument(
-        "--root",
-        help="folder of the data sets: of a run that did not keep its classes (older versions)",
-    )
-    return p
 
 
 def checkpoint_of(run: Path, tested: dict, epoch: int | None) -> tuple[dict, bool]:
@@ -76,9 +58,7 @@ def checkpoint_of(run: Path, tested: dict, epoch: int | None) -> tuple[dict, boo
 def classes_of(folder: Path, cfg, facts: dict, trained: dict, root: str | None) -> tuple[list, str]:
     """Return the class names and the hand-made prompt that the run was tested with.
 
-    Args:
-        facts: of the checkpoint, which knows the classes of the training.
-        trained: settings of the training.
+    The checkpoint's ``facts`` know the classes of the training, which had the settings ``trained``.
     """
     template = cfg.DATASET.TEMPLATE or templates.template_for(cfg.DATASET.NAME)
     own = {k: cfg.DATASET[k] for k in ("NAME", "SUBSAMPLE_CLASSES")}
@@ -106,10 +86,7 @@ def classes_of(folder: Path, cfg, facts: dict, trained: dict, root: str | None) 
 
 
 def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
-    """Write the export that ``args`` describes.
-
-    Returns:
-        its folder, whether it was written now (an equal one may be there), and its card.
+    """Write an export; return its folder, whether it was not there already, and its card.
 
     Raises:
         UserError: no run, an unfinished one, missing values or backbone, or another export there.
@@ -178,11 +155,7 @@ def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
 
 
 def check_record(folder: Path, record: dict, trainer: str, clip, classnames: list) -> None:
-    """Refuse figures of another trainer, backbone or data than what is exported.
-
-    Raises:
-        UserError: naming what differs.
-    """
+    """Refuse (UserError) figures of another trainer, backbone or data than what is exported."""
     path = folder / MODEL_FILE
     noted = read_json(path).get("data_sha256") if path.is_file() else None
     pairs = {
@@ -200,11 +173,7 @@ def check_record(folder: Path, record: dict, trainer: str, clip, classnames: lis
 
 
 def training_card(cfg, method, settings: dict, state: dict) -> dict:
-    """Return what the card says of the data and the training.
-
-    Args:
-        settings: of the training; ``state``: what its checkpoint holds.
-    """
+    """Return what the card says of data and training, from its settings and its checkpoint."""
     training = {"shots": 0, "epochs": 0, "train_threat": None, "seed": cfg.SEED}
     if method.trainable:
         training = state["training"] if is_ours(state) else UNKNOWN
@@ -306,13 +275,17 @@ def page(card: dict, folder: Path) -> str:
     return environment.get_template("card.md.j2").render(card, path=path, images=images)
 
 
-def main(argv: list[str] | None = None) -> int:
-    out, written, card = export(parser().parse_args(argv))
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("advprompt export", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("run", help="folder of a finished run")
+    add("--out", metavar="FOLDER", help="default: zoo/ and what the run is")
+    add("--epoch", type=int, help="epoch to export (default: best, else newest)")
+    add("--licence", default=UNSTATED, metavar="TEXT", help="licence of the prompts")
+    add("--unfinished", action="store_true", help="also a run without a record")
+    root = "folder of the data sets: of a run that did not keep its classes (older versions)"
+    add("--root", help=root)
+    out, written, card = export(parser.parse_args(argv))
     print(f"{'wrote' if written else 'unchanged:'} {out} ({card['prompts']['values']:,} values)")
     if written and card["licence"] == UNSTATED:
         print("note: the card states no licence; add --licence TEXT to give the prompts one")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_tool(main))

@@ -16,13 +16,13 @@ COMMANDS = {
     "all": "every method under one threat model",
     "reproduce": "the tables of a paper",
     "results": "the tables of docs/results.md",
+    "testtime": "zero-shot CLIP under a test-time defence",
     "sweep": "many runs: trainers x data sets x shots x seeds, locally or on Slurm",
     "report": "clean and robust accuracy from result records: tables, or one page",
     "curves": "accuracy over one setting (an ablation), drawn from result records",
     "robustness": "finished runs tested under other threat models",
     "transfer": "images made against one run, tested on others: a square table",
-    "explain": "the words nearest to a run's learned text vectors",
-    "data": "data sets: what is there, what is missing, and fetching it",
+    "data": "data sets: what is there, what is missing, and where to get it",
     "export": "what a run learned, with a card: an entry of a prompt zoo",
     "configs": "the config files that come along: trainers, data sets, threat models",
     "dropin": "our trainers copied into a fork of CoOp, or taken out again",
@@ -37,7 +37,7 @@ def command(name: str):
             from .train import main as found
         case "test":
             from .test import main as found
-        case "run" | "all" | "reproduce" | "results":
+        case "run" | "all" | "reproduce" | "results" | "testtime":
             from .run import main as run
 
             found = partial(run, name, dispatch)
@@ -53,8 +53,6 @@ def command(name: str):
             from .robustness import main as found
         case "transfer":
             from .transfer import main as found
-        case "explain":
-            from .explain import main as found
         case "data":
             from .data import main as found
         case "export":

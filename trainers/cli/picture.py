@@ -3,8 +3,6 @@
 advprompt picture output/RUN --rows 3 --out picture.png
 """
 
-from __future__ import annotations
-
 import argparse
 
 from ..evaluation import pictures
@@ -15,10 +13,7 @@ _PER_IMAGE = ("clean", "adversarial", "labels", "before", "after")
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line and write the picture."""
-    parser = argparse.ArgumentParser(
-        prog="advprompt picture", description=__doc__.partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser("advprompt picture", description=__doc__.partition("\n")[0])
     parser.add_argument("run", help=f"a run folder, or its {pictures.EXAMPLES}")
     parser.add_argument("--rows", type=int, help="only the first ROWS images (default: all)")
     parser.add_argument("--out", default=pictures.PICTURE, metavar="FILE")

@@ -8,8 +8,6 @@ backbones, data or test subsets never share a table; base and new classes, sourc
 sets stand side by side.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
@@ -19,21 +17,16 @@ from ..utils.errors import UserError
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line and print or write the tables."""
     parser = argparse.ArgumentParser("advprompt report", description=__doc__.partition("\n")[0])
-    parser.add_argument("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")
-    parser.add_argument("--format", choices=render.FORMATS, default="terminal")
-    parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
-    parser.add_argument(
-        "--mark",
-        metavar="NAME",
-        help="with --out: between the lines <!-- report NAME --> and "
-        "<!-- end NAME --> of the file, and nothing else",
-    )
-    parser.add_argument(
-        "--costs", action="store_true", help="add trainable parameters and seconds per method"
-    )
-    parser.add_argument("--paper", action="store_true", help="add figures that papers published")
+    add = parser.add_argument
+    add("roots", nargs="+", metavar="FOLDER", help="output folders, searched whole")
+    add("--format", choices=render.FORMATS, default="terminal")
+    add("--out", metavar="FILE", help="write there instead of printing")
+    lines = "between the lines <!-- report NAME --> and <!-- end NAME --> of the file"
+    add("--mark", metavar="NAME", help=f"with --out: {lines}, and nothing else")
+    costs = "add trainable parameters and seconds per method"
+    add("--costs", action="store_true", help=costs)
+    add("--paper", action="store_true", help="add figures that papers published")
     args = parser.parse_args(argv)
     if args.mark and args.format == "html":
         raise UserError("--mark puts tables into a page, but html is a page; leave it out")

@@ -8,8 +8,6 @@ counts. Every file gets a record of its own in RUN/tests/FILE, which ``advprompt
 interrupted test resumes where it was; what is done is skipped.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -23,24 +21,8 @@ from ..utils.errors import Mistakes
 ROOT = os.environ.get("DATA") or "data"
 
 
-def parser() -> argparse.ArgumentParser:
-    about = __doc__.split("\n")[0]
-    p = argparse.ArgumentParser("advprompt robustness", description=about, allow_abbrev=False)
-    add = p.add_argument
-    add("--model-dir", required=True, nargs="+", help="run folders")
-    add("--attack-config-file", required=True, nargs="+", help="yaml files, or names: linf1")
-    add("--root", default=ROOT, help="folder of the data sets (default: $DATA, else data)")
-    add("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
-    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
-    return p
-
-
 def settings(folder: str, attack_file: str, root: str, opts: list[str]):
-    """Return the configuration of one test, and the folder of the run that it tests.
-
-    Raises:
-        UserError: no run there, or a file or an override is wrong.
-    """
+    """Return a test's configuration and run; UserError for no run, or a wrong file or override."""
     cfg = default_cfg()
     stored, tested = run_folder.stored(folder)
     kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}
@@ -65,8 +47,16 @@ def name_of(attack_file: str, opts: list[str], epoch: int | None) -> str:
     return name + re.sub(r"[^\w.-]", ".", "".join(f"_{key}-{value}" for key, value in pairs))
 
 
-def main(argv: list[str]) -> int:
-    args = parser().parse_args(argv)
+def main(argv: list[str]) -> None:
+    about = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser("advprompt robustness", description=about, allow_abbrev=False)
+    add = parser.add_argument
+    add("--model-dir", required=True, nargs="+", help="run folders")
+    add("--attack-config-file", required=True, nargs="+", help="yaml files, or names: linf1")
+    add("--root", default=ROOT, help="folder of the data sets (default: $DATA, else data)")
+    add("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
+    args = parser.parse_args(argv)
     register_datasets()
     jobs = [  # all of them first: a mistake in the last must not cost hours
         (*settings(folder, file, args.root, args.opts), name_of(file, args.opts, args.load_epoch))
@@ -75,4 +65,3 @@ def main(argv: list[str]) -> int:
     ]
     for cfg, folder, name in jobs:
         run.start(cfg, eval_only=True, model_dir=folder, load_epoch=args.load_epoch, test_name=name)
-    return 0

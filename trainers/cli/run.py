@@ -20,6 +20,7 @@ PLANS = {
     "all": (commands.every_method, f"{WORDS} "),
     "reproduce": (commands.reproduce, "advpt|nap|capt|apd [CFG ...] [KEY VALUE ...] "),
     "results": (commands.results, ""),
+    "testtime": (commands.testtime, "METHOD DATASET [CFG] [KEY VALUE ...] "),
 }
 
 

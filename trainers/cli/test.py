@@ -22,7 +22,7 @@ from ..utils.images import Preprocess
 from ..utils.io import sha256_file
 from .train import main as train
 
-OURS = ("ATTACK.THREAT", "ATTACK.TEST.", "DEFENCE.")
+OURS: tuple[str, ...] = ("ATTACK.THREAT", "ATTACK.TEST.", "DEFENCE.")
 OURS += tuple(f"TEST.{k}" for k in ("SUBSET", "FIRST", "PROBES", "PICTURE", "SAVE_ADV"))
 
 
@@ -93,6 +93,7 @@ def _test(args, words: list[str], script) -> int:
             "would be tested; give --model-dir and --load-epoch as its --eval-only takes them"
         )
     cfg, given, loader = _inputs(trainer, args.threat, pairs)
+    facts = _facts(trainer, args, files)  # before all parameters are frozen
     own = own_answers(trainer, loader)
     victim = HostVictim(trainer)
     victim.classnames = given.classnames
@@ -101,7 +102,7 @@ def _test(args, words: list[str], script) -> int:
         victim.check(few)  # refuses what cannot be asked or attacked
         note, same = _compare(victim, given.images, own, cfg.DATALOADER.TEST.BATCH_SIZE)
         print(f"* {note}")
-        facts = _facts(trainer, args, files) | {"warnings": [] if same else [note]}
+        facts |= {"warnings": [] if same else [note]}
         cfg.HOST = type(cfg)({"PREDICTIONS": note, **facts.pop("host")})
         measure(victim, given, cfg, folder, **facts)
     finally:

@@ -9,8 +9,6 @@ robust accuracy. Every end-to-end attack of the file gets a table of its own. Th
 keeps every finished row, from which an interrupted call resumes. All runs are in memory together.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import hashlib
@@ -57,14 +55,9 @@ def load(cfg, model_dir: str):
 
 
 def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dict:
-    """Return what has to be the same in all runs, whose images are shown to one another.
-
-    Raises:
-        UserError: naming the first two that differ, and in what.
-    """
-    facts = []
-    for (cfg, _), test in zip(jobs, tests, strict=True):
-        own = {
+    """Return what has to be the same in all runs; UserError naming the first two that differ."""
+    facts = [
+        {
             "data set": cfg.DATASET.NAME,
             "classes": list(test.victim.classnames),
             "test images": [Path(path).name for path in test.images.paths],
@@ -73,7 +66,8 @@ def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dic
             "resolution": test.victim.clip.resolution,
             "preprocessing": test.images.preprocess.key,
         }
-        facts.append(own)
+        for (cfg, _), test in zip(jobs, tests, strict=True)
+    ]
     for folder, theirs in zip(folders[1:], facts[1:], strict=True):
         for what, value in theirs.items():
             if value != facts[0][what]:
@@ -200,7 +194,6 @@ def _resume(out: str, fresh: dict) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, measure what is missing and print the tables."""
     about = __doc__.partition("\n")[0]
     parser = argparse.ArgumentParser("advprompt transfer", description=about)
     add = parser.add_argument

@@ -3,8 +3,6 @@
 ``install()`` must run before anything imports torchvision or dassl.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys
@@ -81,12 +79,9 @@ def ensure_dassl() -> None:
 
 
 def modernize_dassl() -> list[str]:
-    """Repair what keeps Dassl 0.6.3 from running on current PyTorch and NumPy.
+    """Repair what keeps Dassl 0.6.3 from running on current PyTorch and NumPy; return its parts.
 
     Only what is broken is repaired; the stand-in is left alone.
-
-    Returns:
-        the names of the parts that this call repaired.
     """
     spec = _find_dassl()
     if spec is None or _is_stand_in(spec):

@@ -17,35 +17,21 @@ class Key:
     """One key: its default, type, range or choices, and what it means.
 
     The type is that of the default; of a list, that of the default's first entry, else text.
-
-    Attributes:
-        about: what it means, in one line.
-        least, most: the range of a number, or of the numbers in a list.
-        choices: values it may have; a function returns those that are known only later.
-        any_case: the choices are words in upper or lower case.
-        count: how many entries a list has; None for any number.
-        entry: like what an entry of a list is, where its default has none; ... for anything.
-        check: called with name and value; raises a UserError.
-        form: what is expected, in words, where ``check`` decides, of a text or a number.
     """
 
     default: Any
-    about: str = ""
-    least: float = -LARGEST
+    about: str = ""  # what it means, in one line
+    least: float = -LARGEST  # of a number, or of the numbers in a list
     most: float = LARGEST
-    choices: Collection | Callable[[], Collection] = ()
-    any_case: bool = False
-    count: int | None = None
-    entry: Any = None
-    check: Callable[[str, Any], object] | None = None
-    form: str = ""
+    choices: Collection | Callable[[], Collection] = ()  # a function: known only later
+    any_case: bool = False  # the choices are words in upper or lower case
+    count: int | None = None  # of a list's entries; None for any number
+    entry: Any = None  # like a list's entries, where its default has none; ... for anything
+    check: Callable[[str, Any], object] | None = None  # (name, value); raises a UserError
+    form: str = ""  # what is expected, in words, where ``check`` decides, of a text or a number
 
     def read(self, name: str, value):
-        """Return ``value`` in the key's type.
-
-        Raises:
-            UserError: it is of another type or out of range; ``name`` is for the message.
-        """
+        """Return ``value`` in the key's type, or raise a UserError, which begins with ``name``."""
         kind, wrong = type(self.default), [value]
         if not isinstance(self.default, (list, tuple)):
             wrong = wrong if not self._fits(self.default, value) else []

@@ -3,8 +3,6 @@
 A run folder holds what was trained; a test is a record inside it. These lists are the only ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 # Keys that change neither a training nor a result.
@@ -20,6 +18,8 @@ NEUTRAL = (
     "DATALOADER.TEST.BATCH_SIZE",
     "TRAIN.PRINT_FREQ",
     "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.ROBUST_FREQ",
+    "TRAIN.ROBUST_SUBSET",
     "TEST.PICTURE",
     "TEST.PROBES",
     "TRAINER.ADVPT.BANK_BATCH",
@@ -27,14 +27,14 @@ NEUTRAL = (
     "TRAINER.ADVERSARIAL.CLASS_CHUNK",
 )
 # Groups of keys that concern tests alone: changing one of them never trains again.
-TEST_GROUPS = ("TEST.", "ATTACK.TEST.", "DEFENCE.", "DATALOADER.TEST.")
+TEST_GROUPS = ("TEST.", "ATTACK.TEST.", "DEFENCE.", "TESTTIME.", "DATALOADER.TEST.")
 TRAINING = ("TEST.FINAL_MODEL",)  # the exceptions: it chooses among the epochs' models
 LABELS = ("TEST.PROTOCOL", "TEST.NO_TEST")  # of a test, but change none of its figures
 # What a test takes from the settings of its model and its data.
 OF_A_TEST = ("TRAINER.NAME", "MODEL.BACKBONE.NAME", "INPUT.SIZE", "INPUT.INTERPOLATION")
 OF_A_TEST += tuple(f"DATASET.{k}" for k in ("NAME", "SUBSAMPLE_CLASSES", "TEMPLATE", "FOLDER_NAME"))
 # What only a training uses; a model that is not trained does not depend on it.
-ONLY_TRAINING = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_", "DATASET.NUM_")
+ONLY_TRAINING = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_", "DATASET.NUM_", "DATASET.FEWER_")
 ONLY_TRAINING += ("DATASET.TRANSFORMS", "INPUT.TRANSFORMS")
 
 
@@ -61,9 +61,7 @@ def testing(settings: Mapping) -> dict:
 def used(settings: Mapping, nodes: tuple, *, trained: bool, attacked: bool) -> dict:
     """Return those settings, of a flat configuration, that a trainer uses in training.
 
-    Args:
-        nodes: the trainer's nodes in ``TRAINER``.
-        trained: whether it trains at all; ``attacked``: whether it sees attacked images then.
+    It has the ``nodes`` in ``TRAINER``, is trained at all, and sees attacked images then, or not.
     """
     unused = (() if trained else ONLY_TRAINING) + (() if attacked else ("ATTACK.TRAIN.",))
     mine = ("TRAINER.NAME", *(f"TRAINER.{node}." for node in nodes))

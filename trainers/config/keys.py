@@ -1,7 +1,5 @@
 """The config keys this package adds to Dassl's, their defaults, and the early checks."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from functools import cache
@@ -19,6 +17,7 @@ from .merging import merge_file
 
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
 SECTIONS: dict[str, tuple] = {}  # node -> (extend_cfg, check_cfg) of the room that it belongs to
+ALSO_CALLED = {"APT": "AdvCoOp"}  # names in public code -> our trainer of the same model
 METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
 
 
@@ -42,6 +41,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         cfg,
         "DATASET",
         SUBSAMPLE_CLASSES=Key("all", "half of the classes", choices=("all", "base", "new")),
+        FEWER_SHOTS=Key(False, "also train on classes with fewer images than NUM_SHOTS"),
         CACHE_DIR=Key("", "few-shot files and drawings; empty: with the data"),
         FEATURE_DIR=Key("", "cache of image features; empty: OUTPUT_DIR/banks"),
         TEMPLATE=Key("", "hand-made prompt; empty: the data set's own", check=check_template),
@@ -50,6 +50,12 @@ def extend_cfg(cfg: CfgNode) -> None:
     )
     auto = Key("auto", "keep decoded training images on the GPU", choices=("auto", "yes", "no"))
     add_defaults(cfg, "DATALOADER.TRAIN_X", IN_MEMORY=auto)
+    add_defaults(
+        cfg,
+        "TRAIN",
+        ROBUST_FREQ=Key(0, "epochs between PGD-10 accuracies for TensorBoard; 0: none", least=0),
+        ROBUST_SUBSET=Key(64, "of that many validation images, or training; never test", least=1),
+    )
     add_defaults(
         cfg,
         "TEST",
@@ -83,11 +89,7 @@ def registered_name(name: str) -> str:
 
 
 def merge_test_attacks(cfg, path, kind: str = "") -> None:
-    """Replace ``ATTACK.TEST`` by that of a yaml file; the training attack stays.
-
-    Raises:
-        UserError: see :func:`merge_file`.
-    """
+    """Replace ``ATTACK.TEST`` by a yaml file's, see :func:`merge_file`; ATTACK.TRAIN stays."""
     fresh = get_cfg_default()
     extend_cfg(fresh)
     train = cfg.ATTACK.TRAIN.clone()
@@ -113,8 +115,7 @@ def formerly(trainer: str) -> dict:
 def add_defaults(cfg: CfgNode, node: str, **values) -> None:
     """Declare keys of ``node``, such as ``TRAINER.CAPT``; a fork's values of them stay.
 
-    Args:
-        values: a :class:`Key` each, or a default alone, whose type is then the key's.
+    Each value is a :class:`Key`, or a default alone, whose type is then the key's.
     """
     for part in node.split("."):
         cfg = cfg.setdefault(part, CfgNode())
@@ -129,11 +130,9 @@ def check_cfg(cfg: CfgNode, mistakes: Mistakes | None = None) -> None:
 
     Keys of other trainers do not count. Conflicts are looked for among keys that are right.
 
-    Args:
-        mistakes: found before.
-
     Raises:
-        UserError: with all mistakes, each naming the key, its value and what is expected.
+        UserError: with all mistakes, and those found before, each naming the key, its value and
+            what is expected.
     """
     method = method_called(cfg.TRAINER.NAME)
     nodes = ("NAME", *(method.nodes() if method else ()))

@@ -1,7 +1,5 @@
 """The yaml files that come with the package: trainers, data sets and threat models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..utils.errors import UserError, nearest
@@ -12,11 +10,7 @@ CLONE = PACKAGE.parent if PACKAGE.name == "trainers" else None
 
 
 def configs_folder() -> Path:
-    """Return the folder with ``trainers/``, ``datasets/`` and ``attacks/``.
-
-    Raises:
-        UserError: this copy of the package has none.
-    """
+    """Return the folder with trainers/, datasets/ and attacks/; UserError if this copy has none."""
     places = (
         PACKAGE / "configs",  # installed
         PACKAGE.parent.parent / "configs" / "advprompt",  # in a fork, as trainers/advprompt
@@ -32,11 +26,9 @@ def configs_folder() -> Path:
 
 
 def config_file(kind: str, name: str) -> Path:
-    """Return the file of a shipped config.
+    """Return the file of a config of ``trainers``, ``datasets`` or ``attacks``.
 
-    Args:
-        kind: ``trainers``, ``datasets`` or ``attacks``.
-        name: such as ``linf1`` or, for trainers, ``AdvPT/vit_b16``; or the path of a file.
+    Its name is such as ``linf1`` or, for trainers, ``AdvPT/vit_b16``; or the path of a file.
 
     Raises:
         UserError: there is none of that name.

@@ -21,20 +21,14 @@ def register(cls: type[Defence]) -> type[Defence]:
 
 
 class Defence:
-    """Purifies images before the model sees them; the model itself stays as it is.
+    """Purifies images before the model sees them; the model itself stays as it is."""
 
-    Attributes:
-        name: as in ``DEFENCE.NAME``.
-        settings: arguments and attributes whose values the keys of ``DEFENCE`` of the same name in
-            capitals give.
-        random: whether the seeds matter.
-        differentiable: whether gradients flow through :meth:`__call__`.
-    """
-
-    name: str
-    settings: tuple[str, ...] = ()
-    random = False
-    differentiable = False
+    name: str  # as in DEFENCE.NAME
+    settings: tuple[str, ...] = ()  # arguments and attributes, keys of DEFENCE in capitals
+    random = False  # whether the seeds matter
+    differentiable = False  # whether gradients flow through __call__
+    on_logits = False  # it answers in place of the model: no attack on features goes through it
+    copies = 1  # images that the model sees for one
 
     @classmethod
     def from_cfg(cls, node) -> Defence:
@@ -53,6 +47,22 @@ class Defence:
                 rest of the batch does not matter.
         """
         raise NotImplementedError
+
+    def answer(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        images: Tensor,
+        seeds: Sequence[int],
+        *,
+        attack: bool = False,
+    ) -> Tensor:
+        """Return what the defended model answers, (B, D).
+
+        Args:
+            forward: the model behind it.
+            attack: the answer is to be differentiated in the images.
+        """
+        return forward((self.straight_through if attack else self)(images, seeds))
 
     def straight_through(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the purified images with a gradient for an adaptive attack.
@@ -104,7 +114,7 @@ def content_seeds(images: Tensor) -> list[int]:
     return [int.from_bytes(digest, "big") >> 1 for digest in digests]
 
 
-def _draw(seeds: Sequence[int], number: int) -> list[int]:
+def another_draw(seeds: Sequence[int], number: int) -> list[int]:
     """Seeds of another draw; the odd constant also spreads the low 32 bits."""
     return [(seed + number * 0xD1B54A32D192ED03) % (1 << 63) for seed in seeds]
 
@@ -135,12 +145,12 @@ def defended(
         return forward, forward
 
     def evaluated(images: Tensor) -> Tensor:
-        return forward(defence(images, content_seeds(images)))
+        return defence.answer(forward, images, content_seeds(images))
 
     def attacked(images: Tensor) -> Tensor:
         seeds = content_seeds(images) if defence.random else [0] * len(images)
         outputs = [
-            forward(defence.straight_through(images, _draw(seeds, number)))
+            defence.answer(forward, images, another_draw(seeds, number), attack=True)
             for number in range(1, (eot if defence.random else 1) + 1)
         ]  # eot of (b, D)
         return torch.stack(outputs).mean(dim=0)  # (b, D)

@@ -5,8 +5,6 @@ for the same files to be decoded again. Images are decoded once and kept as byte
 the device crops, resizes and flips them.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,11 +85,7 @@ class DeviceLoader:
 
     @cached_property
     def images(self) -> list[Tensor]:
-        """The decoded images, uint8 (3, h, w) each, read on first use.
-
-        Raises:
-            UserError: an image is missing, corrupt or not an image.
-        """
+        """Decoded images, uint8 (3, h, w) each, read on first use; UserError for a corrupt one."""
         paths = [item.impath for item in self.items]
         with ThreadPoolExecutor(DECODERS) as pool:
             decoded = pool.map(lambda path: load_image(path, self.to_bytes), paths)

@@ -1,7 +1,5 @@
 """Random augmentation that follows from (seed, epoch, sample), whatever process reads the image."""
 
-from __future__ import annotations
-
 from torch.utils.data import DataLoader, Dataset
 
 from ..utils.seeds import hash_seed, seeded
@@ -10,9 +8,7 @@ from ..utils.seeds import hash_seed, seeded
 class OwnDraws(Dataset):
     """Dassl's training set, where every sample draws from a seed of its own.
 
-    Attributes:
-        epoch: of the training; the loader's processes, which are forked at its start, see it too.
-        data_source: the items, as in Dassl.
+    The loader's processes, which are forked at the start of an epoch, see its number too.
     """
 
     def __init__(self, dataset, seed: int):

@@ -23,6 +23,7 @@ from ..evaluation.evaluator import Evaluation
 from ..evaluation.models import ModelVictim
 from ..evaluation.samples import ImageList, PixelList
 from ..evaluation.victim import Victim
+from ..testtime import with_testtime
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.images import Preprocess
@@ -154,7 +155,7 @@ def measure(
             cache=folder / "banks",
             batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
             probes=cfg.TEST.PROBES,
-            defence=build_defence(cfg),
+            defence=with_testtime(cfg, victim, build_defence(cfg)),
             eot=cfg.DEFENCE.EOT,
             keep=folder / "adversarial" if cfg.TEST.SAVE_ADV else None,
         )
@@ -302,7 +303,7 @@ def _folder(folder: Path, cfg) -> Images:
 
 def _data_set(name: str, cfg) -> Images:
     """List the test images of a data set of ours, or of the fork around us."""
-    from .. import datasets  # noqa: F401  registers them
+    from ..datasets import COOP  # noqa: F401  registers them
 
     merging.merge_file(cfg, name, "datasets")
     data = Data(DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg), cfg)

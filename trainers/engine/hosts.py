@@ -7,6 +7,7 @@ import contextlib
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 from dassl.engine import TRAINER_REGISTRY
 
@@ -19,7 +20,7 @@ class _Ready(BaseException):  # which no host catches
     pass
 
 
-def load(script, name: str, words: list[str]) -> tuple[object, dict[Path, int | None]]:
+def load(script, name: str, words: list[str]) -> tuple[Any, dict[Path, int | None]]:
     """Return a trainer as the fork's ``train.py --eval-only`` has it when it would start to test.
 
     Args:
@@ -33,7 +34,8 @@ def load(script, name: str, words: list[str]) -> tuple[object, dict[Path, int | 
     Raises:
         UserError: train.py stops before, or nothing of a checkpoint fits the model.
     """
-    cls, files, built = TRAINER_REGISTRY.get(name), {}, []
+    cls, built = TRAINER_REGISTRY.get(name), []
+    files: dict[Path, int | None] = {}
 
     def ready(self, *args, **kwargs):
         built.append(self)
@@ -107,7 +109,8 @@ def _watched(trainer, directory, epoch, files: dict):
 def trained(trainer, name: str) -> list:
     """Return the parameters that the optimizer of a registered model trains."""
     optimizer = trainer._optims.get(name)
-    return [p for group in optimizer.param_groups for p in group["params"]] if optimizer else []
+    groups = optimizer.param_groups if optimizer else []
+    return [p for group in groups for p in group["params"] if p.requires_grad]
 
 
 def _main_block(script):
@@ -123,11 +126,13 @@ def _main_block(script):
     return compile(ast.Module(blocks, []), str(path), "exec")
 
 
-def commit_of(folder: Path) -> str:
+def commit_of(folder: Path | None) -> str:
     """Return the commit that a folder's repository is at, as its files say; "" without one.
 
     No git is run, so that uncommitted changes are not known.
     """
+    if folder is None:
+        return ""
     with contextlib.suppress(OSError, StopIteration):
         place = next(p for p in (folder, *folder.parents) if (p / ".git").exists()) / ".git"
         if place.is_file():  # of a worktree or submodule

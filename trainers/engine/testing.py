@@ -8,26 +8,29 @@ import torch
 
 from .. import records
 from ..attacks import compare, specs_from_cfg
+from ..config import identity
 from ..defences import build_defence
 from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
+from ..testtime import with_testtime
 from ..utils import distributed
 from ..utils.io import write_json
+from . import run_folder
 from .data import MODEL_FILE
 
 
 def evaluation_of(trainer, split: str) -> Evaluation:
     """Return the evaluation of a trainer's model on its ``val`` or ``test`` images."""
-    cfg, val = trainer.cfg, split == "val"
+    cfg, val, victim = trainer.cfg, split == "val", TrainerVictim(trainer)
     return Evaluation(
-        TrainerVictim(trainer),
+        victim,
         ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
-        folder=trainer.record_dir / "unfinished",
+        folder=trainer.record_dir / run_folder.UNFINISHED,
         cache=trainer.bank_folder(),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
         probes=cfg.TEST.PROBES,
-        defence=None if val else build_defence(cfg),
+        defence=None if val else with_testtime(cfg, victim, build_defence(cfg)),
         eot=cfg.DEFENCE.EOT,
         keep=trainer.record_dir / "adversarial" if cfg.TEST.SAVE_ADV else None,
     )
@@ -109,8 +112,11 @@ def run_attacks(cfg, evaluation: Evaluation) -> list[dict]:
             print(f"note: {spec.name} with DROP is the same behind this defence, done once")
             continue
         done.append((spec, seen))
+        if seen and not evaluation.attacker.through(spec):
+            print(f"note: {spec.target} {spec.name} cannot go through a test-time defence")
+            continue
         entry = evaluation.attack(spec, seen=seen)
-        attacks.append(entry)
+        attacks += [entry, *on_fresh_draws(entry)]
         how = "" if spec.adaptive or spec.library else f"-{spec.steps} ({spec.objective})"
         how += f" [{entry['defence']}]" if evaluation.defence else ""
         print(
@@ -119,14 +125,29 @@ def run_attacks(cfg, evaluation: Evaluation) -> list[dict]:
         )
         for warning in entry["warnings"]:
             print(f"  warning: {warning}")
+    attacked = [entry for entry in attacks if "fresh draws" not in entry.get("defence", "")]
     try:
-        found = compare(attacks)
+        found = compare(attacked)
     except Exception as error:  # a check that fails is one more warning
-        found = {len(attacks) - 1: [f"compare: the attacks could not be compared ({error})"]}
+        found = {len(attacked) - 1: [f"compare: the attacks could not be compared ({error})"]}
     for i, warnings in found.items():
-        attacks[i]["warnings"] += warnings
+        attacked[i]["warnings"] += warnings
         print("".join(f"  warning: {warning}\n" for warning in warnings), end="")
     return attacks
+
+
+def on_fresh_draws(entry: dict) -> list[dict]:
+    """Return the entry for the images of an attack through a random defence, on fresh draws.
+
+    Their mean counts, rounded down; ``checks.again`` has them all.
+    """
+    draws = [v for k, v in entry["checks"].get("again", {}).items() if k.startswith("draw")]
+    if not draws:
+        return []
+    how = entry["defence"].replace("seen by the attack", "its images on fresh draws")
+    more = {"defence": how, "correct": sum(draws) // len(draws), "seconds": 0}
+    print(f"  its images on fresh draws: right {draws} of {entry['n']}")
+    return [entry | more | {"warnings": []}]
 
 
 def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
@@ -140,7 +161,10 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
     training = trainer.trained_as()
     # under one path, MODEL.INIT_WEIGHTS may have been another file
     sha256 = training.get("init_sha256")
-    start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else {}
+    start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else trainer.released
+    config = records.flat_config(cfg)
+    if trainer.released:  # the settings of this call are not those of the training
+        config = identity.of_test(config)
     which = cfg.DATASET.SUBSAMPLE_CLASSES
     protocol = cfg.TEST.PROTOCOL or (
         "base2new" if which != "all" else "few_shot" if trainer.trainable else "zero_shot"
@@ -169,7 +193,7 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         seconds={k: round(v, 3) for k, v in trainer.seconds.items()},
         clean={"n": len(right), "correct": int(right.sum())},
         attacks=attacks,
-        config=records.flat_config(cfg) | start,
+        config=config | start,
         status="completed",
         device=trainer.device,
         processes=distributed.world(),

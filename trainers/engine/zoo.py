@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +22,14 @@ from torch import Tensor, nn
 
 from ..backbone import CLIPAdapter, load_clip
 from ..backbone.loading import CACHE
+from ..config.keys import ALSO_CALLED
 from ..prompting import PromptedCLIP
 from ..utils.errors import UserError
 from ..utils.images import Preprocess
-from .exports import Export, read_export, serve
+from . import released
+from .checkpoints import load_checkpoint, weights_file
+from .exports import Export, portable, read_export, serve
+from .saving import UNKNOWN
 
 SLACK = 1e-4  # of the range [0, 1], as everywhere in this project
 
@@ -131,26 +136,51 @@ def load(
     classnames: Sequence[str] | None = None,
     weights_dir=None,
     backbone: str | None = None,
+    trainer: str | None = None,
 ) -> RobustClassifier:
-    """Load an export of ``advprompt export`` as a classifier.
+    """Load an export of ``advprompt export``, or a checkpoint of public code, as a classifier.
 
     Args:
-        path: its folder, or its safetensors file.
+        path: its folder, or its safetensors file; with ``trainer`` the folder of a run of public
+            code, or its checkpoint.
         device: where the model lives.
         classnames: other classes than those of the training; contexts that are class-specific
             serve their own only.
         weights_dir: folder of CLIP's weights, default ``~/.cache/clip``.
         backbone: another name for the same weights, such as ``file:PATH``.
+        trainer: of public code, such as ``MaPLe``; ``classnames`` and ``backbone`` are then needed.
 
     Raises:
         UserError: the export or the backbone is missing, damaged or altered, or they do not fit.
     """
+    if trainer is not None:
+        with torch.inference_mode(False):
+            return _load_released(path, trainer, classnames, backbone, weights_dir, device)
     export = read_export(path)
     names = _names(export, classnames)
     with torch.inference_mode(False):  # such tensors would refuse gradients later
         clip = _backbone(export, backbone, weights_dir).to(device)
         model = serve(clip, names, export.spec, export.tensors, export.file)
-        return RobustClassifier(model, export.card, _preprocess(export))
+        return RobustClassifier(model, export.card, _preprocess(export.card))
+
+
+def _load_released(path, trainer: str, classnames, backbone, weights_dir, device):
+    """Load a checkpoint of public code; the class name stands at the end."""
+    if isinstance(classnames, str) or not classnames or not backbone:
+        raise UserError(f"'{path}' names neither; give classnames=[...] and backbone='ViT-B/16'")
+    file, names, trainer = weights_file(path), list(classnames), ALSO_CALLED.get(trainer, trainer)
+    if not (theirs := (state := load_checkpoint(file))["released"]):
+        raise UserError(f"'{file}' is not a checkpoint of public code; leave trainer out")
+    clip = load_clip(backbone, weights_dir=weights_dir).to(device)
+    released.check_model(theirs, theirs.spec, trainer, clip, file)
+    spec = replace(theirs.spec, text_init=released.words_after(theirs, clip))
+    released.check_text(theirs, spec, clip, names, file)
+    card = {"method": {"trainer": trainer}, "data": {"classes": names, "trained_on": "unknown"}}
+    card["backbone"] = {"name": portable(clip.name), "weights_sha256": clip.sha256}
+    card["input"] = {"size": [clip.resolution] * 2, "interpolation": "bicubic"}
+    card["training"] = UNKNOWN | {"epoch": theirs.epoch}
+    model = serve(clip, names, spec, state["state_dict"], file)
+    return RobustClassifier(model, card, _preprocess(card))
 
 
 def _names(export: Export, classnames) -> list[str]:
@@ -199,13 +229,13 @@ def _backbone(export: Export, name: str | None, weights_dir) -> CLIPAdapter:
     return clip
 
 
-def _preprocess(export: Export) -> Preprocess:
-    """Return the transform that the run's tests used."""
+def _preprocess(card: dict) -> Preprocess:
+    """Return the transform that the tests of a card's model use."""
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
-    cfg.INPUT.SIZE = tuple(export.card["input"]["size"])
-    cfg.INPUT.INTERPOLATION = export.card["input"]["interpolation"]
+    cfg.INPUT.SIZE = tuple(card["input"]["size"])
+    cfg.INPUT.INTERPOLATION = card["input"]["interpolation"]
     cfg.INPUT.TRANSFORMS = ()
     with contextlib.redirect_stdout(io.StringIO()):  # Dassl prints the steps
         return Preprocess(cfg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -16,7 +16,10 @@ from ..attacks import (
     tower_in,
 )
 from ..defences import Defence, defended
+from ..defences.base import another_draw, content_seeds
 from .victim import Victim
+
+FRESH = 5  # draws of a random test-time defence that answer to the images of an attack through it
 
 Forward = Callable[[Tensor], Tensor]  # pixels (B, 3, H, W) in [0, 1] -> logits or features
 
@@ -45,6 +48,27 @@ class Attacker:
     def forward(self, forward: Forward, seen: bool) -> Forward:
         """Return ``forward`` as the attack has it: through the defence if that is seen."""
         return defended(forward, self.defence, adaptive=seen, eot=self.eot)[1]
+
+    def through(self, spec: AttackSpec) -> bool:
+        """Return True if an attack can go through the defence.
+
+        A test-time defence answers in place of the model, which leaves no features to attack.
+        """
+        labelled = spec.target == "end_to_end" and spec.objective != "embedding_kl"
+        return self.defence is None or not self.defence.on_logits or labelled
+
+    def fresh(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield names and logits (B, K) of fresh draws of a random test-time defence."""
+        seeds = content_seeds(images)
+        for number in range(FRESH if self.defence.random else 1):
+            own = another_draw(seeds, -1 - number)  # an attack's count from 1
+            yield f"draw {number + 1}", self.defence.answer(self.model, images, own)
+
+    def plain(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the plain average of the views that a method of views has drawn."""
+        logits = self.defence.averaged(self.model, images, content_seeds(images))
+        if logits is not None:
+            yield "views averaged", logits
 
     def random(self, seen: bool) -> bool:
         """Return True if the attack sees another draw of a random model at every step."""
@@ -123,7 +147,10 @@ class Attacker:
         if spec.drop and not self.decides(spec, seen):
             facts["drop"] = False
         if self.defence:
-            name, *settings = (f"{k} {v}" for k, v in self.defence.describe().items())
+            told, own = self.defence.describe(), []
+            if self.defence.on_logits:  # what it is, the configuration says: methods share a table
+                told, own = told.get("behind", {}), ["test-time"]
+            words = [f"{k} {v}".removeprefix("name ") for k, v in told.items()]
             how = f"seen by the attack, eot {self.eot}" if seen else "unseen by the attack"
-            facts["defence"] = ", ".join([name.removeprefix("name "), *settings, how])
+            facts["defence"] = ", ".join([*words, *own, how])
         return facts

@@ -92,6 +92,7 @@ class Evaluation:
         self.labels = torch.tensor(images.labels, device=self.device)
         self.clean_right: torch.Tensor | None = None
         self.outcomes: list[tuple[AttackSpec, bool, torch.Tensor]] = []
+        self.cost: dict[str, float] = {}  # of a test-time defence, for an image
         self._asked: dict[bool, dict] = {}  # of the model, by whether the defence is seen
         self._kept: list[Path] = []  # folders of saved images
 
@@ -114,14 +115,25 @@ class Evaluation:
         if self.victim.frozen_image_tower and self.defence is None:
             logits = self._bank_logits(self._bank(None, "clean features"))
         else:
-            classes = len(self.victim.classnames)
+            classes, seconds = len(self.victim.classnames), 0.0
             logits = torch.zeros(len(self.images), classes, device=self.device)  # (N, K)
             own = distributed.deal(range(len(self.images)), self.batch_size)
             for where, pixels in self.pixels(own, "clean"):
+                clock = time.perf_counter()
                 logits[where] = self.logits(pixels)
+                seconds += (time.perf_counter() - clock) * bool(logits[where].isfinite().any())
             distributed.total(logits)
+            self._note_cost(len(own), seconds)
         self.clean_right = self._answers(logits) == self.labels
         return logits
+
+    def _note_cost(self, images: int, seconds: float) -> None:
+        """Keep and print what the clean images have cost a test-time defence, on average."""
+        if not (self.defence and self.defence.on_logits and images):
+            return
+        self.cost = {"ms": round(1000 * seconds / images, 2)}
+        self.cost |= {k: round(n / images, 2) for k, n in self.defence.passes.items()}
+        print("* one image: " + ", ".join(f"{v:g} {k}" for k, v in self.cost.items()))
 
     # --- attacked ------------------------------------------------------------------------------
 
@@ -144,6 +156,8 @@ class Evaluation:
                 f"one_draw: {spec.name} stops at the first draw of a random model that errs, which "
                 "is too early; believe apgd, or PGD with DEFENCE.EOT 10 or more"
             )
+        figures |= {"cost": self.cost} if self.cost else {}
+        warnings += no_gain(int(right.sum()), checks.get("again", {}))
         hidden = self._hidden(spec) if seen else None
         if hidden is not None:
             checks["alone"] = int(right.sum())
@@ -163,7 +177,7 @@ class Evaluation:
         }
 
     def _describe(self, spec: AttackSpec, seen: bool) -> dict:
-        batch = {"batch": self._size(spec)} if spec.library else {}  # on which theirs depend
+        batch = {"batch": self._size(spec, seen)} if spec.library else {}  # on which theirs depend
         return spec.describe() | batch | self.attacker.facts(spec, seen)
 
     def _start(self, spec: AttackSpec, seen: bool) -> tuple[torch.Tensor, list[str]]:
@@ -239,22 +253,26 @@ class Evaluation:
             spec = replace(spec, name="apgd")
         parts, left = parts_of(spec, len(self.victim.classnames)), {}
         for part in parts:
-            found = self._attack_images(part, right, seen)
+            found = self._attack_images(part, right, seen, part is parts[-1])
             right[right.clone()] = torch.tensor(found.right, dtype=torch.bool, device=self.device)
             total.merge(AttackChecks(**found.checks))
             seconds += found.seconds
             left[part.name] = int(right.sum())
         return right, total.summary() | ({"left": left} if len(parts) > 1 else {}), seconds
 
-    def _attack_images(self, spec: AttackSpec, right: torch.Tensor, seen: bool):
-        """Attack the samples in ``right`` (N,) batch by batch; return what became of them."""
+    def _attack_images(self, spec: AttackSpec, right: torch.Tensor, seen: bool, ends: bool):
+        """Attack the samples in ``right`` (N,) batch by batch; return what became of them.
+
+        Args:
+            ends: no further part of the same attack takes what this one leaves.
+        """
         positions = right.nonzero().flatten().tolist()
         key = self._key(spec, seen, positions)
         progress = Progress(self.folder, key, len(positions))
         saved = self._saved(spec, seen, key)
         if saved and not saved.resume(progress.known()):
             progress.forget()
-        size, last = self._size(spec), time.monotonic()
+        size, last = self._size(spec, seen), time.monotonic()
         sample = {positions[i]: i for i in progress.todo(size)}
         try:
             for where, pixels in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
@@ -263,7 +281,9 @@ class Evaluation:
                 if saved:
                     paths = [self.images.paths[i] for i in where]
                     saved.add(result.images, self.labels[where], still, paths)
-                progress.add([sample[i] for i in where], still.tolist(), result, pixels)
+                final = torch.full_like(still, ends) | ~still
+                again = self._right_again(result.images, where, final, seen)
+                progress.add([sample[i] for i in where], still.tolist(), result, pixels, again)
                 if saved or time.monotonic() - last > SAVE_SECONDS:
                     progress.save()
                     last = time.monotonic()
@@ -322,9 +342,25 @@ class Evaluation:
             "spec": spec,
         }
 
-    def _size(self, spec: AttackSpec) -> int:
+    @torch.no_grad()
+    def _right_again(self, images, where, final, seen: bool) -> dict[str, int]:
+        """Count who is right by other answers of a test-time defence to adversarial images.
+
+        To those made through it, fresh draws; to those made without it, its views' plain average.
+        Images (B, 3, H, W) that are not ``final`` (B,) are left to the next part of the attack.
+        """
+        if not (self.defence and self.defence.on_logits):
+            return {}
+        right = self.attacker.fresh if seen else self.attacker.plain
+        return {
+            name: int(((logits.argmax(1) == self.labels[where]) & final).sum())
+            for name, logits in right(images)
+        }
+
+    def _size(self, spec: AttackSpec, seen: bool = False) -> int:
         long = (spec.adaptive or spec.library) and self.device.type == "cpu"
-        return min(self.batch_size, CPU_BATCH) if long else self.batch_size
+        size = min(self.batch_size, CPU_BATCH) if long else self.batch_size
+        return max(1, size // self.defence.copies) if self.defence and seen else size
 
     def _seeds(self, where: list[int]) -> list[int]:
         return [hash_seed(TEST_SEED, self.images.digest(i), 0) for i in where]
@@ -343,12 +379,24 @@ class Evaluation:
         digests = self.images.digests()
         facts = {
             "attack": [spec.facts(), self._describe(spec, seen)],
+            **({"defence": self.defence.describe()} if self.defence else {}),
             "victim": self.victim.digest(),
             "preprocess": self.images.preprocess.key,
             "images": [(digests[i], self.images.labels[i]) for i in positions],
         }
         text = json.dumps(facts, sort_keys=True)
         return distributed.agree(lambda: hashlib.sha256(text.encode()).hexdigest())
+
+
+def no_gain(right: int, again: dict) -> list[str]:
+    """Warn where a test-time defence is right no more often than the average of its views."""
+    plain = again.get("views averaged", -1)
+    if right > plain:
+        return []
+    return [
+        f"no_gain: {right} images are right, and {plain} if the same views are averaged without "
+        "adaptation: what protects here is averaging"
+    ]
 
 
 def defence_order(alone: int, hidden: int, n: int) -> list[str]:

@@ -48,8 +48,13 @@ class HostVictim(ModelVictim):
         if "normalize" in inputs.TRANSFORMS:
             normalize = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
         names = trainer.dm.dataset.classnames
-        own = {"device": trainer.device, "name": type(trainer).__name__}
-        super().__init__(parts, names, normalize=normalize, **own)
+        super().__init__(
+            parts,
+            names,
+            normalize=normalize,
+            device=trainer.device,
+            name=type(trainer).__name__,
+        )
         self.memo, self.undone = Memo(parts), False
 
     def answer(self, pixels):
@@ -105,7 +110,7 @@ def ask(trainer, images: Tensor, labels: Tensor | None = None, *, own_test: bool
         return trainer.model_inference(images)
     count = len(images)
     labels = torch.zeros(count, dtype=torch.long) if labels is None else labels
-    batch = {"img": images, "label": labels, "domain": torch.zeros(count, dtype=torch.long)}
+    batch: dict = {"img": images, "label": labels, "domain": torch.zeros(count, dtype=torch.long)}
     batch |= {"impath": [""] * count, "index": torch.arange(count)}
     loader, evaluator = trainer.test_loader, trainer.evaluator
     trainer.test_loader, trainer.evaluator = [batch], _Listener()

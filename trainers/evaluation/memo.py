@@ -17,7 +17,8 @@ class Memo:
     """
 
     def __init__(self, parts: nn.Module):
-        self.parts, self.calls = parts, []
+        self.parts = parts
+        self.calls: list[_Call] = []
 
     @torch.enable_grad()
     def start(self, forward, pixels: Tensor) -> None:
@@ -69,7 +70,8 @@ class _Call:
     """In place of a module's ``forward``."""
 
     def __init__(self, module: nn.Module):
-        self.module, self.forward, self.kept = module, module.forward, []
+        self.module, self.forward = module, module.forward
+        self.kept: list[_Entry] = []
         self.was_set = "forward" in vars(module)
         module.forward = self
 

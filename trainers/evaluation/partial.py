@@ -76,11 +76,16 @@ class Progress:
         """Return this process's samples, dealt out in batches of ``size``."""
         return distributed.deal(self.whole.unknown(), size)
 
-    def add(self, samples: list[int], right: list[bool], result, clean) -> None:
-        """Note one batch: who is still right, and the attack's result for its self-checks."""
+    def add(self, samples: list[int], right: list[bool], result, clean, again=None) -> None:
+        """Note one batch: who is still right, and the attack's result for its self-checks.
+
+        Args:
+            again: how many are right by other answers to the same images.
+        """
         for sample, still in zip(samples, right, strict=True):
             self.own.right[sample] = still
         self._checks.add(result, clean)
+        self._checks.merge(AttackChecks(again=again or {}))
         self.own.checks = asdict(self._checks)
         self.own.seconds = time.perf_counter() - self._clock
 

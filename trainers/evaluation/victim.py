@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..attacks import tower_in
 from ..backbone import CLIPAdapter, cosine_logits, text_features
-from ..prompting import templates
+from ..prompting import PromptedCLIP, templates
 from ..utils import distributed
 from ..utils.errors import UserError
 from .samples import ImageList
@@ -49,6 +49,8 @@ class Victim:
         clip: the frozen CLIP inside, if any. Attacks on the embedding, on the hand-made prompt
             and on the surrogate ``clip`` need it.
         sentences: the hand-made prompt of every class, for attacks that see no learned one.
+        template: what they are made of, with ``{}`` for the class name.
+        prompted: the prompted model inside, if any: test-time tuning starts from its text vectors.
         frozen_image_tower: whether ``features`` is ``clip.encode_image``. Features of images are
             then shared by all prompts and read from a bank.
     """
@@ -59,6 +61,8 @@ class Victim:
     random = False
     clip: CLIPAdapter | None = None
     sentences: Sequence[str] = ()
+    template = ""
+    prompted: PromptedCLIP | None = None
     frozen_image_tower = False
 
     def prepare(self) -> None:
@@ -82,6 +86,10 @@ class Victim:
             f"{self.name} offers no image features, which objective 'embedding_kl' needs; use "
             "objective 'ce'"
         )
+
+    @property
+    def has_features(self) -> bool:
+        return type(self).features is not Victim.features
 
     def score(self, features: Tensor) -> Tensor:
         """Return logits (B, K) of raw image features (B, D); goes with ``frozen_image_tower``."""
@@ -122,7 +130,7 @@ class Victim:
             return
         _, pixels = next(images.batches(few, COMPARED, self.device))
         gap = (self.logits(pixels) - self.score(self.embedding(pixels))).abs().max().item()
-        self.frozen_image_tower = distributed.agree(lambda: gap <= SAME_LOGIT)
+        self.frozen_image_tower = distributed.agree(lambda: not gap > SAME_LOGIT)  # nor NaN
         if not self.frozen_image_tower:
             print(
                 f"note: {self.name} has image features of its own (a logit differs by {gap:.3g} "
@@ -136,8 +144,11 @@ class TrainerVictim(Victim):
     def __init__(self, trainer):
         self.trainer, self.clip, self.device = trainer, trainer.clip, trainer.clip.device
         self.name, self.classnames = type(trainer).__name__, list(trainer.classnames)
-        self.sentences = templates.fill(trainer.template, trainer.classnames)
+        self.template = trainer.template
+        self.sentences = templates.fill(self.template, trainer.classnames)
         self.frozen_image_tower = trainer.frozen_image_tower
+        model = getattr(trainer, "model", None)
+        self.prompted = model if isinstance(model, PromptedCLIP) else None
 
     def check_tower(self, images):
         if not self.trainer.tuning:  # which has no image tower, and was asked before

@@ -4,19 +4,18 @@ Everything on the command line and in the environment is checked here, before an
 wrong raises a UserError.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..testtime import METHODS
 from ..utils.errors import UserError
 from . import protocols
-from .jobs import Job, Planner, parse_tests, unknown
+from .jobs import Job, Planner, method_names, parse_tests, unknown
 from .protocols import PROTOCOLS, ZERO_SHOT, is_tiny
 
 
@@ -147,7 +146,7 @@ def every_method(words: Sequence[str], context: Context) -> list[Step]:
     """DATASET SHOTS [CFG] [KEY VALUE ...]: all methods, or METHODS, under one threat model."""
     chosen, protocol = context.words("METHODS"), context.env.get("PROTOCOL") or "main"
     call, lenient = context.call(words), not chosen
-    names = chosen or list(protocols.table("protocols")["methods"])
+    names = chosen or method_names()
     return [methods(names, context, call, protocol, context.attack, lenient=lenient)]
 
 
@@ -200,9 +199,7 @@ def ablation(name, context, call, attack, given=None, part=(), planner=None) -> 
     """Return all values of an ablation on all seeds, its table and its curve.
 
     Runs, table and curve.png lie in OUTPUT/ablations/NAME/DATASET, apart from the main results.
-
-    Args:
-        given: the ablation, where it is none of configs/experiments/ablations.yaml.
+    ``given`` is an ablation that is none of configs/experiments/ablations.yaml.
     """
     known = protocols.table("ablations")
     what = given or known.get(name)
@@ -312,6 +309,17 @@ def _that_apply(tests: Sequence[str], config: str, threat: str, context: Context
         else:
             kept.append(f"{full}{plus}{rest}")
     return " ".join(kept)
+
+
+def testtime(words: Sequence[str], context: Context) -> list[Step]:
+    """METHOD DATASET [CFG] [KEY VALUE ...]: zero-shot CLIP under a test-time defence, untrained."""
+    method, *words = words or [""]
+    if method not in METHODS:
+        raise unknown("test-time defence", method, METHODS, context.usage)
+    call, table = context.call(words, zero=True), protocols.table("testtime")
+    own = f"TESTTIME.NAME {method} {table['opts']} {table['tiny'] * is_tiny(call.config)}".split()
+    call = replace(call, opts=(*own, *call.opts))
+    return [methods(["zsclip"], context, call, attack=context.attack)]
 
 
 def results(words: Sequence[str], context: Context) -> list[Step]:

@@ -3,8 +3,6 @@
 Nothing is started, and nothing is read but yaml files. A job's words are arguments of train.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -25,34 +23,22 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class Job:
-    """One run of train.py: a training with its test, or a further test of a finished run.
+    """One run of train.py: a training with its test, or a further test of a finished run."""
 
-    Attributes:
-        run: folder of what is trained, absolute.
-        test: name of the test, whose record lies in the run's folder.
-        words: arguments of train.py.
-        trainer, dataset, config, attack, shots, seed: for people; ``dataset`` is the tested one.
-        role: "", or the part of a protocol: base, new, xd, dg; ``test`` for further tests.
-        settings: what the record of this job must say.
-        needs: key of the job that must be completed before; None for what trains.
-        after: keys of jobs that should have ended before, because they make what both use.
-        part: what this job belongs to, from the outside in; a failure ends its part alone.
-    """
-
-    run: str
-    test: str
-    trainer: str
-    dataset: str
+    run: str  # folder of what is trained, absolute
+    test: str  # whose record lies in the run's folder
+    trainer: str  # this and the next five: for people
+    dataset: str  # the tested one
     config: str
     attack: str
     shots: int
     seed: int
-    role: str
-    settings: Settings
-    part: tuple[str, ...] = ()
-    words: list[str] = field(default_factory=list)
-    needs: Key | None = None
-    after: tuple[Key, ...] = ()
+    role: str  # "", or the part of a protocol: base, new, xd, dg; ``test`` for further tests
+    settings: Settings  # what the record of this job must say
+    part: tuple[str, ...] = ()  # what it belongs to, outermost first; a failure ends its part alone
+    words: list[str] = field(default_factory=list)  # arguments of train.py
+    needs: Key | None = None  # the job that must be completed before; None for what trains
+    after: tuple[Key, ...] = ()  # jobs that should have ended: they make what both use
 
     @property
     def key(self) -> Key:
@@ -74,26 +60,23 @@ class Job:
 Test = tuple[str, tuple[str, ...]]  # of a finished run: threat model, overrides KEY VALUE in turn
 
 
+def method_names() -> list[str]:
+    """Return the names of all methods: ours in the order of the tables, then a user's own."""
+    ours = protocols.table("protocols")["methods"]
+    return [*ours, *sorted(keys.METHODS.keys() - {trainer for trainer, _ in ours.values()})]
+
+
 @dataclass
 class Planner:
-    """Makes the jobs of protocols, each once.
+    """Makes the jobs of protocols, each once."""
 
-    Attributes:
-        root: folder of the data sets; ``output``: of all results.
-        folder: of these runs in ``output``.
-        tests: of every finished run, besides its own.
-        targets: data sets to test on under xd and dg; empty for the known ones.
-        source_only: keys of overrides that the targets do not get.
-        shares: trainers whose tests share features of one frozen image tower.
-    """
-
-    root: str
-    output: str
-    folder: str = ""
-    tests: Sequence[Test] = ()
-    targets: Sequence[str] = ()
-    source_only: Sequence[str] = ()
-    shares: Collection[str] = ()
+    root: str  # folder of the data sets
+    output: str  # folder of all results
+    folder: str = ""  # of these runs in ``output``
+    tests: Sequence[Test] = ()  # of every finished run, besides its own
+    targets: Sequence[str] = ()  # data sets to test on under xd and dg; empty for the known ones
+    source_only: Sequence[str] = ()  # keys of overrides that the targets do not get
+    shares: Collection[str] = ()  # trainers whose tests share features of one frozen image tower
     made: dict[Key, Job] = field(default_factory=dict)
     trained: dict[str, Key] = field(default_factory=dict)  # run -> who trains it
     names: dict[tuple, tuple[str, str]] = field(default_factory=dict)  # parts of folders' names
@@ -113,21 +96,16 @@ class Planner:
 
     def dataset_file(self, name: str) -> str:
         """Return the config file of a data set; one of the folder we are in comes first."""
-        own = Path("configs/datasets", f"{name}.yaml")
-        return str(
-            own.absolute() if own.is_file() else shipped.configs_folder() / "datasets" / own.name
-        )
+        own = Path("configs/datasets", f"{name}.yaml").absolute()
+        return str(own if own.is_file() else shipped.configs_folder() / "datasets" / own.name)
 
     def dataset(self, word: str, where: str) -> str:
         """Return the full name of a data set, which must exist."""
         short = protocols.table("protocols")["datasets"]
         name = short.get(word, word)
         if not os.path.isfile(self.dataset_file(name)):
-            known = {
-                *short,
-                *(path.stem for path in shipped.configs_folder().glob("datasets/*.yaml")),
-            }
-            raise unknown("data set", word, known, where)
+            ours = (path.stem for path in shipped.configs_folder().glob("datasets/*.yaml"))
+            raise unknown("data set", word, {*short, *ours}, where)
         return name
 
     def method(self, word: str, where: str) -> tuple[str, str]:
@@ -290,8 +268,9 @@ def unknown(what: str, word: str, known: Iterable[str], where: str) -> UserError
 def _test_name(prefix: str, attack: str, opts: Sequence[str]) -> str:
     given = dict(zip(opts[::2], opts[1::2], strict=True))
     tested = {k: v for k, v in given.items() if identity.is_test(k) and k != "TEST.PROTOCOL"}
+    defence = tested.pop("TESTTIME.NAME", "")
     own = "".join(f"_{k}-{v}" for k, v in tested.items() if not identity.is_neutral(k))
-    return "_".join(filter(None, [prefix, attack])) + _shortened(own)
+    return "_".join(filter(None, [prefix, attack, defence])) + _shortened(own)
 
 
 def _shortened(text: str) -> str:
@@ -303,11 +282,7 @@ def _shortened(text: str) -> str:
 
 
 def parse_tests(text: str, planner: Planner) -> list[Test]:
-    """Return the tests that TESTS names: ``linf1_aa linf1+DEFENCE.NAME=jpeg``.
-
-    Raises:
-        UserError: a threat model is unknown, or a setting has no value.
-    """
+    """Return the tests of ``linf1_aa linf1+DEFENCE.NAME=jpeg``; UserError where one is wrong."""
     found = []
     for word in text.split():
         threat, *settings = word.split("+")

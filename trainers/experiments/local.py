@@ -1,7 +1,5 @@
 """Runs jobs one after another in this process, which imports everything once."""
 
-from __future__ import annotations
-
 import gc
 import glob
 import os
@@ -14,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from ..config.shipped import CLONE
-from ..utils.errors import Mistakes, UserError
+from ..utils.errors import Mistakes, UserError, plainly
 from .commands import Step
 from .jobs import Job, Key
 from .settings import Settings
@@ -24,11 +22,7 @@ PACKAGE = __package__.rpartition(".")[0]
 
 
 def refused(jobs: Iterable[Job], build: Callable[[list[str]], object]) -> dict[Key, UserError]:
-    """Build the configuration of each kind of job; return why jobs are refused, by their keys.
-
-    Args:
-        build: from arguments of train.py to a configuration.
-    """
+    """Return why jobs are refused, by their keys; ``build`` makes a configuration of words."""
     kinds: dict[Settings, list[Job]] = {}
     for job in jobs:
         kinds.setdefault(replace(job.settings, seed=0, shots=0), []).append(job)
@@ -47,16 +41,10 @@ def refuse(wrong: dict[Key, UserError]) -> None:
 
 
 def run(steps: Sequence[Step], train: Command, show: Command, processes: int = 1) -> list[str]:
-    """Run all jobs and show what each step shows.
+    """Run all jobs, each shared by ``processes``, and show what each step shows.
 
-    A job that fails ends its part (``Job.part``) and nothing else.
-
-    Args:
-        train: does the job of these arguments; ``show``: any command of advprompt.
-        processes: that share each job.
-
-    Returns:
-        the outermost parts that did not finish; "" for a job that belongs to none.
+    A job that fails ends its part (``Job.part``) and nothing else. Returns the outermost parts that
+    did not finish; "" for a job that belongs to none.
     """
     ended: list[tuple[str, ...]] = []
     for step in steps:
@@ -81,7 +69,8 @@ def _run(job: Job, ended: list[tuple[str, ...]], train: Command, processes: int)
 def _here(words: list[str], train: Command) -> int:
     stdout = sys.stdout
     try:
-        return train(words) or 0
+        with plainly():
+            return train(words) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..engine import run_folder
 from ..utils.entry import run_tool
 from ..utils.errors import UserError
+from ..utils.machine import cores
 from .jobs import Job, Key
 from .settings import recorded
 from .state import Look
@@ -46,9 +48,7 @@ class Work:
 class Local:
     """Processes of this machine: one per slot, which is a GPU or a share of the CPU's cores.
 
-    Args:
-        jobs: at a time.
-        gpus: their indices; empty for the CPU. With more jobs than GPUs these share them.
+    With more ``jobs`` at a time than ``gpus`` (indices) these share them.
     """
 
     def __init__(self, jobs: int, gpus: Sequence[str] = ()):
@@ -94,12 +94,6 @@ class Slurm:
             return executor.submit(work, job.words)
 
 
-def cores() -> int:
-    """Return the number of CPU cores this process may use."""
-    mine = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))
-    return len(mine(0))
-
-
 def holder(run: str) -> str:
     """Return who works in a run's folder, such as ``41@node``; "" for nobody."""
     path = Path(run, ".lock")
@@ -132,22 +126,15 @@ class Entry:
 
 @dataclass
 class Pool:
-    """The jobs of a sweep.
+    """The jobs of a sweep."""
 
-    Attributes:
-        jobs: in the order in which they start where they can.
-        work: does the words of a job.
-        tell: is given a line for each event; ``watch``: is called between looks, with this pool.
-        retries: how often a job that failed is tried again.
-    """
-
-    jobs: Sequence[Job]
+    jobs: Sequence[Job]  # in the order in which they start where they can
     output: str
     launcher: Local | Slurm
-    work: Callable[[list[str]], None]
-    tell: Callable[[str], None] = print
-    watch: Callable[[Pool], None] = lambda pool: None
-    retries: int = 1
+    work: Callable[[list[str]], None]  # does the words of a job
+    tell: Callable[[str], None] = print  # is given a line for each event
+    watch: Callable[[Pool], None] = lambda pool: None  # is called between looks
+    retries: int = 1  # of a job that failed
     pause: float = 0.2  # s between looks
     entries: dict[Key, Entry] = field(default_factory=dict)
     seconds: dict[tuple, list[float]] = field(default_factory=dict)  # kind of job -> durations
@@ -164,11 +151,9 @@ class Pool:
                 self.queue.append(entry)
 
     def of(self, *states: str) -> list[Entry]:
-        """Return the entries in one of these states."""
         return [entry for entry in self.entries.values() if entry.state in states]
 
     def counts(self) -> Counter:
-        """Count the entries by state."""
         return Counter(entry.state for entry in self.entries.values())
 
     def run(self) -> bool:
@@ -241,6 +226,7 @@ class Pool:
         if record and before == "waiting" and self.look.refusal(job, record, place):
             return False
         if record:
+            run_folder.clear(place)
             spent = record.get("seconds") or {}
             parts = ("eval",) if job.needs else ("train", "bank", "eval")
             seconds = float(sum(spent.get(part) or 0 for part in parts))

@@ -1,7 +1,5 @@
 """What can be run: the tables in configs/experiments/, and the default threat models."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from functools import cache
 
@@ -26,11 +24,9 @@ def is_tiny(config: str) -> bool:
 
 
 def default_threat(trainer: str, config: str, dataset: str, known: Collection[str]) -> str:
-    """Return the threat model of a run that names none.
+    """Return the threat model, one of ``known``, of a run that names none.
 
-    Args:
-        trainer: "" for one threat model that all methods share.
-        known: the names of all threat models.
+    ``trainer`` is "" for one threat model that all methods share.
     """
     if trainer in ("AdvPT", ZERO_SHOT):  # AdvPT's paper has one of its own
         return "advpt_tiny" if is_tiny(config) else "advpt16"

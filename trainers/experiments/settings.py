@@ -1,11 +1,9 @@
 """What a run's yaml files and overrides ask for, and what of it is recorded in its folder.
 
-No configuration is built, so ten thousand runs are looked at in seconds. Where this look is unsure,
-the run is started, and the engine decides: it skips what is done and refuses a folder that holds
-something else.
+One configuration is built for all shots and seeds, so ten thousand runs are looked at in seconds.
+Where this look is unsure, the run is started, and the engine decides: it skips what is done and
+refuses a folder that holds something else.
 """
-
-from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
@@ -14,21 +12,19 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
-from .. import records
-from ..config import identity, keys
-from ..config.declared import is_text
-from ..config.merging import THREAT, literal
-from ..config.shipped import config_file
+from ..config import host, identity, keys, merging
 from ..engine import run_folder
-from ..utils.errors import UserError
-from ..utils.io import read_yaml
+from ..records import flat_config
+from ..utils.errors import Mistakes, UserError
 
 
 class Asked(NamedTuple):
-    """Flat settings: all of them, those of the training, those of the test; and a fact."""
+    """A configuration; its settings, flat: all of them, those of training and of test; a fact."""
 
+    cfg: CfgNode
     all: dict
     training: dict
     test: dict
@@ -37,21 +33,13 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run is asked to be.
-
-    Attributes:
-        trainer: its name.
-        files: yaml files in the order of merging; ``test_file``: one whose ATTACK.TEST replaces
-            theirs.
-        opts: overrides, KEY VALUE in turn.
-        shots, seed: of this run; what differs most often.
-    """
+    """What a run is asked to be."""
 
     trainer: str
-    files: tuple[str, ...]
-    test_file: str
-    opts: tuple[str, ...]
-    shots: int
+    files: tuple[str, ...]  # yaml files in the order of merging
+    test_file: str  # one whose ATTACK.TEST replaces theirs
+    opts: tuple[str, ...]  # overrides, KEY VALUE in turn
+    shots: int  # of this run, as the seed; what differs most often
     seed: int
 
     def _asked(self) -> Asked:
@@ -60,6 +48,12 @@ class Settings:
     def _own(self, settings: dict) -> dict:
         own = {"SEED": self.seed, "DATASET.NUM_SHOTS": self.shots}
         return settings | {key: value for key, value in own.items() if key in settings}
+
+    def cfg(self) -> CfgNode:
+        """Return a configuration with everything but the trainer's name and the folders."""
+        cfg = self._asked().cfg.clone()
+        cfg.DATASET.NUM_SHOTS, cfg.SEED = self.shots, self.seed
+        return cfg
 
     def asked(self) -> dict:
         """Return every setting, flat, but for those that change nothing."""
@@ -80,20 +74,16 @@ class Settings:
     def embeddings(self) -> bool:
         """Return True if a test attacks the image tower alone, for all prompts at once."""
         test = self.test()
-        if test.get("DEFENCE.NAME") or _plain(test.get("TEST.SAVE_ADV")) is True:
+        if test["DEFENCE.NAME"] or test["TEST.SAVE_ADV"]:
             return False
-        node, entries = test["ATTACK.TEST.TARGET"], _plain(test["ATTACK.TEST.LIST"]) or [{}]
-        return "embedding" in [e.get("TARGET", node) for e in entries if isinstance(e, dict)]
+        node, entries = test["ATTACK.TEST.TARGET"], test["ATTACK.TEST.LIST"] or [{}]
+        return "embedding" in [entry.get("TARGET", node) for entry in entries]
 
 
 def differing(mine: Mapping, theirs: Mapping) -> str:
     """Return the first key of ``mine`` that ``theirs`` has otherwise, else ""."""
-    known = keys.formerly(theirs.get("TRAINER.NAME", ""))
-    for key, value in mine.items():
-        other = theirs.get(key, known.get(key))  # a later key counts as it was then
-        if other != value and (is_text(key) or _plain(other) != _plain(value)):
-            return key
-    return ""
+    known = keys.formerly(theirs.get("TRAINER.NAME", "")) | theirs  # a later key is as it was then
+    return next((key for key, value in mine.items() if known.get(key, value) != value), "")
 
 
 def recorded(settings: Settings, folder: str) -> tuple[dict | None, Path | None]:
@@ -106,51 +96,28 @@ def recorded(settings: Settings, folder: str) -> tuple[dict | None, Path | None]
     return None, place
 
 
+def default_cfg() -> CfgNode:
+    """Return the default configuration: Dassl's, a fork's around us, and ours."""
+    cfg = get_cfg_default()
+    host.extend_cfg(cfg)
+    keys.extend_cfg(cfg)
+    return cfg
+
+
 @cache
 def _asked(trainer: str, files: tuple[str, ...], test_file: str, opts: tuple[str, ...]) -> Asked:
-    given = dict(zip(opts[::2], opts[1::2], strict=True))  # the last one counts
-    threat = [str(config_file("attacks", given.pop(THREAT)))] if THREAT in given else []
-    flat = dict(keys.defaults())
-    for file in (*files, *threat):
-        flat |= _read(file)
+    cfg, mistakes = default_cfg(), Mistakes()  # train.py reports them
+    for file in files:
+        mistakes.of(merging.merge_file, cfg, file)
     if test_file:
-        own = keys.defaults() | _read(test_file)
-        flat = {k: (own.get(k) if k.startswith("ATTACK.TEST.") else v) for k, v in flat.items()}
-    if _plain(flat.get("DATASET.TRANSFORMS")):  # these replace the trainer's
-        flat["INPUT.TRANSFORMS"] = flat["DATASET.TRANSFORMS"]
-    flat = {k: v for k, v in (flat | given).items() if not identity.is_neutral(k)}
-    flat.pop("TRAINER.NAME", None)  # it is in the folder's name, and other in some forks
+        mistakes.of(keys.merge_test_attacks, cfg, test_file)
+    cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
+    mistakes.of(merging.merge_opts, cfg, list(opts))
+    flat = {k: v for k, v in flat_config(cfg).items() if not identity.is_neutral(k)}
+    flat.pop("TRAINER.NAME")  # it is in the folder's name, and other in some forks
     method, attacked, training = keys.method_called(trainer), True, identity.training(flat)
     if method:
-        attacked = method.is_adversarial(_node(flat, method.node))
+        attacked = method.is_adversarial(cfg)
         trained = {"trained": method.trainable, "attacked": attacked}
         training = identity.used(flat, method.nodes(), **trained)
-    return Asked(flat, training, identity.of_test(flat), attacked)
-
-
-def _node(flat: Mapping, name: str) -> CfgNode:
-    """Return a configuration of one trainer's own keys, enough to ask the trainer about them."""
-    head = f"TRAINER.{name}."
-    own = {k.removeprefix(head): _plain(v) for k, v in flat.items() if k.startswith(head)}
-    return CfgNode({"TRAINER": {name: {k: v for k, v in own.items() if "." not in k}}})
-
-
-@cache
-def _read(file: str) -> dict:
-    """Return the flat settings of a yaml file; train.py says what is wrong with one."""
-    try:
-        flat = records.flat_config(read_yaml(file))
-    except UserError:
-        return {}
-    threat = flat.pop(THREAT, "")
-    return (_read(str(config_file("attacks", threat))) if threat else {}) | flat
-
-
-def _plain(value):
-    """Return a setting so that the ways to write it compare equal: ``(2, 2)``, ``4``, ``"4"``."""
-    if isinstance(value, str):
-        value = literal(value)
-        return value if isinstance(value, str) else _plain(value)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+    return Asked(cfg, flat, training, identity.of_test(flat), attacked)

@@ -1,27 +1,24 @@
 """What is done of some jobs, what is missing for the rest, and the list of both: a dry run."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from tabulate import tabulate
 
 from ..backbone import loading
-from ..config import host, keys, merging
+from ..config import host
 from ..engine import run_folder
 from ..engine.checkpoints import LEARNER, chosen_checkpoint
 from ..engine.data import Data, listed
 from ..records import FILE_NAME
 from ..utils.errors import UserError
-from ..utils.io import read_json
 from .jobs import Job
-from .settings import differing, recorded
+from .settings import default_cfg as default_cfg
+from .settings import recorded
 
 STATES = {"run": "to run", "test": "to test (trained before)", "resume": "to resume"}
 STATES |= {"running": "running", "refuse": "refused", "done": "done"}
@@ -31,14 +28,6 @@ def register_datasets() -> None:
     """Make the data sets known to Dassl: those of the fork around us, and ours."""
     host.join()
     from .. import datasets  # noqa: F401  registers them
-
-
-def default_cfg():
-    """Return the default configuration: Dassl's, a fork's around us, and ours."""
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
-    return cfg
 
 
 class Look:
@@ -68,7 +57,7 @@ class Look:
         if key not in self.data:
             self.data[key] = None
             with contextlib.suppress(UserError):  # without its data nothing can be compared
-                self.data[key] = listed(_cfg(job))
+                self.data[key] = listed(cfg_of(job))
         return self.data[key]
 
 
@@ -81,14 +70,12 @@ def state_of(job: Job, look: Look | None = None) -> tuple[str, str]:
     path = Path(job.run, run_folder.CONFIG_FILE)
     if not path.is_file():
         return "run", ""
-    theirs = read_json(path)
-    mine = job.settings.training()
-    if not job.needs and (key := differing(mine, theirs)):
-        return "refuse", (
-            f"'{job.run}' holds a run with {key} = {theirs.get(key)!r}, this one has "
-            f"{mine[key]!r}; choose another output folder or move the old run away"
-        )
-    begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/unfinished")
+    try:
+        if not job.needs:
+            run_folder.check(Path(job.run), job.settings.training())
+    except UserError as error:
+        return "refuse", str(error)
+    begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/{run_folder.UNFINISHED}")
     return ("test" if place and not begun else "resume"), ""
 
 
@@ -101,9 +88,8 @@ def listing(
 ) -> tuple[str, bool]:
     """Return the table of jobs with their states, and whether any is refused.
 
-    Args:
-        held: whether another process works in a run's folder.
-        wrong: key of a job -> why its settings are refused.
+    ``held`` says whether another process works in a run's folder, ``wrong`` why settings of jobs
+    are refused, by their keys.
     """
     rows, notes, todo, look = [], [], {}, Look()
     for job in jobs:
@@ -119,7 +105,7 @@ def listing(
         rows.append((state, job.name, place))
     table = tabulate(rows, ["", "run", f"folder in {output}"], disable_numparse=True)
     counts = Counter(state for state, *_ in rows)
-    notes += missing(_cfg(job) for job in todo.values())
+    notes += missing(cfg_of(job) for job in todo.values())
     lines = [table, "", summary(counts), *(f"note: {why}" for why in dict.fromkeys(notes))]
     return "\n".join(lines), bool(counts["refuse"])
 
@@ -130,31 +116,25 @@ def summary(counts: Counter) -> str:
     return f"{counts.total()} run{'s' * (counts.total() != 1)}: {said or 'nothing to do'}."
 
 
-def _cfg(job: Job):
+def cfg_of(job: Job):
     """Return a configuration with a job's data and backbone."""
     register_datasets()
-    cfg = default_cfg()
-    for file in job.settings.files[:2]:
-        merging.merge_file(cfg, file)
-    merging.merge_opts(cfg, list(job.settings.opts))
+    cfg = job.settings.cfg()
     cfg.DATASET.ROOT = job.words[job.words.index("--root") + 1]
     cfg.DATASET.CACHE_DIR = job.words[job.words.index("DATASET.CACHE_DIR") + 1]
-    cfg.DATASET.NUM_SHOTS, cfg.SEED = job.settings.shots, job.settings.seed
     return cfg
 
 
 def missing(cfgs: Iterable) -> list[str]:
     """Return a short line for each data set and each backbone that is not there."""
-    from ..datasets.sources import find_source  # after a fork's own data sets
-
     found = set()
     for cfg in cfgs:
         try:
             check_data(cfg)
         except UserError as error:
-            source = find_source(DATASET_REGISTRY.get(cfg.DATASET.NAME))
-            hint = f"; advprompt data fetch {source.short}" if source else ""
-            found.add(str(error).partition("; ")[0] + hint)
+            found.add(
+                str(error).partition("; ")[0] + "; 'advprompt data check' says where to get it"
+            )
         name = cfg.MODEL.BACKBONE.NAME
         path, hint = Path(name.removeprefix("file:").partition("?")[0]).expanduser(), ""
         if name in loading.OPENAI:
@@ -173,9 +153,3 @@ def check_data(cfg) -> None:
     data = object.__new__(made)  # without its images, which __init__ reads
     data.name, data.root = made.__name__, Path(cfg.DATASET.ROOT).expanduser().absolute()
     data.locate(cfg)
-
-
-def check_all_data(jobs: Iterable[Job]) -> None:
-    """Raise a UserError if the folder of a job's data set does not exist."""
-    for job in {job.dataset: job for job in jobs}.values():
-        check_data(_cfg(job))

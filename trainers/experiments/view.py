@@ -1,7 +1,5 @@
 """What a sweep shows while it runs: a live table in a terminal, lines anywhere else."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys
@@ -27,7 +25,6 @@ class View:
         self.shown, self.rows = time.monotonic(), 0
 
     def tell(self, text: str) -> None:
-        """Print an event."""
         self._erase()
         print(time.strftime("%H:%M:%S"), text, file=self.out, flush=True)
 
@@ -47,13 +44,12 @@ class View:
         self.rows = len(lines)
 
     def close(self, pool: Pool) -> None:
-        """Say how it ended."""
         self._erase()
         print(summary(pool), file=self.out, flush=True)
 
     def _erase(self) -> None:
         if self.rows:
-            self.out.write(f"\x1b[{self.rows}F\x1b[J")
+            getattr(self.out, "raw", self.out).write(f"\x1b[{self.rows}F\x1b[J")
             self.rows = 0
 
 

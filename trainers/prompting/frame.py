@@ -1,7 +1,5 @@
 """The fixed tokens around learned text vectors, placed as in CoOp (Zhou et al. 2022)."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -44,11 +42,7 @@ class PromptFrame(nn.Module):
         self._columns = place[0].tolist()  # counts holes before a position, without a device
 
     def fill(self, vectors: torch.Tensor | None = None) -> Prompts:
-        """Put vectors (M, d_t) or (K, M, d_t) into the holes; None where there are no holes.
-
-        Returns:
-            embeddings (K, L, d_t), end positions and length of the shared prefix.
-        """
+        """Put vectors (M, d_t) or (K, M, d_t) into the holes; None where there are no holes."""
         if vectors is None:
             return Prompts(self.fixed, self.eot, self.shared)
         classes, _, width = self.fixed.shape
@@ -61,9 +55,8 @@ class PromptFrame(nn.Module):
     ) -> torch.Tensor:
         """Put vectors (M, d_t) or (K, M, d_t) in place of the outputs at their positions.
 
-        Args:
-            x: (C, N, d_t), the positions from ``start`` on of the classes in ``rows``; ``start``
-                and the end of x each have the same number of holes before them in every class.
+        ``x`` (C, N, d_t) are the positions from ``start`` on of the classes in ``rows``; ``start``
+        and the end of x each have the same number of holes before them in every class.
         """
         low = bisect_left(self._columns, start)
         high = bisect_left(self._columns, start + x.shape[1])
@@ -76,11 +69,7 @@ class PromptFrame(nn.Module):
 
 
 def context_words(clip: CLIPAdapter, text: str) -> list[int]:
-    """Return the token ids of the words that vectors start from; none for an empty text.
-
-    Raises:
-        UserError: the backbone's text tower takes no learned prompts.
-    """
+    """Return the token ids of words; UserError for a text tower that takes no learned prompts."""
     if clip.tokenizer.encode is None or not clip.takes_prompts:
         raise UserError(
             f"the text tower of backbone {clip.name} takes no learned prompts; choose a "

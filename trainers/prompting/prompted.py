@@ -1,7 +1,5 @@
 """CLIP with learned prompts and refiners in both towers, between its frozen blocks."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
@@ -130,17 +128,15 @@ class PromptedCLIP(nn.Module):
 
     # -- features ---------------------------------------------------------------------------------
 
-    def text_features(self, class_chunk: int = 0) -> torch.Tensor:
-        """Encode the classes with the current prompts.
+    def text_features(
+        self, class_chunk: int = 0, *, vectors: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Return unit-length features (K, D), float32, of the classes with the current prompts.
 
         The prefix that all classes share is computed once, deep vectors included, exactly. Where
-        nothing acts on the text the features are computed once and kept.
-
-        Args:
-            class_chunk: classes per pass, bounds the memory; 0 is all at once.
-
-        Returns:
-            (K, D) unit-length features, float32.
+        nothing acts on the text the features are computed once and kept. ``class_chunk`` classes
+        per pass bound the memory; 0 is all at once. ``vectors``, of all layers, replace the
+        model's own :meth:`text_vectors`.
         """
         if self.frame is None:
             if self._fixed_text is None:
@@ -148,7 +144,7 @@ class PromptedCLIP(nn.Module):
                 with torch.inference_mode(False), torch.no_grad():
                     self._fixed_text = text_features(self.clip, texts, class_chunk)
             return self._fixed_text.to(self.clip.device)
-        vectors = self.text_vectors()
+        vectors = self.text_vectors() if vectors is None else vectors
         prompts = self.frame.fill(vectors[0] if vectors else None)
 
         def between(layer: int, x: torch.Tensor, rows: slice, start: int) -> torch.Tensor:

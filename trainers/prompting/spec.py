@@ -128,11 +128,7 @@ class PromptSpec:
         return replace(self, **depths)
 
     def check_backbone(self, clip: CLIPAdapter) -> None:
-        """Compare with a backbone.
-
-        Raises:
-            UserError: the tower takes no prompts, or has fewer blocks than the depth.
-        """
+        """Refuse (UserError) a backbone that takes no such prompts, or has fewer blocks."""
         if (self.vision or self.refine_vision) and not clip.is_vit:
             raise UserError(
                 f"backbone {clip.name} is not a vision transformer that runs block by block, so "
@@ -150,11 +146,7 @@ class PromptSpec:
 
 
 def in_context(keys, clip: CLIPAdapter) -> PromptSpec:
-    """Return CoOp's prompts; words to start from set the number of vectors.
-
-    Args:
-        keys: a config node with ``N_CTX``, ``CTX_INIT``, ``CSC`` and ``CLASS_TOKEN_POSITION``.
-    """
+    """Return CoOp's prompts, see :func:`of_context`; words to start from set their number."""
     return PromptSpec(
         text=len(context_words(clip, keys.CTX_INIT)) or keys.N_CTX,
         text_init=keys.CTX_INIT,

@@ -1,7 +1,5 @@
 """The curves of a page: over shots, over eps, steps and restarts, over what ablations vary."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,11 +39,10 @@ class Chart(NamedTuple):
 def build_charts(
     records: Mapping[Path, dict], tables: Iterable[Table]
 ) -> tuple[list[Chart], list[str]]:
-    """Return every chart that two comparable runs make, the few-shot ones first.
+    """Return every chart that two comparable runs make, the few-shot ones first, and notes.
 
-    Returns:
-        the charts, and notes on runs that are in none of a table's curves over a setting which
-        others have, or that contradict one another; none where nothing varies.
+    These are on runs that are in none of a table's curves over a setting which others have, or that
+    contradict one another; there are none where nothing varies.
     """
     tables = list(tables)
     found = [*_few_shot(tables), *_over_attacks(records), *_ablations(tables)]
@@ -81,13 +78,10 @@ def _over_attacks(records: Mapping[Path, dict]) -> Iterator[tuple[list[Chart], l
     for axis, title in curves.AXES.items():
         with contextlib.suppress(curves.NothingVaries):
             for panel in curves.attack_panels(records, axis)[0]:
-                where = f"curves over {axis}: {layout.title(panel.table)}: "
+                where = f"curves over {axis}: {layout.title(panel.table)}"
                 notes = [note for note in panel.table.notes if not note.startswith("self-check")]
-                stated = [where + note for note in notes + panel.notes]
-                yield (
-                    [Chart("Over the test attack", panel, title)],
-                    [f"{where}: {n}" for n in stated],
-                )
+                stated = [f"{where}: {note}" for note in notes + panel.notes]
+                yield [Chart("Over the test attack", panel, title)], stated
 
 
 def _ablations(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:

@@ -4,8 +4,6 @@ Panels are groups of comparable runs, which are the tables of the report: they n
 models, backbones, data or test subsets. Runs that differ in another setting are another curve.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict
@@ -71,7 +69,6 @@ def ordered(values: Iterable[float | str]) -> list[float | str]:
 
 
 def label(value: float | str) -> str:
-    """Write a value on the axis."""
     return f"{value:g}" if isinstance(value, float) else value
 
 
@@ -105,15 +102,10 @@ def value_of(row: Row, key: str) -> float | str | None:
 def build_panels(
     tables: Iterable[Table], key: str, along: Iterable[str] = ()
 ) -> tuple[list[Panel], list[str]]:
-    """Sort the rows of tables into curves over the setting ``key``.
+    """Sort the rows of tables into curves over a setting ``key`` such as ``TRAINER.ADVPT.N_CTX``.
 
-    Args:
-        tables: of :func:`~.tables.build_tables`.
-        key: a config key such as ``TRAINER.ADVPT.N_CTX``.
-        along: keys that change together with it and start no other curve.
-
-    Returns:
-        the panels with a curve of at least two values, and notes on everything left out.
+    The keys ``along`` change together with it and start no other curve. Returns the panels with a
+    curve of at least two values, and notes on everything left out.
 
     Raises:
         NothingVaries: no two comparable rows differ in ``key`` alone.
@@ -205,17 +197,11 @@ def _name_curves(curves: list[Curve], left_out: set[str]) -> None:
 
 
 def attack_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel], list[str]]:
-    """Sort the attacks of records into curves over ``axis``, one curve per model.
+    """Sort the attacks of completed records into curves over an axis of ``AXES``, one per model.
 
     The points of a curve are attacks of one model, from one record or from several, that differ in
-    that field alone. Everything else that differs is another curve or another panel.
-
-    Args:
-        records: completed ones by path.
-        axis: a key of ``AXES``.
-
-    Returns:
-        the panels with a curve of at least two values, and notes on what is left out.
+    that field alone. Everything else that differs is another curve or another panel. Returns the
+    panels with a curve of at least two values, and notes on what is left out.
 
     Raises:
         NothingVaries: no model was attacked by two attacks that differ in ``axis`` alone.

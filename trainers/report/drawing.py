@@ -1,12 +1,9 @@
 """Curves drawn as PNG: means over seeds with their 95 % t-interval, a panel below another."""
 
-from __future__ import annotations
-
 import textwrap
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,11 +24,7 @@ _LEGEND, _CAPTION = 36, 132  # characters of a line
 
 
 def draw(path, panels: list[Panel], key: str) -> Path:
-    """Draw the panels into a PNG file.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Draw the panels into a PNG file; UserError where it cannot be written."""
     with files.atomic_write(Path(path)) as temporary:
         save(temporary, panels, key)
     return Path(path)
@@ -40,16 +33,13 @@ def draw(path, panels: list[Panel], key: str) -> Path:
 def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
     """Draw the panels as PNG into a path or a binary file object.
 
-    Args:
-        captions: write above and below each panel what it shows; without, that is left to the
-            page around it (:func:`facts_of`).
+    Without captions, what stands above and below a panel (:func:`facts_of`) is left to the page.
     """
     facts = [facts_of(panel) if captions else [] for panel in panels]
     texts = [[part for line in own for part in textwrap.wrap(line, _CAPTION)] for own in facts]
     heights = [_PANEL + 1.15 + _LINE * len(lines) for lines in texts]  # inches
     width, height = _WIDTH + _SIDE, sum(heights)
     figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
     top = height
     for panel, lines, own in zip(panels, texts, heights, strict=True):
         bottom = (top - 0.45 - _PANEL) / height

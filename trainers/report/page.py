@@ -3,8 +3,6 @@
 ``page.html.j2`` is the page; here is what it shows.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -32,14 +30,10 @@ def build_page(
     remarks: list[str],
     roots: list[str],
 ) -> str:
-    """Return the page.
+    """Return the page of completed records, which are sorted into ``tables``.
 
-    Args:
-        records: completed ones by path.
-        tables: what they are sorted into.
-        published: sheets of figures from papers; may be empty.
-        remarks: on records that were left out.
-        roots: the folders they come from, searched for transfer matrices as well.
+    ``published`` are the papers' figures, ``remarks`` on records that were left out; the folders
+    ``roots`` are searched for transfer matrices as well.
     """
     results = [layout.table_sheet(table) for table in tables]
     matrices, damaged = _matrices(roots)

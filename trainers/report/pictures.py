@@ -1,7 +1,5 @@
 """Examples of attacks that runs have kept, cut down to what a page can carry."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections import defaultdict
@@ -65,11 +63,9 @@ def png_uri(png: bytes) -> str:
 
 
 def build_gallery(records: Mapping[Path, dict], each: Iterable | None = None) -> Gallery:
-    """Read the examples next to the records, one seed of each model, trainer by trainer.
+    """Read the examples next to completed records, one seed of each model, trainer by trainer.
 
-    Args:
-        records: completed ones by path.
-        each: wraps the chosen paths, for a progress bar.
+    ``each`` wraps the chosen paths, for a progress bar.
     """
     ordered = sorted(name_sources(records).items(), key=lambda item: (item[1]["seed"], item[0]))
     with_examples = {p: r for p, r in ordered if (p.parent / kept.EXAMPLES).is_file()}

@@ -1,13 +1,12 @@
 """The report: every completed record below some folders, as text of one format."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 
 from .. import records as records_of
 from ..utils import errors
 from ..utils import io as files
+from ..utils.text import visible
 from .across import arrange
 from .formats import latex, markdown, terminal
 from .layout import cost_sheet, table_sheet, tidy_csv
@@ -21,11 +20,7 @@ _REMARKS = {"terminal": "  ! {}", "markdown": "- {}", "latex": "% {}"}
 
 
 def load(roots: Iterable[str]) -> tuple[dict[Path, dict], list[str]]:
-    """Return every completed record below ``roots`` by path, and what is left out.
-
-    Raises:
-        UserError: a root does not exist or holds no completed record.
-    """
+    """Return completed records by path, and what is left out; UserError for no folder or record."""
     roots = list(roots)
     records, problems = records_of.load_records(*roots)
     remarks = [f"{problem.kind}: {problem.text}" for problem in problems]
@@ -42,18 +37,14 @@ def load(roots: Iterable[str]) -> tuple[dict[Path, dict], list[str]]:
 def render(
     roots: Iterable[str], style: str = "terminal", *, costs: bool = False, paper: bool = False
 ) -> tuple[str, list[str]]:
-    """Render every completed record below ``roots``.
+    """Render every completed record below ``roots``; return text and remarks (beside CSV only).
 
     Files left out (unfinished, damaged, of another schema) are listed after the tables.
 
     Args:
-        roots: output folders.
         style: one of ``FORMATS``.
         costs: add trainable parameters and seconds per method (HTML always has them).
         paper: add published figures.
-
-    Returns:
-        the text, and the remarks that have no place in it (CSV only).
 
     Raises:
         UserError: a root does not exist or holds no completed record.
@@ -80,11 +71,7 @@ def render(
 
 
 def put_between(path: Path, mark: str, text: str) -> None:
-    """Replace what stands between the lines ``<!-- report MARK -->`` and ``<!-- end MARK -->``.
-
-    Raises:
-        UserError: the file is missing or lacks the two lines.
-    """
+    """Replace what stands between the two lines of a mark; UserError for a file that lacks them."""
     first, last = f"<!-- report {mark} -->\n", f"<!-- end {mark} -->"
     page = path.read_text(encoding="utf-8") if path.is_file() else ""
     before, found, rest = page.partition(first)
@@ -97,6 +84,6 @@ def put_between(path: Path, mark: str, text: str) -> None:
 
 
 def write(path, text: str) -> None:
-    """Write a text file atomically; characters that UTF-8 cannot hold become question marks."""
+    """Write a text file atomically; control characters of names are written out."""
     with files.atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_text(visible(text), encoding="utf-8")

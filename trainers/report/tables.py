@@ -131,7 +131,6 @@ class Table:
         return WHOLE not in self.tests
 
     def where(self, test: str) -> str:
-        """Return a test in words."""
         return f"the {test} classes" if self.protocol == "base2new" else test
 
     @property
@@ -234,11 +233,7 @@ def known_settings(records: Iterable[Mapping]) -> set[str]:
 
 
 def empty_row(record: Mapping, known: Iterable[str]) -> Row:
-    """Return the row that a record belongs to, without runs.
-
-    Args:
-        known: settings that any of the records it is compared with has.
-    """
+    """Return the row, without runs, of a record among records that have the settings ``known``."""
     ignored = _STATED + (() if record["shots"] else _TRAINING)
     were = formerly(record["trainer"])
     unset = {key: were[key] for key in known if key in were}
@@ -328,8 +323,7 @@ def mark_data(tables: Iterable[Table]) -> None:
 def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -> Table:
     """Sort comparable records of one test into rows; a repeated seed is noted and left out.
 
-    Args:
-        again: a repeated seed with an equal result is no note.
+    With ``again``, a repeated seed with an equal result is not noted.
     """
     members = list(members)
     first = next((r.record for r in members if is_trained(r.record)), members[0].record)
@@ -409,7 +403,6 @@ def name_variants(rows: list[Row]) -> None:
 
 
 def differing(rows: Iterable[Row]) -> list[str]:
-    """Return the settings in which rows differ, sorted."""
     return differing_keys([row.config for row in rows])
 
 
@@ -431,6 +424,12 @@ def finish(table: Table) -> None:
     seeds = {seed for row in rows for seed in row.distinct("seed")}
     others = "other rows or tests" if table.across else "other rows"
     notes = [f"settings: {row.full_name} has {row.also}" for row in table.rows if row.also]
+    for row in table.rows:
+        trained = [run.record.get("trained") or {} for run in row.runs]
+        if short := sorted({found.get("short_classes") or 0 for found in trained} - {0}):
+            counts = " to ".join(map(str, sorted({short[0], short[-1]})))
+            classes = f"{counts} of {trained[0].get('classes')} classes"
+            notes.append(f"fewer shots: {row.full_name} had fewer images in {classes}")
     parts = [(row, *part) for row in table.rows for part in row.parts.items()]
     for row, test, runs in parts:
         gaps = ", ".join(map(str, sorted(seeds - set(runs))))

@@ -1,7 +1,5 @@
 """Threat models in words: the headings and captions of tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from ..records import attack_signature
@@ -25,6 +23,12 @@ _DETAILS = {
     "name": "{}",
     "steps": "{} steps",
     "drop": "every iterate scored: {}",
+}
+
+_ROLES = {  # of an attack, in what a record says of the defence
+    "unseen by the attack": "hidden",
+    "seen by the attack": "adaptive",
+    "its images on fresh draws": "adaptive, fresh draws",
 }
 
 
@@ -63,12 +67,25 @@ def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
     for attack in attacks:
         twins = [other for other in attacks if other["label"] == attack["label"]]
         differing = [
-            _DETAILS.get(key, key + " {}").format(value)
+            _role(value, [twin.get(key, "") for twin in twins])
+            if key == "defence"
+            else _DETAILS.get(key, key + " {}").format(value)
             for key, value in attack.items()
             if any(twin.get(key) != value for twin in twins)
+            and not (key == "after" and any(words in value for words in ("without its defence",)))
         ]
         headings.append(", ".join([attack["label"], *differing]))
     return headings
+
+
+def _role(defence: str, others: list[str]) -> str:
+    """Say what an attack knew of the defence, and the settings that others like it have not."""
+    parts = defence.split(", ")
+    role = next((words for words in _ROLES if words in parts), None)
+    if role is None:
+        return f"defence {defence}"
+    alike = [theirs for other in others if role in (theirs := other.split(", "))]
+    return ", ".join([_ROLES[role], *(p for p in parts if any(p not in a for a in alike))])
 
 
 def _label(attack: Mapping) -> str:
@@ -76,7 +93,6 @@ def _label(attack: Mapping) -> str:
 
 
 def describe(threat: Mapping) -> str:
-    """Return the full threat model in one line."""
     norm = NORMS.get(threat["norm"], threat["norm"])
     restarts, objective = threat["restarts"], threat["objective"]
     scoring = "every iterate scored" if threat["drop"] else ""

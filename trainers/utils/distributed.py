@@ -10,11 +10,7 @@ so each process's part counts by its rows.
 In one process every function here returns at once and changes nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
-import hashlib
-import json
 import os
 import sys
 import time
@@ -28,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .errors import UserError
+from .io import json_digest
 
 TIMEOUT = 7200  # s without an answer before a process gives up; ADVPROMPT_TIMEOUT
 START = "'torchrun --nproc_per_node N train.py ...'"
@@ -111,11 +108,7 @@ def processes():
 
 
 def device(chosen: torch.device) -> torch.device:
-    """Return the device of this process where Dassl has chosen ``chosen``: one GPU for each.
-
-    Raises:
-        UserError: there are fewer GPUs than processes on this machine.
-    """
+    """Return this process's device, where Dassl chose ``chosen``; UserError with too few GPUs."""
     visible = torch.cuda.device_count()
     if chosen.type == "cuda" and world() == 1 and visible > 1:
         print(f"note: {visible} GPUs are visible and one is used; {ADVICE}")
@@ -132,11 +125,7 @@ def device(chosen: torch.device) -> torch.device:
 
 
 def refuse_data_parallel(objects: Iterable) -> None:
-    """Refuse models in torch's DataParallel, which copies prompts to every GPU at each step.
-
-    Raises:
-        UserError: one of ``objects`` is one.
-    """
+    """Refuse (UserError) models in DataParallel, which copies prompts to every GPU at each step."""
     if any(isinstance(thing, nn.DataParallel) for thing in objects):
         raise UserError(
             "this trainer has put its model into nn.DataParallel, which attacks and prompts do "
@@ -200,16 +189,12 @@ def gather(value) -> list:
 def check_same(what: str, make: Callable[[], object]) -> None:
     """Refuse processes that would share the work of different runs.
 
-    Args:
-        what: the name of what ``make()`` gives (JSON-able), in the plural.
-
     Raises:
-        UserError: it differs between the processes.
+        UserError: ``what`` (a plural) ``make()`` gives, JSON-able, differs between the processes.
     """
     if world() == 1:
         return
-    digest = hashlib.sha256(json.dumps(make(), sort_keys=True).encode()).hexdigest()
-    if len(set(gather(digest))) > 1:
+    if len(set(gather(json_digest(make())))) > 1:
         raise UserError(
             f"the {world()} processes of this run have different {what}; start all of them with "
             "the same arguments, a --seed among them, and on the same data"

@@ -1,7 +1,5 @@
 """Images from files to pixels in [0, 1]: one preprocessing for bank and test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,8 +15,7 @@ DECODERS = 2  # threads that read images while the model works
 class Preprocess:
     """Dassl's test transform (resize, centre crop, to tensor): RGB image -> (3, H, W) in [0, 1].
 
-    Attributes:
-        key: names everything the pixels depend on besides the file, for cache keys.
+    Its ``key`` names everything the pixels depend on besides the file, for cache keys.
     """
 
     def __init__(self, cfg):
@@ -33,20 +30,12 @@ class Preprocess:
 
 
 def load_image(path: str, preprocess: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:
-    """Decode one image file to (3, H, W) in [0, 1].
-
-    Raises:
-        UserError: the file is missing, corrupt or no image.
-    """
+    """Decode an image file to (3, H, W) in [0, 1], as :func:`read_rgb` reads it."""
     return preprocess(read_rgb(path))
 
 
 def read_rgb(path: str) -> Image.Image:
-    """Decode one image file to 8-bit RGB; 16-bit grey values are scaled, not cut off.
-
-    Raises:
-        UserError: the file is missing, corrupt, no image, or of floating-point pixels.
-    """
+    """Decode to 8-bit RGB (16-bit grey is scaled); UserError if corrupt, no image or float."""
     try:
         with Image.open(path) as image:
             if image.mode == "F":

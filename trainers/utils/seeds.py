@@ -1,7 +1,5 @@
 """Seeds that follow from what they are for: the same on every machine, in every order."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,11 +26,7 @@ def generators(seeds: Iterable[int]) -> list[torch.Generator]:
 
 @contextmanager
 def seeded(seed: int, gpus: Sequence[int] = ()) -> Iterator[None]:
-    """Seed the global generators of Python, numpy and torch; they are as before afterwards.
-
-    Args:
-        gpus: the GPUs whose generators are seeded too.
-    """
+    """Seed the generators of Python, numpy, torch and ``gpus``; they are as before afterwards."""
     python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(gpus):
         try:

@@ -1,7 +1,5 @@
 """Start and stop our own commands faster; nothing here runs on ``import advprompt``."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import importlib
@@ -36,7 +34,6 @@ class _Compiler(types.ModuleType):
         """Nothing is being compiled."""
 
     def disable(self, fn=None, *args, **kwargs):
-        """Return ``fn`` itself, or a decorator."""
         return fn if fn is not None else lambda inner: inner
 
     def __getattr__(self, name: str):

@@ -1,6 +1,7 @@
 """From ``cfg`` to the data set and its loaders."""
 
 import torch
+from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from ..utils import read_image
@@ -59,16 +60,9 @@ class DataManager:
         tfm_train = custom_tfm_train or build_transform(cfg, is_train=True)
         tfm_test = custom_tfm_test or build_transform(cfg, is_train=False)
 
-        def loader(data_source, node, tfm, is_train=False):
-            return build_data_loader(
-                cfg,
-                sampler_type=node.SAMPLER,
-                data_source=data_source,
-                batch_size=node.BATCH_SIZE,
-                tfm=tfm,
-                is_train=is_train,
-                dataset_wrapper=dataset_wrapper,
-            )
+        def loader(items, node, tfm, is_train=False):
+            common = (node.SAMPLER, items, node.BATCH_SIZE, tfm, is_train, dataset_wrapper)
+            return build_data_loader(cfg, *common)
 
         node_x, node_u, node_test = (cfg.DATALOADER[key] for key in ("TRAIN_X", "TRAIN_U", "TEST"))
         node_u = node_x if node_u.SAME_AS_X else node_u
@@ -96,10 +90,7 @@ class DataManager:
             items = getattr(self.dataset, split)
             if items or split in ("train_x", "test"):
                 table.append([f"# {split}", f"{len(items):,}"])
-        rows = [(name, str(value)) for name, value in table]
-        left, right = (max(map(len, column)) for column in zip(*rows, strict=True))
-        lines = [f"{name:<{left}}  {value}" for name, value in rows]
-        print("\n".join([rule := f"{'-' * left}  {'-' * right}", *lines, rule]))
+        print(tabulate(table))
 
 
 class DatasetWrapper(Dataset):

@@ -10,17 +10,12 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg, **kwargs):
-    """Build the evaluator named ``cfg.TEST.EVALUATOR``."""
     return EVALUATOR_REGISTRY.build(cfg.TEST.EVALUATOR, cfg.VERBOSE, cfg, **kwargs)
 
 
 @EVALUATOR_REGISTRY.register()
 class Classification:
-    """Accuracy over all images; optionally per class.
-
-    Args:
-        lab2cname: label -> class name, needed for ``TEST.PER_CLASS_RESULT``.
-    """
+    """Accuracy over all images; per class with ``lab2cname``, which maps labels to class names."""
 
     def __init__(self, cfg, lab2cname=None, **kwargs):
         self.cfg = cfg

@@ -4,12 +4,9 @@ __all__ = ["compute_accuracy"]
 
 
 def compute_accuracy(output, target, topk=(1,)) -> list:
-    """Return the accuracy in percent for each k, as tensors of shape (1,).
+    """Return the accuracy in percent for each k of ``topk``, as tensors of shape (1,).
 
-    Args:
-        output: scores (B, K), or a tuple or list whose first entry they are.
-        target: labels (B,).
-        topk: ranks within which a label counts as found.
+    ``output`` are scores (B, K), or a tuple or list that starts with them; ``target`` labels (B,).
     """
     if isinstance(output, (tuple, list)):
         output = output[0]

@@ -46,8 +46,6 @@ class _BaseWarmupScheduler(PlainState, torch_schedulers.LRScheduler):
 
 
 class ConstantWarmupScheduler(_BaseWarmupScheduler):
-    """Warm-up at the rate ``first_lr``."""
-
     def warmup_lr(self, base_lr):
         return self.first_lr
 

@@ -9,13 +9,7 @@ AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
 
 
 def build_optimizer(model, optim_cfg, param_groups=None) -> torch.optim.Optimizer:
-    """Build the optimizer named ``optim_cfg.NAME``.
-
-    Args:
-        model: module or iterable of parameters.
-        optim_cfg: the node ``cfg.OPTIM``.
-        param_groups: optimise these instead of the model's parameters.
-    """
+    """Build the optimizer that ``cfg.OPTIM`` names, of a module, parameters or ``param_groups``."""
     cfg = optim_cfg
     if cfg.NAME not in AVAI_OPTIMS:
         raise ValueError(f"optimizer '{cfg.NAME}' is unknown.{nearest(cfg.NAME, AVAI_OPTIMS)}")

@@ -29,7 +29,6 @@ class Registry:
         return add if obj is None else add(obj)
 
     def get(self, name: str):
-        """Return the object called ``name``."""
         if name not in self._obj_map:
             raise KeyError(
                 f"'{name}' is not in the {self._name} registry.{nearest(name, self._obj_map)}"
@@ -37,7 +36,6 @@ class Registry:
         return self._obj_map[name]
 
     def registered_names(self) -> list:
-        """Return all names in the order of registration."""
         return list(self._obj_map)
 
     def build(self, name, verbose, *args, **kwargs):

@@ -74,7 +74,6 @@ def replacing(fpath):
 
 
 def read_json(fpath):
-    """Return the content of a JSON file."""
     with open(fpath, encoding="utf-8") as file:
         try:
             return json.load(file)
@@ -98,7 +97,6 @@ def set_random_seed(seed: int) -> None:
 
 
 def read_image(path) -> Image.Image:
-    """Return the image at ``path`` as RGB."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -135,5 +133,4 @@ def check_availability(requested, available) -> None:
 
 
 def tolist_if_not(x) -> list:
-    """Return a list as it is and anything else as a list of one."""
     return x if isinstance(x, list) else [x]

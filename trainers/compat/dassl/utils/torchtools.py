@@ -50,11 +50,7 @@ def load_checkpoint(fpath):
 
 
 def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None) -> int:
-    """Restore model, optimizer and scheduler from the latest checkpoint in ``fdir``.
-
-    Returns:
-        the number of finished epochs, which is the epoch (from 0) to resume with.
-    """
+    """Restore everything from the latest checkpoint in ``fdir``; return its number of epochs."""
     with open(osp.join(fdir, "checkpoint"), encoding="utf-8") as file:
         fpath = osp.join(fdir, file.readline().rstrip("\n"))
     print(f'Loading checkpoint from "{fpath}"')
@@ -92,5 +88,4 @@ def load_pretrained_weights(model, weight_path) -> None:
 
 
 def count_num_param(model=None, params=None) -> int:
-    """Count the numbers in a model or in tensors."""
     return sum(p.numel() for p in (params if model is None else model.parameters()))

@@ -27,11 +27,7 @@ class Datum:
 class DatasetBase:
     """The splits of a data set as lists of Datum; subclasses read them and call ``__init__``.
 
-    Args:
-        train_x: labelled training images; they define the classes.
-        train_u: unlabelled training images, optional.
-        val: validation images, optional.
-        test: test images.
+    ``train_x`` is labelled and defines the classes; ``train_u`` (unlabelled), ``val`` are optional.
     """
 
     dataset_dir = ""  # folder below cfg.DATASET.ROOT
@@ -55,7 +51,6 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source) -> int:
-        """Return the highest label + 1."""
         if not data_source:
             raise ValueError("the training split has no image, so the classes are unknown")
         return max(item.label for item in data_source) + 1
@@ -67,17 +62,11 @@ class DatasetBase:
         return mapping, [mapping[label] for label in sorted(mapping)]
 
     def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
-        """Draw ``num_shots`` images per class from each list of Datum.
+        """Draw ``num_shots`` images per class (below 1: all) from each list of Datum.
 
         The draw uses Python's global random state class by class, in the order in which the
-        classes first occur; it is the same as Dassl's for the same seed.
-
-        Args:
-            num_shots: images per class; below 1 the lists are returned as they are.
-            repeat: draw with replacement from classes that are too small, instead of taking all.
-
-        Returns:
-            one list, or a list of lists where several are given.
+        classes first occur; it is the same as Dassl's for the same seed. ``repeat`` draws with
+        replacement from classes that are too small, instead of taking all.
         """
         if num_shots < 1:
             return data_sources[0] if len(data_sources) == 1 else data_sources

@@ -28,8 +28,6 @@ INTERPOLATION_MODES = {
 
 
 class Compose:
-    """Apply steps in turn."""
-
     def __init__(self, transforms):
         self.transforms = transforms
 
@@ -138,13 +136,9 @@ class Normalize:
 
 
 def build_transform(cfg, is_train=True, choices=None):
-    """Build the training or test transform and print its steps.
+    """Return the training or test transform and print its steps; None with INPUT.NO_TRANSFORM.
 
-    Args:
-        choices: names that replace ``cfg.INPUT.TRANSFORMS``.
-
-    Returns:
-        the transform, or None with ``cfg.INPUT.NO_TRANSFORM``.
+    ``choices`` are names that replace ``cfg.INPUT.TRANSFORMS``.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")

@@ -1,0 +1,185 @@
+"""R-TPT and TTC next to their authors' unedited code: the same weights, views and draws.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.testtime --code FOLDER --small
+    OMP_NUM_THREADS=1 python -m benchmarks.testtime --code FOLDER --pairs 2
+
+FOLDER holds checkouts R-TPT (TomSheng21/R-TPT) and TTC (Sxing2/CLIP-Test-time-Counterattacks). The
+weights are random, of ViT-B/32's size or, with --small, of two blocks each. Either how far logits
+and images are apart, or R-TPT's time per image, in turns, each side making its own views.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import sys
+import types
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from advprompt.backbone import cosine_logits, make_adapter
+from advprompt.evaluation.victim import Victim
+from advprompt.prompting import templates
+from advprompt.testtime import METHODS
+from tests.toy import toy_state_dict
+
+from .timing import clock_for, ratio, seconds
+
+SMALL = {"layers": 2, "text_layers": 2}
+BASE = {"vision_width": 768, "layers": 12, "text_width": 512, "text_layers": 12, "embed_dim": 512}
+TEMPLATE = "a photo of a {}."
+
+
+class ZeroShot(Victim):
+    """CLIP with a hand-made prompt, in ``Victim``'s terms."""
+
+    def __init__(self, state: dict, names: list[str]):
+        self.clip = make_adapter(state, name="random", precision="fp32", provider="open_clip")
+        self.classnames, self.template, self.device = names, TEMPLATE, self.clip.device
+        self.sentences = templates.fill(TEMPLATE, names)
+
+    def features(self, pixels):
+        return self.clip.encode_image(pixels)
+
+    def logits(self, pixels, prec="fp32"):
+        return cosine_logits(self.features(pixels), self.handmade_texts, self.clip.logit_scale)
+
+
+def ours(name: str, victim: Victim, **values):
+    cls = METHODS[name]
+    own = {key.lower(): key_of.default for key, key_of in cls.keys.items()}
+    return cls(victim, **own | values)
+
+
+@contextlib.contextmanager
+def code_of(folder: Path):
+    """Import from a checkout alone, on the CPU, where the authors' code says ``.cuda()``."""
+    before, path = set(sys.modules), list(sys.path)
+    cuda = torch.nn.Module.cuda, torch.Tensor.cuda
+    torch.nn.Module.cuda = torch.Tensor.cuda = lambda self, *args, **options: self
+    sys.path.insert(0, str(folder))
+    for name in ("autoattack", "torchattacks", "pycountry"):  # attacks and data, not compared
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].AutoAttack = None
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        torch.nn.Module.cuda, torch.Tensor.cuda = cuda
+        for name in set(sys.modules) - before:
+            if str(folder) in str(getattr(sys.modules[name], "__file__", folder)):
+                del sys.modules[name]
+
+
+class TheirRTPT:
+    """Their loop over a test set, with what it gives to ``accuracy`` written down."""
+
+    def __init__(self, state: dict, names: list[str]):
+        import clip.custom_clip as custom
+        import clip.model as model
+        import rtpt
+        from data.datautils import AugMixAugmenter
+        from torchvision import transforms as t
+
+        built = model.build_model({k: v.clone() for k, v in state.items()}).float()
+        custom.load = lambda *args, **options: (built, None, None)
+        self.code, self.sim = rtpt, rtpt.get_top_sim
+        self.model = custom.get_coop("random", names, "cpu", 4, "a_photo_of_a")
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_("prompt_learner" in name)
+        centre = t.Compose([t.Resize(224), t.CenterCrop(224)])
+        self.transform = AugMixAugmenter(centre, t.ToTensor(), n_views=63, augmix=True)
+        own = {"eps": 0.0, "gpu": 0, "tta_steps": 1, "selection_p": 0.1, "print_freq": 10**9}
+        self.args = argparse.Namespace(**own, out_file=io.StringIO())
+
+    def __call__(self, views: list, *, masked: bool = False) -> torch.Tensor:
+        """Return the logits (K,) of one image; ``masked`` hides each view from itself."""
+        seen, eye = [], 2 * torch.eye(len(views))
+        self.code.get_top_sim = lambda sim: self.sim(sim + eye if masked else sim)
+        self.code.accuracy = lambda logits, *a, **o: seen.append(logits) or [torch.zeros(1)] * 2
+        optimizer = torch.optim.AdamW(self.model.prompt_learner.parameters(), 5e-3)
+        loader = [([view[None] for view in views], torch.zeros(1, dtype=torch.long))]
+        common = (self.model, None, optimizer, optimizer.state_dict(), None, self.args)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.code.test_time_adapt_eval(loader, *common, self.transform)
+        return seen[-1][0].detach()
+
+
+def their_ttc(state: dict, pixels: torch.Tensor, tau: float) -> torch.Tensor:
+    """Return the images after their counterattack."""
+    import test_time_counterattack as code
+    from replace.model import build_model
+
+    built = build_model({k: v.clone() for k, v in state.items()}, 0).float()
+    same = {"norm": "l_inf", "epsilon": 4 / 255, "tau_thres": tau, "beta": 2.0}
+    whole = types.SimpleNamespace(module=built)
+    own = code.NullPrompter(), code.TokenPrompter(0), 1 / 255, 2
+    torch.manual_seed(7)
+    return pixels + code.tau_thres_weighted_counterattacks(whole, pixels, *own, **same)
+
+
+def compare(folder: Path, sizes: dict, classes: int, pairs: int) -> dict:
+    """Return differences, or the seconds per image if ``pairs``."""
+    state = toy_state_dict(patch=32, image=224, **sizes)
+    names = [f"kind {i} thing" for i in range(classes)]
+    victim = ZeroShot(state, names)
+    torch.manual_seed(0)
+    picture = Image.fromarray((torch.rand(32, 32, 3) * 255).byte().numpy()).resize((224, 224))
+    shared = {"views": 64, "scale": 0.08, "augmix": True}
+    mine, itself = (ours("rtpt", victim, **shared, count_itself=c) for c in (False, True))
+    with code_of(folder / "R-TPT"):
+        theirs = TheirRTPT(state, names)
+        views = torch.stack(theirs.transform(picture))
+        if pairs:
+            ways = {
+                "theirs": lambda: theirs(theirs.transform(picture)),
+                "ours": lambda: answered(mine, victim, views[:1]),
+            }
+            clock, taken = clock_for("cpu")[0], {name: [] for name in ways}
+            for name, work in [*ways.items()] * pairs:
+                taken[name].append(seconds(work, clock))
+            facts = {name: statistics.median(times) for name, times in taken.items()}
+            return facts | {"times faster": ratio(taken["theirs"], taken["ours"])}
+        for method in (mine, itself):
+            method.views = lambda pixels, seeds: views
+        found, counted = (answered(m, victim, views[:1])[0] for m in (mine, itself))
+        whole, hidden = theirs(views), theirs(views, masked=True)
+    apart = {"rtpt": hidden - found, "rtpt as it is": whole - found}
+    apart["rtpt as it is, COUNT_ITSELF"] = whole - counted
+    facts = {name: gap.abs().max().item() for name, gap in apart.items()}
+    facts["spread of the logits"] = found.std().item()
+    with code_of(folder / "TTC" / "code"):
+        for tau in (0.0, 9.0):  # noise alone, and the counterattack
+            moved = their_ttc(state, views[:1].clone(), tau)
+            own = ours("ttc", victim, tau=tau).counterattacked(views[:1], [7])
+            facts[f"ttc, tau {tau:g}, share of pixels"] = (
+                ((moved - own).abs() > 1e-6).float().mean()
+            )
+            gap = victim.logits(moved) - victim.logits(own)
+            facts[f"ttc, tau {tau:g}, logits"] = gap.abs().max().item()
+    return {name: float(value) for name, value in facts.items()}
+
+
+def answered(method, victim, pixels):
+    with torch.no_grad():
+        return method.answer(victim.logits, pixels, [0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("benchmarks.testtime", description=__doc__.split("\n")[0])
+    parser.add_argument("--code", type=Path, required=True, help="folder of the checkouts")
+    parser.add_argument("--small", action="store_true", help="two blocks each")
+    parser.add_argument("--classes", type=int, default=37)
+    parser.add_argument("--pairs", type=int, default=0, help="rounds of timing; 0: compare")
+    args = parser.parse_args()
+    facts = compare(args.code.resolve(), SMALL if args.small else BASE, args.classes, args.pairs)
+    print(json.dumps(facts, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""How the built-in small CLIP was pre-trained and measured."""

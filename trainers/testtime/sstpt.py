@@ -1,0 +1,105 @@
+"""SS-TPT: views weighted by suitability and stability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config.keys import Key
+from .base import moved, register
+from .tuning import Tuned, keys_of_tuning
+from .views import entropy
+
+SCORES = (0.4, 0.6)  # the authors' weights: whether a view suits, and whether it is stable
+
+
+@register
+class SSTPT(Tuned):
+    """Minimises the views' entropy and their distance from what the other views answer.
+
+    A view suits if its features are like the others', and is stable if it answers alike after a
+    weak augmentation, one draw for all views of an image.
+    """
+
+    name = "sstpt"
+    count = 16
+    keys = keys_of_tuning(3 / 16, "authors' code") | {
+        "SHARPNESS": Key(0.25, "temperature of the weights (authors' code)", least=1e-6, most=100),
+        "WEIGHT": Key(1.0, "of the distance to the others (authors' code)", least=0, most=1000),
+    }
+
+    def adapted(self, forward, attack, images, seeds):
+        views = self.views(images, seeds)  # (B * V, 3, H, W)
+        weak = [weakly(x, s) for x, s in zip(self.of_each(views), seeds, strict=True)]
+        both = self.features(torch.cat([views, torch.cat(weak)]))
+        features, others = map(self.of_each, F.normalize(both, dim=-1).chunk(2))  # (B, V, D)
+        return torch.stack([self._of_one(*pair) for pair in zip(features, others, strict=True)])
+
+    def _of_one(self, features: Tensor, weak: Tensor) -> Tensor:
+        texts, chosen = self.first[1].detach(), self.chosen(features)
+        start = self.score(features, texts)  # (V, K)
+        known = self.known(features, start, self.score(weak, texts))  # (2, V)
+        own = self.weights(known[:, chosen].detach())  # among the chosen alone
+        answers = start[chosen].detach().softmax(-1)  # (n, K)
+        total = (own[:, None] * answers).sum(0)
+        rest = (total - own[:, None] * answers) / (own.sum() - own).clamp(min=1e-12)[:, None]
+
+        def loss(logits, texts):
+            logs = logits.log_softmax(-1)
+            apart = (rest * (rest.clamp(min=1e-12).log() - logs)).sum(-1).mean()
+            return entropy(logits).mean() + self.weight * apart
+
+        return self.weights(known) @ self.score(features, self.tune(features[chosen], loss))
+
+    def known(self, features: Tensor, logits: Tensor, weak: Tensor) -> Tensor:
+        """Return how well views suit and how stable they are (2, V).
+
+        Args:
+            features: (V, D), of unit length.
+            logits, weak: (V, K) before and after the weak augmentation.
+        """
+        others = len(features) - 1
+        far = (2 - 2 * features @ features.mT).sum(1) / others
+        middle = torch.stack([logits, weak]).log_softmax(-1).logsumexp(0) - np.log(2)
+        apart = sum(
+            (x.softmax(-1) * (x.log_softmax(-1) - middle)).sum(-1) / 2 for x in (logits, weak)
+        )
+        return torch.stack([1 / (far.clamp(min=0) + 1e-8), 1 / (apart.clamp(min=0) + 1e-8)])
+
+    def weights(self, known: Tensor) -> Tensor:
+        """Return the weights (n,) of views by what is known of them (2, n)."""
+        low, high = known.amin(1, keepdim=True), known.amax(1, keepdim=True)
+        score = known.new_tensor(SCORES) @ ((known - low) / (high - low).clamp(min=1e-8))
+        return (score / self.sharpness).softmax(0)
+
+
+def weakly(views: Tensor, seed: int) -> Tensor:
+    """Return views (V, 3, H, W) after one draw of the authors' weak augmentation."""
+    from torchvision.transforms.v2 import functional as op  # slow to import
+
+    rng = np.random.default_rng([seed, 1])
+    size = views.shape[-1]
+    views = op.affine(
+        views,
+        angle=rng.uniform(-5, 5),
+        translate=[round(v) for v in rng.uniform(-0.04 * size, 0.04 * size, 2)],
+        scale=rng.uniform(0.92, 1.08),
+        shear=[0.0, 0.0],
+        interpolation=op.InterpolationMode.BILINEAR,
+    )
+    if rng.random() < 0.5:
+        changes: Sequence = (op.adjust_brightness, op.adjust_contrast, op.adjust_saturation)
+        for change in changes:
+            views = change(views, rng.uniform(0.92, 1.08))
+        hue = op.adjust_hue(views.detach(), rng.uniform(-0.02, 0.02))
+        views = moved(views, hue)  # torchvision's writes in place, which gradients refuse
+    if rng.random() < 0.5:
+        views = op.gaussian_blur(views, [5, 5], [rng.uniform(0.5, 1.2)] * 2)
+    if rng.random() < 0.5:
+        noise = rng.standard_normal(views.shape) * rng.uniform(0, 0.02)
+        views = views + torch.from_numpy(noise).to(views)
+    return views.clamp(0, 1)
