@@ -143,11 +143,20 @@ def evaluate(
         return measure(victim, given, cfg, None if folder is None else Path(folder), **facts)
 
 
-def measure(victim: Victim, given: Images, cfg, folder: Path | None, **facts) -> dict:
+def measure(
+    victim: Victim,
+    given: Images,
+    cfg,
+    folder: Path | None,
+    *,
+    warnings: Sequence[str] = (),
+    **facts,
+) -> dict:
     """Attack a victim as ``cfg`` says and return the record, which is kept in ``folder``.
 
     Args:
         folder: None: nothing is kept.
+        warnings: what every attack's entry of the record has to warn of besides.
         facts: fields of the record about the model.
 
     Raises:
@@ -155,11 +164,13 @@ def measure(victim: Victim, given: Images, cfg, folder: Path | None, **facts) ->
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as nowhere:
-            return _measure(victim, given, cfg, Path(nowhere), False, facts)
-    return _measure(victim, given, cfg, folder, True, facts)
+            return _measure(victim, given, cfg, Path(nowhere), False, warnings, facts)
+    return _measure(victim, given, cfg, folder, True, warnings, facts)
 
 
-def _measure(victim: Victim, given: Images, cfg, folder: Path, keep: bool, facts: dict) -> dict:
+def _measure(
+    victim: Victim, given: Images, cfg, folder: Path, keep: bool, warnings: Sequence, facts: dict
+) -> dict:
     images = given.images
     if not len(images):
         raise UserError("there are no images; give at least one")
@@ -225,6 +236,8 @@ def _measure(victim: Victim, given: Images, cfg, folder: Path, keep: bool, facts
         _check_order(found.tolist(), images.labels, given)
         describe([])  # refuses before the work, not after
         attacks = run_attacks(cfg, evaluation)
+        for entry in attacks:
+            entry["warnings"] += warnings
         record = describe(attacks)
         if keep and distributed.is_main():
             title = f"{cfg.TRAINER.NAME}, {given.name}"
