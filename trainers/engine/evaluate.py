@@ -28,7 +28,6 @@ from ..evaluation.models import ModelVictim
 from ..evaluation.samples import ImageList, PixelList
 from ..evaluation.victim import Victim
 from ..testtime import with_testtime
-from ..utils import distributed
 from ..utils.errors import UserError, nearest
 from ..utils.images import Preprocess
 from . import run_folder
@@ -223,7 +222,6 @@ def _measure(
                 seconds={"eval": round(time.perf_counter() - clock, 3)},
                 status="completed",
                 device=victim.device,
-                processes=distributed.world(),
             )
 
         if there := records.completed_record(folder):
@@ -239,7 +237,7 @@ def _measure(
         for entry in attacks:
             entry["warnings"] += warnings
         record = describe(attacks)
-        if keep and distributed.is_main():
+        if keep:
             title = f"{cfg.TRAINER.NAME}, {given.name}"
             finish(evaluation, cfg, folder, record, title)
         return record

@@ -26,7 +26,6 @@ from ..config.host import PREFIX
 from ..config.keys import defaults, formerly, method_called, registered_name
 from ..config.merging import merge
 from ..records import FILE_NAME, completed_record, flat_config
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import json_digest, read_json, sha256_file, sweep, writable_dir, write_json
 from . import checkpoints
@@ -277,11 +276,8 @@ def locked(folder) -> Iterator[None]:
     """Hold the lock of a run folder; wait for another process that holds it, and say which.
 
     A mistake of the user gives up the folder, unless there is something to resume. The lock may be
-    taken several times in one process. Of processes that share a run, the first does.
+    taken several times in one process.
     """
-    if not distributed.is_main():
-        yield
-        return
     path = writable_dir(folder) / ".lock"
     lock = FileLock(path, is_singleton=True)
     holder = _holder(path)

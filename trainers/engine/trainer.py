@@ -17,9 +17,7 @@ from .. import records
 from ..backbone import load_clip, text_features
 from ..config import host
 from ..config.keys import METHODS, check_cfg, extend_cfg
-from ..evaluation.samples import ImageList
 from ..prompting import PromptSpec, templates
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.images import Preprocess, read_rgb
 from ..utils.io import sha256_file, tensors_digest
@@ -85,9 +83,12 @@ class RobustTrainer(SavingTrainer):
     formerly: ClassVar[dict] = {}
 
     def __init__(self, cfg):
-        distributed.join()  # in a fork, whose train.py does not
         super().__init__(cfg)
-        distributed.refuse_data_parallel(vars(self).values())
+        if any(isinstance(thing, torch.nn.DataParallel) for thing in vars(self).values()):
+            raise UserError(
+                "this trainer has put its model into nn.DataParallel, which attacks and prompts do "
+                "not work with; remove it, and set CUDA_VISIBLE_DEVICES=0 to train on one GPU"
+            )
 
     @classmethod
     def extend_cfg(cls, cfg) -> None:
@@ -113,11 +114,6 @@ class RobustTrainer(SavingTrainer):
         torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32
         self.task: run_folder.Task | None = None  # what is left to do, once known
         self.tested: dict = {}  # of a run that only tests: which model
-        if cfg.TEST.SAVE_ADV and distributed.world() > 1:
-            raise UserError(
-                f"TEST.SAVE_ADV is True, but {distributed.world()} processes test together; set "
-                "it False, and test the trained model again in one process with --eval-only"
-            )
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
         self.origin: dict | None = None  # of loaded prompts: how they were trained
@@ -125,7 +121,6 @@ class RobustTrainer(SavingTrainer):
         self.init_sha256 = ""  # of the file that training starts from
 
     def build_data_loader(self):
-        self.device = distributed.device(self.device)  # Dassl's is the first GPU
         data_manager.read_image = _read_image
         super().build_data_loader()
         self.train_loader_x = own_draws(self.train_loader_x, max(self.cfg.SEED, 0))
@@ -238,8 +233,6 @@ class RobustTrainer(SavingTrainer):
         with run_folder.locked(self.output_dir):
             if not self.take_folder():
                 return
-            images = ImageList(self.dm.dataset.train_x, self.preprocess)
-            distributed.check_same("training images", images.names)
             if not self.trainable:
                 self.test()
             elif self.task.state == "train":
@@ -262,14 +255,13 @@ class RobustTrainer(SavingTrainer):
             UserError: the folder holds a run of another configuration.
         """
         if self.task is None:
-            found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
-            self.task = run_folder.Task(*found)
+            self.task = run_folder.look(self.cfg, **self.tested)
             if self.task.state == "done":
                 run_folder.clear(self.task.record)
                 if record := records.completed_record(self.task.record):
                     self.data.check(self.task.record, record, trained=not self.tested)
                 print(f"skipped: {self.task.record} holds a completed record of this configuration")
-            elif distributed.is_main():
+            else:
                 run_folder.claim(self.cfg, self.task, **self.tested)
         return self.task.state != "done"
 
@@ -318,11 +310,6 @@ class RobustTrainer(SavingTrainer):
         self.init_sha256 = sha256_file(file)
         print(f"Starting from {file}")
 
-    def before_train(self):
-        super().before_train()
-        for module in self._models.values():
-            distributed.align(module)
-
     def before_epoch(self):
         self.samples.epoch = self.epoch
         self._clock = time.perf_counter()
@@ -334,8 +321,7 @@ class RobustTrainer(SavingTrainer):
 
     def init_writer(self, log_dir):
         threading.excepthook = _report
-        if distributed.is_main():
-            self._decorate(super().init_writer, log_dir)
+        self._decorate(super().init_writer, log_dir)
 
     def write_scalar(self, tag, scalar_value, global_step=None):
         self._decorate(super().write_scalar, tag, scalar_value, global_step)
