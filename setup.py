@@ -57,7 +57,6 @@ setup(
         "open_clip_torch",
         "safetensors",
         "filelock",
-        "pooch",
         "submitit",
     ],
     extras_require={

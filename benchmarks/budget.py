@@ -6,8 +6,6 @@ the job's own operations would take at the speed of the largest matrix product s
 budget is for one H200.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

@@ -8,8 +8,6 @@ whether it is within the stated bound. ``--device cpu`` compares the CPU with it
 the script runs, and the figures are 0.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess
@@ -24,14 +22,14 @@ from tabulate import tabulate
 from torch.utils.data import TensorDataset
 
 from advprompt.attacks import AttackSpec, gradient_attack, objective_for
-from advprompt.backbone import cosine_logits, load_clip, text_features
+from advprompt.backbone import load_clip
 from advprompt.cli.main import dispatch
 from advprompt.datasets import drawing
 from advprompt.engine.checkpoints import LEARNER, load_checkpoint
 from advprompt.evaluation.evaluator import Evaluation
 from advprompt.evaluation.models import ModelVictim
 from advprompt.evaluation.samples import PixelList
-from advprompt.prompting import PromptedCLIP, PromptSpec, templates
+from advprompt.prompting import PromptedCLIP, PromptSpec
 from advprompt.utils import io, machine
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
@@ -93,21 +91,13 @@ def tf32(device: str, quick: bool) -> Iterator[dict]:
 def attacks(device: str, quick: bool) -> Iterator[dict]:
     """Who is left by PGD-40 and by AutoAttack, of drawings and the built-in CLIP."""
     names, count = drawing.shape_classes(), 24 if quick else 200
-    drawings = [drawing.sample("check", i, names[i % len(names)])[1] for i in range(count)]
-    images = torch.stack([torch.from_numpy(d).permute(2, 0, 1).float() / 255 for d in drawings])
-    labels = torch.tensor([i % len(names) for i in range(count)])
+    images, labels = jobs.drawn(names, 0, count)
     pgd = AttackSpec("pgd", 4 / 255, 1 / 255, 40, 1, "uniform", "ce", "end_to_end")
     strong = "apgd" if quick else "autoattack"
     specs = [pgd, AttackSpec(strong, 4 / 255, None, 20, 1, None, None, "end_to_end")]
     left = []
     for where in ("cpu", device):
-        clip = load_clip("tiny", device=where)
-        with torch.no_grad():
-            texts = text_features(clip, templates.fill("a drawing of a {}.", names))
-
-        def model(pixels, clip=clip, texts=texts):
-            return cosine_logits(clip.encode_image(pixels), texts, clip.logit_scale)
-
+        model = jobs.classifier(load_clip("tiny", device=where), names)
         victim = ModelVictim(model, names, device=where, name="tiny")
         with tempfile.TemporaryDirectory() as folder:
             found = PixelList(TensorDataset(images, labels))

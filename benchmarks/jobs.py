@@ -1,18 +1,18 @@
 """The jobs of the ratio table: the same work done plainly and by this project."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from advprompt import attacks
 from advprompt.attacks import dispatch
-from advprompt.backbone import cosine_logits, load_clip, make_adapter
-from advprompt.prompting import prompted
+from advprompt.backbone import cosine_logits, load_clip, make_adapter, text_features
+from advprompt.datasets import drawing
+from advprompt.prompting import prompted, templates
 
 from . import plain
 
@@ -59,6 +59,21 @@ def images_for(clip, batch: int) -> Tensor:
     """Return random images (batch, 3, H, W) in [0, 1], the same every time."""
     size = (batch, 3, clip.resolution, clip.resolution)
     return torch.rand(size, generator=torch.Generator().manual_seed(0)).to(clip.device)
+
+
+def drawn(names: list[str], begin: int, end: int) -> tuple[Tensor, Tensor]:
+    """Return drawings (B, 3, 64, 64) that the built-in CLIP never saw, and their labels (B,)."""
+    labels = torch.arange(begin, end) % len(names)
+    pixels = [drawing.sample("check", begin + i, names[y]) for i, y in enumerate(labels)]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255, labels
+
+
+def classifier(clip, names: list[str]) -> Callable[[Tensor], Tensor]:
+    """Return drawings -> logits (B, K) for the hand-made prompt."""
+    with torch.no_grad():
+        template = templates.template_for("Shapes")
+        texts = text_features(clip, templates.fill(template, names))  # (K, D)
+    return lambda pixels: cosine_logits(clip.encode_image(pixels), texts, clip.logit_scale)
 
 
 def apart(a: Tensor, b: Tensor) -> float:

@@ -1,7 +1,5 @@
 """Peak memory of one side of one row, in a process of its own: a process remembers every peak."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 from collections.abc import Callable

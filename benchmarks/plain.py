@@ -4,31 +4,23 @@ All classes run through all 77 positions of the text tower, which is run again a
 attack. What the step asks gradients of differs between codes, see :func:`pgd`.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def whole_prompts(clip, embeddings: Tensor) -> Tensor:
-    """Pad prompts (K, L, d_t), cut after the last end token, to the tower's whole length."""
-    missing = clip.context_length - embeddings.shape[1]
-    padding = clip.embed_tokens(torch.zeros(1, missing, dtype=torch.long, device=clip.device))
-    padding = padding.to(embeddings).expand(len(embeddings), -1, -1)  # (K, 77 - L, d_t)
-    return torch.cat([embeddings, padding], dim=1)
-
-
 def text_features(model) -> Tensor:
     """Return unit features (K, D) through the provider's own blocks, every class on its own."""
     clip, vectors = model.clip, model.text_vectors()
-    prompts = model.frame.fill(vectors[0])
-    x = clip.add_positions(whole_prompts(clip, prompts.embeddings))  # (K, 77, d_t)
+    x, eot, _ = model.frame.fill(vectors[0])  # (K, L, d_t), cut after the last end token
+    missing = torch.zeros(1, clip.context_length - x.shape[1], dtype=torch.long)
+    padding = clip.embed_tokens(missing).to(x).expand(len(x), -1, -1)  # (K, 77 - L, d_t)
+    x = clip.add_positions(torch.cat([x, padding], dim=1))  # (K, 77, d_t)
     for layer, block in enumerate(clip.model.transformer.resblocks):
         if 0 < layer < model.spec.text_depth:
             x = model.frame.replace(x, vectors[layer], slice(0, len(x)), 0)
         x = block(x, attn_mask=clip.model.attn_mask)
-    return F.normalize(clip.pool_text(x, prompts.eot), dim=-1)
+    return F.normalize(clip.pool_text(x, eot), dim=-1)
 
 
 def pgd(loss, pixels: Tensor, start: Tensor, spec, *, fills: bool) -> Tensor:

@@ -9,8 +9,6 @@ before it starts, each in a process of its own), and the share of the machine's 
 speed. On a GPU the budget table follows: whole jobs of the field on ViT-B/16, see ``budget.py``.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys
@@ -47,34 +45,29 @@ def measure(make, pairs: int, clock, peak: float) -> dict:
 def shown(rows: list[dict]) -> str:
     heads = "job,plain s,ours s,ratio,to reach,difference,plain MiB,ours MiB,of peak,plain is"
     heads = heads.split(",")
-    table = []
-    for row in rows:
-        memory = [row["peak_memory"][side] for side in ("plain", "ours")]
-        table.append(
-            [
-                row["job"],
-                f"{row['plain_seconds']:.3g}",
-                f"{row['ours_seconds']:.3g}",
-                f"{row['ratio']:.2f}",
-                f"{row['at_least']:g}",
-                f"{row['max_difference']:.1e}",
-                *("-" if count is None else f"{count / 2**20:.0f}" for count in memory),
-                f"{100 * row['share_of_peak']:.0f} %",
-                row["code"],
-            ]
-        )
+    table = [
+        [
+            row["job"],
+            f"{row['plain_seconds']:.3g}",
+            f"{row['ours_seconds']:.3g}",
+            f"{row['ratio']:.2f}",
+            f"{row['at_least']:g}",
+            f"{row['max_difference']:.1e}",
+            *("-" if n is None else f"{n / 2**20:.0f}" for n in row["peak_memory"].values()),
+            f"{100 * row['share_of_peak']:.0f} %",
+            row["code"],
+        ]
+        for row in rows
+    ]
     return tabulate(table, heads, disable_numparse=True)
 
 
 def figure(path: str, rows: list[dict], caption: str) -> None:
     """Draw the ratios next to those to reach."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    fig, ax = pyplot.subplots(figsize=(8, 0.5 * len(rows) + 1.2), layout="constrained")
-    places = range(len(rows))
+    fig = Figure(figsize=(8, 0.5 * len(rows) + 1.2), layout="constrained")
+    ax, places = fig.subplots(), range(len(rows))
     bars = ax.barh(places, [row["ratio"] for row in rows], color="#4477aa", label="measured")
     ax.bar_label(bars, fmt="%.1f", padding=3)
     ax.plot([row["at_least"] for row in rows], places, "k|", ms=18, label="to reach")
@@ -87,7 +80,6 @@ def figure(path: str, rows: list[dict], caption: str) -> None:
     ax.legend(fontsize=8)
     with io.atomic_write(path) as part:
         fig.savefig(part, format="png", dpi=150)
-    pyplot.close(fig)
 
 
 def main(argv: list[str] | None = None) -> int:

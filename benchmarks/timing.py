@@ -1,7 +1,5 @@
 """Two ways of doing the same work, timed in turns so that both see the same machine."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Annotation files in the form they come in: text and MATLAB; an error names file and line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,11 +42,7 @@ def read_rows(data, name: str, parse: Callable, expected: str) -> list:
 
 
 def read_mat(data, name: str, parse: Callable):
-    """Return ``parse(variables)`` of a MATLAB file.
-
-    Raises:
-        UserError: it is not there, cannot be read or holds something else, or SciPy is missing.
-    """
+    """Return ``parse(variables)`` of a MATLAB file; UserError if it or SciPy is missing."""
     path = find(data, name)
     try:
         from scipy.io import loadmat

@@ -17,7 +17,7 @@ from ..utils.subset import stratified_subset
 from .files import missing_files
 from .sampling import Item, Split, draw_shots, shortage, subsample_classes
 from .sources import find_source
-from .splits import check_labels, read_shots, read_split, split_digest
+from .splits import check_labels, read_shots, read_split
 
 COOP: dict[str, type[CoOpDataset]] = {}  # name in configs/datasets -> class, of sources.yaml
 
@@ -80,7 +80,7 @@ class CoOpDataset(DatasetBase):
     split_file = ""  # CoOp's split file in dataset_dir
     n_classes = 0  # of a complete copy; 0: any number
     test_only = False  # nothing to train on: the training images are a stand-in
-    short = ""  # or which class has fewer training images than shots: we then refuse to train
+    short = ""  # or which class has fewer training images than shots: see DATASET.FEWER_SHOTS
     numbered_at_random = False  # the names of test images do not follow the classes
     source = ""  # of data sets that are not in sources.yaml: where the files come from
     set_sha256 = ""  # of class names and lists of images, whatever a run takes of them
@@ -96,7 +96,7 @@ class CoOpDataset(DatasetBase):
         gc.disable()  # it would scan lists of many small objects repeatedly
         try:
             split = self.load(cfg.DATASET.NUM_SHOTS, cfg.SEED)
-            self.set_sha256 = self.set_sha256 or split_digest(split.test)
+            self.set_sha256 = self.set_sha256 or io.json_digest(split.test)
             split = subsample_classes(split, getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"))
             split = split._replace(test=self.choose_test(split.test, cfg.TEST))
             train, val, test = self.to_datums(split)
@@ -127,7 +127,7 @@ class CoOpDataset(DatasetBase):
         check_labels(split, self.name)
         if self.test_only:
             return split
-        self.set_sha256 = split_digest(split)
+        self.set_sha256 = io.json_digest(split)
         return split if shots < 1 else self.load_shots(split, shots, seed)
 
     def make_split(self) -> Split:
@@ -160,13 +160,14 @@ class CoOpDataset(DatasetBase):
         path = self.cache_dir / "split_fewshot" / f"shot_{shots}-seed_{seed}.json"
         key = {"shots": shots, "seed": seed, "split": self.set_sha256}
         if stored := read_shots(path, key):
+            io.sweep(path.parent, path.name)
             print(f"Loading few-shot data from {path}")
             return Split(*stored, split.test)
         print(f"Creating a {shots}-shot dataset")
         train, val = draw_shots(split.train, split.val, shots, seed)
         self.short = shortage(split.train, shots)
         if not self.short:
-            rows = {"checksum": split_digest([train, val]), "train": train, "val": val}
+            rows = {"checksum": io.json_digest([train, val]), "train": train, "val": val}
             io.write_json(path, key | rows)
         return Split(train, val, split.test)
 

@@ -3,8 +3,6 @@
 Their folders, class names that differ from folders, and addresses are in ``sources.yaml``.
 """
 
-from __future__ import annotations
-
 import re
 
 from ..utils import io

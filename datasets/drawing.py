@@ -5,8 +5,6 @@ CLIP. Every image depends only on (stream, index); the streams of pre-training, 
 three splits and of the held-out figures never meet.
 """
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import dataclass
 
@@ -98,11 +96,10 @@ _DISTANCE = {  # signed distance to the outline, negative inside; units of the r
 }
 
 
-def _paint(drawing: Drawing, rng: np.random.Generator, ease: float = 0.0) -> np.ndarray:
+def _paint(drawing: Drawing, rng: np.random.Generator) -> np.ndarray:
     radius = rng.uniform(15, 26)
-    radius += ease * (25 - radius)
     centre = rng.uniform(radius + 1, SIZE - radius - 1, 2)
-    turn = (1 - ease) * rng.uniform(-0.06, 0.06)
+    turn = rng.uniform(-0.06, 0.06)
     yy, xx = np.mgrid[0:SIZE, 0:SIZE] + 0.5
     u, v = _rotate((xx - centre[0]) / radius, (yy - centre[1]) / radius, turn)
     distance = _DISTANCE[drawing.shape](u, v)
@@ -128,23 +125,12 @@ def draw(drawing: Drawing, stream: str, index: int) -> np.ndarray:
     return _paint(drawing, np.random.default_rng([STREAMS[stream], index]))
 
 
-def sample(
-    stream: str, index: int, classname: str | None = None, ease: float = 0.0
-) -> tuple[Drawing, np.ndarray]:
-    """Draw an image with random attributes (``classname`` fixes colour and shape).
-
-    Without ``classname`` the held-out combinations never occur. ``ease`` in [0, 1] makes shapes
-    larger, straighter and more often solid: a start for learning.
-    """
+def sample(stream: str, index: int, classname: str) -> np.ndarray:
+    """Return image ``index`` of a colour and a shape, (64, 64, 3) uint8, random in all else."""
     rng = np.random.default_rng([STREAMS[stream], index])
-    while True:
-        colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
-        if (colour, shape) not in HELD_OUT:
-            break
-    if classname is not None:
-        colour, shape = classname.split(" ")
+    # in pre-training these two were the image's; the same draws keep the images as they were
+    while (rng.choice(list(COLOURS)), rng.choice(SHAPES)) in HELD_OUT:
+        pass
+    colour, shape = classname.split(" ")
     fill, background = str(rng.choice(FILLS)), str(rng.choice(list(BACKGROUNDS)))
-    if ease > 0 and rng.uniform() < ease:
-        fill = "solid"
-    drawing = Drawing(str(colour), str(shape), fill, background)
-    return drawing, _paint(drawing, rng, ease)
+    return _paint(Drawing(colour, shape, fill, background), rng)

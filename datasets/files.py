@@ -1,7 +1,5 @@
 """Folders of images: what is in them, and what is missing."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator

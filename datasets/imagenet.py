@@ -1,15 +1,13 @@
 """ImageNet, and the four test sets that come with its classes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from ..utils.errors import UserError
+from ..utils.io import json_digest
 from .annotations import read_rows
 from .base import register
 from .folder import ClassFolders
 from .sampling import Split
-from .splits import split_digest
 
 NAMES = "classnames.txt"
 
@@ -55,7 +53,7 @@ class ImageNet(ClassesOfImageNet):
 
     def load(self, shots: int, seed: int) -> Split:
         split = super().load(shots, seed)
-        self.set_sha256 = split_digest(split.test)
+        self.set_sha256 = json_digest(split.test)
         return split
 
     def load_split(self) -> Split:

@@ -4,8 +4,6 @@ Draws are in the order of CoOp (https://github.com/KaiyangZhou/CoOp, ``datasets/
 ``datasets/dtd.py``), so that the same seed selects the same images as there.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import random
@@ -67,7 +65,8 @@ def shortage(train, shots: int) -> str:
     others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
     return (
         f"class '{group[0].classname}' has {len(group)} training images{others}, fewer than "
-        f"the {shots} shots asked for; ask for at most {len(group)} shots or add images"
+        f"the {shots} shots asked for; ask for at most {len(group)} shots, add images, or set "
+        "DATASET.FEWER_SHOTS True to train on what there is, as CoOp does"
     )
 
 

@@ -4,8 +4,6 @@ They are to ``shapes`` what ImageNet-V2, Sketch, A and R and the ten other data 
 ImageNet: prompts trained there are tested here, and nothing is trained on them.
 """
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np
@@ -20,7 +18,7 @@ SALT = 5  # keeps the shifts' random numbers apart from the streams of drawings
 
 def shapes_picture(index: int, classname: str) -> np.ndarray:
     """Return test image ``index`` of ``shapes``, floats (64, 64, 3) in [0, 1]."""
-    return drawing.sample("test", index, classname)[1] / 255
+    return drawing.sample("test", index, classname) / 255
 
 
 def cut_out(drawn: drawing.Drawing, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,10 @@
 """Where the files of the data sets come from: ``sources.yaml`` as `Source`, `Piece`, `Address`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import yaml
-
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
 
 
 @dataclass(frozen=True)
@@ -20,34 +14,12 @@ class Address:
     url: str = ""
     size: int | None = None  # bytes; approximate where there is no checksum; None: unknown
     checksum: str = ""  # hex SHA-256, or md5: and a hex MD5; "": unknown
-    file: str = ""  # the file's name; by default the last part of the address
-    # where the archive holds what the piece makes: the folder around it (ending in /), or the path
-    # of the only thing it makes if that has another name
-    inside: str = ""
-    inner: str = ""  # path of the archive that is wanted inside this archive
     drive: str = ""  # identifier of a file on Google Drive, instead of url
-
-    def __post_init__(self):
-        if self.drive:
-            object.__setattr__(self, "url", DRIVE.format(self.drive))
 
     @property
     def page(self) -> str:
         """Where a person can get the file in a browser."""
         return f"https://drive.google.com/file/d/{self.drive}" if self.drive else self.url
-
-    @property
-    def name(self) -> str:
-        """The name of the file, such as ``images.tar.gz``."""
-        return self.file or unquote(urlsplit(self.url).path.rpartition("/")[2])
-
-    @property
-    def is_archive(self) -> bool:
-        return self.name.lower().endswith(ARCHIVES)
-
-    def path_of(self, made: str) -> str:
-        """Return the path inside the archive of what becomes ``made``."""
-        return self.inside if self.inside and self.inside[-1] != "/" else self.inside + made
 
 
 @dataclass(frozen=True)
@@ -55,7 +27,7 @@ class Piece:
     """Files that come together: an archive and what it makes, or a single file."""
 
     makes: tuple[str, ...]  # paths relative to the data set's folder
-    addresses: tuple[Address, ...] = ()  # tried in this order; empty: nothing can be fetched
+    addresses: tuple[Address, ...] = ()  # the publisher's first; empty: see by_hand
     annotation: bool = False  # only needed where CoOp's split file is absent
     shared: str = ""  # folder of another data set whose copy serves as well
     by_hand: str = ""  # what to get where, for a piece without an address
@@ -76,14 +48,13 @@ class Source:
     pieces: tuple[Piece, ...]  # all its files, CoOp's split file first
 
     def advice(self, folder: Path) -> str:
-        """Return how to get the files, as the end of a sentence."""
+        """Return where to get the files, as the end of a sentence."""
         places = [
             f"'{piece.makes[0]}' ({piece.addresses[0].page if piece.addresses else self.page})"
             for piece in self.pieces
             if not piece.annotation
         ]
-        fetch = f"run 'python -m advprompt data fetch {self.short}'"
-        return f"{fetch}, or put {', '.join(places)} into '{folder}'"
+        return f"put {', '.join(places)} into '{folder}'"
 
 
 @cache

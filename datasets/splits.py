@@ -1,19 +1,10 @@
 """Split files and few-shot files: reading, digests, checks."""
 
-from __future__ import annotations
-
-import hashlib
-import json
 from pathlib import Path
 
 from ..utils import io
 from ..utils.errors import UserError
 from .sampling import Item, Split
-
-
-def split_digest(split) -> str:
-    """Return a hex digest of lists of items: paths, labels and class names in their order."""
-    return hashlib.sha256(json.dumps(split).encode()).hexdigest()
 
 
 def to_items(rows) -> list[Item]:
@@ -40,12 +31,12 @@ def read_split(path) -> Split:
 def read_shots(path: Path, key: dict) -> tuple[list, list] | None:
     """Read a few-shot file, or return None where it is absent, damaged or of another split."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = io.read_json(path)
         if any(stored[name] != value for name, value in key.items()):
             return None
         train, val = to_items(stored["train"]), to_items(stored["val"])
-        return (train, val) if stored["checksum"] == split_digest([train, val]) else None
-    except (OSError, KeyError, TypeError, ValueError):
+        return (train, val) if stored["checksum"] == io.json_digest([train, val]) else None
+    except (UserError, KeyError, TypeError, ValueError):
         return None
 
 

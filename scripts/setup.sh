@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Install what the project needs: bash scripts/setup.sh [test]     ("test": the tests' needs, too)
 # Uses the active virtual environment, else makes .venv. A complete environment is left as it is.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+set -euo pipefail; cd "$(dirname "${BASH_SOURCE[0]}")/.."
 fail() { echo "error: $1" >&2; exit 2; }
 
 source scripts/active_python.sh
@@ -18,9 +17,7 @@ if [ -z "$python" ]; then
       fail "'$base -m venv' failed; install the venv module (Debian: apt install python3-venv)"
   fi
 fi
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-  fail "$("$python" --version) in '$python' is too old; activate an environment with Python 3.10 or newer"
-
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "'$python' is too old; activate an environment with Python 3.10 or newer"
 # an installed PyTorch stays; without a GPU the CPU build is taken, which is a tenth of the size
 index=https://download.pytorch.org/whl/cpu from="from the configured package index"
 torch=$("$python" -c 'from importlib.metadata import version; v = version("torch").partition("+")[0]

@@ -110,6 +110,10 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=8, help="changes of each module")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    rooms = {name.partition("/")[0] for name in TABLE["tests"]}
+    found = {f"{room}/{p.stem}" for room in rooms for p in (PACKAGE / room).glob("[!_]*.py")}
+    if left := sorted(found - TABLE["tests"].keys()):
+        sys.exit(f"tests/mutate.yaml names no tests of {', '.join(left)}")
     modules, _ = args.modules or TABLE["tests"], [*map(importlib.import_module, HEAVY)]
     total = sum((examine(module, args.n, args.seed) for module in modules), Counter())
     noticed = total["noticed"] + total["timed out"]  # CI would hang, which nobody overlooks

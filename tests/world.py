@@ -32,7 +32,7 @@ def make_pets(root: Path) -> Path:
     for part, count in PER_CLASS.items():
         for label, name in enumerate(NAMES):
             for _ in range(count):
-                pixels = drawing.sample("check", index, name.replace("_", " "))[1]
+                pixels = drawing.sample("check", index, name.replace("_", " "))
                 file = f"{name}_{index}.png"
                 Image.fromarray(pixels).resize((40, 40)).save(images / file)
                 split[part].append([file, label, name])

@@ -142,6 +142,16 @@ def test_the_loss_reaches_its_maximum(norm):
     assert torch.equal(result.loss_first, losses.cross_entropy(logits(clean), labels))
 
 
+def test_a_gradient_of_zero_is_counted_against_its_own_sample():
+    def logits(x):
+        dark = (x.detach().flatten(1).mean(1) < 0.7).float()[:, None]  # all others: constant
+        return torch.cat([9 + dark * x.flatten(1).mean(1, keepdim=True), 0 * x[:, 0, 0, :1]], 1)
+
+    clean = torch.tensor([0.5, 0.9, 0.5])[:, None, None, None].expand(3, 3, 8, 8)
+    made = apgd(APGD, logits, torch.zeros(3, dtype=torch.long), eps=0.05, steps=3)
+    assert made.run(clean, range(3)).zero_grad.tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("classes", [2, 3, 4, 10, 12])
 def test_the_number_of_classes(classes):
     logits, clean, labels = problem(40, classes)

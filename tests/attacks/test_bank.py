@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
 
-from advprompt.attacks import AttackSpec, GradientAttack, objective_for
+from advprompt.attacks import AttackChecks, AttackSpec, GradientAttack, objective_for
+from advprompt.evaluation import bank as module
 from advprompt.evaluation import samples
 from advprompt.evaluation.bank import build_bank, load_bank
 from advprompt.evaluation.samples import ImageList
@@ -320,7 +321,17 @@ def test_a_run_that_is_overtaken_takes_the_other_ones_bank(items, whole, tmp_pat
     clip = Overtaken()
     assert same(build(items, tmp_path, clip), whole)
     assert sum(clip.sizes) < COUNT * VIEWS * 5  # it stops where it is overtaken
-    assert (tmp_path / f"{whole.key}.safetensors").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == [f"{whole.key}.safetensors"]
+
+
+def test_parts_that_outlive_their_bank_are_removed(items, whole, tmp_path):
+    """A run was killed right after it had written the bank."""
+    path = tmp_path / whole.path.name
+    shutil.copy(whole.path, path)
+    (tmp_path / f"{whole.key}.parts").mkdir()
+    (tmp_path / f"{whole.key}.parts" / "features").write_bytes(b"half")
+    assert same(build(items, tmp_path), whole)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_full_disk_leaves_whole_parts_to_resume_from(items, whole, tmp_path, monkeypatch):
@@ -341,6 +352,41 @@ def test_a_full_disk_leaves_whole_parts_to_resume_from(items, whole, tmp_path, m
     monkeypatch.undo()
     assert same(build(items, tmp_path), whole)
     assert [p.name for p in tmp_path.iterdir()] == [f"{whole.key}.safetensors"]
+
+
+def test_the_time_is_that_of_the_parts(tmp_path):
+    parts = module.Parts(tmp_path / "key.parts", "key", 3, 1, 2)
+    assert [len(parts.span(n)) for n in range(len(parts))] == [2, 1]
+    for number, seconds in enumerate((0.25, 0.5)):
+        rows, checks = torch.zeros(len(parts.span(number)), 6), dataclasses.asdict(AttackChecks())
+        parts.save(number, rows, checks, seconds, bank=tmp_path / "bank.safetensors")
+    module.join(parts, tmp_path / "bank.safetensors", [0, 1, 2], None)
+    assert load_bank(tmp_path / "bank.safetensors").seconds == 0.75
+
+
+def test_parts_that_cannot_be_removed_lose_no_bank(items, whole, tmp_path, monkeypatch):
+    def locked(*_, **__):
+        raise PermissionError("in use")
+
+    monkeypatch.setattr(module.shutil.os, "rmdir", locked)
+    assert same(build(items, tmp_path), whole)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_parts_that_cannot_be_joined_are_an_error_unless_the_bank_is_there(
+    items, whole, tmp_path, monkeypatch, finished
+):
+    def lost(parts, path, *rest):
+        if finished:
+            shutil.copy(whole.path, path)
+        raise UserError("the parts are gone")
+
+    monkeypatch.setattr(module, "join", lost)
+    if finished:
+        assert same(build(items, tmp_path), whole)
+    else:
+        with pytest.raises(UserError, match="the parts are gone"):
+            build(items, tmp_path)
 
 
 def test_another_chunk_size_does_not_reuse_wrong_parts(items, whole, tmp_path):

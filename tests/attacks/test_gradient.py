@@ -195,6 +195,8 @@ def test_broken_losses_are_named(loss, kind, words):
 def test_seeds_of_restarts_are_different_and_fit_a_generator():
     seeds = [another_seed(2**63 - 1, restart) for restart in range(50)]
     assert len(set(seeds)) == 50 and all(0 <= seed < 2**63 for seed in seeds)
+    assert [another_seed(5, n) for n in (0, 1)] == [5, 2177342782468422682]
+    assert seeds[0] == 2**63 - 1
 
 
 # --- copies of input diversity ----------------------------------------------------------------

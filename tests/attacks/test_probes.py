@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from advprompt.attacks import AttackSpec, judge, probe_attack, probe_model
+from advprompt.attacks import AttackSpec, judge, probe_attack, probe_model, probes
 from advprompt.attacks.probes import LARGE, SHARES
 from advprompt.utils.errors import UserError
 from tests.attacks.zoo import Toy, backward
@@ -103,6 +103,37 @@ def test_what_noise_and_the_margin_break_is_counted_against_the_attack(sample):
     assert "margin_stronger" not in probe_attack(
         Toy(), *sample, replace(SPEC, name="di"), SEEDS, nothing
     )
+
+
+@pytest.mark.parametrize(
+    ("steps", "alpha", "margin"),
+    [(20, 1 / 255, (20, 1 / 255)), (21, 1 / 255, (20, 2 / 255)), (5, None, (5, 2 / 255))],
+)
+def test_the_margin_takes_no_more_steps_than_the_attack(sample, monkeypatch, steps, alpha, margin):
+    seen, real = [], probes.gradient_attack
+    monkeypatch.setattr(
+        probes, "gradient_attack", lambda loss, spec: seen.append(spec) or real(loss, spec)
+    )
+    own = {} if alpha else {"name": "apgd-ce", "start": None, "objective": None}
+    asked = replace(SPEC, eps=8 / 255, steps=steps, alpha=alpha, restarts=3, **own)
+    probe_attack(Toy(), *sample, asked, SEEDS, torch.ones(32, dtype=torch.bool))
+    noise, found = seen
+    assert noise.steps == 0 and (found.steps, found.alpha) == margin
+    assert (found.restarts, found.drop, found.objective) == (1, True, "margin")
+
+
+def test_a_spread_is_the_median_and_changes_are_relative_to_it(sample):
+    calls = []
+
+    def model(x):  # the second answer is off by 0.5, and those to single images by 0.1
+        calls.append(len(x))
+        return Toy()(x) + (0.5 if len(calls) == 6 else 0.1 * (len(x) == 1))
+
+    pixels = sample[0]
+    found = probes._answers(lambda x: model(x), pixels, model(pixels))
+    assert calls == [32, 1, 1, 1, 1, 32]  # four images alone
+    assert found["repeat_logits"] == pytest.approx(0.5 / found["logit_spread"], rel=1e-3)
+    assert found["batch_logits"] == pytest.approx(0.1 / found["logit_spread"], rel=1e-2)
 
 
 @pytest.mark.parametrize(

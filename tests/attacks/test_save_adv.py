@@ -135,6 +135,9 @@ def test_files_that_do_not_fit_the_state_are_made_again(tmp_path):
     def resume(samples, key="key"):
         return SavedImages(tmp_path / "a", key, {}).resume(samples), files()
 
+    SavedImages(tmp_path / "a", "key", {}).add(*batch)
+    assert files() == ["00000"] and resume(2) == (True, ["00000"])
+    assert resume(0) == (True, [])
     filled(3)
     assert resume(4) == (True, ["00000", "00001"])
     assert resume(6) == (False, [])

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from advprompt import extend_cfg
 from advprompt.attacks import AttackSpec, parse_255, parts_of, specs_from_cfg
+from advprompt.config.keys import check_cfg
 from advprompt.records.threats import ALGORITHMS, PGD_FAMILY
 from advprompt.report.threats import attack_headings, describe
 from advprompt.utils.errors import UserError
@@ -309,6 +310,28 @@ def test_defaults_of_the_keys():
     test = {"EPS": "1/255", "STEPS": 100, "OBJECTIVE": "ce", "TARGET": "end_to_end", "LIST": []}
     test |= {"DROP": False, "NORM": "linf", "KWARGS": {}, "PREC": "fp32"}
     assert (dict(cfg.ATTACK.TRAIN), dict(cfg.ATTACK.TEST)) == (usual | train, usual | test)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fine"),
+    [
+        ("RESTARTS", 1, True),
+        ("RESTARTS", 10**4, True),
+        ("RESTARTS", 0, False),
+        ("RESTARTS", 10**4 + 1, False),
+        ("STEPS", 0, True),
+        ("STEPS", -1, False),
+    ],
+)
+def test_bounds_of_the_keys(key, value, fine):
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg.ATTACK.TEST[key] = value
+    if fine:
+        check_cfg(cfg)
+    else:
+        with pytest.raises(UserError, match=f"ATTACK.TEST.{key} is {value}"):
+            check_cfg(cfg)
 
 
 HIDE = """

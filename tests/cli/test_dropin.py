@@ -225,6 +225,32 @@ def test_a_trainer_that_a_fork_starts_takes_its_folder_itself(build, monkeypatch
     assert trainer.take_folder() and (Path(trainer.output_dir) / run_folder.CONFIG_FILE).is_file()
 
 
+@pytest.mark.parametrize("where", ["file", "overrides"])
+def test_a_forks_own_default_backbone_is_not_taken_for_ours(tmp_path, monkeypatch, where):
+    node = get_cfg_default()
+    advprompt.extend_cfg(node)
+    (tmp_path / "mine.yaml").write_text("MODEL: {BACKBONE: {NAME: tiny}}\n")
+    if where == "file":
+        node.merge_from_file(str(tmp_path / "mine.yaml"))
+    else:
+        node.merge_from_list(["MODEL.BACKBONE.NAME", "tiny"])
+    host.complete(node, advprompt.extend_cfg)
+    node.MODEL.BACKBONE.NAME = "ViT-B/16"  # as reset_cfg of such a fork does
+    with pytest.raises(advprompt.UserError, match=r"'ViT-B/16'.*'tiny'.*type --backbone tiny"):
+        host.complete(node.clone(), advprompt.extend_cfg)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--backbone", "ViT-B/16"])
+    host.complete(node, advprompt.extend_cfg)
+
+
+def test_a_fork_that_does_not_train_by_default_is_told_so(build, monkeypatch):
+    trainer = build("CoOp")
+    with pytest.raises(advprompt.UserError, match="this fork trains only when told to"):
+        trainer.load_model("")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--eval-only"])
+    with pytest.raises(advprompt.UserError, match="--model-dir, the run folder of a trained CoOp"):
+        trainer.load_model("")
+
+
 # --- the two lines --------------------------------------------------------------------------------
 
 MARK = dropin.MARK

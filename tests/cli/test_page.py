@@ -69,7 +69,7 @@ def keep_examples(folder, *names, n=4, size=24):
 def matrix(*names, **changes):
     run = {"backbone": "tiny", "weights_sha256": "ab" * 32, "clean": {"n": 100, "correct": 90}}
     rows = [{"correct": [30 + i] * len(names), "warnings": []} for i in range(len(names))]
-    facts = {"kind": "transfer", "schema": transfer.SCHEMA, "status": "completed", "n": 100}
+    facts = {"kind": "transfer", "schema": 1, "status": "completed", "n": 100}
     facts |= {"dataset": "Shapes", "subset": None, "runs": [run | {"name": n} for n in names]}
     return facts | {"tables": [{"attack": WHITE_BOX, "rows": rows, "warnings": []}]} | changes
 
@@ -110,7 +110,7 @@ def test_everything_is_on_the_page(output):
     assert "published" not in page and 'id="published-figures"' in page_of(output, paper=True)
     assert found.tags["table"] == 4 + 1 + 4  # tables, transfer, costs
     assert page.count('<figure class="chart">') == 3 + 1 + 1  # shots x 3 figures, eps, depth
-    assert found.tags["img"] == 5 + 3 * gallery.ROWS
+    assert found.tags["img"] == 5 + 3 * 3
     assert "3 of 4 kept images" in page and "1 of the 1 models that have pictures" in page
     assert "never saw the learned prompt" in page and "5 base and 5 new classes" in page
     assert re.search(r"unfinished: .*run10", page) and "missing" in page
@@ -279,7 +279,37 @@ def test_other_settings_are_other_models_with_pictures(tmp_path):
     assert sorted(told) == ["N_CTX=16)", "N_CTX=4)", *sources, *threats]
 
 
-@pytest.mark.parametrize("given, shown", [((300, 200), (107, gallery.EDGE)), ((8, 8), (8, 8))])
+def test_of_seventeen_models_sixteen_are_shown(tmp_path):
+    for i in range(17):
+        write(tmp_path / f"{i}", make(trainer=f"T{i:02}"))
+        keep_examples(tmp_path / f"{i}" / "run0", n=1, size=8)
+    found = {path: records.read_record(path) for path in tmp_path.rglob(records.FILE_NAME)}
+    shown = gallery.build_gallery(found)
+    assert (len(shown.shown), shown.runs) == (16, 17)
+    some = dict(list(found.items())[:16])
+    assert len(gallery.build_gallery(some).shown) == 16
+
+
+@pytest.mark.parametrize(("size", "small"), [((99, 9), True), ((9, 100), False)])
+def test_small_images_are_shown_with_hard_edges(size, small, tmp_path, monkeypatch):
+    clean = torch.zeros(1, 3, *size)
+    one = {"labels": ["a"], "before": [("a", 0.5)], "after": [("a", 0.5)], "title": "t"}
+    monkeypatch.setattr(
+        gallery.kept, "load_examples", lambda p: one | {"clean": clean, "adversarial": clean}
+    )
+    shots = {0: "zero-shot", -1: "all shots", 1: "1 shot", 2: "2 shots"}
+    for number, words in shots.items():
+        record = {"shots": number, "seed": 3, "split": "new"}
+        shown = gallery._show(tmp_path, record, "")
+        assert shown.about == f"{words}, seed 3, new classes" and shown.title == "t"
+    assert [example.small for example in shown.examples] == [small]
+
+
+def test_a_bar_is_for_three_or_more():
+    assert [page._progress([0] * n, "x").disable for n in (2, 3)] == [True, False]
+
+
+@pytest.mark.parametrize("given, shown", [((300, 200), (107, 160)), ((8, 8), (8, 8))])
 def test_large_pictures_shrink(given, shown):
     colour = torch.tensor([1.1, 0.4, -0.1])[:, None, None].expand(3, *given)
     png = Image.open(io.BytesIO(base64.b64decode(gallery.data_uri(colour).partition(",")[2])))

@@ -476,9 +476,7 @@ def test_a_dry_run_lists_what_is_missing_or_refused(call, monkeypatch):
     words = "run apd main dtd 16 tiny --dry-run"
     done = call(words, "MODEL.BACKBONE.NAME", "file:nosuch.pt")
     (note,) = re.findall("^note: data set .*", done.stdout, re.M)
-    assert re.fullmatch(
-        ".*DescribableTextures is not there: .*/dtd' .*advprompt data fetch dtd", note
-    )
+    assert re.fullmatch(".*DescribableTextures is not there: .*/dtd' .*advprompt data check", note)
     assert "note: the weights of file:nosuch.pt are not at 'nosuch.pt'" in done.stdout
     done = call(words, "TRAINER.APD.TEACHER", "none")
     assert done.returncode == 2 and "1 run: 1 refused." in done.stdout
@@ -546,6 +544,29 @@ def test_a_test_needs_neither_the_shots_nor_validation_images(arguments, run, pe
         code, _, err = run(arguments("AdvPT", root=few, out="train", **best | keys))
         assert words in only_error(code, err)
         assert not (tmp_path / "train" / run_folder.CONFIG_FILE).exists()
+
+
+def test_long_tailed_sets_are_trained_where_asked_for(arguments, run, pets, tmp_path, capsys):
+    few = tmp_path / "few"
+    shutil.copytree(pets, few)
+    path = few / "oxford_pets" / "split_zhou_OxfordPets.json"
+    split = json.loads(path.read_text(encoding="utf-8"))
+    tail = [[i for i in split["train"] if i[1] == y][: (6, 2, 1)[y]] for y in range(3)]
+    path.write_text(json.dumps(split | {"train": sum(tail, [])}), encoding="utf-8")
+    quick = {"OPTIM__MAX_EPOCH": 1, "DATASET__CACHE_DIR": tmp_path / "few_cache"}
+    code, _, err = run(arguments("CoOp", root=few, **quick))
+    assert "set DATASET.FEWER_SHOTS True" in only_error(code, err)
+    for out, own in (("run", {"root": few, "DATASET__FEWER_SHOTS": True}), ("whole", {})):
+        code, _, err = run(arguments("CoOp", out=out, **quick | own))
+        assert code == 0, err
+    record = read_record(tmp_path / "run" / "record.json")
+    assert record["shots"] == 4 and record["trained"]["short_classes"] == 2
+    assert "short_classes" not in read_record(tmp_path / "whole" / "record.json")["trained"]
+    assert run_folder.stored(tmp_path / "run")[0]["DATASET.FEWER_SHOTS"] is True
+    capsys.readouterr()
+    assert run_tool(dispatch, ["report", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "fewer shots: CoOp, 4 shots had fewer images in 2 of 3 classes" in said
 
 
 @pytest.mark.slow

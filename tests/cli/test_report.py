@@ -166,6 +166,9 @@ def test_headings():
     name = "end-to-end PGD-100 1/255"
     restarts = [WHITE_BOX, WHITE_BOX | {"restarts": 5}]
     assert attack_headings(restarts) == [f"{name}, 1 restarts", f"{name}, 5 restarts"]
+    for steps, count in ((100, ""), (5000, ""), (99, "-99"), (5001, "-5001"), (101, "-101")):
+        label = threat_label(WHITE_BOX | {"name": "square", "steps": steps, "objective": None})
+        assert label == f"Square{count} 1/255"
     momentum = [WHITE_BOX, WHITE_BOX | {"momentum": 1.0}]
     assert attack_headings(momentum) == [name, f"{name}, momentum 1.0"]
 
@@ -406,7 +409,7 @@ def test_an_unknown_training_is_unknown_in_words_and_alone(tmp_path):
     cells = [row[:3] for row in sheet.blocks[0].rows]
     names = [f'AdvPT (source="unknown {i}")' for i in (1, 2)]
     assert cells[2:] == [[name, "unknown", "unknown"] for name in names]
-    assert sum("does not say how its prompts were trained" in note for note in sheet.notes) == 2
+    assert sum("does not say how its model was trained" in note for note in sheet.notes) == 2
     costs = layout.cost_sheet(table).blocks[0].rows
     assert [row[4] for row in costs] == ["0", "50", "unknown", "unknown"]
     for style in report.FORMATS:

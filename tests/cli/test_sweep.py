@@ -18,6 +18,7 @@ from PIL import Image
 
 from advprompt.cli import sweep, train
 from advprompt.cli.main import dispatch
+from advprompt.config.keys import METHODS
 from advprompt.engine.checkpoints import LEARNER, save_checkpoint
 from advprompt.engine.data import listed
 from advprompt.experiments import pool as pools
@@ -157,7 +158,7 @@ def test_a_record_of_other_data_or_another_model_is_not_done(tmp_path, work):
                 image = Image.new("RGB", (8, 8), (50 * n, 99 * i, 0))
                 image.save(tmp_path / "folder" / part / name / f"{n}.png")
     (job,) = planned(tmp_path, "--datasets folder --shots 2", "coop")
-    data, model = listed(state._cfg(job)), {LEARNER + ".x": torch.ones(2)}
+    data, model = listed(state.cfg_of(job)), {LEARNER + ".x": torch.ones(2)}
     facts = {"trainer": "CoOp", "dataset": "Folder", "classes": 2, "config": job.settings.asked()}
     facts |= {"clean": 8, "n": 8, "transfer": 0, "white_box": 0, "data_sha256": data.digest}
     made = make_records.make(**facts, prompts_sha256=tensors_digest(model))
@@ -368,7 +369,10 @@ def test_live_table_in_a_terminal_and_lines_elsewhere(tmp_path, work, monkeypatc
 def test_the_time_left_comes_from_the_records_of_alike_jobs(tmp_path):
     jobs = planned(tmp_path, "--seeds 1 2 3", "coop")
     finished(jobs[0])
+    left = Path(jobs[0].run, "unfinished")  # by a kill right after the record was written
+    left.mkdir()
     pool = Pool(jobs, str(tmp_path / "out"), Local(1), None)
+    assert not left.exists()
     assert pool.counts() == {"done": 1, "waiting": 2} and len(pool.seconds) == 1
 
 
@@ -442,6 +446,24 @@ def test_methods_under_other_threat_models_are_noted(tmp_path, capsys):
     assert said in capsys.readouterr().err
     assert dispatch([*argv, "--attack-config-file", "common"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_all_methods_are_also_ones_own(tmp_path, monkeypatch, capsys):
+    assert dispatch(["sweep", *given(tmp_path, "--dry-run", "all")]) == 0
+    assert "Mine" not in capsys.readouterr().err
+    monkeypatch.setitem(METHODS, "Mine", type("Mine", (METHODS["CoOp"],), {}))
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    for words in ["sweep", *given(tmp_path, "--dry-run", "all")], ["all", "shapes", "4", "tiny"]:
+        assert dispatch([*words, *["--dry-run"] * (words[0] == "all")]) == 0
+        assert "Mine has no config 'tiny' and is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--jobs 0", "--retries -1", "--slurm --time soon"])
+def test_a_dry_run_checks_how_jobs_would_be_run(tmp_path, capsys, words):
+    argv = ["sweep", *given(tmp_path, "--dry-run", "coop"), *words.split()]
+    assert run_tool(dispatch, argv) == 2
+    out, err = capsys.readouterr()
+    assert f"{words.split()[-2]} is " in err and not out
 
 
 # --- Slurm ---------------------------------------------------------------------------------------

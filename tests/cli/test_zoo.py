@@ -185,7 +185,7 @@ def test_images_of_any_size_become_the_tests_pixels(entry):
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "divide by 255"),
         (torch.rand(1, 3, 32, 32) * 255, "must lie in [0, 1]"),
         (torch.full((1, 3, 32, 32), torch.nan), "must lie in [0, 1]"),
-        ("cat.png", "PIL.Image.open"),
+        ("cat.png", "image 'cat.png' is corrupt or no image"),
         ([torch.rand(3, 32, 32)], "Tensor"),
         ([], "is empty"),
     ],
@@ -420,6 +420,20 @@ def test_nothing_is_overwritten(entry, exported, tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+def test_another_export_was_faster(entry, exported, tmp_path, monkeypatch):
+    write = exports.io.write_json
+
+    def slow(path, card):
+        monkeypatch.setattr(exports.io, "write_json", write)
+        assert exported(out="both")[1].startswith("wrote")  # meanwhile
+        write(path, card)
+
+    monkeypatch.setattr(exports.io, "write_json", slow)
+    code, out, err = exported(out="both")
+    assert code == 0 and out.startswith("unchanged"), err
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
 def test_a_folder_that_is_no_run(exported, tmp_path):
     code, _, err = exported(folder=tmp_path / "nothing")
     assert "holds no run" in only_error(code, err)
@@ -454,7 +468,7 @@ def rewrite(path: Path, change, *, seal=True) -> None:
     tensors, metadata = io.load_tensors(path / exports.WEIGHTS)
     card = metadata["card"]
     change(card, tensors)
-    digest = exports.card_digest(card) if seal else metadata["card_sha256"]
+    digest = io.json_digest(card) if seal else metadata["card_sha256"]
     io.save_tensors(path / exports.WEIGHTS, tensors, {"card": card, "card_sha256": digest})
     (path / exports.CARD).unlink()
 

@@ -130,7 +130,7 @@ def make_data(root: Path) -> Path:
     for part, count in IMAGES.items():
         for label, name in enumerate(CLASSES):
             for _ in range(count):
-                pixels = drawing.sample("check", index, name.replace("_", " "))[1]
+                pixels = drawing.sample("check", index, name.replace("_", " "))
                 file = f"{name}_{index}.jpg"
                 Image.fromarray(pixels).resize((SIDE, SIDE)).save(images / file, quality=95)
                 split[part].append([file, label, name])

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import types
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
 from advprompt.config.keys import METHODS
+from advprompt.engine import trainer as robust_trainer
+from advprompt.engine import watching
 from advprompt.engine.alarms import collapse_warning
 from advprompt.engine.batch import Batch
 from advprompt.engine.tuning import PromptTrainer
+from advprompt.evaluation.samples import ImageList
 from advprompt.prompting import PromptedCLIP
 from advprompt.records import read_record
 from tests.conftest import REPO, only_error, weights
+
+SPLIT = "split_zhou_OxfordPets.json"
 
 
 def first_batch(trainer):
@@ -309,8 +316,11 @@ def test_nap_without_prompts_and_refiners_is_refused(white_box, run, tmp_path, k
     assert "TRAINER.NAPTUNING.N_CTX is 0" in sentence and not (tmp_path / "run").exists()
 
 
-def test_scalars_for_tensorboard(white_box, run, monkeypatch):
-    class Writer:  # the package is optional
+@pytest.fixture
+def writer(monkeypatch):
+    """TensorBoard's, which is optional; ``values`` are what was written."""
+
+    class Writer:
         values: ClassVar[dict] = {}
 
         def __init__(self, log_dir):
@@ -325,12 +335,63 @@ def test_scalars_for_tensorboard(white_box, run, monkeypatch):
     module = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    return Writer
+
+
+def test_scalars_for_tensorboard(white_box, run, writer):
     code, _, err = run(white_box("NAPTuning", OPTIM__MAX_EPOCH=2))
     assert code == 0, err
     names = ["loss", "loss_clean", "loss_adv", "loss_cons", "lambda", "acc_clean", "acc_adv", "lr"]
     for name in names:
-        steps, values = zip(*Writer.values[f"train/{name}"], strict=True)
+        steps, values = zip(*writer.values[f"train/{name}"], strict=True)
         assert steps == tuple(range(2 * 3)) and all(map(math.isfinite, values)), name
+    assert not any(name.startswith("robust") for name in writer.values)
+
+
+@pytest.mark.parametrize("trainer", ["CAPT", "APD", "TeCoA", "MaPLe"])
+def test_robust_accuracy_during_training_changes_no_bit_of_it(
+    white_box, run, writer, tmp_path, monkeypatch, trainer
+):
+    """Nor does one that fails; and only the fixed images of the validation set are shown."""
+    shown = []
+    monkeypatch.setattr(watching, "ImageList", lambda *a: shown.append(a[0]) or ImageList(*a))
+
+    def held(trainer):
+        model = trainer.model
+        before = torch.get_rng_state(), [m.training for m in model.modules()]
+        watching.watch(trainer)
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert [m.training for m in model.modules()] == before[1]
+
+    monkeypatch.setattr(robust_trainer, "watch", held)
+    keys = {"TRAIN__ROBUST_FREQ": 2, "TRAIN__ROBUST_SUBSET": 4, "OPTIM__MAX_EPOCH": 5}
+    assert run(white_box(trainer, out="with", **keys))[0] == 0
+    assert [step for step, _ in writer.values["robust/pgd10"]] == [1, 3]
+    clean, robust = (writer.values[f"robust/{name}"] for name in ("clean", "pgd10"))
+    assert all(r[1] <= c[1] <= 100 for r, c in zip(robust, clean, strict=True))
+    names = [[item.impath for item in items] for items in shown]
+    assert names[0] == names[1] and len(names[0]) == 4
+    split = json.loads((Path(names[0][0]).parents[1] / SPLIT).read_text(encoding="utf-8"))
+    assert {Path(name).name for name in names[0]} <= {item[0] for item in split["val"]}
+
+    def fail(*_):
+        torch.rand(3)
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(watching, "_accuracies", fail)
+    code, out, _ = run(white_box(trainer, out="failed", **keys))
+    assert code == 0 and out.count("robust accuracy is not written") == 1 and "luck" in out
+    assert run(white_box(trainer, out="without", OPTIM__MAX_EPOCH=5))[0] == 0
+    learned = [weights(tmp_path / out, 5)["state_dict"] for out in ("with", "failed", "without")]
+    for other in learned[1:]:
+        assert learned[0].keys() == other.keys()
+        assert all(torch.equal(learned[0][name], other[name]) for name in other)
+
+
+def test_robust_accuracy_is_not_there_without_an_image_tower(arguments, run, writer):
+    code, out, _ = run(arguments("AdvPT", TRAIN__ROBUST_FREQ=1, OPTIM__MAX_EPOCH=2))
+    assert code == 0 and out.count("AdvPT has no image tower while it is tuned") == 1
+    assert "robust/clean" not in writer.values
 
 
 def test_amp_needs_a_gpu(white_box, run, monkeypatch):

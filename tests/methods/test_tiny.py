@@ -22,7 +22,7 @@ def test_it_knows_shapes_and_is_as_robust_as_its_name_says(name, least, robust):
     names, clip = drawing.shape_classes(), load_clip(name)
     with torch.no_grad():
         texts = text_features(clip, templates.fill(templates.template_for("Shapes"), names))
-    drawings = [drawing.sample("check", i, names[i % len(names)])[1] for i in range(64)]
+    drawings = [drawing.sample("check", i, names[i % len(names)]) for i in range(64)]
     images = torch.stack([torch.from_numpy(d).permute(2, 0, 1).float() / 255 for d in drawings])
     settings = {"ATTACK.TEST.EPS": 4, "ATTACK.TEST.ALPHA": 1, "ATTACK.TEST.STEPS": 20}
     record = advprompt.evaluate(

@@ -50,6 +50,17 @@ def test_the_same_setting_stands_in_one_row():
     headings = [column.heading for column in block.columns[3:]]
     assert headings == [f"{name} {whose}" for name in figures for whose in ("ours", "published")]
     assert block.rows[1][3:] == ["80.0", "68.1", "50.0", "55.4"]
+    starts = ("published: AdvPT, arXiv", "tuned on the whole", "transfer PGD-40: Linf")
+    assert len(sheet.facts) == 3 and all(map(str.startswith, sheet.facts, starts))
+
+
+def test_ours_come_first_and_tables_of_several_tests_have_none():
+    (table,) = build_tables(listed(make(**SAME)))
+    titles = [sheet.title for sheet in published.published_sheets([table])]
+    assert titles[0].startswith("Beside the paper: EuroSAT")
+    assert titles[1:] == [sheet.title for sheet in published.papers_sheets()]
+    table.tests = {"base": table.first}
+    assert [sheet.title for sheet in published.published_sheets([table])] == titles[1:]
 
 
 def setting(key, value):

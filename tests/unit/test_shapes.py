@@ -12,6 +12,7 @@ from PIL import Image
 import advprompt
 from advprompt.datasets import DRAWN, base, drawing, shapes, shifts
 from advprompt.datasets.shapes import Shapes
+from advprompt.utils import io
 
 UserError = advprompt.UserError
 CLASSES = ("red circle", "blue star", "pink heart", "green crescent", "yellow arrow", "red cross")
@@ -52,7 +53,7 @@ def test_whole_data_set(tmp_path):
     assert data.template == "a drawing of a {}."
     with Image.open(data.test[2 * 40 + 1].impath) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (64, 64), "RGB")
-        drawn = drawing.sample("test", 2 * 40 + 1, data.classnames[2])[1]
+        drawn = drawing.sample("test", 2 * 40 + 1, data.classnames[2])
         assert np.array_equal(np.asarray(image), drawn)
     pixels = [np.asarray(Image.open(d.impath)).tobytes() for d in data.test + data.train_x]
     assert len(set(pixels)) == len(pixels)  # no image twice, none in both parts
@@ -61,7 +62,7 @@ def test_whole_data_set(tmp_path):
 @pytest.mark.parametrize(("stream", "digest"), DIGESTS.items())
 def test_the_drawings_are_those_of_their_version(stream, digest):
     """Where this fails on purpose, change `Shapes.version` and `DrawnTest.version` too."""
-    pixels = [drawing.sample(stream, 7 * n, name)[1] for n, name in enumerate(CLASSES)]
+    pixels = [drawing.sample(stream, 7 * n, name) for n, name in enumerate(CLASSES)]
     assert hashlib.sha256(np.stack(pixels)).hexdigest()[:16] == digest
 
 
@@ -106,6 +107,17 @@ def test_another_run_was_faster(tmp_path, few, monkeypatch):
     Shapes.draw_into(folder)
     assert (folder / "manifest.json").is_file()
     assert [p.name for p in tmp_path.iterdir()] == ["shapes"]
+
+
+def test_what_a_killed_run_has_half_drawn_goes_though_another_one_drew_all(tmp_path, few):
+    Shapes(config(tmp_path, 1))
+    shots = next((tmp_path / "shapes").glob("**/shot_*.json"))
+    folder = tmp_path / "shapes" / Shapes.version
+    for path in (shots, folder):
+        left = path.with_name(f".{path.name}.{'9' * 9}@{io.HERE}.00.tmp")
+        left.mkdir()
+    Shapes(config(tmp_path, 1))
+    assert not list(tmp_path.glob("**/.*.tmp"))
 
 
 def test_root_that_has_them_is_used_though_read_only(tmp_path, few, monkeypatch):

@@ -8,8 +8,6 @@ Source: Croce & Hein, 2020 (arXiv 1907.02044), algorithm 1; targets and constant
 (arXiv 2003.01690).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

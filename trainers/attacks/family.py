@@ -4,8 +4,6 @@ Every part is a class of its own that overrides a few hooks and calls the next, 
 combine: :func:`gradient_attack` puts together those that a spec asks for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

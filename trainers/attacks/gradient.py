@@ -3,8 +3,6 @@
 PGD in the L_inf ball is the default; :mod:`.family` has the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -4,8 +4,6 @@ What comes back is checked here and never taken on trust: range, ball, and wheth
 really wrong on it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 
@@ -96,7 +94,8 @@ class LibraryAttack(LabelledAttack):
         flat = torch.zeros_like(labels, dtype=torch.bool)
         if turn == 0 and self.entry.name not in GRADIENT_FREE:
             flat = self.gradient(clean, lambda x: losses.cross_entropy(x, labels))[2]
-        images, lost = self._perturb(clean, labels, logits.shape[1], _one_of(seeds))
+        seed = int.from_bytes(hashlib.sha256(repr(seeds).encode()).digest()[:4], "big")
+        images, lost = self._perturb(clean, labels, logits.shape[1], seed)
         with torch.no_grad():
             answer = self.logits(images)
         margin, right = losses.margin(answer, labels), answer.argmax(1) == labels
@@ -180,8 +179,3 @@ class LibraryAttack(LabelledAttack):
             aim = torch.no_grad()(lambda images, labels: likeliest_wrong(victim(images), labels)[0])
             made.set_mode_targeted_by_function(aim, quiet=True)
         return made
-
-
-def _one_of(seeds: list[int]) -> int:
-    """Return one seed of 32 bits for a batch."""
-    return int.from_bytes(hashlib.sha256(repr(seeds).encode()).digest()[:4], "big")

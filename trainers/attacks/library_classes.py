@@ -3,8 +3,6 @@
 The library is an optional extra, imported when such a class is asked for and not before.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,11 +62,7 @@ class LibraryClass:
 
 @cache
 def library_class(name: str) -> LibraryClass:
-    """Return the class that ``torchattacks:CLASS`` names, in whatever case.
-
-    Raises:
-        UserError: the library is missing, or the class is unknown or of no use here.
-    """
+    """Return the class of a name, in any case; UserError if it, or torchattacks, is not there."""
     try:
         import torchattacks
     except ImportError as error:

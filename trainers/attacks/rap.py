@@ -11,8 +11,6 @@ perturbation out unless a flag is given; here it is always there. Input diversit
 bilinearly, theirs by nearest pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -7,8 +7,6 @@ Source: Andriushchenko et al., 2020 (arXiv 1912.00049), algorithms 1 to 3; what 
 open is done as in AutoAttack.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Sequence

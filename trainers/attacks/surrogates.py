@@ -13,8 +13,6 @@ trained on other labels is attacked away from its own answer to the clean image,
 That is our choice and neither paper's; it needs no training, and may be the weaker attack.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import inspect
@@ -78,11 +76,7 @@ class Surrogate:
 
 
 def check_surrogate(name: str) -> tuple[str, str, str]:
-    """Return kind, model and checkpoint (or ``""``) of a surrogate's name; nothing is loaded.
-
-    Raises:
-        UserError: the name is unknown, its library is missing, or there is no such file.
-    """
+    """Return kind, model and checkpoint (or ``""``) of a name; UserError if any is not there."""
     text, _, path = str(name).partition(FILE)
     kind, _, model = text.partition(":")
     plain = kind == "clip"

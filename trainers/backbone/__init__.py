@@ -3,14 +3,13 @@
 from .adapter import CLIPAdapter
 from .features import Prompts, cosine_logits, text_features
 from .loading import OPENAI, load_clip, make_adapter
-from .tiny import expand_tiny, load_tiny_state
+from .tiny import load_tiny_state
 
 __all__ = [
     "OPENAI",
     "CLIPAdapter",
     "Prompts",
     "cosine_logits",
-    "expand_tiny",
     "load_clip",
     "load_tiny_state",
     "make_adapter",

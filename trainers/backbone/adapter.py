@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -61,8 +62,9 @@ class CLIPAdapter(nn.Module):
         self.training = False
         # open_clip's CustomTextCLIP keeps its text tower in a module of its own
         self._custom_text = hasattr(model, "text")
+        asked = inspect.signature(model.encode_image).parameters.get("normalize")
         # CoCa's encoders return unit length by default
-        self._raw = {"normalize": False} if agreement.normalizes(model) else {}
+        self._raw = {"normalize": False} if asked is not None and asked.default is True else {}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         visual = model.visual

@@ -7,10 +7,7 @@ block-wise path is disabled. Where all blocks are of one kind a few are enough: 
 tower (the second sees what the first let the prefix see), one in the image tower.
 """
 
-from __future__ import annotations
-
 import contextlib
-import inspect
 
 import torch
 from torch import nn
@@ -18,12 +15,6 @@ from torch import nn
 from ..utils.errors import UserError
 
 TOLERANCE = 1e-4  # of the largest value; rounding stays below 1e-5
-
-
-def normalizes(model) -> bool:
-    """Return True if ``encode_image`` of ``model`` returns unit length by default (CoCa)."""
-    asked = inspect.signature(model.encode_image).parameters.get("normalize")
-    return asked is not None and asked.default is True
 
 
 @contextlib.contextmanager

@@ -1,9 +1,5 @@
 """Models of open_clip by the name of their architecture: weights, image statistics, tokenizer."""
 
-from __future__ import annotations
-
-import hashlib
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -11,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..utils.errors import UserError, nearest
-from ..utils.io import read_json
+from ..utils.io import json_digest, read_json
 from . import tokens
 from .adapter import CLIP_MEAN, CLIP_STD
 from .providers import Weights, load_strictly
@@ -129,8 +125,7 @@ def folder_weights(folder: str) -> Weights:
     schema = f"local-dir:{path}"
     reader = _tokenizer(schema, origin)
     model = _create(schema, origin, load_weights=False, pretrained_text=False)
-    content = json.dumps(config["model_cfg"], sort_keys=True).encode()
-    variant = f"config {hashlib.sha256(content).hexdigest()}"
+    variant = f"config {json_digest(config['model_cfg'])}"
     return _weights(model, read_checkpoint(file).state, reader, variant, origin, **known)
 
 

@@ -6,8 +6,6 @@ through an unpickler that knows tensors and lists and turns every module into an
 any other name in the pickle is refused, and ``code/`` is never opened.
 """
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from collections import OrderedDict

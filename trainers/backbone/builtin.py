@@ -4,8 +4,6 @@
 and the Hugging Face client, which takes longer than everything else until the first step.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

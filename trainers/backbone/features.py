@@ -1,7 +1,5 @@
 """Text features and logits: the one place where features are normalised."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """``load_clip``: from a backbone's name to a frozen adapter."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import socket
@@ -105,6 +103,14 @@ def find_weights(name: str, weights_dir=None) -> Weights:
         return Weights(read_checkpoint(path).state, origin=f"'{path}'")
     kind, _, rest = name.partition(":")
     return (_file_weights if kind == "file" else _open_clip_weights)(rest, weights_dir)
+
+
+def digest_of_name(name: str) -> str:
+    """Return the digest of a backbone that is on this machine; of others, that of the name."""
+    kept = OPENAI.get(name) and Path(CACHE, openai_url(name).rpartition("/")[2]).expanduser()
+    if name in tiny.NAMES or name.startswith("file:") or (kept and kept.is_file()):
+        return weights_digest(find_weights(name))
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def check_name(name: str) -> None:

@@ -1,7 +1,5 @@
 """Tokenizers of all packages behind one interface."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ a block's parameters and call its sub-modules; the block is never changed. They 
 open_clip (batch-first, optional LayerScale) and of OpenAI's ``clip`` (sequence-first) alike.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

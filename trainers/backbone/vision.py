@@ -5,8 +5,6 @@ sub-modules; the tower is never changed. Towers that cannot be split (ResNets, C
 Swin) have no face: they encode images, and take text prompts only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,12 +1,9 @@
 """Read CLIP checkpoints of every common layout without executing anything they contain."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import pickletools
 import re
-import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +73,7 @@ def _read(path: Path):
                 names = archive.namelist()
                 if any(name.endswith("/constants.pkl") for name in names):
                     return read_script_archive(archive)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
-            return load_pickle(path)
+        return load_pickle(path)
     except PermissionError as error:
         raise UserError(
             f"'{path}' cannot be read ({error.strerror}); change its permissions"

@@ -86,8 +86,17 @@ class FAP(AdversarialTrainer):
             return
         known = {FIRST: trained} | ({} if "first_coupling" in prompts else self.formerly)
         print(f"note: the checkpoint was trained with {known}, and is tested with it")
+        self._serve_with(known)
+
+    def use_public_text(self, theirs):
+        text = theirs.text <= 4  # more vectors do not start from words there
+        if self.keys.THEIR_TEXT != text:
+            print(f"note: as in the authors' code, THEIR_TEXT is {text}")
+            self._serve_with({"TRAINER.FAP.THEIR_TEXT": text})
+
+    def _serve_with(self, settings: dict) -> None:
         self.cfg.defrost()
-        self.cfg.merge_from_list([word for pair in known.items() for word in pair])
+        self.cfg.merge_from_list([word for pair in settings.items() for word in pair])
         self.cfg.freeze()
         self.model = self.trained = self._models["prompt_learner"] = self.build_trained()
 

@@ -7,8 +7,6 @@ advprompt configs --reference         # every key with its default, its range an
 advprompt configs --copy configs/advprompt
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from pathlib import Path

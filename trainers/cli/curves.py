@@ -10,8 +10,6 @@ mix threat models, backbones, data or test subsets. Runs that differ in another 
 line. Points are means over seeds with their 95 % t-interval.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 

@@ -1,14 +1,11 @@
-"""Data sets: what there is, what is missing on the disk, and fetching it.
+"""Data sets: what there is, what is missing on the disk, and where to get it.
 
     python -m advprompt data list
     python -m advprompt data check pets eurosat --root $DATA
-    python -m advprompt data fetch all --root $DATA --jobs 3
 
 Names are those of the scripts (``pets``) or of the configs (``oxford_pets``), or ``all``. Exit
 code: 0 all that was named is complete, 1 something is missing, 2 the command was wrong.
 """
-
-from __future__ import annotations
 
 import argparse
 import os
@@ -19,8 +16,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..data.fetching import fetch_all, jobs_of
-from ..data.inventory import BUILT_IN, UNFETCHED, Inventory, look_at
+from ..data.inventory import WITHOUT_SOURCE, Inventory, look_at
 from ..datasets import COOP
 from ..datasets.sources import find_source, read_sources
 from ..utils import errors
@@ -28,7 +24,7 @@ from ..utils import errors
 
 def full_names(names: Iterable[str]) -> list[str]:
     """Turn short names and ``all`` into names of configs, each once; UserError for unknown ones."""
-    known = {name: [name] for name in (*COOP, *UNFETCHED)} | {"all": list(COOP)}
+    known = {name: [name] for name in (*COOP, *WITHOUT_SOURCE)} | {"all": list(COOP)}
     known |= {source.short: [source.config] for source in read_sources().values()}
     full = []
     for name in names:
@@ -39,16 +35,35 @@ def full_names(names: Iterable[str]) -> list[str]:
 
 
 def list_row(name: str) -> list[str]:
-    if name in UNFETCHED:
-        need = "no need" if UNFETCHED[name] == BUILT_IN else "no"
-        return [name, name, name, "", "", need, "", re.split("[:,]", UNFETCHED[name])[0]]
+    if name in WITHOUT_SOURCE:
+        return [name, name, name, "", "", "", re.split("[:,]", WITHOUT_SOURCE[name])[0]]
     cls, source = COOP[name], find_source(COOP[name])
     sizes = " / ".join(f"{size:,}" for size in source.sizes)
     row = [name, source.short, cls.dataset_dir, f"{cls.n_classes:,}", sizes]
-    if all(piece.addresses for piece in source.pieces):
-        size = sum(piece.addresses[0].size or 0 for piece in source.pieces)
-        return [*row, "yes", tqdm.format_sizeof(size, "B") if size else "?", source.terms]
-    return [*row, "split file only" if cls.split_file else "class names only", "", source.terms]
+    size = sum(piece.addresses[0].size or 0 for piece in source.pieces if piece.addresses)
+    return [*row, tqdm.format_sizeof(size, "B") if size else "", source.terms]
+
+
+def advice_on(inventories: list[Inventory]) -> list[str]:
+    """Return what to get where for everything that is missing, a sentence for each."""
+    advice = {}
+    for found in inventories:
+        for finding in found.findings:
+            piece = finding.piece
+            if not finding.missing or piece is None:
+                continue
+            places = " and ".join(f"'{found.folder / name}'" for name in piece.makes)
+            if os.path.lexists(finding.path):
+                advice[finding.path] = f"'{finding.path}' is not complete: {finding.state}"
+            elif piece.addresses:
+                pages = ", or ".join(
+                    address.page + (f" (SHA-256 {address.checksum})" if address.checksum else "")
+                    for address in piece.addresses
+                )
+                advice[piece] = f"to have {places}: get {pages}"
+            else:
+                advice[piece] = f"to have {places}: {piece.by_hand}"
+    return list(advice.values())
 
 
 def conclude(inventories: list[Inventory], advice: list[str]) -> int:
@@ -72,36 +87,26 @@ def conclude(inventories: list[Inventory], advice: list[str]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Run one of the three commands and return the exit code."""
+    """Run one of the two commands and return the exit code."""
     parser = argparse.ArgumentParser("advprompt data", description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("command", choices=("list", "check", "fetch"))
+    add("command", choices=("list", "check"))
     add("names", nargs="*", metavar="NAME", help="data sets, or all")
     root = "CoOp's data folder (default: DATA of the environment, else data)"
     add("--root", default=os.environ.get("DATA") or "data", help=root)
-    add("--jobs", type=int, default=3, metavar="N", help="files at once (default 3)")
     args = parser.parse_args(argv)
     names = full_names(args.names)
     if args.command == "list":
         headers = ["data set", "short name", "folder", "classes", "train / val / test"]
-        headers += ["can be fetched", "download", "terms of use"]
-        rows = [list_row(name) for name in names or [*COOP, *UNFETCHED]]
-        print(tabulate(rows, headers, maxcolwidths=[None] * 7 + [24], disable_numparse=True))
+        rows = [list_row(name) for name in names or [*COOP, *WITHOUT_SOURCE]]
+        widths = [None] * 6 + [24]
+        headers += ["download", "terms of use"]
+        print(tabulate(rows, headers, maxcolwidths=widths, disable_numparse=True))
         return 0
     if not names:
-        raise errors.UserError(f"{args.command} what? name data sets, such as pets, or all")
-    if args.jobs < 1:
-        raise errors.UserError(f"--jobs is {args.jobs}, expected 1 or more")
+        raise errors.UserError("check what? name data sets, such as pets, or all")
     root = Path(args.root).expanduser().absolute()
     if root.exists() and not root.is_dir():
         raise errors.UserError(f"--root '{root}' is not a folder; name that of the data sets")
     found = [look_at(name, root) for name in names]
-    jobs, advice = jobs_of(found, root)
-    if args.command == "fetch" and jobs:
-        failed = fetch_all(jobs, root, args.jobs)
-        found = [look_at(name, root) for name in names]
-        advice = failed + jobs_of(found, root)[1]
-    elif jobs:
-        fetchable = " ".join(dict.fromkeys(job.name for job in jobs))
-        advice.append(f"to fetch what has an address: python -m advprompt data fetch {fetchable}")
-    return conclude(found, advice)
+    return conclude(found, advice_on(found))

@@ -9,8 +9,6 @@ and train.py gets two marked lines. trainers/advprompt/dropin.json lists the cop
 checksums; --undo removes exactly these. Only --apply runs code of the fork: it imports train.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import contextlib

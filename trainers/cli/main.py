@@ -21,9 +21,9 @@ COMMANDS = {
     "curves": "accuracy over one setting (an ablation), drawn from result records",
     "robustness": "finished runs tested under other threat models",
     "transfer": "images made against one run, tested on others: a square table",
-    "explain": "the words nearest to a run's learned text vectors",
-    "data": "data sets: what is there, what is missing, and fetching it",
+    "data": "data sets: what is there, what is missing, and where to get it",
     "export": "what a run learned, with a card: an entry of a prompt zoo",
+    "classify": "the likeliest classes of images, by a run or an export",
     "configs": "the config files that come along: trainers, data sets, threat models",
     "dropin": "our trainers copied into a fork of CoOp, or taken out again",
     "picture": "clean | perturbation | adversarial, from a run's saved examples",
@@ -51,12 +51,12 @@ def command(name: str):
             from .robustness import main as found
         case "transfer":
             from .transfer import main as found
-        case "explain":
-            from .explain import main as found
         case "data":
             from .data import main as found
         case "export":
             from .export import main as found
+        case "classify":
+            from .classify import main as found
         case "configs":
             from .configs import main as found
         case "dropin":

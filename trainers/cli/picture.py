@@ -3,8 +3,6 @@
 advprompt picture output/RUN --rows 3 --out picture.png
 """
 
-from __future__ import annotations
-
 import argparse
 
 from ..evaluation import pictures

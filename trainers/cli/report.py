@@ -8,8 +8,6 @@ backbones, data or test subsets never share a table; base and new classes, sourc
 sets stand side by side.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -8,8 +8,6 @@ counts. Every file gets a record of its own in RUN/tests/FILE, which ``advprompt
 interrupted test resumes where it was; what is done is skipped.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -24,11 +22,7 @@ ROOT = os.environ.get("DATA") or "data"
 
 
 def settings(folder: str, attack_file: str, root: str, opts: list[str]):
-    """Return the configuration of one test, and the folder of the run that it tests.
-
-    Raises:
-        UserError: no run there, or a file or an override is wrong.
-    """
+    """Return a test's configuration and run; UserError for no run, or a wrong file or override."""
     cfg = default_cfg()
     stored, tested = run_folder.stored(folder)
     kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}

@@ -7,8 +7,6 @@ Runs, folders and records are those of scripts/<method>/<protocol>.sh: what is c
 skipped, what was interrupted resumes. docs/sweep.md has the rest.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import itertools
@@ -22,12 +20,13 @@ from pathlib import Path
 import torch
 
 from ..config import keys, merging
-from ..experiments import commands, local, protocols, state
-from ..experiments.jobs import Job
-from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, cores, failures, holder
+from ..experiments import commands, local, state
+from ..experiments.jobs import Job, method_names
+from ..experiments.pool import LOGS, Local, Pool, Slurm, Work, failures, holder
 from ..experiments.view import View
 from ..utils.errors import UserError
 from ..utils.io import writable_dir
+from ..utils.machine import cores
 from . import train
 
 COMMON = "common"  # in place of a threat model: the one that scripts/all.sh chooses
@@ -87,7 +86,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
     planner = context.planner()
     planner.shares = {n for n, method in keys.METHODS.items() if method.frozen_image_tower}
     every = "all" in map(str.lower, args.trainers)
-    methods = protocols.table("protocols")["methods"] if every else args.trainers
+    methods = method_names() if every else args.trainers
     # zero-shot CLIP first: what its test makes serves others
     methods = sorted(methods, key=lambda name: name != "zsclip")
     seeds, attacks = context.seeds, [_threat(word) for word in args.attacks]
@@ -167,6 +166,7 @@ def launcher(args: argparse.Namespace) -> Local | Slurm:
 def main(show: local.Command, argv: list[str]) -> int:
     """Run what the command line describes; 1 if any run failed. ``show`` makes the report."""
     args = parser().parse_args(argv)
+    slots = launcher(args)
     jobs, context = plan(args)
     if args.attacks == [""]:
         note_threats(jobs)
@@ -176,8 +176,8 @@ def main(show: local.Command, argv: list[str]) -> int:
         print(table)
         return 2 if refused else 0
     local.refuse(wrong)
-    slots = launcher(args)
-    state.check_all_data(jobs)
+    for job in {job.dataset: job for job in jobs}.values():
+        state.check_data(state.cfg_of(job))
     writable_dir(Path(context.output) / LOGS)
     with interruptible():
         return work(jobs, context.output, slots, show, retries=args.retries)

@@ -105,6 +105,8 @@ def setup_cfg(args: argparse.Namespace):
 
 def _ours(name: str) -> str:
     """Return the name under which our trainer is registered: a fork may have one of its name."""
+    if name not in TRAINER_REGISTRY.registered_names():
+        name = keys.ALSO_CALLED.get(name, name)
     _known(name, TRAINER_REGISTRY.registered_names(), "trainer", "--trainer")
     if keys.method_called(name) is None and host.folder():
         raise UserError(

@@ -9,8 +9,6 @@ robust accuracy. Every end-to-end attack of the file gets a table of its own. Th
 keeps every finished row, from which an interrupted call resumes. All runs are in memory together.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import hashlib

@@ -3,8 +3,6 @@
 ``install()`` must run before anything imports torchvision or dassl.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

@@ -1,7 +1,5 @@
 """The repairs of Dassl 0.6.3, each applied only where it is needed."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import types

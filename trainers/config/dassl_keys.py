@@ -1,7 +1,5 @@
 """Dassl's own keys, as far as our trainers use them; the defaults are Dassl's."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

@@ -4,8 +4,6 @@ Whatever the order of imports, a trainer or data set of the fork takes its name 
 that the fork sets in its own ``extend_cfg`` stay as it sets them.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path
@@ -102,11 +100,7 @@ def attend(cfg, extend) -> None:
 
 
 def complete(cfg, extend) -> None:
-    """Add the keys that are still missing when a trainer is built.
-
-    Raises:
-        UserError: ``extend_cfg``, the second of the two lines, was never called.
-    """
+    """Add keys still missing when a trainer is built; UserError if extend_cfg was not called."""
     if "merge_from_list" not in vars(cfg) and "TRAIN" not in cfg.get("ATTACK", {}):
         raise UserError(
             "the configuration lacks the keys of advprompt, such as ATTACK.TRAIN; write "
@@ -115,6 +109,13 @@ def complete(cfg, extend) -> None:
     extend(cfg)
     if cfg.is_frozen():
         cfg.freeze()  # what is new
+    said, name = vars(cfg).get("said_backbone"), cfg.MODEL.BACKBONE.NAME
+    if said not in (None, name) and not any(w.startswith("--backbone") for w in sys.argv):
+        raise UserError(
+            f"MODEL.BACKBONE.NAME is {name!r}, which nobody typed, where the config file or the "
+            f"overrides have {said!r}: this train.py has a default for --backbone that replaces "
+            f"theirs; type --backbone {said}"
+        )
 
 
 def _merge_other(cfg, extend, other) -> None:
@@ -122,7 +123,9 @@ def _merge_other(cfg, extend, other) -> None:
     other = other.clone()
     attack = other.get("ATTACK", {})
     ours = {name: attack.pop(name) for name in OURS if name in attack}
-    merging.merge_content(cfg, {"ATTACK": ours}, "in a config file")
+    merging.merge_pairs(cfg, merging.leaves({"ATTACK": ours}), "in a config file")
+    if name := other.get("MODEL", {}).get("BACKBONE", {}).get("NAME"):
+        vars(cfg)["said_backbone"] = name
     type(cfg).merge_from_other_cfg(cfg, other)
     # a data set knows what keeps its labels; the command line has the last word
     if cfg.DATASET.TRANSFORMS:
@@ -135,5 +138,7 @@ def _merge_list(cfg, extend, pairs) -> None:
     for i in range(0, len(pairs), 2):
         mine = str(pairs[i]).split(".")[:2] in [["ATTACK", name] for name in OURS]
         (ours if mine else theirs).extend(pairs[i : i + 2])
+        if pairs[i] == "MODEL.BACKBONE.NAME":
+            vars(cfg)["said_backbone"] = pairs[i + 1]
     merging.merge_opts(cfg, ours)
     type(cfg).merge_from_list(cfg, theirs)

@@ -3,8 +3,6 @@
 A run folder holds what was trained; a test is a record inside it. These lists are the only ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 # Keys that change neither a training nor a result.
@@ -20,6 +18,8 @@ NEUTRAL = (
     "DATALOADER.TEST.BATCH_SIZE",
     "TRAIN.PRINT_FREQ",
     "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.ROBUST_FREQ",
+    "TRAIN.ROBUST_SUBSET",
     "TEST.PICTURE",
     "TEST.PROBES",
     "TRAINER.ADVPT.BANK_BATCH",
@@ -34,7 +34,7 @@ LABELS = ("TEST.PROTOCOL", "TEST.NO_TEST")  # of a test, but change none of its 
 OF_A_TEST = ("TRAINER.NAME", "MODEL.BACKBONE.NAME", "INPUT.SIZE", "INPUT.INTERPOLATION")
 OF_A_TEST += tuple(f"DATASET.{k}" for k in ("NAME", "SUBSAMPLE_CLASSES", "TEMPLATE", "FOLDER_NAME"))
 # What only a training uses; a model that is not trained does not depend on it.
-ONLY_TRAINING = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_", "DATASET.NUM_")
+ONLY_TRAINING = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_", "DATASET.NUM_", "DATASET.FEWER_")
 ONLY_TRAINING += ("DATASET.TRANSFORMS", "INPUT.TRANSFORMS")
 
 

@@ -1,7 +1,5 @@
 """The config keys this package adds to Dassl's, their defaults, and the early checks."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from functools import cache
@@ -19,6 +17,7 @@ from .merging import merge_file
 
 PROTOCOLS = ("", "few_shot", "base2new", "xd", "dg", "zero_shot")
 SECTIONS: dict[str, tuple] = {}  # node -> (extend_cfg, check_cfg) of the room that it belongs to
+ALSO_CALLED = {"APT": "AdvCoOp"}  # names in public code -> our trainer of the same model
 METHODS: dict[str, type] = {}  # our registered trainers; each brings its own keys and checks
 
 
@@ -42,6 +41,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         cfg,
         "DATASET",
         SUBSAMPLE_CLASSES=Key("all", "half of the classes", choices=("all", "base", "new")),
+        FEWER_SHOTS=Key(False, "also train on classes with fewer images than NUM_SHOTS"),
         CACHE_DIR=Key("", "few-shot files and drawings; empty: with the data"),
         FEATURE_DIR=Key("", "cache of image features; empty: OUTPUT_DIR/banks"),
         TEMPLATE=Key("", "hand-made prompt; empty: the data set's own", check=check_template),
@@ -50,6 +50,12 @@ def extend_cfg(cfg: CfgNode) -> None:
     )
     auto = Key("auto", "keep decoded training images on the GPU", choices=("auto", "yes", "no"))
     add_defaults(cfg, "DATALOADER.TRAIN_X", IN_MEMORY=auto)
+    add_defaults(
+        cfg,
+        "TRAIN",
+        ROBUST_FREQ=Key(0, "epochs between PGD-10 accuracies for TensorBoard; 0: none", least=0),
+        ROBUST_SUBSET=Key(64, "of that many validation images, or training; never test", least=1),
+    )
     add_defaults(
         cfg,
         "TEST",

@@ -1,9 +1,8 @@
 """Merge yaml files and ``KEY VALUE`` pairs into a configuration, with clear errors."""
 
-from __future__ import annotations
-
 import ast
 import math
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -29,15 +28,11 @@ def merge_file(cfg, path, kind: str = "") -> None:
         there = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
         hint = nearest(Path(path).name, there) if there else " Check the path."
         raise UserError(f"config file '{path}' does not exist.{hint}")
-    merge_content(cfg, read_yaml(path), f"in '{path}'")
+    merge_pairs(cfg, leaves(read_yaml(path)), f"in '{path}'")
 
 
-def merge_content(cfg, content: dict, where: str) -> None:
-    """Merge the keys of a yaml file; a threat model that it names comes before its own keys."""
-    _merge_pairs(cfg, list(leaves(content)), where)
-
-
-def _merge_pairs(cfg, pairs: list[tuple], where: str) -> None:
+def merge_pairs(cfg, pairs: Iterable[tuple], where: str) -> None:
+    """Merge keys with their values; a threat model among them comes before the others."""
     mistakes = Mistakes()
     for key, value in sorted(pairs, key=lambda pair: pair[0] != THREAT):
         if key == THREAT:
@@ -72,7 +67,7 @@ def merge_opts(cfg, opts: list[str]) -> None:
         raise UserError(f"overrides come in pairs KEY VALUE, but '{opts[-1]}' stands alone")
     pairs = list(zip(opts[::2], opts[1::2], strict=True))
     given = [(key, text if key == THREAT else _value(key, text)) for key, text in pairs]
-    _merge_pairs(cfg, given, WORDS)
+    merge_pairs(cfg, given, WORDS)
     entries = cfg.get("ATTACK", {}).get("TEST", {}).get("LIST", ())
     for key, text in pairs:
         node, _, name = key.rpartition(".")

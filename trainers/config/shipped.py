@@ -1,7 +1,5 @@
 """The yaml files that come with the package: trainers, data sets and threat models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..utils.errors import UserError, nearest

@@ -1,7 +1,5 @@
 """What is there of a data set and what is missing, by its split file and its `Source`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from ..datasets.sources import Piece, find_source
 from ..utils import errors
 
 BUILT_IN = "built in: drawn on first use"
-UNFETCHED = dict.fromkeys(DRAWN, BUILT_IN) | dict.fromkeys(
+WITHOUT_SOURCE = dict.fromkeys(DRAWN, BUILT_IN) | dict.fromkeys(
     OWN, "your own images, as <class>/ or as train/<class>/ and test/<class>/"
 )
 
@@ -39,9 +37,9 @@ class Inventory:
 
 def look_at(name: str, root: Path) -> Inventory:
     """Look at the data set of that full name in ``root``; nothing is written."""
-    if name in UNFETCHED:
+    if name in WITHOUT_SOURCE:
         missing = name in OWN and not image_files.class_folders(root / name)
-        state = f"missing: {UNFETCHED[name]}" if missing else UNFETCHED[name]
+        state = f"missing: {WITHOUT_SOURCE[name]}" if missing else WITHOUT_SOURCE[name]
         return Inventory(name, root / name, [Finding(root / name, state, missing)])
     cls, source = COOP[name], find_source(COOP[name])
     folder, findings, split = root / cls.dataset_dir, [], None

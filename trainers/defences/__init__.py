@@ -4,8 +4,6 @@ The config node ``DEFENCE`` names one; :func:`build_defence` makes it and :func:
 in front of a forward function, for the evaluation and, if it is adaptive, for the attacker.
 """
 
-from __future__ import annotations
-
 from ..config import keys as config
 from ..config.keys import Key
 from . import diffpure, jpeg, rescale, super_resolution  # noqa: F401  register themselves

@@ -1,7 +1,5 @@
 """DiffPure: purification by a diffusion model (Nie et al., 2022, arXiv 2205.07460)."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace

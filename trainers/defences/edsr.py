@@ -14,8 +14,6 @@ All kernels are 3x3 with a bias. c is 0.1 for F = 256 and 1 for smaller networks
 Weights without ``sub_mean`` are taken for pixels from 0 to 255, as the authors' are.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -68,11 +66,7 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def load_edsr(path) -> EDSR:
-    """Read EDSR's weights from safetensors or ``torch.save``; nothing in the file is executed.
-
-    Raises:
-        UserError: the file is missing, damaged, would run code, or holds another network.
-    """
+    """Read EDSR's weights; UserError if missing, damaged, another network's, or with code."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(

@@ -1,7 +1,5 @@
 """JPEG compression."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np
@@ -18,11 +16,8 @@ class JPEG(Defence):
     """Encode as JPEG and decode again, with Pillow's chroma subsampling (4:2:0).
 
     Args:
-        quality: 1 to 95. AdvPT's paper has no such defence; 75 as in Guo et al., 2018
-            (arXiv 1711.00117).
-
-    Raises:
-        UserError: quality out of range.
+        quality: 1 to 95, or a UserError. AdvPT's paper has no such defence; 75 as in Guo et al.,
+            2018 (arXiv 1711.00117).
     """
 
     name = "jpeg"

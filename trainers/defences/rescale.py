@@ -1,7 +1,5 @@
 """Random resizing and padding."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -26,10 +24,7 @@ class Rescale(Defence):
     Args:
         scale: the smallest size as a part of the image's, in [0.1, 1); the largest is 1 pixel less
             than the image.
-        pad: grey value of the canvas, in [0, 1].
-
-    Raises:
-        UserError: a value out of range.
+        pad: grey value of the canvas, in [0, 1]. A UserError for either out of range.
     """
 
     name = "rescale"

@@ -1,7 +1,5 @@
 """Wavelet denoising, and super-resolution after it (Mustafa et al., 2019, arXiv 1901.01677)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,9 +1,7 @@
 """Checkpoints of prompts: tensors and plain values only, written whole, resumed exactly."""
 
-from __future__ import annotations
-
+import io
 import pickle
-import warnings
 from pathlib import Path
 
 import torch
@@ -11,8 +9,9 @@ import torch
 from ..backbone.weights_files import refused_import
 from ..utils.errors import UserError
 from ..utils.io import atomic_write, load_pickle, tensors_digest
+from . import released
 
-LEARNER = "prompt_learner"  # folder of a run's checkpoints
+LEARNER = released.FOLDERS[0]  # folder of a run's checkpoints
 WEIGHTS = "prompts.safetensors"  # of an export
 DAMAGED = "delete it to resume from an earlier one, or give another --model-dir"
 KINDS = {  # of what a checkpoint may hold besides its weights
@@ -23,17 +22,20 @@ KINDS = {  # of what a checkpoint may hold besides its weights
     "seconds": (dict, float),  # a teacher has one number
     "best_result": float,
     "advprompt": dict,
+    "advprompt.classnames": list,
     "training": dict,
+    "training.train_threat": (dict, type(None)),
+    "training.data": (dict, type(None)),
+    "training.seed": int,
 }
 
 
 def save_checkpoint(path, state: dict) -> None:
     """Write a checkpoint atomically; UserError, and the old file whole, where the disk is full."""
+    buffer = io.BytesIO()  # so that a full disk is said in the system's words, not in torch's
+    torch.save(state, buffer)
     with atomic_write(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch reports a full disk this way
-            raise OSError(str(error)) from error
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def newest_checkpoint(folder) -> Path | None:
@@ -75,12 +77,18 @@ def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:
     return best if best.is_file() else newest_checkpoint(folder)
 
 
+def learner_of(run) -> Path:
+    """Return the folder of a run's checkpoints, under our name or one of the public code."""
+    folders = [Path(run) / name for name in released.FOLDERS]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
 def weights_file(path) -> Path:
     """Return the file INIT_WEIGHTS means: of an export, a run, or itself; UserError if none."""
     path = Path(path).expanduser()
     if path.is_file():
         return path
-    found = [path / WEIGHTS, chosen_checkpoint(path / LEARNER), chosen_checkpoint(path)]
+    found = [path / WEIGHTS, chosen_checkpoint(learner_of(path)), chosen_checkpoint(path)]
     for file in found if path.is_dir() else ():
         if file is not None and file.is_file():
             return file
@@ -91,17 +99,11 @@ def weights_file(path) -> Path:
 
 
 def load_checkpoint(path) -> dict:
-    """Read a checkpoint without executing anything it may contain.
-
-    Raises:
-        UserError: it is missing, truncated, no checkpoint, or holds more than plain values.
-    """
+    """Read a checkpoint, of public code by our names; UserError if missing or unreadable."""
     path = Path(path)
     damaged = f"checkpoint '{path}' is truncated or no checkpoint; {DAMAGED}"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its advice is for pickles that we refuse anyway
-            state = load_pickle(path)
+        state = load_pickle(path)
     except FileNotFoundError as error:
         raise UserError(
             f"checkpoint '{path}' does not exist; check --model-dir and --load-epoch"
@@ -121,10 +123,14 @@ def load_checkpoint(path) -> dict:
     if not all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights):
         raise UserError(f"checkpoint '{path}' has a 'state_dict' of other things than tensors")
     for name, kind in KINDS.items():
-        if name in state and not isinstance(state[name], kind):
-            raise UserError(f"checkpoint '{path}' has {state[name]!r:.80} as '{name}'; {DAMAGED}")
+        holder, _, key = name.rpartition(".")
+        found = state.get(holder, {}) if holder else state
+        if key in found and not isinstance(found[key], kind):
+            raise UserError(f"checkpoint '{path}' has {found[key]!r:.80} as '{name}'; {DAMAGED}")
+    if "advprompt" not in state and (theirs := released.convert(state, path)):
+        return theirs
     _rename_context(state)
-    return state
+    return state | {"released": None}
 
 
 def _rename_context(state: dict) -> None:
@@ -183,7 +189,7 @@ def check_facts(theirs: dict, mine: dict, path, *, resuming: bool = False) -> No
     if bound and theirs.get("classnames", mine["classnames"]) != mine["classnames"]:
         raise UserError(
             f"checkpoint '{path}' was made for other classes "
-            f"({', '.join(theirs['classnames'][:3])}, ...) than this run's "
+            f"({', '.join(map(str, theirs['classnames'][:3]))}, ...) than this run's "
             f"({', '.join(mine['classnames'][:3])}, ...); use the data set it was trained with"
         )
 

@@ -1,12 +1,9 @@
 """Which data a run is about: digests of class names, lists of images, labels and contents."""
 
-from __future__ import annotations
-
 import contextlib
-import hashlib
 import io
-import json
 import os
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
@@ -15,19 +12,15 @@ from dassl.data.datasets import DATASET_REGISTRY
 from ..evaluation.samples import ImageList
 from ..records import completed_record, data_name, flat_config
 from ..utils.errors import UserError
-from ..utils.io import read_json
+from ..utils.io import json_digest, read_json
 from ..utils.subset import images_to_test
 
 MODEL_FILE = "model.json"  # next to a record: trainer, backbone, classes, prompts, data
 
 
-def _digest(facts) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
 def digest_of(classnames, images: ImageList) -> str:
     """Return the digest of class names, and of names, labels and contents of images."""
-    return _digest([list(classnames), images.names(), images.digests()])
+    return json_digest([list(classnames), images.names(), images.digests()])
 
 
 def _touched(path: str) -> tuple:
@@ -52,25 +45,26 @@ class Data:
     def of_training(self) -> dict:
         """What a record says of the data that a model was trained on."""
         names = sorted(ImageList(self.dataset.train_x, None).names())
+        counts = Counter(item.label for item in self.dataset.train_x)
+        short = sum(counts[y] < self.cfg.DATASET.NUM_SHOTS for y in range(len(self.classnames)))
         return {
             "name": self.name,
             "split": self.cfg.DATASET.SUBSAMPLE_CLASSES,
             "classes": len(self.classnames),
-            "data_sha256": _digest([self.classnames, names]),
+            "data_sha256": json_digest([self.classnames, names]),
             "set_sha256": self.set_sha256,
-        }
+        } | ({"short_classes": short} if short else {})
 
     @cached_property
     def digest(self) -> str:
         """The digest of the tested images, which are read."""
-        contents = [self.test.digest(i) for i in range(len(self.test))]
-        return _digest([self.classnames, self.test.names(), contents])
+        return digest_of(self.classnames, self.test)
 
     @cached_property
     def files(self) -> str:
         """A digest that is another one once a tested file was touched; nothing is read."""
         touched = list(map(_touched, self.test.paths))
-        return _digest([self.classnames, self.test.paths, self.test.labels, touched])
+        return json_digest([self.classnames, self.test.paths, self.test.labels, touched])
 
     def check(self, folder, record: dict, *, trained: bool) -> None:
         """Refuse a record of other data (``trained``: also of other training data).

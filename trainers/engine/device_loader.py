@@ -5,8 +5,6 @@ for the same files to be decoded again. Images are decoded once and kept as byte
 the device crops, resizes and flips them.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Random augmentation that follows from (seed, epoch, sample), whatever process reads the image."""
 
-from __future__ import annotations
-
 from torch.utils.data import DataLoader, Dataset
 
 from ..utils.seeds import hash_seed, seeded

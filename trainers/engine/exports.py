@@ -4,10 +4,6 @@ An export is a folder of ``prompts.safetensors`` (the values, and the card with 
 ``card.json`` (the same card) and ``card.md`` (the card for people). Reading executes nothing.
 """
 
-from __future__ import annotations
-
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -19,17 +15,9 @@ import torch
 
 from ..backbone import CLIPAdapter
 from ..prompting import PromptedCLIP, PromptSpec
+from ..utils import io
 from ..utils.errors import UserError
-from ..utils.io import (
-    atomic_write,
-    load_tensors,
-    read_json,
-    save_tensors,
-    temporary_next_to,
-    tensors_digest,
-    writable_dir,
-    write_json,
-)
+from ..utils.text import visible
 from .checkpoints import WEIGHTS, load_checkpoint, load_prompts, weights_file
 
 FORMAT = 1
@@ -50,10 +38,6 @@ class Export(NamedTuple):
     spec: PromptSpec
 
 
-def card_digest(card: dict) -> str:
-    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
-
-
 def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str) -> bool:
     """Write an export, whole or not at all; return False where an equal one is there, which stays.
 
@@ -61,54 +45,51 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
         UserError: ``folder`` holds something else, or cannot be written.
     """
     folder = Path(folder)
+    io.sweep(folder.parent, folder.name)  # a process was killed while another one wrote it
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if (folder / WEIGHTS).is_file() and (there := read_export(folder)).card == card:
-            if tensors_digest(there.tensors) == tensors_digest(tensors):
+            if io.tensors_digest(there.tensors) == io.tensors_digest(tensors):
                 return False
         raise UserError(
             f"'{folder}' holds something else already, which is not overwritten; choose another "
             "folder with --out or move that one away"
         )
-    parent = writable_dir(folder.parent)
-    building = temporary_next_to(parent / folder.name)
-    building.mkdir()
+    parent = io.writable_dir(folder.parent)
+    building = io.temporary_next_to(parent / folder.name)
     try:
-        metadata = {"card": card, "card_sha256": card_digest(card)}
-        save_tensors(building / WEIGHTS, tensors, metadata)
-        write_json(building / CARD, card)
-        with atomic_write(building / PAGE) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        building.mkdir()
+        metadata = {"card": card, "card_sha256": io.json_digest(card)}
+        io.save_tensors(building / WEIGHTS, tensors, metadata)
+        io.write_json(building / CARD, card)
+        with io.atomic_write(building / PAGE) as temporary:
+            temporary.write_text(visible(page), encoding="utf-8")
         building.replace(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write '{folder}' ({error.strerror}); choose another folder with --out"
-        ) from error
+    except OSError:
+        if not (folder / WEIGHTS).is_file():
+            raise
+        return write_export(folder, tensors, card, page)  # another process was faster
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return True
 
 
 def read_export(path) -> Export:
-    """Read and check an export, given by its folder or its safetensors file alone.
-
-    Raises:
-        UserError: it is missing, damaged, altered, foreign, or of another version.
-    """
+    """Read an export (folder or file); UserError if missing, damaged, altered, foreign or newer."""
     path = Path(path).expanduser()
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise UserError(
             f"'{path}' is not an export (there is no {WEIGHTS}); give a folder that "
-            "'advprompt export' wrote"
+            "'advprompt export' wrote, or a run folder"
         )
-    tensors, metadata = load_tensors(file, advice=ADVICE)
+    tensors, metadata = io.load_tensors(file, advice=ADVICE)
     card = metadata.get("card")
     if not isinstance(card, dict):
         raise UserError(f"'{file}' is not an export of this project (it has no card); {ADVICE}")
-    if metadata.get("card_sha256") != card_digest(card):
+    if metadata.get("card_sha256") != io.json_digest(card):
         raise UserError(f"the card in '{file}' fails its checksum; {ADVICE}")
     copy = file.with_name(CARD)
-    if copy.is_file() and read_json(copy) != card:
+    if copy.is_file() and io.read_json(copy) != card:
         raise UserError(f"'{copy}' is not the card of '{file.name}' next to it; {ADVICE}")
     return Export(file, tensors, card, _check(card, tensors, file))
 

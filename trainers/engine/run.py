@@ -13,7 +13,8 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from ..config import identity
 from ..records import flat_config
 from ..utils import distributed
-from ..utils.errors import UserError
+from ..utils.errors import UserError, reason
+from ..utils.text import Visible
 from . import run_folder
 from .data import check_listed
 from .trainer import RobustTrainer
@@ -50,6 +51,7 @@ def start(
     with run_folder.locked(run_folder.place_of(cfg, **asked)):
         task = run_folder.Task(*distributed.agree(lambda: run_folder.look(cfg, **asked)))
         if task.state == "done":
+            run_folder.clear(task.record)
             own = {"trained": not eval_only}
             if note := distributed.agree(lambda: check_listed(cfg, task.record, **own)):
                 print(note)
@@ -67,6 +69,7 @@ def _work(cfg, task: run_folder.Task, asked: dict, no_train: bool) -> None:
         cfg.freeze()
     if distributed.is_main():
         setup_logger(task.record)
+        sys.stdout.file = Visible(sys.stdout.file)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32
@@ -90,7 +93,7 @@ def _work(cfg, task: run_folder.Task, asked: dict, no_train: bool) -> None:
         try:
             trainer.train()
         except OSError as error:  # of Dassl's loaders; one in a worker process has its traceback
-            why = str(error).strip().splitlines()[-1].removeprefix("OSError: ")
+            why = reason(error).strip().splitlines()[-1].removeprefix("OSError: ")
             raise UserError(f"training stopped, its checkpoints are kept: {why}") from error
 
 

@@ -9,13 +9,10 @@
 Nothing here builds a model or an image: a dry run asks :func:`look` as well.
 """
 
-from __future__ import annotations
-
 import contextlib
-import hashlib
-import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,19 +28,13 @@ from ..config.merging import merge
 from ..records import FILE_NAME, completed_record, flat_config
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import read_json, sha256_file, writable_dir, write_json
-from .checkpoints import (
-    LEARNER,
-    chosen_checkpoint,
-    epoch_of,
-    load_checkpoint,
-    model_digest,
-    newest_checkpoint,
-    weights_file,
-)
+from ..utils.io import json_digest, read_json, sha256_file, sweep, writable_dir, write_json
+from . import checkpoints
+from .checkpoints import LEARNER, chosen_checkpoint, learner_of
 
 CONFIG_FILE = "config.json"
 TESTS = "tests"
+UNFINISHED = "unfinished"  # next to a record: what attacks have found so far
 FORMER_TESTS = "robustness"  # where older versions kept tests under other threat models
 TESTED = ("eval_only", "model_dir", "load_epoch")  # what config.json of a test adds
 LONGEST = 80  # characters of a test's name
@@ -76,7 +67,7 @@ def training_of(cfg) -> dict:
     attacked = method.is_adversarial(cfg)
     mine = identity.used(settings, method.nodes(), trained=method.trainable, attacked=attacked)
     if start := mine.get("MODEL.INIT_WEIGHTS"):
-        mine["init_sha256"] = sha256_file(weights_file(start))
+        mine["init_sha256"] = sha256_file(checkpoints.weights_file(start))
     return mine
 
 
@@ -102,7 +93,7 @@ def check(folder: Path, mine: dict, advice: str = OTHER) -> None:
     """Refuse a folder that holds another run; a key that came later counts as it was then."""
     if not (folder / CONFIG_FILE).is_file():
         return
-    stored = read_json(folder / CONFIG_FILE)
+    stored = _config(folder)
     theirs = _named(formerly(stored.get("TRAINER.NAME", "")) | stored)
     keys = (mine.keys() & theirs.keys()) | (mine.keys() | stored.keys()) & set(TESTED)
     for key in sorted(keys):
@@ -113,13 +104,26 @@ def check(folder: Path, mine: dict, advice: str = OTHER) -> None:
             )
 
 
+def _config(folder: Path) -> dict:
+    """Return what config.json of a folder holds, nothing where there is none."""
+    path = folder / CONFIG_FILE
+    stored = read_json(path) if path.is_file() else {}
+    name, epoch = stored.get("TRAINER.NAME", ""), stored.get("load_epoch")
+    if not isinstance(name, str) or not isinstance(epoch, (int, type(None))):
+        raise UserError(
+            f"'{path}' has {name!r:.80} as TRAINER.NAME and {epoch!r:.80} as load_epoch, expected "
+            "a name and a number; use the folder of another run"
+        )
+    return stored
+
+
 def tests_in(run) -> Iterator[tuple[Path, dict, dict]]:
     """Yield the folder, the identity and the record of every completed test of a run."""
     run = Path(run)
     for folder in (run, *sorted(run.glob(f"{TESTS}/*")), *sorted(run.glob(f"{FORMER_TESTS}/*"))):
         if record := completed_record(folder):
             tested = folder != run and (folder / CONFIG_FILE).is_file()
-            epoch = read_json(folder / CONFIG_FILE).get("load_epoch") if tested else None
+            epoch = _config(folder).get("load_epoch") if tested else None
             yield folder, test_of(record["config"], epoch), record
 
 
@@ -131,10 +135,11 @@ def check_model(folder: Path, record: dict, run: Path, epoch: int | None = None)
     Raises:
         UserError: the checkpoint was changed after the test.
     """
-    path = chosen_checkpoint(run / LEARNER, epoch)
+    path = chosen_checkpoint(learner_of(run), epoch)
     if not record.get("prompts_sha256") or path is None or not path.is_file():
         return
-    if model_digest(load_checkpoint(path)["state_dict"]) != record["prompts_sha256"]:
+    weights = checkpoints.load_checkpoint(path)["state_dict"]
+    if checkpoints.model_digest(weights) != record["prompts_sha256"]:
         raise UserError(
             f"'{folder}' holds the record of another model than '{path}' is now; put the "
             "checkpoint back, or move the record away to test this one"
@@ -146,8 +151,8 @@ def is_trained(run, cfg) -> bool:
     method = method_called(cfg.TRAINER.NAME)
     if method and not method.trainable:
         return True
-    newest = newest_checkpoint(Path(run) / LEARNER)
-    return newest is not None and epoch_of(newest) >= cfg.OPTIM.MAX_EPOCH
+    newest = checkpoints.newest_checkpoint(Path(run) / LEARNER)
+    return newest is not None and checkpoints.epoch_of(newest) >= cfg.OPTIM.MAX_EPOCH
 
 
 def place_of(cfg, *, eval_only=False, model_dir="", **_) -> Path:
@@ -204,17 +209,17 @@ def look(cfg, *, eval_only=False, model_dir="", load_epoch=None, test_name="") -
 def _test_folder(cfg, run: Path, mine: dict, name: str) -> Path:
     """Return the folder of a test in a run; one of another test keeps its name."""
     folder = run / TESTS / (name or _name_of(cfg, run, mine))
-    there = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    there = _config(folder)
     if not there or _same(mine, test_of(there, there.get("load_epoch"))):
         return folder
-    digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()[:8]
+    digest = json_digest(mine)[:8]
     return folder.with_name(f"{folder.name}-{digest}")
 
 
 def _name_of(cfg, run: Path, mine: dict) -> str:
     """Return a name that says in what a test differs from the one at the end of the training."""
     record = completed_record(run)
-    stored = read_json(run / CONFIG_FILE) if (run / CONFIG_FILE).is_file() else {}
+    stored = _config(run)
     first = test_of((record["config"] if record else {}) | stored)
     other = {k: v for k, v in mine.items() if k in first and v != first[k]}
     parts = [str(other.pop(k)) for k in ("DATASET.NAME", "DATASET.SUBSAMPLE_CLASSES") if k in other]
@@ -246,6 +251,12 @@ def claim(cfg, task: Task, *, eval_only=False, model_dir="", load_epoch=None, **
         _note(Path(task.record), _named(settings) | facts)
 
 
+def clear(folder) -> None:
+    """Remove what a test that was killed right after writing its record has left."""
+    shutil.rmtree(Path(folder, UNFINISHED), ignore_errors=True)
+    sweep(Path(folder))
+
+
 def _note(folder: Path, settings: dict) -> None:
     _claimed.add(folder / CONFIG_FILE)
     write_json(folder / CONFIG_FILE, settings)
@@ -254,9 +265,10 @@ def _note(folder: Path, settings: dict) -> None:
 def _release() -> None:
     """Give up folders that this process has claimed and made nothing in."""
     for path in _claimed:
-        kept = (path.parent.glob(name) for name in (FILE_NAME, "unfinished", "**/*.pth.tar*"))
+        kept = (path.parent.glob(name) for name in (FILE_NAME, UNFINISHED, "**/*.pth.tar*"))
         if not any(any(found) for found in kept):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
     _claimed.clear()
 
 
@@ -318,7 +330,7 @@ def stored(folder) -> tuple[dict, dict]:
             f"'{folder}' holds no run (there is no {CONFIG_FILE}); give the folder that "
             "--output-dir named, such as output/shapes/NAPTuning/tiny_tiny_shapes_16shots/seed1"
         )
-    settings = read_json(path)
+    settings = _config(folder)
     tested = {k: settings.pop(k) for k in TESTED if k in settings}
     if tested.get("model_dir"):
         tested["model_dir"] = os.path.normpath(folder / tested["model_dir"])

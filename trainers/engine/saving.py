@@ -1,7 +1,6 @@
 """Dassl's files of a training, written whole and resumed exactly."""
 
-from __future__ import annotations
-
+import sys
 from pathlib import Path
 
 from dassl.engine import TrainerX
@@ -10,15 +9,7 @@ from .. import records
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import atomic_write, read_json
-from . import run_folder
-from .checkpoints import (
-    check_facts,
-    chosen_checkpoint,
-    load_checkpoint,
-    load_prompts,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from . import checkpoints, released, run_folder
 
 # how prompts were trained whose checkpoint does not say it
 UNKNOWN = {"shots": None, "epochs": None, "train_threat": None, "seed": -1}
@@ -49,9 +40,9 @@ class SavingTrainer(TrainerX):
             if hasattr(self, "scaler"):
                 state["scaler"] = self.scaler.state_dict()
             file = model_name or f"model.pth.tar-{epoch + 1}"
-            save_checkpoint(folder / file, state)
+            checkpoints.save_checkpoint(folder / file, state)
             if is_best:
-                save_checkpoint(folder / "model-best.pth.tar", state)
+                checkpoints.save_checkpoint(folder / "model-best.pth.tar", state)
             # Dassl's pointer to the newest file, which resuming reads
             with atomic_write(folder / "checkpoint") as temporary:
                 temporary.write_text(f"{file}\n", encoding="utf-8")
@@ -69,7 +60,8 @@ class SavingTrainer(TrainerX):
         start = 0
         for name in self.get_model_names():
             folders = [Path(self.output_dir) / name, Path(directory) / name]
-            path = distributed.agree(lambda among=folders: _newest_of(among))
+            found = next(filter(None, map(checkpoints.newest_checkpoint, folders)), None)
+            path = distributed.agree(lambda found=found: found)
             if path is None and self.cfg.RESUME:
                 raise UserError(
                     f"there is no checkpoint to resume from in '{folders[-1]}'; give --resume the "
@@ -77,22 +69,21 @@ class SavingTrainer(TrainerX):
                 )
             if path is None:
                 return 0
-            state = load_checkpoint(path)
+            state = checkpoints.load_checkpoint(path)
             if not is_ours(state):
                 raise UserError(
                     f"checkpoint '{path}' does not say how it was trained, so its training cannot "
                     "be continued; test it with --eval-only --model-dir, or start from it with "
                     "MODEL.INIT_WEIGHTS"
                 )
-            check_facts(*self._facts(state), path, resuming=True)
+            facts = state.get("advprompt") or {}
+            checkpoints.check_facts(facts, self.checkpoint_facts(), path, resuming=True)
             self._check_data(state, path)
-            load_prompts(self._models[name], state["state_dict"], path)
-            if state.get("optimizer") is not None:
-                self._optims[name].load_state_dict(state["optimizer"])
-            if state.get("scheduler") is not None:
-                self._scheds[name].load_state_dict(state["scheduler"])
-            if state.get("scaler"):
-                self.scaler.load_state_dict(state["scaler"])
+            checkpoints.load_prompts(self._models[name], state["state_dict"], path)
+            parts = {"optimizer": self._optims[name], "scheduler": self._scheds[name]}
+            for part, live in (parts | {"scaler": getattr(self, "scaler", None)}).items():
+                if state.get(part):
+                    live.load_state_dict(state[part])
             self.seconds = dict(state["seconds"])
             self.best_result = state["best_result"]
             start = state["epoch"]
@@ -117,17 +108,29 @@ class SavingTrainer(TrainerX):
         """
         self.tested = run_folder.test_facts(True, directory, epoch)
         if not directory and self.trainable:
+            asked = any(word.startswith("--eval") for word in sys.argv)
+            if self.task is None and not asked:  # a fork's train.py
+                raise UserError(
+                    "train.py was started without --eval-only and loads a trained model all the "
+                    "same, so this fork trains only when told to; see 'python train.py --help' "
+                    "for its argument (such as --train), or give --model-dir RUN to test"
+                )
             raise UserError(
                 f"--eval-only tests trained prompts, but --model-dir, the run folder of a trained "
                 f"{type(self).__name__}, was not given"
             )
         for name in self.get_model_names():
-            folder = Path(directory) / name
-            path = chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
-            state = load_checkpoint(path)
-            self.before_loading(state.get("advprompt") or {})
-            check_facts(*self._facts(state), path)
-            load_prompts(self._models[name], state["state_dict"], path)
+            own = name == checkpoints.LEARNER
+            folder = checkpoints.learner_of(directory) if own else Path(directory) / name
+            path = checkpoints.chosen_checkpoint(folder, epoch) or folder / "model-best.pth.tar"
+            state = checkpoints.load_checkpoint(path)
+            facts = state.get("advprompt") or {}
+            if state["released"]:
+                self.released = released.fit(self, state["released"], path)
+            else:
+                self.before_loading(facts)
+            checkpoints.check_facts(facts, self.checkpoint_facts(), path)
+            checkpoints.load_prompts(self._models[name], state["state_dict"], path)
             self.origin = self._origin(state, Path(directory))
             if epoch is not None and self.origin is not UNKNOWN:
                 self.origin["epochs"] = epoch
@@ -152,17 +155,8 @@ class SavingTrainer(TrainerX):
             found["data"] = {"split": split} | others
         return found
 
-    def _facts(self, state: dict) -> tuple[dict, dict]:
-        return state.get("advprompt") or {}, self.checkpoint_facts()
-
 
 def is_ours(state: dict) -> bool:
     """Return True if a checkpoint says how its prompts were trained, as ours do."""
     training = state.get("training")
     return isinstance(training, dict) and training.keys() >= {"shots", "epochs", "train_threat"}
-
-
-def _newest_of(folders: list[Path]) -> str | None:
-    """Return the newest checkpoint of the first folder that holds one."""
-    found = next(filter(None, map(newest_checkpoint, folders)), None)
-    return None if found is None else str(found)

@@ -8,6 +8,7 @@ import torch
 
 from .. import records
 from ..attacks import compare, specs_from_cfg
+from ..config import identity
 from ..defences import build_defence
 from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
@@ -15,6 +16,7 @@ from ..evaluation.victim import TrainerVictim
 from ..testtime import with_testtime
 from ..utils import distributed
 from ..utils.io import write_json
+from . import run_folder
 from .data import MODEL_FILE
 
 
@@ -24,7 +26,7 @@ def evaluation_of(trainer, split: str) -> Evaluation:
     return Evaluation(
         victim,
         ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
-        folder=trainer.record_dir / "unfinished",
+        folder=trainer.record_dir / run_folder.UNFINISHED,
         cache=trainer.bank_folder(),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
         probes=cfg.TEST.PROBES,
@@ -159,7 +161,10 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
     training = trainer.trained_as()
     # under one path, MODEL.INIT_WEIGHTS may have been another file
     sha256 = training.get("init_sha256")
-    start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else {}
+    start = {"MODEL.INIT_WEIGHTS_SHA256": sha256} if sha256 else trainer.released
+    config = records.flat_config(cfg)
+    if trainer.released:  # the settings of this call are not those of the training
+        config = identity.of_test(config)
     which = cfg.DATASET.SUBSAMPLE_CLASSES
     protocol = cfg.TEST.PROTOCOL or (
         "base2new" if which != "all" else "few_shot" if trainer.trainable else "zero_shot"
@@ -188,7 +193,7 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         seconds={k: round(v, 3) for k, v in trainer.seconds.items()},
         clean={"n": len(right), "correct": int(right.sum())},
         attacks=attacks,
-        config=records.flat_config(cfg) | start,
+        config=config | start,
         status="completed",
         device=trainer.device,
         processes=distributed.world(),

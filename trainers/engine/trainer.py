@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from .draws import own_draws
 from .exports import read_start
 from .saving import SavingTrainer
 from .testing import test_model
+from .watching import watch
 
 
 def register(cls):
@@ -79,6 +81,7 @@ class RobustTrainer(SavingTrainer):
     tuning = False
     frozen_image_tower = True
     spec: PromptSpec | None = None
+    unwatched = False  # robust accuracy could not be measured during training
     formerly: ClassVar[dict] = {}
 
     def __init__(self, cfg):
@@ -118,6 +121,7 @@ class RobustTrainer(SavingTrainer):
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
         self.origin: dict | None = None  # of loaded prompts: how they were trained
+        self.released: dict = {}  # of a checkpoint of the public code: what a record says of it
         self.init_sha256 = ""  # of the file that training starts from
 
     def build_data_loader(self):
@@ -261,6 +265,7 @@ class RobustTrainer(SavingTrainer):
             found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
             self.task = run_folder.Task(*found)
             if self.task.state == "done":
+                run_folder.clear(self.task.record)
                 if record := records.completed_record(self.task.record):
                     self.data.check(self.task.record, record, trained=not self.tested)
                 print(f"skipped: {self.task.record} holds a completed record of this configuration")
@@ -285,7 +290,8 @@ class RobustTrainer(SavingTrainer):
                 f"data set {name} is for tests only; train on another one and test here "
                 "with --eval-only --model-dir RUN, as scripts/<method>/dg.sh does"
             )
-        if short := getattr(data, "short", ""):  # of our data sets; a fork's have none
+        short = getattr(data, "short", "")  # of our data sets; a fork's have none
+        if short and not self.cfg.DATASET.FEWER_SHOTS:
             raise UserError(short)
         if self.cfg.TEST.FINAL_MODEL == "best_val" and not data.val:
             raise UserError(
@@ -323,17 +329,25 @@ class RobustTrainer(SavingTrainer):
 
     def after_epoch(self):
         self.seconds["train"] += time.perf_counter() - self._clock
+        watch(self)
         super().after_epoch()
 
     def init_writer(self, log_dir):
+        threading.excepthook = _report
         if distributed.is_main():
-            super().init_writer(log_dir)
+            self._decorate(super().init_writer, log_dir)
 
     def write_scalar(self, tag, scalar_value, global_step=None):
+        self._decorate(super().write_scalar, tag, scalar_value, global_step)
+
+    def close_writer(self):
+        self._decorate(super().close_writer)
+
+    def _decorate(self, write, *arguments) -> None:
         """Write for TensorBoard; where that fails, it ends, and nothing else does."""
         try:
-            super().write_scalar(tag, scalar_value, global_step)
-        except Exception as error:  # such as a full disk; a decoration
+            write(*arguments)
+        except Exception as error:  # such as a full disk
             print(f"note: TensorBoard's file cannot be written ({error}); nothing more is")
             self._writer = None
 
@@ -393,6 +407,12 @@ class RobustTrainer(SavingTrainer):
     def train_threat(self) -> dict | None:
         """Return the description of the training attack; None for methods that see none."""
         return None
+
+
+def _report(args, report=threading.excepthook) -> None:
+    """Report an error in a thread; TensorBoard's is one that the next call of it raises as well."""
+    if not type(args.thread).__module__.startswith("tensorboard"):
+        report(args)
 
 
 def _read_image(path) -> Image.Image:

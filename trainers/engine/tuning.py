@@ -1,7 +1,5 @@
 """The trainer of prompts: what is trained, its optimizer step, precision and several processes."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -12,7 +10,7 @@ from dassl.utils import MetricMeter, set_random_seed
 from ..attacks import AttackSpec, NotFinite, specs_from_cfg
 from ..config.keys import Key, add_defaults
 from ..losses import mean_ce
-from ..prompting import PromptedCLIP
+from ..prompting import PromptedCLIP, PromptSpec
 from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.seeds import hash_seed
@@ -108,6 +106,15 @@ class PromptTrainer(RobustTrainer):
         if not spec.acts_on_texts:
             model.text_features()  # kept from here on, in float32
         return model
+
+    def use_public_text(self, theirs: PromptSpec) -> None:
+        """Serve a checkpoint of the public code with its text, where that is not a setting."""
+        if theirs.text or theirs.template == self.spec.template:
+            return
+        print(f"note: as in the public code, the text is '{theirs.template}' for every data set")
+        self.spec = replace(self.spec, template=theirs.template)
+        self.model = self.trained = PromptedCLIP(self.clip, self.classnames, self.spec)
+        self._models["prompt_learner"] = self.model
 
     def add_optimizer(self, module: torch.nn.Module) -> None:
         """Give ``module``'s parameters to Dassl's optimizer, schedule and checkpoints."""

@@ -33,7 +33,7 @@ from ..attacks import (
 )
 from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, load_tensors, save_tensors, writable_dir
+from ..utils.io import atomic_write, load_tensors, save_tensors, sweep, writable_dir
 from ..utils.seeds import hash_seed
 from .samples import ImageList
 
@@ -120,9 +120,9 @@ def build_bank(
     }
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     path = cache_dir / f"{key}.safetensors"
-    if distributed.agree(path.exists):
-        return load_bank(path, key=key)
     parts = Parts(cache_dir / f"{key}.parts", key, len(images), views, chunk)
+    if distributed.agree(path.exists):
+        return parts.superseded(path)
     own = range(distributed.rank(), len(parts), distributed.world())
     device = next(clip.parameters()).device
     count = sum(len(parts.span(number)) for number in own)
@@ -147,11 +147,11 @@ def build_bank(
     if distributed.is_main() and not path.exists():
         try:
             join(parts, path, images.labels, spec)
-        except UserError:  # another run was faster after all, and has removed the parts
+        except (UserError, RuntimeError):  # another run was faster, and has removed the parts
             if not path.exists():
                 raise
     distributed.wait()
-    return load_bank(path, key=key)
+    return parts.superseded(path)
 
 
 def _features(clip, pixels, spec, seeds, checks: AttackChecks, names: Sequence[str]) -> Tensor:
@@ -175,7 +175,7 @@ def _features(clip, pixels, spec, seeds, checks: AttackChecks, names: Sequence[s
 
 
 def join(parts: Parts, path: Path, labels: Sequence[int], spec: AttackSpec | None) -> None:
-    """Write the bank from its parts, one of them in memory at a time, and remove them."""
+    """Write the bank from its parts, one of them in memory at a time."""
     checks, seconds, rows = AttackChecks(), 0.0, parts.folder / "features"
     with atomic_write(rows) as temporary, open(temporary, "wb") as file:
         for number in range(len(parts)):
@@ -201,7 +201,6 @@ def join(parts: Parts, path: Path, labels: Sequence[int], spec: AttackSpec | Non
         "index": torch.arange(len(labels)).repeat_interleave(parts.views),
     }
     save_tensors(path, tensors, meta)
-    shutil.rmtree(parts.folder, ignore_errors=True)
 
 
 def load_bank(path, *, key: str | None = None) -> Bank:
@@ -263,6 +262,14 @@ class Parts:
             return bool(self.read(number))
         except UserError:  # it is computed again
             return False
+
+    def superseded(self, path: Path) -> Bank:
+        """Open the whole bank, and remove the parts of every run that was killed or overtaken."""
+        bank = load_bank(path, key=self.key)
+        if distributed.is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            sweep(path.parent, path.name)
+        return bank
 
     def save(self, number: int, rows: Tensor, checks: dict, seconds: float, *, bank: Path):
         """Keep a part; a run that finished this ``bank`` meanwhile may have removed the folder."""

@@ -134,7 +134,10 @@ class PixelList(ImageList):
             ) from error
         if not torch.is_tensor(pixels) or pixels.dim() != 3 or len(pixels) != 3:
             found = tuple(pixels.shape) if hasattr(pixels, "shape") else type(pixels).__name__
-            raise UserError(f"image {i} is {found}, expected a tensor (3, H, W) in [0, 1]")
+            raise UserError(
+                f"image {i} is {found}, expected a tensor (3, H, W) in [0, 1]; give the data set "
+                "torchvision's ToTensor as its transform"
+            )
         if not pixels.is_floating_point():
             raise UserError(
                 f"image {i} is {pixels.dtype}, expected floats in [0, 1]: divide by 255"

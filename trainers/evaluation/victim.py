@@ -130,7 +130,7 @@ class Victim:
             return
         _, pixels = next(images.batches(few, COMPARED, self.device))
         gap = (self.logits(pixels) - self.score(self.embedding(pixels))).abs().max().item()
-        self.frozen_image_tower = distributed.agree(lambda: gap <= SAME_LOGIT)
+        self.frozen_image_tower = distributed.agree(lambda: not gap > SAME_LOGIT)  # nor NaN
         if not self.frozen_image_tower:
             print(
                 f"note: {self.name} has image features of its own (a logit differs by {gap:.3g} "

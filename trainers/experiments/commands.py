@@ -4,8 +4,6 @@ Everything on the command line and in the environment is checked here, before an
 wrong raises a UserError.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -17,7 +15,7 @@ from pathlib import Path
 from ..testtime import METHODS
 from ..utils.errors import UserError
 from . import protocols
-from .jobs import Job, Planner, parse_tests, unknown
+from .jobs import Job, Planner, method_names, parse_tests, unknown
 from .protocols import PROTOCOLS, ZERO_SHOT, is_tiny
 
 
@@ -148,7 +146,7 @@ def every_method(words: Sequence[str], context: Context) -> list[Step]:
     """DATASET SHOTS [CFG] [KEY VALUE ...]: all methods, or METHODS, under one threat model."""
     chosen, protocol = context.words("METHODS"), context.env.get("PROTOCOL") or "main"
     call, lenient = context.call(words), not chosen
-    names = chosen or list(protocols.table("protocols")["methods"])
+    names = chosen or method_names()
     return [methods(names, context, call, protocol, context.attack, lenient=lenient)]
 
 

@@ -3,8 +3,6 @@
 Nothing is started, and nothing is read but yaml files. A job's words are arguments of train.py.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -62,6 +60,12 @@ class Job:
 Test = tuple[str, tuple[str, ...]]  # of a finished run: threat model, overrides KEY VALUE in turn
 
 
+def method_names() -> list[str]:
+    """Return the names of all methods: ours in the order of the tables, then a user's own."""
+    ours = protocols.table("protocols")["methods"]
+    return [*ours, *sorted(keys.METHODS.keys() - {trainer for trainer, _ in ours.values()})]
+
+
 @dataclass
 class Planner:
     """Makes the jobs of protocols, each once."""
@@ -92,21 +96,16 @@ class Planner:
 
     def dataset_file(self, name: str) -> str:
         """Return the config file of a data set; one of the folder we are in comes first."""
-        own = Path("configs/datasets", f"{name}.yaml")
-        return str(
-            own.absolute() if own.is_file() else shipped.configs_folder() / "datasets" / own.name
-        )
+        own = Path("configs/datasets", f"{name}.yaml").absolute()
+        return str(own if own.is_file() else shipped.configs_folder() / "datasets" / own.name)
 
     def dataset(self, word: str, where: str) -> str:
         """Return the full name of a data set, which must exist."""
         short = protocols.table("protocols")["datasets"]
         name = short.get(word, word)
         if not os.path.isfile(self.dataset_file(name)):
-            known = {
-                *short,
-                *(path.stem for path in shipped.configs_folder().glob("datasets/*.yaml")),
-            }
-            raise unknown("data set", word, known, where)
+            ours = (path.stem for path in shipped.configs_folder().glob("datasets/*.yaml"))
+            raise unknown("data set", word, {*short, *ours}, where)
         return name
 
     def method(self, word: str, where: str) -> tuple[str, str]:

@@ -1,7 +1,5 @@
 """Runs jobs one after another in this process, which imports everything once."""
 
-from __future__ import annotations
-
 import gc
 import glob
 import os
@@ -14,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from ..config.shipped import CLONE
-from ..utils.errors import Mistakes, UserError
+from ..utils.errors import Mistakes, UserError, plainly
 from .commands import Step
 from .jobs import Job, Key
 from .settings import Settings
@@ -71,7 +69,8 @@ def _run(job: Job, ended: list[tuple[str, ...]], train: Command, processes: int)
 def _here(words: list[str], train: Command) -> int:
     stdout = sys.stdout
     try:
-        return train(words) or 0
+        with plainly():
+            return train(words) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

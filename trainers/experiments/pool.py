@@ -14,8 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..engine import run_folder
 from ..utils.entry import run_tool
 from ..utils.errors import UserError
+from ..utils.machine import cores
 from .jobs import Job, Key
 from .settings import recorded
 from .state import Look
@@ -90,12 +92,6 @@ class Slurm:
         executor.update_parameters(name=name, stderr_to_stdout=True, **self.options)
         with submitit.helpers.environment_variables(TQDM_MININTERVAL="5"):
             return executor.submit(work, job.words)
-
-
-def cores() -> int:
-    """Return the number of CPU cores this process may use."""
-    mine = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))
-    return len(mine(0))
 
 
 def holder(run: str) -> str:
@@ -230,6 +226,7 @@ class Pool:
         if record and before == "waiting" and self.look.refusal(job, record, place):
             return False
         if record:
+            run_folder.clear(place)
             spent = record.get("seconds") or {}
             parts = ("eval",) if job.needs else ("train", "bank", "eval")
             seconds = float(sum(spent.get(part) or 0 for part in parts))

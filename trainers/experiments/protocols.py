@@ -1,7 +1,5 @@
 """What can be run: the tables in configs/experiments/, and the default threat models."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from functools import cache
 

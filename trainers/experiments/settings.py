@@ -5,8 +5,6 @@ Where this look is unsure, the run is started, and the engine decides: it skips 
 refuses a folder that holds something else.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is done of some jobs, what is missing for the rest, and the list of both: a dry run."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections import Counter
@@ -59,7 +57,7 @@ class Look:
         if key not in self.data:
             self.data[key] = None
             with contextlib.suppress(UserError):  # without its data nothing can be compared
-                self.data[key] = listed(_cfg(job))
+                self.data[key] = listed(cfg_of(job))
         return self.data[key]
 
 
@@ -77,7 +75,7 @@ def state_of(job: Job, look: Look | None = None) -> tuple[str, str]:
             run_folder.check(Path(job.run), job.settings.training())
     except UserError as error:
         return "refuse", str(error)
-    begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/unfinished")
+    begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/{run_folder.UNFINISHED}")
     return ("test" if place and not begun else "resume"), ""
 
 
@@ -107,7 +105,7 @@ def listing(
         rows.append((state, job.name, place))
     table = tabulate(rows, ["", "run", f"folder in {output}"], disable_numparse=True)
     counts = Counter(state for state, *_ in rows)
-    notes += missing(_cfg(job) for job in todo.values())
+    notes += missing(cfg_of(job) for job in todo.values())
     lines = [table, "", summary(counts), *(f"note: {why}" for why in dict.fromkeys(notes))]
     return "\n".join(lines), bool(counts["refuse"])
 
@@ -118,7 +116,7 @@ def summary(counts: Counter) -> str:
     return f"{counts.total()} run{'s' * (counts.total() != 1)}: {said or 'nothing to do'}."
 
 
-def _cfg(job: Job):
+def cfg_of(job: Job):
     """Return a configuration with a job's data and backbone."""
     register_datasets()
     cfg = job.settings.cfg()
@@ -129,16 +127,14 @@ def _cfg(job: Job):
 
 def missing(cfgs: Iterable) -> list[str]:
     """Return a short line for each data set and each backbone that is not there."""
-    from ..datasets.sources import find_source  # after a fork's own data sets
-
     found = set()
     for cfg in cfgs:
         try:
             check_data(cfg)
         except UserError as error:
-            source = find_source(DATASET_REGISTRY.get(cfg.DATASET.NAME))
-            hint = f"; advprompt data fetch {source.short}" if source else ""
-            found.add(str(error).partition("; ")[0] + hint)
+            found.add(
+                str(error).partition("; ")[0] + "; 'advprompt data check' says where to get it"
+            )
         name = cfg.MODEL.BACKBONE.NAME
         path, hint = Path(name.removeprefix("file:").partition("?")[0]).expanduser(), ""
         if name in loading.OPENAI:
@@ -157,9 +153,3 @@ def check_data(cfg) -> None:
     data = object.__new__(made)  # without its images, which __init__ reads
     data.name, data.root = made.__name__, Path(cfg.DATASET.ROOT).expanduser().absolute()
     data.locate(cfg)
-
-
-def check_all_data(jobs: Iterable[Job]) -> None:
-    """Raise a UserError if the folder of a job's data set does not exist."""
-    for job in {job.dataset: job for job in jobs}.values():
-        check_data(_cfg(job))

@@ -1,7 +1,5 @@
 """What a sweep shows while it runs: a live table in a terminal, lines anywhere else."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys
@@ -51,7 +49,7 @@ class View:
 
     def _erase(self) -> None:
         if self.rows:
-            self.out.write(f"\x1b[{self.rows}F\x1b[J")
+            getattr(self.out, "raw", self.out).write(f"\x1b[{self.rows}F\x1b[J")
             self.rows = 0
 
 

@@ -1,7 +1,5 @@
 """The fixed tokens around learned text vectors, placed as in CoOp (Zhou et al. 2022)."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """CLIP with learned prompts and refiners in both towers, between its frozen blocks."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

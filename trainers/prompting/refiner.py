@@ -1,7 +1,5 @@
 """Residual maps on single tokens between frozen blocks (the Neural Augmentor of NAP-Tuning)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

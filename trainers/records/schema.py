@@ -147,6 +147,7 @@ _TRAINED = {
     "classes": _optional(_POSITIVE),
     "data_sha256": _optional(_SHA256),  # class names, and name and label of the images drawn
     "set_sha256": _optional(_SHA256),
+    "short_classes": _optional(_POSITIVE),  # with fewer images than shots; null: none
 }
 _OF_TRAINING = ("epochs", "train_threat", "source", "trained")
 
@@ -187,7 +188,7 @@ def validate_record(record, where="record") -> dict:
     if record["train_threat"] is not None:
         check(record["train_threat"], _THREAT, "train_threat.")
     if record.get("trained") is not None:
-        check(record["trained"], _TRAINED, "trained.")
+        check({"short_classes": None, **record["trained"]}, _TRAINED, "trained.")
     if record["shots"] is not None and record["epochs"] is None:
         fail("epochs", None, "an integer of at least 0 where shots are known")
     for key in _OF_TRAINING if record["shots"] is None else ():

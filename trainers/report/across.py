@@ -6,8 +6,6 @@ older records, which do not have that, those of one run folder (``RUN/record.jso
 ``RUN/tests/*``) are of one model.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,12 +61,8 @@ def _place(record: Mapping) -> tuple | None:
     if tables_of.of_unknown_source(record):
         return None
     if protocol == BASE_TO_NEW and split in SPLITS:
-        return (
-            protocol,
-            name_of(record),
-            None,
-            (tables_of.data_of(record, "set_sha256"), source_of(record)),
-        )
+        data = tables_of.data_of(record, "set_sha256"), source_of(record)
+        return protocol, name_of(record), None, data
     if protocol in (CROSS, SHIFT):
         origin = (source_of(record) or name_of(record)) if record["shots"] else None
         return protocol, origin, split, (record.get("trained") or {}).get("set_sha256")

@@ -1,7 +1,5 @@
 """The curves of a page: over shots, over eps, steps and restarts, over what ablations vary."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Mapping

@@ -4,8 +4,6 @@ Panels are groups of comparable runs, which are the tables of the report: they n
 models, backbones, data or test subsets. Runs that differ in another setting are another curve.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Curves drawn as PNG: means over seeds with their 95 % t-interval, a panel below another."""
 
-from __future__ import annotations
-
 import textwrap
 from pathlib import Path
 

@@ -4,8 +4,8 @@ A sheet is a title, one or more grids under it, the facts a reader needs to comp
 on what is wrong or missing. Nothing here knows a record.
 """
 
-from __future__ import annotations
-
+import csv
+import io
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from itertools import groupby
 
 from tabulate import tabulate
 
+_FORMULA = tuple("=+-@\t\r\n")  # a spreadsheet runs cells that begin so
 MISSING = "–"
 _NARROW = 12  # characters of a grouped heading in a terminal
 _LONG = 20  # characters above which a terminal breaks a text
@@ -103,32 +104,52 @@ def _narrow(column: Column) -> str:
 def terminal(sheets: Iterable[Sheet]) -> Iterator[str]:
     """Yield each sheet for a terminal."""
     for sheet in sheets:
-        lines = [sheet.title, ""]
+        lines = [_line(sheet.title), ""]
         for block in sheet.blocks:
             rows = [[_in_two_lines(text) for text in row] for row in block.written("[{}]")]
             grid = _grid(block, "simple", [_narrow(column) for column in block.columns], rows)
             lines += [block.heading, ""] if block.heading else []
             lines += [grid, ""]
-        lines += [f"  {fact}" for fact in sheet.facts]
-        yield "\n".join(lines + [f"  ! {note}" for note in sheet.notes])
+        lines += [f"  {_line(fact)}" for fact in sheet.facts]
+        yield "\n".join(lines + [f"  ! {_line(note)}" for note in sheet.notes])
+
+
+def csv_text(rows: Iterable[Iterable]) -> str:
+    """Return rows as CSV; a text that a spreadsheet would run as a formula gets a ``'``."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(map(_harmless, row) for row in rows)
+    return out.getvalue().rstrip("\n")
+
+
+def _harmless(cell):
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+        return cell
+    try:
+        return " ".join(str(int(word)) for word in cell.split(" "))  # our own, such as a seed of -1
+    except ValueError:
+        return f"'{cell}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _in_one_cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+    return _line(text).replace("|", r"\|")
 
 
 def markdown(sheets: Iterable[Sheet]) -> Iterator[str]:
     """Yield each sheet as GitHub markdown."""
     for sheet in sheets:
-        lines = [f"### {sheet.title}", ""]
+        lines = [f"### {_line(sheet.title)}", ""]
         for block in sheet.blocks:
             lines += [f"**{block.heading}**", ""] if block.heading else []
             headings = [_in_one_cell(column.heading) for column in block.columns]
             rows = [[_in_one_cell(text) for text in row] for row in block.written("**{}**")]
             lines += [_grid(block, "github", headings, rows), ""]
-        lines += [f"- {fact}" for fact in sheet.facts]
+        lines += [f"- {_line(fact)}" for fact in sheet.facts]
         for note in sheet.notes:
-            kind, colon, rest = note.partition(":")
+            kind, colon, rest = _line(note).partition(":")
             lines.append(f"- **{kind}**{colon}{rest}")
         yield "\n".join(lines)
 

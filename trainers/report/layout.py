@@ -1,15 +1,11 @@
 """Tables laid out as sheets: columns, captions and figures as the papers print them, costs, CSV."""
 
-from __future__ import annotations
-
-import csv
-import io
 from collections.abc import Iterable
 
 from .. import records as records_of
 from ..utils import statistics
 from .across import BASE_TO_NEW, CROSS, SHORT, SPLITS
-from .formats import MISSING, Block, Column, Sheet
+from .formats import MISSING, Block, Column, Sheet, csv_text
 from .tables import UNKNOWN, Row, Table, name_of, source_of
 from .threats import MEANINGS, describe
 
@@ -238,13 +234,11 @@ def tidy_csv(tables: Iterable[Table]) -> str:
 
     Averages over class splits and data sets are left to the reader.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
+    rows = [
         ["table", *_SHARED, "first", "test_images", "trainer", "variant", "shots", "trained_with"]
         + ["trainable_parameters", "figure", *(f"attack_{f}" for f in _THREAT)]
         + ["mean", "ci95", "seeds", "source", "data", "data_sha256"]
-    )
+    ]
     for number, table in enumerate(tables, 1):
         fixed = [number, *(table.first[key] for key in _SHARED)]
         fixed += [table.first["config"].get("TEST.FIRST") or None, table.first["clean"]["n"]]
@@ -255,10 +249,10 @@ def tidy_csv(tables: Iterable[Table]) -> str:
             name.append(_text(row, "prompt_parameters"))
             for (heading, signature), attack in zip(table.figures, attacks, strict=True):
                 mean, half = statistics.mean_interval(row.accuracies(signature))
-                writer.writerow(
+                rows.append(
                     [*fixed, *name, heading, *(attack.get(f) for f in _THREAT), f"{mean:.6g}"]
                     + ["" if half is None else f"{half:.6g}"]
                     + [" ".join(map(str, row.distinct("seed"))), source_of(row.runs[0].record)]
                     + [name_of(table.first), table.first.get("data_sha256")]
                 )
-    return out.getvalue().rstrip("\n")
+    return csv_text(rows)

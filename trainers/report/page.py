@@ -3,8 +3,6 @@
 ``page.html.j2`` is the page; here is what it shows.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Examples of attacks that runs have kept, cut down to what a page can carry."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections import defaultdict

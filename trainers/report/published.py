@@ -4,8 +4,6 @@ A figure stands in one row with ours only where backbone, data, shots, training 
 same; all others are tables of their own, which say that they do not compare.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path

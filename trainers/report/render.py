@@ -1,13 +1,12 @@
 """The report: every completed record below some folders, as text of one format."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 
 from .. import records as records_of
 from ..utils import errors
 from ..utils import io as files
+from ..utils.text import visible
 from .across import arrange
 from .formats import latex, markdown, terminal
 from .layout import cost_sheet, table_sheet, tidy_csv
@@ -85,6 +84,6 @@ def put_between(path: Path, mark: str, text: str) -> None:
 
 
 def write(path, text: str) -> None:
-    """Write a text file atomically; characters that UTF-8 cannot hold become question marks."""
+    """Write a text file atomically; control characters of names are written out."""
     with files.atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_text(visible(text), encoding="utf-8")

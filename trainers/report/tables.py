@@ -285,7 +285,7 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
             if of_unknown_source(record):
                 what = "what its prompts were trained on (its checkpoint is older than that field)"
                 if record["shots"] is None:
-                    what = "how its prompts were trained (its checkpoint does not say it)"
+                    what = "how its model was trained"
                 table.notes.append(
                     f"source: '{path}' does not say {what}, so that {name} is that run alone"
                 )
@@ -424,6 +424,12 @@ def finish(table: Table) -> None:
     seeds = {seed for row in rows for seed in row.distinct("seed")}
     others = "other rows or tests" if table.across else "other rows"
     notes = [f"settings: {row.full_name} has {row.also}" for row in table.rows if row.also]
+    for row in table.rows:
+        trained = [run.record.get("trained") or {} for run in row.runs]
+        if short := sorted({found.get("short_classes") or 0 for found in trained} - {0}):
+            counts = " to ".join(map(str, sorted({short[0], short[-1]})))
+            classes = f"{counts} of {trained[0].get('classes')} classes"
+            notes.append(f"fewer shots: {row.full_name} had fewer images in {classes}")
     parts = [(row, *part) for row in table.rows for part in row.parts.items()]
     for row, test, runs in parts:
         gaps = ", ".join(map(str, sorted(seeds - set(runs))))

@@ -1,7 +1,5 @@
 """Threat models in words: the headings and captions of tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from ..records import attack_signature

@@ -1,14 +1,9 @@
 """Transfer matrices, as ``advprompt transfer`` writes them, in tables."""
 
-from __future__ import annotations
-
-import csv
-import io
-
 from ..records import test_images
 from ..utils.errors import UserError
 from ..utils.io import read_json
-from .formats import Block, Column, Sheet, markdown, terminal
+from .formats import Block, Column, Sheet, csv_text, markdown, terminal
 from .threats import attack_headings, describe
 
 SCHEMA = 1
@@ -75,15 +70,14 @@ def sheets_of(record: dict) -> list[Sheet]:
 
 
 def _csv(record: dict) -> str:
-    out, n = io.StringIO(), record["n"]
-    writer = csv.writer(out, lineterminator="\n")
+    n = record["n"]
     attack = [f"attack_{field}" for field in _FIELDS]
     figures = ["n", "clean_correct", "correct", "accuracy"]
-    writer.writerow(["made_against", "tested_on", *attack, *figures])
+    rows = [["made_against", "tested_on", *attack, *figures]]
     for table in record["tables"]:
         threat = [table["attack"][field] for field in _FIELDS]
         for made, row in zip(record["runs"], table["rows"], strict=True):
             for tested, correct in zip(record["runs"], row["correct"], strict=True):
                 figures = [n, tested["clean"]["correct"], correct, f"{100 * correct / n:.6g}"]
-                writer.writerow([made["name"], tested["name"], *threat, *figures])
-    return out.getvalue().rstrip("\n")
+                rows.append([made["name"], tested["name"], *threat, *figures])
+    return csv_text(rows)

@@ -10,11 +10,7 @@ so each process's part counts by its rows.
 In one process every function here returns at once and changes nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
-import hashlib
-import json
 import os
 import sys
 import time
@@ -28,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .errors import UserError
+from .io import json_digest
 
 TIMEOUT = 7200  # s without an answer before a process gives up; ADVPROMPT_TIMEOUT
 START = "'torchrun --nproc_per_node N train.py ...'"
@@ -197,8 +194,7 @@ def check_same(what: str, make: Callable[[], object]) -> None:
     """
     if world() == 1:
         return
-    digest = hashlib.sha256(json.dumps(make(), sort_keys=True).encode()).hexdigest()
-    if len(set(gather(digest))) > 1:
+    if len(set(gather(json_digest(make())))) > 1:
         raise UserError(
             f"the {world()} processes of this run have different {what}; start all of them with "
             "the same arguments, a --seed among them, and on the same data"

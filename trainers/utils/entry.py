@@ -1,13 +1,12 @@
 """The way every entry point ends."""
 
-from __future__ import annotations
-
-import errno
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 
-from .errors import UserError
+from .errors import UserError, plainly
 from .startup import hasten
+from .text import Visible
 
 
 def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
@@ -17,8 +16,18 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     130 interrupted by the keyboard, 141 the reader of the output went away.
     """
     hasten()
+    out, err = (stream and Visible(stream) for stream in (sys.stdout, sys.stderr))  # None: closed
+    with redirect_stdout(out), redirect_stderr(err):
+        code = _code_of(main, sys.argv[1:] if argv is None else argv)
+    if code == 141:
+        sys.stdout = None  # otherwise flushing it at exit would complain again
+    return code
+
+
+def _code_of(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     try:
-        return main(sys.argv[1:] if argv is None else argv) or 0
+        with plainly():
+            return main(argv) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -26,10 +35,4 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stdout = None  # otherwise flushing it at exit would complain again
         return 141
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"error: {error.filename!r:.80} is too long for the name of a file", file=sys.stderr)
-        return 2

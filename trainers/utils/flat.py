@@ -1,7 +1,5 @@
 """Settings as a record keeps them: one flat dict of JSON values."""
 
-from __future__ import annotations
-
 import math
 
 

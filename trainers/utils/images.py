@@ -1,7 +1,5 @@
 """Images from files to pixels in [0, 1]: one preprocessing for bank and test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,11 +35,7 @@ def load_image(path: str, preprocess: Callable[[Image.Image], torch.Tensor]) -> 
 
 
 def read_rgb(path: str) -> Image.Image:
-    """Decode one image file to 8-bit RGB; 16-bit grey values are scaled, not cut off.
-
-    Raises:
-        UserError: the file is missing, corrupt, no image, or of floating-point pixels.
-    """
+    """Decode to 8-bit RGB (16-bit grey is scaled); UserError if corrupt, no image or float."""
     try:
         with Image.open(path) as image:
             if image.mode == "F":

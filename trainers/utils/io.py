@@ -1,18 +1,18 @@
 """Safe files: written whole or not at all, read without executing anything."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -20,10 +20,12 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..compat.dassl.utils.plain import stand_ins
 from .errors import UserError
 
 LARGEST_JSON, LARGEST_YAML = 1 << 28, 1 << 20  # bytes
 DEEPEST, MOST_VALUES = 64, 1_000_000  # levels of lists and objects; values with what is shared
+HERE = socket.gethostname().replace(".", "-")
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -45,18 +47,24 @@ def writable_dir(path) -> Path:
 def temporary_next_to(path: Path) -> Path:
     """Return a name next to ``path`` that no other process uses, on any machine.
 
-    What killed processes of this machine have left under such names is removed, and what is older
-    than a day.
+    What :func:`sweep` finds under such names is removed.
     """
-    here = socket.gethostname().replace(".", "-")
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    sweep(path.parent, path.name)
+    return path.with_name(f".{path.name}.{os.getpid()}@{HERE}.{secrets.token_hex(4)}.tmp")
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what killed processes of this machine have half-written (of a ``name``; "": any).
+
+    What is older than a day goes as well.
+    """
+    for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
         *_, owner, _, _ = left.name.split(".")
         pid, _, host = owner.partition("@")
-        with contextlib.suppress(OSError):
-            killed = host == here and pid.isdecimal() and not _is_alive(int(pid))
+        with contextlib.suppress(OSError, ValueError, OverflowError):  # of another form
+            killed = not _is_alive(int(pid)) and host == HERE
             if killed or time.time() - left.stat().st_mtime > 86400:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return path.with_name(f".{path.name}.{os.getpid()}@{here}.{secrets.token_hex(4)}.tmp")
 
 
 def _is_alive(pid: int) -> bool:
@@ -92,7 +100,8 @@ def atomic_write(path):
             "free some space or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or not to be removed now
+            temporary.unlink()
 
 
 def write_json(path, value) -> None:
@@ -144,11 +153,7 @@ def _text_of(path, most: int) -> str:
 
 
 def read_json(path, kind: type | tuple = dict):
-    """Read a JSON file, whose value is of ``kind``.
-
-    Raises:
-        UserError: the file is missing, too large or not JSON, or holds another kind of value.
-    """
+    """Read JSON of a ``kind``; UserError if it is missing, too large, not JSON, or another kind."""
     try:
         value = json.loads(_text_of(path, LARGEST_JSON))
         flaw = flaw_of(value, most=LARGEST_JSON)  # JSON shares nothing
@@ -164,11 +169,7 @@ def read_json(path, kind: type | tuple = dict):
 
 
 def read_yaml(path) -> dict:
-    """Read a yaml file of keys and values; an empty one has none.
-
-    Raises:
-        UserError: it is missing, too large or not yaml, or holds something else.
-    """
+    """Read yaml keys, perhaps none; UserError if it is missing, too large, not yaml, or no keys."""
     try:
         value = yaml.safe_load(_text_of(path, LARGEST_YAML)) or {}
         flaw = flaw_of(value)
@@ -186,14 +187,23 @@ def read_yaml(path) -> dict:
 def load_pickle(path):
     """Return what ``torch.save`` wrote, tensors on the CPU; nothing in the file is executed.
 
+    A dict stands for the schedules and optimizers that Dassl pickles.
+
     Raises:
         pickle.UnpicklingError: it names something to execute.
         Exception: of many kinds, it is damaged or holds what :func:`flaw_of` refuses.
     """
-    value = torch.load(path, map_location="cpu", weights_only=True)
+    with stand_ins(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice is for pickles that are refused anyway
+        value = torch.load(path, map_location="cpu", weights_only=True)
     if flaw := flaw_of(value, tensors=True):
         raise ValueError(flaw)
     return value
+
+
+def json_digest(value) -> str:
+    """Return the hex SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_file(path) -> str:
@@ -224,7 +234,9 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None =
         try:
             save_file(tensors, temporary, metadata=meta)
         except SafetensorError as error:  # such as a full disk
-            raise OSError(str(error)) from error
+            number = re.search(r"os error (\d+)", str(error))
+            system = (int(number[1]), os.strerror(int(number[1]))) if number else (str(error),)
+            raise OSError(*system) from error
 
 
 def load_tensors(

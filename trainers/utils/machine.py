@@ -1,7 +1,5 @@
 """What a run was made with: versions, commit, device."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform
@@ -37,7 +35,8 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve()
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(here.parent), *words]
+        # in a fork the settings are somebody else's, and this one may name a program
+        command = ["git", "-C", str(here.parent), "-c", "core.fsmonitor=false", *words]
         return subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=20
         ).stdout
@@ -50,6 +49,12 @@ def git_commit() -> str | None:
     return described.strip() or None
 
 
+def cores() -> int:
+    """Return the number of CPU cores this process may use."""
+    mine = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # not on macOS
+    return len(mine(0))
+
+
 def device_name(device="cpu") -> str:
     """Return the device in words, such as ``2 x CPU AMD EPYC 7763`` or ``NVIDIA H200``."""
     device = torch.device(device)
@@ -57,14 +62,13 @@ def device_name(device="cpu") -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    count = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # not on macOS
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         if match := re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
             name = match[1]
     name = re.sub(r"\((R|TM)\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", name)
-    return f"{len(count(0))} x CPU {' '.join(name.split())}"
+    return f"{cores()} x CPU {' '.join(name.split())}"
 
 
 def environment(device="cpu") -> dict:

@@ -1,7 +1,5 @@
 """Seeds that follow from what they are for: the same on every machine, in every order."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Start and stop our own commands faster; nothing here runs on ``import advprompt``."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import importlib

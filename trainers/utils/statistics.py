@@ -1,18 +1,9 @@
 """Means and intervals over seeds, and counts that chance does not explain."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 
 RARE = 0.01  # chance of a count that is reported
-
-
-def t95(samples: int) -> float:
-    """Return the 0.975 quantile of Student's t for ``samples`` >= 2 values."""
-    from scipy.special import stdtrit  # scipy.stats.t.ppf, without importing all of scipy.stats
-
-    return float(stdtrit(samples - 1, 0.975))
 
 
 def unlikely(count: int, samples: int, share: float) -> bool:
@@ -34,8 +25,10 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, None
+    from scipy.special import stdtrit  # scipy.stats.t.ppf, without importing all of scipy.stats
+
     variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return mean, t95(len(values)) * math.sqrt(variance / len(values))
+    return mean, float(stdtrit(len(values) - 1, 0.975)) * math.sqrt(variance / len(values))
 
 
 def harmonic_mean(a: float, b: float) -> float:

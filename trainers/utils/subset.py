@@ -1,7 +1,5 @@
 """Which test images a run takes from a large test set."""
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 

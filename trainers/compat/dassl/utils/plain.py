@@ -46,14 +46,14 @@ def save_plain(state, fpath) -> None:
         file.write(buffer.getbuffer())
 
 
-class _Inert:
+class _Inert(dict):
     """Holds the state of a pickled object without being one."""
 
     def __init__(self, *args):
-        self.state = {}
+        super().__init__()
 
     def __setstate__(self, state):
-        self.state = state
+        self.update(state if isinstance(state, dict) else {})
 
 
 class _NumpyType:
@@ -87,8 +87,7 @@ _OBJECTS = [
 
 def _without_objects(value):
     if isinstance(value, _Inert):
-        state = value.state if isinstance(value.state, dict) else {}
-        return {k: _without_objects(v) for k, v in state.items() if k != "optimizer"}
+        return {k: _without_objects(v) for k, v in value.items() if k != "optimizer"}
     if isinstance(value, dict):
         for key in value:
             value[key] = _without_objects(value[key])
@@ -106,10 +105,15 @@ def load_plain(fpath):
         return _without_objects(_load(file, fpath))
 
 
+def stand_ins():
+    """Return a context in which ``weights_only`` reads what Dassl pickles, executing nothing."""
+    able = torch.__version__ >= (2, 6)  # before, files with objects are refused
+    return torch.serialization.safe_globals(_OBJECTS) if able else contextlib.nullcontext()
+
+
 def _load(file, fpath):
     try:
-        stand_ins = torch.__version__ >= (2, 6)  # before, files with objects are refused
-        with torch.serialization.safe_globals(_OBJECTS) if stand_ins else contextlib.nullcontext():
+        with stand_ins():
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         for sign in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL "):

@@ -1,0 +1,35 @@
+"""Text from files and records, made harmless for a terminal and for whoever opens a table."""
+
+from __future__ import annotations
+
+import re
+
+# what a terminal acts on or reads backwards, and bytes of file names that are not UTF-8; a line
+# feed and a tab stay
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""Return ``text`` with its control characters written out, such as ``\x1b``."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+class Visible:
+    """Stands for an output stream; names from files cannot steer the terminal behind it.
+
+    A carriage return at the start of a write stays: progress bars begin with one. ``raw`` is the
+    stream itself, for those who do steer.
+    """
+
+    def __init__(self, stream):
+        self.raw = stream
+
+    def write(self, text: str) -> int:
+        start = text[:1] if text[:1] == "\r" else ""
+        self.raw.write(start + visible(text[len(start) :]))
+        return len(text)
+
+    def __getattr__(self, name: str):  # isatty, encoding, fileno, ...
+        return getattr(self.raw, name)
