@@ -214,6 +214,8 @@ def test_the_digest_of_a_function_is_that_of_its_answers():
     assert shifted.digest() != digests[0]
     layers = [nn.Sequential(nn.Flatten(), nn.Linear(768, 4)) for _ in range(2)]
     assert asked(layers[0]).digest() == asked(layers[0]).digest() != asked(layers[1]).digest()
+
+
 # --- what users do --------------------------------------------------------------------------------
 
 PGD = {"settings": LINF, "threat": "linf1"}
