@@ -40,15 +40,21 @@ class ZeroShot(nn.Module):
             self.register_buffer(name, value, persistent=False)
         self.resolution = _resolution(model)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Return raw features (B, D)."""
         model, x = self.model, (pixels - self.mean) / self.std
         if hasattr(model, "encode_image"):
-            features = model.encode_image(x)
-        else:
-            features = _tensor(model.get_image_features(pixel_values=x))
-        logits = model.logit_scale.exp() * nn.functional.normalize(features, dim=-1) @ self.texts.T
-        bias = getattr(model, "logit_bias", None)  # of SigLIP
-        return logits if bias is None else logits + bias
+            return model.encode_image(x)
+        return _tensor(model.get_image_features(pixel_values=x))
+
+    def score(self, features: Tensor) -> Tensor:
+        """Return logits (B, K) of features (B, D)."""
+        scale, bias = self.model.logit_scale.exp(), getattr(self.model, "logit_bias", None)
+        logits = scale * nn.functional.normalize(features, dim=-1) @ self.texts.T
+        return logits if bias is None else logits + bias  # of SigLIP
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.score(self.image_features(pixels))
 
 
 def zero_shot(

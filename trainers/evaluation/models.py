@@ -60,6 +60,18 @@ class ModelVictim(Victim):
     def logits(self, pixels, prec="fp32"):
         return self.answer((pixels - self.mean) / self.std)
 
+    @property
+    def has_features(self):
+        return hasattr(self.model, "image_features") and hasattr(self.model, "score")
+
+    def features(self, pixels):
+        if not self.has_features:
+            return super().features(pixels)
+        return self.model.image_features((pixels - self.mean) / self.std)
+
+    def score(self, features):
+        return self.model.score(features)
+
     def answer(self, pixels: Tensor) -> Tensor:
         """Return the logits of normalised pixels."""
         return self.model(pixels)
