@@ -5,8 +5,6 @@ consistency terms, one towards the tuned model and one towards the frozen CLIP, 
 images. Choices that the source does not specify are config keys, marked `ours`.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch

@@ -1,7 +1,5 @@
 """Prompts trained on the cross-entropy of attacked images, clean images, or both."""
 
-from __future__ import annotations
-
 import torch
 
 from ..config.keys import Key, add_defaults

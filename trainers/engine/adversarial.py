@@ -5,8 +5,6 @@ only, against the detached text features -> the method's loss -> prompts. A meth
 prompts (``prompt_spec``) and its loss (``loss``); everything else is here and in ``tuning``.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch

@@ -1,7 +1,5 @@
 """One training batch as a method's loss sees it: plain tensors, and calls that run the model."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor

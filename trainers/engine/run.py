@@ -1,7 +1,5 @@
 """One run: train and test what a configuration describes, or whatever of it is left to do."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

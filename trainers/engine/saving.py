@@ -50,10 +50,8 @@ class SavingTrainer(TrainerX):
     def resume_model_if_exist(self, directory):
         """Resume from the newest checkpoint; return the epoch to start with.
 
-        The run's own folder comes before ``directory``, which differs from it under ``--resume``.
-
-        Raises:
-            UserError: ``--resume`` names a folder without a checkpoint, or one that does not fit.
+        The run's own folder comes before ``directory``, which differs from it under ``--resume``
+        (UserError if that has no checkpoint, or one that does not fit).
         """
         start = 0
         for name in self.get_model_names():
@@ -100,8 +98,7 @@ class SavingTrainer(TrainerX):
     def load_model(self, directory, epoch=None):
         """Load prompts for evaluation: of ``epoch``, else the best on validation, else the newest.
 
-        Raises:
-            UserError: nothing there, damaged, or made by another trainer, width or class set.
+        UserError if none is there, or if it is damaged or of another trainer, width or class set.
         """
         self.tested = run_folder.test_facts(True, directory, epoch)
         if not directory and self.trainable:

@@ -1,7 +1,5 @@
 """A teacher tuned on clean images before its student: kept in the run's folder, resumed there."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 
@@ -25,13 +23,8 @@ def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs:
     """Minimise CE(T(x), y) with the student's optimizer settings, then freeze the teacher.
 
     An interrupted run resumes from the newest checkpoint in its folder ``teacher``; a teacher that
-    this run has finished is loaded.
-
-    Args:
-        trainer: ``trainer.teach(pixels)`` returns the teacher's logits (B, K).
-
-    Raises:
-        NonFiniteLoss: the loss is infinite or NaN; checkpoints are unchanged.
+    this run has finished is loaded. ``trainer.teach(pixels)`` returns its logits (B, K).
+    NonFiniteLoss, with unchanged checkpoints, if the loss is infinite or NaN.
     """
     cfg, folder, scaler = trainer.cfg, Path(trainer.output_dir) / "teacher", trainer.scaler
     optim = build_optimizer(teacher, cfg.OPTIM)

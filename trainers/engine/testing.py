@@ -1,7 +1,5 @@
 """The test of a trainer's model: clean and robust accuracy, the record, and a picture."""
 
-from __future__ import annotations
-
 import time
 
 import torch
@@ -36,13 +34,10 @@ def evaluation_of(trainer, split: str) -> Evaluation:
 
 
 def test_model(trainer, split: str) -> float:
-    """Measure clean accuracy and every attack of ``ATTACK.TEST``, and write the record.
+    """Write the record of clean accuracy and of every attack of ``ATTACK.TEST``.
 
-    Args:
-        split: ``val`` measures clean accuracy alone; without validation images it is ``test``.
-
-    Returns:
-        clean accuracy in percent (as Dassl's trainers do).
+    ``split`` ``val`` measures clean accuracy alone; without validation images it is ``test``.
+    Returns clean accuracy in percent (as Dassl's trainers do).
     """
     trainer.set_model_mode("eval")
     if split == "val" and not trainer.dm.dataset.val:
@@ -148,11 +143,9 @@ def on_fresh_draws(entry: dict) -> list[dict]:
 
 
 def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
-    """Return the record of a test.
+    """Return the record of a test in which the images in ``right`` (N,) are right clean.
 
-    Args:
-        right: (N,) bool, which images are right clean.
-        attacks: the entries of :meth:`Evaluation.attack`.
+    ``attacks`` are the entries of :meth:`Evaluation.attack`.
     """
     cfg = trainer.cfg
     training = trainer.trained_as()

@@ -1,7 +1,5 @@
 """The trainer that all methods share: backbone, hooks of a method, training; see testing.py too."""
 
-from __future__ import annotations
-
 import threading
 import time
 from dataclasses import replace
@@ -34,10 +32,8 @@ from .watching import watch
 def register(cls):
     """Register a trainer under its class name; a fork's trainer of that name comes first.
 
-    Ours is then called ``advprompt.NAME``.
-
-    Raises:
-        UserError: another of our trainers has that name, or records could not name its paper.
+    Ours is then called ``advprompt.NAME``. UserError if another of our trainers has that name, or
+    records could not name its paper.
     """
     paper = getattr(cls, "paper", None)
     if paper is not None and not (isinstance(paper, str) and paper.strip()):
@@ -156,11 +152,9 @@ class RobustTrainer(SavingTrainer):
 
     @classmethod
     def prompt_spec(cls, keys, clip) -> PromptSpec:
-        """Return the method's prompts; the default is the hand-made text alone.
+        """Return the prompts that ``keys``, the method's config node or None, describe.
 
-        Args:
-            keys: the method's config node, None where it has none.
-            clip: the backbone; depths beyond its towers are cut by :meth:`served_spec`.
+        The default is the hand-made text alone. :meth:`served_spec` cuts depths beyond the towers.
         """
         return PromptSpec()
 
@@ -251,8 +245,7 @@ class RobustTrainer(SavingTrainer):
     def take_folder(self) -> bool:
         """Take the run folder, which a fork's train.py leaves to us; False if all is done.
 
-        Raises:
-            UserError: the folder holds a run of another configuration.
+        UserError if the folder holds a run of another configuration.
         """
         if self.task is None:
             self.task = run_folder.look(self.cfg, **self.tested)
@@ -268,9 +261,8 @@ class RobustTrainer(SavingTrainer):
     def check_training(self) -> None:
         """Refuse a training that cannot be what it says, before the run folder is taken.
 
-        Raises:
-            UserError: --resume names another training, or the data set has nothing to train on,
-                too few images for the shots, or no validation images to choose the model by.
+        Refused are a --resume that names another training, and a data set with nothing to train
+        on, too few images for the shots, or no validation images to choose the model by.
         """
         data, name = self.dm.dataset, self.cfg.DATASET.NAME
         if not self.trainable:
@@ -294,8 +286,7 @@ class RobustTrainer(SavingTrainer):
     def load_init_weights(self) -> None:
         """Start from ``MODEL.INIT_WEIGHTS``, an export, run folder or checkpoint, if it is set.
 
-        Raises:
-            UserError: nothing there, damaged, or of another trainer, backbone or kind of prompts.
+        UserError if it is missing, damaged, or of another trainer, backbone or kind of prompts.
         """
         path, name = self.cfg.MODEL.INIT_WEIGHTS, type(self).__name__
         if not path or self.init_sha256:  # asked for before the run folder is claimed
@@ -366,11 +357,7 @@ class RobustTrainer(SavingTrainer):
     # --- test -------------------------------------------------------------------------------------
 
     def test(self, split=None):
-        """Measure clean accuracy and every attack of ``ATTACK.TEST``, and write the record.
-
-        Returns:
-            clean accuracy in percent (as Dassl's trainers do).
-        """
+        """Write the record of all attacks; return clean accuracy in percent, as in Dassl."""
         with run_folder.locked(self.output_dir):
             if self.tested and not self.take_folder():
                 return records.accuracy(records.completed_record(self.task.record)["clean"])

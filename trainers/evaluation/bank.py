@@ -8,8 +8,6 @@ so that a bank may be larger than memory.
 Source: AdvPT (arXiv 2311.11261), phase A.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -169,7 +167,7 @@ def _features(clip, pixels, spec, seeds, checks: AttackChecks, names: Sequence[s
     return rows.flatten(0, 1).float().cpu()
 
 
-def join(parts: Parts, path: Path, labels: Sequence[int], spec: AttackSpec | None) -> None:
+def join(parts: "Parts", path: Path, labels: Sequence[int], spec: AttackSpec | None) -> None:
     """Write the bank from its parts, one of them in memory at a time."""
     checks, seconds, rows = AttackChecks(), 0.0, parts.folder / "features"
     with atomic_write(rows) as temporary, open(temporary, "wb") as file:
@@ -199,11 +197,7 @@ def join(parts: Parts, path: Path, labels: Sequence[int], spec: AttackSpec | Non
 
 
 def load_bank(path, *, key: str | None = None) -> Bank:
-    """Open a bank file and verify that it is whole and, with ``key``, the one that was meant.
-
-    Raises:
-        UserError: missing, truncated, altered, not a bank, or another bank.
-    """
+    """Open a bank file and verify that it is whole and, with ``key``, the one that was meant."""
     path = Path(path)
     tensors, meta = load_tensors(path, advice=ADVICE)
     content = tensors | meta
@@ -240,8 +234,7 @@ class Parts:
     def read(self, number: int) -> tuple[Tensor, dict]:
         """Return a part's rows and its metadata with ``checks`` and ``seconds``.
 
-        Raises:
-            UserError: missing, damaged, or a part of another bank.
+        UserError if the file is missing, damaged, or a part of another bank.
         """
         path, header = self._file(number)
         tensors, meta = load_tensors(path, advice=ADVICE)

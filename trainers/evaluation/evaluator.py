@@ -7,8 +7,6 @@ never report more than those. To an attack through a defence the images count as
 same attack has made without it. The entry of an attack says in ``after`` what it started from.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -136,8 +134,7 @@ class Evaluation:
     def attack(self, spec: AttackSpec, *, seen: bool = False) -> dict:
         """Return the record's entry for one test attack. Call :meth:`clean` first.
 
-        Args:
-            seen: the attack goes through the input defence; otherwise its images are made without.
+        With ``seen``, it goes through the input defence; otherwise images are made without.
         """
         spec = self.attacker.fitted(spec, seen)
         start, after = self._start(spec, seen)
@@ -256,8 +253,7 @@ class Evaluation:
     def _attack_images(self, spec: AttackSpec, right: torch.Tensor, seen: bool, ends: bool):
         """Attack the samples in ``right`` (N,) batch by batch; return what became of them.
 
-        Args:
-            ends: no further part of the same attack takes what this one leaves.
+        ``ends``: no further part of the same attack takes what this one leaves.
         """
         positions = right.nonzero().flatten().tolist()
         key = self._key(spec, seen, positions)
@@ -312,8 +308,7 @@ class Evaluation:
     def examples(self, spec: AttackSpec, rows: int) -> dict:
         """Attack up to ``rows`` images that are right clean, evenly spread over the list.
 
-        Returns:
-            arguments of ``pictures.save_examples``; empty where no image is right.
+        Returns the arguments of ``pictures.save_examples``, empty where no image is right.
         """
         able = self.clean_right.nonzero().flatten().tolist()
         rows = min(rows, len(able))
@@ -395,8 +390,7 @@ def no_gain(right: int, again: dict) -> list[str]:
 def defence_order(alone: int, hidden: int, n: int) -> list[str]:
     """Warn where an attack through a defence leaves more than chance beyond the same one without.
 
-    Args:
-        alone, hidden: how many of ``n`` images are right under the one and under the other.
+    ``alone`` and ``hidden`` are how many of ``n`` images are right without it and through it.
     """
     if not unlikely(alone - hidden, n, ORDER_SHARE):
         return []

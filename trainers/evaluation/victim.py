@@ -4,8 +4,6 @@ Evaluation, self-checks, pictures and transfer know a model through :class:`Vict
 can be attacked gets an adapter; :class:`TrainerVictim` is the one of our own trainers.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,10 +22,9 @@ SAME_LOGIT = 0.01  # float32 rounds logits of order 10 by about 1e-4
 
 
 def answers(logits: Tensor, name: str) -> Tensor:
-    """Return the classes (B,) that logits (B, K) stand for.
+    """Return the classes (B,) that logits (B, K) of the model ``name`` stand for.
 
-    Raises:
-        UserError: a logit is NaN, which is no answer; ``name`` is the model's.
+    UserError if a logit is NaN, which is no answer.
     """
     if logits.isnan().any():
         raise UserError(
@@ -70,8 +67,7 @@ class Victim:
     def logits(self, pixels: Tensor, prec: str = "fp32") -> Tensor:
         """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1], differentiable in the pixels.
 
-        Args:
-            prec: precision of the image tower; ``bf16`` serves attacks that ask for it.
+        The image tower runs in ``prec``; ``bf16`` serves attacks that ask for it.
         """
         raise NotImplementedError
 
@@ -95,11 +91,7 @@ class Victim:
         raise NotImplementedError
 
     def embedding(self, pixels: Tensor) -> Tensor:
-        """Return the frozen image tower's raw features (B, D).
-
-        Raises:
-            UserError: there is no CLIP inside.
-        """
+        """Return the frozen image tower's raw features (B, D); UserError without a CLIP inside."""
         if self.clip is None:
             raise UserError(
                 f"{self.name} has no CLIP inside, which targets 'embedding' and 'frozen_prompt' "
