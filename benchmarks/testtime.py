@@ -1,10 +1,11 @@
 """R-TPT and TTC next to their authors' unedited code: the same weights, views and draws.
 
+    OMP_NUM_THREADS=1 python -m benchmarks.testtime --code FOLDER --small
     OMP_NUM_THREADS=1 python -m benchmarks.testtime --code FOLDER --pairs 2
 
 FOLDER holds checkouts R-TPT (TomSheng21/R-TPT) and TTC (Sxing2/CLIP-Test-time-Counterattacks). The
-weights are random, of ViT-B/32's size or, with --small, of two blocks each. First how far logits
-and images are apart, then the time per image, in turns, each side making its own views.
+weights are random, of ViT-B/32's size or, with --small, of two blocks each. Either how far logits
+and images are apart, or R-TPT's time per image, in turns, each side making its own views.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from advprompt.prompting import templates
 from advprompt.testtime import METHODS
 from tests.toy import toy_state_dict
 
-from .timing import clock_for, paired, ratio
+from .timing import clock_for, ratio, seconds
 
 SMALL = {"layers": 2, "text_layers": 2}
 BASE = {"vision_width": 768, "layers": 12, "text_width": 512, "text_layers": 12, "embed_dim": 512}
@@ -121,7 +122,7 @@ def their_ttc(state: dict, pixels: torch.Tensor, tau: float) -> torch.Tensor:
 
 
 def compare(folder: Path, sizes: dict, classes: int, pairs: int) -> dict:
-    """Return differences, and the seconds per image if ``pairs``."""
+    """Return differences, or the seconds per image if ``pairs``."""
     state = toy_state_dict(patch=32, image=224, **sizes)
     names = [f"kind {i} thing" for i in range(classes)]
     victim = ZeroShot(state, names)
@@ -129,25 +130,27 @@ def compare(folder: Path, sizes: dict, classes: int, pairs: int) -> dict:
     picture = Image.fromarray((torch.rand(32, 32, 3) * 255).byte().numpy()).resize((224, 224))
     shared = {"views": 64, "scale": 0.08, "augmix": True}
     mine, itself = (ours("rtpt", victim, **shared, count_itself=c) for c in (False, True))
-    draw = mine.views  # the same for both sides where they are compared
     with code_of(folder / "R-TPT"):
         theirs = TheirRTPT(state, names)
         views = torch.stack(theirs.transform(picture))
+        if pairs:
+            ways = {
+                "theirs": lambda: theirs(theirs.transform(picture)),
+                "ours": lambda: answered(mine, victim, views[:1]),
+            }
+            clock, taken = clock_for("cpu")[0], {name: [] for name in ways}
+            for name, work in [*ways.items()] * pairs:
+                taken[name].append(seconds(work, clock))
+            facts = {name: statistics.median(times) for name, times in taken.items()}
+            return facts | {"times faster": ratio(taken["theirs"], taken["ours"])}
         for method in (mine, itself):
             method.views = lambda pixels, seeds: views
-        with torch.no_grad():
-            found, counted = (m.answer(victim.logits, views[:1], [0])[0] for m in (mine, itself))
+        found, counted = (answered(m, victim, views[:1])[0] for m in (mine, itself))
         whole, hidden = theirs(views), theirs(views, masked=True)
-        apart = {"rtpt": hidden - found, "rtpt as it is": whole - found}
-        apart["rtpt as it is, COUNT_ITSELF"] = whole - counted
-        facts = {name: gap.abs().max().item() for name, gap in apart.items()}
-        facts["spread of the logits"] = found.std().item()
-        mine.views = draw
-        ways = {
-            "theirs": lambda: theirs(theirs.transform(picture)),
-            "ours": lambda: answered(mine, victim, views[:1]),
-        }
-        taken = paired(ways, pairs=pairs, clock=clock_for("cpu")[0]) if pairs else None
+    apart = {"rtpt": hidden - found, "rtpt as it is": whole - found}
+    apart["rtpt as it is, COUNT_ITSELF"] = whole - counted
+    facts = {name: gap.abs().max().item() for name, gap in apart.items()}
+    facts["spread of the logits"] = found.std().item()
     with code_of(folder / "TTC" / "code"):
         for tau in (0.0, 9.0):  # noise alone, and the counterattack
             moved = their_ttc(state, views[:1].clone(), tau)
@@ -157,9 +160,6 @@ def compare(folder: Path, sizes: dict, classes: int, pairs: int) -> dict:
             )
             gap = victim.logits(moved) - victim.logits(own)
             facts[f"ttc, tau {tau:g}, logits"] = gap.abs().max().item()
-    if taken:
-        facts |= {name: statistics.median(seconds) for name, seconds in taken.items()}
-        facts["times faster"] = ratio(taken["theirs"], taken["ours"])
     return {name: float(value) for name, value in facts.items()}
 
 
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--code", type=Path, required=True, help="folder of the checkouts")
     parser.add_argument("--small", action="store_true", help="two blocks each")
     parser.add_argument("--classes", type=int, default=37)
-    parser.add_argument("--pairs", type=int, default=2, help="rounds of timing; 0: none")
+    parser.add_argument("--pairs", type=int, default=0, help="rounds of timing; 0: compare")
     args = parser.parse_args()
     facts = compare(args.code.resolve(), SMALL if args.small else BASE, args.classes, args.pairs)
     print(json.dumps(facts, indent=1))

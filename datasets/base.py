@@ -154,6 +154,7 @@ class CoOpDataset(DatasetBase):
         path = self.cache_dir / "split_fewshot" / f"shot_{shots}-seed_{seed}.json"
         key = {"shots": shots, "seed": seed, "split": self.set_sha256}
         if stored := read_shots(path, key):
+            io.sweep(path.parent, path.name)
             print(f"Loading few-shot data from {path}")
             return Split(*stored, split.test)
         print(f"Creating a {shots}-shot dataset")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +63,10 @@ class Drawn(CoOpDataset):
         """Draw all images and their manifest; ``folder`` appears once it is complete."""
         if folder.is_dir() and not (folder / "manifest.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)  # what an older version left half-drawn
-        unfinished = Path(tempfile.mkdtemp(prefix=".", dir=io.writable_dir(folder.parent)))
+        unfinished = io.temporary_next_to(io.writable_dir(folder.parent) / folder.name)
         try:
+            unfinished.mkdir()
             io.write_json(unfinished / "manifest.json", cls.draw(unfinished)._asdict())
-            unfinished.chmod(0o755)
             os.rename(unfinished, folder)
         except OSError:
             if not folder.is_dir():  # it is there when another run was faster: the same content
@@ -85,6 +84,7 @@ class Drawn(CoOpDataset):
         for base in (self.dataset_dir, self.cache_dir):
             self.image_dir = base / self.version
             if (self.image_dir / "manifest.json").is_file():
+                io.sweep(base, self.version)  # a run was killed while another one drew them
                 return read_split(self.image_dir / "manifest.json")
         try:
             self.draw_into(self.image_dir)

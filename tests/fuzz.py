@@ -31,6 +31,7 @@ import advprompt  # noqa: F401  makes `import dassl` work
 from advprompt.cli.main import command
 from advprompt.config.keys import KEYS, defaults
 from advprompt.utils.entry import run_tool
+from tests.kills import ended, forked
 from tests.world import REPO, arguments, make_pets, make_toy
 
 LIMIT, PATIENCE = 10, 300  # seconds of processor time of a command, and of wall time
@@ -98,36 +99,16 @@ class World:
         return [path for path in found if path.is_file() and path.suffix != ".md"]
 
     def call(self, words: list[str]) -> tuple[int, str]:
-        """Run a command in a child; return its exit code (-1: a hang) and its errors."""
+        """Run a command in a child; return its exit code (-1: a hang) and what it said."""
         log = self.folder / "errors.txt"
-        child = os.fork()
-        if child == 0:
-            resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
-            with open(log, "w") as errors, open(os.devnull, "w") as nothing:
-                os.dup2(errors.fileno(), 2)
-                os.dup2(nothing.fileno(), 1)
-                sys.stderr, sys.stdout = os.fdopen(2, "w"), os.fdopen(1, "w")
-                code = 1
-                try:
-                    code = run_tool(command(words[0]), words[1:])
-                except SystemExit as error:
-                    code = error.code or 0
-                except BaseException:
-                    import traceback
+        log.write_bytes(b"")
 
-                    traceback.print_exc()
-                sys.stderr.flush()
-                os._exit(code)
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                code = os.waitstatus_to_exitcode(status)
-                return (-1 if code == -signal.SIGXCPU else code), log.read_text(errors="replace")
-            time.sleep(0.01)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return -1, ""
+        def work() -> int:
+            resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+            return run_tool(command(words[0]), words[1:])
+
+        code = ended(forked(work, log), PATIENCE)
+        return (-1 if code in (None, -signal.SIGXCPU) else code), log.read_text(errors="replace")
 
 
 # --- damage ---------------------------------------------------------------------------------------

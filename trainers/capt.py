@@ -51,12 +51,14 @@ class CAPT(AdversarialTrainer):
         keys, clean = self.keys, batch.forward_clean().logits  # (B, K)
         adv = batch.forward_attacked().logits  # (B, K)
         frozen = self.frozen_answers(batch)  # (B, K)
-        answers = frozen, clean, batch.labels
-        if keys.ALPHA == "acc":  # of the whole batch; one value for all of its samples
-            answers = map(batch.whole, answers)
         alpha = capt_alpha(
-            keys.ALPHA, *answers, constant=keys.ALPHA_CONST, progress=self.epoch / self.max_epoch
-        )[: len(batch.labels)]
+            keys.ALPHA,
+            frozen,
+            clean,
+            batch.labels,
+            constant=keys.ALPHA_CONST,
+            progress=self.epoch / self.max_epoch,
+        )
         consistency, train, frz = capt_consistency(
             adv,
             clean,

@@ -321,7 +321,17 @@ def test_a_run_that_is_overtaken_takes_the_other_ones_bank(items, whole, tmp_pat
     clip = Overtaken()
     assert same(build(items, tmp_path, clip), whole)
     assert sum(clip.sizes) < COUNT * VIEWS * 5  # it stops where it is overtaken
-    assert (tmp_path / f"{whole.key}.safetensors").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == [f"{whole.key}.safetensors"]
+
+
+def test_parts_that_outlive_their_bank_are_removed(items, whole, tmp_path):
+    """A run was killed right after it had written the bank."""
+    path = tmp_path / whole.path.name
+    shutil.copy(whole.path, path)
+    (tmp_path / f"{whole.key}.parts").mkdir()
+    (tmp_path / f"{whole.key}.parts" / "features").write_bytes(b"half")
+    assert same(build(items, tmp_path), whole)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_full_disk_leaves_whole_parts_to_resume_from(items, whole, tmp_path, monkeypatch):

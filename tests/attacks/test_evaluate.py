@@ -1,5 +1,8 @@
 """``advprompt.evaluate``: any model, any images, one record."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -66,7 +69,7 @@ def test_normalisation_is_part_of_the_attacked_model(model, images, labels, tmp_
     plain = advprompt.evaluate(model, images, labels, **settings)
     same = advprompt.evaluate(inner, images, labels, normalize=(mean, std), **settings)
     assert same["attacks"][0]["correct"] == plain["attacks"][0]["correct"]
-    assert same["weights_sha256"] != plain["weights_sha256"]
+    assert same["prompts_sha256"] != plain["prompts_sha256"]
 
 
 def test_pairs_count_as_the_same_images(model, images, labels):
@@ -101,6 +104,11 @@ WRONG = {
     "features": (lambda m: lambda x: m[:4](x), r"shape \(4, 128\), expected logits \(4, 4\)"),
     "detached": (lambda m: lambda x: m(x).detach(), "no gradient leads from the logits"),
     "another size": (lambda m: lambda x: m[-1](x.flatten(1)), "cannot take pixels of shape"),
+    "detached pixels": (lambda m: lambda x: m(x.detach()), "no gradient leads from the logits"),
+    "half inside": (
+        lambda m: (lambda n: lambda x: n(x))(m.bfloat16()),
+        "computes in torch.bfloat16",
+    ),
     "half": (lambda m: m.bfloat16(), "computes in torch.bfloat16"),
     "nothing": (lambda m: 5, "the model is 5"),
 }
@@ -156,7 +164,7 @@ def answering(*rows):
 )
 def test_probabilities_are_rows_that_sum_to_one(rows, fine):
     if fine:
-        assert asked(answering(*rows), "ab"[: len(rows[0])]).name == "<lambda>"
+        assert asked(answering(*rows), "ab"[: len(rows[0])]).name == "lambda"
     else:
         with pytest.raises(UserError, match="returns probabilities"):
             asked(answering(*rows), "ab")
@@ -199,10 +207,245 @@ def test_what_an_answer_tells_and_what_is_not_asked_of_it():
 
 
 def test_the_digest_of_a_function_is_that_of_its_answers():
-    one, near, other = ([1.0, 2.0], [1.0001, 2.0], [1.01, 2.0])
-    digests = [asked(answering(*[row] * 3), "ab").digest() for row in (one, near, other)]
+    one, near = [1.0, 2.0], [1.0000001, 2.0]
+    digests = [asked(answering(*[row] * 3), "ab").digest() for row in (one, one, near)]
     assert digests[0] == digests[1] != digests[2]
     shifted = asked(answering(*[one] * 3), "ab", normalize=((0, 0, 0.1), (1, 1, 1)))
     assert shifted.digest() != digests[0]
     layers = [nn.Sequential(nn.Flatten(), nn.Linear(768, 4)) for _ in range(2)]
     assert asked(layers[0]).digest() == asked(layers[0]).digest() != asked(layers[1]).digest()
+
+
+# --- what users do --------------------------------------------------------------------------------
+
+PGD = {"settings": LINF, "threat": "linf1"}
+
+
+def test_modules_that_a_function_calls_are_in_evaluation_mode_and_in_the_digest(
+    model, images, labels
+):
+    model.train()
+    plain = advprompt.evaluate(model, images, labels, **PGD)
+    inside = advprompt.evaluate(lambda x: model(x), images, labels, **PGD)
+    assert model[4].training
+    assert inside["attacks"][0]["correct"] == plain["attacks"][0]["correct"]
+    with torch.no_grad():
+        model[-1].bias += 1e-6  # which no rounded answer shows
+    other = advprompt.evaluate(lambda x: model(x), images, labels, **PGD)
+    assert other["prompts_sha256"] != inside["prompts_sha256"]
+
+
+def test_an_interrupted_evaluation_resumes(model, images, labels, tmp_path):
+    calls, limit = [], 30
+
+    def stopping(x):
+        calls.append(len(x))
+        if len(calls) > limit:
+            raise RuntimeError("out of memory")
+        return model(x)
+
+    model.eval()
+    settings = LINF | {"TEST.PICTURE": 0}
+    given = PGD | {"folder": tmp_path / "r", "batch_size": 6, "settings": settings}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        advprompt.evaluate(stopping, images, labels, **given)
+    kept = json.loads(next((tmp_path / "r/unfinished").glob("*.json")).read_text())
+    done = sum(right is not None for right in kept["right"])
+    assert 0 < done < 24
+    limit, first = 10**6, len(calls)
+    record = advprompt.evaluate(stopping, images, labels, **given)
+    resumed = len(calls) - first
+    whole = advprompt.evaluate(model, images, labels, **PGD, batch_size=6)
+    assert record["attacks"][0]["correct"] == whole["attacks"][0]["correct"]
+    calls.clear()
+    advprompt.evaluate(stopping, images, labels, **given | {"folder": None})
+    assert resumed < len(calls)
+
+
+def test_a_random_model_gets_autoattacks_version_for_it(model, images, labels, capsys):
+    model.train()  # a module in a list is not found, so that its dropout stays on
+    few = {"settings": {"ATTACK.TEST.LIST": [{"NAME": "autoattack", "STEPS": 2}]}}
+    hidden = [model]
+    advprompt.evaluate(lambda x: hidden[0](x), images[:8], labels[:8], threat="linf1_aa", **few)
+    assert "AutoAttack's version for random models runs" in capsys.readouterr().out
+
+
+def test_without_a_folder_no_path_is_printed(model, images, labels, capsys):
+    advprompt.evaluate(model, images, labels, **PGD)
+    assert "record:" not in capsys.readouterr().out
+
+
+def test_the_data_folder_is_that_of_the_environment(model, pets, monkeypatch):
+    monkeypatch.setenv("DATA", str(pets))
+    small = nn.Sequential(*model[:4], nn.Linear(128, 3))
+    record = advprompt.evaluate(small, "oxford_pets", **PGD, size=16)
+    assert record["dataset"] == "OxfordPets" and record["clean"]["n"] == 12
+
+
+def test_our_trainer_a_run_its_export_and_a_model_stand_in_one_table(
+    white_box, pets, toy_file, tmp_path, monkeypatch
+):
+    from advprompt.cli import export, train
+    from advprompt.report.tables import build_tables
+
+    train.main(white_box("AdvCoOp", TRAINER__ADVCOOP__N_CTX=4))
+    run = tmp_path / "run"
+    own = read_record(run / "record.json")
+    monkeypatch.setenv("DATA", str(pets))
+    threat = tmp_path / "pgd.yaml"
+    threat.write_text("ATTACK: {TEST: {LIST: [{EPS: '4', STEPS: 2}]}}\n")
+    tested = advprompt.evaluate(run, "oxford_pets", threat=threat)
+    for key in ("clean", "shots", "epochs", "train_threat", "weights_sha256", "data_sha256"):
+        assert tested[key] == own[key], key
+    assert tested["attacks"][0]["correct"] == own["attacks"][0]["correct"]
+    checkpoint = next((run / "prompt_learner").glob("model.pth.tar-*"))
+    pixels = torch.rand(2, 3, 32, 32)
+    assert torch.equal(advprompt.load(run)(pixels), advprompt.load(checkpoint)(pixels))
+
+    loaded = advprompt.load(run)
+    zero = advprompt.zero_shot(loaded.clip, loaded.classnames)
+    known = {"shots": 16, "epochs": 3, "train_threat": "linf4", "backbone": f"file:{toy_file}"}
+    other = advprompt.evaluate(zero, "oxford_pets", threat=threat, **known)
+    assert other["train_threat"]["eps"] == "4/255"
+    (table,) = build_tables({Path(str(i)): r for i, r in enumerate((own, tested, other))})
+    assert {row.trainer for row in table.rows} == {"AdvCoOp", "ZeroShot"}
+    (alone,) = build_tables({Path("0"): advprompt.evaluate(zero, "oxford_pets", threat=threat)})
+    assert any("does not say how its model was trained" in note for note in alone.notes)
+
+    export.main([str(run), "--out", str(tmp_path / "zoo")])
+    model = advprompt.load(tmp_path / "zoo", weights_dir=toy_file.parent)
+    again = advprompt.evaluate(model, "oxford_pets", threat=threat)
+    assert again["attacks"][0]["correct"] == own["attacks"][0]["correct"]
+    transfer = {"ATTACK.TEST.LIST": [{"TARGET": "embedding", "OBJECTIVE": "embedding_kl"}]}
+    transfer |= {"ATTACK.TEST.STEPS": 1, "ATTACK.TEST.EPS": 4}
+    found = advprompt.evaluate(model, "oxford_pets", threat=threat, settings=transfer)
+    assert found["attacks"][0]["target"] == "embedding"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"shots": 16}, "shots is given without epochs, train_threat"),
+        ({"shot": 16}, "evaluate takes no 'shot'"),
+        ({"settings": {"TEST.SUBSET": 3}}, "give fewer images instead"),
+    ],
+)
+def test_what_is_said_of_the_training_is_whole(arguments, message, model, images, labels):
+    with pytest.raises(UserError, match=message):
+        advprompt.evaluate(model, images, labels, **PGD | arguments)
+
+
+def test_another_order_of_the_classes_is_named(model, images, labels):
+    names = "abcd"
+    present = labels.unique(return_counts=True)
+    many = torch.cat([images[labels == y][:1].expand(6, -1, -1, -1) for y in present[0]])
+    many = (many + 1e-3 * torch.arange(len(many)).view(-1, 1, 1, 1) / len(many)).clamp(0, 1)
+    moved = ((model.eval()(many).argmax(1) + 1) % 4).tolist()
+    with pytest.raises(UserError, match="in another order of the classes: images of"):
+        advprompt.evaluate(model, many, moved, classnames=names, **PGD)
+
+
+# --- image-text models ----------------------------------------------------------------------------
+
+NAMES = "red circle, green square, blue arrow"
+VISION = {"layers": 2, "width": 64, "head_width": 32, "patch_size": 8, "image_size": 32}
+
+
+@pytest.fixture
+def texts():
+    import open_clip
+
+    return open_clip.tokenize([f"a photo of a {name}." for name in NAMES.split(", ")])
+
+
+@pytest.mark.parametrize("bias", [None, -10.0])
+def test_open_clip_models_answer_as_their_own_forward(bias, texts):
+    from open_clip.model import CustomTextCLIP
+
+    text = {"layers": 2, "width": 64, "heads": 2}
+    model = CustomTextCLIP(32, VISION, text, init_logit_bias=bias).eval()
+    classifier = advprompt.zero_shot(model, NAMES)
+    pixels = torch.rand(4, 3, 32, 32)
+    image, text, scale, *more = model((pixels - classifier.mean) / classifier.std, texts)
+    expected = scale * image @ text.T + (more[0] if more else 0)
+    assert (classifier(pixels) - expected).abs().max() < 1e-5
+    record = advprompt.evaluate(classifier, pixels, classifier(pixels).argmax(1), **PGD)
+    assert record["clean"]["correct"] == 4 and record["classes"] == 3
+    with pytest.raises(UserError, match=r"an image-text model.*advprompt.zero_shot"):
+        advprompt.evaluate(model, pixels, [0, 1, 2, 0])
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_transformers_models_answer_as_their_own_forward(kind, texts):
+    transformers = pytest.importorskip("transformers")
+    shared = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)
+    length = 77 if kind == "CLIP" else 64
+    text = shared | {"vocab_size": 49408, "max_position_embeddings": length, "projection_size": 64}
+    vision = shared | {"image_size": 32, "patch_size": 8}
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=vision)
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    rows = {"input_ids": texts[:, :length]}
+    if kind == "CLIP":
+        rows["attention_mask"] = (texts > 0).long()
+    else:
+        torch.nn.init.constant_(model.logit_bias, -3.0)
+    with pytest.raises(UserError, match="tokenizer of .*Model is not known; give tokenizer="):
+        advprompt.zero_shot(model, NAMES)
+    classifier = advprompt.zero_shot(model, NAMES, tokenizer=lambda **_: rows)
+    pixels = torch.rand(4, 3, 32, 32)
+    seen = (pixels - classifier.mean) / classifier.std
+    assert classifier.mean.flatten()[0].item() == pytest.approx(
+        0.4815 if length == 77 else 0.5, 1e-3
+    )
+    expected = model(**rows, pixel_values=seen).logits_per_image
+    assert (classifier(pixels) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "names, template, message",
+    [
+        ("", "a {}", "classnames is ''"),
+        ("a, A", "a {}", "classes 'a' and 'A' have one text"),
+        (NAMES, "a photo", r"the template 'a photo' has no \{\}"),
+    ],
+)
+def test_wrong_names_and_templates_are_named(names, template, message, toy_file):
+    from advprompt.backbone import load_clip
+
+    with pytest.raises(UserError, match=message):
+        advprompt.zero_shot(load_clip(f"file:{toy_file}"), names, template)
+    with pytest.raises(UserError, match="Linear is no image-text model"):
+        advprompt.zero_shot(nn.Linear(2, 2), NAMES)
+
+
+# --- classify -------------------------------------------------------------------------------------
+
+
+def test_classify_prints_the_top_classes_of_paths_and_folders(white_box, pets, tmp_path, capsys):
+    import numpy as np
+    from PIL import Image
+
+    from advprompt.cli import classify, train
+
+    train.main(white_box("ZeroshotCLIP"))
+    run, folder = tmp_path / "run", pets / "oxford_pets" / "images"
+    first = sorted(folder.iterdir())[0]
+    capsys.readouterr()
+    classify.main([str(run), str(first), str(folder), "--top", "2", "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(list(folder.iterdir())) and lines[0] == lines[1]
+    model = advprompt.load(run)
+    (name,) = model.predict(first)
+    assert lines[0].startswith(f"{first}: {name} ") and lines[0].count("%") == 2
+    array = np.asarray(Image.open(first).convert("RGB"))
+    assert torch.equal(model.logits(array), model.logits(str(first)))
+    assert model.logits([array, first]).argmax(1).tolist() == [model.logits(first).argmax()] * 2
+    with pytest.raises(UserError, match=r"array of float32 of shape \(40, 40, 3\)"):
+        model.predict(array.astype("float32"))
+    with pytest.raises(UserError, match="nowhere.png' does not exist"):
+        classify.main([str(run), "nowhere.png"])
+    with pytest.raises(UserError, match="--top is 0"):
+        classify.main([str(run), str(first), "--top", "0"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no images"):
+        classify.main([str(run), str(tmp_path / "empty")])

@@ -478,3 +478,14 @@ def test_any_model_is_wrapped_or_refused_in_a_sentence(name):
     else:
         with pytest.raises(advprompt.UserError, match=f"'{name}' needs .*use ensemble, zero or"):
             call(settings=settings)
+
+
+@pytest.mark.parametrize("name", ["ttc", "mta"])
+def test_an_image_text_model_of_any_library_has_what_features_need(toy_file, name):
+    from advprompt.backbone import load_clip
+
+    model = advprompt.zero_shot(load_clip(f"file:{toy_file}"), ["cat", "dog", "bird"])
+    keys = {key.replace("__", "."): value for key, value in TEST.items()}
+    settings = {"TESTTIME.NAME": name, "ATTACK.TEST.STEPS": 2} | keys
+    record = advprompt.evaluate(model, images(3), [0, 1, 2], settings=settings)
+    assert record["attacks"][0]["checks"]["cost"]["image forwards"] >= 5

@@ -50,7 +50,7 @@ def test_each_script_calls_its_command(noted, tmp_path):
         method, part = name.split("_")
         words = noted(REPO / f"scripts/{method}/ablate_{part}.sh", "pets", "16")[-1]
         assert words == f"-m advprompt run {method} ablate_{part} pets 16"
-    for name in ("all", "reproduce", "results"):
+    for name in ("all", "reproduce", "results", "testtime"):
         assert noted(REPO / f"scripts/{name}.sh", "a b")[-1] == f"-m advprompt {name} a b"
 
 

@@ -369,7 +369,10 @@ def test_live_table_in_a_terminal_and_lines_elsewhere(tmp_path, work, monkeypatc
 def test_the_time_left_comes_from_the_records_of_alike_jobs(tmp_path):
     jobs = planned(tmp_path, "--seeds 1 2 3", "coop")
     finished(jobs[0])
+    left = Path(jobs[0].run, "unfinished")  # by a kill right after the record was written
+    left.mkdir()
     pool = Pool(jobs, str(tmp_path / "out"), Local(1), None)
+    assert not left.exists()
     assert pool.counts() == {"done": 1, "waiting": 2} and len(pool.seconds) == 1
 
 

@@ -185,7 +185,7 @@ def test_images_of_any_size_become_the_tests_pixels(entry):
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "divide by 255"),
         (torch.rand(1, 3, 32, 32) * 255, "must lie in [0, 1]"),
         (torch.full((1, 3, 32, 32), torch.nan), "must lie in [0, 1]"),
-        ("cat.png", "PIL.Image.open"),
+        ("cat.png", "image 'cat.png' is corrupt or no image"),
         ([torch.rand(3, 32, 32)], "Tensor"),
         ([], "is empty"),
     ],
@@ -417,6 +417,20 @@ def test_nothing_is_overwritten(entry, exported, tmp_path):
     code, _, err = exported(out="full")
     assert "not overwritten" in only_error(code, err)
     assert {p.name: p.read_bytes() for p in entry[0].iterdir()} == before
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_another_export_was_faster(entry, exported, tmp_path, monkeypatch):
+    write = exports.io.write_json
+
+    def slow(path, card):
+        monkeypatch.setattr(exports.io, "write_json", write)
+        assert exported(out="both")[1].startswith("wrote")  # meanwhile
+        write(path, card)
+
+    monkeypatch.setattr(exports.io, "write_json", slow)
+    code, out, err = exported(out="both")
+    assert code == 0 and out.startswith("unchanged"), err
     assert not list(tmp_path.glob(".*.tmp"))
 
 

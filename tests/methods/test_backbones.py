@@ -250,6 +250,15 @@ def test_a_logit_bias_cancels_where_classes_compete(small):
     assert torch.allclose(theirs.softmax(dim=-1), logits.softmax(dim=-1), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name, shape", [("ln_final.weight", (3,)), ("visual.conv1.weight", (64, 3, 0, 0))]
+)
+def test_tensors_that_contradict_one_another_are_refused(tmp_path, name, shape):
+    torch.save(toy_state_dict() | {name: torch.ones(shape)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="holds no CLIP in OpenAI's layout, its"):
+        load_clip(f"file:{tmp_path}/a.pt")
+
+
 @pytest.mark.parametrize("tower", ["visual.transformer", "transformer"])
 def test_weights_that_are_no_numbers_are_not_taken_for_another_kind_of_tower(tmp_path, tower):
     state = toy_state_dict()

@@ -22,7 +22,7 @@ def test_leftovers_of_killed_processes_are_swept(tmp_path):
     gone = tmp_path / f".a.json.{dead}@{here}.00.tmp"
     old = tmp_path / ".a.json.12.00.tmp"  # as older versions named them
     kept = [f".a.json.{os.getppid()}@{here}.00.tmp", f".a.json.{dead}@elsewhere.00.tmp"]
-    kept += [".a.json.13.00.tmp", f".b.json.{dead}@{here}.00.tmp"]
+    kept += [".a.json.13.00.tmp", f".b.json.{dead}@{here}.00.tmp", f".a.json.{'9' * 30}@x.0.tmp"]
     for path in (gone, old, *(tmp_path / name for name in kept)):
         path.write_text("half")
     os.utime(old, (time.time() - 90000,) * 2)

@@ -12,6 +12,7 @@ from PIL import Image
 import advprompt
 from advprompt.datasets import DRAWN, base, drawing, shapes, shifts
 from advprompt.datasets.shapes import Shapes
+from advprompt.utils import io
 
 UserError = advprompt.UserError
 CLASSES = ("red circle", "blue star", "pink heart", "green crescent", "yellow arrow", "red cross")
@@ -106,6 +107,17 @@ def test_another_run_was_faster(tmp_path, few, monkeypatch):
     Shapes.draw_into(folder)
     assert (folder / "manifest.json").is_file()
     assert [p.name for p in tmp_path.iterdir()] == ["shapes"]
+
+
+def test_what_a_killed_run_has_half_drawn_goes_though_another_one_drew_all(tmp_path, few):
+    Shapes(config(tmp_path, 1))
+    shots = next((tmp_path / "shapes").glob("**/shot_*.json"))
+    folder = tmp_path / "shapes" / Shapes.version
+    for path in (shots, folder):
+        left = path.with_name(f".{path.name}.{'9' * 9}@{io.HERE}.00.tmp")
+        left.mkdir()
+    Shapes(config(tmp_path, 1))
+    assert not list(tmp_path.glob("**/.*.tmp"))
 
 
 def test_root_that_has_them_is_used_though_read_only(tmp_path, few, monkeypatch):

@@ -105,6 +105,14 @@ def find_weights(name: str, weights_dir=None) -> Weights:
     return (_file_weights if kind == "file" else _open_clip_weights)(rest, weights_dir)
 
 
+def digest_of_name(name: str) -> str:
+    """Return the digest of a backbone that is on this machine; of others, that of the name."""
+    kept = OPENAI.get(name) and Path(CACHE, openai_url(name).rpartition("/")[2]).expanduser()
+    if name in tiny.NAMES or name.startswith("file:") or (kept and kept.is_file()):
+        return weights_digest(find_weights(name))
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 def check_name(name: str) -> None:
     """Raise a UserError if no backbone can have that name; nothing is looked for."""
     kind, _, rest = name.partition(":")

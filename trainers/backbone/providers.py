@@ -62,11 +62,18 @@ def build(weights: Weights, provider: str = "auto") -> tuple[nn.Module, object]:
                     "for; leave the provider at 'auto' and install open_clip_torch"
                 )
             return weights.build(weights.state), weights.tokenizer()
-        if provider == "open_clip":
-            make = builtin.CLIP if weights.builtin and asked == "auto" else _open_clip
-            model = build_openai_layout(weights.state, make, weights.origin)
-            return model, weights.tokenizer()
-        return build_with_clip(weights.state, weights.origin), tokens.from_clip()
+        try:
+            if provider == "open_clip":
+                make = builtin.CLIP if weights.builtin and asked == "auto" else _open_clip
+                model = build_openai_layout(weights.state, make, weights.origin)
+                return model, weights.tokenizer()
+            return build_with_clip(weights.state, weights.origin), tokens.from_clip()
+        except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(
+                f"{weights.origin} holds no CLIP in OpenAI's layout, its tensors contradict one "
+                f"another ({why}); choose other weights"
+            ) from error
 
 
 def build_openai_layout(state: dict[str, torch.Tensor], make: Callable, origin: str) -> nn.Module:

@@ -11,6 +11,7 @@ from ..utils.version import __version__
 
 COMMANDS = {
     "train": "train and test, with CoOp's command line",
+    "test": "a trained model under attack: ours, or of your fork's own trainer",
     "run": "one method in one protocol, all seeds: what scripts/METHOD/PROTOCOL.sh call",
     "all": "every method under one threat model",
     "reproduce": "the tables of a paper",
@@ -23,6 +24,7 @@ COMMANDS = {
     "transfer": "images made against one run, tested on others: a square table",
     "data": "data sets: what is there, what is missing, and where to get it",
     "export": "what a run learned, with a card: an entry of a prompt zoo",
+    "classify": "the likeliest classes of images, by a run or an export",
     "configs": "the config files that come along: trainers, data sets, threat models",
     "dropin": "our trainers copied into a fork of CoOp, or taken out again",
     "picture": "clean | perturbation | adversarial, from a run's saved examples",
@@ -34,6 +36,8 @@ def command(name: str):
     match name:
         case "train":
             from .train import main as found
+        case "test":
+            from .test import main as found
         case "run" | "all" | "reproduce" | "results" | "testtime":
             from .run import main as run
 
@@ -54,6 +58,8 @@ def command(name: str):
             from .data import main as found
         case "export":
             from .export import main as found
+        case "classify":
+            from .classify import main as found
         case "configs":
             from .configs import main as found
         case "dropin":

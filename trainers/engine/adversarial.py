@@ -10,7 +10,6 @@ from functools import cached_property
 import torch
 
 from ..backbone.features import cosine_logits
-from ..utils import distributed
 from ..utils.errors import UserError
 from . import device_loader as ondevice
 from .alarms import collapse_warning
@@ -21,15 +20,10 @@ ATTACK_OBJECTIVES = ("ce", "margin", "kl")
 
 
 class AdversarialTrainer(PromptTrainer):
-    """Trains prompts, refiners or a tower on clean and attacked images.
-
-    With ``mean_of_samples``, the loss is a mean over samples that need nothing of one another, or
-    get it from ``Batch.whole``; otherwise several processes are refused.
-    """
+    """Trains prompts, refiners or a tower on clean and attacked images."""
 
     frozen_image_tower = False  # of an instance, as its prompts say
     block_outputs = False  # whether the loss reads the image blocks' outputs
-    mean_of_samples = True
     alarm_key: str | None = None  # to change when training collapses; None where it cannot
     alarm_term = "loss_cons"  # goes to 0 when the model answers all images alike
 
@@ -51,14 +45,6 @@ class AdversarialTrainer(PromptTrainer):
                 f"target '{spec.target}' and objective '{spec.objective}'; end the command line "
                 "with ATTACK.THREAT linf1, or set ATTACK.TRAIN.TARGET end_to_end and "
                 "ATTACK.TRAIN.OBJECTIVE ce"
-            )
-
-    def check_cfg(self, cfg):
-        super().check_cfg(cfg)
-        if distributed.world() > 1 and not self.mean_of_samples:
-            raise UserError(
-                f"the loss of {type(self).__name__} is not a mean over samples, so that "
-                f"{distributed.world()} processes cannot share a batch; start it with python"
             )
 
     def build_data_loader(self):

@@ -1,5 +1,6 @@
 """Checkpoints of prompts: tensors and plain values only, written whole, resumed exactly."""
 
+import io
 import pickle
 from pathlib import Path
 
@@ -21,17 +22,20 @@ KINDS = {  # of what a checkpoint may hold besides its weights
     "seconds": (dict, float),  # a teacher has one number
     "best_result": float,
     "advprompt": dict,
+    "advprompt.classnames": list,
     "training": dict,
+    "training.train_threat": (dict, type(None)),
+    "training.data": (dict, type(None)),
+    "training.seed": int,
 }
 
 
 def save_checkpoint(path, state: dict) -> None:
     """Write a checkpoint atomically; UserError, and the old file whole, where the disk is full."""
+    buffer = io.BytesIO()  # so that a full disk is said in the system's words, not in torch's
+    torch.save(state, buffer)
     with atomic_write(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch's words for a full disk name a line of its code
-            raise OSError("the disk is full, or failed") from error
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def newest_checkpoint(folder) -> Path | None:
@@ -116,8 +120,10 @@ def load_checkpoint(path) -> dict:
     if not all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights):
         raise UserError(f"checkpoint '{path}' has a 'state_dict' of other things than tensors")
     for name, kind in KINDS.items():
-        if name in state and not isinstance(state[name], kind):
-            raise UserError(f"checkpoint '{path}' has {state[name]!r:.80} as '{name}'; {DAMAGED}")
+        holder, _, key = name.rpartition(".")
+        found = state.get(holder, {}) if holder else state
+        if key in found and not isinstance(found[key], kind):
+            raise UserError(f"checkpoint '{path}' has {found[key]!r:.80} as '{name}'; {DAMAGED}")
     if "advprompt" not in state and (theirs := released.convert(state, path)):
         return theirs
     _rename_context(state)
@@ -173,7 +179,7 @@ def check_facts(theirs: dict, mine: dict, path, *, resuming: bool = False) -> No
     if bound and theirs.get("classnames", mine["classnames"]) != mine["classnames"]:
         raise UserError(
             f"checkpoint '{path}' was made for other classes "
-            f"({', '.join(theirs['classnames'][:3])}, ...) than this run's "
+            f"({', '.join(map(str, theirs['classnames'][:3]))}, ...) than this run's "
             f"({', '.join(mine['classnames'][:3])}, ...); use the data set it was trained with"
         )
 

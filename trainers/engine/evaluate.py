@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .. import records
 from ..attacks import specs_from_cfg
+from ..backbone.loading import digest_of_name
 from ..config import host, keys, merging
 from ..defences import build_defence
 from ..evaluation.evaluator import Evaluation
@@ -24,14 +28,17 @@ from ..evaluation.models import ModelVictim
 from ..evaluation.samples import ImageList, PixelList
 from ..evaluation.victim import Victim
 from ..testtime import with_testtime
-from ..utils import distributed
-from ..utils.errors import UserError
+from ..utils.errors import UserError, nearest
 from ..utils.images import Preprocess
 from . import run_folder
 from .data import Data, digest_of
 from .testing import finish, run_attacks
+from .zoo import ClassifierVictim, RobustClassifier, load
 
 GRADIENT_FREE = ("square",)
+OWN = "each model's own"  # the backbone of models of which nobody says on what they are built
+TRAINING = {"shots", "epochs", "train_threat"}  # known together or not at all
+ALSO = {"seed", "protocol", "source", "backbone", "paper"}
 
 
 class Images:
@@ -47,7 +54,7 @@ class Images:
 
 
 def evaluate(
-    model: nn.Module | Callable | Victim,
+    model: nn.Module | Callable | Victim | str | Path,
     images,
     labels: Sequence[int] | torch.Tensor | None = None,
     *,
@@ -57,7 +64,7 @@ def evaluate(
     name: str = "",
     dataset: str = "",
     normalize: Sequence | None = None,
-    size: int = 224,
+    size: int | None = None,
     root: str | Path = "",
     batch_size: int = 100,
     device: str | torch.device | None = None,
@@ -67,15 +74,17 @@ def evaluate(
     """Measure clean and robust accuracy of a model, attacked end to end, and return the record.
 
     Args:
-        model: pixels (B, 3, H, W) -> logits (B, K), a module or a function; or a
-            :class:`~advprompt.evaluation.victim.Victim`. It is tested in evaluation mode.
+        model: pixels (B, 3, H, W) -> logits (B, K), a module or a function; or what
+            ``advprompt.load`` opens or returns (an export, a run folder, a checkpoint in it); or a
+            :class:`~advprompt.evaluation.victim.Victim`. Modules, also those that a function
+            calls, are tested in evaluation mode and keep their own mode afterwards.
         images: pixels (N, 3, H, W) in [0, 1] with ``labels``; or pairs (pixels, label), such as a
             ``Dataset`` or ``DataLoader`` of torch; or paths with ``labels``; or a folder of class
             folders; or the name of a data set of ours, such as ``eurosat``, whose test images
             lie in ``root``. Files are resized and cropped to ``size`` as CLIP does.
         labels: (N,) integers from 0 to K - 1.
-        classnames: the K classes in the order of the logits; default: the data set's or the
-            folders', in their order, else numbers.
+        classnames: the K classes in the order of the logits; default: ``model.classnames``,
+            else the data set's or the folders', in their order, else numbers.
         threat: a threat model by name (``advprompt configs`` lists them) or a yaml file.
         folder: for the record, the picture and what an interrupted call needs to resume; a
             completed record of the same model, images and threat is returned as it is. None:
@@ -84,13 +93,16 @@ def evaluate(
         dataset: the data set's name in tables.
         normalize: (mean, std) where the model expects normalised pixels; it becomes part of the
             attacked model, and the ball is measured in [0, 1].
-        size: pixels of an image's side, where files are read.
-        root: folder of the data sets; default: ``$DATA``.
+        size: pixels of an image's side, where files are read; default: ``model.resolution``, else
+            224.
+        root: folder of the data sets; default: ``$DATA``, else ``data``.
         batch_size: images per forward.
         device: default: that of the model's parameters.
         settings: configuration keys and values, such as ``{"DEFENCE.NAME": "jpeg"}``.
-        training: what is known of it, for the tables: ``shots`` (0: zero-shot, -1: all),
-            ``epochs``, ``seed``, ``protocol``, ``source``, ``backbone``; else it is unknown.
+        training: what is known of it, for the tables: ``shots`` (0: zero-shot, -1: all) with
+            ``epochs`` and ``train_threat`` (None: clean images; a threat model's name: its
+            training attack), else it is unknown; ``seed``, ``protocol``, ``source``; and
+            ``backbone``, which puts the model into the tables of our trainers on that backbone.
 
     Returns:
         what ``record.json`` holds: ``record["clean"]`` and ``record["attacks"]`` have ``n`` and
@@ -100,12 +112,26 @@ def evaluate(
         UserError: a value is not of that form, the model does not answer with logits or gives no
             gradient, or ``folder`` holds a record of something else.
     """
+    if isinstance(model, (str, Path)):
+        model = load(model, device=device or "cpu")
     if not isinstance(model, Victim) and not callable(model):
         raise UserError(
             f"the model is {model!r:.80}, expected a module or a function from pixels "
             "(B, 3, H, W) to logits (B, K)"
         )
+    if hasattr(model, "encode_image") or hasattr(model, "get_image_features"):
+        raise UserError(
+            f"{type(model).__name__} is an image-text model, which has no classes; give "
+            "advprompt.zero_shot(model, classnames)"
+        )
+    size = size or getattr(model, "resolution", 224)
     cfg = _configuration(threat, settings, batch_size, size, root)
+    facts = _facts(training, cfg)
+    if isinstance(model, RobustClassifier):
+        cfg.INPUT.INTERPOLATION = model.card["input"]["interpolation"]
+        model = ClassifierVictim(model)
+        facts = model.facts() | facts
+    classnames = classnames if classnames is not None else getattr(model, "classnames", None)
     given = _images(images, labels, classnames, cfg, dataset)
     victim = model
     if not isinstance(model, Victim):
@@ -113,22 +139,37 @@ def evaluate(
         victim = ModelVictim(model, given.classnames, **own)
     cfg.TRAINER.NAME = name or victim.name
     with _evaluating(victim):
-        if folder is not None:
-            return measure(victim, given, cfg, Path(folder), **training)
-        cfg.TEST.PICTURE = 0
-        with tempfile.TemporaryDirectory() as nowhere:
-            return measure(victim, given, cfg, Path(nowhere), **training)
+        return measure(victim, given, cfg, None if folder is None else Path(folder), **facts)
 
 
-def measure(victim: Victim, given: Images, cfg, folder: Path, **facts) -> dict:
+def measure(
+    victim: Victim,
+    given: Images,
+    cfg,
+    folder: Path | None,
+    *,
+    warnings: Sequence[str] = (),
+    **facts,
+) -> dict:
     """Attack a victim as ``cfg`` says and return the record, which is kept in ``folder``.
 
     Args:
+        folder: None: nothing is kept.
+        warnings: what every attack's entry of the record has to warn of besides.
         facts: fields of the record about the model.
 
     Raises:
         UserError: the folder holds a record of another model, other images or another threat.
     """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as nowhere:
+            return _measure(victim, given, cfg, Path(nowhere), False, warnings, facts)
+    return _measure(victim, given, cfg, folder, True, warnings, facts)
+
+
+def _measure(
+    victim: Victim, given: Images, cfg, folder: Path, keep: bool, warnings: Sequence, facts: dict
+) -> dict:
     images = given.images
     if not len(images):
         raise UserError("there are no images; give at least one")
@@ -154,7 +195,7 @@ def measure(victim: Victim, given: Images, cfg, folder: Path, **facts) -> dict:
             probes=cfg.TEST.PROBES,
             defence=with_testtime(cfg, victim, build_defence(cfg)),
             eot=cfg.DEFENCE.EOT,
-            keep=folder / "adversarial" if cfg.TEST.SAVE_ADV else None,
+            keep=folder / "adversarial" if cfg.TEST.SAVE_ADV and keep else None,
         )
 
         def describe(attacks: list[dict]) -> dict:
@@ -165,8 +206,9 @@ def measure(victim: Victim, given: Images, cfg, folder: Path, **facts) -> dict:
                 | {
                     "trainer": cfg.TRAINER.NAME,
                     "dataset": given.name,
-                    "backbone": cfg.TRAINER.NAME,
-                    "weights_sha256": victim.digest(),
+                    "backbone": OWN,
+                    "weights_sha256": hashlib.sha256(OWN.encode()).hexdigest(),
+                    "prompts_sha256": victim.digest(),
                     "prompt_parameters": 0,
                     "data_sha256": given.digest,
                     "set_sha256": given.set_sha256,
@@ -180,19 +222,22 @@ def measure(victim: Victim, given: Images, cfg, folder: Path, **facts) -> dict:
                 seconds={"eval": round(time.perf_counter() - clock, 3)},
                 status="completed",
                 device=victim.device,
-                processes=distributed.world(),
             )
 
         if there := records.completed_record(folder):
             _check_same(there, victim, given, cfg, folder)
             print(f"skipped: {folder} holds the record of this model, images and threat")
             return there
-        clean = 100 * evaluation.clean().argmax(1).eq(evaluation.labels).float().mean().item()
+        found = evaluation.clean().argmax(1)
+        clean = 100 * evaluation.clean_right.float().mean().item()
         print(f"* clean accuracy {clean:.1f}% of {len(images)} images")
+        _check_order(found.tolist(), images.labels, given)
         describe([])  # refuses before the work, not after
         attacks = run_attacks(cfg, evaluation)
+        for entry in attacks:
+            entry["warnings"] += warnings
         record = describe(attacks)
-        if distributed.is_main():
+        if keep:
             title = f"{cfg.TRAINER.NAME}, {given.name}"
             finish(evaluation, cfg, folder, record, title)
         return record
@@ -200,9 +245,9 @@ def measure(victim: Victim, given: Images, cfg, folder: Path, **facts) -> dict:
 
 def _check_same(record: dict, victim: Victim, given: Images, cfg, folder: Path) -> None:
     """Refuse a record of something else."""
-    mine = {"weights_sha256": victim.digest(), "data_sha256": given.digest}
-    what = {"weights_sha256": "another model", "data_sha256": "other images or classes"}
-    other = next((what[key] for key, value in mine.items() if record[key] != value), "")
+    mine = {"prompts_sha256": victim.digest(), "data_sha256": given.digest}
+    what = {"prompts_sha256": "another model", "data_sha256": "other images or classes"}
+    other = next((what[key] for key, value in mine.items() if record.get(key) != value), "")
     if not other and run_folder.test_of(record["config"]) != run_folder.test_of(
         records.flat_config(cfg)
     ):
@@ -213,6 +258,46 @@ def _check_same(record: dict, victim: Victim, given: Images, cfg, folder: Path) 
         )
 
 
+def _check_order(found: list[int], labels: list[int], given: Images) -> None:
+    """Refuse a model whose answers are right in another order of the classes."""
+    votes: dict[int, Counter] = {}
+    for answer, label in zip(found, labels, strict=True):
+        votes.setdefault(label, Counter())[answer] += 1
+    usual = {label: counts.most_common(1)[0] for label, counts in votes.items()}
+    answers = {answer for answer, _ in usual.values()}
+    right, moved = sum(n for _, n in usual.values()), [y for y, (a, _) in usual.items() if a != y]
+    certain = len(labels) >= 3 * len(usual) and right >= 0.8 * len(labels)
+    if certain and len(answers) == len(usual) and 2 * len(moved) > len(usual):
+        first, names = min(moved), given.classnames
+        raise UserError(
+            f"the model answers in another order of the classes: images of {names[first]!r} "
+            f"get logit {usual[first][0]}, {names[usual[first][0]]!r}; give classnames=[...] in "
+            "the order of its logits, or labels that count in it"
+        )
+
+
+def _facts(training: dict, cfg) -> dict:
+    """Return the fields of a record for what is known of the training, see :func:`evaluate`."""
+    if strange := sorted(training.keys() - TRAINING - ALSO):
+        raise UserError(f"evaluate takes no '{strange[0]}'.{nearest(strange[0], TRAINING | ALSO)}")
+    facts = dict(training)
+    if facts.get("shots") == 0:
+        facts = {"epochs": 0, "train_threat": None, "protocol": "zero_shot"} | facts
+    missing = sorted(TRAINING - facts.keys())
+    if missing and facts.keys() & (TRAINING | {"source"}):
+        raise UserError(
+            f"of the training {', '.join(facts)} is given without {', '.join(missing)}; give "
+            "shots, epochs and train_threat (None: clean images), or none of them"
+        )
+    if isinstance(threat := facts.get("train_threat"), (str, Path)):
+        own = cfg.clone()
+        merging.merge_file(own, threat, "attacks")
+        facts["train_threat"] = specs_from_cfg(own.ATTACK.TRAIN, key="ATTACK.TRAIN")[0].describe()
+    if name := facts.get("backbone"):
+        facts["weights_sha256"] = digest_of_name(name)
+    return facts
+
+
 def _configuration(threat, settings: Mapping | None, batch_size: int, size: int, root):
     """Return the configuration of a test alone."""
     cfg = get_cfg_default()
@@ -220,7 +305,7 @@ def _configuration(threat, settings: Mapping | None, batch_size: int, size: int,
     keys.extend_cfg(cfg)
     merging.merge_file(cfg, threat, "attacks")
     given = {"DATALOADER.TEST.BATCH_SIZE": batch_size, "INPUT.SIZE": (size, size)}
-    given |= {"DATASET.ROOT": str(root)} if root else {}
+    given["DATASET.ROOT"] = str(root or os.environ.get("DATA") or "data")
     for key, value in (given | {"INPUT.INTERPOLATION": "bicubic"} | dict(settings or {})).items():
         merging.merge(cfg, key, value, merging.WORDS)
     keys.check_cfg(cfg)
@@ -230,8 +315,8 @@ def _configuration(threat, settings: Mapping | None, batch_size: int, size: int,
 @contextlib.contextmanager
 def _evaluating(victim: Victim):
     """Put the modules of a model into evaluation mode for a while."""
-    module = getattr(victim, "module", None)
-    training = [part for part in module.modules() if part.training] if module else []
+    modules = getattr(victim, "modules", [])
+    training = [part for module in modules for part in module.modules() if part.training]
     for part in training:
         part.training = False
     try:
@@ -245,6 +330,12 @@ def _images(images, labels, classnames, cfg, name: str) -> Images:
     """Return what is tested; see :func:`evaluate`."""
     if isinstance(images, DataLoader):
         images = images.dataset
+    named = isinstance(images, (str, Path)) and not Path(images).expanduser().is_dir()
+    if not named and (cfg.TEST.SUBSET or cfg.TEST.FIRST):
+        raise UserError(
+            "TEST.SUBSET and TEST.FIRST choose among the test images of a data set by name; give "
+            "fewer images instead"
+        )
     if isinstance(images, (str, Path)):
         if labels is not None:
             raise UserError(f"'{images}' has its own labels; leave labels out")

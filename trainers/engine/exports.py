@@ -41,6 +41,7 @@ class Export(NamedTuple):
 def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str) -> bool:
     """Write an export whole; False where an equal one is there, UserError if something else is."""
     folder = Path(folder)
+    io.sweep(folder.parent, folder.name)  # a process was killed while another one wrote it
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if (folder / WEIGHTS).is_file() and (there := read_export(folder)).card == card:
             if io.tensors_digest(there.tensors) == io.tensors_digest(tensors):
@@ -51,18 +52,18 @@ def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str
         )
     parent = io.writable_dir(folder.parent)
     building = io.temporary_next_to(parent / folder.name)
-    building.mkdir()
     try:
+        building.mkdir()
         metadata = {"card": card, "card_sha256": io.json_digest(card)}
         io.save_tensors(building / WEIGHTS, tensors, metadata)
         io.write_json(building / CARD, card)
         with io.atomic_write(building / PAGE) as temporary:
             temporary.write_text(visible(page), encoding="utf-8")
         building.replace(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write '{folder}' ({error.strerror}); choose another folder with --out"
-        ) from error
+    except OSError:
+        if not (folder / WEIGHTS).is_file():
+            raise
+        return write_export(folder, tensors, card, page)  # another process was faster
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return True
@@ -75,7 +76,7 @@ def read_export(path) -> Export:
     if not file.is_file():
         raise UserError(
             f"'{path}' is not an export (there is no {WEIGHTS}); give a folder that "
-            "'advprompt export' wrote"
+            "'advprompt export' wrote, or a run folder"
         )
     tensors, metadata = io.load_tensors(file, advice=ADVICE)
     card = metadata.get("card")

@@ -12,6 +12,7 @@ Nothing here builds a model or an image: a dry run asks :func:`look` as well.
 import contextlib
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,14 +26,14 @@ from ..config.host import PREFIX
 from ..config.keys import defaults, formerly, method_called, registered_name
 from ..config.merging import merge
 from ..records import FILE_NAME, completed_record, flat_config
-from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import json_digest, read_json, sha256_file, writable_dir, write_json
+from ..utils.io import json_digest, read_json, sha256_file, sweep, writable_dir, write_json
 from . import checkpoints
 from .checkpoints import LEARNER, chosen_checkpoint, learner_of
 
 CONFIG_FILE = "config.json"
 TESTS = "tests"
+UNFINISHED = "unfinished"  # next to a record: what attacks have found so far
 FORMER_TESTS = "robustness"  # where older versions kept tests under other threat models
 TESTED = ("eval_only", "model_dir", "load_epoch")  # what config.json of a test adds
 LONGEST = 80  # characters of a test's name
@@ -244,6 +245,12 @@ def claim(cfg, task: Task, *, eval_only=False, model_dir="", load_epoch=None, **
         _note(Path(task.record), _named(settings) | facts)
 
 
+def clear(folder) -> None:
+    """Remove what a test that was killed right after writing its record has left."""
+    shutil.rmtree(Path(folder, UNFINISHED), ignore_errors=True)
+    sweep(Path(folder))
+
+
 def _note(folder: Path, settings: dict) -> None:
     _claimed.add(folder / CONFIG_FILE)
     write_json(folder / CONFIG_FILE, settings)
@@ -252,9 +259,10 @@ def _note(folder: Path, settings: dict) -> None:
 def _release() -> None:
     """Give up folders that this process has claimed and made nothing in."""
     for path in _claimed:
-        kept = (path.parent.glob(name) for name in (FILE_NAME, "unfinished", "**/*.pth.tar*"))
+        kept = (path.parent.glob(name) for name in (FILE_NAME, UNFINISHED, "**/*.pth.tar*"))
         if not any(any(found) for found in kept):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
     _claimed.clear()
 
 
@@ -263,11 +271,8 @@ def locked(folder) -> Iterator[None]:
     """Hold the lock of a run folder; wait for another process that holds it, and say which.
 
     A mistake of the user gives up the folder, unless there is something to resume. The lock may be
-    taken several times in one process. Of processes that share a run, the first does.
+    taken several times in one process.
     """
-    if not distributed.is_main():
-        yield
-        return
     path = writable_dir(folder) / ".lock"
     lock = FileLock(path, is_singleton=True)
     holder = _holder(path)

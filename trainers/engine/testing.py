@@ -12,8 +12,8 @@ from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
 from ..testtime import with_testtime
-from ..utils import distributed
 from ..utils.io import write_json
+from . import run_folder
 from .data import MODEL_FILE
 
 
@@ -23,7 +23,7 @@ def evaluation_of(trainer, split: str) -> Evaluation:
     return Evaluation(
         victim,
         ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
-        folder=trainer.record_dir / "unfinished",
+        folder=trainer.record_dir / run_folder.UNFINISHED,
         cache=trainer.bank_folder(),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
         probes=cfg.TEST.PROBES,
@@ -53,15 +53,13 @@ def test_model(trainer, split: str) -> float:
         return clean
     trainer.data.test.share(evaluation.images)
     data = record_of(trainer, evaluation.clean_right, [])  # refuses before the work, not after
-    if distributed.is_main():
-        data = {"data_sha256": data["data_sha256"], "files_sha256": files}
-        write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts() | data)
+    data = {"data_sha256": data["data_sha256"], "files_sha256": files}
+    write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts() | data)
     attacks = run_attacks(trainer.cfg, evaluation)
-    if distributed.is_main():
-        trainer.seconds["eval"] = round(time.perf_counter() - clock, 3)
-        record = record_of(trainer, evaluation.clean_right, attacks)
-        title = f"{type(trainer).__name__}, {trainer.data.name}, {trainer.cfg.MODEL.BACKBONE.NAME}"
-        finish(evaluation, trainer.cfg, trainer.record_dir, record, title)
+    trainer.seconds["eval"] = round(time.perf_counter() - clock, 3)
+    record = record_of(trainer, evaluation.clean_right, attacks)
+    title = f"{type(trainer).__name__}, {trainer.data.name}, {trainer.cfg.MODEL.BACKBONE.NAME}"
+    finish(evaluation, trainer.cfg, trainer.record_dir, record, title)
     return clean
 
 
@@ -185,7 +183,6 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         config=config | start,
         status="completed",
         device=trainer.device,
-        processes=distributed.world(),
     )
 
 

@@ -1,5 +1,6 @@
 """The trainer that all methods share: backbone, hooks of a method, training; see testing.py too."""
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,7 @@ from .. import records
 from ..backbone import load_clip, text_features
 from ..config import host
 from ..config.keys import METHODS, add_defaults, check_cfg, extend_cfg
-from ..evaluation.samples import ImageList
 from ..prompting import PromptSpec, templates
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.images import Preprocess, read_rgb
 from ..utils.io import sha256_file, tensors_digest
@@ -73,9 +72,12 @@ class RobustTrainer(SavingTrainer):
     formerly: ClassVar[dict] = {}
 
     def __init__(self, cfg):
-        distributed.join()  # in a fork, whose train.py does not
         super().__init__(cfg)
-        distributed.refuse_data_parallel(vars(self).values())
+        if any(isinstance(thing, torch.nn.DataParallel) for thing in vars(self).values()):
+            raise UserError(
+                "this trainer has put its model into nn.DataParallel, which attacks and prompts do "
+                "not work with; remove it, and set CUDA_VISIBLE_DEVICES=0 to train on one GPU"
+            )
 
     @classmethod
     def extend_cfg(cls, cfg) -> None:
@@ -104,11 +106,6 @@ class RobustTrainer(SavingTrainer):
         torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32
         self.task: run_folder.Task | None = None  # what is left to do, once known
         self.tested: dict = {}  # of a run that only tests: which model
-        if cfg.TEST.SAVE_ADV and distributed.world() > 1:
-            raise UserError(
-                f"TEST.SAVE_ADV is True, but {distributed.world()} processes test together; set "
-                "it False, and test the trained model again in one process with --eval-only"
-            )
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
         self.origin: dict | None = None  # of loaded prompts: how they were trained
@@ -116,7 +113,6 @@ class RobustTrainer(SavingTrainer):
         self.init_sha256 = ""  # of the file that training starts from
 
     def build_data_loader(self):
-        self.device = distributed.device(self.device)  # Dassl's is the first GPU
         data_manager.read_image = _read_image
         super().build_data_loader()
         self.train_loader_x = own_draws(self.train_loader_x, max(self.cfg.SEED, 0))
@@ -224,8 +220,6 @@ class RobustTrainer(SavingTrainer):
         with run_folder.locked(self.output_dir):
             if not self.take_folder():
                 return
-            images = ImageList(self.dm.dataset.train_x, self.preprocess)
-            distributed.check_same("training images", images.names)
             if not self.trainable:
                 self.test()
             elif self.task.state == "train":
@@ -244,13 +238,13 @@ class RobustTrainer(SavingTrainer):
     def take_folder(self) -> bool:
         """Take the run folder (UserError if it is another run's); False if all is done."""
         if self.task is None:
-            found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
-            self.task = run_folder.Task(*found)
+            self.task = run_folder.look(self.cfg, **self.tested)
             if self.task.state == "done":
+                run_folder.clear(self.task.record)
                 if record := records.completed_record(self.task.record):
                     self.data.check(self.task.record, record, trained=not self.tested)
                 print(f"skipped: {self.task.record} holds a completed record of this configuration")
-            elif distributed.is_main():
+            else:
                 run_folder.claim(self.cfg, self.task, **self.tested)
         return self.task.state != "done"
 
@@ -297,11 +291,6 @@ class RobustTrainer(SavingTrainer):
         self.init_sha256 = sha256_file(file)
         print(f"Starting from {file}")
 
-    def before_train(self):
-        super().before_train()
-        for module in self._models.values():
-            distributed.align(module)
-
     def before_epoch(self):
         self.samples.epoch = self.epoch
         self._clock = time.perf_counter()
@@ -312,14 +301,20 @@ class RobustTrainer(SavingTrainer):
         super().after_epoch()
 
     def init_writer(self, log_dir):
-        if distributed.is_main():
-            super().init_writer(log_dir)
+        threading.excepthook = _report
+        self._decorate(super().init_writer, log_dir)
 
     def write_scalar(self, tag, scalar_value, global_step=None):
+        self._decorate(super().write_scalar, tag, scalar_value, global_step)
+
+    def close_writer(self):
+        self._decorate(super().close_writer)
+
+    def _decorate(self, write, *arguments) -> None:
         """Write for TensorBoard; where that fails, it ends, and nothing else does."""
         try:
-            super().write_scalar(tag, scalar_value, global_step)
-        except Exception as error:  # such as a full disk; a decoration
+            write(*arguments)
+        except Exception as error:  # such as a full disk
             print(f"note: TensorBoard's file cannot be written ({error}); nothing more is")
             self._writer = None
 
@@ -375,6 +370,12 @@ class RobustTrainer(SavingTrainer):
     def train_threat(self) -> dict | None:
         """Return the description of the training attack; None for methods that see none."""
         return None
+
+
+def _report(args, report=threading.excepthook) -> None:
+    """Report an error in a thread; TensorBoard's is one that the next call of it raises as well."""
+    if not type(args.thread).__module__.startswith("tensorboard"):
+        report(args)
 
 
 def _read_image(path) -> Image.Image:

@@ -1,7 +1,7 @@
 """Trained models for people who only want the robust classifier.
 
-    model = advprompt.load("zoo/naptuning_eurosat")
-    model.logits(images)  # tensors in [0, 1] or PIL images
+    model = advprompt.load("zoo/naptuning_eurosat")  # or a run folder
+    model.logits(images)  # tensors in [0, 1], PIL images, arrays or paths
     model.predict(images), model.classnames, model.card
 
 Neither data set nor Dassl's trainer is built; see ``docs/zoo.md``.
@@ -10,25 +10,32 @@ Neither data set nor Dassl's trainer is built; see ``docs/zoo.md``.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..backbone import CLIPAdapter, load_clip
+from ..attacks import tower_in
+from ..backbone import CLIPAdapter, cosine_logits, load_clip
 from ..backbone.loading import CACHE
 from ..config.keys import ALSO_CALLED
-from ..prompting import PromptedCLIP
+from ..evaluation.victim import Victim
+from ..prompting import PromptedCLIP, templates
 from ..utils.errors import UserError
-from ..utils.images import Preprocess
+from ..utils.images import Preprocess, read_rgb
+from ..utils.io import tensors_digest
 from . import released
 from .checkpoints import load_checkpoint, weights_file
-from .exports import Export, portable, read_export, serve
+from .exports import TOWER, Export, portable, read_export, serve
+from .learned import learned_by
+from .run_folder import CONFIG_FILE
 from .saving import UNKNOWN
 
 SLACK = 1e-4  # of the range [0, 1], as everywhere in this project
@@ -39,18 +46,29 @@ class RobustClassifier(nn.Module):
 
     Attributes:
         classnames: the K classes, in the order of the logits.
-        card: the card of the export (``card.json``).
+        card: the card of the export (``card.json``), or what it would say of a run.
         texts: (K, D) unit-length text features, computed once.
         resolution: height and width of the images.
+        frozen: CLIP as it was before training.
+        learned: what was trained, by name.
     """
 
     texts: Tensor
     clip: CLIPAdapter
 
-    def __init__(self, model: PromptedCLIP, card: dict, preprocess: Preprocess):
+    def __init__(
+        self,
+        model: PromptedCLIP,
+        card: dict,
+        preprocess: Preprocess,
+        *,
+        frozen: CLIPAdapter | None = None,
+        learned: dict[str, Tensor] | None = None,
+    ):
         super().__init__()
         self.model, self.clip = model, cast(CLIPAdapter, model.clip)  # moves with .to(device)
         self.classnames, self.card, self.preprocess = list(model.classnames), card, preprocess
+        self.frozen, self.learned = frozen or self.clip, learned or {}
         self.resolution = self.clip.resolution
         with torch.no_grad():
             self.register_buffer("texts", model.text_features(), persistent=False)
@@ -68,26 +86,28 @@ class RobustClassifier(nn.Module):
         """Return images as a model's input (B, 3, H, W) in [0, 1] on the device.
 
         Args:
-            images: such a tensor; or a PIL image or several of any size, which are resized and
-                cropped as in the tests.
+            images: such a tensor; or one or several of any size, which are resized and cropped as
+                in the tests: PIL images, paths, or arrays (H, W, 3) of uint8.
 
         Raises:
             UserError: another type, size or range.
         """
         if isinstance(images, Tensor):
             return self._checked(images)
-        images = [images] if isinstance(images, Image.Image) else images
-        listed = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
-        if not listed or not all(isinstance(image, Image.Image) for image in images):
+        alone = isinstance(images, (Image.Image, str, Path)) or getattr(images, "ndim", 0) == 3
+        images = [images] if alone else images
+        listed = isinstance(images, (Sequence, np.ndarray))
+        kinds = (Image.Image, str, Path, np.ndarray)
+        if not listed or not all(isinstance(image, kinds) for image in images):
             found = type(images[0] if listed else images).__name__
             raise UserError(
-                f"images are of type {found}, expected a tensor (B, 3, H, W) in [0, 1], a PIL "
-                "image or a list of PIL images; open files with PIL.Image.open"
+                f"images are of type {found}, expected a tensor (B, 3, H, W) in [0, 1], or PIL "
+                "images, paths or arrays (H, W, 3) of uint8, one or a list of them"
             )
-        if not images:
+        if not len(images):
             raise UserError("the list of images is empty; give at least one")
         try:
-            tensors = [self.preprocess(image.convert("RGB")) for image in images]
+            tensors = [self.preprocess(_picture(image)) for image in images]
         except (OSError, SyntaxError, ValueError) as error:  # PIL decodes only here
             raise UserError(f"an image cannot be decoded ({error}); fetch it again") from error
         return torch.stack(tensors).to(self.device)  # (B, 3, H, W)
@@ -129,6 +149,63 @@ class RobustClassifier(nn.Module):
         return [self.classnames[i] for i in self.logits(images).argmax(1).tolist()]
 
 
+def _picture(image) -> Image.Image:
+    """Return a PIL image, a path's image or an array (H, W, 3) of uint8 as RGB."""
+    if isinstance(image, (str, Path)):
+        return read_rgb(str(image))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(
+                f"an image is an array of {image.dtype} of shape {image.shape}, expected "
+                "(H, W, 3) of uint8; give a tensor (B, 3, H, W) for values in [0, 1]"
+            )
+        image = Image.fromarray(image)
+    return image.convert("RGB")
+
+
+class ClassifierVictim(Victim):
+    """A loaded model under test; attacks on the frozen CLIP find it, and banks are shared."""
+
+    def __init__(self, model: RobustClassifier):
+        self.model, card = model, model.card
+        self.name, self.classnames = card["method"]["trainer"], list(model.classnames)
+        self.device, self.prompted, self.clip = model.device, model.model, model.frozen
+        self.template = card["data"]["template"]
+        self.sentences = templates.fill(self.template, self.classnames)
+        self.frozen_image_tower = model.frozen is model.clip and not model.model.spec.vision
+
+    def features(self, pixels):
+        return self.model.model.image_features(pixels)
+
+    def score(self, features):
+        return cosine_logits(features, self.model.texts, self.model.clip.logit_scale)
+
+    def logits(self, pixels, prec="fp32"):
+        return self.score(tower_in(prec, self.features)(pixels))
+
+    def digest(self):
+        tensors = {"texts": self.model.texts, **self.model.learned}
+        return hashlib.sha256(f"{self.clip.sha256} {tensors_digest(tensors)}".encode()).hexdigest()
+
+    def facts(self) -> dict:
+        """Return what a record says of the model."""
+        method, training, data = (self.model.card[key] for key in ("method", "training", "data"))
+        shots, source = training["shots"], data["trained_on"]
+        return {
+            "trainer": method["trainer"],
+            "paper": method["paper"],
+            "source": None if not shots or source == "unknown" else source,
+            "protocol": "zero_shot" if shots == 0 else "few_shot",
+            "shots": shots,
+            "epochs": training["epochs"],
+            "train_threat": training["threat"],
+            "seed": training["seed"],
+            "backbone": self.model.card["backbone"]["name"],
+            "weights_sha256": self.model.frozen.sha256,
+            "prompt_parameters": self.model.card["prompts"]["values"],
+        }
+
+
 def load(
     path,
     *,
@@ -138,11 +215,12 @@ def load(
     backbone: str | None = None,
     trainer: str | None = None,
 ) -> RobustClassifier:
-    """Load an export of ``advprompt export``, or a checkpoint of public code, as a classifier.
+    """Load what a run learned as a classifier.
 
     Args:
-        path: its folder, or its safetensors file; with ``trainer`` the folder of a run of public
-            code, or its checkpoint.
+        path: an export of ``advprompt export``, its folder or its safetensors file; or a run
+            folder, or a checkpoint in it; with ``trainer`` the folder of a run of public code, or
+            its checkpoint.
         device: where the model lives.
         classnames: other classes than those of the training; contexts that are class-specific
             serve their own only.
@@ -151,17 +229,36 @@ def load(
         trainer: of public code, such as ``MaPLe``; ``classnames`` and ``backbone`` are then needed.
 
     Raises:
-        UserError: the export or the backbone is missing, damaged or altered, or they do not fit.
+        UserError: export, run or backbone are missing, damaged or altered, or do not fit.
     """
     if trainer is not None:
         with torch.inference_mode(False):
             return _load_released(path, trainer, classnames, backbone, weights_dir, device)
-    export = read_export(path)
-    names = _names(export, classnames)
     with torch.inference_mode(False):  # such tensors would refuse gradients later
-        clip = _backbone(export, backbone, weights_dir).to(device)
+        run, epoch = _run_of(Path(path).expanduser())
+        if run:
+            own = {"backbone": backbone, "weights_dir": weights_dir}
+            learned = learned_by(run, epoch=epoch, unfinished=True, **own)
+            export = Export(run, learned.tensors, learned.card(), learned.spec)
+            name = backbone or learned.cfg.MODEL.BACKBONE.NAME
+        else:
+            export, name = read_export(path), backbone
+        names = _names(export, classnames)
+        clip = frozen = _backbone(export, name, weights_dir).to(device)
+        if any(key.startswith(TOWER) for key in export.tensors):
+            clip = _backbone(export, name, weights_dir).to(device)
         model = serve(clip, names, export.spec, export.tensors, export.file)
-        return RobustClassifier(model, export.card, _preprocess(export.card))
+        return RobustClassifier(
+            model, export.card, _preprocess(export.card), frozen=frozen, learned=export.tensors
+        )
+
+
+def _run_of(path: Path) -> tuple[Path | None, int | None]:
+    """Return the run folder that a path names, and the epoch where it names a checkpoint."""
+    if path.is_file() and (path.parents[1] / CONFIG_FILE).is_file():
+        number = path.name.rpartition("-")[2]
+        return path.parents[1], int(number) if number.isdecimal() else None
+    return (path if (path / CONFIG_FILE).is_file() else None), None
 
 
 def _load_released(path, trainer: str, classnames, backbone, weights_dir, device):
@@ -175,12 +272,14 @@ def _load_released(path, trainer: str, classnames, backbone, weights_dir, device
     released.check_model(theirs, theirs.spec, trainer, clip, file)
     spec = replace(theirs.spec, text_init=released.words_after(theirs, clip))
     released.check_text(theirs, spec, clip, names, file)
-    card = {"method": {"trainer": trainer}, "data": {"classes": names, "trained_on": "unknown"}}
+    data = {"classes": names, "trained_on": "unknown", "template": f"{released.WORDS} {{}}."}
+    card = {"method": {"trainer": trainer, "paper": None}, "data": data}
     card["backbone"] = {"name": portable(clip.name), "weights_sha256": clip.sha256}
     card["input"] = {"size": [clip.resolution] * 2, "interpolation": "bicubic"}
-    card["training"] = UNKNOWN | {"epoch": theirs.epoch}
-    model = serve(clip, names, spec, state["state_dict"], file)
-    return RobustClassifier(model, card, _preprocess(card))
+    card["training"] = UNKNOWN | {"threat": None, "epoch": theirs.epoch}
+    card["prompts"] = {"values": sum(v.numel() for v in state["state_dict"].values())}
+    model, tensors = serve(clip, names, spec, state["state_dict"], file), state["state_dict"]
+    return RobustClassifier(model, card, _preprocess(card), frozen=clip, learned=tensors)
 
 
 def _names(export: Export, classnames) -> list[str]:

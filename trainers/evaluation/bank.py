@@ -27,9 +27,8 @@ from ..attacks import (
     tower_in,
     verify,
 )
-from ..utils import distributed
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, json_digest, load_tensors, save_tensors, writable_dir
+from ..utils.io import atomic_write, json_digest, load_tensors, save_tensors, sweep, writable_dir
 from ..utils.seeds import hash_seed
 from .samples import ImageList
 
@@ -71,8 +70,8 @@ def build_bank(
     """Return the bank from the cache, or compute it; an interrupted computation resumes.
 
     Every ``chunk`` images the rows are written as a part; whole parts are reused, damaged ones are
-    computed again. Several processes share the parts, in a folder that all of them see. The result
-    does not depend on ``batch_size`` (up to float noise), on interruptions or on processes.
+    computed again. The result does not depend on ``batch_size`` (up to float noise) or on
+    interruptions.
 
     UserError for unusable arguments, an unreadable image (with its path), a damaged or foreign bank
     file, features that are not finite, or an unwritable folder.
@@ -100,14 +99,12 @@ def build_bank(
     }
     key = json_digest(ingredients)
     path = cache_dir / f"{key}.safetensors"
-    if distributed.agree(path.exists):
-        return load_bank(path, key=key)
     parts = Parts(cache_dir / f"{key}.parts", key, len(images), views, chunk)
-    own = range(distributed.rank(), len(parts), distributed.world())
+    if path.exists():
+        return parts.superseded(path)
     device = next(clip.parameters()).device
-    count = sum(len(parts.span(number)) for number in own)
-    with tqdm(total=count, desc=title, unit="image", disable=not distributed.is_main()) as bar:
-        for number in own:
+    with tqdm(total=len(images), desc=title, unit="image") as bar:
+        for number in range(len(parts)):
             if path.exists():  # another run was faster
                 break
             if parts.is_whole(number):
@@ -123,15 +120,13 @@ def build_bank(
                 bar.update(len(where))
             took = time.perf_counter() - clock
             parts.save(number, torch.cat(rows), asdict(checks), took, bank=path)
-    distributed.wait()
-    if distributed.is_main() and not path.exists():
+    if not path.exists():
         try:
             join(parts, path, images.labels, spec)
-        except UserError:  # another run was faster after all, and has removed the parts
+        except (UserError, RuntimeError):  # another run was faster, and has removed the parts
             if not path.exists():
                 raise
-    distributed.wait()
-    return load_bank(path, key=key)
+    return parts.superseded(path)
 
 
 def _features(clip, pixels, spec, seeds, checks: AttackChecks, names: Sequence[str]) -> Tensor:
@@ -155,7 +150,7 @@ def _features(clip, pixels, spec, seeds, checks: AttackChecks, names: Sequence[s
 
 
 def join(parts: "Parts", path: Path, labels: Sequence[int], spec: AttackSpec | None) -> None:
-    """Write the bank from its parts, one of them in memory at a time, and remove them."""
+    """Write the bank from its parts, one of them in memory at a time."""
     checks, seconds, rows = AttackChecks(), 0.0, parts.folder / "features"
     with atomic_write(rows) as temporary, open(temporary, "wb") as file:
         for number in range(len(parts)):
@@ -181,7 +176,6 @@ def join(parts: "Parts", path: Path, labels: Sequence[int], spec: AttackSpec | N
         "index": torch.arange(len(labels)).repeat_interleave(parts.views),
     }
     save_tensors(path, tensors, meta)
-    shutil.rmtree(parts.folder, ignore_errors=True)
 
 
 def load_bank(path, *, key: str | None = None) -> Bank:
@@ -235,6 +229,13 @@ class Parts:
             return bool(self.read(number))
         except UserError:  # it is computed again
             return False
+
+    def superseded(self, path: Path) -> Bank:
+        """Open the whole bank, and remove the parts of every run that was killed or overtaken."""
+        bank = load_bank(path, key=self.key)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        sweep(path.parent, path.name)
+        return bank
 
     def save(self, number: int, rows: Tensor, checks: dict, seconds: float, *, bank: Path):
         """Keep a part; a run that finished this ``bank`` meanwhile may have removed the folder."""

@@ -28,7 +28,6 @@ from ..attacks.checks import ORDER_SHARE
 from ..defences import Defence
 from ..records import in_words, starts_from
 from ..records.threats import LABELLED
-from ..utils import distributed
 from ..utils.io import json_digest
 from ..utils.seeds import hash_seed
 from ..utils.statistics import unlikely
@@ -81,7 +80,6 @@ class Evaluation:
         self.folder, self.cache, self.keep = Path(folder), Path(cache), keep
         self.probes, self.defence = probes, defence
         self.attacker = Attacker(victim, defence, eot)
-        distributed.check_same("test images", images.names)
         victim.prepare()
         if defence is None:
             victim.check_tower(images)
@@ -114,13 +112,11 @@ class Evaluation:
         else:
             classes, seconds = len(self.victim.classnames), 0.0
             logits = torch.zeros(len(self.images), classes, device=self.device)  # (N, K)
-            own = distributed.deal(range(len(self.images)), self.batch_size)
-            for where, pixels in self.pixels(own, "clean"):
+            for where, pixels in self.pixels(list(range(len(self.images))), "clean"):
                 clock = time.perf_counter()
                 logits[where] = self.logits(pixels)
                 seconds += (time.perf_counter() - clock) * bool(logits[where].isfinite().any())
-            distributed.total(logits)
-            self._note_cost(len(own), seconds)
+            self._note_cost(len(self.images), seconds)
         self.clean_right = self._answers(logits) == self.labels
         return logits
 
@@ -197,8 +193,6 @@ class Evaluation:
         whole = (seen or self.defence is None) and len(self.victim.classnames) > 1
         if not (labelled and whole and able and self.probes and spec.eps and spec.steps):
             return {}, []
-        if not distributed.is_main():  # which writes the record
-            return {}, []
         chosen = sorted({able[i * len(able) // self.probes] for i in range(self.probes)})
         where, pixels = next(self.pixels(chosen, "probes", len(chosen)))
         model, labels = self.attacker.forward(self.attacker.model, seen), self.labels[where]
@@ -226,8 +220,7 @@ class Evaluation:
     @torch.no_grad()
     def _bank_logits(self, bank: Bank) -> torch.Tensor:
         parts = bank.features.split(4096)  # read from the file in turn
-        logits = torch.cat([self.victim.score(rows.to(self.device)) for rows in parts])
-        return distributed.same(logits)  # (N, K)
+        return torch.cat([self.victim.score(rows.to(self.device)) for rows in parts])  # (N, K)
 
     def _score_bank(self, spec: AttackSpec):
         """Score cached features: the attack saw no prompt, so all prompts share its images."""
@@ -265,7 +258,7 @@ class Evaluation:
         if saved and not saved.resume(progress.known()):
             progress.forget()
         size, last = self._size(spec, seen), time.monotonic()
-        sample = {positions[i]: i for i in progress.todo(size)}
+        sample = {positions[i]: i for i in progress.todo()}
         try:
             for where, pixels in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
                 result = self.run_attack(spec, where, pixels, seen=seen)
@@ -375,7 +368,7 @@ class Evaluation:
             "preprocess": self.images.preprocess.key,
             "images": [(digests[i], self.images.labels[i]) for i in positions],
         }
-        return distributed.agree(lambda: json_digest(facts))
+        return json_digest(facts)
 
 
 def no_gain(right: int, again: dict) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from ..utils.io import tensors_digest
 from .victim import Victim
 
 SUMS_TO_ONE = 1e-3  # of rows of probabilities, in float16 too
+SAME = 1e-3  # of the largest logit: more between two answers is a random model
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -20,12 +22,14 @@ class ModelVictim(Victim):
     """A module, or a function, that returns logits (B, K) of pixels (B, 3, H, W).
 
     Args:
-        model: called with pixels in [0, 1], or normalised as ``normalize`` says. A module is
-            tested in evaluation mode and keeps its own mode afterwards, see :meth:`prepare`.
+        model: called with pixels in [0, 1], or normalised as ``normalize`` says.
         classnames: the K classes in the order of the logits; empty: numbers, once it was asked.
         normalize: (mean, std) of three values each, where the model expects normalised pixels.
         device: where pixels are expected; default: that of the module's parameters, else the CPU.
         name: in tables and messages; default: that of the class or function.
+
+    Attributes:
+        modules: the model, or the modules that the function calls.
 
     Raises:
         UserError: ``normalize`` is not of that form, or the model computes in half precision.
@@ -41,9 +45,10 @@ class ModelVictim(Victim):
         name: str = "",
     ):
         self.model, self.classnames = model, list(classnames)
-        self.module = model if isinstance(model, nn.Module) else None
-        self.name = name or getattr(model, "__name__", type(model).__name__)
-        tensors = list(self.module.state_dict().values()) if self.module else []
+        self.modules = modules_in(model)
+        self.name = name or getattr(model, "__name__", type(model).__name__).strip("<>")
+        tensors = [value for part in self.modules for value in part.state_dict().values()]
+        tensors = [value for value in tensors if torch.is_tensor(value)]
         if half := next((t.dtype for t in tensors if t.dtype in HALF), None):
             raise UserError(
                 f"{self.name} computes in {half}, whose rounding hides gradients; attacks are "
@@ -55,18 +60,29 @@ class ModelVictim(Victim):
     def logits(self, pixels, prec="fp32"):
         return self.answer((pixels - self.mean) / self.std)
 
+    @property
+    def has_features(self):
+        return hasattr(self.model, "image_features") and hasattr(self.model, "score")
+
+    def features(self, pixels):
+        if not self.has_features:
+            return super().features(pixels)
+        return self.model.image_features((pixels - self.mean) / self.std)
+
+    def score(self, features):
+        return self.model.score(features)
+
     def answer(self, pixels: Tensor) -> Tensor:
         """Return the logits of normalised pixels."""
         return self.model(pixels)
 
     def digest(self):
-        """Digest the weights; of what has none, the answers to fixed pixels."""
+        """Digest the weights; of a function also its answers to fixed pixels."""
         facts = [f"{self.mean.flatten().tolist()} {self.std.flatten().tolist()}"]
-        if self.module and (state := self.module.state_dict()):
+        for part in self.modules:
+            state = part.state_dict()
             facts.append(tensors_digest({k: v for k, v in state.items() if torch.is_tensor(v)}))
-        else:
-            facts.append(self._fixed_answers)
-        return hashlib.sha256(" ".join(facts).encode()).hexdigest()
+        return hashlib.sha256(" ".join([*facts, self._fixed_answers]).encode()).hexdigest()
 
     _fixed_answers = ""  # set by check
 
@@ -113,16 +129,49 @@ class ModelVictim(Victim):
                 f"{self.name} returns probabilities (each row sums to 1), whose gradients vanish; "
                 "return logits, what its softmax is applied to"
             )
-        if gradients and not logits.requires_grad:
+        if gradients and not _leads_to(logits, pixels):
             raise UserError(
                 f"no gradient leads from the logits of {self.name} to the pixels (torch.no_grad, "
                 "detach, or NumPy inside); remove that, or attack it with Square, which needs none"
             )
-        if not (self.module and self.module.state_dict()):
-            fixed = torch.linspace(0, 1, pixels[0].numel(), device=self.device)
-            answers = self.logits(fixed.view(1, *pixels.shape[1:])).detach().float()
-            rounded = [f"{value:.3g}" for value in answers.flatten().tolist()]
-            self._fixed_answers = ",".join(rounded)
+        with torch.no_grad():
+            gap = (self.logits(pixels) - logits).abs().max() / logits.abs().max().clamp_min(1e-12)
+            self.random = bool(gap > SAME)
+            if not isinstance(self.model, nn.Module) or not self.model.state_dict():
+                self._fixed_answers = self._ask_fixed(pixels.shape[1:])
+
+    def _ask_fixed(self, shape) -> str:
+        """Return the answers to two images of noise, the same for a random model."""
+        noise = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(0)
+            answers = self.logits(noise.to(self.device)).flatten().tolist()
+        return ",".join(f"{value:.9g}" for value in answers)  # all that float32 has
+
+
+def modules_in(model, depth: int = 3) -> list[nn.Module]:
+    """Return the modules that a function calls: those it is bound to, closes over or names."""
+    if isinstance(model, nn.Module):
+        return [model]
+    if not callable(model) or isinstance(model, type) or not depth:
+        return []
+    parts = [getattr(model, "__self__", None), *getattr(model, "__dict__", {}).values()]
+    if inspect.isfunction(model):
+        names = inspect.getclosurevars(model)
+        parts += [*names.nonlocals.values(), *names.globals.values()]
+    elif hasattr(model, "func"):  # functools.partial
+        parts += [model.func, *model.args, *model.keywords.values()]
+    elif inspect.isfunction(type(model).__call__):  # an object of a class of one's own
+        parts.append(type(model).__call__)
+    found = [module for part in parts for module in modules_in(part, depth - 1)]
+    return list(dict.fromkeys(found))
+
+
+def _leads_to(logits: Tensor, pixels: Tensor) -> bool:
+    """Return True if the logits have a gradient in the pixels."""
+    if not logits.requires_grad:
+        return False
+    return torch.autograd.grad(logits.sum(), pixels, allow_unused=True)[0] is not None
 
 
 def _statistics(normalize, device) -> tuple[Tensor, Tensor]:

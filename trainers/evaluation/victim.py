@@ -14,7 +14,6 @@ from torch import Tensor
 from ..attacks import tower_in
 from ..backbone import CLIPAdapter, cosine_logits, text_features
 from ..prompting import PromptedCLIP, templates
-from ..utils import distributed
 from ..utils.errors import UserError
 from .samples import ImageList
 
@@ -51,7 +50,7 @@ class Victim:
     frozen_image_tower = False
 
     def prepare(self) -> None:
-        """Compute what all calls share, such as text features; all processes call it together."""
+        """Compute what all calls share, such as text features."""
 
     def logits(self, pixels: Tensor, prec: str = "fp32") -> Tensor:
         """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1], with gradients, in ``prec``."""
@@ -107,7 +106,7 @@ class Victim:
             return
         _, pixels = next(images.batches(few, COMPARED, self.device))
         gap = (self.logits(pixels) - self.score(self.embedding(pixels))).abs().max().item()
-        self.frozen_image_tower = distributed.agree(lambda: not gap > SAME_LOGIT)  # nor NaN
+        self.frozen_image_tower = not gap > SAME_LOGIT  # nor NaN
         if not self.frozen_image_tower:
             print(
                 f"note: {self.name} has image features of its own (a logit differs by {gap:.3g} "
@@ -134,7 +133,7 @@ class TrainerVictim(Victim):
 
     @torch.no_grad()
     def prepare(self):
-        self.texts = distributed.same(self.trainer.text_features())  # (K, D), unit length
+        self.texts = self.trainer.text_features()  # (K, D), unit length
 
     def features(self, pixels):
         return self.trainer.image_features(pixels)

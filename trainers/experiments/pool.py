@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..engine import run_folder
 from ..utils.entry import run_tool
 from ..utils.errors import UserError
 from ..utils.machine import cores
@@ -225,6 +226,7 @@ class Pool:
         if record and before == "waiting" and self.look.refusal(job, record, place):
             return False
         if record:
+            run_folder.clear(place)
             spent = record.get("seconds") or {}
             parts = ("eval",) if job.needs else ("train", "bank", "eval")
             seconds = float(sum(spent.get(part) or 0 for part in parts))

@@ -75,7 +75,7 @@ def state_of(job: Job, look: Look | None = None) -> tuple[str, str]:
             run_folder.check(Path(job.run), job.settings.training())
     except UserError as error:
         return "refuse", str(error)
-    begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/unfinished")
+    begun = os.path.exists(f"{job.run}/{run_folder.TESTS}/{job.test}/{run_folder.UNFINISHED}")
     return ("test" if place and not begun else "resume"), ""
 
 

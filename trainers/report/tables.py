@@ -285,7 +285,7 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
             if of_unknown_source(record):
                 what = "what its prompts were trained on (its checkpoint is older than that field)"
                 if record["shots"] is None:
-                    what = "how its prompts were trained (its checkpoint does not say it)"
+                    what = "how its model was trained"
                 table.notes.append(
                     f"source: '{path}' does not say {what}, so that {name} is that run alone"
                 )

@@ -15,7 +15,7 @@ class MTA(OfViews):
     """Mean shift with inlierness scores, unrolled, so that an attack differentiates through it."""
 
     name = "mta"
-    needs = "text"
+    needs = "features"
     keys = {
         "NEAREST": Key(0.3, "share of the views in the bandwidth (authors' code)", most=1, least=0),
         "AFFINITY": Key(4.0, "weight of agreement (authors' code)", least=0, most=1000),

@@ -1,11 +1,10 @@
 """The way every entry point ends."""
 
-import errno
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
-from .errors import UserError
+from .errors import UserError, plainly
 from .startup import hasten
 from .text import Visible
 
@@ -27,7 +26,8 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
 
 def _code_of(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     try:
-        return main(argv) or 0
+        with plainly():
+            return main(argv) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -36,8 +36,3 @@ def _code_of(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         return 130
     except BrokenPipeError:
         return 141
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"error: {error.filename!r:.80} is too long for the name of a file", file=sys.stderr)
-        return 2

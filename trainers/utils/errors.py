@@ -1,7 +1,13 @@
 """The one exception for mistakes of the user, and the hint that goes with a wrong name."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+
+# what a machine says of files, not a fault of the program
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SYSTEM = (*FULL, errno.EROFS, errno.EACCES, errno.EIO, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -32,6 +38,25 @@ class Mistakes(list):
         """Raise one UserError with all of them, if there are any."""
         if self:
             raise UserError(*dict.fromkeys(self))
+
+
+def reason(error: OSError) -> str:
+    """Return what the system says of a file, in words."""
+    where = f"'{error.filename!s:.200}': " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Turn a full disk, and files that may not be used, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in SYSTEM:
+            raise
+        what = reason(error) if error.filename else f"the output: {error.strerror}"
+        text = f"cannot read or write {what}; change that, then run the same command again"
+        raise UserError(text) from error
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -24,6 +25,7 @@ from .errors import UserError
 
 LARGEST_JSON, LARGEST_YAML = 1 << 28, 1 << 20  # bytes
 DEEPEST, MOST_VALUES = 64, 1_000_000  # levels of lists and objects; values with what is shared
+HERE = socket.gethostname().replace(".", "-")
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -45,18 +47,24 @@ def writable_dir(path) -> Path:
 def temporary_next_to(path: Path) -> Path:
     """Return a name next to ``path`` that no other process uses, on any machine.
 
-    What killed processes of this machine have left under such names is removed, and what is older
-    than a day.
+    What :func:`sweep` finds under such names is removed.
     """
-    here = socket.gethostname().replace(".", "-")
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    sweep(path.parent, path.name)
+    return path.with_name(f".{path.name}.{os.getpid()}@{HERE}.{secrets.token_hex(4)}.tmp")
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what killed processes of this machine have half-written (of a ``name``; "": any).
+
+    What is older than a day goes as well.
+    """
+    for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
         *_, owner, _, _ = left.name.split(".")
         pid, _, host = owner.partition("@")
-        with contextlib.suppress(OSError):
-            killed = host == here and pid.isdecimal() and not _is_alive(int(pid))
+        with contextlib.suppress(OSError, ValueError, OverflowError):  # of another form
+            killed = not _is_alive(int(pid)) and host == HERE
             if killed or time.time() - left.stat().st_mtime > 86400:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return path.with_name(f".{path.name}.{os.getpid()}@{here}.{secrets.token_hex(4)}.tmp")
 
 
 def _is_alive(pid: int) -> bool:
@@ -92,7 +100,8 @@ def atomic_write(path):
             "free some space or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or not to be removed now
+            temporary.unlink()
 
 
 def write_json(path, value) -> None:
@@ -225,7 +234,9 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None =
         try:
             save_file(tensors, temporary, metadata=meta)
         except SafetensorError as error:  # such as a full disk
-            raise OSError(str(error)) from error
+            number = re.search(r"os error (\d+)", str(error))
+            system = (int(number[1]), os.strerror(int(number[1]))) if number else (str(error),)
+            raise OSError(*system) from error
 
 
 def load_tensors(

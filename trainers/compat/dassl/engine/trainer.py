@@ -119,6 +119,10 @@ class TrainerBase:
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
+    def close_writer(self):
+        if self._writer is not None:
+            self._writer.close()
+
     def train(self, start_epoch, max_epoch):
         """Run the epochs from ``start_epoch`` to ``max_epoch`` - 1 with all hooks."""
         self.start_epoch = start_epoch
@@ -207,8 +211,7 @@ class SimpleTrainer(TrainerBase):
                 print("Deploy the last-epoch model")
             self.test()
         print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
-        if self._writer is not None:
-            self._writer.close()
+        self.close_writer()
 
     def after_epoch(self):
         done = self.epoch + 1

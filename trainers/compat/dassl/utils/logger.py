@@ -28,20 +28,25 @@ class Logger:
 
     def write(self, msg):
         self.console.write(msg)
-        if self.file is not None:
-            self.file.write(msg)
+        self._log(lambda file: file.write(msg))
         return len(msg)
 
     def flush(self):
         self.console.flush()
-        if self.file is not None:
-            self.file.flush()
-            os.fsync(self.file.fileno())
+        self._log(lambda file: (file.flush(), os.fsync(file.fileno())))
 
     def close(self):
-        if self.file is not None:
-            self.file.close()
+        self._log(lambda file: file.close())
+        self.file = None
+
+    def _log(self, do):
+        """Write the log; where that fails, it ends, and nothing else does."""
+        try:
+            if self.file is not None:
+                do(self.file)
+        except OSError as error:  # such as a full disk
             self.file = None
+            self.console.write(f"note: nothing more is written to the log ({error.strerror})\n")
 
     __del__ = close
 
