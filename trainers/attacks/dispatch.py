@@ -59,17 +59,14 @@ def parts_of(spec: AttackSpec, classes: int) -> list[AttackSpec]:
 
 
 def tower_in(prec: str, features: Model) -> Model:
-    """Return an image tower (images to raw features) that computes in ``prec``.
-
-    Features come back in float32: logits in bfloat16 would be steps of an eighth.
-    """
+    """Return an image tower (images to raw features, float32) that computes in ``prec``."""
     if prec == "fp32":
         return features
 
     def run(images: Tensor) -> Tensor:
         # casts are not kept: one made under no_grad would have no gradient later
         with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
-            return features(images).float()
+            return features(images).float()  # bfloat16 logits would be steps of an eighth
 
     return run
 

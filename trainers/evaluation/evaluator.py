@@ -247,10 +247,7 @@ class Evaluation:
         return right, total.summary() | ({"left": left} if len(parts) > 1 else {}), seconds
 
     def _attack_images(self, spec: AttackSpec, right: torch.Tensor, seen: bool, ends: bool):
-        """Attack the samples in ``right`` (N,) batch by batch; return what became of them.
-
-        ``ends``: no further part of the same attack takes what this one leaves.
-        """
+        """Attack the samples in ``right`` (N,); ``ends``: no later part takes what is left."""
         positions = right.nonzero().flatten().tolist()
         key = self._key(spec, seen, positions)
         progress = Progress(self.folder, key, len(positions))

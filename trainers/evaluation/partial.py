@@ -26,8 +26,7 @@ class Partial:
 class Progress:
     """The progress of one attack on ``count`` samples, kept in ``FOLDER/KEY.json``.
 
-    Args:
-        key: hex digest of everything the evaluation depends on; another one is never continued.
+    ``key`` is a hex digest of everything the evaluation depends on; another is never continued.
     """
 
     def __init__(self, folder: Path, key: str, count: int):
@@ -72,11 +71,7 @@ class Progress:
 
 
 def load(path: Path, key: str, count: int) -> Partial:
-    """Return what is known of an evaluation of ``count`` samples, or nothing.
-
-    Raises:
-        UserError: the file does not hold such results.
-    """
+    """Return what is known of ``count`` samples; UserError for a file of other results."""
     if not path.is_file():
         return Partial(key, [None] * count)
     try:
