@@ -2,8 +2,7 @@
 
 A job is measured by some of its units (a batch, a step) after a warm-up and stands for all of
 them; decoding of images is left out. Towers and attacks run in bfloat16 autocast. The limit is what
-the job's own operations would take at the speed of the largest matrix product seen here; the
-budget is for one H200.
+the job's own operations would take at the speed of the largest matrix product seen here.
 """
 
 import math

@@ -12,10 +12,7 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(logits)_y for every sample.
-
-    Source: Madry et al., 2018 (arXiv 1706.06083), the loss of PGD.
-    """
+    """-log softmax(logits)_y, the loss of PGD (Madry et al., 2018, arXiv 1706.06083)."""
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
@@ -113,8 +110,7 @@ def block_consistency(clean: list[Tensor], adv: list[Tensor]) -> Tensor:
 def nap(clean_ce: Tensor, adv_ce: Tensor, consistency: Tensor, lam: float, weight: float) -> Tensor:
     """(1 - lambda) CE(x) + lambda CE(x_adv) + lambda w C, C the mean of :func:`block_consistency`.
 
-    All are scalars; ``lam`` in [0, 1] is epoch / max_epoch and ``weight`` w >= 0 is 1 in the
-    authors' code.
+    All are scalars; in the authors' code ``lam`` is epoch / max_epoch and ``weight`` w is 1.
 
     Source: NAP-Tuning (arXiv 2506.12706), the training loss of the authors' code.
     """
@@ -193,10 +189,7 @@ def capt_consistency(
 
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """T^2 KL( softmax(teacher / T) || softmax(student / T) ), the teacher detached.
-
-    Source: Hinton et al., 2015 (arXiv 1503.02531), section 2.
-    """
+    """T^2 KL( softmax(detached teacher / T) || softmax(student / T) ) (arXiv 1503.02531, 2)."""
     return temperature**2 * kl(teacher.detach() / temperature, student / temperature)
 
 

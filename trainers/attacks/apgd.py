@@ -167,8 +167,7 @@ class TargetedAPGD(APGD):
     """Auto-PGD on the targeted DLR loss, which needs 4 classes.
 
     Runs aim at the 9 wrong classes of highest logit at the clean image, or at all K - 1 where
-    there are fewer. A sample counts as broken wherever it is misclassified, as the aimed-at class
-    or another.
+    there are fewer. A sample counts as broken as whatever class it is misclassified.
     """
 
     def turns(self, classes: int) -> int:

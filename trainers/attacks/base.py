@@ -162,10 +162,8 @@ class LabelledAttack:
     that broken samples are left out of later forwards. No parameter, gradient or mode of the model
     is touched, and it works inside ``no_grad``, ``inference_mode`` and autocast, in float32.
 
-    Args:
-        logits: images (b, 3, H, W) in [0, 1] -> logits (b, K); called with any part of the batch.
-        labels: (B,) int64, those of the images given to :meth:`run`.
-        spec: the threat.
+    ``logits`` turns images (b, 3, H, W) in [0, 1], any part of the batch, into logits (b, K);
+    ``labels`` (B,) are those of the images given to :meth:`run`.
     """
 
     # One wrong answer breaks a sample. False for random logits: then no sample is left out and

@@ -1,8 +1,7 @@
 """Self-checks of an attack: what it did, and in words what looks wrong with it.
 
 :func:`verify` judges one attack, :func:`compare` holds the attacks of a test against one another;
-``probes.py`` asks the model itself. Counts are reported where chance explains them in less than 1
-of 100 cases.
+``probes.py`` asks the model itself. Counts are reported where chance explains less than 1 in 100.
 """
 
 from collections.abc import Mapping, Sequence

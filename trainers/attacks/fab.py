@@ -4,8 +4,7 @@ Instead of raising a loss inside a ball, it walks along the linearised boundary 
 and one other class, back towards the clean image whenever it has crossed. What it finds breaks a
 sample if it lies in the ball.
 
-Source: Croce & Hein, 2020 (arXiv 1907.02044), algorithm 1; targets and constants as in AutoAttack
-(arXiv 2003.01690).
+Source: Croce & Hein, 2020 (arXiv 1907.02044), algorithm 1; constants of AutoAttack (2003.01690).
 """
 
 from collections.abc import Sequence
@@ -52,8 +51,7 @@ class FAB(LabelledAttack):
         """Return the nearest wrong images, their distances and where a gradient was exactly 0.
 
         Runs aim at the classes ``aims`` (T, B). The distance is inf where nothing wrong was found.
-        The search of a sample ends at its first one within eps; with eps 0 it looks for the
-        shortest.
+        The search of a sample ends at its first one within eps; eps 0 looks for the shortest.
         """
         nearest = clean.clone()
         norms = torch.full_like(clean[:, 0, 0, 0], torch.inf)  # (B,)

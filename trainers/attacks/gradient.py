@@ -66,11 +66,9 @@ def _towards(logits: Tensor, aims: Tensor) -> Tensor:
 class Labelled:
     """A loss of logits and labels, which also says where the model is right.
 
-    Args:
-        classes: (B,) what the loss compares with: the labels, or the classes aimed at.
-        loss: logits (b, K) and classes (b,) -> losses (b,).
-        exact: like ``forward``, but in float32: asked again wherever a coarser ``forward`` is
-            wrong, so that no sample counts as broken that is not.
+    ``loss`` compares logits (b, K) with ``classes`` (b,): the labels, or those aimed at. ``exact``
+    is ``forward`` in float32: asked again wherever a coarser one is wrong, so that no sample counts
+    as broken that is not.
     """
 
     def __init__(self, forward, labels: Tensor, classes: Tensor, loss: Callable, exact=None):
@@ -107,8 +105,7 @@ class GradientAttack:
     the batch size nor the other images of the batch matter (up to float noise of the model).
     Gradients are taken with respect to the images only: no parameter's ``.grad``, no
     ``requires_grad`` and no train/eval mode is touched, and the loop works inside ``no_grad`` and
-    ``inference_mode``. It computes in float32 with autocast off; a loss that wants autocast
-    switches it on itself.
+    ``inference_mode``. It computes in float32; a loss that wants autocast switches it on itself.
 
     Args:
         loss_fn: images (B, 3, H, W) in [0, 1] -> losses (B,); see :func:`objective_for`.

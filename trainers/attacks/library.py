@@ -1,7 +1,6 @@
 """Any attack of the library torchattacks, by the name ``torchattacks:CLASS``.
 
-What comes back is checked here and never taken on trust: range, ball, and whether the model is
-really wrong on it.
+What comes back is checked here: range, ball, and whether the model is really wrong on it.
 """
 
 import hashlib
@@ -79,8 +78,7 @@ class LibraryAttack(LabelledAttack):
     A sample whose images turn out NaN (the library divides by a gradient of exactly 0) comes back
     as it was and counts as ``zero_grad``, as does one whose cross-entropy has a gradient of
     exactly 0 at the clean image. ``loss_first`` and ``loss_last`` are margins, whatever the class
-    ascends. JSMA aims at the likeliest wrong class; the library's own choice takes 10 classes for
-    granted.
+    ascends. JSMA aims at the likeliest wrong class; the library's own choice assumes 10 classes.
     """
 
     @property

@@ -1,8 +1,7 @@
 """Questions to the model itself, since a model may look robust because its gradient is useless.
 
 :func:`probe_model` asks once what the model answers, :func:`probe_attack` after each attack whether
-something simpler is stronger. Together they take about 70 forward and 40 backward passes of at most
-32 images.
+something simpler is stronger. Together they take about 70 forward and 40 backward passes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -74,8 +73,7 @@ def probe_model(
       one of 1/255, which is never shorter;
     * ``rise_large``: the same for four times the step that should just break the image.
 
-    The last two need ``exact``: the gradient is the model's own, not that of a stand-in for a
-    defence.
+    The last two need ``exact``: a gradient of the model's own, not of a stand-in for a defence.
     """
     images = pixels.detach().clone().requires_grad_()
     answer = logits(images)  # (B, K)

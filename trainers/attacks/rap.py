@@ -34,12 +34,9 @@ class RAP(Diversity):
     matters. ``zero_grad`` and the two losses of the result are the surrogate's, the losses those of
     the images themselves; nothing is known of the tested model.
 
-    Args:
-        logits: the surrogate, images (b, 3, H, W) in [0, 1] -> logits (b, K).
-        labels: (B,) int64 among its K classes, to lead away from; None: its own answers to the
-            clean images.
-        spec: eps, alpha, steps, restarts and start; objective ``logit`` (MaxLogit: minus the
-            label's logit) or ``ce``. Norm linf.
+    ``logits`` is the surrogate, images (b, 3, H, W) in [0, 1] -> logits (b, K). It is led away from
+    ``labels`` (B,) among its K classes or, without them, its own answers to the clean images.
+    Objectives are ``logit`` (MaxLogit: minus the label's logit) and ``ce``, in linf.
     """
 
     def __init__(self, logits: Callable[[Tensor], Tensor], labels: Tensor | None, spec: AttackSpec):

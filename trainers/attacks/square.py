@@ -29,8 +29,7 @@ class Square(LabelledAttack):
 
     Raises the margin by one random square a query; ``steps`` are the queries of a restart, after
     its start. A sample stops at the first image that the model gets wrong; one that never breaks
-    is returned where its margin was highest, which may be the clean image. Memory does not depend
-    on the number of queries.
+    is returned where its margin was highest, which may be the clean image.
     """
 
     @torch.no_grad()

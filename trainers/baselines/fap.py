@@ -1,8 +1,7 @@
 """FAP: Few-shot Adversarial Prompt learning on vision-language models (Zhou et al., 2024).
 
 As the authors' scripts run it (lionel-w2/FAP at 761a895): the inner attack ascends the KL from the
-clean answer, the first layer's text vectors make its visual ones, in the other layers the visual
-vectors make the text ones.
+clean answer, the first layer's text vectors make its visual ones; in the others it is reverse.
 """
 
 from dataclasses import replace

@@ -178,8 +178,7 @@ def _check_room(clip: CLIPAdapter, spec: PromptSpec, classes: int, tensors: dict
 def read_start(path, method) -> tuple[dict, dict, Path]:
     """Read what a training may start from: an export, a run folder or a checkpoint.
 
-    Returns the facts it must agree on, as a checkpoint states them; its values, as ``method``
-    deploys them; its file.
+    Returns the facts it must agree on, as in a checkpoint; its values for ``method``; its file.
     """
     file = weights_file(path)
     if file.suffix != ".safetensors":

@@ -23,8 +23,7 @@ def start(
     A training that is complete is never done again: the model in ``cfg.OUTPUT_DIR`` is tested, and
     the record is kept in its folder ``tests`` where it has one of another test.
 
-    Returns the folder of the record. UserError if the folder cannot be written, holds another run,
-    or the model does not fit.
+    Returns the record's folder. UserError if it cannot be written or what is there does not fit.
 
     Args:
         cfg: its ``OUTPUT_DIR`` is the folder of the run; "" with ``eval_only``: ``model_dir``.

@@ -55,11 +55,7 @@ class Task(NamedTuple):
 
 
 def training_of(cfg) -> dict:
-    """Return what identifies the training that ``cfg`` describes, flat.
-
-    Settings that its trainer does not use do not count; the content of the file that it starts
-    from does.
-    """
+    """Return, flat, the settings that a training uses and a digest of the file it starts from."""
     method, settings = method_called(cfg.TRAINER.NAME), _named(flat_config(cfg))
     if method is None:
         return identity.training(settings)

@@ -17,8 +17,7 @@ UNKNOWN = {"shots": None, "epochs": None, "train_threat": None, "seed": -1}
 class SavingTrainer(TrainerX):
     """A Dassl trainer whose checkpoints hold tensors, plain values and what they are of.
 
-    A subclass has ``checkpoint_facts()`` and ``training_facts()`` (see :class:`RobustTrainer`) and
-    the times of ``train``, ``bank`` and ``eval`` as ``seconds``.
+    A subclass has ``checkpoint_facts()``, ``training_facts()`` and ``seconds`` (of three phases).
     """
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):

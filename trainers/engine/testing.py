@@ -34,10 +34,9 @@ def evaluation_of(trainer, split: str) -> Evaluation:
 
 
 def test_model(trainer, split: str) -> float:
-    """Write the record of clean accuracy and of every attack of ``ATTACK.TEST``.
+    """Write the record of all attacks; return clean accuracy in percent, as Dassl's trainers do.
 
     ``split`` ``val`` measures clean accuracy alone; without validation images it is ``test``.
-    Returns clean accuracy in percent (as Dassl's trainers do).
     """
     trainer.set_model_mode("eval")
     if split == "val" and not trainer.dm.dataset.val:

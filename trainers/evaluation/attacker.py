@@ -18,8 +18,7 @@ Forward = Callable[[Tensor], Tensor]  # pixels (B, 3, H, W) in [0, 1] -> logits 
 class Attacker:
     """Makes the attack that a spec describes on ``victim``, the model under attack.
 
-    ``defence`` purifies images in front of the model, None stands for nothing; ``eot`` is the draws
-    per step of an attack that goes through a random defence.
+    ``defence`` purifies images, if any; ``eot`` is the draws per step through a random defence.
     """
 
     def __init__(self, victim: Victim, defence: Defence | None = None, eot: int = 1):

@@ -73,8 +73,7 @@ def build_bank(
     computed again. The result does not depend on ``batch_size`` (up to float noise) or on
     interruptions. ``clip`` is a frozen adapter in eval mode with ``encode_image(pixels) -> (B, D)``
     raw features and the ``sha256`` of its weights. UserError for unusable arguments, an unreadable
-    image (with its path), a damaged or foreign bank file, features that are not finite, or an
-    unwritable folder.
+    image, a damaged or foreign bank file, features that are not finite, or an unwritable folder.
     """
     _check_arguments(clip, images, spec, views, batch_size, chunk)
     cache_dir = writable_dir(cache_dir)

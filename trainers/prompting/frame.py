@@ -14,10 +14,8 @@ from ..utils.errors import UserError
 class PromptFrame(nn.Module):
     """The fixed part of the classes' prompts, with holes for M vectors.
 
-    Args:
-        layout: token ids (K, L) on the CPU; the hole for vector j is written as -1 - j.
-        clip: the frozen backbone.
-        csc: the vectors differ between classes.
+    ``layout`` has token ids (K, L) on the CPU; the hole for vector j is written as -1 - j. With
+    ``csc``, the vectors differ between classes.
     """
 
     def __init__(self, layout: torch.Tensor, clip: CLIPAdapter, *, csc: bool = False):

@@ -16,13 +16,8 @@ class PromptedCLIP(nn.Module):
     """A frozen CLIP with everything a method learns around it.
 
     Only what is learned is a parameter; the backbone is not part of ``parameters()`` and
-    ``state_dict()``, and several models may share it. UserError if ``spec`` does not fit the
-    backbone or the names.
-
-    Args:
-        clip: the frozen backbone.
-        classnames: K names; underscores become blanks.
-        spec: lengths, depths, coupling and refiners.
+    ``state_dict()``, and several models may share it. UserError if ``spec`` does not fit it.
+    Underscores in the K ``classnames`` become blanks.
 
     Attributes:
         text_prompts: (layers, M, d_t), with ``csc`` (layers, K, M, d_t); of the layers that are
