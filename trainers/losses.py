@@ -159,23 +159,16 @@ def capt_consistency(
     adv: Tensor,
     clean: Tensor,
     frozen: Tensor,
-    alpha: Tensor,
+    alpha: Tensor,  # (B,) see :func:`capt_alpha`
     *,
-    detach_target: bool = False,
-    target_first: bool = True,
+    detach_target: bool = False,  # no gradient through the tuned model's answer to x
+    target_first: bool = True,  # KL(target || adversarial), as the field computes it, or reversed
 ) -> tuple[Tensor, Tensor, Tensor]:
     """L_adv-cons = (1 - a) L_cons-train + a L_cons-frz, and its two terms.
 
     L_cons-train compares the tuned model's answers to x_adv and to x, L_cons-frz the tuned model's
-    to x_adv with the frozen model's to x.
-
-    Args:
-        adv, clean: (B, K) logits of the tuned model; ``frozen``: of the frozen one on x.
-        alpha: (B,) see :func:`capt_alpha`.
-        detach_target: no gradient through the tuned model's answer to x.
-        target_first: KL(target || adversarial), as the field computes it; else the other way.
-
-    Returns (B,) float32 each: the mix, the train term, the frozen term.
+    to x_adv with the frozen model's to x. Of logits (B, K), returns (B,) float32 each: the mix, the
+    train term, the frozen term.
 
     Source: CAPT (arXiv 2405.11154), L_adv-cons.
     """

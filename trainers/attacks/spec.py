@@ -173,13 +173,10 @@ class AttackSpec:
     ) -> "AttackSpec":
         """Read a config node (yacs or a plain dict; upper or lower case) such as ATTACK.TEST.
 
-        Args:
-            node: NAME, EPS, ALPHA (in 1/255), STEPS, RESTARTS, START, OBJECTIVE, TARGET and
-                optionally NORM, DROP, KWARGS and PREC; LIST is left to :func:`specs_from_cfg`.
-            overrides: values that replace the node's, as an entry of LIST does. An entry that
-                names a part of AutoAttack takes no steps, restarts or drop from the node; one that
-                names rap takes nothing but eps.
-            key: the node's name, for the messages of the UserError that any mistake raises.
+        It has NAME, EPS, ALPHA (in 1/255), STEPS, RESTARTS, START, OBJECTIVE, TARGET and perhaps
+        NORM, DROP, KWARGS and PREC; ``overrides`` replace its values, as an entry of LIST does. An
+        entry that names a part of AutoAttack takes no steps, restarts or drop from the node; one
+        that names rap takes nothing but eps. UserError, naming ``key``, for any mistake.
         """
         given = _lower(overrides or {}, f"{key}.LIST")
         values = {"norm": "linf", "drop": False, "kwargs": {}, "prec": "fp32"} | _lower(node, key)

@@ -61,10 +61,7 @@ class Surrogate:
         return self.model(pixels).float()
 
     def knows(self, labels: str, classes: int) -> bool:
-        """Return True for labels of the data set, False for the surrogate's own answers.
-
-        UserError if ``labels`` is ``dataset``, whose ``classes`` are not as many as ours.
-        """
+        """Return whether labels are the data set's (UserError for other ``classes``) or its own."""
         if labels == "dataset" and self.classes != classes:
             raise UserError(
                 f"surrogate '{self.name}' has {self.classes} classes and the data set {classes}, "

@@ -67,11 +67,7 @@ class Data:
         return json_digest([self.classnames, self.test.paths, self.test.labels, touched])
 
     def check(self, folder, record: dict, *, trained: bool) -> None:
-        """Refuse a record of other data (``trained``: also of other training data).
-
-        Compared are class names, list, labels and contents of the images; an older record says only
-        how much it tested.
-        """
+        """Refuse a record of other classes or images (``trained``: or other training data)."""
         theirs, path = record.get("data_sha256"), Path(folder) / MODEL_FILE
         counts = (len(self.classnames), len(self.test))
         same = counts == (record["classes"], record["clean"]["n"])
