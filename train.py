@@ -7,7 +7,7 @@
         --output-dir output/oxford_pets/AdvPT/seed1 DATASET.NUM_SHOTS 16
 
 With --dry-run it says what would be done and does nothing.
-Many GPUs: `torchrun --nproc_per_node N train.py ...` (docs/distributed.md).
+Many GPUs: one run each, by `python -m advprompt sweep` (docs/sweep.md).
 """
 
 import sys

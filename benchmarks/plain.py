@@ -26,9 +26,8 @@ def text_features(model) -> Tensor:
 def pgd(loss, pixels: Tensor, start: Tensor, spec, *, fills: bool) -> Tensor:
     """Return the last iterate; ``loss`` (of images) computes all that it depends on.
 
-    Args:
-        fills: ``backward`` fills the gradients of everything that is learned, through the text
-            tower too (FAP, AdvPT's bank); else the images' alone are asked for (torchattacks).
+    With ``fills``, ``backward`` fills the gradients of everything that is learned, through the text
+    tower too (FAP, AdvPT's bank); else the images' alone are asked for (torchattacks).
     """
     delta = (start - pixels).clamp(-spec.eps, spec.eps)
     for _ in range(spec.steps):

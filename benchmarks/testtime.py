@@ -8,8 +8,6 @@ weights are random, of ViT-B/32's size or, with --small, of two blocks each. Eit
 and images are apart, or R-TPT's time per image, in turns, each side making its own views.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

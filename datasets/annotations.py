@@ -22,9 +22,7 @@ def find(data, name: str) -> Path:
 def read_rows(data, name: str, parse: Callable, expected: str) -> list:
     """Return ``parse(line)`` of every line of a text file that is not blank.
 
-    Args:
-        parse: raises ValueError or KeyError at a line that is not as ``expected``.
-        expected: what a line holds, in words.
+    ``parse`` raises ValueError or KeyError at a line that does not hold what ``expected`` says.
     """
     path, rows = find(data, name), []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

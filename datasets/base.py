@@ -1,7 +1,5 @@
 """The shared base of the data sets: CoOp's folders, its split files and its few-shot draw."""
 
-from __future__ import annotations
-
 import gc
 import os
 from pathlib import Path
@@ -19,7 +17,7 @@ from .sampling import Item, Split, draw_shots, shortage, subsample_classes
 from .sources import find_source
 from .splits import check_labels, read_shots, read_split
 
-COOP: dict[str, type[CoOpDataset]] = {}  # name in configs/datasets -> class, of sources.yaml
+COOP: "dict[str, type[CoOpDataset]]" = {}  # name in configs/datasets -> class, of sources.yaml
 
 
 def register(cls):

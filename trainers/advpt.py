@@ -5,8 +5,6 @@ context vectors with it. The attacker never sees the learned prompt, so the pape
 against transferred images; end to end, through the prompt, little of it remains.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

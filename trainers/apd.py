@@ -5,8 +5,6 @@ only ever sees clean ones. Both share one frozen CLIP; the student alone is atta
 deployed. Choices that the abstract does not specify are config keys, marked `ours`.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from .config.keys import Key, add_defaults

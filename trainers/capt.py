@@ -5,8 +5,6 @@ consistency terms, one towards the tuned model and one towards the frozen CLIP, 
 images. Choices that the source does not specify are config keys, marked `ours`.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch
@@ -59,15 +57,14 @@ class CAPT(AdversarialTrainer):
         keys, clean = self.keys, batch.forward_clean().logits  # (B, K)
         adv = batch.forward_attacked().logits  # (B, K)
         frozen = self.frozen_answers(batch)  # (B, K)
-        answers = frozen, clean, batch.labels
-        if keys.ALPHA == "acc":  # of the whole batch; one value for all of its samples
-            answers = map(batch.whole, answers)
         alpha = capt_alpha(
             keys.ALPHA,
-            *answers,
+            frozen,
+            clean,
+            batch.labels,
             constant=keys.ALPHA_CONST,
             progress=self.epoch / self.max_epoch,
-        )[: len(batch.labels)]
+        )
         consistency, train, frz = capt_consistency(
             adv,
             clean,

@@ -6,8 +6,6 @@ Unless stated otherwise, logits are (B, K), already multiplied by the logit scal
 int64 in [0, K), and the result is (B,) float32.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -81,10 +79,7 @@ def embedding_kl(clean: Tensor, adv: Tensor) -> Tensor:
     """KL( softmax(f(x)) || softmax(f(x')) ) over the raw embedding coordinates, temperature 1.
 
     No label and no text enters: the attacker moves the image embedding away from where it was.
-
-    Args:
-        clean: (B, D) un-normalised features of the clean images.
-        adv: (B, D) un-normalised features of the perturbed images.
+    ``clean`` and ``adv`` are un-normalised features (B, D) of the clean and the perturbed images.
 
     Source: AdvPT (arXiv 2311.11261), the objective of the adversarial embedding bank.
     """
@@ -107,10 +102,7 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
 def block_consistency(clean: list[Tensor], adv: list[Tensor]) -> Tensor:
     """sum_l (1 - cos(vec F_l(x), vec F_l(x_adv))) over the image blocks l; neither side detached.
 
-    Args:
-        clean, adv: one (B, N, d) per block.
-
-    Returns (B,) float32 in [0, 2 L].
+    Of one (B, N, d) per block on each side, returns (B,) float32 in [0, 2 L].
 
     Source: NAP-Tuning (arXiv 2506.12706), the consistency term of the authors' code.
     """
@@ -119,12 +111,10 @@ def block_consistency(clean: list[Tensor], adv: list[Tensor]) -> Tensor:
 
 
 def nap(clean_ce: Tensor, adv_ce: Tensor, consistency: Tensor, lam: float, weight: float) -> Tensor:
-    """(1 - lambda) CE(x) + lambda CE(x_adv) + lambda w C.
+    """(1 - lambda) CE(x) + lambda CE(x_adv) + lambda w C, C the mean of :func:`block_consistency`.
 
-    Args:
-        clean_ce, adv_ce, consistency: scalars, C being the mean of :func:`block_consistency`.
-        lam: in [0, 1]; epoch / max_epoch in the authors' code.
-        weight: w >= 0; 1 in the authors' code.
+    All are scalars; ``lam`` in [0, 1] is epoch / max_epoch and ``weight`` w >= 0 is 1 in the
+    authors' code.
 
     Source: NAP-Tuning (arXiv 2506.12706), the training loss of the authors' code.
     """
@@ -213,11 +203,9 @@ def distillation(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> 
 def apd_student(
     adv: Tensor, teacher: Tensor, labels: Tensor, *, beta: float, temperature: float = 1.0
 ) -> Tensor:
-    """L_S = (1 - b) CE(S(x_adv), y) + b T^2 KL(T(x) || S(x_adv)), per sample.
+    """L_S = (1 - b) CE(S(x_adv), y) + b T^2 KL(T(x) || S(x_adv)), per sample; b in [0, 1].
 
-    Args:
-        adv: (B, K) the student's logits on x_adv; ``teacher``: the teacher's on x, detached here.
-        beta: b in [0, 1].
+    Of the student's logits ``adv`` on x_adv and the ``teacher``'s on x, detached here, both (B, K).
 
     Source: APD (arXiv 2411.15244): adversarial prompts, distilled from a clean teacher.
     """
@@ -228,9 +216,8 @@ def apd_student(
 def apd_teacher(teacher: Tensor, adv: Tensor, labels: Tensor, *, feedback: float) -> Tensor:
     """L_T = CE(T(x), y) + g KL(S(x_adv) || T(x)), the student detached, per sample.
 
-    Args:
-        teacher: (B, K) the teacher's logits on x; ``adv``: the student's on x_adv.
-        feedback: g >= 0; 0 leaves the teacher alone.
+    Of the ``teacher``'s logits on x and the student's ``adv`` on x_adv, both (B, K), with
+    ``feedback`` g >= 0; 0 leaves the teacher alone.
 
     Source: APD (arXiv 2411.15244), online distillation.
     """

@@ -5,8 +5,6 @@ features what an attack does to them. The paper's body was not available to this
 that the abstract does not specify follow the authors' development code or are marked `ours`.
 """
 
-from __future__ import annotations
-
 from .config.keys import Key, add_defaults
 from .engine.adversarial import AdversarialTrainer
 from .engine.trainer import register

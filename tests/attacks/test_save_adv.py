@@ -168,7 +168,7 @@ def test_progress_of_an_attack_and_its_time_add_up(tmp_path):
     assert 0 < whole.seconds < 1
     assert [path.name for path in tmp_path.iterdir()] == [f"{'ab' * 8}.json"]
     again = partial.Progress(tmp_path, "ab" * 32, 3)
-    assert again.known() == 3 and not again.todo(2) and again.finish() == whole
+    assert again.known() == 3 and not again.todo() and again.finish() == whole
     again.forget()
     assert again.known() == 0
 

@@ -247,13 +247,6 @@ def test_all_puts_every_method_under_one_attack(call, small, tmp_path):
     assert again.stdout.count("skipped: ") == 2
 
 
-@pytest.mark.slow
-def test_processes_that_share_a_run(call, small, tmp_path):
-    done = call("run coop main pets 4 vit_b32", *small, PROCESSES="2")
-    assert done.returncode == 0, done.stderr
-    assert len(load_records(tmp_path / "out").records) == 1
-
-
 def test_a_failing_seed_ends_its_command_and_no_other_method(call, small):
     done = call("run coop main dtd 4 vit_b32", *small, SEEDS="1 2")
     assert done.returncode == 2 and done.stderr.count("DescribableTextures is not there") == 1
@@ -331,7 +324,6 @@ run capt main shapes 0 tiny | SHOTS '0'
 run capt train shapes 1 tiny | 'train' main
 run captt main shapes 1 tiny | 'captt' capt
 SEEDS=1,2 run capt main shapes 16 tiny | SEEDS '1,2' blanks
-PROCESSES=two run capt main shapes 16 tiny | PROCESSES 'two'
 ATTACK=linf3 run capt main shapes 16 tiny | ATTACK 'linf3' linf1
 TESTS=linf1_bb run capt main shapes 16 tiny | 'linf1_bb' TESTS
 TESTS=linf1+SEED run capt main shapes 16 tiny | 'SEED' KEY=VALUE TESTS
@@ -476,7 +468,9 @@ def test_a_dry_run_lists_what_is_missing_or_refused(call, monkeypatch):
     words = "run apd main dtd 16 tiny --dry-run"
     done = call(words, "MODEL.BACKBONE.NAME", "file:nosuch.pt")
     (note,) = re.findall("^note: data set .*", done.stdout, re.M)
-    assert re.fullmatch(".*DescribableTextures is not there: .*/dtd' .*advprompt data check", note)
+    assert re.fullmatch(
+        ".*DescribableTextures is not there: .*/dtd' .*advprompt data check.*", note
+    )
     assert "note: the weights of file:nosuch.pt are not at 'nosuch.pt'" in done.stdout
     done = call(words, "TRAINER.APD.TEACHER", "none")
     assert done.returncode == 2 and "1 run: 1 refused." in done.stdout

@@ -8,8 +8,6 @@ Source: Croce & Hein, 2020 (arXiv 2003.01690), section 3 and algorithm 1; what t
 open is done as in the authors' code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +54,7 @@ class _Samples:
     step_size: Tensor  # (b, 1, 1, 1)
 
     @classmethod
-    def at(cls, clean: Tensor, images: Tensor, step_size: float) -> _Samples:
+    def at(cls, clean: Tensor, images: Tensor, step_size: float) -> "_Samples":
         """Begin at ``images``. As in the authors' code, a first loss above 0 counts as a rise."""
         zero, none = clean.new_zeros(len(clean)), torch.zeros_like(clean)
         rows, lowest = torch.arange(len(clean), device=clean.device), zero - torch.inf
@@ -64,7 +62,7 @@ class _Samples:
         walk = rows, clean, images, images, none, images, none
         return cls(*walk, lowest, zero, zero, lowest, rows >= 0, size)
 
-    def keep(self, chosen: Tensor) -> _Samples:
+    def keep(self, chosen: Tensor) -> "_Samples":
         """Return the samples where ``chosen`` (b,) is True."""
         return _Samples(**{name: value[chosen] for name, value in vars(self).items()})
 

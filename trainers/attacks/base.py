@@ -1,7 +1,5 @@
 """What all attacks share: their result, their checks of images and models, seeds, surroundings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +45,7 @@ class AttackResult:
     reached: dict[str, Tensor] | None = None
 
     @classmethod
-    def untouched(cls, clean: Tensor, loss: Tensor, right: Tensor) -> AttackResult:
+    def untouched(cls, clean: Tensor, loss: Tensor, right: Tensor) -> "AttackResult":
         """Return the result before any step, for images with this loss (B,) and rightness (B,)."""
         flat = torch.zeros_like(right)
         return cls(clean.clone(), 0.0, flat, loss.clone(), loss.clone(), right.clone())
@@ -57,7 +55,7 @@ class AttackResult:
         if len(clean):
             self.max_linf = float((self.images - clean).abs().max())
 
-    def keep_worst(self, found: AttackResult, rows: Tensor) -> None:
+    def keep_worst(self, found: "AttackResult", rows: Tensor) -> None:
         """Overwrite the samples ``rows`` (b,) for which ``found`` (b rows) is worse for the model.
 
         A misclassified image is worse than a classified one, then the higher loss counts.
@@ -76,13 +74,8 @@ class AttackResult:
 def isolated(pixels: Tensor, seeds: Sequence[int], labels: Tensor | None = None) -> Iterator:
     """Check a batch and give its copy in float32, where gradients work whatever surrounds it.
 
-    Args:
-        pixels: (B, 3, H, W) in [0, 1].
-        seeds: B integers.
-        labels: (B,) int64, where the attack knows them.
-
-    Raises:
-        UserError: pixels outside [0, 1] or NaN.
+    ``pixels`` are (B, 3, H, W), ``seeds`` B integers, ``labels`` (B,) where the attack knows them.
+    UserError if pixels are outside [0, 1] or NaN.
     """
     check_pixels(pixels)
     for given, what in ((seeds, "seeds"), (labels, "labels")):
@@ -97,11 +90,7 @@ def isolated(pixels: Tensor, seeds: Sequence[int], labels: Tensor | None = None)
 
 
 def check_pixels(pixels: Tensor) -> None:
-    """Refuse images that are not (B, 3, H, W) floats in [0, 1].
-
-    Raises:
-        UserError: with the observed range.
-    """
+    """Refuse images that are not (B, 3, H, W) floats in [0, 1], with the observed range."""
     if pixels.ndim != 4 or not pixels.is_floating_point():
         raise UserError(
             f"images must be floats of shape (B, 3, H, W), got {pixels.dtype} "
@@ -117,11 +106,7 @@ def check_pixels(pixels: Tensor) -> None:
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:
-    """Refuse logits (B, K) that are probabilities, and labels (B,) that have no class.
-
-    Raises:
-        UserError: naming the label, or the range of the rows.
-    """
+    """Refuse logits (B, K) that are probabilities, and labels (B,) that have no class."""
     classes = logits.shape[1]
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
@@ -146,8 +131,7 @@ def check_finite(what: str, values: Tensor) -> None:
 def gradient_of(loss: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient (b, 3, H, W) of losses (b,) and its largest value per sample (b,).
 
-    Raises:
-        UserError: the loss was computed without a graph to the images.
+    UserError if the loss was computed without a graph to the images.
     """
     if not loss.requires_grad:
         raise UserError(
@@ -278,8 +262,7 @@ class LabelledAttack:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return loss (b,), gradient (b, 3, H, W), where it is exactly 0 (b,), logits (b, K).
 
-        Args:
-            loss: logits (b, K) -> losses (b,).
+        ``loss`` turns logits (b, K) into losses (b,).
         """
         images = images.detach().requires_grad_()
         logits = self.logits(images)

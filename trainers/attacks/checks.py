@@ -5,8 +5,6 @@
 of 100 cases.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -62,7 +60,7 @@ class AttackChecks:
             )
         )
 
-    def merge(self, other: AttackChecks) -> None:
+    def merge(self, other: "AttackChecks") -> None:
         """Add the totals of another part of the same attack."""
         for name in ("n", "zero_grad", "loss_first", "loss_last", "broken"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -101,12 +99,9 @@ def verify(
 ) -> list[str]:
     """Judge a summary; return warnings in words, each headed by the check's name.
 
-    Args:
-        clean_acc, robust_acc: fractions in [0, 1]; None where the attack scored nothing (a bank).
-
-    Raises:
-        RuntimeError: the perturbation leaves the ball or the image leaves [0, 1]. No number made
-            with such an attack means anything.
+    ``clean_acc`` and ``robust_acc`` are in [0, 1], or None where nothing was scored (a bank).
+    RuntimeError if the perturbation leaves the ball or the image leaves [0, 1]: no number made with
+    such an attack means anything.
     """
     most = summary.get(f"max_{spec.norm}", 0)
     if spec.eps is not None and not most <= spec.eps + SLACK[spec.norm]:
@@ -163,13 +158,9 @@ def _square(before: int, after: int) -> list[str]:
 
 
 def compare(attacks: Sequence[Mapping]) -> dict[int, list[str]]:
-    """Hold the attacks of one record against one another.
+    """Hold the attacks of one record against one another; return warnings by positions in the list.
 
-    Args:
-        attacks: entries of a record, with ``eps`` such as ``"4/255"``.
-
-    Returns:
-        warnings for the attacks by their positions in the list.
+    ``attacks`` are entries of a record, with ``eps`` such as ``"4/255"``.
     """
     warnings: dict[int, list[str]] = {}
     # an attack without a ball is larger than none: nothing is compared with NaN

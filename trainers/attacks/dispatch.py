@@ -4,8 +4,6 @@ AutoAttack is four attacks in turn, each on the samples that the ones before hav
 version of the code of Croce & Hein, 2020 (arXiv 2003.01690).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -43,10 +41,8 @@ FEWEST = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 4}
 def parts_of(spec: AttackSpec, classes: int) -> list[AttackSpec]:
     """Return the attacks that ``spec`` stands for: itself, or the parts of a composed one.
 
-    Parts of a composed attack that need more classes are left out, with a message.
-
-    Raises:
-        UserError: a part is asked for by name and there are too few classes.
+    Parts of a composed attack that need more classes are left out, with a message; UserError if
+    such a part is asked for by name.
     """
     if spec.name not in COMPOSED:
         if classes < FEWEST.get(spec.name, 0):

@@ -143,14 +143,9 @@ def gradient_attack(loss_fn: Callable[[Tensor], Tensor], spec: AttackSpec) -> Gr
 def aims_of(aim: str | int, logits: Tensor, labels: Tensor, seeds: Sequence[int]) -> Tensor:
     """Return the class (B,) that a targeted attack leads to, never a sample's own.
 
-    Args:
-        aim: ``likeliest``: the wrong class of highest logit; ``random``: a wrong class, drawn from
-            the sample's seed; a number: that class, but the likeliest wrong one for its samples.
-        logits: (B, K) of the clean images.
-        labels: (B,) int64.
-
-    Raises:
-        UserError: there is no such class.
+    ``aim`` is ``likeliest``: the wrong class of highest logit; ``random``: a wrong class, drawn
+    from the sample's seed; or a number: that class (UserError if there is none), but the likeliest
+    wrong one for its samples. ``logits`` (B, K) are those of the clean images, ``labels`` (B,).
     """
     classes = logits.shape[1]
     likeliest = likeliest_wrong(logits, labels)[0]

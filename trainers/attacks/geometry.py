@@ -1,7 +1,5 @@
 """Lengths, balls and hyperplanes in the space of images, shared by the attacks."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

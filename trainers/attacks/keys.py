@@ -59,11 +59,7 @@ def extend_cfg(cfg: CfgNode) -> None:
 
 
 def check_cfg(cfg: CfgNode) -> None:
-    """Refuse attacks that attack nothing, or cannot do what they are for.
-
-    Raises:
-        UserError: naming the key, its value and what to write instead.
-    """
+    """Refuse attacks that attack nothing, or cannot do what they are for, naming the key."""
     for spec in specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN"):
         if spec.name not in PGD_FAMILY:
             raise UserError(

@@ -91,10 +91,8 @@ def library_fields(name: str, norm: str, eps, alpha, steps, kwargs: Mapping) -> 
 
     What the class does not take is None (``eps`` of an attack without a ball, ``alpha``). What is
     None is the class' own default, with two exceptions: the step size keeps the default's share of
-    eps, and the attacks of :data:`USUAL_STEPS` have that many steps.
-
-    Raises:
-        UserError: the class, a setting, or a value is refused.
+    eps, and the attacks of :data:`USUAL_STEPS` have that many steps. UserError if the class, a
+    setting or a value is refused.
     """
     entry = library_class(name)
     label, defaults, usual = LIBRARY + entry.name, entry.defaults, MEASURES.get(entry.name, "linf")

@@ -5,8 +5,6 @@ something simpler is stronger. Together they take about 70 forward and 40 backwa
 32 images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -157,9 +155,7 @@ def probe_attack(
     * ``margin_stronger``: PGD on the margin does, with at most 20 of the attack's steps; images
       that only the attack breaks are counted against it. Only for the attacks in ``STRONG``.
 
-    Args:
-        pixels: (B, 3, H, W) in [0, 1], which the model gets right.
-        left: (B,) bool, right under the attack ``spec``.
+    The model gets ``pixels`` (B, 3, H, W) right, and under the attack those in ``left`` (B,).
     """
     steps = min(spec.steps, MARGIN_STEPS)
     alpha = spec.alpha if spec.alpha and steps == spec.steps else spec.eps / 4
@@ -183,10 +179,8 @@ def judge(
 ) -> list[str]:
     """Return warnings in words, each headed by the name of its figure.
 
-    Args:
-        figures: of :func:`probe_model` and :func:`probe_attack`.
-        clean: number of test images, and of those that are right clean.
-        classes: number of classes.
+    ``figures`` are of :func:`probe_model` and :func:`probe_attack`, ``clean`` the number of test
+    images and of those that are right clean.
     """
     found, probed = [], figures["probed"]
     for name, words in WORDS.items():

@@ -4,8 +4,6 @@
 torchattacks (see :mod:`.library_classes`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 
@@ -20,18 +18,11 @@ MOST_STEPS = 10**6
 
 
 def parse_255(value, key: str, most: float = 255) -> float:
-    """Turn a size given in 1/255 into a float in [0, 1].
+    """Turn a size given in 1/255 into a float in [0, 1]; ``key`` is named in messages.
 
-    ``4``, ``"4"``, ``4.0`` and ``"4/255"`` all mean 4/255. A bare number between 0 and 0.1 is
-    refused, because it is almost surely a fraction of 1 (``0.0157`` for 4/255).
-
-    Args:
-        value: number or string from a config.
-        key: the config key, for the message.
-        most: largest number allowed; radii in L2 may exceed 255.
-
-    Raises:
-        UserError: not a number, outside 0..``most``, or a fraction of 1.
+    ``4``, ``"4"``, ``4.0`` and ``"4/255"`` all mean 4/255. UserError if it is no number or outside
+    0..``most`` (radii in L2 may exceed 255), and for a bare number between 0 and 0.1, which is
+    almost surely a fraction of 1 (``0.0157`` for 4/255).
     """
     text = str(value).strip()
     top, slash, bottom = (part.strip() for part in text.partition("/"))
@@ -108,11 +99,7 @@ SETTINGS = {name: OF_FAMILY.get(name, {}) | AIM for name in PGD_FAMILY} | {"rap"
 
 
 def settings_of(name: str, given: Mapping) -> dict:
-    """Return the settings of a member of the PGD family or of rap, checked and filled in.
-
-    Raises:
-        UserError: a setting is unknown or out of range.
-    """
+    """Return the settings of a member of the PGD family or of rap, checked and filled in."""
     table = SETTINGS.get(name, {})
     for key in given:
         if key not in table:

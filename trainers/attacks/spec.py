@@ -1,7 +1,5 @@
 """What an attack is, in words: its fields, their units, and the refusal of wrong values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
@@ -178,7 +176,9 @@ class AttackSpec:
         raise UserError(f"attack {why}")
 
     @classmethod
-    def from_cfg(cls, node, overrides: Mapping | None = None, *, key: str = "ATTACK") -> AttackSpec:
+    def from_cfg(
+        cls, node, overrides: Mapping | None = None, *, key: str = "ATTACK"
+    ) -> "AttackSpec":
         """Read a config node (yacs or a plain dict; upper or lower case) such as ATTACK.TEST.
 
         Args:
@@ -187,10 +187,7 @@ class AttackSpec:
             overrides: values that replace the node's, as an entry of LIST does. An entry that
                 names a part of AutoAttack takes no steps, restarts or drop from the node; one that
                 names rap takes nothing but eps.
-            key: the node's name, for messages.
-
-        Raises:
-            UserError: a key is missing or unknown, or a value is refused.
+            key: the node's name, for the messages of the UserError that any mistake raises.
         """
         given = _lower(overrides or {}, f"{key}.LIST")
         values = {"norm": "linf", "drop": False, "kwargs": {}, "prec": "fp32"} | _lower(node, key)
@@ -231,11 +228,7 @@ class AttackSpec:
 
 
 def _lower(node, where: str) -> dict:
-    """Return a node's fields of an attack in lower case.
-
-    Raises:
-        UserError: it is not a mapping, or has another key.
-    """
+    """Return a node's fields of an attack in lower case; UserError if it has another key."""
     if not isinstance(node, Mapping):
         raise UserError(f"{where} is {node!r}, expected keys and values such as EPS: 4")
     names = [f.name for f in fields(AttackSpec)]
@@ -259,8 +252,7 @@ def _usual(name: str) -> dict:
 def specs_from_cfg(node, *, key: str = "ATTACK") -> list[AttackSpec]:
     """Read a node with LIST: one spec per entry, or the node itself where LIST is empty.
 
-    Raises:
-        UserError: see :meth:`AttackSpec.from_cfg`; or two entries are the same attack.
+    UserError as of :meth:`AttackSpec.from_cfg`, or if two entries are the same attack.
     """
     entries = node.get("LIST") or [{}]
     specs = [AttackSpec.from_cfg(node, entry, key=key) for entry in entries]

@@ -63,8 +63,7 @@ class Surrogate:
     def knows(self, labels: str, classes: int) -> bool:
         """Return True for labels of the data set, False for the surrogate's own answers.
 
-        Raises:
-            UserError: ``labels`` is ``dataset``, whose ``classes`` are not as many as ours.
+        UserError if ``labels`` is ``dataset``, whose ``classes`` are not as many as ours.
         """
         if labels == "dataset" and self.classes != classes:
             raise UserError(
@@ -97,9 +96,7 @@ def load_surrogate(
     """Load a surrogate by name, frozen and in eval mode.
 
     ``prompts`` are the hand-made ones of the data set's classes, ``clip`` is the run's backbone.
-
-    Raises:
-        UserError: the name is unknown, or its weights are missing, damaged, foreign or refused.
+    UserError if the name is unknown, or its weights are missing, damaged, foreign or refused.
     """
     kind, model, path = check_surrogate(name)
     with torch.inference_mode(False):

@@ -1,7 +1,5 @@
 """AdvIVLP: independent prompts in both towers under adversarial training (AdvVLP in FAP)."""
 
-from __future__ import annotations
-
 from ..config.keys import Key, add_defaults
 from ..engine.trainer import register
 from ..prompting.spec import in_both_towers, length

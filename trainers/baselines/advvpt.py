@@ -1,7 +1,5 @@
 """AdvVPT: visual prompts (VPT, Jia et al., ECCV 2022) under adversarial training."""
 
-from __future__ import annotations
-
 from ..config.keys import add_defaults
 from ..engine.trainer import register
 from ..prompting import PromptSpec

@@ -1,7 +1,5 @@
 """CoOp's learned context, on clean images and under adversarial training."""
 
-from __future__ import annotations
-
 from ..config.keys import add_defaults
 from ..engine.trainer import register
 from ..prompting.spec import in_context, of_context

@@ -5,8 +5,6 @@ clean answer, the first layer's text vectors make its visual ones, in the other 
 vectors make the text ones.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """MaPLe's joint prompts, on clean images and under adversarial training."""
 
-from __future__ import annotations
-
 from ..config.keys import Key, add_defaults
 from ..engine.trainer import register
 from ..prompting.spec import in_both_towers, length

@@ -1,7 +1,5 @@
 """Prompts trained on the cross-entropy of attacked images, clean images, or both."""
 
-from __future__ import annotations
-
 import torch
 
 from ..config.keys import Key, add_defaults
@@ -43,15 +41,14 @@ class Supervised(AdversarialTrainer):
     def loss(self, batch):
         kind, labels = self.at_loss(self.cfg), batch.labels
         if kind == "half":
-            middle = batch.middle
+            middle = len(labels) // 2
             images = torch.cat([batch.images[:middle], batch.attack(slice(middle, None))])
             logits = batch.forward(images).logits  # (B, K)
-            terms, middle = {}, batch.size // 2
-            shown, known = batch.whole(logits), batch.whole(labels)
+            terms, shown = {}, logits.detach()
             for name, part in (("clean", slice(middle)), ("adv", slice(middle, None))):
-                if len(known[part]):
-                    terms[f"loss_{name}"] = mean_ce(shown[part], known[part])
-                    terms[f"acc_{name}"] = accuracy(shown[part], known[part])
+                if len(labels[part]):
+                    terms[f"loss_{name}"] = mean_ce(shown[part], labels[part])
+                    terms[f"acc_{name}"] = accuracy(shown[part], labels[part])
             return mean_ce(logits, labels), terms
         output = batch.forward_attacked() if kind == "adv" else batch.forward_clean()
         return mean_ce(output.logits, labels), {}

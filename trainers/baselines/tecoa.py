@@ -4,8 +4,6 @@ The image side is trained against fixed text features: either visual prompt toke
 the whole image tower is fine-tuned.
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch

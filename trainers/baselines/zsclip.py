@@ -1,7 +1,5 @@
 """Zero-shot CLIP with the hand-made prompt: the undefended model."""
 
-from __future__ import annotations
-
 from ..engine.trainer import RobustTrainer, register
 
 

@@ -11,6 +11,7 @@ from ..utils.version import __version__
 
 COMMANDS = {
     "train": "train and test, with CoOp's command line",
+    "test": "a trained model under attack: ours, or of your fork's own trainer",
     "run": "one method in one protocol, all seeds: what scripts/METHOD/PROTOCOL.sh call",
     "all": "every method under one threat model",
     "reproduce": "the tables of a paper",
@@ -35,6 +36,8 @@ def command(name: str):
     match name:
         case "train":
             from .train import main as found
+        case "test":
+            from .test import main as found
         case "run" | "all" | "reproduce" | "results" | "testtime":
             from .run import main as run
 

@@ -50,7 +50,7 @@ def main(name: str, show: local.Command, argv: list[str]) -> int:
         return 2 if refused else 0
     local.refuse(wrong)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    failed = local.run(steps, train.main, show, int(context.env.get("PROCESSES") or 1))
+    failed = local.run(steps, train.main, show)
     if failed and "" not in failed:
         text = f"these did not finish, see above: {' '.join(failed)}"
         if name != "reproduce":

@@ -18,7 +18,6 @@ from ..config import host, keys, merging
 from ..engine import run, run_folder
 from ..engine.data import check_listed
 from ..experiments import state
-from ..utils import distributed
 from ..utils.errors import Mistakes, UserError, nearest
 
 WHAT = ("eval_only", "model_dir", "load_epoch", "test_name")  # a run besides its configuration
@@ -129,8 +128,7 @@ def main(argv: list[str]) -> int:
     what = {name: getattr(args, name) for name in WHAT}
     if args.dry_run:
         return dry_run(setup_cfg(args), what)
-    with distributed.processes():
-        run.start(setup_cfg(args), **what, no_train=args.no_train)
+    run.start(setup_cfg(args), **what, no_train=args.no_train)
     return 0
 
 

@@ -1,7 +1,5 @@
 """The declaration of a configuration key, and all of them by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from ..utils.errors import UserError, nearest
 
 LARGEST = 10**9  # of numbers without a range of their own: more than that is a slip
-KEYS: dict[str, Key] = {}  # by full name, such as OPTIM.LR
+KEYS: "dict[str, Key]" = {}  # by full name, such as OPTIM.LR
 
 
 @dataclass(frozen=True)

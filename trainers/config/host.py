@@ -14,6 +14,7 @@ from .shipped import PACKAGE
 
 # Of ATTACK, merged by our rules: sizes as 4 or "4/255", and the name of a threat model
 OURS = ("THREAT", "TRAIN", "TEST")
+ATTACKS = (*(f"ATTACK.{name}" for name in OURS), "DEFENCE.")  # what only our trainers heed
 ROOT = __package__.rpartition(".")[0]  # advprompt, or trainers.advprompt in a fork
 PREFIX = "advprompt."  # of our trainers whose names the host has
 
@@ -142,3 +143,19 @@ def _merge_list(cfg, extend, pairs) -> None:
             vars(cfg)["said_backbone"] = pairs[i + 1]
     merging.merge_opts(cfg, ours)
     type(cfg).merge_from_list(cfg, theirs)
+    ignored = [str(key) for key in pairs[::2] if str(key).startswith(ATTACKS)]
+    if ignored and cfg.TRAINER.NAME and cfg.TRAINER.NAME not in _our_names():
+        name, copied = cfg.TRAINER.NAME, ROOT.startswith("trainers.")
+        tool = "python -m trainers.advprompt" if copied else "advprompt"
+        print(
+            f"warning: trainer {name} is the fork's own and ignores {', '.join(ignored)}; "
+            f"'{tool} test --trainer {name} --model-dir RUN --threat NAME ...' attacks its model"
+        )
+
+
+def _our_names() -> list[str]:
+    """Return the names under which trainers of ours are registered here."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    classes = ((name, TRAINER_REGISTRY.get(name)) for name in TRAINER_REGISTRY.registered_names())
+    return [name for name, cls in classes if cls.__module__.startswith(f"{ROOT}.")]

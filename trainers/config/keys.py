@@ -128,11 +128,8 @@ def add_defaults(cfg: CfgNode, node: str, **values) -> None:
 def check_cfg(cfg: CfgNode, mistakes: Mistakes | None = None) -> None:
     """Check every key, and whether keys fit together, before anything is loaded or written.
 
-    Keys of other trainers do not count. Conflicts are looked for among keys that are right.
-
-    Raises:
-        UserError: with all mistakes, and those found before, each naming the key, its value and
-            what is expected.
+    Keys of other trainers do not count. Conflicts are looked for among keys that are right. The
+    UserError names all mistakes, also those found before, and what is expected of each key.
     """
     method = method_called(cfg.TRAINER.NAME)
     nodes = ("NAME", *(method.nodes() if method else ()))

@@ -19,8 +19,7 @@ WORDS = "on the command line"
 def merge_file(cfg, path, kind: str = "") -> None:
     """Merge a yaml file into ``cfg``; of a ``kind`` of shipped files, the name is enough.
 
-    Raises:
-        UserError: the file is missing, not yaml, or names an unknown key or a wrong type.
+    UserError if the file is missing, not yaml, or names an unknown key or a wrong type.
     """
     path = config_file(kind, str(path)) if kind else path
     if not Path(path).is_file():
@@ -56,11 +55,8 @@ def merge_opts(cfg, opts: list[str]) -> None:
     """Merge ``KEY VALUE`` pairs from the command line.
 
     ``ATTACK.THREAT NAME`` stands for the settings of a shipped threat model, or of a yaml file;
-    all other pairs come after them.
-
-    Raises:
-        UserError: an odd number of arguments, an unknown key (nearest names offered), a wrong
-            type, a setting of ``ATTACK.TEST`` that every attack of its ``LIST`` has for itself.
+    all other pairs come after them. UserError for an odd number of arguments, an unknown key, a
+    wrong type, or a setting of ``ATTACK.TEST`` that every attack of its ``LIST`` has for itself.
     """
     opts = [word for word in opts if word != "--"]
     if len(opts) % 2:

@@ -29,9 +29,6 @@ def config_file(kind: str, name: str) -> Path:
     """Return the file of a config of ``trainers``, ``datasets`` or ``attacks``.
 
     Its name is such as ``linf1`` or, for trainers, ``AdvPT/vit_b16``; or the path of a file.
-
-    Raises:
-        UserError: there is none of that name.
     """
     if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
         # whoever opens it says whether it is there

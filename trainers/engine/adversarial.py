@@ -5,14 +5,11 @@ only, against the detached text features -> the method's loss -> prompts. A meth
 prompts (``prompt_spec``) and its loss (``loss``); everything else is here and in ``tuning``.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch
 
 from ..backbone.features import cosine_logits
-from ..utils import distributed
 from ..utils.errors import UserError
 from . import device_loader as ondevice
 from .alarms import collapse_warning
@@ -27,15 +24,12 @@ class AdversarialTrainer(PromptTrainer):
 
     Attributes:
         block_outputs: whether the loss reads the image blocks' outputs.
-        mean_of_samples: the loss is a mean over samples that need nothing of one another, or get
-            it from ``Batch.whole``; otherwise several processes are refused.
         alarm_key: the key to change when training collapses; None where it cannot.
         alarm_term: the term that goes to 0 when the model answers all images alike.
     """
 
     frozen_image_tower = False  # of an instance, as its prompts say
     block_outputs = False
-    mean_of_samples = True
     alarm_key: str | None = None
     alarm_term = "loss_cons"
 
@@ -57,14 +51,6 @@ class AdversarialTrainer(PromptTrainer):
                 f"target '{spec.target}' and objective '{spec.objective}'; end the command line "
                 "with ATTACK.THREAT linf1, or set ATTACK.TRAIN.TARGET end_to_end and "
                 "ATTACK.TRAIN.OBJECTIVE ce"
-            )
-
-    def check_cfg(self, cfg):
-        super().check_cfg(cfg)
-        if distributed.world() > 1 and not self.mean_of_samples:
-            raise UserError(
-                f"the loss of {type(self).__name__} is not a mean over samples, so that "
-                f"{distributed.world()} processes cannot share a batch; start it with python"
             )
 
     def build_data_loader(self):

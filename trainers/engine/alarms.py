@@ -1,7 +1,5 @@
 """What stops a training, and what it warns about."""
 
-from __future__ import annotations
-
 import math
 
 from ..utils.errors import UserError
@@ -25,10 +23,8 @@ def collapse_warning(
 ) -> str | None:
     """Return a warning where the model has become consistent by answering all images alike.
 
-    Args:
-        clean_loss: mean cross-entropy on clean images over an epoch.
-        consistency: mean divergence between clean and attacked answers, in nats.
-        key: the config key to change.
+    ``clean_loss`` is the mean cross-entropy on clean images over an epoch, ``consistency`` the mean
+    divergence between clean and attacked answers in nats, ``key`` the config key to change.
     """
     if clean_loss is None or consistency is None or n_classes < 2:
         return None

@@ -1,13 +1,10 @@
 """One training batch as a method's loss sees it: plain tensors, and calls that run the model."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor
 
 from ..attacks import gradient_attack, objective_for
-from ..utils import distributed
 from ..utils.seeds import hash_seed
 
 
@@ -35,15 +32,12 @@ class Batch:
         texts: (K, D) unit-length text features with gradients, encoded once per step.
         outputs: what has been computed so far: ``clean``, ``adv``.
         attacked: whether an attack was run.
-        share: which rows these are of the whole batch of ``size``.
     """
 
     def __init__(self, trainer, batch: dict):
-        self.trainer, self.size = trainer, len(batch["label"])
-        self.share = distributed.share(self.size)
-        rows, device = self.share.rows, trainer.device
-        self.images, self.labels = batch["img"][rows].to(device), batch["label"][rows].to(device)
-        self.index = batch["index"][rows] if "index" in batch else None
+        self.trainer, device = trainer, trainer.device
+        self.images, self.labels = batch["img"].to(device), batch["label"].to(device)
+        self.index = batch.get("index")
         self.texts = trainer.encode_texts()
         self.outputs: dict[str, Output] = {}
         self.attacked = False
@@ -67,8 +61,6 @@ class Batch:
     def attack(self, rows: slice = slice(None)) -> Tensor:
         """Return adversarial versions of the images in ``rows``; gradients reach pixels only."""
         self.attacked = True
-        if not len(self.labels[rows]):  # all of them belong to another process
-            return self.images[rows]
         trainer, spec, texts = self.trainer, self.trainer.attack_spec, self.texts.detach()
         kl = spec.objective == "kl"
         reference = self.forward_clean().logits.detach()[rows] if kl else None
@@ -77,25 +69,10 @@ class Batch:
             return trainer.output(images, texts, for_attack=True).logits
 
         step = (max(trainer.cfg.SEED, 0), trainer.epoch, trainer.batch_idx)
-        seeds = [hash_seed(*step, position) for position in range(self.size)[self.share.rows]]
+        seeds = [hash_seed(*step, position) for position in range(len(self.labels))]
         loss = objective_for(spec, forward, labels=self.labels[rows], reference=reference)
         attack = gradient_attack(loss, spec)
         return attack.run(self.images[rows], seeds[rows], scored=False).images
-
-    @property
-    def middle(self) -> int:
-        """Number of these rows that are in the first half of the whole batch."""
-        return sum(position < self.size // 2 for position in range(self.size)[self.share.rows])
-
-    def whole(self, values: Tensor) -> Tensor:
-        """Return ``values`` (B, ...) of all processes' rows (size, ...), without gradients."""
-        values = values.detach()
-        if distributed.world() == 1:
-            return values
-        rows = values.new_zeros(self.size, *values.shape[1:])
-        if self.share.weight:
-            rows[self.share.rows] = values
-        return distributed.total(rows)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

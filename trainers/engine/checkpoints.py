@@ -146,12 +146,9 @@ def _rename_context(state: dict) -> None:
 
 
 def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:
-    """Copy ``weights`` into a prompt module after comparing names and shapes.
+    """Copy ``weights`` into a prompt module; UserError if names or shapes differ.
 
     CoOp's fixed ``token_prefix`` and ``token_suffix`` are ignored: they belong to its classes.
-
-    Raises:
-        UserError: other width, other number of vectors, other classes, or another method.
     """
     weights = {k: v for k, v in weights.items() if k not in ("token_prefix", "token_suffix")}
     own = module.state_dict()
@@ -172,11 +169,7 @@ def load_prompts(module: torch.nn.Module, weights: dict, path) -> None:
 
 
 def check_facts(theirs: dict, mine: dict, path, *, resuming: bool = False) -> None:
-    """Refuse a checkpoint of another trainer, backbone, kind of prompts or, if it matters, classes.
-
-    Raises:
-        UserError: naming what differs in the ``checkpoint_facts``.
-    """
+    """Refuse a checkpoint of another trainer, backbone, kind of prompts or, if needed, classes."""
     names = {"trainer": "trainer", "weights_sha256": "backbone weights", "prompts": "prompts"}
     for key, what in names.items():
         if key in theirs and not _agree(theirs[key], mine.get(key)):

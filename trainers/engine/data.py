@@ -69,10 +69,8 @@ class Data:
     def check(self, folder, record: dict, *, trained: bool) -> None:
         """Refuse a record of other data (``trained``: also of other training data).
 
-        An older record says only how much it tested.
-
-        Raises:
-            UserError: class names, list, labels or contents of the images are other ones.
+        Compared are class names, list, labels and contents of the images; an older record says only
+        how much it tested.
         """
         theirs, path = record.get("data_sha256"), Path(folder) / MODEL_FILE
         counts = (len(self.classnames), len(self.test))

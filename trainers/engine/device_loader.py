@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.images import DECODERS, load_image
 
@@ -65,8 +64,7 @@ class DeviceLoader:
 
     Draws the same images in the same order as ``loader``, torch's over :class:`OwnDraws`,
     would with the same random state, and crops and flips them alike. Each batch is a dict like
-    Dassl's, with ``img`` (B, 3, H, W) in [0, 1], ``label`` and ``index`` on the device. Of several
-    processes, each makes the images that are its share; the others are black.
+    Dassl's, with ``img`` (B, 3, H, W) in [0, 1], ``label`` and ``index`` on the device.
     """
 
     def __init__(self, loader, cfg, device):
@@ -102,15 +100,11 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[dict]:
         torch.empty((), dtype=torch.int64).random_()  # a loader draws its workers' seed first
-        black = torch.zeros(3, *self.size, device=self.device)
         for rows in self.loader.batch_sampler:
-            own = range(len(rows))[distributed.share(len(rows)).rows]
             chosen = [self.items[i] for i in rows]
             index = torch.tensor(rows, device=self.device)
             yield {
-                "img": torch.stack(  # (B, 3, H, W)
-                    [self.made(i) if n in own else black for n, i in enumerate(rows)]
-                ),
+                "img": torch.stack([self.made(i) for i in rows]),  # (B, 3, H, W)
                 "label": self.labels[index],
                 "domain": torch.tensor([item.domain for item in chosen]),
                 "impath": [item.impath for item in chosen],

@@ -28,7 +28,6 @@ from ..evaluation.models import ModelVictim
 from ..evaluation.samples import ImageList, PixelList
 from ..evaluation.victim import Victim
 from ..testtime import with_testtime
-from ..utils import distributed
 from ..utils.errors import UserError, nearest
 from ..utils.images import Preprocess
 from . import run_folder
@@ -143,11 +142,20 @@ def evaluate(
         return measure(victim, given, cfg, None if folder is None else Path(folder), **facts)
 
 
-def measure(victim: Victim, given: Images, cfg, folder: Path | None, **facts) -> dict:
+def measure(
+    victim: Victim,
+    given: Images,
+    cfg,
+    folder: Path | None,
+    *,
+    warnings: Sequence[str] = (),
+    **facts,
+) -> dict:
     """Attack a victim as ``cfg`` says and return the record, which is kept in ``folder``.
 
     Args:
         folder: None: nothing is kept.
+        warnings: what every attack's entry of the record has to warn of besides.
         facts: fields of the record about the model.
 
     Raises:
@@ -155,11 +163,13 @@ def measure(victim: Victim, given: Images, cfg, folder: Path | None, **facts) ->
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as nowhere:
-            return _measure(victim, given, cfg, Path(nowhere), False, facts)
-    return _measure(victim, given, cfg, folder, True, facts)
+            return _measure(victim, given, cfg, Path(nowhere), False, warnings, facts)
+    return _measure(victim, given, cfg, folder, True, warnings, facts)
 
 
-def _measure(victim: Victim, given: Images, cfg, folder: Path, keep: bool, facts: dict) -> dict:
+def _measure(
+    victim: Victim, given: Images, cfg, folder: Path, keep: bool, warnings: Sequence, facts: dict
+) -> dict:
     images = given.images
     if not len(images):
         raise UserError("there are no images; give at least one")
@@ -212,7 +222,6 @@ def _measure(victim: Victim, given: Images, cfg, folder: Path, keep: bool, facts
                 seconds={"eval": round(time.perf_counter() - clock, 3)},
                 status="completed",
                 device=victim.device,
-                processes=distributed.world(),
             )
 
         if there := records.completed_record(folder):
@@ -225,8 +234,10 @@ def _measure(victim: Victim, given: Images, cfg, folder: Path, keep: bool, facts
         _check_order(found.tolist(), images.labels, given)
         describe([])  # refuses before the work, not after
         attacks = run_attacks(cfg, evaluation)
+        for entry in attacks:
+            entry["warnings"] += warnings
         record = describe(attacks)
-        if keep and distributed.is_main():
+        if keep:
             title = f"{cfg.TRAINER.NAME}, {given.name}"
             finish(evaluation, cfg, folder, record, title)
         return record

@@ -41,8 +41,7 @@ class Export(NamedTuple):
 def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str) -> bool:
     """Write an export, whole or not at all; return False where an equal one is there, which stays.
 
-    Raises:
-        UserError: ``folder`` holds something else, or cannot be written.
+    UserError if ``folder`` holds something else, or cannot be written.
     """
     folder = Path(folder)
     io.sweep(folder.parent, folder.name)  # a process was killed while another one wrote it
@@ -154,10 +153,8 @@ def serve(
 ) -> PromptedCLIP:
     """Return CLIP with what a run learned around it; a trained image tower replaces clip's own.
 
-    ``tensors`` have :class:`PromptedCLIP`'s names, those of an image tower ``visual.*``.
-
-    Raises:
-        UserError: values of ``origin`` and ``spec`` contradict one another or do not fit ``clip``.
+    ``tensors`` have :class:`PromptedCLIP`'s names, those of an image tower ``visual.*``. UserError
+    if values of ``origin`` and ``spec`` contradict one another or do not fit ``clip``.
     """
     _check_room(clip, spec, len(classnames), tensors, origin)
     model = PromptedCLIP(clip, classnames, spec)

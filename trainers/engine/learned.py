@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dassl.config import get_cfg_default
 
@@ -32,7 +32,7 @@ TOWER_NOTE = " The image tower, which the training changed, is included."
 class Learned(NamedTuple):
     """The model of a run, in parts, and what is known of its training and its test."""
 
-    cfg: object
+    cfg: Any
     method: type[RobustTrainer]
     clip: CLIPAdapter
     classnames: list[str]

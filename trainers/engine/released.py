@@ -5,8 +5,6 @@ shows number, depth and coupling of the prompts and the embeddings of the words 
 neither how they were trained nor where the class name stands.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import asdict
 from typing import NamedTuple
@@ -58,8 +56,7 @@ class Released(NamedTuple):
 def convert(state: dict, path) -> dict | None:
     """Return a checkpoint by :class:`PromptedCLIP`'s names, with ``released``; None if it is ours.
 
-    Raises:
-        UserError: it holds something else than their prompts around CLIP, or a part of them.
+    UserError if it holds something else than their prompts around CLIP, or a part of them.
     """
     if not any(name.startswith(MARKS) for name in state["state_dict"]):
         return None
@@ -111,8 +108,7 @@ def _spec(tensors: dict[str, Tensor]) -> PromptSpec:
 def fit(trainer, theirs: Released, path) -> dict:
     """Have a :class:`.tuning.PromptTrainer` serve a file; return what its record says of it.
 
-    Raises:
-        UserError: other prompts, words around them or backbone; other classes of specific ones.
+    UserError for other prompts, words around them or backbone, or other classes of specific ones.
     """
     name, own, spec = type(trainer).__name__, theirs.spec, trainer.spec or PromptSpec()
     check_model(theirs, spec, name, trainer.clip, path)

@@ -26,7 +26,6 @@ from ..config.host import PREFIX
 from ..config.keys import defaults, formerly, method_called, registered_name
 from ..config.merging import merge
 from ..records import FILE_NAME, completed_record, flat_config
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import json_digest, read_json, sha256_file, sweep, writable_dir, write_json
 from . import checkpoints
@@ -131,9 +130,6 @@ def check_model(folder: Path, record: dict, run: Path, epoch: int | None = None)
     """Refuse a record of another model than the run's checkpoint holds now.
 
     Older records do not say what they measured, and a run may have lost its checkpoint.
-
-    Raises:
-        UserError: the checkpoint was changed after the test.
     """
     path = chosen_checkpoint(learner_of(run), epoch)
     if not record.get("prompts_sha256") or path is None or not path.is_file():
@@ -158,8 +154,7 @@ def is_trained(run, cfg) -> bool:
 def place_of(cfg, *, eval_only=False, model_dir="", **_) -> Path:
     """Return the folder to work in: that of the run, or where a test alone is to be kept.
 
-    Raises:
-        UserError: a test names neither a model nor an output folder, or the model is not there.
+    UserError if a test names neither a model nor an output folder, or the model is not there.
     """
     if not eval_only or cfg.OUTPUT_DIR:
         return Path(cfg.OUTPUT_DIR)
@@ -176,8 +171,7 @@ def place_of(cfg, *, eval_only=False, model_dir="", **_) -> Path:
 def look(cfg, *, eval_only=False, model_dir="", load_epoch=None, test_name="") -> Task:
     """Return what is left of the run or test that these arguments of ``run.start`` describe.
 
-    Raises:
-        UserError: the folder holds another run, or the model of a finished run is gone.
+    UserError if the folder holds another run, or the model of a finished run is gone.
     """
     place, settings = place_of(cfg, eval_only=eval_only, model_dir=model_dir), flat_config(cfg)
     mine = test_of(settings, load_epoch)
@@ -277,11 +271,8 @@ def locked(folder) -> Iterator[None]:
     """Hold the lock of a run folder; wait for another process that holds it, and say which.
 
     A mistake of the user gives up the folder, unless there is something to resume. The lock may be
-    taken several times in one process. Of processes that share a run, the first does.
+    taken several times in one process.
     """
-    if not distributed.is_main():
-        yield
-        return
     path = writable_dir(folder) / ".lock"
     lock = FileLock(path, is_singleton=True)
     holder = _holder(path)
@@ -319,9 +310,6 @@ def stored(folder) -> tuple[dict, dict]:
     """Return the settings of the run or test in ``folder`` and, of a test, of which model.
 
     The settings of a run are those of its training and, where there is one, of its record.
-
-    Raises:
-        UserError: the folder holds no run.
     """
     folder = Path(folder)
     path = folder / CONFIG_FILE

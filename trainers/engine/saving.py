@@ -6,7 +6,6 @@ from pathlib import Path
 from dassl.engine import TrainerX
 
 from .. import records
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import atomic_write, read_json
 from . import checkpoints, released, run_folder
@@ -24,7 +23,7 @@ class SavingTrainer(TrainerX):
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Write Dassl's files ``<directory>/<name>/model.pth.tar-<epoch>``, atomically."""
-        for name in self.get_model_names() if distributed.is_main() else ():
+        for name in self.get_model_names():
             folder = Path(directory) / name
             state = {
                 "state_dict": {k: v.cpu() for k, v in self._models[name].state_dict().items()},
@@ -47,21 +46,17 @@ class SavingTrainer(TrainerX):
             with atomic_write(folder / "checkpoint") as temporary:
                 temporary.write_text(f"{file}\n", encoding="utf-8")
             print(f"Checkpoint saved to {folder / file}")
-        distributed.wait()  # it is there before anybody looks for it
 
     def resume_model_if_exist(self, directory):
         """Resume from the newest checkpoint; return the epoch to start with.
 
-        The run's own folder comes before ``directory``, which differs from it under ``--resume``.
-
-        Raises:
-            UserError: ``--resume`` names a folder without a checkpoint, or one that does not fit.
+        The run's own folder comes before ``directory``, which differs from it under ``--resume``
+        (UserError if that has no checkpoint, or one that does not fit).
         """
         start = 0
         for name in self.get_model_names():
             folders = [Path(self.output_dir) / name, Path(directory) / name]
-            found = next(filter(None, map(checkpoints.newest_checkpoint, folders)), None)
-            path = distributed.agree(lambda found=found: found)
+            path = next(filter(None, map(checkpoints.newest_checkpoint, folders)), None)
             if path is None and self.cfg.RESUME:
                 raise UserError(
                     f"there is no checkpoint to resume from in '{folders[-1]}'; give --resume the "
@@ -103,8 +98,7 @@ class SavingTrainer(TrainerX):
     def load_model(self, directory, epoch=None):
         """Load prompts for evaluation: of ``epoch``, else the best on validation, else the newest.
 
-        Raises:
-            UserError: nothing there, damaged, or made by another trainer, width or class set.
+        UserError if none is there, or if it is damaged or of another trainer, width or class set.
         """
         self.tested = run_folder.test_facts(True, directory, epoch)
         if not directory and self.trainable:

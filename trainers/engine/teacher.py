@@ -1,7 +1,5 @@
 """A teacher tuned on clean images before its student: kept in the run's folder, resumed there."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 
@@ -10,7 +8,6 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 
 from ..losses import mean_ce
-from ..utils import distributed
 from ..utils.seeds import hash_seed
 from .adversarial import AdversarialTrainer
 from .alarms import NonFiniteLoss
@@ -26,18 +23,13 @@ def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs:
     """Minimise CE(T(x), y) with the student's optimizer settings, then freeze the teacher.
 
     An interrupted run resumes from the newest checkpoint in its folder ``teacher``; a teacher that
-    this run has finished is loaded.
-
-    Args:
-        trainer: ``trainer.teach(pixels)`` returns the teacher's logits (B, K).
-
-    Raises:
-        NonFiniteLoss: the loss is infinite or NaN; checkpoints are unchanged.
+    this run has finished is loaded. ``trainer.teach(pixels)`` returns its logits (B, K).
+    NonFiniteLoss, with unchanged checkpoints, if the loss is infinite or NaN.
     """
     cfg, folder, scaler = trainer.cfg, Path(trainer.output_dir) / "teacher", trainer.scaler
     optim = build_optimizer(teacher, cfg.OPTIM)
     sched = build_lr_scheduler(optim, cfg.OPTIM)
-    newest = distributed.agree(lambda: str(newest_checkpoint(folder) or ""))
+    newest = newest_checkpoint(folder)
     start, spent, clock = 0, 0.0, time.perf_counter()
     if newest:
         state = load_checkpoint(newest)
@@ -48,21 +40,17 @@ def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs:
             sched.load_state_dict(state["scheduler"])
             scaler.load_state_dict(state["scaler"])
             print(f"Resuming teacher from {newest} (epoch {start})")
-    else:
-        distributed.align(teacher)
     for epoch in range(start, epochs):
         # order and augmentation follow from (seed, epoch), wherever a run was resumed
         set_random_seed(hash_seed(max(cfg.SEED, 0), epoch, -1) % 2**32)
         for batch in trainer.train_loader_x:
-            rows, weight = distributed.share(len(batch["label"]))
-            pixels, labels = (batch[k][rows].to(trainer.device) for k in ("img", "label"))
+            pixels, labels = (batch[k].to(trainer.device) for k in ("img", "label"))
             loss = mean_ce(trainer.teach(pixels), labels)
-            shown = distributed.mean(loss.detach(), weight).item()
+            shown = loss.item()
             if not abs(shown) < float("inf"):
                 raise NonFiniteLoss(f"the teacher's loss is {shown}", f"epoch {epoch + 1}")
             optim.zero_grad(set_to_none=True)
-            scaler.scale(loss if weight == 1 else loss * weight).backward()
-            distributed.sum_gradients(teacher.parameters())
+            scaler.scale(loss).backward()
             scaler.step(optim)
             scaler.update()
         sched.step()
@@ -77,8 +65,6 @@ def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs:
                 "scaler": scaler.state_dict(),
                 "seconds": spent + time.perf_counter() - clock,
             }
-            if distributed.is_main():
-                save_checkpoint(folder / f"model.pth.tar-{epoch + 1}", state)
-            distributed.wait()  # the file is there before another process looks for it
+            save_checkpoint(folder / f"model.pth.tar-{epoch + 1}", state)
     trainer.seconds["train"] += spent + time.perf_counter() - clock
     teacher.requires_grad_(False)

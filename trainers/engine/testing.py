@@ -1,7 +1,5 @@
 """The test of a trainer's model: clean and robust accuracy, the record, and a picture."""
 
-from __future__ import annotations
-
 import time
 
 import torch
@@ -14,7 +12,6 @@ from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
 from ..testtime import with_testtime
-from ..utils import distributed
 from ..utils.io import write_json
 from . import run_folder
 from .data import MODEL_FILE
@@ -37,13 +34,10 @@ def evaluation_of(trainer, split: str) -> Evaluation:
 
 
 def test_model(trainer, split: str) -> float:
-    """Measure clean accuracy and every attack of ``ATTACK.TEST``, and write the record.
+    """Write the record of clean accuracy and of every attack of ``ATTACK.TEST``.
 
-    Args:
-        split: ``val`` measures clean accuracy alone; without validation images it is ``test``.
-
-    Returns:
-        clean accuracy in percent (as Dassl's trainers do).
+    ``split`` ``val`` measures clean accuracy alone; without validation images it is ``test``.
+    Returns clean accuracy in percent (as Dassl's trainers do).
     """
     trainer.set_model_mode("eval")
     if split == "val" and not trainer.dm.dataset.val:
@@ -59,15 +53,13 @@ def test_model(trainer, split: str) -> float:
         return clean
     trainer.data.test.share(evaluation.images)
     data = record_of(trainer, evaluation.clean_right, [])  # refuses before the work, not after
-    if distributed.is_main():
-        data = {"data_sha256": data["data_sha256"], "files_sha256": files}
-        write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts() | data)
+    data = {"data_sha256": data["data_sha256"], "files_sha256": files}
+    write_json(trainer.record_dir / MODEL_FILE, trainer.checkpoint_facts() | data)
     attacks = run_attacks(trainer.cfg, evaluation)
-    if distributed.is_main():
-        trainer.seconds["eval"] = round(time.perf_counter() - clock, 3)
-        record = record_of(trainer, evaluation.clean_right, attacks)
-        title = f"{type(trainer).__name__}, {trainer.data.name}, {trainer.cfg.MODEL.BACKBONE.NAME}"
-        finish(evaluation, trainer.cfg, trainer.record_dir, record, title)
+    trainer.seconds["eval"] = round(time.perf_counter() - clock, 3)
+    record = record_of(trainer, evaluation.clean_right, attacks)
+    title = f"{type(trainer).__name__}, {trainer.data.name}, {trainer.cfg.MODEL.BACKBONE.NAME}"
+    finish(evaluation, trainer.cfg, trainer.record_dir, record, title)
     return clean
 
 
@@ -151,11 +143,9 @@ def on_fresh_draws(entry: dict) -> list[dict]:
 
 
 def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
-    """Return the record of a test.
+    """Return the record of a test in which the images in ``right`` (N,) are right clean.
 
-    Args:
-        right: (N,) bool, which images are right clean.
-        attacks: the entries of :meth:`Evaluation.attack`.
+    ``attacks`` are the entries of :meth:`Evaluation.attack`.
     """
     cfg = trainer.cfg
     training = trainer.trained_as()
@@ -196,7 +186,6 @@ def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
         config=config | start,
         status="completed",
         device=trainer.device,
-        processes=distributed.world(),
     )
 
 

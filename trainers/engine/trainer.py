@@ -1,7 +1,5 @@
 """The trainer that all methods share: backbone, hooks of a method, training; see testing.py too."""
 
-from __future__ import annotations
-
 import threading
 import time
 from dataclasses import replace
@@ -17,9 +15,7 @@ from .. import records
 from ..backbone import load_clip, text_features
 from ..config import host
 from ..config.keys import METHODS, check_cfg, extend_cfg
-from ..evaluation.samples import ImageList
 from ..prompting import PromptSpec, templates
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.images import Preprocess, read_rgb
 from ..utils.io import sha256_file, tensors_digest
@@ -36,10 +32,8 @@ from .watching import watch
 def register(cls):
     """Register a trainer under its class name; a fork's trainer of that name comes first.
 
-    Ours is then called ``advprompt.NAME``.
-
-    Raises:
-        UserError: another of our trainers has that name, or records could not name its paper.
+    Ours is then called ``advprompt.NAME``. UserError if another of our trainers has that name, or
+    records could not name its paper.
     """
     paper = getattr(cls, "paper", None)
     if paper is not None and not (isinstance(paper, str) and paper.strip()):
@@ -85,9 +79,12 @@ class RobustTrainer(SavingTrainer):
     formerly: ClassVar[dict] = {}
 
     def __init__(self, cfg):
-        distributed.join()  # in a fork, whose train.py does not
         super().__init__(cfg)
-        distributed.refuse_data_parallel(vars(self).values())
+        if any(isinstance(thing, torch.nn.DataParallel) for thing in vars(self).values()):
+            raise UserError(
+                "this trainer has put its model into nn.DataParallel, which attacks and prompts do "
+                "not work with; remove it, and set CUDA_VISIBLE_DEVICES=0 to train on one GPU"
+            )
 
     @classmethod
     def extend_cfg(cls, cfg) -> None:
@@ -113,11 +110,6 @@ class RobustTrainer(SavingTrainer):
         torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32
         self.task: run_folder.Task | None = None  # what is left to do, once known
         self.tested: dict = {}  # of a run that only tests: which model
-        if cfg.TEST.SAVE_ADV and distributed.world() > 1:
-            raise UserError(
-                f"TEST.SAVE_ADV is True, but {distributed.world()} processes test together; set "
-                "it False, and test the trained model again in one process with --eval-only"
-            )
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}
         self.preprocess = Preprocess(cfg)
         self.origin: dict | None = None  # of loaded prompts: how they were trained
@@ -125,7 +117,6 @@ class RobustTrainer(SavingTrainer):
         self.init_sha256 = ""  # of the file that training starts from
 
     def build_data_loader(self):
-        self.device = distributed.device(self.device)  # Dassl's is the first GPU
         data_manager.read_image = _read_image
         super().build_data_loader()
         self.train_loader_x = own_draws(self.train_loader_x, max(self.cfg.SEED, 0))
@@ -161,11 +152,9 @@ class RobustTrainer(SavingTrainer):
 
     @classmethod
     def prompt_spec(cls, keys, clip) -> PromptSpec:
-        """Return the method's prompts; the default is the hand-made text alone.
+        """Return the prompts that ``keys``, the method's config node or None, describe.
 
-        Args:
-            keys: the method's config node, None where it has none.
-            clip: the backbone; depths beyond its towers are cut by :meth:`served_spec`.
+        The default is the hand-made text alone. :meth:`served_spec` cuts depths beyond the towers.
         """
         return PromptSpec()
 
@@ -238,8 +227,6 @@ class RobustTrainer(SavingTrainer):
         with run_folder.locked(self.output_dir):
             if not self.take_folder():
                 return
-            images = ImageList(self.dm.dataset.train_x, self.preprocess)
-            distributed.check_same("training images", images.names)
             if not self.trainable:
                 self.test()
             elif self.task.state == "train":
@@ -258,27 +245,24 @@ class RobustTrainer(SavingTrainer):
     def take_folder(self) -> bool:
         """Take the run folder, which a fork's train.py leaves to us; False if all is done.
 
-        Raises:
-            UserError: the folder holds a run of another configuration.
+        UserError if the folder holds a run of another configuration.
         """
         if self.task is None:
-            found = distributed.agree(lambda: run_folder.look(self.cfg, **self.tested))
-            self.task = run_folder.Task(*found)
+            self.task = run_folder.look(self.cfg, **self.tested)
             if self.task.state == "done":
                 run_folder.clear(self.task.record)
                 if record := records.completed_record(self.task.record):
                     self.data.check(self.task.record, record, trained=not self.tested)
                 print(f"skipped: {self.task.record} holds a completed record of this configuration")
-            elif distributed.is_main():
+            else:
                 run_folder.claim(self.cfg, self.task, **self.tested)
         return self.task.state != "done"
 
     def check_training(self) -> None:
         """Refuse a training that cannot be what it says, before the run folder is taken.
 
-        Raises:
-            UserError: --resume names another training, or the data set has nothing to train on,
-                too few images for the shots, or no validation images to choose the model by.
+        Refused are a --resume that names another training, and a data set with nothing to train
+        on, too few images for the shots, or no validation images to choose the model by.
         """
         data, name = self.dm.dataset, self.cfg.DATASET.NAME
         if not self.trainable:
@@ -302,8 +286,7 @@ class RobustTrainer(SavingTrainer):
     def load_init_weights(self) -> None:
         """Start from ``MODEL.INIT_WEIGHTS``, an export, run folder or checkpoint, if it is set.
 
-        Raises:
-            UserError: nothing there, damaged, or of another trainer, backbone or kind of prompts.
+        UserError if it is missing, damaged, or of another trainer, backbone or kind of prompts.
         """
         path, name = self.cfg.MODEL.INIT_WEIGHTS, type(self).__name__
         if not path or self.init_sha256:  # asked for before the run folder is claimed
@@ -318,11 +301,6 @@ class RobustTrainer(SavingTrainer):
         self.init_sha256 = sha256_file(file)
         print(f"Starting from {file}")
 
-    def before_train(self):
-        super().before_train()
-        for module in self._models.values():
-            distributed.align(module)
-
     def before_epoch(self):
         self.samples.epoch = self.epoch
         self._clock = time.perf_counter()
@@ -334,8 +312,7 @@ class RobustTrainer(SavingTrainer):
 
     def init_writer(self, log_dir):
         threading.excepthook = _report
-        if distributed.is_main():
-            self._decorate(super().init_writer, log_dir)
+        self._decorate(super().init_writer, log_dir)
 
     def write_scalar(self, tag, scalar_value, global_step=None):
         self._decorate(super().write_scalar, tag, scalar_value, global_step)
@@ -380,11 +357,7 @@ class RobustTrainer(SavingTrainer):
     # --- test -------------------------------------------------------------------------------------
 
     def test(self, split=None):
-        """Measure clean accuracy and every attack of ``ATTACK.TEST``, and write the record.
-
-        Returns:
-            clean accuracy in percent (as Dassl's trainers do).
-        """
+        """Write the record of all attacks; return clean accuracy in percent, as in Dassl."""
         with run_folder.locked(self.output_dir):
             if self.tested and not self.take_folder():
                 return records.accuracy(records.completed_record(self.task.record)["clean"])

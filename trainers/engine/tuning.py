@@ -1,4 +1,4 @@
-"""The trainer of prompts: what is trained, its optimizer step, precision and several processes."""
+"""The trainer of prompts: what is trained, its optimizer step and precision."""
 
 import math
 from dataclasses import replace
@@ -11,7 +11,6 @@ from ..attacks import AttackSpec, NotFinite, specs_from_cfg
 from ..config.keys import Key, add_defaults
 from ..losses import mean_ce
 from ..prompting import PromptedCLIP, PromptSpec
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.seeds import hash_seed
 from .alarms import NonFiniteLoss
@@ -164,11 +163,10 @@ class PromptTrainer(RobustTrainer):
             raise RuntimeError(
                 f"{type(self).__name__} lost its attack: the loss never asked for it"
             )
-        weight = seen.share.weight
         summary = self._summary(loss, terms, seen)
         if not all(map(math.isfinite, summary.values())):
             raise self.not_finite("the loss is not finite", summary)
-        self.scaler.scale((loss if weight == 1 else loss * weight) / size).backward()
+        self.scaler.scale(loss / size).backward()
         if self.batch_idx + 1 == start + size:
             self._update(summary)
         if self.batch_idx + 1 == self.num_batches:
@@ -182,11 +180,10 @@ class PromptTrainer(RobustTrainer):
             values.setdefault(f"loss_{name}", mean_ce(output.logits, batch.labels))
             values.setdefault(f"acc_{name}", accuracy(output.logits, batch.labels))
         scalars = [torch.as_tensor(v, device=loss.device).detach().float() for v in values.values()]
-        numbers = distributed.mean(torch.stack(scalars), batch.share.weight)
-        return dict(zip(values, numbers.tolist(), strict=True))  # one transfer for all of them
+        numbers = torch.stack(scalars).tolist()  # one transfer for all of them
+        return dict(zip(values, numbers, strict=True))
 
     def _update(self, summary: dict) -> None:
-        distributed.sum_gradients(self.trained.parameters())
         self.scaler.unscale_(self.optim)
         if not self.scaler.is_enabled():  # a scaler skips such a step and lowers its scale
             peaks = [p.grad.abs().amax() for p in self.trained.parameters() if p.grad is not None]

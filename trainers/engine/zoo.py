@@ -152,7 +152,7 @@ class RobustClassifier(nn.Module):
 def _picture(image) -> Image.Image:
     """Return a PIL image, a path's image or an array (H, W, 3) of uint8 as RGB."""
     if isinstance(image, (str, Path)):
-        return read_rgb(image)
+        return read_rgb(str(image))
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(
@@ -170,7 +170,8 @@ class ClassifierVictim(Victim):
         self.model, card = model, model.card
         self.name, self.classnames = card["method"]["trainer"], list(model.classnames)
         self.device, self.prompted, self.clip = model.device, model.model, model.frozen
-        self.sentences = templates.fill(card["data"]["template"], self.classnames)
+        self.template = card["data"]["template"]
+        self.sentences = templates.fill(self.template, self.classnames)
         self.frozen_image_tower = model.frozen is model.clip and not model.model.spec.vision
 
     def features(self, pixels):
@@ -200,7 +201,7 @@ class ClassifierVictim(Victim):
             "train_threat": training["threat"],
             "seed": training["seed"],
             "backbone": self.model.card["backbone"]["name"],
-            "weights_sha256": self.clip.sha256,
+            "weights_sha256": self.model.frozen.sha256,
             "prompt_parameters": self.model.card["prompts"]["values"],
         }
 

@@ -1,7 +1,5 @@
 """Attacks on a victim behind its input defence: what each kind of attack differentiates through."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -25,12 +23,10 @@ Forward = Callable[[Tensor], Tensor]  # pixels (B, 3, H, W) in [0, 1] -> logits 
 
 
 class Attacker:
-    """Makes the attack that a spec describes.
+    """Makes the attack that a spec describes on ``victim``, the model under attack.
 
-    Args:
-        victim: the model under attack.
-        defence: purifies images in front of the model; None: nothing does.
-        eot: draws per step of an attack that goes through a random defence.
+    ``defence`` purifies images in front of the model, None stands for nothing; ``eot`` is the draws
+    per step of an attack that goes through a random defence.
     """
 
     def __init__(self, victim: Victim, defence: Defence | None = None, eot: int = 1):

@@ -8,8 +8,6 @@ so that a bank may be larger than memory.
 Source: AdvPT (arXiv 2311.11261), phase A.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -31,7 +29,6 @@ from ..attacks import (
     tower_in,
     verify,
 )
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.io import atomic_write, load_tensors, save_tensors, sweep, writable_dir
 from ..utils.seeds import hash_seed
@@ -86,8 +83,8 @@ def build_bank(
     """Return the bank from the cache, or compute it; an interrupted computation resumes.
 
     Every ``chunk`` images the rows are written as a part; whole parts are reused, damaged ones are
-    computed again. Several processes share the parts, in a folder that all of them see. The result
-    does not depend on ``batch_size`` (up to float noise), on interruptions or on processes.
+    computed again. The result does not depend on ``batch_size`` (up to float noise) or on
+    interruptions.
 
     Args:
         clip: frozen adapter in eval mode with ``encode_image(pixels) -> (B, D)`` raw features,
@@ -121,13 +118,11 @@ def build_bank(
     key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     path = cache_dir / f"{key}.safetensors"
     parts = Parts(cache_dir / f"{key}.parts", key, len(images), views, chunk)
-    if distributed.agree(path.exists):
+    if path.exists():
         return parts.superseded(path)
-    own = range(distributed.rank(), len(parts), distributed.world())
     device = next(clip.parameters()).device
-    count = sum(len(parts.span(number)) for number in own)
-    with tqdm(total=count, desc=title, unit="image", disable=not distributed.is_main()) as bar:
-        for number in own:
+    with tqdm(total=len(images), desc=title, unit="image") as bar:
+        for number in range(len(parts)):
             if path.exists():  # another run was faster
                 break
             if parts.is_whole(number):
@@ -143,14 +138,12 @@ def build_bank(
                 bar.update(len(where))
             took = time.perf_counter() - clock
             parts.save(number, torch.cat(rows), asdict(checks), took, bank=path)
-    distributed.wait()
-    if distributed.is_main() and not path.exists():
+    if not path.exists():
         try:
             join(parts, path, images.labels, spec)
         except (UserError, RuntimeError):  # another run was faster, and has removed the parts
             if not path.exists():
                 raise
-    distributed.wait()
     return parts.superseded(path)
 
 
@@ -174,7 +167,7 @@ def _features(clip, pixels, spec, seeds, checks: AttackChecks, names: Sequence[s
     return rows.flatten(0, 1).float().cpu()
 
 
-def join(parts: Parts, path: Path, labels: Sequence[int], spec: AttackSpec | None) -> None:
+def join(parts: "Parts", path: Path, labels: Sequence[int], spec: AttackSpec | None) -> None:
     """Write the bank from its parts, one of them in memory at a time."""
     checks, seconds, rows = AttackChecks(), 0.0, parts.folder / "features"
     with atomic_write(rows) as temporary, open(temporary, "wb") as file:
@@ -204,11 +197,7 @@ def join(parts: Parts, path: Path, labels: Sequence[int], spec: AttackSpec | Non
 
 
 def load_bank(path, *, key: str | None = None) -> Bank:
-    """Open a bank file and verify that it is whole and, with ``key``, the one that was meant.
-
-    Raises:
-        UserError: missing, truncated, altered, not a bank, or another bank.
-    """
+    """Open a bank file and verify that it is whole and, with ``key``, the one that was meant."""
     path = Path(path)
     tensors, meta = load_tensors(path, advice=ADVICE)
     content = tensors | meta
@@ -245,8 +234,7 @@ class Parts:
     def read(self, number: int) -> tuple[Tensor, dict]:
         """Return a part's rows and its metadata with ``checks`` and ``seconds``.
 
-        Raises:
-            UserError: missing, damaged, or a part of another bank.
+        UserError if the file is missing, damaged, or a part of another bank.
         """
         path, header = self._file(number)
         tensors, meta = load_tensors(path, advice=ADVICE)
@@ -266,9 +254,8 @@ class Parts:
     def superseded(self, path: Path) -> Bank:
         """Open the whole bank, and remove the parts of every run that was killed or overtaken."""
         bank = load_bank(path, key=self.key)
-        if distributed.is_main():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            sweep(path.parent, path.name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        sweep(path.parent, path.name)
         return bank
 
     def save(self, number: int, rows: Tensor, checks: dict, seconds: float, *, bank: Path):

@@ -7,8 +7,6 @@ never report more than those. To an attack through a defence the images count as
 same attack has made without it. The entry of an attack says in ``after`` what it started from.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -32,7 +30,6 @@ from ..attacks.checks import ORDER_SHARE
 from ..defences import Defence
 from ..records import in_words, starts_from
 from ..records.threats import LABELLED
-from ..utils import distributed
 from ..utils.seeds import hash_seed
 from ..utils.statistics import unlikely
 from .attacker import Attacker
@@ -84,7 +81,6 @@ class Evaluation:
         self.folder, self.cache, self.keep = Path(folder), Path(cache), keep
         self.probes, self.defence = probes, defence
         self.attacker = Attacker(victim, defence, eot)
-        distributed.check_same("test images", images.names)
         victim.prepare()
         if defence is None:
             victim.check_tower(images)
@@ -117,13 +113,11 @@ class Evaluation:
         else:
             classes, seconds = len(self.victim.classnames), 0.0
             logits = torch.zeros(len(self.images), classes, device=self.device)  # (N, K)
-            own = distributed.deal(range(len(self.images)), self.batch_size)
-            for where, pixels in self.pixels(own, "clean"):
+            for where, pixels in self.pixels(list(range(len(self.images))), "clean"):
                 clock = time.perf_counter()
                 logits[where] = self.logits(pixels)
                 seconds += (time.perf_counter() - clock) * bool(logits[where].isfinite().any())
-            distributed.total(logits)
-            self._note_cost(len(own), seconds)
+            self._note_cost(len(self.images), seconds)
         self.clean_right = self._answers(logits) == self.labels
         return logits
 
@@ -140,8 +134,7 @@ class Evaluation:
     def attack(self, spec: AttackSpec, *, seen: bool = False) -> dict:
         """Return the record's entry for one test attack. Call :meth:`clean` first.
 
-        Args:
-            seen: the attack goes through the input defence; otherwise its images are made without.
+        With ``seen``, it goes through the input defence; otherwise images are made without.
         """
         spec = self.attacker.fitted(spec, seen)
         start, after = self._start(spec, seen)
@@ -204,8 +197,6 @@ class Evaluation:
         whole = (seen or self.defence is None) and len(self.victim.classnames) > 1
         if not (labelled and whole and able and self.probes and spec.eps and spec.steps):
             return {}, []
-        if not distributed.is_main():  # which writes the record
-            return {}, []
         chosen = sorted({able[i * len(able) // self.probes] for i in range(self.probes)})
         where, pixels = next(self.pixels(chosen, "probes", len(chosen)))
         model, labels = self.attacker.forward(self.attacker.model, seen), self.labels[where]
@@ -233,8 +224,7 @@ class Evaluation:
     @torch.no_grad()
     def _bank_logits(self, bank: Bank) -> torch.Tensor:
         parts = bank.features.split(4096)  # read from the file in turn
-        logits = torch.cat([self.victim.score(rows.to(self.device)) for rows in parts])
-        return distributed.same(logits)  # (N, K)
+        return torch.cat([self.victim.score(rows.to(self.device)) for rows in parts])  # (N, K)
 
     def _score_bank(self, spec: AttackSpec):
         """Score cached features: the attack saw no prompt, so all prompts share its images."""
@@ -263,8 +253,7 @@ class Evaluation:
     def _attack_images(self, spec: AttackSpec, right: torch.Tensor, seen: bool, ends: bool):
         """Attack the samples in ``right`` (N,) batch by batch; return what became of them.
 
-        Args:
-            ends: no further part of the same attack takes what this one leaves.
+        ``ends``: no further part of the same attack takes what this one leaves.
         """
         positions = right.nonzero().flatten().tolist()
         key = self._key(spec, seen, positions)
@@ -273,7 +262,7 @@ class Evaluation:
         if saved and not saved.resume(progress.known()):
             progress.forget()
         size, last = self._size(spec, seen), time.monotonic()
-        sample = {positions[i]: i for i in progress.todo(size)}
+        sample = {positions[i]: i for i in progress.todo()}
         try:
             for where, pixels in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
                 result = self.run_attack(spec, where, pixels, seen=seen)
@@ -319,8 +308,7 @@ class Evaluation:
     def examples(self, spec: AttackSpec, rows: int) -> dict:
         """Attack up to ``rows`` images that are right clean, evenly spread over the list.
 
-        Returns:
-            arguments of ``pictures.save_examples``; empty where no image is right.
+        Returns the arguments of ``pictures.save_examples``, empty where no image is right.
         """
         able = self.clean_right.nonzero().flatten().tolist()
         rows = min(rows, len(able))
@@ -385,7 +373,7 @@ class Evaluation:
             "images": [(digests[i], self.images.labels[i]) for i in positions],
         }
         text = json.dumps(facts, sort_keys=True)
-        return distributed.agree(lambda: hashlib.sha256(text.encode()).hexdigest())
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def no_gain(right: int, again: dict) -> list[str]:
@@ -402,8 +390,7 @@ def no_gain(right: int, again: dict) -> list[str]:
 def defence_order(alone: int, hidden: int, n: int) -> list[str]:
     """Warn where an attack through a defence leaves more than chance beyond the same one without.
 
-    Args:
-        alone, hidden: how many of ``n`` images are right under the one and under the other.
+    ``alone`` and ``hidden`` are how many of ``n`` images are right without it and through it.
     """
     if not unlikely(alone - hidden, n, ORDER_SHARE):
         return []

@@ -4,8 +4,6 @@ A run keeps the pixels and the texts in ``examples.safetensors``, so that the pi
 again in another size or for fewer images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -139,13 +137,9 @@ def save_examples(
 ) -> Path:
     """Keep examples of an attack, as ``Evaluation.examples`` makes them, in a folder and draw them.
 
-    Args:
-        folder: gets ``examples.safetensors`` and ``picture.png``, whose path is returned.
-        clean, adversarial, title: as for :func:`save_grid`; the attack is added to the title.
-        classnames: the K class names.
-        labels: (N,) indices of the true classes.
-        before, after: (N, K) class probabilities on clean and on adversarial images.
-        spec: the attack that made them.
+    ``folder`` gets ``examples.safetensors`` and ``picture.png``, whose path is returned. ``labels``
+    (N,) are indices of ``classnames`` (K); ``before`` and ``after`` (N, K) are the class
+    probabilities on the clean and the adversarial images. The title names the attack ``spec``, too.
     """
     attack = f"{spec.target.replace('_', '-')} {spec.name.upper()}-{spec.steps}"
     facts = {

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..utils import distributed
 from ..utils.errors import UserError
 from ..utils.images import batches
 from ..utils.io import sha256_file
@@ -35,7 +34,6 @@ class ImageList:
         self.labels = [int(label) for _, label in pairs]
         self.preprocess = preprocess
         self._digests: dict[int, str] = {}
-        self._whole: list[str] = []
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -61,19 +59,16 @@ class ImageList:
         return self._digests[position]
 
     def digests(self, title: str = "images") -> list[str]:
-        """Return the digests of all files; all processes have to call it, and share the work."""
-        if not self._whole:
-            own = range(len(self))[distributed.rank() :: distributed.world()]
-            with _progress(len(own), f"{title}: reading", leave=False, delay=2) as bar:
-                everything = range(len(self))
-                self._whole = distributed.spread(
-                    lambda i: bar.update() or self.digest(i), everything
-                )
-            self._digests = dict(enumerate(self._whole))
-        return self._whole
+        """Return the digests of all files."""
+        if len(self._digests) < len(self):
+            with _progress(len(self), f"{title}: reading", leave=False, delay=2) as bar:
+                for i in range(len(self)):
+                    self.digest(i)
+                    bar.update()
+        return [self.digest(i) for i in range(len(self))]
 
     def share(self, other: ImageList) -> None:
-        """Take over the digests of a list of the same files; all processes have to call it."""
+        """Take over the digests of a list of the same files."""
         self._digests = dict(enumerate(other.digests()))
 
     def batches(
@@ -174,5 +169,4 @@ _as_given.key = "tensors as given"
 
 
 def _progress(count: int, title: str, **look) -> tqdm:
-    quiet = not (title and distributed.is_main())
-    return tqdm(total=count, desc=title, unit="image", disable=quiet, **look)
+    return tqdm(total=count, desc=title, unit="image", disable=not title, **look)

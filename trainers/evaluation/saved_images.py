@@ -1,7 +1,5 @@
 """Adversarial images kept on disk as an attack finds them: one safetensors file per batch."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,12 +29,10 @@ class SavedBatch(NamedTuple):
 
 
 class SavedImages:
-    """Writes the files ``00000.safetensors``, ... of one attack.
+    """Writes the files ``00000.safetensors``, ... of one attack into a ``folder`` of its own.
 
-    Args:
-        folder: of this attack alone.
-        key: of the evaluation; files with another one are never continued.
-        attack: its description, for readers.
+    Files with another ``key`` (of the evaluation) are never continued; ``attack`` describes it for
+    readers.
     """
 
     def __init__(self, folder, key: str, attack: dict):
@@ -50,9 +46,8 @@ class SavedImages:
     def resume(self, samples: int) -> bool:
         """Keep the files of the first ``samples`` samples, and remove what was written after them.
 
-        Returns:
-            False if they do not hold these samples exactly: then nothing is left here, and the
-            attack has to be evaluated from its start.
+        Returns False if they do not hold these samples exactly: then nothing is left here, and the
+        attack has to be evaluated from its start.
         """
         covered, self.written = 0, 0
         while samples > covered and self._path.is_file():
@@ -80,8 +75,7 @@ class SavedImages:
 def read_saved(folder) -> Iterator[SavedBatch]:
     """Yield the batches of one attack in order; each is compared with its checksum.
 
-    Raises:
-        UserError: there are none, one is missing, or one is damaged.
+    UserError if there are none, one is missing, or one is damaged.
     """
     paths = sorted(Path(folder).glob("*.safetensors"))
     if [path.stem for path in paths] != [f"{i:05d}" for i in range(len(paths))] or not paths:

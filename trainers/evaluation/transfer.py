@@ -1,7 +1,5 @@
 """Transfer between models: images made against one, tested on all."""
 
-from __future__ import annotations
-
 import time
 
 import torch
@@ -26,12 +24,9 @@ def make_row(
 ) -> dict:
     """Make images against model ``source`` and show them to all; nothing is kept.
 
-    Args:
-        tests: of R models on the same N images.
-        clean: right answers (R, N) on clean images; a sample counts that is right on both.
-
-    Returns:
-        ``correct`` (R counts), ``seconds``, and the attack's ``checks`` and ``warnings``.
+    ``tests`` are of R models on the same N images, ``clean`` (R, N) says which are right clean; a
+    sample counts that is right on both. Returns ``correct`` (R counts), ``seconds``, and the
+    attack's ``checks`` and ``warnings``.
     """
     test, checks, clock = tests[source], AttackChecks(), time.perf_counter()
     correct = [0] * len(tests)
@@ -57,8 +52,7 @@ def make_row(
 def _attack(test: Evaluation, spec: AttackSpec, where: list[int], pixels, checks: AttackChecks):
     """Attack all images of a batch; a composed attack's parts each take what is still right.
 
-    Returns:
-        images (B, 3, H, W), and whether the attacked model is right on them (B,).
+    Returns images (B, 3, H, W), and whether the attacked model is right on them (B,).
     """
     images, alive = pixels.clone(), torch.ones(len(where), dtype=torch.bool, device=pixels.device)
     for part in parts_of(spec, len(test.victim.classnames)):

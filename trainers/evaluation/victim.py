@@ -4,8 +4,6 @@ Evaluation, self-checks, pictures and transfer know a model through :class:`Vict
 can be attacked gets an adapter; :class:`TrainerVictim` is the one of our own trainers.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +14,6 @@ from torch import Tensor
 from ..attacks import tower_in
 from ..backbone import CLIPAdapter, cosine_logits, text_features
 from ..prompting import PromptedCLIP, templates
-from ..utils import distributed
 from ..utils.errors import UserError
 from .samples import ImageList
 
@@ -25,10 +22,9 @@ SAME_LOGIT = 0.01  # float32 rounds logits of order 10 by about 1e-4
 
 
 def answers(logits: Tensor, name: str) -> Tensor:
-    """Return the classes (B,) that logits (B, K) stand for.
+    """Return the classes (B,) that logits (B, K) of the model ``name`` stand for.
 
-    Raises:
-        UserError: a logit is NaN, which is no answer; ``name`` is the model's.
+    UserError if a logit is NaN, which is no answer.
     """
     if logits.isnan().any():
         raise UserError(
@@ -66,13 +62,12 @@ class Victim:
     frozen_image_tower = False
 
     def prepare(self) -> None:
-        """Compute what all calls share, such as text features; all processes call it together."""
+        """Compute what all calls share, such as text features."""
 
     def logits(self, pixels: Tensor, prec: str = "fp32") -> Tensor:
         """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1], differentiable in the pixels.
 
-        Args:
-            prec: precision of the image tower; ``bf16`` serves attacks that ask for it.
+        The image tower runs in ``prec``; ``bf16`` serves attacks that ask for it.
         """
         raise NotImplementedError
 
@@ -96,11 +91,7 @@ class Victim:
         raise NotImplementedError
 
     def embedding(self, pixels: Tensor) -> Tensor:
-        """Return the frozen image tower's raw features (B, D).
-
-        Raises:
-            UserError: there is no CLIP inside.
-        """
+        """Return the frozen image tower's raw features (B, D); UserError without a CLIP inside."""
         if self.clip is None:
             raise UserError(
                 f"{self.name} has no CLIP inside, which targets 'embedding' and 'frozen_prompt' "
@@ -130,7 +121,7 @@ class Victim:
             return
         _, pixels = next(images.batches(few, COMPARED, self.device))
         gap = (self.logits(pixels) - self.score(self.embedding(pixels))).abs().max().item()
-        self.frozen_image_tower = distributed.agree(lambda: not gap > SAME_LOGIT)  # nor NaN
+        self.frozen_image_tower = not gap > SAME_LOGIT  # nor NaN
         if not self.frozen_image_tower:
             print(
                 f"note: {self.name} has image features of its own (a logit differs by {gap:.3g} "
@@ -157,7 +148,7 @@ class TrainerVictim(Victim):
 
     @torch.no_grad()
     def prepare(self):
-        self.texts = distributed.same(self.trainer.text_features())  # (K, D), unit length
+        self.texts = self.trainer.text_features()  # (K, D), unit length
 
     def features(self, pixels):
         return self.trainer.image_features(pixels)

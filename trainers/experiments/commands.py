@@ -54,8 +54,6 @@ class Context:
             raise UserError(f"SEEDS has '{wrong[0]}', expected {expected}")
         self.seeds = [int(word) for word in seeds]
         self.targets, self.source_only = self.words("TARGETS"), self.words("SOURCE_ONLY")
-        if not re.fullmatch("[1-9][0-9]*", env.get("PROCESSES") or "1"):
-            raise UserError(f"PROCESSES is '{env['PROCESSES']}', expected a number from 1")
         self.names = Planner(self.root, self.output)  # which knows the names of everything
         self.attack = env.get("ATTACK", "")
         if self.attack:

@@ -3,7 +3,6 @@
 import gc
 import glob
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +10,6 @@ from dataclasses import replace
 
 import torch
 
-from ..config.shipped import CLONE
 from ..utils.errors import Mistakes, UserError, plainly
 from .commands import Step
 from .jobs import Job, Key
@@ -40,15 +38,15 @@ def refuse(wrong: dict[Key, UserError]) -> None:
     Mistakes(text for error in wrong.values() for text in error.args).end()
 
 
-def run(steps: Sequence[Step], train: Command, show: Command, processes: int = 1) -> list[str]:
-    """Run all jobs, each shared by ``processes``, and show what each step shows.
+def run(steps: Sequence[Step], train: Command, show: Command) -> list[str]:
+    """Run all jobs, and show what each step shows.
 
     A job that fails ends its part (``Job.part``) and nothing else. Returns the outermost parts that
     did not finish; "" for a job that belongs to none.
     """
     ended: list[tuple[str, ...]] = []
     for step in steps:
-        done = [job for job in step.jobs if _run(job, ended, train, processes)]
+        done = [job for job in step.jobs if _run(job, ended, train)]
         if () in ended:
             break
         for words in step.shows if done or not step.jobs else ():
@@ -56,11 +54,11 @@ def run(steps: Sequence[Step], train: Command, show: Command, processes: int = 1
     return list(dict.fromkeys(part[0] if part else "" for part in ended))
 
 
-def _run(job: Job, ended: list[tuple[str, ...]], train: Command, processes: int) -> bool:
+def _run(job: Job, ended: list[tuple[str, ...]], train: Command) -> bool:
     if any(job.part[: len(part)] == part for part in ended):
         return False
     print(f"== {job.name} -> {job.run}" + (f" ({job.test})" if job.needs else ""), flush=True)
-    code = _together(job.words, processes) if processes > 1 else _here(job.words, train)
+    code = _here(job.words, train)
     if code:
         ended.append(job.part)
     return not code
@@ -85,15 +83,6 @@ def _here(words: list[str], train: Command) -> int:
         gc.collect()  # of the job's model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _together(words: list[str], processes: int) -> int:
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    train = [f"{CLONE}/train.py"] if CLONE else ["-m", PACKAGE, "train"]
-    code = subprocess.run([sys.executable, *start, *train, *words]).returncode
-    if code in (130, 143, -2, -15):
-        raise KeyboardInterrupt
-    return code
 
 
 def _show(words: list[str], command: Command) -> None:

@@ -83,10 +83,8 @@ def prompt_layout(
 ) -> torch.Tensor:
     """Return the token ids of every prompt (K, L); vector j of ``count`` is written as -1 - j.
 
-    Args:
-        names: K class names; underscores become blanks.
-        position: where the name stands: ``end`` (after the vectors), ``middle`` or ``front``.
-        words: ids of fixed words between the vectors and the name (position ``end``).
+    Underscores in the K ``names`` become blanks. A name stands at the ``end`` (after the vectors
+    and the ids ``words`` of fixed words), in the ``middle`` or in ``front``.
     """
     tokenizer, encode = clip.tokenizer, clip.tokenizer.encode
     holes = [-1 - j for j in range(count)]

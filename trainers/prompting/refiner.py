@@ -6,13 +6,10 @@ from torch import nn
 
 
 class TokenRefiner(nn.Module):
-    """h + R(h) with R(h) = W2 relu(W1 h + b1) + b2, token by token.
+    """h + R(h) with R(h) = W2 relu(W1 h + b1) + b2, token by token, for tokens of ``width`` d.
 
-    Args:
-        width: d of the tokens.
-        ratio: r, the hidden layer is r d wide.
-        init: ``default`` (PyTorch's, which changes the frozen features from the first step on) or
-            ``zero`` (W2 = b2 = 0: the identity at the start).
+    The hidden layer is ``ratio`` times d wide. ``init`` is ``default`` (PyTorch's, which changes
+    the frozen features from the first step on) or ``zero`` (W2 = b2 = 0: the identity at first).
     """
 
     def __init__(self, width: int, *, ratio: int = 2, init: str = "default"):

@@ -1,7 +1,5 @@
 """What a prompted CLIP learns: lengths, depths, coupling and refiners of both towers."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -121,7 +119,7 @@ class PromptSpec:
         """
         return {name: value for name, value in asdict(self).items() if name not in STARTS}
 
-    def cut_to(self, clip: CLIPAdapter) -> PromptSpec:
+    def cut_to(self, clip: CLIPAdapter) -> "PromptSpec":
         """Return the specification with depths no greater than the towers of ``clip``."""
         layers = {"text_depth": clip.text_layers, "vision_depth": clip.vision_layers}
         depths = {k: min(getattr(self, k), n) for k, n in layers.items() if n is not None}

@@ -1,0 +1,280 @@
+"""``advprompt test`` on a fork's own trainers: built, loaded and asked by the fork's own code."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from torch import nn
+
+import advprompt
+from advprompt.cli import test as command
+from advprompt.engine import hosts
+from advprompt.evaluation.host import HostVictim, ask
+from advprompt.evaluation.memo import Memo
+
+TOY = Path(__file__).parents[1] / "hosts" / "dassl_fork" / "coop"
+SMALL = Path(__file__).parents[1] / "hosts" / "small_trainer.py"
+SIZE = 16
+WORDS = (
+    "DATASET.NAME Shapes INPUT.SIZE (16,16) DATASET.NUM_SHOTS 2 DATALOADER.NUM_WORKERS 0 "
+    "OPTIM.MAX_EPOCH 1 USE_CUDA False"
+).split()
+PGD = "[{'EPS': '8', 'ALPHA': '2', 'STEPS': 3, 'RESTARTS': 1}]"
+
+
+def run(fork: Path, *words, module="advprompt"):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [sys.executable, *(["-m", module] if module else []), *map(str, words)]
+    return subprocess.run(words, cwd=fork, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory):
+    """A fork with three trainers of its own, each trained for an epoch, and a commit."""
+    folder = tmp_path_factory.mktemp("fork") / "fork"
+    shutil.copytree(TOY, folder)
+    shutil.copy(SMALL, folder / "trainers" / "small.py")
+    train = folder / "train.py"
+    text = train.read_text().replace("import trainers.coop\n", "import trainers.small\n")
+    text = text.replace(
+        "    extend_cfg(cfg)\n", "    extend_cfg(cfg)\n    advprompt.extend_cfg(cfg)\n"
+    )
+    train.write_text("import advprompt, advprompt.datasets\n" + text)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (folder / ".git" / "packed-refs").write_text(f"# pack-refs\n{'a' * 40} refs/heads/main\n")
+    for trainer in ("Small", "SmallTest"):
+        done = run(
+            folder, "train.py", "--trainer", trainer, "--output-dir", trainer, *WORDS, module=""
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def words_of(trainer: str, *more) -> list:
+    given = ["test", "--trainer", trainer, "--model-dir", trainer, "--load-epoch", 1, *more]
+    return [*given, *WORDS, "ATTACK.TEST.LIST", PGD, "TEST.SUBSET", 12, "TEST.PROBES", 2]
+
+
+@pytest.mark.parametrize("trainer", ["Small", "SmallTest"])
+def test_a_forks_own_trainer_is_attacked_by_one_command(fork, trainer):
+    done = run(fork, *words_of(trainer))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "predictions equal on 12 of 12 images" in done.stdout
+    file = next((fork / trainer / "tests").glob("*/record.json"))
+    record = json.loads(file.read_text())
+    assert record["trainer"] == trainer and record["clean"]["n"] == 12
+    assert record["attacks"][0]["correct"] <= record["clean"]["correct"]
+    assert record["shots"] is None and record["epochs"] is None
+    assert record["config"]["HOST.COMMIT"] == "a" * 40
+    assert record["config"]["HOST.TRAINER"] == f"trainers.small.{trainer}"
+    assert any(key.startswith("HOST.CHECKPOINTS.model.pth") for key in record["config"])
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--trainer", "Smal"], "Did you mean Small or"),
+        (["--trainer", "Small", "--model-dir", "nowhere"], "'nowhere' does not exist"),
+        (["--trainer", "Small"], "--model-dir is missing"),
+        (["--trainer", "Small", "--model-dir", "Small", "DATASET.NAME", "x"], "stopped before"),
+        (["--trainer", "Small", "--model-dir", "Small", "ATTACK.TEST.LIST"], "stands alone"),
+        (["--trainer", "Needy", "--model-dir", "Small", *WORDS], "needs the package 'no_such'"),
+        (["--trainer", "Wide", "--model-dir", "Small", "--load-epoch", "1", *WORDS], "mismatch"),
+        (["--trainer", "Other", "--model-dir", "Small", "--load-epoch", "1", *WORDS], "none of"),
+    ],
+)
+def test_a_mistake_is_one_sentence(fork, words, said):
+    done = run(fork, "test", *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_dry_run_loads_nothing(fork):
+    done = run(fork, *words_of("Small", "--dry-run", "--output-dir", "dry"))
+    assert done.returncode == 0 and "dry" in done.stdout and not (fork / "dry").exists()
+
+
+def test_an_attack_on_a_foreign_trainer_is_never_ignored_silently(fork):
+    words = ["train.py", "--trainer", "Small", "--eval-only", "--model-dir", "Small"]
+    words += ["--load-epoch", "1", "--output-dir", "again", *WORDS]
+    done = run(fork, *words, "ATTACK.THREAT", "linf4", module="")
+    assert "ignores ATTACK.THREAT; 'advprompt test --trainer Small" in done.stdout, done.stderr
+    assert "ignores" not in run(fork, *words, module="").stdout
+
+
+# --- the victim -----------------------------------------------------------------------------------
+
+
+class TextTower(nn.Module):
+    """Like a host's text encoder: expensive, and the same for every image."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(6, 6), 0
+
+    def forward(self, prompts, deeper=()):
+        self.calls += 1
+        return self.layer(prompts) + sum(deeper)
+
+
+class HostModel(nn.Module):
+    def __init__(self, kind=""):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind, self.dtype = kind, torch.float32
+        self.image_encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 6))
+        self.text_encoder, self.ctx = TextTower(), nn.Parameter(torch.randn(4, 6))
+        if kind in ("fp16", "half inside"):
+            self.dtype = torch.float16
+            self.half()
+
+    def forward(self, image):
+        features = self.image_encoder(image.type(self.dtype))
+        prompts = self.ctx + features.mean(0) if self.kind == "conditioned" else self.ctx + 0
+        if self.kind == "half inside":
+            features = features.half()
+        if self.kind == "detached":
+            features = features.detach()
+        text = self.text_encoder(prompts.to(self.text_encoder.layer.weight.dtype), (prompts,))
+        logits = features @ text.to(features.dtype).t()
+        return {"tuple": (logits, features), "features": features}.get(self.kind, logits)
+
+
+class Bare(TrainerX):
+    """Of Dassl's form, without data loaders."""
+
+    def __init__(self, kind="", transforms=("normalize",)):
+        self._models, self._optims, self.kind = {}, {}, kind
+        self.device, self.model = torch.device("cpu"), HostModel(kind)
+        self._models["model"] = self.model
+        self.cfg = get_cfg_default()
+        self.cfg.INPUT.TRANSFORMS = transforms
+        self.dm = type("dm", (), {"dataset": type("set", (), {"classnames": list("abcd")})})
+
+    def model_inference(self, images):
+        if self.kind == "no_grad":
+            with torch.no_grad():
+                return self.model(images)
+        return self.model(images)
+
+
+PIXELS = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def gradient(logits_of, pixels=PIXELS):
+    pixels = pixels.clone().requires_grad_()
+    logits = logits_of(pixels)
+    return logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), pixels)[0]
+
+
+@pytest.mark.parametrize("kind", ["", "tuple", "no_grad", "detached", "fp16", "conditioned"])
+def test_logits_and_gradients_are_those_of_the_host(kind):
+    """Also of half-precision weights, made float32; nothing the host says hides a gradient."""
+    trainer = Bare(kind)
+    plain = HostModel("conditioned" if kind == "conditioned" else "")
+    plain.load_state_dict(
+        trainer.model.float().state_dict() if kind == "fp16" else trainer.model.state_dict()
+    )
+    victim = HostVictim(trainer)
+    victim.check(PIXELS)
+    mean = torch.tensor(trainer.cfg.INPUT.PIXEL_MEAN).view(1, 3, 1, 1)
+    std = torch.tensor(trainer.cfg.INPUT.PIXEL_STD).view(1, 3, 1, 1)
+    for found, right in zip(
+        gradient(victim.logits), gradient(lambda x: plain((x - mean) / std)), strict=True
+    ):
+        assert torch.equal(found, right)
+    assert not any(p.requires_grad for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "kind, said", [("features", "expected logits"), ("half inside", "half precision")]
+)
+def test_what_gives_no_logits_is_refused(kind, said):
+    with pytest.raises(advprompt.UserError, match=said):
+        HostVictim(Bare(kind)).check(PIXELS)
+
+
+def test_the_text_tower_runs_once_and_again_after_a_change():
+    victim = HostVictim(Bare())
+    victim.check(PIXELS)
+    tower = victim.trainer.model.text_encoder
+    before, calls = victim.logits(PIXELS), tower.calls
+    for _ in range(5):
+        gradient(victim.logits)
+    assert tower.calls == calls
+    with torch.no_grad():
+        tower.layer.weight.mul_(2)
+    assert not torch.equal(victim.logits(PIXELS), before) and tower.calls == calls + 1
+    with torch.no_grad():
+        victim.trainer.model.ctx.mul_(2)
+    changed = victim.logits(PIXELS)
+    victim.memo.stop()
+    assert torch.equal(victim.logits(PIXELS), changed) and "forward" not in vars(tower)
+
+
+def test_what_depends_on_the_image_is_not_memoised():
+    victim = HostVictim(Bare("conditioned"))
+    victim.check(PIXELS)
+    assert victim.trainer.model.text_encoder not in [c.module for c in victim.memo.calls]
+
+
+def test_a_module_with_hidden_state_is_not_memoised():
+    """The comparison of logits before and after finds what no input shows."""
+
+    class Hidden(HostModel):
+        def forward(self, image):
+            self.text_encoder.layer.seen = image.mean()
+            return super().forward(image)
+
+    class Peeking(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + self.seen.detach()
+
+    model = Hidden()
+    model.text_encoder.layer = Peeking(6, 6).requires_grad_(False)
+    parts = nn.ModuleList([model.requires_grad_(False)])
+    memo = Memo(parts)
+    memo.start(model, PIXELS)
+    assert not memo.calls
+
+
+def test_a_host_with_a_test_of_its_own_is_asked_through_it():
+    class Own(Bare):
+        test_loader, evaluator = "loader", "evaluator"
+
+        def test(self, split=None):
+            self.evaluator.reset()
+            for batch in self.test_loader:
+                with torch.no_grad():
+                    self.evaluator.process(self.model(batch["img"]) * 3, batch["label"])
+
+    trainer = Own()
+    assert torch.equal(ask(trainer, PIXELS, own_test=True), trainer.model(PIXELS) * 3)
+    assert trainer.test_loader == "loader" and trainer.evaluator == "evaluator"
+    victim = HostVictim(trainer)
+    victim.check(PIXELS)
+    assert gradient(victim.logits)[1].abs().max() > 0
+
+
+def test_commits_are_read_without_git(tmp_path):
+    assert hosts.commit_of(tmp_path / "x") == hosts.commit_of(tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("b" * 40 + "\n")
+    assert hosts.commit_of(tmp_path / "code") == "b" * 40
+
+
+def test_our_own_trainer_goes_the_way_of_eval_only(monkeypatch):
+    given = []
+    monkeypatch.setattr(command, "train", lambda words: given.append(words) or 0)
+    assert command.main(["--trainer", "AdvPT", "--threat", "linf4", "DATASET.NAME", "shapes"]) == 0
+    assert given[0][:3] == ["--eval-only", "--trainer", "AdvPT"]
+    assert given[0][-2:] == ["DATASET.NAME", "shapes"] and "linf4" in given[0]
+    assert "AdvPT" in TRAINER_REGISTRY.registered_names()

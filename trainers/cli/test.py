@@ -1,0 +1,201 @@
+"""Test a trained model under attack: a trainer of ours, or any trainer of the fork around us."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import torch
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from torch.utils.data import DataLoader, Subset
+
+from ..backbone.loading import digest_of_name
+from ..config import host, keys, merging
+from ..engine import hosts
+from ..engine.data import Data
+from ..engine.evaluate import Images, measure
+from ..evaluation.host import HostVictim, own_answers
+from ..evaluation.samples import ImageList
+from ..utils.errors import UserError, nearest
+from ..utils.images import Preprocess
+from ..utils.io import sha256_file
+from .train import main as train
+
+OURS: tuple[str, ...] = ("ATTACK.THREAT", "ATTACK.TEST.", "DEFENCE.")
+OURS += tuple(f"TEST.{k}" for k in ("SUBSET", "FIRST", "PROBES", "PICTURE", "SAVE_ADV"))
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="advprompt test",
+        description="Test a trained model under attack. All other arguments are those of the "
+        "fork's train.py, as in its own --eval-only, with KEY VALUE pairs at the end.",
+        allow_abbrev=False,
+    )
+    p.add_argument("--trainer", required=True, help="its name, ours or the fork's")
+    p.add_argument("--model-dir", default="", help="run folder to load the model from")
+    p.add_argument("--load-epoch", type=int, help="epoch to load (default: as the trainer does)")
+    p.add_argument("--threat", default="linf1_aa", help="threat model: a name, or a yaml file")
+    p.add_argument("--output-dir", default="", help="of the record (default: MODEL_DIR/tests/...)")
+    p.add_argument("--dry-run", action="store_true", help="say what would be done")
+    return p
+
+
+def main(argv: list[str]) -> int:
+    args, words = parser().parse_known_args(argv)
+    if args.model_dir and not Path(args.model_dir).is_dir():
+        raise UserError(
+            f"--model-dir '{args.model_dir}' does not exist; give the folder that the run was "
+            "trained into (its --output-dir)"
+        )
+    script = host.join()
+    known = TRAINER_REGISTRY.registered_names()
+    if args.trainer not in known:
+        place = "" if script else " Start in the folder of your fork to test its own trainers."
+        raise UserError(
+            f"trainer {args.trainer!r} (--trainer) is unknown.{nearest(args.trainer, known)}{place}"
+        )
+    if TRAINER_REGISTRY.get(args.trainer) is keys.method_called(args.trainer):
+        return train(_as_train(args, words))
+    if script is None:
+        raise UserError(f"trainer {args.trainer!r} is not ours; start in the folder of its fork")
+    return _test(args, words, script)
+
+
+def _as_train(args, words: list[str]) -> list[str]:
+    """Return the arguments of ``advprompt train`` for the same test of our trainer."""
+    given = ["--eval-only", "--trainer", args.trainer, "--model-dir", args.model_dir]
+    given += ["--test-attack-config-file", args.threat, *["--dry-run"] * args.dry_run]
+    given += ["--output-dir", args.output_dir] if args.output_dir else []
+    given += ["--load-epoch", str(args.load_epoch)] if args.load_epoch is not None else []
+    return given + words
+
+
+def _test(args, words: list[str], script) -> int:
+    """Test the fork's own trainer."""
+    words, pairs = _split(words)
+    epoch = "" if args.load_epoch is None else f"-epoch{args.load_epoch}"
+    if not (args.output_dir or args.model_dir):
+        raise UserError("--model-dir is missing; give the folder of the trained run to test")
+    name = f"{Path(args.threat).stem}{epoch}"
+    folder = Path(args.output_dir or Path(args.model_dir) / "tests" / name)
+    words = ["--trainer", args.trainer, "--eval-only", "--output-dir", str(folder), *words]
+    words = ["--model-dir", args.model_dir, *words] if args.model_dir else words
+    words = ["--load-epoch", str(args.load_epoch), *words] if epoch else words
+    if args.dry_run:
+        print(f"run  {folder}\n\nloads by: train.py {' '.join(words)}\nattacks by: {args.threat}")
+        return 0
+    trainer, files = hosts.load(script, args.trainer, words)
+    if trainer.get_model_names() and not files:
+        raise UserError(
+            f"'{args.model_dir}' gave {args.trainer} no checkpoint, so that an untrained model "
+            "would be tested; give --model-dir and --load-epoch as its --eval-only takes them"
+        )
+    cfg, given, loader = _inputs(trainer, args.threat, pairs)
+    facts = _facts(trainer, args, files)  # before all parameters are frozen
+    own = own_answers(trainer, loader)
+    victim = HostVictim(trainer)
+    victim.classnames = given.classnames
+    _, few = next(given.images.batches(range(min(4, len(own))), 4, victim.device))
+    try:
+        victim.check(few)  # refuses what cannot be asked or attacked
+        note, same = _compare(victim, given.images, own, cfg.DATALOADER.TEST.BATCH_SIZE)
+        print(f"* {note}")
+        facts |= {"warnings": [] if same else [note]}
+        cfg.HOST = type(cfg)({"PREDICTIONS": note, **facts.pop("host")})
+        measure(victim, given, cfg, folder, **facts)
+    finally:
+        victim.memo.stop()
+    return 0
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the host's arguments, and the KEY VALUE pairs of ours among them."""
+    theirs, ours, rest = [], [], iter(words)
+    for word in rest:
+        if not word.startswith(OURS):
+            theirs.append(word)
+        elif (value := next(rest, None)) is None:
+            raise UserError(f"overrides come in pairs KEY VALUE, but '{word}' stands alone")
+        else:
+            ours += [word, value]
+    return theirs, ours
+
+
+def _inputs(trainer, threat: str, pairs: list[str]):
+    """Return the configuration of the test, its images, and the same for the host's own test."""
+    own = get_cfg_default()
+    keys.extend_cfg(own)
+    merging.merge_file(own, threat, "attacks")
+    merging.merge_opts(own, pairs)
+    keys.check_cfg(own)
+    cfg = trainer.cfg.clone()  # the host's settings, and ours of the test
+    cfg.defrost()
+    keys.extend_cfg(cfg)
+    cfg.TEST, cfg.DEFENCE, cfg.ATTACK.TEST = own.TEST, own.DEFENCE, own.ATTACK.TEST
+    dataset = trainer.dm.dataset
+    data = Data(dataset, cfg)
+    names = {item.label: item.classname for item in dataset.test}
+    classnames = list(dataset.classnames)
+    if any(classnames[label] != name for label, name in names.items()):
+        classnames = [names[label] for label in sorted(names)]  # of the test images alone
+    plain = cfg.clone()
+    plain.INPUT.TRANSFORMS = [name for name in cfg.INPUT.TRANSFORMS if name != "normalize"]
+    images = ImageList(data.items, Preprocess(plain))
+    wanted, loader = set(images.paths), trainer.test_loader
+    places = [i for i, item in enumerate(dataset.test) if str(item.impath) in wanted]
+    theirs = DataLoader(Subset(loader.dataset, places), batch_size=cfg.DATALOADER.TEST.BATCH_SIZE)
+    order = [str(dataset.test[i].impath) for i in places]
+    if order != images.paths:  # of a subset: in the order of the host's list
+        images = ImageList([dataset.test[i] for i in places], images.preprocess)
+    return cfg, Images(images, classnames, cfg.DATASET.NAME, data.set_sha256), theirs
+
+
+@torch.no_grad()
+def _compare(victim, images: ImageList, own: list[int], batch: int) -> tuple[str, bool]:
+    """Compare clean predictions with those of the host's own test, image by image."""
+    found: list[int] = []
+    for _, pixels in images.batches(range(len(images)), batch, victim.device):
+        found += victim.logits(pixels).argmax(1).tolist()
+    equal = sum(a == b for a, b in zip(found, own, strict=True))
+    theirs, ours = (
+        100 * sum(a == b for a, b in zip(answers, images.labels, strict=True)) / len(own)
+        for answers in (own, found)
+    )
+    return (
+        f"clean accuracy {ours:.1f}% through this path, {theirs:.1f}% by the host's own test: "
+        f"predictions equal on {equal} of {len(own)} images"
+    ), equal == len(own)
+
+
+def _facts(trainer, args, files: dict[Path, int | None]) -> dict:
+    """Return what the record says of the model: nothing about training that its run does not."""
+    log = Path(args.model_dir, "log.txt") if args.model_dir else Path()
+    text = log.read_text("utf-8", "replace") if log.is_file() else ""
+    said = {}
+    for name, key in (("shots", "  NUM_SHOTS"), ("seed", "SEED")):
+        if found := re.search(rf"^{key}: (\d+)\s*$", text, re.MULTILINE):
+            said[name] = int(found[1])
+    epochs = [epoch for epoch in files.values() if epoch is not None]
+    if epochs and "shots" in said:
+        said["epochs"] = epochs[0]
+    elif "shots" in said:
+        del said["shots"]
+    prompts = sum(
+        p.numel() for name in trainer.get_model_names() for p in hosts.trained(trainer, name)
+    )
+    trained, name = bool(trainer.get_model_names()), trainer.cfg.MODEL.BACKBONE.NAME
+    which = trainer.cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
+    return said | {
+        **({"backbone": name, "weights_sha256": digest_of_name(name)} if name else {}),
+        "prompt_parameters": prompts,
+        "split": which if which in ("base", "new") else "all",
+        "protocol": "few_shot" if trained else "zero_shot",
+        "host": {
+            "TRAINER": type(trainer).__module__ + "." + args.trainer,
+            "COMMIT": hosts.commit_of(host.folder()) or "unknown",
+            "CHECKPOINTS": {path.name: sha256_file(path) for path in files},
+        },
+    }

@@ -1,0 +1,205 @@
+"""A trainer of somebody else's as a victim: built, loaded and called by its own code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..utils.errors import UserError
+from ..utils.io import tensors_digest
+from .memo import Memo
+from .models import HALF, ModelVictim
+
+
+class HostVictim(ModelVictim):
+    """Any Dassl trainer with a trained model, attacked in float32 through its own inference.
+
+    A trainer with a ``test`` of its own is asked through it: what that gives its evaluator first
+    are the logits. All others answer by ``model_inference``. Pixels are normalised where the
+    trainer's data loader does so. Parameters are frozen, and half precision becomes float32.
+
+    Args:
+        trainer: whose model is loaded.
+
+    Raises:
+        UserError: the trainer cannot be asked for logits.
+    """
+
+    def __init__(self, trainer):
+        self.trainer, self.own_test = trainer, _has_own(trainer, "test")
+        if not self.own_test and not (_has_own(trainer, "model_inference") or trainer._models):
+            raise UserError(
+                f"trainer {type(trainer).__name__} has no model_inference(images) that returns "
+                "logits, and no registered model; define it as Dassl's trainers do"
+            )
+        parts = nn.Module()
+        for name, part in vars(trainer).items():
+            if isinstance(part, nn.Module):
+                parts.add_module(name, part)
+        trainer.set_model_mode("eval")
+        parts.eval().requires_grad_(False)
+        _to_float32(trainer, parts)
+        inputs = trainer.cfg.INPUT
+        normalize = None
+        if "normalize" in inputs.TRANSFORMS:
+            normalize = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
+        names = trainer.dm.dataset.classnames
+        self.parts = parts
+        super().__init__(
+            parts,
+            names,
+            normalize=normalize,
+            device=trainer.device,
+            name=type(trainer).__name__,
+        )
+        self.memo, self.undone = Memo(parts), False
+
+    def answer(self, pixels):
+        with _Connected() if self.undone else contextlib.nullcontext():
+            found = ask(self.trainer, pixels, own_test=self.own_test)
+        if isinstance(found, (tuple, list, dict)):  # logits among other things
+            values = list(found.values() if isinstance(found, dict) else found)
+            shape = (len(pixels), len(self.classnames))
+            logits = [v for v in values if torch.is_tensor(v) and tuple(v.shape) == shape]
+            return logits[0] if len(logits) == 1 else found
+        return found
+
+    def digest(self):
+        loose = {f"loose {i}": t for i, t in enumerate(_loose(self.trainer, self.parts))}
+        state = {k: v for k, v in self.parts.state_dict().items() if torch.is_tensor(v)}
+        statistics = {"mean": self.mean, "std": self.std}
+        return tensors_digest(state | loose | statistics)
+
+    @torch.enable_grad()
+    def check(self, pixels, *, gradients=True):
+        """Also undo ``no_grad`` and ``detach`` where no gradient passes, and memoise the text."""
+        self.memo.stop()
+        self.undone, inside = False, pixels.clone().requires_grad_()
+        try:
+            logits = self.logits(inside)
+        except (RuntimeError, ValueError, TypeError):
+            logits = None  # refused below, with the reason
+        # else their gradient counts as the host computes it
+        self.undone = torch.is_tensor(logits) and not logits.requires_grad
+        found: set = set()
+        hooks = [m.register_forward_hook(_note_half(found)) for m in self.parts.modules()]
+        try:
+            super().check(pixels, gradients=gradients)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if found or self.logits(pixels[:1]).dtype in HALF:
+            raise UserError(
+                f"{self.name} computes in half precision ({', '.join(sorted(found)) or 'logits'}), "
+                "whose rounding hides gradients, although its weights were made float32; set its "
+                "PREC to fp32, or remove .half() and autocast from its forward"
+            )
+        self.memo.start(self.logits, pixels)
+
+
+def ask(trainer, images: Tensor, labels: Tensor | None = None, *, own_test: bool):
+    """Return what a trainer answers for normalised images, by its ``test`` or ``model_inference``.
+
+    Raises:
+        UserError: its ``test`` never gives its evaluator anything.
+    """
+    if not own_test:
+        return trainer.model_inference(images)
+    count = len(images)
+    labels = torch.zeros(count, dtype=torch.long) if labels is None else labels
+    batch: dict = {"img": images, "label": labels, "domain": torch.zeros(count, dtype=torch.long)}
+    batch |= {"impath": [""] * count, "index": torch.arange(count)}
+    loader, evaluator = trainer.test_loader, trainer.evaluator
+    trainer.test_loader, trainer.evaluator = [batch], _Listener()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            trainer.test(split="test")
+    except _Heard as heard:
+        return heard.logits
+    finally:
+        trainer.test_loader, trainer.evaluator = loader, evaluator
+    raise UserError(
+        f"{type(trainer).__name__}.test never calls self.evaluator.process(logits, labels) on a "
+        "batch of self.test_loader, so that its logits cannot be found; do so there"
+    )
+
+
+@torch.no_grad()
+def own_answers(trainer, loader) -> list[int]:
+    """Return the class that a trainer's own test predicts for every image of a data loader."""
+    trainer.set_model_mode("eval")
+    own_test, found = _has_own(trainer, "test"), []
+    for batch in loader:
+        images, labels = batch["img"], batch["label"]
+        if not own_test:
+            images, labels = trainer.parse_batch_test(batch)
+        logits = ask(trainer, images, labels, own_test=own_test)
+        if isinstance(logits, (tuple, list)):
+            logits = logits[0]
+        found += logits.argmax(1).tolist()
+    return found
+
+
+class _Heard(BaseException):  # which no host catches
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class _Listener:
+    """In place of Dassl's evaluator: ends the host's test with the first logits that it gives."""
+
+    def reset(self):
+        pass
+
+    def process(self, logits, labels):
+        raise _Heard(logits)
+
+    def evaluate(self):
+        return {"accuracy": 0.0}
+
+
+class _Connected(TorchFunctionMode):
+    """Keeps the gradient where code says ``no_grad`` or ``detach``; no value changes."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.detach:
+            return args[0]
+        if function is torch._C._set_grad_enabled:
+            return None
+        return function(*args, **(kwargs or {}))
+
+
+def _has_own(trainer, name: str) -> bool:
+    """Return True if a trainer's method is not one of Dassl's."""
+    return getattr(type(trainer), name).__module__.partition(".")[0] != "dassl"
+
+
+def _note_half(found: set):
+    def hook(module, args, output):
+        if torch.is_tensor(output) and output.dtype in HALF and output.requires_grad:
+            found.add(type(module).__name__)
+
+    return hook
+
+
+def _loose(trainer, parts: nn.Module) -> list[Tensor]:
+    """Return tensors that are neither parameters nor buffers."""
+    owners = (trainer, *parts.modules())
+    return [v for owner in owners for v in vars(owner).values() if torch.is_tensor(v)]
+
+
+def _to_float32(trainer, parts: nn.Module) -> None:
+    """Make weights, other tensors and attributes such as ``dtype`` float32."""
+    parts.float()
+    for owner in (trainer, *parts.modules()):
+        for name, value in list(vars(owner).items()):
+            if isinstance(value, torch.dtype) and value in HALF:
+                setattr(owner, name, torch.float32)
+            elif torch.is_tensor(value) and value.dtype in HALF:
+                setattr(owner, name, value.float())
+            elif isinstance(value, list) and any(torch.is_tensor(v) for v in value):
+                value[:] = [v.float() if getattr(v, "dtype", 0) in HALF else v for v in value]
