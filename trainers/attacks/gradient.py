@@ -174,20 +174,17 @@ class GradientAttack:
         *,
         scored: bool = True,
     ) -> AttackResult:
-        """Attack a batch.
+        """Attack pixels (B, 3, H, W) in [0, 1] with B seeds, integers.
+
+        UserError if pixels are outside [0, 1] or NaN, or the loss has no graph to them; NotFinite
+        if the loss or its gradient is not finite.
 
         Args:
-            pixels: (B, 3, H, W) in [0, 1].
-            seeds: B integers, one per sample.
             still_right: images -> (B,) bool, True where the model is right. With it, restarts keep
                 a misclassified image before a classified one, then the one of higher loss;
                 without it, the one of highest loss.
             scored: evaluate the loss at the returned images. Without, one forward is saved: what
                 training wants, which computes its own loss there. Restarts are always scored.
-
-        Raises:
-            UserError: pixels outside [0, 1] or NaN, or a loss without a graph to them.
-            NotFinite: the loss or its gradient is not finite.
         """
         scored = scored or self.spec.restarts > 1 or self.spec.steps == 0
         with isolated(pixels, seeds) as clean:

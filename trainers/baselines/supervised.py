@@ -24,10 +24,10 @@ class Supervised(AdversarialTrainer):
 
     @classmethod
     def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
         if cls.at_loss_default:
             loss = Key(cls.at_loss_default, "images that the loss sees", choices=AT_LOSSES)
             add_defaults(cfg, f"TRAINER.{cls.node}", AT_LOSS=loss)
+        super().extend_cfg(cfg)
 
     @classmethod
     def at_loss(cls, cfg) -> str:

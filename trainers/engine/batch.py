@@ -9,17 +9,11 @@ from ..utils.seeds import hash_seed
 
 
 class Output(NamedTuple):
-    """The model's output on images.
+    """The model's output on images."""
 
-    Attributes:
-        features: (B, D) raw image features.
-        logits: (B, K) float32.
-        blocks: outputs (B, N, d_v) of all image blocks, where the method asks for them.
-    """
-
-    features: Tensor
-    logits: Tensor
-    blocks: list[Tensor] | None
+    features: Tensor  # (B, D), raw
+    logits: Tensor  # (B, K) float32
+    blocks: list[Tensor] | None  # (B, N, d_v) of all image blocks, where the method asks for them
 
 
 class Batch:

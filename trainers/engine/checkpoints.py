@@ -39,10 +39,7 @@ def save_checkpoint(path, state: dict) -> None:
 
 
 def newest_checkpoint(folder) -> Path | None:
-    """Return the file that Dassl's pointer ``checkpoint`` names, else that of the last epoch.
-
-    None where ``folder`` holds no checkpoint.
-    """
+    """Return the file that Dassl's pointer ``checkpoint`` names, else the last epoch's, or None."""
     folder = Path(folder)
     pointer = folder / "checkpoint"
     if pointer.is_file():

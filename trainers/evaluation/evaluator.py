@@ -7,8 +7,6 @@ never report more than those. To an attack through a defence the images count as
 same attack has made without it. The entry of an attack says in ``after`` what it started from.
 """
 
-import hashlib
-import json
 import shutil
 import time
 from dataclasses import replace
@@ -30,6 +28,7 @@ from ..attacks.checks import ORDER_SHARE
 from ..defences import Defence
 from ..records import in_words, starts_from
 from ..records.threats import LABELLED
+from ..utils.io import json_digest
 from ..utils.seeds import hash_seed
 from ..utils.statistics import unlikely
 from .attacker import Attacker
@@ -132,10 +131,7 @@ class Evaluation:
     # --- attacked ------------------------------------------------------------------------------
 
     def attack(self, spec: AttackSpec, *, seen: bool = False) -> dict:
-        """Return the record's entry for one test attack. Call :meth:`clean` first.
-
-        With ``seen``, it goes through the input defence; otherwise images are made without.
-        """
+        """Return an attack's entry, through the defence if ``seen``; call :meth:`clean` first."""
         spec = self.attacker.fitted(spec, seen)
         start, after = self._start(spec, seen)
         shared = self.victim.frozen_image_tower and not (self.defence or self.keep)
@@ -372,8 +368,7 @@ class Evaluation:
             "preprocess": self.images.preprocess.key,
             "images": [(digests[i], self.images.labels[i]) for i in positions],
         }
-        text = json.dumps(facts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(facts)
 
 
 def no_gain(right: int, again: dict) -> list[str]:

@@ -42,10 +42,7 @@ class PromptSpec:
     layers with prompts, the driving one keeps vectors for them that only feed the Linear.
     Refiners act before blocks 1 to depth-1 on every token that is not a prompt (image: [CLS] and
     patches; text: start token, words, end token [our choice; the authors' code never calls its
-    text refiners]).
-
-    Raises:
-        UserError: a value out of range or a combination that makes no sense.
+    text refiners]). UserError for a value out of range or a combination that makes no sense.
     """
 
     text: int = 0  # number M_t of text vectors; 0: the words of `template`
