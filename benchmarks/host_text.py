@@ -6,8 +6,6 @@ Both towers have ViT-B/32's widths and 2 of its 12 layers, so that their ratio i
 model. One measurement is a PGD step (forward and gradient in the pixels); the two take turns.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 

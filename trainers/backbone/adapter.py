@@ -1,7 +1,5 @@
 """One interface for every CLIP: frozen towers, pixels in [0, 1], raw features, exact text."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 from collections.abc import Callable
@@ -128,7 +126,7 @@ class CLIPAdapter(nn.Module):
         """Data type of the weights (float32 under ``amp``)."""
         return PRECISIONS[self.precision]
 
-    def train(self, mode: bool = True) -> CLIPAdapter:
+    def train(self, mode: bool = True) -> "CLIPAdapter":
         """Stay in evaluation mode: CLIP is frozen, batch statistics included."""
         return super().train(False)
 
@@ -139,7 +137,7 @@ class CLIPAdapter(nn.Module):
         dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         return torch.autocast(self.device.type, dtype=dtype)
 
-    def without_image_tower(self) -> CLIPAdapter:
+    def without_image_tower(self) -> "CLIPAdapter":
         """Free the image tower (prompt tuning on stored embeddings does not need it)."""
         self.model.visual = None
         return self

@@ -1,7 +1,5 @@
 """Clean and robust accuracy of a few images during training, for TensorBoard; a decoration."""
 
-from __future__ import annotations
-
 import torch
 
 from ..attacks import AttackSpec, gradient_attack, objective_for, specs_from_cfg

@@ -3,8 +3,6 @@
 Tables are rendered from these records only. What is in one: schema.py.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from datetime import datetime, timezone

@@ -1,7 +1,5 @@
 """The examples of an attack that a run keeps next to its record."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..utils.errors import UserError

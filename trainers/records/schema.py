@@ -3,8 +3,6 @@
 Schema 1 is the set of fields in ``_FIELDS``; a change of a field's meaning raises :data:`SCHEMA`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

@@ -5,8 +5,6 @@ weights) and one list of test attacks. Rows are trainer x shots; runs that diffe
 that could change the result are different rows. ``across.py`` puts several tests in one table.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict
@@ -53,7 +51,7 @@ class Row:
     train_threat: Mapping | None
     config: dict[str, str]  # settings that tell rows apart, as JSON text
     parts: dict[str, dict[int, Run]] = field(default_factory=dict)  # test -> seed -> run
-    unclear: dict[str, list[Row]] = field(default_factory=dict)  # test -> rows, one its own
+    unclear: dict[str, list["Row"]] = field(default_factory=dict)  # test -> rows, one its own
     variant: str = ""  # settings that tell it from another row of this trainer and these shots
     also: str = ""  # further settings, for a note
 

@@ -1,7 +1,5 @@
 """Text from files and records, made harmless for a terminal and for whoever opens a table."""
 
-from __future__ import annotations
-
 import re
 
 # what a terminal acts on or reads backwards, and bytes of file names that are not UTF-8; a line
