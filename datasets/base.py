@@ -34,13 +34,11 @@ def register(cls):
 
 
 def writable(folder) -> bool:
-    """Return True if files may be put into ``folder``, which need not exist yet.
-
-    A folder without any write permission counts as read-only for root, too.
-    """
+    """Return True if files may be put into ``folder``, which need not exist yet."""
     folder = os.path.abspath(folder)
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
+    # without any write permission it is read-only for root, too
     permitted = os.path.isdir(folder) and os.stat(folder).st_mode & 0o222
     return bool(permitted) and os.access(folder, os.W_OK)
 

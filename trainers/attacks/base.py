@@ -166,12 +166,10 @@ class LabelledAttack:
         logits: images (b, 3, H, W) in [0, 1] -> logits (b, K); called with any part of the batch.
         labels: (B,) int64, those of the images given to :meth:`run`.
         spec: the threat.
-
-    Attributes:
-        decides: one wrong answer breaks a sample. False for random logits: then no sample is left
-            out and every run is taken to its end. FAB and Square need answers that decide.
     """
 
+    # One wrong answer breaks a sample. False for random logits: then no sample is left out and
+    # every run is taken to its end. FAB and Square need answers that decide.
     decides = True
 
     def __init__(self, logits: Callable[[Tensor], Tensor], labels: Tensor, spec: AttackSpec):

@@ -122,10 +122,7 @@ class RobustTrainer(SavingTrainer):
         self._check_texts()
 
     def _check_texts(self) -> None:
-        """Refuse classes with one text, between which accuracy would be chance.
-
-        ImageNet's published names hold such pairs; there they are reported.
-        """
+        """Refuse classes with one text, between which accuracy is chance; note ImageNet's."""
         same = templates.same_text(self.template, self.classnames)
         if not same:
             return

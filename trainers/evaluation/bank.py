@@ -28,14 +28,7 @@ from ..attacks import (
     verify,
 )
 from ..utils.errors import UserError
-from ..utils.io import (
-    atomic_write,
-    json_digest,
-    load_tensors,
-    save_tensors,
-    sweep,
-    writable_dir,
-)
+from ..utils.io import atomic_write, json_digest, load_tensors, save_tensors, sweep, writable_dir
 from ..utils.seeds import hash_seed
 from .samples import ImageList
 
@@ -66,30 +59,22 @@ def build_bank(
     clip,
     images: ImageList,
     *,
-    spec: AttackSpec | None,
-    views: int = 1,
-    seed: int = 0,
-    cache_dir,
-    batch_size: int = 32,
-    chunk: int = 256,
+    spec: AttackSpec | None,  # with objective embedding_kl; None for clean features
+    views: int = 1,  # independent random starts per image
+    seed: int = 0,  # of these
+    cache_dir,  # folder for <key>.safetensors and, on the way, <key>.parts/
+    batch_size: int = 32,  # images per forward
+    chunk: int = 256,  # images per part
     title: str = "bank",
 ) -> Bank:
     """Return the bank from the cache, or compute it; an interrupted computation resumes.
 
     Every ``chunk`` images the rows are written as a part; whole parts are reused, damaged ones are
     computed again. The result does not depend on ``batch_size`` (up to float noise) or on
-    interruptions.
-
-    UserError for unusable arguments, an unreadable image (with its path), a damaged or foreign bank
-    file, features that are not finite, or an unwritable folder.
-
-    Args:
-        clip: frozen adapter in eval mode with ``encode_image(pixels) -> (B, D)`` raw features,
-            ``sha256`` (of the weights) and parameters that do not require gradients.
-        spec: the attack, with objective ``embedding_kl``; None for clean features.
-        views, seed: independent random starts per image, and their seed.
-        cache_dir: folder for ``<key>.safetensors`` and, on the way, ``<key>.parts/``.
-        batch_size, chunk: images per forward and images per part.
+    interruptions. ``clip`` is a frozen adapter in eval mode with ``encode_image(pixels) -> (B, D)``
+    raw features and the ``sha256`` of its weights. UserError for unusable arguments, an unreadable
+    image (with its path), a damaged or foreign bank file, features that are not finite, or an
+    unwritable folder.
     """
     _check_arguments(clip, images, spec, views, batch_size, chunk)
     cache_dir = writable_dir(cache_dir)

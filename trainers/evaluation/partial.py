@@ -11,16 +11,12 @@ from ..utils.io import read_json, write_json
 
 @dataclass
 class Partial:
-    """Results of an attack: ``right`` is None for samples that are not attacked yet.
+    """Results of an attack."""
 
-    ``key`` is that of the evaluation, see :class:`Progress`; ``checks`` are the fields of
-    :class:`AttackChecks`; ``seconds`` is wall time, summed over interrupted runs.
-    """
-
-    key: str
-    right: list[bool | None]
-    checks: dict = field(default_factory=dict)
-    seconds: float = 0.0
+    key: str  # of the evaluation, see :class:`Progress`
+    right: list[bool | None]  # whether each sample is still right; None: not attacked yet
+    checks: dict = field(default_factory=dict)  # the fields of :class:`AttackChecks`
+    seconds: float = 0.0  # wall time, summed over interrupted runs
 
     def unknown(self) -> list[int]:
         """Return the samples that are still to be attacked."""
@@ -30,8 +26,7 @@ class Partial:
 class Progress:
     """The progress of one attack on ``count`` samples, kept in ``FOLDER/KEY.json``.
 
-    Args:
-        key: hex digest of everything the evaluation depends on; another one is never continued.
+    ``key`` is a hex digest of everything the evaluation depends on; another is never continued.
     """
 
     def __init__(self, folder: Path, key: str, count: int):
@@ -57,11 +52,7 @@ class Progress:
         return self.whole.unknown()
 
     def add(self, samples: list[int], right: list[bool], result, clean, again=None) -> None:
-        """Note one batch: who is still right, and the attack's result for its self-checks.
-
-        Args:
-            again: how many are right by other answers to the same images.
-        """
+        """Note a batch: who is still right, the result, and how many are right by other answers."""
         for sample, still in zip(samples, right, strict=True):
             self.whole.right[sample] = still
         self._checks.add(result, clean)
@@ -80,11 +71,7 @@ class Progress:
 
 
 def load(path: Path, key: str, count: int) -> Partial:
-    """Return what is known of an evaluation of ``count`` samples, or nothing.
-
-    Raises:
-        UserError: the file does not hold such results.
-    """
+    """Return what is known of ``count`` samples; UserError for a file of other results."""
     if not path.is_file():
         return Partial(key, [None] * count)
     try:

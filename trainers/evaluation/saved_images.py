@@ -24,8 +24,7 @@ class SavedBatch(NamedTuple):
 class SavedImages:
     """Writes the files ``00000.safetensors``, ... of one attack into a ``folder`` of its own.
 
-    Files with another ``key`` (of the evaluation) are never continued; ``attack`` describes it for
-    readers.
+    Files of another ``key`` are never continued; ``attack`` is a description for readers.
     """
 
     def __init__(self, folder, key: str, attack: dict):

@@ -17,7 +17,8 @@ CHOICES = {
     "refiner_init": ("default", "zero"),
     "position": POSITIONS,
 }
-STARTS = ("init_std", "refiner_init", "template")  # without effect once values are loaded
+# without effect once values are loaded; of text_init, words stay after the vectors
+STARTS = ("init_std", "refiner_init", "template")
 length = partial(Key, least=1, most=1000)  # declares N_CTX and PROMPT_DEPTH; a CLIP takes less
 
 
@@ -110,10 +111,7 @@ class PromptSpec:
         return self.text > 0 or (self.refine_text and self.text_depth > 1)
 
     def facts(self) -> dict:
-        """Return what two models must have in common for one to take the other's values.
-
-        ``text_init`` is included because of the words that stay after the vectors.
-        """
+        """Return what two models must have in common for one to take the other's values."""
         return {name: value for name, value in asdict(self).items() if name not in STARTS}
 
     def cut_to(self, clip: CLIPAdapter) -> "PromptSpec":
