@@ -683,13 +683,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "model.pth.tar-1"
     save_checkpoint(path, {"state_dict": {"text_prompts": torch.ones(2)}})
 
-    write = Path.write_bytes
+    write = type(path).write_bytes
 
     def full(place, content):
         write(place, bytes(content)[:4])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(type(path), "write_bytes", full)
     with pytest.raises(UserError, match=r"No space left on device.* unchanged"):
         save_checkpoint(path, {"state_dict": {"text_prompts": torch.zeros(2)}})
     assert torch.equal(load_checkpoint(path)["state_dict"]["text_prompts"], torch.ones(2))
