@@ -5,8 +5,6 @@
 The model is a run folder, a checkpoint in one, or an export. Folders stand for all their images.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

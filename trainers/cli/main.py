@@ -1,7 +1,5 @@
 """The ``advprompt`` command: ``python -m advprompt`` is the same."""
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 

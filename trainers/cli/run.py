@@ -3,8 +3,6 @@
 Their environment variables are described in docs/protocols.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

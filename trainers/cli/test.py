@@ -1,7 +1,5 @@
 """Test a trained model under attack: a trainer of ours, or any trainer of the fork around us."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from pathlib import Path

@@ -3,8 +3,6 @@
 Started in the folder of a fork, it knows the fork's data sets, trainers and settings as well.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

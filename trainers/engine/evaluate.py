@@ -1,7 +1,5 @@
 """``advprompt.evaluate``: the robust accuracy of any model on any images, as a record."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

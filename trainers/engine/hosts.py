@@ -1,7 +1,5 @@
 """A fork's own trainer, built and loaded by the fork's own train.py."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import io

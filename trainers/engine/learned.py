@@ -1,7 +1,5 @@
 """What a run learned, read from its folder: what an export holds, and what ``load`` serves."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple

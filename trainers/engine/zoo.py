@@ -7,8 +7,6 @@
 Neither data set nor Dassl's trainer is built; see ``docs/zoo.md``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -74,7 +72,7 @@ class RobustClassifier(nn.Module):
             self.register_buffer("texts", model.text_features(), persistent=False)
         self.eval()
 
-    def train(self, mode: bool = True) -> RobustClassifier:
+    def train(self, mode: bool = True) -> "RobustClassifier":
         """Stay in evaluation mode: nothing here learns."""
         return super().train(False)
 

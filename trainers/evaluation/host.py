@@ -1,7 +1,5 @@
 """A trainer of somebody else's as a victim: built, loaded and called by its own code."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 

@@ -1,7 +1,5 @@
 """Image-text models of any library as classifiers: open_clip, OpenAI's ``clip``, transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

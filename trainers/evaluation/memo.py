@@ -1,7 +1,5 @@
 """What a model computes again and again, such as text features, is computed once."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree

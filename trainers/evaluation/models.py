@@ -1,7 +1,5 @@
 """Any PyTorch model as a victim: a module or a function from pixels to logits."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Labelled images, in files or as tensors: what is in them, and their pixels in batches."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -67,7 +65,7 @@ class ImageList:
                     bar.update()
         return [self.digest(i) for i in range(len(self))]
 
-    def share(self, other: ImageList) -> None:
+    def share(self, other: "ImageList") -> None:
         """Take over the digests of a list of the same files."""
         self._digests = dict(enumerate(other.digests()))
 

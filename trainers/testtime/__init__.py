@@ -4,8 +4,6 @@
 it as they see an input defence: not at all, or with every step of theirs going through it.
 """
 
-from __future__ import annotations
-
 from ..config import keys as config
 from ..config.keys import Key
 from ..defences.base import Defence

@@ -1,7 +1,5 @@
 """View averaging and ZERO, which need nothing but logits."""
 
-from __future__ import annotations
-
 import torch
 
 from ..config.keys import Key

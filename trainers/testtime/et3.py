@@ -1,7 +1,5 @@
 """ET3: energy-guided test-time transformation."""
 
-from __future__ import annotations
-
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -1,7 +1,5 @@
 """MTA: the mode of the views' features (Zanella and Ben Ayed, CVPR 2024)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -1,7 +1,5 @@
 """R-TPT: robust test-time prompt tuning (Sheng et al., CVPR 2025)."""
 
-from __future__ import annotations
-
 from ..config.keys import Key
 from ..utils.errors import UserError
 from .base import register

@@ -1,7 +1,5 @@
 """SS-TPT: views weighted by suitability and stability."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

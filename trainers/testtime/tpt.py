@@ -1,7 +1,5 @@
 """TPT (Shu et al., NeurIPS 2022) and C-TPT (Yoon et al., ICLR 2024)."""
 
-from __future__ import annotations
-
 from ..config.keys import Key
 from .base import register
 from .tuning import Tuned, keys_of_tuning

@@ -1,7 +1,5 @@
 """TTC: test-time counterattacks (Xing et al., CVPR 2025)."""
 
-from __future__ import annotations
-
 import torch
 
 from ..config.keys import Key

@@ -1,7 +1,5 @@
 """Text prompts tuned for one image: what TPT, C-TPT, R-TPT and SS-TPT share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cached_property
 

@@ -4,8 +4,6 @@ View 0 is the image itself. Unlike in public code, views are taken from the pixe
 is tested on, so that clean and attacked images are treated alike.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial
