@@ -7,9 +7,7 @@
 Neither data set nor Dassl's trainer is built; see ``docs/zoo.md``.
 """
 
-import contextlib
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from ..config.keys import ALSO_CALLED
 from ..evaluation.victim import Victim
 from ..prompting import PromptedCLIP, templates
 from ..utils.errors import UserError
-from ..utils.images import Preprocess, read_rgb
+from ..utils.images import clip_preprocess, read_rgb
 from ..utils.io import tensors_digest
 from . import released
 from .checkpoints import load_checkpoint, weights_file
@@ -58,14 +56,15 @@ class RobustClassifier(nn.Module):
         self,
         model: PromptedCLIP,
         card: dict,
-        preprocess: Preprocess,
         *,
         frozen: CLIPAdapter | None = None,
         learned: dict[str, Tensor] | None = None,
     ):
         super().__init__()
         self.model, self.clip = model, cast(CLIPAdapter, model.clip)  # moves with .to(device)
-        self.classnames, self.card, self.preprocess = list(model.classnames), card, preprocess
+        self.classnames, self.card = list(model.classnames), card
+        own = card["input"]
+        self.preprocess = clip_preprocess(own["size"], own["interpolation"])
         self.frozen, self.learned = frozen or self.clip, learned or {}
         self.resolution = self.clip.resolution
         with torch.no_grad():
@@ -246,9 +245,7 @@ def load(
         if any(key.startswith(TOWER) for key in export.tensors):
             clip = _backbone(export, name, weights_dir).to(device)
         model = serve(clip, names, export.spec, export.tensors, export.file)
-        return RobustClassifier(
-            model, export.card, _preprocess(export.card), frozen=frozen, learned=export.tensors
-        )
+        return RobustClassifier(model, export.card, frozen=frozen, learned=export.tensors)
 
 
 def _run_of(path: Path) -> tuple[Path | None, int | None]:
@@ -277,7 +274,7 @@ def _load_released(path, trainer: str, classnames, backbone, weights_dir, device
     card["training"] = UNKNOWN | {"threat": None, "epoch": theirs.epoch}
     card["prompts"] = {"values": sum(v.numel() for v in state["state_dict"].values())}
     model, tensors = serve(clip, names, spec, state["state_dict"], file), state["state_dict"]
-    return RobustClassifier(model, card, _preprocess(card), frozen=clip, learned=tensors)
+    return RobustClassifier(model, card, frozen=clip, learned=tensors)
 
 
 def _names(export: Export, classnames) -> list[str]:
@@ -324,15 +321,3 @@ def _backbone(export: Export, name: str | None, weights_dir) -> CLIPAdapter:
             f"takes {clip.resolution}x{clip.resolution}; fetch it or export it again"
         )
     return clip
-
-
-def _preprocess(card: dict) -> Preprocess:
-    """Return the transform that the tests of a card's model use."""
-    from dassl.config import get_cfg_default
-
-    cfg = get_cfg_default()
-    cfg.INPUT.SIZE = tuple(card["input"]["size"])
-    cfg.INPUT.INTERPOLATION = card["input"]["interpolation"]
-    cfg.INPUT.TRANSFORMS = ()
-    with contextlib.redirect_stdout(io.StringIO()):  # Dassl prints the steps
-        return Preprocess(cfg)
