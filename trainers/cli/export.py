@@ -23,8 +23,7 @@ UNSTATED = "not stated"
 def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
     """Write an export; return its folder, whether it was not there already, and its card.
 
-    Raises:
-        UserError: no run, an unfinished one, missing values or backbone, or another export there.
+    UserError: no run, an unfinished one, missing values or backbone, or another export there.
     """
     learned = learned_by(args.run, epoch=args.epoch, unfinished=args.unfinished, root=args.root)
     card, record = learned.card(), learned.record

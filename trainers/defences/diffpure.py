@@ -98,9 +98,7 @@ def load_diffusion(name: str):
     """Return UNet and scheduler of a DDPM from a local folder or a hub name.
 
     Only JSON and safetensors are read: neither pickles nor code that a pipeline may bring.
-
-    Raises:
-        UserError: diffusers is missing, nothing is there, or it is damaged or another model.
+    UserError if diffusers is missing, nothing is there, or it is damaged or another model.
     """
     if not name:
         raise UserError(f"DEFENCE.NAME is 'diffpure', but DEFENCE.MODEL is empty; {ADVICE}")

@@ -82,12 +82,9 @@ class RobustClassifier(nn.Module):
     def pixels(self, images) -> Tensor:
         """Return images as a model's input (B, 3, H, W) in [0, 1] on the device.
 
-        Args:
-            images: such a tensor; or one or several of any size, which are resized and cropped as
-                in the tests: PIL images, paths, or arrays (H, W, 3) of uint8.
-
-        Raises:
-            UserError: another type, size or range.
+        Taken are such a tensor; or one or several of any size, which are resized and cropped as in
+        the tests: PIL images, paths, or arrays (H, W, 3) of uint8. UserError: another type, size or
+        range.
         """
         if isinstance(images, Tensor):
             return self._checked(images)
@@ -131,11 +128,7 @@ class RobustClassifier(nn.Module):
         return images
 
     def logits(self, images) -> Tensor:
-        """Return logits (B, K): logit scale times cosine of image and class.
-
-        Args:
-            images: see :meth:`pixels`.
-        """
+        """Return logits (B, K), logit scale times cosine, of images that :meth:`pixels` takes."""
         return self.model.logits(self.pixels(images), self.texts)
 
     forward = logits

@@ -19,12 +19,7 @@ class HostVictim(ModelVictim):
     A trainer with a ``test`` of its own is asked through it: what that gives its evaluator first
     are the logits. All others answer by ``model_inference``. Pixels are normalised where the
     trainer's data loader does so. Parameters are frozen, and half precision becomes float32.
-
-    Args:
-        trainer: whose model is loaded.
-
-    Raises:
-        UserError: the trainer cannot be asked for logits.
+    UserError if the trainer cannot be asked for logits.
     """
 
     def __init__(self, trainer):
@@ -102,8 +97,7 @@ class HostVictim(ModelVictim):
 def ask(trainer, images: Tensor, labels: Tensor | None = None, *, own_test: bool):
     """Return what a trainer answers for normalised images, by its ``test`` or ``model_inference``.
 
-    Raises:
-        UserError: its ``test`` never gives its evaluator anything.
+    UserError if its ``test`` never gives its evaluator anything.
     """
     if not own_test:
         return trainer.model_inference(images)

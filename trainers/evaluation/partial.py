@@ -30,8 +30,7 @@ class Partial:
 class Progress:
     """The progress of one attack on ``count`` samples, kept in ``FOLDER/KEY.json``.
 
-    Args:
-        key: hex digest of everything the evaluation depends on; another one is never continued.
+    KEY is the hex digest of everything the evaluation depends on; another one is never continued.
     """
 
     def __init__(self, folder: Path, key: str, count: int):
@@ -80,11 +79,7 @@ class Progress:
 
 
 def load(path: Path, key: str, count: int) -> Partial:
-    """Return what is known of an evaluation of ``count`` samples, or nothing.
-
-    Raises:
-        UserError: the file does not hold such results.
-    """
+    """Return what is known of ``count`` samples, or nothing; UserError if the file is not such."""
     if not path.is_file():
         return Partial(key, [None] * count)
     try:

@@ -41,11 +41,7 @@ class ImageList:
         return [(Path(p).name, label) for p, label in zip(self.paths, self.labels, strict=True)]
 
     def digest(self, position: int) -> str:
-        """Return the hex SHA-256 of one file.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """Return the hex SHA-256 of one file; UserError if it cannot be read."""
         if position not in self._digests:
             path = self.paths[position]
             try:
@@ -85,12 +81,9 @@ class ImageList:
 class PixelList(ImageList):
     """Images that are tensors already; all of them are read once, for labels and digests.
 
-    Args:
-        source: N pairs of pixels (3, H, W) in [0, 1] and a label, such as a ``Dataset`` of torch;
-            position i always gives the same pair.
-
-    Raises:
-        UserError: another type, shape or range, or an image that changes between two readings.
+    The ``source`` holds N pairs of pixels (3, H, W) in [0, 1] and a label, such as a ``Dataset`` of
+    torch; position i always gives the same pair. UserError: another type, shape or range, or an
+    image that changes between two readings.
     """
 
     def __init__(self, source):

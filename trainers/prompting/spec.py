@@ -39,13 +39,10 @@ class PromptSpec:
     vectors before blocks 1 to J-1, after which the outputs pass through. Coupled vectors are a
     Linear of the other tower's, one per layer: ``text_to_vision`` (MaPLe, NAP) or
     ``vision_to_text`` (FAP, whose input layer is ``text_to_vision``). If the driven tower has more
-    layers with prompts, the driving one keeps vectors for them that only feed the Linear.
-    Refiners act before blocks 1 to depth-1 on every token that is not a prompt (image: [CLS] and
-    patches; text: start token, words, end token [our choice; the authors' code never calls its
-    text refiners]).
-
-    Raises:
-        UserError: a value out of range or a combination that makes no sense.
+    layers with prompts, the driving one keeps vectors for them that only feed the Linear. Refiners
+    act before blocks 1 to depth-1 on every token that is not a prompt (image: [CLS] and patches;
+    text: start token, words, end token [our choice; the authors' code never calls its text
+    refiners]). UserError for a value out of range or a combination that makes no sense.
     """
 
     text: int = 0  # number M_t of text vectors; 0: the words of `template`

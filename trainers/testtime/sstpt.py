@@ -56,9 +56,8 @@ class SSTPT(Tuned):
     def known(self, features: Tensor, logits: Tensor, weak: Tensor) -> Tensor:
         """Return how well views suit and how stable they are (2, V).
 
-        Args:
-            features: (V, D), of unit length.
-            logits, weak: (V, K) before and after the weak augmentation.
+        Their ``features`` (V, D) have unit length; ``logits`` and ``weak`` (V, K) are those before
+        and after the weak augmentation.
         """
         others = len(features) - 1
         far = (2 - 2 * features @ features.mT).sum(1) / others
