@@ -92,10 +92,7 @@ class AttackChecks:
 
 
 def verify(
-    spec: AttackSpec,
-    summary: dict,
-    clean_acc: float | None = None,
-    robust_acc: float | None = None,
+    spec: AttackSpec, summary: dict, clean_acc: float | None = None, robust_acc: float | None = None
 ) -> list[str]:
     """Judge a summary; return warnings in words, each headed by the check's name.
 

@@ -117,11 +117,7 @@ def another_draw(seeds: Sequence[int], number: int) -> list[int]:
 
 
 def defended(
-    forward: Callable[[Tensor], Tensor],
-    defence: Defence | None,
-    *,
-    adaptive: bool,
-    eot: int = 1,
+    forward: Callable[[Tensor], Tensor], defence: Defence | None, *, adaptive: bool, eot: int = 1
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """Put a defence in front of ``forward``, images (b, 3, H, W) -> outputs (b, D).
 

@@ -11,12 +11,7 @@ from ..losses import mean_ce
 from ..utils.seeds import hash_seed
 from .adversarial import AdversarialTrainer
 from .alarms import NonFiniteLoss
-from .checkpoints import (
-    load_checkpoint,
-    load_prompts,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from .checkpoints import load_checkpoint, load_prompts, newest_checkpoint, save_checkpoint
 
 
 def tune_on_clean(trainer: AdversarialTrainer, teacher: torch.nn.Module, epochs: int) -> None:

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..attacks import tower_in
 from ..backbone import CLIPAdapter, cosine_logits, load_clip
 from ..backbone.loading import CACHE
 from ..config.keys import ALSO_CALLED
@@ -169,9 +168,6 @@ class ClassifierVictim(Victim):
 
     def score(self, features):
         return cosine_logits(features, self.model.texts, self.model.clip.logit_scale)
-
-    def logits(self, pixels, prec="fp32"):
-        return self.score(tower_in(prec, self.features)(pixels))
 
     def digest(self):
         tensors = {"texts": self.model.texts, **self.model.learned}

@@ -5,14 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..attacks import (
-    AttackResult,
-    AttackSpec,
-    Surrogate,
-    load_surrogate,
-    run_attack,
-    tower_in,
-)
+from ..attacks import AttackResult, AttackSpec, Surrogate, load_surrogate, run_attack, tower_in
 from ..defences import Defence, defended
 from ..defences.base import another_draw, content_seeds
 from .victim import Victim

@@ -36,20 +36,12 @@ class HostVictim(ModelVictim):
         trainer.set_model_mode("eval")
         parts.eval().requires_grad_(False)
         _to_float32(trainer, parts)
-        inputs = trainer.cfg.INPUT
-        normalize = None
+        inputs, names = trainer.cfg.INPUT, trainer.dm.dataset.classnames
+        own = {"device": trainer.device, "name": type(trainer).__name__}
         if "normalize" in inputs.TRANSFORMS:
-            normalize = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
-        names = trainer.dm.dataset.classnames
-        self.parts = parts
-        super().__init__(
-            parts,
-            names,
-            normalize=normalize,
-            device=trainer.device,
-            name=type(trainer).__name__,
-        )
-        self.memo, self.undone = Memo(parts), False
+            own["normalize"] = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
+        super().__init__(parts, names, **own)
+        self.parts, self.memo, self.undone = parts, Memo(parts), False
 
     def answer(self, pixels):
         with _Connected() if self.undone else contextlib.nullcontext():

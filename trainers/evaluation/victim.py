@@ -35,7 +35,8 @@ def answers(logits: Tensor, name: str) -> Tensor:
 
 
 class Victim:
-    """A model under test. An adapter sets the attributes and defines ``logits`` and ``digest``.
+    """A model under test. An adapter sets the attributes and defines ``digest``, and ``logits`` or
+    ``features`` and ``score``.
 
     Attributes:
         name: what messages call it.
@@ -69,7 +70,7 @@ class Victim:
 
         The image tower runs in ``prec``; ``bf16`` serves attacks that ask for it.
         """
-        raise NotImplementedError
+        return self.score(tower_in(prec, self.features)(pixels))
 
     def digest(self) -> str:
         """Return a hex digest of everything that the logits depend on besides the pixels."""
@@ -155,9 +156,6 @@ class TrainerVictim(Victim):
 
     def score(self, features):
         return cosine_logits(features, self.texts, self.clip.logit_scale)
-
-    def logits(self, pixels, prec="fp32"):
-        return self.score(tower_in(prec, self.features)(pixels))
 
     def digest(self):
         digest = hashlib.sha256(f"{self.clip.sha256} {self.trainer.prompt_digest()}".encode())
