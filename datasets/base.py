@@ -69,8 +69,7 @@ class CoOpDataset(DatasetBase):
         template: the hand-made prompt of this data set, ``{}`` standing for the class.
         image_dir, cache_dir: absolute folders of the images and of what is derived from them.
 
-    Raises:
-        UserError: folders or images are missing, or the split file is not of CoOp's form.
+    UserError: folders or images are missing, or the split file is not of CoOp's form.
     """
 
     dataset_dir = ""  # folder under the root

@@ -74,9 +74,8 @@ def probe_model(
       one of 1/255, which is never shorter;
     * ``rise_large``: the same for four times the step that should just break the image.
 
-    Args:
-        exact: the gradient is the model's own, not that of a stand-in for a defence; the last two
-            lines need it.
+    The last two need a gradient that is ``exact``: the model's own, not that of a stand-in for a
+    defence.
     """
     images = pixels.detach().clone().requires_grad_()
     answer = logits(images)  # (B, K)

@@ -52,8 +52,7 @@ class AttackSpec:
     The parts of AutoAttack have no alpha, start or objective (None) and always drop. Classes of
     torchattacks have no start or objective, and alpha None stands for their own step size.
 
-    Raises:
-        UserError: a value is unknown, out of range, or the combination cannot work.
+    UserError: a value is unknown, out of range, or the combination cannot work.
     """
 
     name: str

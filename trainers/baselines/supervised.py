@@ -15,12 +15,9 @@ class Supervised(AdversarialTrainer):
 
     ``adv``: CE(x_adv). ``half``: the first half of each batch stays clean, the second is attacked
     (the order is random). ``clean``: CE(x).
-
-    Attributes:
-        at_loss_default: the key's default; "" for methods without it, which train on clean images.
     """
 
-    at_loss_default = ""
+    at_loss_default = ""  # the key's; "" for methods without it, which train on clean images
 
     @classmethod
     def extend_cfg(cls, cfg):

@@ -40,8 +40,7 @@ class DiffPure(Defence):
         t: diffusion steps, 1 to the scheduler's number of training steps; 150 of 1000 in AdvPT's
             paper. A call costs ``t`` forwards of ``unet``.
 
-    Raises:
-        UserError: ``t`` out of range, or the model is not one of RGB images without a condition.
+    UserError: ``t`` out of range, or the model is not one of RGB images without a condition.
     """
 
     name = "diffpure"

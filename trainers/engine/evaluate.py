@@ -21,7 +21,7 @@ from ..backbone.loading import digest_of_name
 from ..config import host, keys, merging
 from ..evaluation.models import ModelVictim
 from ..evaluation.samples import ImageList, PixelList
-from ..evaluation.victim import Victim
+from ..evaluation.victim import Victim, evaluating
 from ..utils.errors import UserError, nearest
 from ..utils.images import clip_preprocess
 from . import run_folder
@@ -102,9 +102,8 @@ def evaluate(
         what ``record.json`` holds: ``record["clean"]`` and ``record["attacks"]`` have ``n`` and
         ``correct``, ``warnings`` says what the self-checks found.
 
-    Raises:
-        UserError: a value is not of that form, the model does not answer with logits or gives no
-            gradient, or ``folder`` holds a record of something else.
+    UserError: a value is not of that form, the model does not answer with logits or gives no
+    gradient, or ``folder`` holds a record of something else.
     """
     if isinstance(model, (str, Path)):
         model = load(model, device=device or "cpu")
@@ -132,7 +131,7 @@ def evaluate(
         own = {"normalize": normalize, "device": device, "name": name}
         victim = ModelVictim(model, given.classnames, **own)
     cfg.TRAINER.NAME = name or victim.name
-    with _evaluating(victim):
+    with evaluating(getattr(victim, "modules", [])):
         return measure(victim, given, cfg, None if folder is None else Path(folder), **facts)
 
 
@@ -280,20 +279,6 @@ def _configuration(threat, settings: Mapping | None, batch_size: int, size: int,
         merging.merge(cfg, key, value, merging.WORDS)
     keys.check_cfg(cfg)
     return cfg
-
-
-@contextlib.contextmanager
-def _evaluating(victim: Victim):
-    """Put the modules of a model into evaluation mode for a while."""
-    modules = getattr(victim, "modules", [])
-    training = [part for module in modules for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _images(images, labels, classnames, cfg, name: str) -> Images:

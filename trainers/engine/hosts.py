@@ -29,8 +29,7 @@ def load(script, name: str, words: list[str]) -> tuple[Any, dict[Path, int | Non
     Returns:
         the trainer, and the checkpoint files that were loaded with their epoch, if known.
 
-    Raises:
-        UserError: train.py stops before, or nothing of a checkpoint fits the model.
+    UserError: train.py stops before, or nothing of a checkpoint fits the model.
     """
     cls, built = TRAINER_REGISTRY.get(name), []
     files: dict[Path, int | None] = {}

@@ -32,8 +32,7 @@ def start(
     Returns:
         the folder of the record.
 
-    Raises:
-        UserError: the folder cannot be written, holds another run, or the model does not fit.
+    UserError: the folder cannot be written, holds another run, or the model does not fit.
     """
     if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         raise UserError(

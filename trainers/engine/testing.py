@@ -21,10 +21,8 @@ def evaluation_of(trainer, split: str) -> Evaluation:
     """Return the evaluation of a trainer's model on its ``val`` or ``test`` images."""
     victim, val, folder = TrainerVictim(trainer), split == "val", trainer.record_dir
     items = trainer.dm.dataset.val if val else trainer.test_images
-    images = ImageList(items, trainer.preprocess)
-    return evaluation_on(
-        victim, images, trainer.cfg, folder, trainer.bank_folder(), defended=not val
-    )
+    images, bank = ImageList(items, trainer.preprocess), trainer.bank_folder()
+    return evaluation_on(victim, images, trainer.cfg, folder, bank, defended=not val)
 
 
 def evaluation_on(victim, images, cfg, folder, cache, *, defended: bool = True) -> Evaluation:

@@ -214,8 +214,7 @@ def load(
         backbone: another name for the same weights, such as ``file:PATH``.
         trainer: of public code, such as ``MaPLe``; ``classnames`` and ``backbone`` are then needed.
 
-    Raises:
-        UserError: export, run or backbone are missing, damaged or altered, or do not fit.
+    UserError: export, run or backbone are missing, damaged or altered, or do not fit.
     """
     if trainer is not None:
         with torch.inference_mode(False):

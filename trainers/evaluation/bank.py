@@ -98,9 +98,8 @@ def build_bank(
         chunk: images per part.
         title: of the progress bar.
 
-    Raises:
-        UserError: unusable arguments, an unreadable image (with its path), a damaged or foreign
-            bank file, features that are not finite, an unwritable folder.
+    UserError: unusable arguments, an unreadable image (with its path), a damaged or foreign bank
+    file, features that are not finite, an unwritable folder.
     """
     _check_arguments(clip, images, spec, views, batch_size, chunk)
     cache_dir = writable_dir(cache_dir)

@@ -54,7 +54,9 @@ class HostVictim(ModelVictim):
         return found
 
     def digest(self):
-        loose = {f"loose {i}": t for i, t in enumerate(_loose(self.trainer, self.parts))}
+        owners = (self.trainer, *self.parts.modules())  # of neither parameters nor buffers
+        tensors = [v for owner in owners for v in vars(owner).values() if torch.is_tensor(v)]
+        loose = {f"loose {i}": tensor for i, tensor in enumerate(tensors)}
         state = {k: v for k, v in self.parts.state_dict().items() if torch.is_tensor(v)}
         statistics = {"mean": self.mean, "std": self.std}
         return tensors_digest(state | loose | statistics)
@@ -71,7 +73,12 @@ class HostVictim(ModelVictim):
         # else their gradient counts as the host computes it
         self.undone = torch.is_tensor(logits) and not logits.requires_grad
         found: set = set()
-        hooks = [m.register_forward_hook(_note_half(found)) for m in self.parts.modules()]
+
+        def note(module, args, output):
+            if torch.is_tensor(output) and output.dtype in HALF and output.requires_grad:
+                found.add(type(module).__name__)
+
+        hooks = [module.register_forward_hook(note) for module in self.parts.modules()]
         try:
             super().check(pixels, gradients=gradients)
         finally:
@@ -160,20 +167,6 @@ class _Connected(TorchFunctionMode):
 def _has_own(trainer, name: str) -> bool:
     """Return True if a trainer's method is not one of Dassl's."""
     return getattr(type(trainer), name).__module__.partition(".")[0] != "dassl"
-
-
-def _note_half(found: set):
-    def hook(module, args, output):
-        if torch.is_tensor(output) and output.dtype in HALF and output.requires_grad:
-            found.add(type(module).__name__)
-
-    return hook
-
-
-def _loose(trainer, parts: nn.Module) -> list[Tensor]:
-    """Return tensors that are neither parameters nor buffers."""
-    owners = (trainer, *parts.modules())
-    return [v for owner in owners for v in vars(owner).values() if torch.is_tensor(v)]
 
 
 def _to_float32(trainer, parts: nn.Module) -> None:

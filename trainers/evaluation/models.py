@@ -26,11 +26,8 @@ class ModelVictim(Victim):
         device: where pixels are expected; default: that of the module's parameters, else the CPU.
         name: in tables and messages; default: that of the class or function.
 
-    Attributes:
-        modules: the model, or the modules that the function calls.
-
-    Raises:
-        UserError: ``normalize`` is not of that form, or the model computes in half precision.
+    Its ``modules`` are the model, or those that the function calls.
+    UserError: ``normalize`` is not of that form, or the model computes in half precision.
     """
 
     def __init__(
@@ -92,8 +89,7 @@ class ModelVictim(Victim):
             pixels: (B, 3, H, W) in [0, 1].
             gradients: whether an attack needs the gradient of the logits in the pixels.
 
-        Raises:
-            UserError: another type or shape, probabilities, or no gradient.
+        UserError: another type or shape, probabilities, or no gradient.
         """
         pixels = pixels.clone().requires_grad_()
         try:

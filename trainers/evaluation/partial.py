@@ -22,10 +22,6 @@ class Partial:
     checks: dict = field(default_factory=dict)
     seconds: float = 0.0
 
-    def unknown(self) -> list[int]:
-        """Return the samples that are still to be attacked."""
-        return [i for i, right in enumerate(self.right) if right is None]
-
 
 class Progress:
     """The progress of one attack on ``count`` samples, kept in ``FOLDER/KEY.json``.
@@ -44,7 +40,7 @@ class Progress:
 
     def known(self) -> int:
         """Return the number of samples that are attacked already."""
-        return len(self.whole.right) - len(self.whole.unknown())
+        return len(self.whole.right) - len(self.todo())
 
     def forget(self) -> None:
         """Start again from nothing."""
@@ -53,13 +49,12 @@ class Progress:
 
     def todo(self) -> list[int]:
         """Return the samples that are still to be attacked."""
-        return self.whole.unknown()
+        return [i for i, right in enumerate(self.whole.right) if right is None]
 
     def add(self, samples: list[int], right: list[bool], result, clean, again=None) -> None:
         """Note one batch: who is still right, and the attack's result for its self-checks.
 
-        Args:
-            again: how many are right by other answers to the same images.
+        ``again`` says how many are right by other answers to the same images.
         """
         for sample, still in zip(samples, right, strict=True):
             self.whole.right[sample] = still

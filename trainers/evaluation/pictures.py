@@ -50,9 +50,7 @@ def save_grid(
         eps: the attack's radius, a float in [0, 1]; None without a ball.
         title: a line above the picture.
 
-    Raises:
-        UserError: no images, different shapes, pixels outside [0, 1], or the file cannot be
-            written.
+    UserError: no images, different shapes, pixels outside [0, 1], or the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # slow to import

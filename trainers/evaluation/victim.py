@@ -4,12 +4,13 @@ Evaluation, self-checks, pictures and transfer know a model through :class:`Vict
 can be attacked gets an adapter; :class:`TrainerVictim` is the one of our own trainers.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attacks import tower_in
 from ..backbone import CLIPAdapter, cosine_logits, text_features
@@ -32,6 +33,19 @@ def answers(logits: Tensor, name: str) -> Tensor:
             "finite: train again with a lower OPTIM.LR, or in fp32"
         )
     return logits.argmax(1)
+
+
+@contextlib.contextmanager
+def evaluating(modules: Iterable[nn.Module]):
+    """Put modules into evaluation mode for a while."""
+    training = [part for module in modules for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 class Victim:

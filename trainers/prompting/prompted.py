@@ -30,8 +30,7 @@ class PromptedCLIP(nn.Module):
         projections: one Linear per layer of a coupling.
         text_refiners, vision_refiners: by the number of the block they precede, from "1".
 
-    Raises:
-        UserError: the specification does not fit the backbone or the names.
+    UserError: the specification does not fit the backbone or the names.
     """
 
     def __init__(self, clip: CLIPAdapter, classnames: list[str], spec: PromptSpec):
@@ -173,8 +172,7 @@ class PromptedCLIP(nn.Module):
         Returns:
             (B, D) raw features, float32; with ``blocks`` also a list of (B, 1 + patches, d_v).
 
-        Raises:
-            UserError: wrong size of image, or ``blocks`` of a backbone that has none.
+        UserError: wrong size of image, or ``blocks`` of a backbone that has none.
         """
         clip, spec = self.clip, self.spec
         if not (blocks or spec.acts_on_images):

@@ -63,8 +63,7 @@ def new_record(
             ``train_threat`` is ``AttackSpec.describe()`` of the training attack; ``clean`` and
             ``attacks`` may wait while ``status`` is ``running``.
 
-    Raises:
-        UserError: a field is missing or unknown, or has a wrong type or range.
+    UserError: a field is missing or unknown, or has a wrong type or range.
     """
     record = {
         "schema": SCHEMA,

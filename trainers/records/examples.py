@@ -19,8 +19,7 @@ def load_examples(path) -> dict:
         clean, adversarial: tensors (N, 3, H, W) in [0, 1]; labels: N class names; before, after:
         N pairs of class name and probability; eps in [0, 1] or None; title.
 
-    Raises:
-        UserError: missing, damaged, or another kind of file.
+    UserError: missing, damaged, or another kind of file.
     """
     path = Path(path)
     path = path / EXAMPLES if path.is_dir() else path

@@ -1,7 +1,5 @@
 """SS-TPT: views weighted by suitability and stability."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -89,8 +87,7 @@ def weakly(views: Tensor, seed: int) -> Tensor:
         interpolation=op.InterpolationMode.BILINEAR,
     )
     if rng.random() < 0.5:
-        changes: Sequence = (op.adjust_brightness, op.adjust_contrast, op.adjust_saturation)
-        for change in changes:
+        for change in (op.adjust_brightness, op.adjust_contrast, op.adjust_saturation):
             views = change(views, rng.uniform(0.92, 1.08))
         hue = op.adjust_hue(views.detach(), rng.uniform(-0.02, 0.02))
         views = moved(views, hue)  # torchvision's writes in place, which gradients refuse
