@@ -20,7 +20,7 @@ def into_ball(clean: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
 
 
 def to_hyperplane(points: Tensor, normal: Tensor, gap: Tensor, norm: str) -> Tensor:
-    """Return the shortest moves from points of the box [0, 1]^D to hyperplanes, inside the box.
+    """Return the shortest moves (B, D) from points of the box [0, 1]^D to hyperplanes, inside it.
 
     The move d solves ``<normal, d> = -gap``. Where no point of the box does, it ends at the one
     that comes nearest to the hyperplane.
@@ -33,9 +33,6 @@ def to_hyperplane(points: Tensor, normal: Tensor, gap: Tensor, norm: str) -> Ten
         points, normal: (B, D).
         gap: (B,) value of the linear function at the points; 0 on the hyperplane.
         norm: ``linf`` or ``l2``.
-
-    Returns:
-        (B, D) moves.
     """
     peak = normal.abs().amax(dim=1, keepdim=True).clamp_min(1e-30)  # against underflow below
     normal, needed = normal / peak, (gap.abs()[:, None] / peak).double()  # (B, D), (B, 1)

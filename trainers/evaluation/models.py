@@ -85,10 +85,7 @@ class ModelVictim(Victim):
     def check(self, pixels: Tensor, *, gradients: bool = True) -> None:
         """Ask the model once and refuse answers that are no logits or cannot be attacked.
 
-        Args:
-            pixels: (B, 3, H, W) in [0, 1].
-            gradients: whether an attack needs the gradient of the logits in the pixels.
-
+        Pixels are (B, 3, H, W) in [0, 1]; an attack may need ``gradients`` of the logits in them.
         UserError: another type or shape, probabilities, or no gradient.
         """
         pixels = pixels.clone().requires_grad_()

@@ -21,13 +21,8 @@ AS_GIVEN: Any = SimpleNamespace(key="tensors as given")  # a preprocessing that 
 class ImageList:
     """The images of an evaluation or a bank; every file is hashed once, however many use it.
 
-    Args:
-        items: objects with ``impath`` and ``label``, or (path, label) pairs.
-        preprocess: RGB image -> (3, H, W) in [0, 1], deterministic; its attribute ``key`` names it.
-
-    Attributes:
-        paths: the N files.
-        labels: the N classes.
+    The ``items`` are objects with ``impath`` and ``label``, or (path, label) pairs. ``preprocess``
+    makes (3, H, W) in [0, 1] of an RGB image, without randomness; its attribute ``key`` names it.
     """
 
     def __init__(self, items: Sequence, preprocess: Callable[[Image.Image], torch.Tensor]):
