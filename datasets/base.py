@@ -34,13 +34,11 @@ def register(cls):
 
 
 def writable(folder) -> bool:
-    """Return True if files may be put into ``folder``, which need not exist yet.
-
-    A folder without any write permission counts as read-only for root, too.
-    """
+    """Return True if files may be put into ``folder``, which need not exist yet."""
     folder = os.path.abspath(folder)
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
+    # without any write permission it is read-only for root, too
     permitted = os.path.isdir(folder) and os.stat(folder).st_mode & 0o222
     return bool(permitted) and os.access(folder, os.W_OK)
 
@@ -63,13 +61,10 @@ class CoOpDataset(DatasetBase):
 
     Reads ``DATASET.{ROOT, NUM_SHOTS, SUBSAMPLE_CLASSES, CACHE_DIR, TEMPLATE}``, ``SEED``,
     ``OUTPUT_DIR`` and ``TEST.{SUBSET, FIRST}``. ``NUM_SHOTS`` below 1 means all images. A
-    subclass names its folders and defines `make_split`.
-
-    Attributes:
-        template: the hand-made prompt of this data set, ``{}`` standing for the class.
-        image_dir, cache_dir: absolute folders of the images and of what is derived from them.
-
-    UserError: folders or images are missing, or the split file is not of CoOp's form.
+    subclass names its folders and defines `make_split`. ``template`` is the hand-made prompt of
+    this data set, with ``{}`` for the class, ``image_dir`` and ``cache_dir`` are absolute folders
+    of the images and of what is derived from them. UserError if folders or images are missing, or
+    the split file is not of CoOp's form.
     """
 
     dataset_dir = ""  # folder under the root

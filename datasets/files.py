@@ -55,16 +55,13 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def missing_files(folder: str, paths: list[str], many: int = 32) -> list[str]:
-    """Return those of ``paths``, relative to ``folder``, that are no files.
-
-    A folder that holds ``many`` of them is listed, which is faster than asking for each.
-    """
+    """Return those of ``paths``, relative to ``folder``, that are no files."""
     inside: dict[str, list[str]] = {}
     for path in paths:
         inside.setdefault(path.rpartition("/")[0], []).append(path)
     missing = []
     for parent, wanted in inside.items():
-        there = set()
+        there = set()  # a listing is faster than many questions
         if len(wanted) >= many and os.path.isdir(os.path.join(folder, parent)):
             with os.scandir(os.path.join(folder, parent)) as entries:
                 there = {entry.name for entry in entries if entry.is_file()}

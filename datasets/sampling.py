@@ -71,10 +71,7 @@ def shortage(train, shots: int) -> str:
 
 
 def subsample_classes(split: Split, which: str) -> Split:
-    """Keep all classes, the first half (``base``) or the second half (``new``).
-
-    The first half has ceil(n / 2) classes; labels are counted from 0 again.
-    """
+    """Keep all classes, the first ceil(n / 2) (base) or the rest (new), with labels from 0."""
     if which not in ("all", "base", "new"):
         raise UserError(f"DATASET.SUBSAMPLE_CLASSES is '{which}', expected all, base or new")
     if which == "all":

@@ -98,11 +98,7 @@ class Drawn(CoOpDataset):
 
 @register
 class Shapes(Drawn):
-    """32 classes of a colour and a shape, 64x64; 32 / 8 / 40 images per class.
-
-    The streams of the three parts and of the small CLIP's pre-training never meet
-    (`drawing.STREAMS`).
-    """
+    """32 classes of a colour and a shape, 64x64; 32 / 8 / 40 images per class."""
 
     dataset_dir = "shapes"
     version = "e86d3afa"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from .backbone import cosine_logits
-from .config.keys import Key, add_defaults
+from .config.keys import Key
 from .engine.batch import accuracy
 from .engine.trainer import register
 from .engine.tuning import PromptTrainer
@@ -45,17 +45,11 @@ class AdvPT(PromptTrainer):
     paper = "https://arxiv.org/abs/2311.11261"
     node = "ADVPT"
     white_box = False  # the attack makes the bank
-
-    @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        add_defaults(
-            cfg,
-            "TRAINER.ADVPT",
-            **of_context(32, "paper"),
-            VIEWS=Key(1, "random starts per bank image (ours)", least=1, most=1000),
-            BANK_BATCH=Key(32, "images per forward of the bank", least=1, most=10**6),
-        )
+    own_keys = dict(
+        **of_context(32, "paper"),
+        VIEWS=Key(1, "random starts per bank image (ours)", least=1, most=1000),
+        BANK_BATCH=Key(32, "images per forward of the bank", least=1, most=10**6),
+    )
 
     @classmethod
     def check_keys(cls, cfg):

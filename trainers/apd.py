@@ -7,7 +7,7 @@ deployed. Choices that the abstract does not specify are config keys, marked `ou
 
 from torch import nn
 
-from .config.keys import Key, add_defaults
+from .config.keys import Key
 from .engine.adversarial import AdversarialTrainer
 from .engine.teacher import tune_on_clean
 from .engine.trainer import register
@@ -23,24 +23,18 @@ class APD(AdversarialTrainer):
 
     paper = "https://arxiv.org/abs/2411.15244"
     node = "APD"
-
-    @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        add_defaults(  # all ours, but for prompts in both towers and the clean teacher
-            cfg,
-            "TRAINER.APD",
-            N_CTX=length(2, "vectors per layer and tower (the group's public code)"),
-            PROMPT_DEPTH=length(9, "layers with prompts (the group's public code)"),
-            CTX_INIT=Key("a photo of a", "the vectors start from its first words (MaPLe)"),
-            # learns with the student, before it, or is CLIP
-            TEACHER=Key("online", "when it learns", choices=("online", "offline", "zero_shot")),
-            TEACHER_EPOCHS=Key(0, "of the offline one; 0: the student's", least=0, most=10**6),
-            BETA=Key(0.5, "weight of the distillation", least=0, most=1),
-            TEMPERATURE=Key(1.0, "of the distillation", least=1e-3, most=1000),
-            FEEDBACK=Key(1.0, "what the online teacher takes from the student", least=0, most=1000),
-            INNER=inner(),
-        )
+    own_keys = dict(  # all ours, but for prompts in both towers and the clean teacher
+        N_CTX=length(2, "vectors per layer and tower (the group's public code)"),
+        PROMPT_DEPTH=length(9, "layers with prompts (the group's public code)"),
+        CTX_INIT=Key("a photo of a", "the vectors start from its first words (MaPLe)"),
+        # learns with the student, before it, or is CLIP
+        TEACHER=Key("online", "when it learns", choices=("online", "offline", "zero_shot")),
+        TEACHER_EPOCHS=Key(0, "of the offline one; 0: the student's", least=0, most=10**6),
+        BETA=Key(0.5, "weight of the distillation", least=0, most=1),
+        TEMPERATURE=Key(1.0, "of the distillation", least=1e-3, most=1000),
+        FEEDBACK=Key(1.0, "what the online teacher takes from the student", least=0, most=1000),
+        INNER=inner(),
+    )
 
     @classmethod
     def prompt_spec(cls, keys, clip):

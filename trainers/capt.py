@@ -9,7 +9,7 @@ from functools import cached_property
 
 import torch
 
-from .config.keys import Key, add_defaults
+from .config.keys import Key
 from .engine.adversarial import AdversarialTrainer
 from .engine.trainer import register
 from .engine.tuning import inner
@@ -29,25 +29,19 @@ class CAPT(AdversarialTrainer):
     node = "CAPT"
     alarm_key = "TRAINER.CAPT.LAMBDA"
     alarm_term = "loss_cons_train"  # the other one compares with a model that never collapses
-
-    @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        add_defaults(  # all ours, but for the form of the loss
-            cfg,
-            "TRAINER.CAPT",
-            N_CTX=length(2, "vectors per layer and tower"),
-            PROMPT_DEPTH=length(9, "layers with prompts"),
-            CTX_INIT=Key("a photo of a", "the vectors start from its first words (MaPLe)"),
-            COUPLING=Key("text_to_vision", "of the towers' prompts", choices=CHOICES["coupling"]),
-            LAMBDA=Key(1.5, "weight of the consistency", least=0, most=1000),
-            ALPHA=Key("conf", "weight of the frozen term", choices=ALPHAS),
-            ALPHA_CONST=Key(0.5, "of ALPHA const; 0: tuned term alone", least=0, most=1),
-            # KL(target || adversarial), or KL(adversarial || target)
-            KL_DIRECTION=Key("target_first", "of the consistency", choices=DIRECTIONS),
-            DETACH_TARGET=Key(False, "no gradient through the tuned model's clean answer"),
-            INNER=inner(),
-        )
+    own_keys = dict(  # all ours, but for the form of the loss
+        N_CTX=length(2, "vectors per layer and tower"),
+        PROMPT_DEPTH=length(9, "layers with prompts"),
+        CTX_INIT=Key("a photo of a", "the vectors start from its first words (MaPLe)"),
+        COUPLING=Key("text_to_vision", "of the towers' prompts", choices=CHOICES["coupling"]),
+        LAMBDA=Key(1.5, "weight of the consistency", least=0, most=1000),
+        ALPHA=Key("conf", "weight of the frozen term", choices=ALPHAS),
+        ALPHA_CONST=Key(0.5, "of ALPHA const; 0: tuned term alone", least=0, most=1),
+        # KL(target || adversarial), or KL(adversarial || target)
+        KL_DIRECTION=Key("target_first", "of the consistency", choices=DIRECTIONS),
+        DETACH_TARGET=Key(False, "no gradient through the tuned model's clean answer"),
+        INNER=inner(),
+    )
 
     @classmethod
     def prompt_spec(cls, keys, clip):
@@ -83,10 +77,7 @@ class CAPT(AdversarialTrainer):
         return {}
 
     def frozen_answers(self, batch):
-        """Return frozen CLIP's logits (B, K) on clean images.
-
-        Where the augmentation never varies they are computed once per training image.
-        """
+        """Return frozen CLIP's clean logits (B, K), computed once if augmentation is fixed."""
         if batch.index is None or not set(self.cfg.INPUT.TRANSFORMS) <= FIXED_TRANSFORMS:
             return self.frozen_logits(batch.images)
         index = batch.index.tolist()

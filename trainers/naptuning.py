@@ -22,6 +22,15 @@ class NAPTuning(AdversarialTrainer):
 
     paper = "https://arxiv.org/abs/2506.12706"
     node = "NAPTUNING"
+    own_keys = dict(
+        N_CTX=length(16, "vectors per layer (authors' code); 0: refiners alone", least=0),
+        PROMPT_DEPTH=length(12, "layers with prompts and refiners (authors' code)"),
+        CONSISTENCY=Key(True, "the third term (a switch of ours)"),
+        CONSISTENCY_WEIGHT=Key(1.0, "its w (authors' code)", least=0, most=1000),
+        # lambda = epoch / max_epoch (authors' code), or constant (ours)
+        SCHEDULE=Key("linear", "of lambda over the epochs", choices=("linear", "constant")),
+        LAMBDA=Key(0.5, "lambda of the constant schedule (ours)", least=0, most=1),
+    )
 
     @property
     def block_outputs(self):
@@ -30,17 +39,6 @@ class NAPTuning(AdversarialTrainer):
     @classmethod
     def extend_cfg(cls, cfg):
         super().extend_cfg(cfg)
-        add_defaults(
-            cfg,
-            "TRAINER.NAPTUNING",
-            N_CTX=length(16, "vectors per layer (authors' code); 0: refiners alone", least=0),
-            PROMPT_DEPTH=length(12, "layers with prompts and refiners (authors' code)"),
-            CONSISTENCY=Key(True, "the third term (a switch of ours)"),
-            CONSISTENCY_WEIGHT=Key(1.0, "its w (authors' code)", least=0, most=1000),
-            # lambda = epoch / max_epoch (authors' code), or constant (ours)
-            SCHEDULE=Key("linear", "of lambda over the epochs", choices=("linear", "constant")),
-            LAMBDA=Key(0.5, "lambda of the constant schedule (ours)", least=0, most=1),
-        )
         add_defaults(
             cfg,
             "TRAINER.NAPTUNING.REFINER",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -682,12 +683,14 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "model.pth.tar-1"
     save_checkpoint(path, {"state_dict": {"text_prompts": torch.ones(2)}})
 
-    def full(state, target):
-        target.write_bytes(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed")
+    write = type(path).write_bytes
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"\(the disk is full, or failed\);.* unchanged"):
+    def full(place, content):
+        write(place, bytes(content)[:4])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_bytes", full)
+    with pytest.raises(UserError, match=r"No space left on device.* unchanged"):
         save_checkpoint(path, {"state_dict": {"text_prompts": torch.zeros(2)}})
     assert torch.equal(load_checkpoint(path)["state_dict"]["text_prompts"], torch.ones(2))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

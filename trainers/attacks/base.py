@@ -24,25 +24,18 @@ class NotFinite(UserError):
 class AttackResult:
     """What an attack found for a batch.
 
-    Attributes:
-        images: (B, 3, H, W) float32 in [0, 1], the kept images.
-        max_linf: largest absolute change of any pixel, a float in [0, 1].
-        zero_grad: (B,) bool, the gradient was exactly 0 at some step of some restart.
-        loss_first: (B,) loss at the start of the kept run, or at the clean image.
-        loss_last: (B,) loss at ``images``; unscored, at the iterate before.
-        right: (B,) bool, whether the model is right on ``images``; None where it is unknown.
-        reached: of torchattacks, how far each image went: (B,) per distance ``l0`` (pixels changed
-            in any channel), ``l1``, ``l2`` and ``linf``, 0 for images that came back unchanged.
-            This is the result of an attack without a ball, which may break every sample.
+    ``reached`` is the result of an attack without a ball, which may break every sample: how far
+    each image went, (B,) per distance ``l0`` (pixels changed in any channel), ``l1``, ``l2`` and
+    ``linf``, 0 for images that came back unchanged.
     """
 
-    images: Tensor
-    max_linf: float
-    zero_grad: Tensor
-    loss_first: Tensor
-    loss_last: Tensor
-    right: Tensor | None = None
-    reached: dict[str, Tensor] | None = None
+    images: Tensor  # (B, 3, H, W) float32 in [0, 1], the kept ones
+    max_linf: float  # largest absolute change of any pixel, in [0, 1]
+    zero_grad: Tensor  # (B,) bool, the gradient was exactly 0 at some step of some restart
+    loss_first: Tensor  # (B,) at the start of the kept run, or at the clean image
+    loss_last: Tensor  # (B,) at ``images``; unscored, at the iterate before
+    right: Tensor | None = None  # (B,) bool, whether the model is right on ``images``, if known
+    reached: dict[str, Tensor] | None = None  # of torchattacks
 
     @classmethod
     def untouched(cls, clean: Tensor, loss: Tensor, right: Tensor) -> "AttackResult":
@@ -129,10 +122,7 @@ def check_finite(what: str, values: Tensor) -> None:
 
 
 def gradient_of(loss: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient (b, 3, H, W) of losses (b,) and its largest value per sample (b,).
-
-    UserError if the loss was computed without a graph to the images.
-    """
+    """Return the gradient (b, 3, H, W) of losses (b,), its peaks (b,); UserError if cut off."""
     if not loss.requires_grad:
         raise UserError(
             "the attack's loss does not depend on the images through autograd; take detach(), "
@@ -176,12 +166,10 @@ class LabelledAttack:
         logits: images (b, 3, H, W) in [0, 1] -> logits (b, K); called with any part of the batch.
         labels: (B,) int64, those of the images given to :meth:`run`.
         spec: the threat.
-
-    Attributes:
-        decides: one wrong answer breaks a sample. False for random logits: then no sample is left
-            out and every run is taken to its end. FAB and Square need answers that decide.
     """
 
+    # One wrong answer breaks a sample. False for random logits: then no sample is left out and
+    # every run is taken to its end. FAB and Square need answers that decide.
     decides = True
 
     def __init__(self, logits: Callable[[Tensor], Tensor], labels: Tensor, spec: AttackSpec):
@@ -209,12 +197,8 @@ class LabelledAttack:
         """Attack a batch of images (B, 3, H, W) in [0, 1], each with a seed of its own.
 
         In the result, ``right`` is False where the sample is broken and ``loss_first`` is the loss
-        at the clean image.
-
-        Raises:
-            UserError: pixels outside [0, 1] or NaN, or a model that this attack does not suit.
-            NotFinite: the logits, the loss or its gradient are not finite.
-            RuntimeError: the logits ignore the images.
+        at the clean image. UserError if pixels are outside [0, 1] or NaN, or the attack does not
+        suit the model, such as NotFinite for logits, a loss or a gradient that are not finite.
         """
         with isolated(pixels, seeds, self.labels) as clean:
             labels = self.labels.clone().to(clean.device)

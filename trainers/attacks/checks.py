@@ -155,10 +155,7 @@ def _square(before: int, after: int) -> list[str]:
 
 
 def compare(attacks: Sequence[Mapping]) -> dict[int, list[str]]:
-    """Hold the attacks of one record against one another; return warnings by positions in the list.
-
-    ``attacks`` are entries of a record, with ``eps`` such as ``"4/255"``.
-    """
+    """Compare a record's attacks, its entries, with one another; return warnings by position."""
     warnings: dict[int, list[str]] = {}
     # an attack without a ball is larger than none: nothing is compared with NaN
     sizes = [float((a["eps"] or "nan").removesuffix("/255")) for a in attacks]

@@ -59,17 +59,14 @@ def parts_of(spec: AttackSpec, classes: int) -> list[AttackSpec]:
 
 
 def tower_in(prec: str, features: Model) -> Model:
-    """Return an image tower (images to raw features) that computes in ``prec``.
-
-    Features come back in float32: logits in bfloat16 would be steps of an eighth.
-    """
+    """Return an image tower (images to raw features, float32) that computes in ``prec``."""
     if prec == "fp32":
         return features
 
     def run(images: Tensor) -> Tensor:
         # casts are not kept: one made under no_grad would have no gradient later
         with torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False):
-            return features(images).float()
+            return features(images).float()  # bfloat16 logits would be steps of an eighth
 
     return run
 
@@ -79,24 +76,13 @@ def run_attack(
     pixels: Tensor,
     seeds: Sequence[int],
     *,
-    forward: Model,
-    labels: Tensor | None,
-    still_right: Model | None = None,
-    exact: Model | None = None,
-    decides: bool = True,
+    forward: Model,  # attacked logits, of rap the surrogate's; for embedding_kl features
+    labels: Tensor | None,  # (B,) int64; None, which only rap takes: the surrogate's own answers
+    still_right: Model | None = None,  # where (B,) the tested model is right, for restarts
+    exact: Model | None = None,  # float32 logits, the last word where ``forward`` is coarser
+    decides: bool = True,  # False where ``forward`` is random, see :class:`LabelledAttack`
 ) -> AttackResult:
-    """Run one attack on labelled images; a composed one (AutoAttack) comes in its parts.
-
-    Args:
-        pixels: (B, 3, H, W) in [0, 1].
-        seeds: one integer per image.
-        forward: what is attacked: logits, of rap the surrogate's; features for ``embedding_kl``.
-        labels: (B,) int64; None, which only rap takes, for the surrogate's own answers.
-        still_right: images to (B,) bool, where the tested model is right; decides between restarts.
-        exact: the logits in float32 where ``forward`` is coarser, which then have the last word on
-            whether a sample is broken.
-        decides: False where ``forward`` is random, see :class:`LabelledAttack`.
-    """
+    """Attack images (B, 3, H, W) in [0, 1], a seed each; a composed attack comes in its parts."""
     if spec.name == "rap":
         return RAP(forward, labels, spec).run(pixels, seeds)
     if spec.adaptive or spec.library:

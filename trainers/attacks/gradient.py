@@ -35,20 +35,16 @@ def objective_for(
     spec: AttackSpec,
     forward: Callable[[Tensor], Tensor],
     *,
-    labels: Tensor | None = None,
-    reference: Tensor | None = None,
-    aims: Tensor | None = None,
-    exact: Callable[[Tensor], Tensor] | None = None,
+    labels: Tensor | None = None,  # (B,) int64, for ce and margin
+    reference: Tensor | None = None,  # clean logits or features, for kl and embedding_kl
+    aims: Tensor | None = None,  # (B,) int64, the classes that a targeted attack leads to
+    exact: Callable[[Tensor], Tensor] | None = None,  # see :class:`Labelled`
 ) -> Callable[[Tensor], Tensor]:
     """Return the per-sample loss that ``spec.objective`` names, as a function of the images.
 
-    Args:
-        forward: images (B, 3, H, W) -> logits (B, K), or raw features (B, D) for embedding_kl.
-        labels: (B,) int64, for ``ce`` and ``margin``.
-        reference: logits or features of the clean images, for ``kl`` and ``embedding_kl``.
-        aims: (B,) int64, the classes a targeted attack leads to: minus their cross-entropy is
-            ascended. A sample still counts as broken wherever it is misclassified.
-        exact: see :class:`Labelled`.
+    ``forward`` turns images (B, 3, H, W) into logits (B, K), for embedding_kl into raw features
+    (B, D). With ``aims``, minus their cross-entropy is ascended; a sample still counts as broken
+    wherever it is misclassified.
     """
     loss, labelled = LOSSES[spec.objective], spec.objective in LABELLED
     if (labels if labelled else reference) is None:
@@ -174,20 +170,17 @@ class GradientAttack:
         *,
         scored: bool = True,
     ) -> AttackResult:
-        """Attack a batch.
+        """Attack pixels (B, 3, H, W) in [0, 1] with B seeds, integers.
+
+        UserError if pixels are outside [0, 1] or NaN, or the loss has no graph to them; NotFinite
+        if the loss or its gradient is not finite.
 
         Args:
-            pixels: (B, 3, H, W) in [0, 1].
-            seeds: B integers, one per sample.
             still_right: images -> (B,) bool, True where the model is right. With it, restarts keep
                 a misclassified image before a classified one, then the one of higher loss;
                 without it, the one of highest loss.
             scored: evaluate the loss at the returned images. Without, one forward is saved: what
                 training wants, which computes its own loss there. Restarts are always scored.
-
-        Raises:
-            UserError: pixels outside [0, 1] or NaN, or a loss without a graph to them.
-            NotFinite: the loss or its gradient is not finite.
         """
         scored = scored or self.spec.restarts > 1 or self.spec.steps == 0
         with isolated(pixels, seeds) as clean:

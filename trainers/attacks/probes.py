@@ -74,7 +74,7 @@ def probe_model(
       one of 1/255, which is never shorter;
     * ``rise_large``: the same for four times the step that should just break the image.
 
-    The last two need a gradient that is ``exact``: the model's own, not that of a stand-in for a
+    The last two need ``exact``: the gradient is the model's own, not that of a stand-in for a
     defence.
     """
     images = pixels.detach().clone().requires_grad_()

@@ -33,39 +33,32 @@ class AttackSpec:
             (``apgd-ce`` and ``apgd-dlr``), ``rap``, or ``torchattacks:CLASS``.
         eps: radius of the ball, float in [0, 1] (16/255 = 0.0627); None for a class of
             torchattacks without a ball, such as CW.
-        alpha: step size, float in [0, 1].
-        steps: gradient steps (queries of square); 0 leaves the random start, a noise baseline.
-        restarts: independent runs of which the worst for the model is kept.
-        start: ``uniform`` U[-eps, eps], ``one_sided`` U[0, eps] (AdvPT's public code) or ``zero``.
         objective: the ascended loss, ``ce``, ``margin``, ``kl`` or ``embedding_kl``; of rap
             ``logit`` (MaxLogit, minus the label's logit) or ``ce``.
         target: what the attacker differentiates through: ``end_to_end`` (the learned prompt),
             ``frozen_prompt`` (the hand-made one), ``embedding`` (the image tower alone) or, of
             rap, ``surrogate`` (another model).
-        norm: ``linf`` or ``l2``; of a class without a ball, what it measures.
         drop: score every iterate and leave a sample alone once it is misclassified: a stronger
             attack than the last iterate, and a cheaper one.
-        kwargs: the attack's own settings, see :mod:`.settings`; those not given are filled in.
         prec: precision in which the image tower makes the gradients, ``fp32`` or (PGD family)
             ``bf16``; images, loss and the final judgement are float32 in any case.
 
     The parts of AutoAttack have no alpha, start or objective (None) and always drop. Classes of
     torchattacks have no start or objective, and alpha None stands for their own step size.
-
-    UserError: a value is unknown, out of range, or the combination cannot work.
+    UserError if a value is unknown or out of range, or the combination cannot work.
     """
 
     name: str
     eps: float | None
-    alpha: float | None
-    steps: int
-    restarts: int
-    start: str | None
+    alpha: float | None  # step size, in [0, 1]
+    steps: int  # gradient steps (queries of square); 0 leaves the random start, a noise baseline
+    restarts: int  # independent runs of which the worst for the model is kept
+    start: str | None  # uniform U[-eps, eps], one_sided U[0, eps] (AdvPT's public code) or zero
     objective: str | None
     target: str
-    norm: str = "linf"
+    norm: str = "linf"  # or l2; of a class without a ball, what it measures
     drop: bool = False
-    kwargs: dict = field(default_factory=dict)
+    kwargs: dict = field(default_factory=dict)  # see :mod:`.settings`; filled in if not given
     prec: str = "fp32"
 
     def __post_init__(self):

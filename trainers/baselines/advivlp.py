@@ -1,6 +1,6 @@
 """AdvIVLP: independent prompts in both towers under adversarial training (AdvVLP in FAP)."""
 
-from ..config.keys import Key, add_defaults
+from ..config.keys import Key
 from ..engine.trainer import register
 from ..prompting.spec import in_both_towers, length
 from .supervised import Supervised
@@ -13,17 +13,11 @@ class AdvIVLP(Supervised):
     paper = "https://arxiv.org/abs/2411.13136"
     node = "ADVIVLP"
     at_loss_default = "adv"
-
-    @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        add_defaults(
-            cfg,
-            "TRAINER.ADVIVLP",
-            N_CTX=length(2, "vectors per layer and tower (APD's group)"),
-            PROMPT_DEPTH=length(9, "layers with prompts (APD's group)"),
-            CTX_INIT=Key("a photo of a", "the vectors start from its first words (IVLP's code)"),
-        )
+    own_keys = dict(
+        N_CTX=length(2, "vectors per layer and tower (APD's group)"),
+        PROMPT_DEPTH=length(9, "layers with prompts (APD's group)"),
+        CTX_INIT=Key("a photo of a", "the vectors start from its first words (IVLP's code)"),
+    )
 
     @classmethod
     def prompt_spec(cls, keys, clip):

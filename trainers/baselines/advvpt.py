@@ -1,6 +1,5 @@
 """AdvVPT: visual prompts (VPT, Jia et al., ECCV 2022) under adversarial training."""
 
-from ..config.keys import add_defaults
 from ..engine.trainer import register
 from ..prompting import PromptSpec
 from ..prompting.spec import length
@@ -14,16 +13,10 @@ class AdvVPT(Supervised):
     paper = "https://arxiv.org/abs/2411.13136"
     node = "ADVVPT"
     at_loss_default = "adv"
-
-    @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        add_defaults(
-            cfg,
-            "TRAINER.ADVVPT",
-            N_CTX=length(2, "visual tokens per layer (ours, as for AdvIVLP)"),
-            PROMPT_DEPTH=length(9, "layers with tokens of their own (ours, as for AdvIVLP)"),
-        )
+    own_keys = dict(
+        N_CTX=length(2, "visual tokens per layer (ours, as for AdvIVLP)"),
+        PROMPT_DEPTH=length(9, "layers with tokens of their own (ours, as for AdvIVLP)"),
+    )
 
     @classmethod
     def prompt_spec(cls, keys, clip):

@@ -1,6 +1,5 @@
 """CoOp's learned context, on clean images and under adversarial training."""
 
-from ..config.keys import add_defaults
 from ..engine.trainer import register
 from ..prompting.spec import in_context, of_context
 from .supervised import Supervised
@@ -13,11 +12,7 @@ class CoOp(Supervised):
     paper = "https://arxiv.org/abs/2109.01134"
     node = "COOP"
     frozen_image_tower = True
-
-    @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        add_defaults(cfg, f"TRAINER.{cls.node}", **of_context(16, "paper"))
+    own_keys = of_context(16, "paper")
 
     @classmethod
     def prompt_spec(cls, keys, clip):
@@ -30,4 +25,5 @@ class AdvCoOp(CoOp):
 
     paper = "https://arxiv.org/abs/2403.01849"
     node = "ADVCOOP"
+    own_keys = CoOp.own_keys
     at_loss_default = "adv"

@@ -8,7 +8,7 @@ vectors make the text ones.
 from dataclasses import replace
 from typing import ClassVar
 
-from ..config.keys import Key, add_defaults
+from ..config.keys import Key
 from ..engine.adversarial import AdversarialTrainer
 from ..engine.trainer import register
 from ..engine.tuning import inner
@@ -27,22 +27,16 @@ class FAP(AdversarialTrainer):
     node = "FAP"
     alarm_key = "TRAINER.FAP.LAMBDA"
     formerly: ClassVar[dict] = {FIRST: "same", "TRAINER.FAP.INNER": ""}
-
-    @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        add_defaults(
-            cfg,
-            "TRAINER.FAP",
-            N_CTX=length(2, "vectors per layer (paper)"),
-            PROMPT_DEPTH=length(9, "layers with prompts (paper)"),
-            CTX_INIT=Key("a photo of a", "the text starts from its first words (authors' configs)"),
-            LAMBDA=Key(1.5, "weight of the consistency (paper)", least=0, most=1000),
-            INNER=inner("kl", "authors' scripts"),
-            # of the first layer (authors' code); same: vision to text, as in the others
-            FIRST_COUPLING=Key("text_to_vision", "or as the other layers", choices=COUPLINGS),
-            THEIR_TEXT=Key(False, 'the authors\' text, braces left in: "V V of a {}, a ... NAME."'),
-        )
+    own_keys = dict(
+        N_CTX=length(2, "vectors per layer (paper)"),
+        PROMPT_DEPTH=length(9, "layers with prompts (paper)"),
+        CTX_INIT=Key("a photo of a", "the text starts from its first words (authors' configs)"),
+        LAMBDA=Key(1.5, "weight of the consistency (paper)", least=0, most=1000),
+        INNER=inner("kl", "authors' scripts"),
+        # of the first layer (authors' code); same: vision to text, as in the others
+        FIRST_COUPLING=Key("text_to_vision", "or as the other layers", choices=COUPLINGS),
+        THEIR_TEXT=Key(False, 'the authors\' text, braces left in: "V V of a {}, a ... NAME."'),
+    )
 
     @classmethod
     def check_keys(cls, cfg):

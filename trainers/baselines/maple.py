@@ -1,6 +1,6 @@
 """MaPLe's joint prompts, on clean images and under adversarial training."""
 
-from ..config.keys import Key, add_defaults
+from ..config.keys import Key
 from ..engine.trainer import register
 from ..prompting.spec import in_both_towers, length
 from .supervised import Supervised
@@ -12,17 +12,11 @@ class MaPLe(Supervised):
 
     paper = "https://arxiv.org/abs/2210.03117"
     node = "MAPLE"
-
-    @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        add_defaults(
-            cfg,
-            f"TRAINER.{cls.node}",
-            N_CTX=length(2, "vectors per layer (paper)"),
-            PROMPT_DEPTH=length(9, "layers with prompts (paper)"),
-            CTX_INIT=Key("a photo of a", "the vectors start from its first words (authors' code)"),
-        )
+    own_keys = dict(
+        N_CTX=length(2, "vectors per layer (paper)"),
+        PROMPT_DEPTH=length(9, "layers with prompts (paper)"),
+        CTX_INIT=Key("a photo of a", "the vectors start from its first words (authors' code)"),
+    )
 
     @classmethod
     def prompt_spec(cls, keys, clip):
@@ -35,4 +29,5 @@ class AdvMaPLe(MaPLe):
 
     paper = "https://arxiv.org/abs/2403.14774"
     node = "ADVMAPLE"
+    own_keys = MaPLe.own_keys
     at_loss_default = "adv"

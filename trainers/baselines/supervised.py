@@ -17,14 +17,14 @@ class Supervised(AdversarialTrainer):
     (the order is random). ``clean``: CE(x).
     """
 
-    at_loss_default = ""  # the key's; "" for methods without it, which train on clean images
+    at_loss_default = ""  # of the key; "" for methods without it, which train on clean images
 
     @classmethod
     def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
         if cls.at_loss_default:
             loss = Key(cls.at_loss_default, "images that the loss sees", choices=AT_LOSSES)
             add_defaults(cfg, f"TRAINER.{cls.node}", AT_LOSS=loss)
+        super().extend_cfg(cfg)
 
     @classmethod
     def at_loss(cls, cfg) -> str:

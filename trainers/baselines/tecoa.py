@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import nn
 
-from ..config.keys import Key, add_defaults
+from ..config.keys import Key
 from ..engine.trainer import register
 from ..prompting import PromptSpec
 from ..prompting.spec import length
@@ -17,10 +17,7 @@ from .supervised import Supervised
 
 
 class TunedTower(nn.Module):
-    """A trainable copy of a CLIP's image tower, with the frozen text features.
-
-    It stays in evaluation mode, so that a ResNet's batch statistics remain CLIP's.
-    """
+    """A trainable copy of an image tower, in evaluation mode: batch statistics stay CLIP's."""
 
     def __init__(self, clip, texts: torch.Tensor):
         super().__init__()
@@ -51,17 +48,11 @@ class TeCoA(Supervised):
     paper = "https://arxiv.org/abs/2212.07016"
     node = "TECOA"
     at_loss_default = "adv"
-
-    @classmethod
-    def extend_cfg(cls, cfg):
-        super().extend_cfg(cfg)
-        add_defaults(
-            cfg,
-            "TRAINER.TECOA",
-            VARIANT=Key("prompt", "visual tokens, or the tower", choices=("prompt", "finetune")),
-            N_CTX=length(16, "visual tokens (ours)"),
-            PROMPT_DEPTH=length(1, "layers with tokens of their own (ours)"),
-        )
+    own_keys = dict(
+        VARIANT=Key("prompt", "visual tokens, or the tower", choices=("prompt", "finetune")),
+        N_CTX=length(16, "visual tokens (ours)"),
+        PROMPT_DEPTH=length(1, "layers with tokens of their own (ours)"),
+    )
 
     @classmethod
     def prompt_spec(cls, keys, clip):

@@ -113,10 +113,7 @@ def formerly(trainer: str) -> dict:
 
 
 def add_defaults(cfg: CfgNode, node: str, **values) -> None:
-    """Declare keys of ``node``, such as ``TRAINER.CAPT``; a fork's values of them stay.
-
-    Each value is a :class:`Key`, or a default alone, whose type is then the key's.
-    """
+    """Declare keys of ``node``, each a :class:`Key` or a default; a fork's values of them stay."""
     for part in node.split("."):
         cfg = cfg.setdefault(part, CfgNode())
     for name, value in values.items():

@@ -17,10 +17,7 @@ WORDS = "on the command line"
 
 
 def merge_file(cfg, path, kind: str = "") -> None:
-    """Merge a yaml file into ``cfg``; of a ``kind`` of shipped files, the name is enough.
-
-    UserError if the file is missing, not yaml, or names an unknown key or a wrong type.
-    """
+    """Merge a yaml file, or a shipped one of ``kind`` by its name; UserError for mistakes in it."""
     path = config_file(kind, str(path)) if kind else path
     if not Path(path).is_file():
         folder = Path(path).parent

@@ -20,18 +20,12 @@ ATTACK_OBJECTIVES = ("ce", "margin", "kl")
 
 
 class AdversarialTrainer(PromptTrainer):
-    """Trains prompts, refiners or a tower on clean and attacked images.
-
-    Attributes:
-        block_outputs: whether the loss reads the image blocks' outputs.
-        alarm_key: the key to change when training collapses; None where it cannot.
-        alarm_term: the term that goes to 0 when the model answers all images alike.
-    """
+    """Trains prompts, refiners or a tower on clean and attacked images."""
 
     frozen_image_tower = False  # of an instance, as its prompts say
-    block_outputs = False
-    alarm_key: str | None = None
-    alarm_term = "loss_cons"
+    block_outputs = False  # whether the loss reads the image blocks' outputs
+    alarm_key: str | None = None  # to change when training collapses; None where it cannot
+    alarm_term = "loss_cons"  # goes to 0 when the model answers all images alike
 
     @classmethod
     def check_keys(cls, cfg):

@@ -9,38 +9,24 @@ from ..utils.seeds import hash_seed
 
 
 class Output(NamedTuple):
-    """The model's output on images.
+    """The model's output on images."""
 
-    Attributes:
-        features: (B, D) raw image features.
-        logits: (B, K) float32.
-        blocks: outputs (B, N, d_v) of all image blocks, where the method asks for them.
-    """
-
-    features: Tensor
-    logits: Tensor
-    blocks: list[Tensor] | None
+    features: Tensor  # (B, D), raw
+    logits: Tensor  # (B, K) float32
+    blocks: list[Tensor] | None  # (B, N, d_v) of all image blocks, where the method asks for them
 
 
 class Batch:
-    """This process's rows of a training batch; ``forward_*`` and ``attack`` run the model.
-
-    Attributes:
-        images: (B, 3, H, W) pixels in [0, 1]; of AdvPT's bank, stored features (B, D).
-        labels: (B,).
-        index: (B,) positions in the data set, None where the loader does not give them.
-        texts: (K, D) unit-length text features with gradients, encoded once per step.
-        outputs: what has been computed so far: ``clean``, ``adv``.
-        attacked: whether an attack was run.
-    """
+    """A training batch; ``forward_*`` and ``attack`` run the model."""
 
     def __init__(self, trainer, batch: dict):
         self.trainer, device = trainer, trainer.device
+        # (B, 3, H, W) pixels in [0, 1], of AdvPT's bank stored features (B, D); labels (B,)
         self.images, self.labels = batch["img"].to(device), batch["label"].to(device)
-        self.index = batch.get("index")
-        self.texts = trainer.encode_texts()
-        self.outputs: dict[str, Output] = {}
-        self.attacked = False
+        self.index = batch.get("index")  # (B,) positions in the data set, None where unknown
+        self.texts = trainer.encode_texts()  # (K, D) unit length, with gradients, once per step
+        self.outputs: dict[str, Output] = {}  # what has been computed so far: clean, adv
+        self.attacked = False  # whether an attack was run
 
     def forward(self, images: Tensor) -> Output:
         """Run the model on images (B, 3, H, W) in [0, 1], with gradients to the prompts."""

@@ -39,10 +39,7 @@ def save_checkpoint(path, state: dict) -> None:
 
 
 def newest_checkpoint(folder) -> Path | None:
-    """Return the file that Dassl's pointer ``checkpoint`` names, else that of the last epoch.
-
-    None where ``folder`` holds no checkpoint.
-    """
+    """Return the file that Dassl's pointer ``checkpoint`` names, else the last epoch's, or None."""
     folder = Path(folder)
     pointer = folder / "checkpoint"
     if pointer.is_file():
@@ -66,10 +63,7 @@ def model_digest(weights: dict) -> str:
 
 
 def chosen_checkpoint(folder, epoch: int | None = None) -> Path | None:
-    """Return the file that stands for a run: of ``epoch``, else the best, else the newest.
-
-    None where ``folder`` holds no checkpoint; that of an epoch may be missing.
-    """
+    """Return a run's file: of ``epoch`` (it may be missing), else the best, the newest or None."""
     folder = Path(folder)
     if epoch is not None:
         return folder / f"model.pth.tar-{epoch}"

@@ -39,10 +39,7 @@ class Export(NamedTuple):
 
 
 def write_export(folder, tensors: dict[str, torch.Tensor], card: dict, page: str) -> bool:
-    """Write an export, whole or not at all; return False where an equal one is there, which stays.
-
-    UserError if ``folder`` holds something else, or cannot be written.
-    """
+    """Write an export whole; False where an equal one is there, UserError if something else is."""
     folder = Path(folder)
     io.sweep(folder.parent, folder.name)  # a process was killed while another one wrote it
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

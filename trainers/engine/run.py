@@ -23,16 +23,14 @@ def start(
     A training that is complete is never done again: the model in ``cfg.OUTPUT_DIR`` is tested, and
     the record is kept in its folder ``tests`` where it has one of another test.
 
+    Returns the folder of the record. UserError if the folder cannot be written, holds another run,
+    or the model does not fit.
+
     Args:
         cfg: its ``OUTPUT_DIR`` is the folder of the run; "" with ``eval_only``: ``model_dir``.
         eval_only: test the model of the run folder ``model_dir``, at ``load_epoch`` if given.
         no_train: build everything, and stop there.
         test_name: of the folder in ``tests``; "" for a name that says what is tested.
-
-    Returns:
-        the folder of the record.
-
-    UserError: the folder cannot be written, holds another run, or the model does not fit.
     """
     if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         raise UserError(

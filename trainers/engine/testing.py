@@ -150,10 +150,7 @@ def on_fresh_draws(entry: dict) -> list[dict]:
 
 
 def record_of(trainer, right: torch.Tensor, attacks: list[dict]) -> dict:
-    """Return the record of a test in which the images in ``right`` (N,) are right clean.
-
-    ``attacks`` are the entries of :meth:`Evaluation.attack`.
-    """
+    """Return the record of a test: who (N,) is right clean, and the entries of its attacks."""
     cfg = trainer.cfg
     training = trainer.trained_as()
     # under one path, MODEL.INIT_WEIGHTS may have been another file

@@ -14,7 +14,7 @@ from PIL import Image
 from .. import records
 from ..backbone import load_clip, text_features
 from ..config import host
-from ..config.keys import METHODS, check_cfg, extend_cfg
+from ..config.keys import METHODS, add_defaults, check_cfg, extend_cfg
 from ..prompting import PromptSpec, templates
 from ..utils.errors import UserError
 from ..utils.images import Preprocess, read_rgb
@@ -56,26 +56,19 @@ class RobustTrainer(SavingTrainer):
     """A Dassl trainer whose test measures clean and robust accuracy and writes a record.
 
     A method defines ``build_model`` (sets ``self.clip`` and registers its prompt module),
-    ``text_features`` and, where it trains, ``forward_backward``.
-
-    Attributes:
-        paper: address of the method's paper.
-        node: its config keys are ``cfg.TRAINER.<node>``; "" where it has none.
-        trainable: whether there is anything to train.
-        frozen_image_tower: image features do not depend on the prompts, so those of the test set
-            are shared by all runs.
-        tuning: training does not need the image tower.
-        spec: the prompts that are trained; None where there are none.
-        formerly: keys that came later -> what was done before, where that is not their default.
+    ``text_features`` and, where it trains, ``forward_backward``. With ``frozen_image_tower``, image
+    features do not depend on the prompts, so those of the test set are shared by all runs.
     """
 
-    paper: str | None = None
-    node = ""
-    trainable = True
-    tuning = False
+    paper: str | None = None  # address of the method's paper
+    node = ""  # its config keys are cfg.TRAINER.<node>; "" where it has none
+    own_keys: ClassVar[dict] = {}  # these keys, by name: a Key or a default
+    trainable = True  # whether there is anything to train
+    tuning = False  # training does not need the image tower
     frozen_image_tower = True
-    spec: PromptSpec | None = None
+    spec: PromptSpec | None = None  # the prompts that are trained, if any
     unwatched = False  # robust accuracy could not be measured during training
+    # keys that came later -> what was done before, where that is not their default
     formerly: ClassVar[dict] = {}
 
     def __init__(self, cfg):
@@ -89,6 +82,9 @@ class RobustTrainer(SavingTrainer):
     @classmethod
     def extend_cfg(cls, cfg) -> None:
         """Add the method's own config keys with their defaults."""
+        for part in cls.__mro__:
+            if own := vars(part).get("own_keys"):
+                add_defaults(cfg, f"TRAINER.{part.node}", **own)
 
     @classmethod
     def check_keys(cls, cfg) -> None:
@@ -126,10 +122,7 @@ class RobustTrainer(SavingTrainer):
         self._check_texts()
 
     def _check_texts(self) -> None:
-        """Refuse classes with one text, between which accuracy would be chance.
-
-        ImageNet's published names hold such pairs; there they are reported.
-        """
+        """Refuse classes with one text, between which accuracy is chance; note ImageNet's."""
         same = templates.same_text(self.template, self.classnames)
         if not same:
             return
@@ -171,10 +164,7 @@ class RobustTrainer(SavingTrainer):
 
     @classmethod
     def deployed(cls, weights: dict) -> dict:
-        """Return what of a checkpoint's weights serves, under :class:`PromptedCLIP`'s names.
-
-        Weights of a trained image tower are called ``visual.*``.
-        """
+        """Return the weights that serve, by PromptedCLIP's names, a tower's as ``visual.*``."""
         return weights
 
     # --- what a method offers to the test --------------------------------------------------------
@@ -239,10 +229,7 @@ class RobustTrainer(SavingTrainer):
         self.after_train()
 
     def take_folder(self) -> bool:
-        """Take the run folder, which a fork's train.py leaves to us; False if all is done.
-
-        UserError if the folder holds a run of another configuration.
-        """
+        """Take the run folder (UserError if it is another run's); False if all is done."""
         if self.task is None:
             self.task = run_folder.look(self.cfg, **self.tested)
             if self.task.state == "done":

@@ -42,6 +42,7 @@ class PromptTrainer(RobustTrainer):
             ACCUMULATE=Key(1, "batches per optimizer step", least=1, most=10**6),
             CLASS_CHUNK=Key(0, "classes per text pass; 0: all at once", least=0),
         )
+        super().extend_cfg(cfg)
 
     @classmethod
     def check_keys(cls, cfg):

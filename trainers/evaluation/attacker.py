@@ -39,10 +39,7 @@ class Attacker:
         return defended(forward, self.defence, adaptive=seen, eot=self.eot)[1]
 
     def through(self, spec: AttackSpec) -> bool:
-        """Return True if an attack can go through the defence.
-
-        A test-time defence answers in place of the model, which leaves no features to attack.
-        """
+        """Return True if an attack can go through the defence: a test-time one has no features."""
         labelled = spec.target == "end_to_end" and spec.objective != "embedding_kl"
         return self.defence is None or not self.defence.on_logits or labelled
 

@@ -8,8 +8,6 @@ so that a bank may be larger than memory.
 Source: AdvPT (arXiv 2311.11261), phase A.
 """
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -30,7 +28,7 @@ from ..attacks import (
     verify,
 )
 from ..utils.errors import UserError
-from ..utils.io import atomic_write, load_tensors, save_tensors, sweep, writable_dir
+from ..utils.io import atomic_write, json_digest, load_tensors, save_tensors, sweep, writable_dir
 from ..utils.seeds import hash_seed
 from .samples import ImageList
 
@@ -41,27 +39,16 @@ ADVICE = "delete it and run again to compute it again"
 
 @dataclass
 class Bank:
-    """Features of images, clean or under one attack, with their labels.
+    """Features of images, clean or under one attack, with their labels."""
 
-    Attributes:
-        features: (N * views, D) float32 on the CPU, raw (un-normalised), mapped from the file.
-        labels: (N * views,) int64.
-        index: (N * views,) int64, row -> position in the list of items.
-        key: hex SHA-256 over all ingredients.
-        checks: the attack's self-checks; empty for clean features.
-        warnings: what the self-checks object to, in words.
-        seconds: wall time of the computation, summed over interrupted runs.
-        path: the cache file.
-    """
-
-    features: Tensor
-    labels: Tensor
-    index: Tensor
-    key: str
-    checks: dict
-    warnings: list[str]
-    seconds: float
-    path: Path
+    features: Tensor  # (N * views, D) float32 on the CPU, raw (un-normalised), mapped from the file
+    labels: Tensor  # (N * views,) int64
+    index: Tensor  # (N * views,) int64, row -> position in the list of items
+    key: str  # hex SHA-256 over all ingredients
+    checks: dict  # the attack's self-checks; empty for clean features
+    warnings: list[str]  # what the self-checks object to
+    seconds: float  # wall time of the computation, summed over interrupted runs
+    path: Path  # the cache file
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,34 +59,22 @@ def build_bank(
     clip,
     images: ImageList,
     *,
-    spec: AttackSpec | None,
-    views: int = 1,
-    seed: int = 0,
-    cache_dir,
-    batch_size: int = 32,
-    chunk: int = 256,
+    spec: AttackSpec | None,  # with objective embedding_kl; None for clean features
+    views: int = 1,  # independent random starts per image
+    seed: int = 0,  # of these
+    cache_dir,  # folder for <key>.safetensors and, on the way, <key>.parts/
+    batch_size: int = 32,  # images per forward
+    chunk: int = 256,  # images per part
     title: str = "bank",
 ) -> Bank:
     """Return the bank from the cache, or compute it; an interrupted computation resumes.
 
     Every ``chunk`` images the rows are written as a part; whole parts are reused, damaged ones are
     computed again. The result does not depend on ``batch_size`` (up to float noise) or on
-    interruptions.
-
-    Args:
-        clip: frozen adapter in eval mode with ``encode_image(pixels) -> (B, D)`` raw features,
-            ``sha256`` (of the weights) and parameters that do not require gradients.
-        images: at least one.
-        spec: the attack, with objective ``embedding_kl``; None for clean features.
-        views: independent random starts per image.
-        seed: of the random starts.
-        cache_dir: folder for ``<key>.safetensors`` and, on the way, ``<key>.parts/``.
-        batch_size: images per forward.
-        chunk: images per part.
-        title: of the progress bar.
-
-    UserError: unusable arguments, an unreadable image (with its path), a damaged or foreign bank
-    file, features that are not finite, an unwritable folder.
+    interruptions. ``clip`` is a frozen adapter in eval mode with ``encode_image(pixels) -> (B, D)``
+    raw features and the ``sha256`` of its weights. UserError for unusable arguments, an unreadable
+    image (with its path), a damaged or foreign bank file, features that are not finite, or an
+    unwritable folder.
     """
     _check_arguments(clip, images, spec, views, batch_size, chunk)
     cache_dir = writable_dir(cache_dir)
@@ -114,7 +89,7 @@ def build_bank(
         "precision": getattr(clip, "precision", "fp32"),
         "seed": seed,
     }
-    key = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+    key = json_digest(ingredients)
     path = cache_dir / f"{key}.safetensors"
     parts = Parts(cache_dir / f"{key}.parts", key, len(images), views, chunk)
     if path.exists():
@@ -231,10 +206,7 @@ class Parts:
         return self.folder / f"{number:05d}.safetensors", header
 
     def read(self, number: int) -> tuple[Tensor, dict]:
-        """Return a part's rows and its metadata with ``checks`` and ``seconds``.
-
-        UserError if the file is missing, damaged, or a part of another bank.
-        """
+        """Return a part's rows and metadata; UserError if missing, damaged, or another bank's."""
         path, header = self._file(number)
         tensors, meta = load_tensors(path, advice=ADVICE)
         rows = len(self.span(number)) * self.views

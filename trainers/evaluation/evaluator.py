@@ -7,8 +7,6 @@ never report more than those. To an attack through a defence the images count as
 same attack has made without it. The entry of an attack says in ``after`` what it started from.
 """
 
-import hashlib
-import json
 import shutil
 import time
 from dataclasses import replace
@@ -30,6 +28,7 @@ from ..attacks.checks import ORDER_SHARE
 from ..defences import Defence
 from ..records import in_words, starts_from
 from ..records.threats import LABELLED
+from ..utils.io import json_digest
 from ..utils.seeds import hash_seed
 from ..utils.statistics import unlikely
 from .attacker import Attacker
@@ -45,37 +44,20 @@ CPU_BATCH = 50  # of attacks that take thousands of forwards: an interrupted one
 
 
 class Evaluation:
-    """Evaluates one model on one list of images.
-
-    Args:
-        victim: the model.
-        images: the N images.
-        folder: for unfinished evaluations.
-        cache: for features that do not depend on prompts, shared by all runs.
-        batch_size: images per forward.
-        probes: images for the checks after a white-box attack, see ``attacks/probes.py``; 0: none.
-        defence: purifies images in front of the model; None: nothing does.
-        eot: draws per step of an attack that goes through a random defence.
-        keep: folder for the adversarial images, by attack; None: they are scored and forgotten.
-
-    Attributes:
-        labels: (N,) int64 on the model's device.
-        clean_right: (N,) bool, which clean images the model gets right; set by :meth:`clean`.
-        outcomes: of the attacks so far: the attack, whether it saw the defence, who is right (N,).
-    """
+    """Evaluates one model on one list of N images."""
 
     def __init__(
         self,
         victim: Victim,
         images: ImageList,
         *,
-        folder,
-        cache,
-        batch_size: int,
-        probes: int = 0,
-        defence: Defence | None = None,
-        eot: int = 1,
-        keep: Path | None = None,
+        folder,  # for unfinished evaluations
+        cache,  # for features that do not depend on prompts, shared by all runs
+        batch_size: int,  # images per forward
+        probes: int = 0,  # images for the checks after a white-box attack, see attacks/probes.py
+        defence: Defence | None = None,  # purifies images in front of the model
+        eot: int = 1,  # draws per step of an attack that goes through a random defence
+        keep: Path | None = None,  # folder for the adversarial images, by attack, if wanted
     ):
         self.victim, self.images, self.batch_size = victim, images, batch_size
         self.folder, self.cache, self.keep = Path(folder), Path(cache), keep
@@ -85,8 +67,9 @@ class Evaluation:
         if defence is None:
             victim.check_tower(images)
         self.device = victim.device
-        self.labels = torch.tensor(images.labels, device=self.device)
-        self.clean_right: torch.Tensor | None = None
+        self.labels = torch.tensor(images.labels, device=self.device)  # (N,) int64
+        self.clean_right: torch.Tensor | None = None  # (N,) bool, set by :meth:`clean`
+        # of the attacks so far: the attack, whether it saw the defence, who is right (N,)
         self.outcomes: list[tuple[AttackSpec, bool, torch.Tensor]] = []
         self.cost: dict[str, float] = {}  # of a test-time defence, for an image
         self._asked: dict[bool, dict] = {}  # of the model, by whether the defence is seen
@@ -132,10 +115,7 @@ class Evaluation:
     # --- attacked ------------------------------------------------------------------------------
 
     def attack(self, spec: AttackSpec, *, seen: bool = False) -> dict:
-        """Return the record's entry for one test attack. Call :meth:`clean` first.
-
-        With ``seen``, it goes through the input defence; otherwise images are made without.
-        """
+        """Return an attack's entry, through the defence if ``seen``; call :meth:`clean` first."""
         spec = self.attacker.fitted(spec, seen)
         start, after = self._start(spec, seen)
         shared = self.victim.frozen_image_tower and not (self.defence or self.keep)
@@ -251,10 +231,7 @@ class Evaluation:
         return right, total.summary() | ({"left": left} if len(parts) > 1 else {}), seconds
 
     def _attack_images(self, spec: AttackSpec, right: torch.Tensor, seen: bool, ends: bool):
-        """Attack the samples in ``right`` (N,) batch by batch; return what became of them.
-
-        ``ends``: no further part of the same attack takes what this one leaves.
-        """
+        """Attack the samples in ``right`` (N,); ``ends``: no later part takes what is left."""
         positions = right.nonzero().flatten().tolist()
         key = self._key(spec, seen, positions)
         progress = Progress(self.folder, key, len(positions))
@@ -372,8 +349,7 @@ class Evaluation:
             "preprocess": self.images.preprocess.key,
             "images": [(digests[i], self.images.labels[i]) for i in positions],
         }
-        text = json.dumps(facts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(facts)
 
 
 def no_gain(right: int, again: dict) -> list[str]:

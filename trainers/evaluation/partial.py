@@ -11,22 +11,18 @@ from ..utils.io import read_json, write_json
 
 @dataclass
 class Partial:
-    """Results of an attack: ``right`` is None for samples that are not attacked yet.
+    """Results of an attack."""
 
-    ``key`` is that of the evaluation, see :class:`Progress`; ``checks`` are the fields of
-    :class:`AttackChecks`; ``seconds`` is wall time, summed over interrupted runs.
-    """
-
-    key: str
-    right: list[bool | None]
-    checks: dict = field(default_factory=dict)
-    seconds: float = 0.0
+    key: str  # of the evaluation, see :class:`Progress`
+    right: list[bool | None]  # whether each sample is still right; None: not attacked yet
+    checks: dict = field(default_factory=dict)  # the fields of :class:`AttackChecks`
+    seconds: float = 0.0  # wall time, summed over interrupted runs
 
 
 class Progress:
     """The progress of one attack on ``count`` samples, kept in ``FOLDER/KEY.json``.
 
-    KEY is the hex digest of everything the evaluation depends on; another one is never continued.
+    ``key`` is a hex digest of everything the evaluation depends on; another is never continued.
     """
 
     def __init__(self, folder: Path, key: str, count: int):
@@ -52,10 +48,7 @@ class Progress:
         return [i for i, right in enumerate(self.whole.right) if right is None]
 
     def add(self, samples: list[int], right: list[bool], result, clean, again=None) -> None:
-        """Note one batch: who is still right, and the attack's result for its self-checks.
-
-        ``again`` says how many are right by other answers to the same images.
-        """
+        """Note a batch: who is still right, the result, and how many are right by other answers."""
         for sample, still in zip(samples, right, strict=True):
             self.whole.right[sample] = still
         self._checks.add(result, clean)
@@ -74,7 +67,7 @@ class Progress:
 
 
 def load(path: Path, key: str, count: int) -> Partial:
-    """Return what is known of ``count`` samples, or nothing; UserError if the file is not such."""
+    """Return what is known of ``count`` samples; UserError for a file of other results."""
     if not path.is_file():
         return Partial(key, [None] * count)
     try:

@@ -40,17 +40,10 @@ def save_grid(
 ) -> Path:
     """Draw one row per image: clean, the perturbation times ten around grey, adversarial.
 
-    Predictions are green where they are right and red where they are wrong.
-
-    Args:
-        path: the PNG file.
-        clean, adversarial: (N, 3, H, W) in [0, 1].
-        labels: the N true class names.
-        before, after: the N predictions on the clean and on the adversarial images.
-        eps: the attack's radius, a float in [0, 1]; None without a ball.
-        title: a line above the picture.
-
-    UserError: no images, different shapes, pixels outside [0, 1], or the file cannot be written.
+    Images are (N, 3, H, W) in [0, 1], ``labels`` the N true class names, ``before`` and ``after``
+    the predictions on clean and adversarial images, green where right and red where wrong. ``eps``
+    is the radius in [0, 1], None without a ball. UserError if there are no images, their shapes
+    differ, pixels are outside [0, 1], or the PNG file ``path`` cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # slow to import

@@ -12,27 +12,19 @@ from ..utils.io import load_tensors, save_tensors
 
 
 class SavedBatch(NamedTuple):
-    """Images of one file.
+    """Images of one file."""
 
-    Attributes:
-        images: (B, 3, H, W) float32 in [0, 1], the adversarial images.
-        labels: (B,) int64; ``right``: (B,) bool, whether the attacked model was still right.
-        paths: the clean images' files.
-        attack: the attack, as in the run's record.
-    """
-
-    images: Tensor
-    labels: Tensor
-    right: Tensor
-    paths: list[str]
-    attack: dict
+    images: Tensor  # (B, 3, H, W) float32 in [0, 1], the adversarial images
+    labels: Tensor  # (B,) int64
+    right: Tensor  # (B,) bool, whether the attacked model was still right
+    paths: list[str]  # the clean images' files
+    attack: dict  # as in the run's record
 
 
 class SavedImages:
     """Writes the files ``00000.safetensors``, ... of one attack into a ``folder`` of its own.
 
-    Files with another ``key`` (of the evaluation) are never continued; ``attack`` describes it for
-    readers.
+    Files of another ``key`` are never continued; ``attack`` is a description for readers.
     """
 
     def __init__(self, folder, key: str, attack: dict):
@@ -73,10 +65,7 @@ class SavedImages:
 
 
 def read_saved(folder) -> Iterator[SavedBatch]:
-    """Yield the batches of one attack in order; each is compared with its checksum.
-
-    UserError if there are none, one is missing, or one is damaged.
-    """
+    """Yield one attack's batches in order; UserError if any is missing or fails its checksum."""
     paths = sorted(Path(folder).glob("*.safetensors"))
     if [path.stem for path in paths] != [f"{i:05d}" for i in range(len(paths))] or not paths:
         raise UserError(

@@ -23,10 +23,7 @@ SAME_LOGIT = 0.01  # float32 rounds logits of order 10 by about 1e-4
 
 
 def answers(logits: Tensor, name: str) -> Tensor:
-    """Return the classes (B,) that logits (B, K) of the model ``name`` stand for.
-
-    UserError if a logit is NaN, which is no answer.
-    """
+    """Return the classes (B,) of logits (B, K) of the model ``name``; UserError for NaN."""
     if logits.isnan().any():
         raise UserError(
             f"{name} answers NaN, which is not a prediction; its weights or prompts are not "
@@ -52,38 +49,26 @@ class Victim:
     """A model under test. An adapter sets the attributes and defines ``digest``, and ``logits`` or
     ``features`` and ``score``.
 
-    Attributes:
-        name: what messages call it.
-        classnames: the K classes in the order of the logits.
-        device: where pixels are expected.
-        random: whether the same pixels may get other logits in another call.
-        clip: the frozen CLIP inside, if any. Attacks on the embedding, on the hand-made prompt
-            and on the surrogate ``clip`` need it.
-        sentences: the hand-made prompt of every class, for attacks that see no learned one.
-        template: what they are made of, with ``{}`` for the class name.
-        prompted: the prompted model inside, if any: test-time tuning starts from its text vectors.
-        frozen_image_tower: whether ``features`` is ``clip.encode_image``. Features of images are
-            then shared by all prompts and read from a bank.
+    Attacks on the embedding, on the hand-made prompt and on the surrogate ``clip`` need ``clip``.
+    With ``frozen_image_tower``, ``features`` is ``clip.encode_image``: features of images are then
+    shared by all prompts and read from a bank.
     """
 
-    name = "the model"
-    classnames: Sequence[str]
-    device: torch.device
-    random = False
-    clip: CLIPAdapter | None = None
-    sentences: Sequence[str] = ()
-    template = ""
-    prompted: PromptedCLIP | None = None
+    name = "the model"  # in messages
+    classnames: Sequence[str]  # the K classes in the order of the logits
+    device: torch.device  # where pixels are expected
+    random = False  # whether the same pixels may get other logits in another call
+    clip: CLIPAdapter | None = None  # the frozen CLIP inside, if any
+    sentences: Sequence[str] = ()  # of every class, for attacks that see no learned prompt
+    template = ""  # what they are made of, with {} for the class name
+    prompted: PromptedCLIP | None = None  # inside, if any: test-time tuning starts from its vectors
     frozen_image_tower = False
 
     def prepare(self) -> None:
         """Compute what all calls share, such as text features."""
 
     def logits(self, pixels: Tensor, prec: str = "fp32") -> Tensor:
-        """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1], differentiable in the pixels.
-
-        The image tower runs in ``prec``; ``bf16`` serves attacks that ask for it.
-        """
+        """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1], with gradients, in ``prec``."""
         return self.score(tower_in(prec, self.features)(pixels))
 
     def digest(self) -> str:

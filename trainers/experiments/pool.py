@@ -131,7 +131,7 @@ class Pool:
     launcher: Local | Slurm
     work: Callable[[list[str]], None]  # does the words of a job
     tell: Callable[[str], None] = print  # is given a line for each event
-    watch: Callable[["Pool"], None] = lambda pool: None  # is called between looks
+    watch: "Callable[[Pool], None]" = lambda pool: None  # is called between looks
     retries: int = 1  # of a job that failed
     pause: float = 0.2  # s between looks
     entries: dict[Key, Entry] = field(default_factory=dict)

@@ -18,23 +18,17 @@ class PromptFrame(nn.Module):
         layout: token ids (K, L) on the CPU; the hole for vector j is written as -1 - j.
         clip: the frozen backbone.
         csc: the vectors differ between classes.
-
-    Attributes:
-        fixed: (K, L, d_t) embeddings of the fixed tokens.
-        place: (K, M) positions of the vectors, ascending.
-        eot: (K,) positions of the end tokens, on the CPU.
-        shared: number of leading positions that hold the same in every class.
     """
 
     def __init__(self, layout: torch.Tensor, clip: CLIPAdapter, *, csc: bool = False):
         super().__init__()
-        place = torch.stack([row.lt(0).nonzero().flatten() for row in layout])  # (K, M)
+        place = torch.stack([row.lt(0).nonzero().flatten() for row in layout])  # (K, M), ascending
         tokens = layout.clamp(min=0)
-        self.eot = clip.end_of_text(tokens)
+        self.eot = clip.end_of_text(tokens)  # (K,) positions of the end tokens, on the CPU
         same = (layout == layout[:1]).all(dim=0)  # (L,)
         if csc and len(layout) > 1:
             same &= (layout >= 0).all(dim=0)  # class-specific vectors differ
-        self.shared = int(same.cumprod(dim=0).sum())
+        self.shared = int(same.cumprod(dim=0).sum())  # leading positions alike in every class
         with torch.no_grad():
             fixed = clip.embed_tokens(tokens).float()  # (K, L, d_t)
         self.register_buffer("fixed", fixed, persistent=False)

@@ -16,7 +16,8 @@ class PromptedCLIP(nn.Module):
     """A frozen CLIP with everything a method learns around it.
 
     Only what is learned is a parameter; the backbone is not part of ``parameters()`` and
-    ``state_dict()``, and several models may share it.
+    ``state_dict()``, and several models may share it. UserError if ``spec`` does not fit the
+    backbone or the names.
 
     Args:
         clip: the frozen backbone.
@@ -29,8 +30,6 @@ class PromptedCLIP(nn.Module):
         vision_prompts: (layers, M, d_v); of the layers that are not made from the text ones.
         projections: one Linear per layer of a coupling.
         text_refiners, vision_refiners: by the number of the block they precede, from "1".
-
-    UserError: the specification does not fit the backbone or the names.
     """
 
     def __init__(self, clip: CLIPAdapter, classnames: list[str], spec: PromptSpec):
@@ -163,16 +162,9 @@ class PromptedCLIP(nn.Module):
 
         X^0 = ln_pre([H; V^0]); before block l = 1 ... depth-1 the native tokens H ([CLS] and
         patches) are refined and the prompt outputs are replaced by V^l. Pooling sees native
-        tokens only.
-
-        Args:
-            pixels: (B, 3, H, W) in [0, 1].
-            blocks: also return the native tokens after every block.
-
-        Returns:
-            (B, D) raw features, float32; with ``blocks`` also a list of (B, 1 + patches, d_v).
-
-        UserError: wrong size of image, or ``blocks`` of a backbone that has none.
+        tokens only. Of pixels (B, 3, H, W) in [0, 1], returns raw features (B, D), float32; with
+        ``blocks`` also the native tokens after every block, a list of (B, 1 + patches, d_v).
+        UserError for a wrong size of image, or ``blocks`` of a backbone that has none.
         """
         clip, spec = self.clip, self.spec
         if not (blocks or spec.acts_on_images):

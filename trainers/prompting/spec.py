@@ -17,7 +17,8 @@ CHOICES = {
     "refiner_init": ("default", "zero"),
     "position": POSITIONS,
 }
-STARTS = ("init_std", "refiner_init", "template")  # without effect once values are loaded
+# without effect once values are loaded; of text_init, words stay after the vectors
+STARTS = ("init_std", "refiner_init", "template")
 length = partial(Key, least=1, most=1000)  # declares N_CTX and PROMPT_DEPTH; a CLIP takes less
 
 
@@ -39,10 +40,10 @@ class PromptSpec:
     vectors before blocks 1 to J-1, after which the outputs pass through. Coupled vectors are a
     Linear of the other tower's, one per layer: ``text_to_vision`` (MaPLe, NAP) or
     ``vision_to_text`` (FAP, whose input layer is ``text_to_vision``). If the driven tower has more
-    layers with prompts, the driving one keeps vectors for them that only feed the Linear. Refiners
-    act before blocks 1 to depth-1 on every token that is not a prompt (image: [CLS] and patches;
-    text: start token, words, end token [our choice; the authors' code never calls its text
-    refiners]). UserError for a value out of range or a combination that makes no sense.
+    layers with prompts, the driving one keeps vectors for them that only feed the Linear.
+    Refiners act before blocks 1 to depth-1 on every token that is not a prompt (image: [CLS] and
+    patches; text: start token, words, end token [our choice; the authors' code never calls its
+    text refiners]). UserError for a value out of range or a combination that makes no sense.
     """
 
     text: int = 0  # number M_t of text vectors; 0: the words of `template`
@@ -110,10 +111,7 @@ class PromptSpec:
         return self.text > 0 or (self.refine_text and self.text_depth > 1)
 
     def facts(self) -> dict:
-        """Return what two models must have in common for one to take the other's values.
-
-        ``text_init`` is included because of the words that stay after the vectors.
-        """
+        """Return what two models must have in common for one to take the other's values."""
         return {name: value for name, value in asdict(self).items() if name not in STARTS}
 
     def cut_to(self, clip: CLIPAdapter) -> "PromptSpec":

@@ -51,7 +51,7 @@ class Row:
     train_threat: Mapping | None
     config: dict[str, str]  # settings that tell rows apart, as JSON text
     parts: dict[str, dict[int, Run]] = field(default_factory=dict)  # test -> seed -> run
-    unclear: dict[str, list["Row"]] = field(default_factory=dict)  # test -> rows, one its own
+    unclear: "dict[str, list[Row]]" = field(default_factory=dict)  # test -> rows, one its own
     variant: str = ""  # settings that tell it from another row of this trainer and these shots
     also: str = ""  # further settings, for a note
 
