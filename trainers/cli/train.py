@@ -130,7 +130,10 @@ def main(argv: list[str]) -> int:
 
 
 def dry_run(cfg, what: dict) -> int:
-    """Print what is left of a run and what is missing for it; UserError if it would be refused."""
+    """Print what is left of a run and what is missing for it; load and write nothing.
+
+    UserError if the run would be refused.
+    """
     task = run_folder.look(cfg, **what)
     if task.state == "done":
         note = check_listed(cfg, task.record, trained=not what["eval_only"])
