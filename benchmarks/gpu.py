@@ -29,7 +29,7 @@ from advprompt.engine.checkpoints import LEARNER, load_checkpoint
 from advprompt.evaluation.evaluator import Evaluation
 from advprompt.evaluation.models import ModelVictim
 from advprompt.evaluation.samples import PixelList
-from advprompt.prompting import PromptedCLIP, PromptSpec
+from advprompt.prompting import PromptedCLIP
 from advprompt.utils import io, machine
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
@@ -48,10 +48,9 @@ def line(what: str, figure: float, bound: float, *, least: bool = False) -> dict
 
 
 def _model(name: str, device: str) -> PromptedCLIP:
-    clip, depth = jobs.backbone(name, device), 3
+    clip = jobs.backbone(name, device)
     torch.manual_seed(0)
-    spec = PromptSpec(text=2, vision=2, text_depth=depth, vision_depth=depth)
-    return PromptedCLIP(clip, jobs.names(37), spec).to(device)
+    return jobs.deep(clip, 37, 3).to(device)
 
 
 def forward(device: str, quick: bool) -> Iterator[dict]:
@@ -177,27 +176,19 @@ def launches(device: str, quick: bool) -> Iterator[dict]:
 
 
 PARTS = {f.__name__: f for f in (forward, tf32, attacks, training, launches)}
-LIMITS = {
-    "forward": 60,
-    "tf32": 20,
-    "attacks": 90,
-    "training": 120,
-    "launches": 30,
-    "run": 150,
-}  # s
+SECONDS = {"forward": 60, "tf32": 20, "attacks": 90, "training": 120, "launches": 30, "run": 150}
 
 
 def everything(device: str, quick: bool, out: Path) -> Iterator[dict]:
     """Run every part in a process of its own; one that takes too long does not hide the others."""
     flags = ["--device", device, *(["--quick"] if quick else [])]
     backbone = "tiny" if quick else "ViT-B/16"
-    for part, limit in LIMITS.items():
+    for part, limit in SECONDS.items():
         words = ["benchmarks.gpu", part, *flags]
         if part == "run":  # the ratios, and on a GPU the budget table
             words = ["benchmarks.run", *flags[:2], "--quick", "--no-memory"]
             words += ["--backbone", backbone, "--json", str(out / "ratios.json")]
         print(f"== {part}", flush=True)
-        why = ""
         with (out / f"{part}.log").open("w") as log:
             command = [sys.executable, "-m", *words]
             try:
@@ -206,8 +197,7 @@ def everything(device: str, quick: bool, out: Path) -> Iterator[dict]:
             except subprocess.TimeoutExpired:
                 why = f"was stopped after {limit} s"
         text = (out / f"{part}.log").read_text()
-        lines = [text_line for text_line in text.splitlines() if text_line.startswith('{"part"')]
-        yield from map(json.loads, lines)
+        yield from (json.loads(row) for row in text.splitlines() if row.startswith('{"part"'))
         if part == "run":
             print(text)
         if why:
@@ -224,11 +214,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.device != "cpu" and not torch.cuda.is_available():
         raise UserError(f"--device {args.device} needs a GPU that torch sees; use cpu")
     if args.part != "all":
-        found = []
+        holds = True
         for row in PARTS[args.part](args.device, args.quick):
             print(json.dumps({"part": args.part} | row), flush=True)
-            found.append(row)
-        return int(not all(row["holds"] for row in found))
+            holds &= row["holds"]
+        return int(not holds)
     args.out.mkdir(parents=True, exist_ok=True)
     rows = list(everything(args.device, args.quick, args.out))
     io.write_json(args.out / "gpu.json", machine.environment(args.device) | {"rows": rows})

@@ -23,15 +23,6 @@ def blocks(width: int) -> nn.Module:
     return nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
 
 
-class TextEncoder(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.transformer = blocks(512)
-
-    def forward(self, prompts: Tensor) -> Tensor:
-        return self.transformer(prompts)[:, -1]  # (K, 512)
-
-
 class Prompts(nn.Module):
     """CoOp's context; with ``deep`` also the image prompts that MaPLe projects from it."""
 
@@ -49,13 +40,13 @@ class Prompts(nn.Module):
 class Host(nn.Module):
     def __init__(self, deep: bool):
         super().__init__()
-        self.prompt_learner, self.text_encoder = Prompts(deep), TextEncoder()
+        self.prompt_learner, self.text_encoder = Prompts(deep), blocks(512)
         self.patches, self.vision = nn.Conv2d(3, 768, 32, 32), blocks(768)
         self.head = nn.Linear(768, 512, bias=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         prompts, visual = self.prompt_learner()
-        text = self.text_encoder(prompts)
+        text = self.text_encoder(prompts)[:, -1]  # (K, 512)
         tokens = self.patches(pixels).flatten(2).transpose(1, 2)  # (B, 49, 768)
         if visual is not None:
             tokens = torch.cat([tokens, visual.expand(len(pixels), -1, -1)], 1)

@@ -118,7 +118,8 @@ def tuning(clip, classes: int, vectors: int = 32, batch: int = 32) -> Job:
     return Job(name, plainly, ours, lambda: apart(plainly(), ours()), 8, ADVPT)
 
 
-def _deep(clip, classes: int, depth: int):
+def deep(clip, classes: int, depth: int):
+    """Return a CLIP with two prompts in each of the first ``depth`` layers of both towers."""
     depth = min(depth, clip.text_layers, clip.vision_layers)
     spec = prompted.PromptSpec(text=2, vision=2, text_depth=depth, vision_depth=depth)
     return prompted.PromptedCLIP(clip, names(classes), spec)
@@ -150,7 +151,7 @@ def training(
 
     ``prec`` is that of our attack, ``chunk`` the classes per text pass of our side (0: all).
     """
-    model, spec = _deep(clip, classes, depth), threat(2)
+    model, spec = deep(clip, classes, depth), threat(2)
     pixels, labels = _batch(clip, batch, classes)
     parameters = list(model.parameters())
 
@@ -181,7 +182,7 @@ def evaluation(
     clip, classes: int, batch: int = 4, steps: int = 10, *, prec="fp32", code=ADVIVLP
 ) -> Job:
     """Steps of a PGD test of deep prompts, whose text features are known before it starts."""
-    model, spec = _deep(clip, classes, 9), threat(steps)
+    model, spec = deep(clip, classes, 9), threat(steps)
     pixels, labels = _batch(clip, batch, classes)
     with torch.no_grad():
         texts = model.text_features()

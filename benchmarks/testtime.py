@@ -44,8 +44,8 @@ class ZeroShot(Victim):
     def features(self, pixels):
         return self.clip.encode_image(pixels)
 
-    def logits(self, pixels, prec="fp32"):
-        return cosine_logits(self.features(pixels), self.handmade_texts, self.clip.logit_scale)
+    def score(self, features):
+        return cosine_logits(features, self.handmade_texts, self.clip.logit_scale)
 
 
 def ours(name: str, victim: Victim, **values):

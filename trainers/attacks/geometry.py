@@ -29,8 +29,10 @@ def to_hyperplane(points: Tensor, normal: Tensor, gap: Tensor, norm: str) -> Ten
     u_i = 1 in L_inf and |n_i| in L2, and what it gains is sum_i |n_i| min(l u_i, r_i): concave and
     piecewise linear in l, so that sorting the knots r_i / u_i gives l.
 
-    ``points`` and ``normal`` are (B, D), ``gap`` (B,) is the value of the linear function at the
-    points, 0 on the hyperplane; ``norm`` is ``linf`` or ``l2``.
+    Args:
+        points, normal: (B, D).
+        gap: (B,) value of the linear function at the points; 0 on the hyperplane.
+        norm: ``linf`` or ``l2``.
     """
     peak = normal.abs().amax(dim=1, keepdim=True).clamp_min(1e-30)  # against underflow below
     normal, needed = normal / peak, (gap.abs()[:, None] / peak).double()  # (B, D), (B, 1)

@@ -177,10 +177,8 @@ class CLIPAdapter(nn.Module):
         """Return raw features (B, D), float32, of pixels (B, 3, ``resolution``, ``resolution``).
 
         Images are encoded block by block where that is faster than the provider's own way. With
-        ``check``, pixels outside [0, 1] (by more than 1e-4) are refused with the observed range.
-
-        Raises:
-            UserError: pixels out of range (with ``check``) or of the wrong size.
+        ``check``, pixels outside [0, 1] (by more than 1e-4) are refused with the observed range. A
+        wrong size is a UserError, too.
         """
         if not self._by_blocks:
             return self.provider_image(pixels, check=check)

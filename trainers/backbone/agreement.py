@@ -39,9 +39,7 @@ def verify(clip) -> None:
 
     Sets ``causal`` (cutting and sharing the prefix are exact), ``takes_prompts`` (the text tower
     can be run from embeddings) and ``is_vit`` (the image tower can be run block by block).
-
-    Raises:
-        UserError: the towers disagree because weights are NaN or infinite.
+    UserError if the towers disagree because weights are NaN or infinite.
     """
     clip.model.float()
     with torch.autocast(clip.device.type, enabled=False), _exact_products():

@@ -43,9 +43,8 @@ def check_architecture(arch: str) -> None:
 def check_open_clip(name: str) -> tuple[str, str]:
     """Return architecture and tag of ``ARCH/TAG``; nothing is loaded.
 
-    Raises:
-        UserError: open_clip is missing, knows no such weights, or the weights were trained with
-            QuickGELU, for which the architecture has a sibling.
+    UserError if open_clip is missing, knows no such weights, or the weights were trained with
+    QuickGELU, for which the architecture has a sibling.
     """
     arch, _, tag = name.partition("?")[0].partition("/")
     check_architecture(arch)

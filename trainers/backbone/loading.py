@@ -57,8 +57,7 @@ def load_clip(
         provider: ``open_clip``, ``clip`` (a fork's or OpenAI's package) or ``auto``; default is
             the environment variable ``ADVPROMPT_CLIP_PROVIDER``, else ``auto``.
 
-    Raises:
-        UserError: unknown name, missing, damaged, foreign or refused weights.
+    UserError: unknown name, missing, damaged, foreign or refused weights.
     """
     weights = find_weights(name, weights_dir)
     adapter = make_adapter(weights, name=name, precision=precision, provider=provider)

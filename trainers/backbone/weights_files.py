@@ -41,10 +41,8 @@ def read_checkpoint(path) -> Checkpoint:
     """Read a TorchScript archive (its tensors only), a file of ``torch.save`` or safetensors.
 
     CLIP's state dict may be at the top or under a usual key, with the prefixes that wrappers leave,
-    or be an image tower alone (TeCoA, FARE).
-
-    Raises:
-        UserError: the file is missing, truncated, foreign, or would execute code.
+    or be an image tower alone (TeCoA, FARE). UserError if the file is missing, truncated, foreign,
+    or would execute code.
     """
     return _arrange(read_state(path, "file:"), Path(path).expanduser())
 
@@ -52,9 +50,8 @@ def read_checkpoint(path) -> Checkpoint:
 def read_state(path, after: str) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint of any model, under their names in it.
 
-    Raises:
-        UserError: the file is missing (the user wrote its path after ``after``), truncated,
-            foreign, or would execute code.
+    UserError if the file is missing (the user wrote its path after ``after``), truncated, foreign,
+    or would execute code.
     """
     path = Path(path).expanduser()
     if not path.is_file():

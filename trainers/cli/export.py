@@ -23,8 +23,7 @@ UNSTATED = "not stated"
 def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
     """Write an export; return its folder, whether it was not there already, and its card.
 
-    Raises:
-        UserError: no run, an unfinished one, missing values or backbone, or another export there.
+    UserError: no run, an unfinished one, missing values or backbone, or another export there.
     """
     learned = learned_by(args.run, epoch=args.epoch, unfinished=args.unfinished, root=args.root)
     card, record = learned.card(), learned.record
@@ -74,19 +73,16 @@ def default_name(card: dict) -> str:
 
 def page(card: dict, folder: Path) -> str:
     """Return the card in markdown."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
+    layout = {"trim_blocks": True, "keep_trailing_newline": True}
+    environment = Environment(undefined=StrictUndefined, **layout)
     environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
     path = folder.name if folder.is_absolute() else folder.as_posix()
     found = card["figures"]
     images = records.test_images(found["subset"], found["first"]) if found else ""
-    return environment.get_template("card.md.j2").render(card, path=path, images=images)
+    text = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
+    return environment.from_string(text).render(card, path=path, images=images)
 
 
 def main(argv: list[str]) -> None:

@@ -75,11 +75,7 @@ def usage() -> str:
 
 
 def dispatch(argv: list[str]) -> int | None:
-    """Run the command named first in ``argv`` with the rest as its arguments.
-
-    Raises:
-        UserError: the command is unknown.
-    """
+    """Run the command named first in ``argv`` with the other words; UserError if it is unknown."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0

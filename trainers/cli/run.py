@@ -25,11 +25,8 @@ PLANS = {
 def main(name: str, show: local.Command, argv: list[str]) -> int:
     """Run one of these commands, or list its jobs and what is missing; return the exit code.
 
-    Args:
-        show: any command of advprompt, for the tables afterwards.
-
-    Raises:
-        UserError: the settings of a job are wrong, or some jobs did not finish.
+    ``show`` is any command of advprompt, for the tables afterwards. UserError if the settings of a
+    job are wrong, or some jobs did not finish.
     """
     plan, words = PLANS[name]
     usage = f"advprompt {name} {words}[--dry-run]"

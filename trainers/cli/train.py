@@ -73,8 +73,7 @@ def build_cfg(words: list[str]):
 def setup_cfg(args: argparse.Namespace):
     """Merge defaults, files, arguments and overrides, in this order (as CoOp does).
 
-    Raises:
-        UserError: a file is missing or a key or value is wrong.
+    UserError if a file is missing or a key or value is wrong.
     """
     state.register_datasets()
     cfg = state.default_cfg()
@@ -133,8 +132,7 @@ def main(argv: list[str]) -> int:
 def dry_run(cfg, what: dict) -> int:
     """Print what is left of a run and what is missing for it; load and write nothing.
 
-    Raises:
-        UserError: the run would be refused.
+    UserError if the run would be refused.
     """
     task = run_folder.look(cfg, **what)
     if task.state == "done":

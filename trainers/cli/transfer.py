@@ -82,9 +82,8 @@ def shared_facts(folders: list[str], jobs: list, tests: list[Evaluation]) -> dic
 def measure(folders: list[str], attack_file: str, root: str, opts: list[str], out: str) -> dict:
     """Measure every row that is not in ``out`` yet; each finished row is written there.
 
-    Raises:
-        UserError: fewer than two runs, runs that do not fit together, no end-to-end attack, or
-            ``out`` holds another matrix.
+    UserError: fewer than two runs, runs that do not fit together, no end-to-end attack, or ``out``
+    holds another matrix.
     """
     if len(folders) < 2 or len({Path(f).resolve() for f in folders}) < len(folders):
         raise UserError(

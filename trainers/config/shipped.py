@@ -5,8 +5,6 @@ from pathlib import Path
 from ..utils.errors import UserError, nearest
 
 PACKAGE = Path(__file__).resolve().parents[1]  # the folder of the package
-# of the project, None where the package is installed or copied into a fork
-CLONE = PACKAGE.parent if PACKAGE.name == "trainers" else None
 
 
 def configs_folder() -> Path:

@@ -33,8 +33,7 @@ def extend_cfg(cfg) -> None:
 def build_defence(cfg) -> Defence | None:
     """Make the defence that ``cfg.DEFENCE`` names; None where NAME is empty.
 
-    Raises:
-        UserError: a name or value is refused, a package is missing, or MODEL cannot be loaded.
+    UserError if a name or value is refused, a package is missing, or MODEL cannot be loaded.
     """
     node = cfg.DEFENCE
     for name in ("NAME", "ADAPTIVE", "EOT"):

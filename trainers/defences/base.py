@@ -42,9 +42,8 @@ class Defence:
     def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Purify images (B, 3, H, W) in [0, 1]; shape and range stay.
 
-        Args:
-            seeds: B integers; an image's randomness comes from its own seed alone, so that the
-                rest of the batch does not matter.
+        An image's randomness comes from its own one of the B ``seeds`` alone, so that the rest of
+        the batch does not matter.
         """
         raise NotImplementedError
 
@@ -56,11 +55,9 @@ class Defence:
         *,
         attack: bool = False,
     ) -> Tensor:
-        """Return what the defended model answers, (B, D).
+        """Return what the model ``forward`` behind the defence answers, (B, D).
 
-        Args:
-            forward: the model behind it.
-            attack: the answer is to be differentiated in the images.
+        For an ``attack`` the answer is to be differentiated in the images.
         """
         return forward((self.straight_through if attack else self)(images, seeds))
 
@@ -120,11 +117,7 @@ def another_draw(seeds: Sequence[int], number: int) -> list[int]:
 
 
 def defended(
-    forward: Callable[[Tensor], Tensor],
-    defence: Defence | None,
-    *,
-    adaptive: bool,
-    eot: int = 1,
+    forward: Callable[[Tensor], Tensor], defence: Defence | None, *, adaptive: bool, eot: int = 1
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """Put a defence in front of ``forward``, images (b, 3, H, W) -> outputs (b, D).
 

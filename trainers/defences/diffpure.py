@@ -40,8 +40,7 @@ class DiffPure(Defence):
         t: diffusion steps, 1 to the scheduler's number of training steps; 150 of 1000 in AdvPT's
             paper. A call costs ``t`` forwards of ``unet``.
 
-    Raises:
-        UserError: ``t`` out of range, or the model is not one of RGB images without a condition.
+    UserError: ``t`` out of range, or the model is not one of RGB images without a condition.
     """
 
     name = "diffpure"
@@ -98,9 +97,7 @@ def load_diffusion(name: str):
     """Return UNet and scheduler of a DDPM from a local folder or a hub name.
 
     Only JSON and safetensors are read: neither pickles nor code that a pipeline may bring.
-
-    Raises:
-        UserError: diffusers is missing, nothing is there, or it is damaged or another model.
+    UserError if diffusers is missing, nothing is there, or it is damaged or another model.
     """
     if not name:
         raise UserError(f"DEFENCE.NAME is 'diffpure', but DEFENCE.MODEL is empty; {ADVICE}")

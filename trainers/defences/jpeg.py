@@ -15,9 +15,8 @@ QUALITY = Key(75, "jpeg (ours; Guo et al., 2018, use it too)", least=1, most=95)
 class JPEG(Defence):
     """Encode as JPEG and decode again, with Pillow's chroma subsampling (4:2:0).
 
-    Args:
-        quality: 1 to 95, or a UserError. AdvPT's paper has no such defence; 75 as in Guo et al.,
-            2018 (arXiv 1711.00117).
+    The ``quality`` is 1 to 95, or a UserError. AdvPT's paper has no such defence; 75 as in Guo et
+    al., 2018 (arXiv 1711.00117).
     """
 
     name = "jpeg"

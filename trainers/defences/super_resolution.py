@@ -19,12 +19,9 @@ SIGMA = Key(0.02, "wavelet, super_resolution: noise level (author; paper 0.2)", 
 class Wavelet(Defence):
     """Soft thresholds of BayesShrink on the Haar coefficients of Y, Cb and Cr.
 
-    Args:
-        sigma: standard deviation of the noise to remove, in (0, 1]. AdvPT's public code uses 0.02,
-            its paper says 0.2, the defence's own code (Mustafa et al., arXiv 1901.01677) 0.04.
-
-    Raises:
-        UserError: sigma out of range, or scikit-image or PyWavelets is missing.
+    ``sigma`` is the standard deviation of the noise to remove, in (0, 1]. AdvPT's public code uses
+    0.02, its paper says 0.2, the defence's own code (Mustafa et al., arXiv 1901.01677) 0.04.
+    UserError: sigma out of range, or scikit-image or PyWavelets is missing.
     """
 
     name = "wavelet"

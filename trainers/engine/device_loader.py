@@ -27,11 +27,9 @@ LIMIT = 4 * 2**30  # bytes of decoded images that IN_MEMORY auto keeps
 def wanted(cfg, items: Sequence, device: torch.device) -> bool:
     """Return True if the training images shall be kept on the device.
 
-    ``auto`` keeps them on a GPU, where every transform is known and the decoded images fit into
-    4 GiB; the sizes are read from the files' heads.
-
-    Raises:
-        UserError: DATALOADER.TRAIN_X.IN_MEMORY is ``yes`` and a transform is not known here.
+    ``auto`` keeps them on a GPU, where every transform is known and the decoded images fit into 4
+    GiB; the sizes are read from the files' heads. UserError if DATALOADER.TRAIN_X.IN_MEMORY is
+    ``yes`` and a transform is not known here.
     """
     choice, node = cfg.DATALOADER.TRAIN_X.IN_MEMORY, cfg.DATALOADER
     if choice == "no" or (choice == "auto" and device.type != "cuda"):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import os
 import tempfile
 import time
@@ -20,17 +19,14 @@ from .. import records
 from ..attacks import specs_from_cfg
 from ..backbone.loading import digest_of_name
 from ..config import host, keys, merging
-from ..defences import build_defence
-from ..evaluation.evaluator import Evaluation
 from ..evaluation.models import ModelVictim
 from ..evaluation.samples import ImageList, PixelList
-from ..evaluation.victim import Victim
-from ..testtime import with_testtime
+from ..evaluation.victim import Victim, evaluating
 from ..utils.errors import UserError, nearest
-from ..utils.images import Preprocess
+from ..utils.images import clip_preprocess
 from . import run_folder
 from .data import Data, digest_of
-from .testing import finish, run_attacks
+from .testing import evaluation_on, finish, run_attacks
 from .zoo import ClassifierVictim, RobustClassifier, load
 
 GRADIENT_FREE = ("square",)
@@ -106,9 +102,8 @@ def evaluate(
         what ``record.json`` holds: ``record["clean"]`` and ``record["attacks"]`` have ``n`` and
         ``correct``, ``warnings`` says what the self-checks found.
 
-    Raises:
-        UserError: a value is not of that form, the model does not answer with logits or gives no
-            gradient, or ``folder`` holds a record of something else.
+    UserError: a value is not of that form, the model does not answer with logits or gives no
+    gradient, or ``folder`` holds a record of something else.
     """
     if isinstance(model, (str, Path)):
         model = load(model, device=device or "cpu")
@@ -136,7 +131,7 @@ def evaluate(
         own = {"normalize": normalize, "device": device, "name": name}
         victim = ModelVictim(model, given.classnames, **own)
     cfg.TRAINER.NAME = name or victim.name
-    with _evaluating(victim):
+    with evaluating(getattr(victim, "modules", [])):
         return measure(victim, given, cfg, None if folder is None else Path(folder), **facts)
 
 
@@ -149,25 +144,11 @@ def measure(
     warnings: Sequence[str] = (),
     **facts,
 ) -> dict:
-    """Attack a victim as ``cfg`` says and return the record, which is kept in ``folder``.
+    """Attack a victim as ``cfg`` says and return the record, which is kept in ``folder``, if any.
 
-    Args:
-        folder: None: nothing is kept.
-        warnings: what every attack's entry of the record has to warn of besides.
-        facts: fields of the record about the model.
-
-    Raises:
-        UserError: the folder holds a record of another model, other images or another threat.
+    Every attack's entry gets the ``warnings``, the record the ``facts`` about the model. UserError
+    if the folder holds a record of another model, other images or another threat.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory() as nowhere:
-            return _measure(victim, given, cfg, Path(nowhere), False, warnings, facts)
-    return _measure(victim, given, cfg, folder, True, warnings, facts)
-
-
-def _measure(
-    victim: Victim, given: Images, cfg, folder: Path, keep: bool, warnings: Sequence, facts: dict
-) -> dict:
     images = given.images
     if not len(images):
         raise UserError("there are no images; give at least one")
@@ -182,19 +163,10 @@ def _measure(
             f"label {wrong} is not one of the {len(given.classnames)} classes; labels count from "
             "0 in the order of classnames"
         )
-    with run_folder.locked(folder):
+    own = tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder)
+    with own as place, run_folder.locked(Path(place)):
         clock = time.perf_counter()
-        evaluation = Evaluation(
-            victim,
-            images,
-            folder=folder / "unfinished",
-            cache=folder / "banks",
-            batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-            probes=cfg.TEST.PROBES,
-            defence=with_testtime(cfg, victim, build_defence(cfg)),
-            eot=cfg.DEFENCE.EOT,
-            keep=folder / "adversarial" if cfg.TEST.SAVE_ADV and keep else None,
-        )
+        evaluation = evaluation_on(victim, images, cfg, Path(place), Path(place, "banks"))
 
         def describe(attacks: list[dict]) -> dict:
             right = evaluation.clean_right
@@ -222,7 +194,7 @@ def _measure(
                 device=victim.device,
             )
 
-        if there := records.completed_record(folder):
+        if folder and (there := records.completed_record(folder)):
             _check_same(there, victim, given, cfg, folder)
             print(f"skipped: {folder} holds the record of this model, images and threat")
             return there
@@ -235,7 +207,7 @@ def _measure(
         for entry in attacks:
             entry["warnings"] += warnings
         record = describe(attacks)
-        if keep:
+        if folder:
             title = f"{cfg.TRAINER.NAME}, {given.name}"
             finish(evaluation, cfg, folder, record, title)
         return record
@@ -243,14 +215,13 @@ def _measure(
 
 def _check_same(record: dict, victim: Victim, given: Images, cfg, folder: Path) -> None:
     """Refuse a record of something else."""
-    mine = {"prompts_sha256": victim.digest(), "data_sha256": given.digest}
-    what = {"prompts_sha256": "another model", "data_sha256": "other images or classes"}
-    other = next((what[key] for key, value in mine.items() if record.get(key) != value), "")
-    if not other and run_folder.test_of(record["config"]) != run_folder.test_of(
-        records.flat_config(cfg)
-    ):
-        other = "another test"
-    if other:
+    tests = [run_folder.test_of(config) for config in (record["config"], records.flat_config(cfg))]
+    differs = {
+        "another model": record.get("prompts_sha256") != victim.digest(),
+        "other images or classes": record.get("data_sha256") != given.digest,
+        "another test": tests[0] != tests[1],
+    }
+    if other := next((what for what, differ in differs.items() if differ), ""):
         raise UserError(
             f"'{folder}' holds the record of {other}; choose another folder, or move it away"
         )
@@ -310,20 +281,6 @@ def _configuration(threat, settings: Mapping | None, batch_size: int, size: int,
     return cfg
 
 
-@contextlib.contextmanager
-def _evaluating(victim: Victim):
-    """Put the modules of a model into evaluation mode for a while."""
-    modules = getattr(victim, "modules", [])
-    training = [part for module in modules for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
-
-
 def _images(images, labels, classnames, cfg, name: str) -> Images:
     """Return what is tested; see :func:`evaluate`."""
     if isinstance(images, DataLoader):
@@ -334,11 +291,12 @@ def _images(images, labels, classnames, cfg, name: str) -> Images:
             "TEST.SUBSET and TEST.FIRST choose among the test images of a data set by name; give "
             "fewer images instead"
         )
+    preprocess = clip_preprocess(cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION)
     if isinstance(images, (str, Path)):
         if labels is not None:
             raise UserError(f"'{images}' has its own labels; leave labels out")
         folder = Path(images).expanduser()
-        given = _folder(folder, cfg) if folder.is_dir() else _data_set(str(images), cfg)
+        given = _data_set(str(images), cfg, preprocess) if named else _folder(folder, preprocess)
         if classnames is not None:
             given = _reordered(given, list(classnames))
         given.name = name or given.name
@@ -350,7 +308,7 @@ def _images(images, labels, classnames, cfg, name: str) -> Images:
     if torch.is_tensor(images) and labels is not None:
         found: ImageList = PixelList(TensorDataset(images, torch.tensor(labels)))
     elif labels is not None and all(isinstance(path, (str, Path)) for path in images):
-        found = ImageList(list(zip(images, labels, strict=True)), _preprocess(cfg))
+        found = ImageList(list(zip(images, labels, strict=True)), preprocess)
     elif labels is None and hasattr(images, "__getitem__") and hasattr(images, "__len__"):
         found = PixelList(images)
     else:
@@ -362,15 +320,7 @@ def _images(images, labels, classnames, cfg, name: str) -> Images:
     return Images(found, classnames or [], name or "images")
 
 
-def _preprocess(cfg) -> Preprocess:
-    """Return CLIP's resize and centre crop to ``INPUT.SIZE``, without normalisation."""
-    cfg = cfg.clone()
-    cfg.INPUT.TRANSFORMS = ()
-    with contextlib.redirect_stdout(io.StringIO()):  # Dassl prints the steps
-        return Preprocess(cfg)
-
-
-def _folder(folder: Path, cfg) -> Images:
+def _folder(folder: Path, preprocess) -> Images:
     """List all images of a folder of class folders."""
     from ..datasets.files import class_folders, list_images
 
@@ -382,16 +332,16 @@ def _folder(folder: Path, cfg) -> Images:
     ]
     if not items:
         raise UserError(f"'{folder}' has no class folders with images; expected '{folder}/CLASS/*'")
-    return Images(ImageList(items, _preprocess(cfg)), classes, folder.resolve().name)
+    return Images(ImageList(items, preprocess), classes, folder.resolve().name)
 
 
-def _data_set(name: str, cfg) -> Images:
+def _data_set(name: str, cfg, preprocess) -> Images:
     """List the test images of a data set of ours, or of the fork around us."""
     from ..datasets import COOP  # noqa: F401  registers them
 
     merging.merge_file(cfg, name, "datasets")
     data = Data(DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg), cfg)
-    images = ImageList(data.items, _preprocess(cfg))
+    images = ImageList(data.items, preprocess)
     return Images(images, data.classnames, cfg.DATASET.NAME, data.set_sha256)
 
 

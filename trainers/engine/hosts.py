@@ -21,16 +21,9 @@ class _Ready(BaseException):  # which no host catches
 def load(script, name: str, words: list[str]) -> tuple[Any, dict[Path, int | None]]:
     """Return a trainer as the fork's ``train.py --eval-only`` has it when it would start to test.
 
-    Args:
-        script: the imported train.py.
-        name: of the trainer.
-        words: arguments of train.py.
-
-    Returns:
-        the trainer, and the checkpoint files that were loaded with their epoch, if known.
-
-    Raises:
-        UserError: train.py stops before, or nothing of a checkpoint fits the model.
+    ``script`` is the imported train.py, ``name`` the trainer's, ``words`` are its arguments. Also
+    returns the checkpoint files that were loaded, with their epoch, if known. UserError if train.py
+    stops before, or nothing of a checkpoint fits the model.
     """
     cls, built = TRAINER_REGISTRY.get(name), []
     files: dict[Path, int | None] = {}

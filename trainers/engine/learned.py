@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
 
 from .. import records
 from ..backbone import CLIPAdapter, load_clip
@@ -43,6 +44,8 @@ class Learned(NamedTuple):
 
     def card(self) -> dict:
         """Return what an export's card says of the model."""
+        tower = any(key.startswith(exports.TOWER) for key in self.tensors)
+        size, interpolation = list(self.cfg.INPUT.SIZE), self.cfg.INPUT.INTERPOLATION
         card = {
             "format": exports.FORMAT,
             "method": {
@@ -51,7 +54,24 @@ class Learned(NamedTuple):
                 "summary": (self.method.__doc__ or "").split("\n")[0],
             },
             **training_card(self.cfg, self.method, self.trained, self.state),
-            **model_card(self.cfg, self.clip, self.spec, self.tensors),
+            "backbone": {
+                "name": exports.portable(self.clip.name),
+                "weights_sha256": self.clip.sha256,
+                "included": False,
+                "note": BACKBONE_NOTE + TOWER_NOTE * tower,
+            },
+            "input": {
+                "size": size,
+                "interpolation": interpolation,
+                "range": "[0, 1]",
+                "preprocessing": f"smaller edge to {max(size)} pixels ({interpolation}), centre "
+                "crop, RGB in [0, 1]; CLIP's mean and std are applied inside the model",
+            },
+            "prompts": {
+                "spec": asdict(self.spec),
+                "values": sum(value.numel() for value in self.tensors.values()),
+                "shapes": {key: list(t.shape) for key, t in sorted(self.tensors.items())},
+            },
         }
         card["data"] |= {"classes": list(self.classnames), "template": self.spec.template}
         return card
@@ -84,8 +104,6 @@ def classes_of(folder: Path, cfg, facts: dict, trained: dict, root: str | None) 
     if (folder / MODEL_FILE).is_file():
         facts = read_json(folder / MODEL_FILE)
     elif root:
-        from dassl.data.datasets import DATASET_REGISTRY
-
         from .. import datasets  # noqa: F401  registers them
 
         host.join()
@@ -124,8 +142,7 @@ def learned_by(
         backbone: another name for the same weights.
         root: folder of the data sets, for runs of versions that did not keep the class names.
 
-    Raises:
-        UserError: no run, an unfinished one, or missing values or backbone.
+    UserError: no run, an unfinished one, or missing values or backbone.
     """
     folder, cfg = Path(run), get_cfg_default()
     extend_cfg(cfg)
@@ -189,32 +206,6 @@ def check_record(folder: Path, record: dict, trainer: str, clip, classnames: lis
                 f"the record in '{folder}' is of {what} {theirs}, what would be exported is of "
                 f"{ours}; put the run's own {records.FILE_NAME} back, or move it away to test again"
             )
-
-
-def model_card(cfg, clip, spec, tensors: dict) -> dict:
-    """Return what the card says of backbone, input and learned values."""
-    tower = any(key.startswith(exports.TOWER) for key in tensors)
-    size, interpolation = list(cfg.INPUT.SIZE), cfg.INPUT.INTERPOLATION
-    return {
-        "backbone": {
-            "name": exports.portable(clip.name),
-            "weights_sha256": clip.sha256,
-            "included": False,
-            "note": BACKBONE_NOTE + TOWER_NOTE * tower,
-        },
-        "input": {
-            "size": size,
-            "interpolation": interpolation,
-            "range": "[0, 1]",
-            "preprocessing": f"smaller edge to {max(size)} pixels ({interpolation}), centre crop, "
-            "RGB in [0, 1]; CLIP's mean and std are applied inside the model",
-        },
-        "prompts": {
-            "spec": asdict(spec),
-            "values": sum(value.numel() for value in tensors.values()),
-            "shapes": {key: list(value.shape) for key, value in sorted(tensors.items())},
-        },
-    }
 
 
 def training_card(cfg, method, settings: dict, state: dict) -> dict:

@@ -79,11 +79,6 @@ def _same(mine: dict, theirs: dict) -> bool:
     return all(mine[key] == theirs[key] for key in mine.keys() & theirs.keys())
 
 
-def check_resumed(folder: Path, cfg) -> None:
-    """Refuse (UserError) to resume from another training: its schedule would not continue."""
-    check(folder, training_of(cfg), "--resume continues the same training, so give its settings")
-
-
 def check(folder: Path, mine: dict, advice: str = OTHER) -> None:
     """Refuse a folder that holds another run; a key that came later counts as it was then."""
     if not (folder / CONFIG_FILE).is_file():

@@ -19,17 +19,24 @@ from .data import MODEL_FILE
 
 def evaluation_of(trainer, split: str) -> Evaluation:
     """Return the evaluation of a trainer's model on its ``val`` or ``test`` images."""
-    cfg, val, victim = trainer.cfg, split == "val", TrainerVictim(trainer)
+    victim, val, folder = TrainerVictim(trainer), split == "val", trainer.record_dir
+    items = trainer.dm.dataset.val if val else trainer.test_images
+    images, bank = ImageList(items, trainer.preprocess), trainer.bank_folder()
+    return evaluation_on(victim, images, trainer.cfg, folder, bank, defended=not val)
+
+
+def evaluation_on(victim, images, cfg, folder, cache, *, defended: bool = True) -> Evaluation:
+    """Return the evaluation of a victim as ``cfg`` says, in the ``folder`` of its record."""
     return Evaluation(
         victim,
-        ImageList(trainer.dm.dataset.val if val else trainer.test_images, trainer.preprocess),
-        folder=trainer.record_dir / run_folder.UNFINISHED,
-        cache=trainer.bank_folder(),
+        images,
+        folder=folder / run_folder.UNFINISHED,
+        cache=cache,
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
         probes=cfg.TEST.PROBES,
-        defence=None if val else with_testtime(cfg, victim, build_defence(cfg)),
+        defence=with_testtime(cfg, victim, build_defence(cfg)) if defended else None,
         eot=cfg.DEFENCE.EOT,
-        keep=trainer.record_dir / "adversarial" if cfg.TEST.SAVE_ADV else None,
+        keep=folder / "adversarial" if cfg.TEST.SAVE_ADV else None,
     )
 
 

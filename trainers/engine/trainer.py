@@ -167,10 +167,6 @@ class RobustTrainer(SavingTrainer):
         """Return the weights that serve, by PromptedCLIP's names, a tower's as ``visual.*``."""
         return weights
 
-    def adopt(self, weights: dict, path) -> None:
-        """Start from weights that :meth:`deployed` has named; ``path`` is for the message."""
-        load_prompts(self.model, weights, path)
-
     # --- what a method offers to the test --------------------------------------------------------
 
     @property
@@ -255,7 +251,8 @@ class RobustTrainer(SavingTrainer):
         if not self.trainable:
             return
         if self.cfg.RESUME:
-            run_folder.check_resumed(Path(self.cfg.RESUME), self.cfg)
+            advice = "--resume continues the same training, so give its settings"
+            run_folder.check(Path(self.cfg.RESUME), run_folder.training_of(self.cfg), advice)
         if getattr(data, "test_only", False):
             raise UserError(
                 f"data set {name} is for tests only; train on another one and test here "
@@ -284,7 +281,7 @@ class RobustTrainer(SavingTrainer):
             )
         facts, weights, file = read_start(path, type(self))
         check_facts(facts, self.checkpoint_facts(), file)
-        self.adopt(weights, file)
+        load_prompts(self.model, weights, file)
         self.init_sha256 = sha256_file(file)
         print(f"Starting from {file}")
 

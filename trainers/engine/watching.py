@@ -4,7 +4,7 @@ import torch
 
 from ..attacks import AttackSpec, gradient_attack, objective_for, specs_from_cfg
 from ..evaluation.samples import ImageList
-from ..evaluation.victim import TrainerVictim, answers
+from ..evaluation.victim import TrainerVictim, answers, evaluating
 from ..utils.seeds import hash_seed, seeded
 from ..utils.subset import stratified_subset
 
@@ -20,22 +20,17 @@ def watch(trainer) -> None:
     keys = trainer.cfg.TRAIN
     if trainer.unwatched or not keys.ROBUST_FREQ or (trainer.epoch + 1) % keys.ROBUST_FREQ:
         return
-    modes = {m: m.training for model in trainer._models.values() for m in model.modules()}
     device = trainer.clip.device
     gpus = [torch.cuda.current_device()] if device.type == "cuda" else []
     try:
         if trainer.tuning:
             raise RuntimeError(f"{type(trainer).__name__} has no image tower while it is tuned")
-        with seeded(0, gpus):
-            trainer.set_model_mode("eval")
+        with seeded(0, gpus), evaluating(trainer._models.values()):
             for name, value in _accuracies(trainer, keys.ROBUST_SUBSET).items():
                 trainer.write_scalar(f"robust/{name}", value, trainer.epoch)
     except Exception as error:  # never the end of a run
         trainer.unwatched = True
         print(f"note: robust accuracy is not written for TensorBoard any more ({error})")
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _accuracies(trainer, count: int) -> dict[str, float]:

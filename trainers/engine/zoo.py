@@ -7,9 +7,7 @@
 Neither data set nor Dassl's trainer is built; see ``docs/zoo.md``.
 """
 
-import contextlib
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,14 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..attacks import tower_in
 from ..backbone import CLIPAdapter, cosine_logits, load_clip
 from ..backbone.loading import CACHE
 from ..config.keys import ALSO_CALLED
 from ..evaluation.victim import Victim
 from ..prompting import PromptedCLIP, templates
 from ..utils.errors import UserError
-from ..utils.images import Preprocess, read_rgb
+from ..utils.images import clip_preprocess, read_rgb
 from ..utils.io import tensors_digest
 from . import released
 from .checkpoints import load_checkpoint, weights_file
@@ -58,14 +55,15 @@ class RobustClassifier(nn.Module):
         self,
         model: PromptedCLIP,
         card: dict,
-        preprocess: Preprocess,
         *,
         frozen: CLIPAdapter | None = None,
         learned: dict[str, Tensor] | None = None,
     ):
         super().__init__()
         self.model, self.clip = model, cast(CLIPAdapter, model.clip)  # moves with .to(device)
-        self.classnames, self.card, self.preprocess = list(model.classnames), card, preprocess
+        self.classnames, self.card = list(model.classnames), card
+        own = card["input"]
+        self.preprocess = clip_preprocess(own["size"], own["interpolation"])
         self.frozen, self.learned = frozen or self.clip, learned or {}
         self.resolution = self.clip.resolution
         with torch.no_grad():
@@ -83,12 +81,9 @@ class RobustClassifier(nn.Module):
     def pixels(self, images) -> Tensor:
         """Return images as a model's input (B, 3, H, W) in [0, 1] on the device.
 
-        Args:
-            images: such a tensor; or one or several of any size, which are resized and cropped as
-                in the tests: PIL images, paths, or arrays (H, W, 3) of uint8.
-
-        Raises:
-            UserError: another type, size or range.
+        Taken are such a tensor; or one or several of any size, which are resized and cropped as in
+        the tests: PIL images, paths, or arrays (H, W, 3) of uint8. UserError: another type, size or
+        range.
         """
         if isinstance(images, Tensor):
             return self._checked(images)
@@ -132,11 +127,7 @@ class RobustClassifier(nn.Module):
         return images
 
     def logits(self, images) -> Tensor:
-        """Return logits (B, K): logit scale times cosine of image and class.
-
-        Args:
-            images: see :meth:`pixels`.
-        """
+        """Return logits (B, K), logit scale times cosine, of images that :meth:`pixels` takes."""
         return self.model.logits(self.pixels(images), self.texts)
 
     forward = logits
@@ -177,9 +168,6 @@ class ClassifierVictim(Victim):
 
     def score(self, features):
         return cosine_logits(features, self.model.texts, self.model.clip.logit_scale)
-
-    def logits(self, pixels, prec="fp32"):
-        return self.score(tower_in(prec, self.features)(pixels))
 
     def digest(self):
         tensors = {"texts": self.model.texts, **self.model.learned}
@@ -226,8 +214,7 @@ def load(
         backbone: another name for the same weights, such as ``file:PATH``.
         trainer: of public code, such as ``MaPLe``; ``classnames`` and ``backbone`` are then needed.
 
-    Raises:
-        UserError: export, run or backbone are missing, damaged or altered, or do not fit.
+    UserError: export, run or backbone are missing, damaged or altered, or do not fit.
     """
     if trainer is not None:
         with torch.inference_mode(False):
@@ -246,9 +233,7 @@ def load(
         if any(key.startswith(TOWER) for key in export.tensors):
             clip = _backbone(export, name, weights_dir).to(device)
         model = serve(clip, names, export.spec, export.tensors, export.file)
-        return RobustClassifier(
-            model, export.card, _preprocess(export.card), frozen=frozen, learned=export.tensors
-        )
+        return RobustClassifier(model, export.card, frozen=frozen, learned=export.tensors)
 
 
 def _run_of(path: Path) -> tuple[Path | None, int | None]:
@@ -277,7 +262,7 @@ def _load_released(path, trainer: str, classnames, backbone, weights_dir, device
     card["training"] = UNKNOWN | {"threat": None, "epoch": theirs.epoch}
     card["prompts"] = {"values": sum(v.numel() for v in state["state_dict"].values())}
     model, tensors = serve(clip, names, spec, state["state_dict"], file), state["state_dict"]
-    return RobustClassifier(model, card, _preprocess(card), frozen=clip, learned=tensors)
+    return RobustClassifier(model, card, frozen=clip, learned=tensors)
 
 
 def _names(export: Export, classnames) -> list[str]:
@@ -324,15 +309,3 @@ def _backbone(export: Export, name: str | None, weights_dir) -> CLIPAdapter:
             f"takes {clip.resolution}x{clip.resolution}; fetch it or export it again"
         )
     return clip
-
-
-def _preprocess(card: dict) -> Preprocess:
-    """Return the transform that the tests of a card's model use."""
-    from dassl.config import get_cfg_default
-
-    cfg = get_cfg_default()
-    cfg.INPUT.SIZE = tuple(card["input"]["size"])
-    cfg.INPUT.INTERPOLATION = card["input"]["interpolation"]
-    cfg.INPUT.TRANSFORMS = ()
-    with contextlib.redirect_stdout(io.StringIO()):  # Dassl prints the steps
-        return Preprocess(cfg)

@@ -19,12 +19,7 @@ class HostVictim(ModelVictim):
     A trainer with a ``test`` of its own is asked through it: what that gives its evaluator first
     are the logits. All others answer by ``model_inference``. Pixels are normalised where the
     trainer's data loader does so. Parameters are frozen, and half precision becomes float32.
-
-    Args:
-        trainer: whose model is loaded.
-
-    Raises:
-        UserError: the trainer cannot be asked for logits.
+    UserError if the trainer cannot be asked for logits.
     """
 
     def __init__(self, trainer):
@@ -41,20 +36,12 @@ class HostVictim(ModelVictim):
         trainer.set_model_mode("eval")
         parts.eval().requires_grad_(False)
         _to_float32(trainer, parts)
-        inputs = trainer.cfg.INPUT
-        normalize = None
+        inputs, names = trainer.cfg.INPUT, trainer.dm.dataset.classnames
+        own = {"device": trainer.device, "name": type(trainer).__name__}
         if "normalize" in inputs.TRANSFORMS:
-            normalize = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
-        names = trainer.dm.dataset.classnames
-        self.parts = parts
-        super().__init__(
-            parts,
-            names,
-            normalize=normalize,
-            device=trainer.device,
-            name=type(trainer).__name__,
-        )
-        self.memo, self.undone = Memo(parts), False
+            own["normalize"] = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
+        super().__init__(parts, names, **own)
+        self.parts, self.memo, self.undone = parts, Memo(parts), False
 
     def answer(self, pixels):
         with _Connected() if self.undone else contextlib.nullcontext():
@@ -67,7 +54,9 @@ class HostVictim(ModelVictim):
         return found
 
     def digest(self):
-        loose = {f"loose {i}": t for i, t in enumerate(_loose(self.trainer, self.parts))}
+        owners = (self.trainer, *self.parts.modules())  # of neither parameters nor buffers
+        tensors = [v for owner in owners for v in vars(owner).values() if torch.is_tensor(v)]
+        loose = {f"loose {i}": tensor for i, tensor in enumerate(tensors)}
         state = {k: v for k, v in self.parts.state_dict().items() if torch.is_tensor(v)}
         statistics = {"mean": self.mean, "std": self.std}
         return tensors_digest(state | loose | statistics)
@@ -84,7 +73,12 @@ class HostVictim(ModelVictim):
         # else their gradient counts as the host computes it
         self.undone = torch.is_tensor(logits) and not logits.requires_grad
         found: set = set()
-        hooks = [m.register_forward_hook(_note_half(found)) for m in self.parts.modules()]
+
+        def note(module, args, output):
+            if torch.is_tensor(output) and output.dtype in HALF and output.requires_grad:
+                found.add(type(module).__name__)
+
+        hooks = [module.register_forward_hook(note) for module in self.parts.modules()]
         try:
             super().check(pixels, gradients=gradients)
         finally:
@@ -102,8 +96,7 @@ class HostVictim(ModelVictim):
 def ask(trainer, images: Tensor, labels: Tensor | None = None, *, own_test: bool):
     """Return what a trainer answers for normalised images, by its ``test`` or ``model_inference``.
 
-    Raises:
-        UserError: its ``test`` never gives its evaluator anything.
+    UserError if its ``test`` never gives its evaluator anything.
     """
     if not own_test:
         return trainer.model_inference(images)
@@ -174,20 +167,6 @@ class _Connected(TorchFunctionMode):
 def _has_own(trainer, name: str) -> bool:
     """Return True if a trainer's method is not one of Dassl's."""
     return getattr(type(trainer), name).__module__.partition(".")[0] != "dassl"
-
-
-def _note_half(found: set):
-    def hook(module, args, output):
-        if torch.is_tensor(output) and output.dtype in HALF and output.requires_grad:
-            found.add(type(module).__name__)
-
-    return hook
-
-
-def _loose(trainer, parts: nn.Module) -> list[Tensor]:
-    """Return tensors that are neither parameters nor buffers."""
-    owners = (trainer, *parts.modules())
-    return [v for owner in owners for v in vars(owner).values() if torch.is_tensor(v)]
 
 
 def _to_float32(trainer, parts: nn.Module) -> None:

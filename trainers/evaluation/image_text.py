@@ -77,8 +77,7 @@ def zero_shot(
         mean, std: of the pixels it expects; default: what the model says, else CLIP's (SigLIP of
             transformers: 0.5).
 
-    Raises:
-        UserError: another kind of model, wrong names or template, or no tokenizer.
+    UserError: another kind of model, wrong names or template, or no tokenizer.
     """
     split = classnames.split(",") if isinstance(classnames, str) else classnames
     names = [name.strip() if isinstance(name, str) else "" for name in split]

@@ -22,8 +22,7 @@ class Memo:
     def start(self, forward, pixels: Tensor) -> None:
         """Find the modules, and use them only if the logits are bitwise those of before.
 
-        Args:
-            forward: pixels (B, 3, H, W) in [0, 1] -> logits.
+        These are what ``forward`` makes of pixels (B, 3, H, W) in [0, 1].
         """
         self.stop()
         pixels = pixels.detach()

@@ -26,11 +26,8 @@ class ModelVictim(Victim):
         device: where pixels are expected; default: that of the module's parameters, else the CPU.
         name: in tables and messages; default: that of the class or function.
 
-    Attributes:
-        modules: the model, or the modules that the function calls.
-
-    Raises:
-        UserError: ``normalize`` is not of that form, or the model computes in half precision.
+    Its ``modules`` are the model, or those that the function calls.
+    UserError: ``normalize`` is not of that form, or the model computes in half precision.
     """
 
     def __init__(
@@ -88,20 +85,17 @@ class ModelVictim(Victim):
     def check(self, pixels: Tensor, *, gradients: bool = True) -> None:
         """Ask the model once and refuse answers that are no logits or cannot be attacked.
 
-        Args:
-            pixels: (B, 3, H, W) in [0, 1].
-            gradients: whether an attack needs the gradient of the logits in the pixels.
-
-        Raises:
-            UserError: another type or shape, probabilities, or no gradient.
+        Pixels are (B, 3, H, W) in [0, 1]; an attack may need ``gradients`` of the logits in them.
+        UserError: another type or shape, probabilities, or no gradient.
         """
         pixels = pixels.clone().requires_grad_()
         try:
             logits = self.logits(pixels)
         except (RuntimeError, ValueError, TypeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             raise UserError(
                 f"{self.name} cannot take pixels of shape {tuple(pixels.shape)} on {self.device} "
-                f"({_first_line(error)}); give images of its size, or size=..., and its device"
+                f"({reason}); give images of its size, or size=..., and its device"
             ) from error
         if not self.classnames and torch.is_tensor(logits) and logits.dim() == 2:
             self.classnames = [str(i) for i in range(logits.shape[1])]
@@ -127,7 +121,10 @@ class ModelVictim(Victim):
                 f"{self.name} returns probabilities (each row sums to 1), whose gradients vanish; "
                 "return logits, what its softmax is applied to"
             )
-        if gradients and not _leads_to(logits, pixels):
+        found = None
+        if gradients and logits.requires_grad:
+            (found,) = torch.autograd.grad(logits.sum(), pixels, allow_unused=True)
+        if gradients and found is None:
             raise UserError(
                 f"no gradient leads from the logits of {self.name} to the pixels (torch.no_grad, "
                 "detach, or NumPy inside); remove that, or attack it with Square, which needs none"
@@ -165,13 +162,6 @@ def modules_in(model, depth: int = 3) -> list[nn.Module]:
     return list(dict.fromkeys(found))
 
 
-def _leads_to(logits: Tensor, pixels: Tensor) -> bool:
-    """Return True if the logits have a gradient in the pixels."""
-    if not logits.requires_grad:
-        return False
-    return torch.autograd.grad(logits.sum(), pixels, allow_unused=True)[0] is not None
-
-
 def _statistics(normalize, device) -> tuple[Tensor, Tensor]:
     """Return mean and std (1, 3, 1, 1)."""
     try:
@@ -185,7 +175,3 @@ def _statistics(normalize, device) -> tuple[Tensor, Tensor]:
             "in [0, 1], such as ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))"
         ) from error
     return values[0].view(1, 3, 1, 1), values[1].view(1, 3, 1, 1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

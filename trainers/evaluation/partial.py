@@ -18,10 +18,6 @@ class Partial:
     checks: dict = field(default_factory=dict)  # the fields of :class:`AttackChecks`
     seconds: float = 0.0  # wall time, summed over interrupted runs
 
-    def unknown(self) -> list[int]:
-        """Return the samples that are still to be attacked."""
-        return [i for i, right in enumerate(self.right) if right is None]
-
 
 class Progress:
     """The progress of one attack on ``count`` samples, kept in ``FOLDER/KEY.json``.
@@ -40,7 +36,7 @@ class Progress:
 
     def known(self) -> int:
         """Return the number of samples that are attacked already."""
-        return len(self.whole.right) - len(self.whole.unknown())
+        return len(self.whole.right) - len(self.todo())
 
     def forget(self) -> None:
         """Start again from nothing."""
@@ -49,7 +45,7 @@ class Progress:
 
     def todo(self) -> list[int]:
         """Return the samples that are still to be attacked."""
-        return self.whole.unknown()
+        return [i for i, right in enumerate(self.whole.right) if right is None]
 
     def add(self, samples: list[int], right: list[bool], result, clean, again=None) -> None:
         """Note a batch: who is still right, the result, and how many are right by other answers."""

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +15,14 @@ from ..utils.errors import UserError
 from ..utils.images import batches
 from ..utils.io import sha256_file
 
+AS_GIVEN: Any = SimpleNamespace(key="tensors as given")  # a preprocessing that is never called
+
 
 class ImageList:
     """The images of an evaluation or a bank; every file is hashed once, however many use it.
 
-    Args:
-        items: objects with ``impath`` and ``label``, or (path, label) pairs.
-        preprocess: RGB image -> (3, H, W) in [0, 1], deterministic; its attribute ``key`` names it.
-
-    Attributes:
-        paths: the N files.
-        labels: the N classes.
+    The ``items`` are objects with ``impath`` and ``label``, or (path, label) pairs. ``preprocess``
+    makes (3, H, W) in [0, 1] of an RGB image, without randomness; its attribute ``key`` names it.
     """
 
     def __init__(self, items: Sequence, preprocess: Callable[[Image.Image], torch.Tensor]):
@@ -41,11 +40,7 @@ class ImageList:
         return [(Path(p).name, label) for p, label in zip(self.paths, self.labels, strict=True)]
 
     def digest(self, position: int) -> str:
-        """Return the hex SHA-256 of one file.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
+        """Return the hex SHA-256 of one file; UserError if it cannot be read."""
         if position not in self._digests:
             path = self.paths[position]
             try:
@@ -85,12 +80,9 @@ class ImageList:
 class PixelList(ImageList):
     """Images that are tensors already; all of them are read once, for labels and digests.
 
-    Args:
-        source: N pairs of pixels (3, H, W) in [0, 1] and a label, such as a ``Dataset`` of torch;
-            position i always gives the same pair.
-
-    Raises:
-        UserError: another type, shape or range, or an image that changes between two readings.
+    The ``source`` holds N pairs of pixels (3, H, W) in [0, 1] and a label, such as a ``Dataset`` of
+    torch; position i always gives the same pair. UserError: another type, shape or range, or an
+    image that changes between two readings.
     """
 
     def __init__(self, source):
@@ -113,7 +105,7 @@ class PixelList(ImageList):
                 "image 0 is another one at the second reading; give the data set its test "
                 "transform, without random crops or flips"
             )
-        super().__init__([(f"image {i}", label) for i, label in enumerate(labels)], _as_given)
+        super().__init__([(f"image {i}", label) for i, label in enumerate(labels)], AS_GIVEN)
         self._digests = dict(enumerate(digests))
 
     def _pair(self, i: int) -> tuple[torch.Tensor, int]:
@@ -157,13 +149,6 @@ class PixelList(ImageList):
 def _digest(pixels: torch.Tensor) -> str:
     values = np.ascontiguousarray(pixels.numpy())
     return hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).hexdigest()
-
-
-def _as_given(image: Image.Image) -> torch.Tensor:
-    raise NotImplementedError("these images are tensors already")
-
-
-_as_given.key = "tensors as given"
 
 
 def _progress(count: int, title: str, **look) -> tqdm:

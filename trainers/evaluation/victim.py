@@ -4,12 +4,13 @@ Evaluation, self-checks, pictures and transfer know a model through :class:`Vict
 can be attacked gets an adapter; :class:`TrainerVictim` is the one of our own trainers.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attacks import tower_in
 from ..backbone import CLIPAdapter, cosine_logits, text_features
@@ -31,8 +32,22 @@ def answers(logits: Tensor, name: str) -> Tensor:
     return logits.argmax(1)
 
 
+@contextlib.contextmanager
+def evaluating(modules: Iterable[nn.Module]):
+    """Put modules into evaluation mode for a while."""
+    training = [part for module in modules for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 class Victim:
-    """A model under test. An adapter sets the attributes and defines ``logits`` and ``digest``.
+    """A model under test. An adapter sets the attributes and defines ``digest``, and ``logits`` or
+    ``features`` and ``score``.
 
     Attacks on the embedding, on the hand-made prompt and on the surrogate ``clip`` need ``clip``.
     With ``frozen_image_tower``, ``features`` is ``clip.encode_image``: features of images are then
@@ -54,7 +69,7 @@ class Victim:
 
     def logits(self, pixels: Tensor, prec: str = "fp32") -> Tensor:
         """Return logits (B, K) of pixels (B, 3, H, W) in [0, 1], with gradients, in ``prec``."""
-        raise NotImplementedError
+        return self.score(tower_in(prec, self.features)(pixels))
 
     def digest(self) -> str:
         """Return a hex digest of everything that the logits depend on besides the pixels."""
@@ -140,9 +155,6 @@ class TrainerVictim(Victim):
 
     def score(self, features):
         return cosine_logits(features, self.texts, self.clip.logit_scale)
-
-    def logits(self, pixels, prec="fp32"):
-        return self.score(tower_in(prec, self.features)(pixels))
 
     def digest(self):
         digest = hashlib.sha256(f"{self.clip.sha256} {self.trainer.prompt_digest()}".encode())

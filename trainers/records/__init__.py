@@ -63,8 +63,7 @@ def new_record(
             ``train_threat`` is ``AttackSpec.describe()`` of the training attack; ``clean`` and
             ``attacks`` may wait while ``status`` is ``running``.
 
-    Raises:
-        UserError: a field is missing or unknown, or has a wrong type or range.
+    UserError: a field is missing or unknown, or has a wrong type or range.
     """
     record = {
         "schema": SCHEMA,
@@ -89,8 +88,7 @@ def new_record(
 def write_record(path, record: Mapping) -> Path:
     """Check ``record``, write it atomically to a run folder or to a file, and return its path.
 
-    Raises:
-        UserError: the record is invalid or the file cannot be written; the old one stays.
+    UserError if it is invalid or the file cannot be written; the old one stays.
     """
     path = Path(path) if Path(path).name == FILE_NAME else Path(path) / FILE_NAME
     write_json(path, validate_record(dict(record), path))
@@ -98,11 +96,7 @@ def write_record(path, record: Mapping) -> Path:
 
 
 def read_record(path) -> dict:
-    """Read and check one record file.
-
-    Raises:
-        RecordError: unreadable, of another schema, or with a wrong field.
-    """
+    """Read one record file; RecordError: unreadable, of another schema, or with a wrong field."""
     try:
         record = read_json(path)
     except UserError as error:
@@ -123,8 +117,7 @@ def read_record(path) -> dict:
 def completed_record(folder) -> dict | None:
     """Return the record of a run folder if that run is completed, else None.
 
-    Raises:
-        UserError: there is a record but it is damaged or of another schema.
+    UserError if there is a record but it is damaged or of another schema.
     """
     path = Path(folder) / FILE_NAME
     if not path.exists():
@@ -136,11 +129,8 @@ def completed_record(folder) -> dict | None:
 def load_records(*roots) -> Loaded:
     """Find every ``record.json`` in ``roots``, sorted by path; links are followed once.
 
-    A file that lies in two roots counts once. Nothing is left out silently: what is not a
-    completed record of this schema is listed in ``problems``.
-
-    Raises:
-        UserError: a root does not exist.
+    A file that lies in two roots counts once. Nothing is left out silently: what is not a completed
+    record of this schema is listed in ``problems``. UserError if a root does not exist.
     """
     found = Loaded({}, [])
     seen: set[str] = set()

@@ -10,17 +10,11 @@ MAGNIFICATION = 10  # of perturbations in pictures
 
 
 def load_examples(path) -> dict:
-    """Return the examples of a run.
+    """Return the examples in ``examples.safetensors`` or the run folder that holds it.
 
-    Args:
-        path: ``examples.safetensors`` or the run folder that holds it.
-
-    Returns:
-        clean, adversarial: tensors (N, 3, H, W) in [0, 1]; labels: N class names; before, after:
-        N pairs of class name and probability; eps in [0, 1] or None; title.
-
-    Raises:
-        UserError: missing, damaged, or another kind of file.
+    These are clean, adversarial: tensors (N, 3, H, W) in [0, 1]; labels: N class names; before,
+    after: N pairs of class name and probability; eps in [0, 1] or None; title. UserError: missing,
+    damaged, or another kind of file.
     """
     path = Path(path)
     path = path / EXAMPLES if path.is_dir() else path

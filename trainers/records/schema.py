@@ -154,11 +154,8 @@ def validate_record(record, where="record") -> dict:
     """Return ``record`` after checking type and range of every field.
 
     A ``running`` record may lack the clean figure; a ``completed`` one may not. Attack fields
-    beyond the known ones (a momentum, a kernel) are allowed and count as part of the threat
-    model.
-
-    Raises:
-        UserError: names ``where`` (the file), the field, its value and what is expected.
+    beyond the known ones (a momentum, a kernel) are allowed and count as part of the threat model.
+    A UserError names ``where`` (the file), the field, its value and what is expected.
     """
 
     def fail(field, value, expected, found=""):

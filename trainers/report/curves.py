@@ -201,10 +201,8 @@ def attack_panels(records: Mapping[Path, dict], axis: str) -> tuple[list[Panel],
 
     The points of a curve are attacks of one model, from one record or from several, that differ in
     that field alone. Everything else that differs is another curve or another panel. Returns the
-    panels with a curve of at least two values, and notes on what is left out.
-
-    Raises:
-        NothingVaries: no model was attacked by two attacks that differ in ``axis`` alone.
+    panels with a curve of at least two values, and notes on what is left out. NothingVaries: no
+    model was attacked by two attacks that differ in ``axis`` alone.
     """
     found = [_panel(table, axis, {axis}) for table in _attack_tables(records, axis)]
     panels = [panel for panel in found if panel.curves]

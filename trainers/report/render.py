@@ -46,8 +46,7 @@ def render(
         costs: add trainable parameters and seconds per method (HTML always has them).
         paper: add published figures.
 
-    Raises:
-        UserError: a root does not exist or holds no completed record.
+    UserError: a root does not exist or holds no completed record.
     """
     roots = list(roots)
     records, remarks = load(roots)

@@ -53,8 +53,7 @@ def extend_cfg(cfg) -> None:
 def with_testtime(cfg, victim, defence: Defence | None) -> Defence | None:
     """Put the test-time defence that ``cfg`` names behind an input defence, around ``victim``.
 
-    Raises:
-        UserError: the model lacks what the method needs.
+    UserError if the model lacks what the method needs.
     """
     if not (name := cfg.TESTTIME.NAME):
         return defence

@@ -94,13 +94,10 @@ class TestTime(Defence):
         return self.counted(self.victim.features)(images).float()
 
     def adapted(self, forward: Forward, attack: bool, images: Tensor, seeds: Sequence[int]):
-        """Return the adapted model's logits (B, K).
+        """Return the adapted model's logits (B, K) of images (B, 3, H, W) in [0, 1].
 
-        Args:
-            forward: the model as it is.
-            attack: the answer is to be differentiated: what has no gradient gets a surrogate's.
-            images: (B, 3, H, W) in [0, 1].
-            seeds: an image's randomness comes from its own alone.
+        ``forward`` is the model as it is. For an ``attack`` the answer is to be differentiated:
+        what has no gradient gets a surrogate's. An image's randomness comes from its seed alone.
         """
         raise NotImplementedError
 

@@ -8,11 +8,7 @@ from .views import log_mean, most_confident, picked, views_of
 
 
 class OfViews(TestTime):
-    """A method that answers from the views of an image.
-
-    Attributes:
-        count: its views where ``TESTTIME.VIEWS`` is 0.
-    """
+    """A method that answers from the views of an image, ``count`` where ``TESTTIME.VIEWS`` is 0."""
 
     count = 64
 

@@ -1,7 +1,5 @@
 """SS-TPT: views weighted by suitability and stability."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -56,9 +54,8 @@ class SSTPT(Tuned):
     def known(self, features: Tensor, logits: Tensor, weak: Tensor) -> Tensor:
         """Return how well views suit and how stable they are (2, V).
 
-        Args:
-            features: (V, D), of unit length.
-            logits, weak: (V, K) before and after the weak augmentation.
+        Their ``features`` (V, D) have unit length; ``logits`` and ``weak`` (V, K) are those before
+        and after the weak augmentation.
         """
         others = len(features) - 1
         far = (2 - 2 * features @ features.mT).sum(1) / others
@@ -90,8 +87,7 @@ def weakly(views: Tensor, seed: int) -> Tensor:
         interpolation=op.InterpolationMode.BILINEAR,
     )
     if rng.random() < 0.5:
-        changes: Sequence = (op.adjust_brightness, op.adjust_contrast, op.adjust_saturation)
-        for change in changes:
+        for change in (op.adjust_brightness, op.adjust_contrast, op.adjust_saturation):
             views = change(views, rng.uniform(0.92, 1.08))
         hue = op.adjust_hue(views.detach(), rng.uniform(-0.02, 0.02))
         views = moved(views, hue)  # torchvision's writes in place, which gradients refuse

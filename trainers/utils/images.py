@@ -1,5 +1,7 @@
 """Images from files to pixels in [0, 1]: one preprocessing for bank and test."""
 
+import contextlib
+import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,6 +29,16 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         return self._transform(image)
+
+
+def clip_preprocess(size: Sequence[int], interpolation: str) -> Preprocess:
+    """Return CLIP's resize and centre crop to ``size``, without normalisation."""
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION, cfg.INPUT.TRANSFORMS = tuple(size), interpolation, ()
+    with contextlib.redirect_stdout(io.StringIO()):  # Dassl prints the steps
+        return Preprocess(cfg)
 
 
 def load_image(path: str, preprocess: Callable[[Image.Image], torch.Tensor]) -> torch.Tensor:

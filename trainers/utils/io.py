@@ -81,10 +81,8 @@ def _is_alive(pid: int) -> bool:
 def atomic_write(path):
     """Yield a temporary path next to ``path`` that replaces it when the block succeeds.
 
-    The old file stays intact when the block fails or the disk is full.
-
-    Raises:
-        UserError: the folder is not writable or the disk is full.
+    The old file stays intact when the block fails or the disk is full. UserError if the folder is
+    not writable or the disk is full.
     """
     path = Path(path)
     writable_dir(path.parent)
@@ -244,8 +242,7 @@ def load_tensors(
 ) -> tuple[dict[str, torch.Tensor], dict]:
     """Return tensors (on the CPU) and metadata that :func:`save_tensors` wrote, if they are whole.
 
-    Raises:
-        UserError: the file is missing, truncated, altered, or not ours; ``advice`` ends the text.
+    UserError if the file is missing, truncated, altered, or not ours; ``advice`` ends the text.
     """
     try:
         with safe_open(str(path), framework="pt") as handle:

@@ -34,11 +34,8 @@ def stratified_subset(items, n: int) -> list:
 def images_to_test(test: list, cfg) -> list:
     """Return the test images that ``TEST.SUBSET`` leaves.
 
-    Our data sets have drawn them already, and a second draw changes nothing; those of a fork do
-    not know the key.
-
-    Raises:
-        UserError: ``TEST.FIRST`` with a data set of a fork.
+    Our data sets have drawn them already, and a second draw changes nothing; those of a fork do not
+    know the key. UserError for ``TEST.FIRST`` with a data set of a fork.
     """
     if 0 < cfg.TEST.FIRST < len(test):
         raise UserError(
