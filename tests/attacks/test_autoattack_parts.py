@@ -99,6 +99,8 @@ def test_starts_lie_on_the_edge_and_depend_on_the_seed_alone(norm):
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(start[0], start[2]) and not torch.equal(start[0], start[1])
     torch.testing.assert_close(distance(start, clean, norm), torch.full((3,), 0.1))
+    moved = (start - clean).flatten()
+    assert 0.4 < (moved > 0).float().mean() < 0.6  # as often up as down
 
 
 @both

@@ -474,12 +474,14 @@ def test_rows_that_are_not_finite_are_refused_with_the_image(items, tmp_path):
         def encode_image(self, pixels):
             features = super().encode_image(pixels)
             if len(self.sizes) == 2:
-                features[1, 0] = torch.inf
+                features[1:, 0] = torch.inf
             return features
 
     with pytest.raises(UserError, match="not finite") as error:
         build(items, tmp_path, Overflow(), spec=None, views=1, chunk=256)
-    assert items[4][0] in str(error.value)  # second batch of three, second image
+    assert items[4][0] in str(
+        error.value
+    )  # second batch of three, of whose wrong images the first is named
 
 
 def test_normalised_pixels_are_refused(items, tmp_path):

@@ -375,6 +375,29 @@ def test_open_clip_models_answer_as_their_own_forward(bias, texts):
         advprompt.evaluate(model, pixels, [0, 1, 2, 0])
 
 
+def test_a_models_own_tokenizer_and_size_are_found(texts):
+    from open_clip.model import CLIP
+
+    text = {"layers": 1, "width": 64, "heads": 2}
+    model = CLIP(32, VISION, text).eval()  # whose context length is its own, not its text tower's
+    classifier = advprompt.zero_shot(model, NAMES)
+    expected = nn.functional.normalize(model.encode_text(texts), dim=-1)
+    assert (classifier.texts - expected).abs().max() < 1e-6 and classifier.resolution == 32
+
+    class Bare(nn.Module):  # says nothing of its images
+        encode_image, encode_text = (
+            staticmethod(model.encode_image),
+            staticmethod(model.encode_text),
+        )
+        logit_scale = torch.tensor(1.0)
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+    assert advprompt.zero_shot(Bare(), NAMES, tokenizer=lambda t: texts).resolution == 224
+
+
 @pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
 def test_transformers_models_answer_as_their_own_forward(kind, texts):
     transformers = pytest.importorskip("transformers")

@@ -17,7 +17,7 @@ import advprompt
 from advprompt.cli import test as command
 from advprompt.engine import hosts
 from advprompt.evaluation.host import HostVictim, ask
-from advprompt.evaluation.memo import Memo
+from advprompt.evaluation.memo import Memo, _same
 
 TOY = Path(__file__).parents[1] / "hosts" / "dassl_fork" / "coop"
 SMALL = Path(__file__).parents[1] / "hosts" / "small_trainer.py"
@@ -278,3 +278,21 @@ def test_our_own_trainer_goes_the_way_of_eval_only(monkeypatch):
     assert given[0][:3] == ["--eval-only", "--trainer", "AdvPT"]
     assert given[0][-2:] == ["DATASET.NAME", "shapes"] and "linf4" in given[0]
     assert "AdvPT" in TRAINER_REGISTRY.registered_names()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (torch.ones(2), torch.ones(2), True),
+        (torch.ones(2), torch.ones(2, dtype=torch.double), False),
+        (torch.ones(2), torch.zeros(2), False),
+        ("a", "a" + "", True),
+        (12345, int("12345"), True),
+        (1, 1.0, False),
+        (1, True, False),
+        (2.5, 3.5, False),
+        ([1], [1], False),  # a list may change inside
+    ],
+)
+def test_inputs_are_the_same_by_content_and_type(one, other, same):
+    assert _same(one, other) is same
