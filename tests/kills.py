@@ -265,7 +265,8 @@ class World:
         Local.submit = lambda *words: Handle(*words)
         defaults()  # declares the keys of all rooms
         for name in SLOW:
-            importlib.import_module(name)
+            with contextlib.suppress(ModuleNotFoundError):  # tensorboard is optional
+                importlib.import_module(name)
         for name in COMMANDS:
             command(name)
         make_toy(folder / "toy.pt")

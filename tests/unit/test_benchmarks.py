@@ -49,14 +49,14 @@ def test_an_attack_goes_back_through_the_text_where_its_code_does(
     clip, monkeypatch, code, in_attacks
 ):
     """torchattacks asks for the images' gradients alone, FAP's attack fills the prompts' too."""
-    deep, seen = jobs._deep, []
+    deep, seen = jobs.deep, []
 
     def watched(*args):
         model = deep(*args)
         model.text_prompts.register_hook(lambda gradient: seen.append(1))
         return model
 
-    monkeypatch.setattr(jobs, "_deep", watched)
+    monkeypatch.setattr(jobs, "deep", watched)
     jobs.training(clip, 5, 2, 0, code=code).plain()
     assert len(seen) == in_attacks + 1  # PGD-2, then the step's own gradients
 
