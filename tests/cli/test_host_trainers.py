@@ -296,3 +296,13 @@ def test_our_own_trainer_goes_the_way_of_eval_only(monkeypatch):
 )
 def test_inputs_are_the_same_by_content_and_type(one, other, same):
     assert _same(one, other) is same
+
+
+def test_keys_of_a_test_time_defence_are_ours_in_a_fork_too():
+    from advprompt.config import host
+
+    words = ["--root", "x", "TESTTIME.NAME", "ensemble", "DEFENCE.EOT", "2", "OPTIM.LR", "1"]
+    theirs, ours = command._split(words)
+    assert theirs == ["--root", "x", "OPTIM.LR", "1"]
+    assert ours == ["TESTTIME.NAME", "ensemble", "DEFENCE.EOT", "2"]
+    assert "TESTTIME.NAME".startswith(host.ATTACKS)  # a fork that ignores them says so

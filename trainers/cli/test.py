@@ -21,7 +21,7 @@ from ..utils.images import Preprocess
 from ..utils.io import sha256_file
 from .train import main as train
 
-OURS: tuple[str, ...] = ("ATTACK.THREAT", "ATTACK.TEST.", "DEFENCE.")
+OURS: tuple[str, ...] = ("ATTACK.THREAT", "ATTACK.TEST.", "DEFENCE.", "TESTTIME.")
 OURS += tuple(f"TEST.{k}" for k in ("SUBSET", "FIRST", "PROBES", "PICTURE", "SAVE_ADV"))
 
 
@@ -132,7 +132,8 @@ def _inputs(trainer, threat: str, pairs: list[str]):
     cfg = trainer.cfg.clone()  # the host's settings, and ours of the test
     cfg.defrost()
     keys.extend_cfg(cfg)
-    cfg.TEST, cfg.DEFENCE, cfg.ATTACK.TEST = own.TEST, own.DEFENCE, own.ATTACK.TEST
+    cfg.TEST, cfg.ATTACK.TEST = own.TEST, own.ATTACK.TEST
+    cfg.DEFENCE, cfg.TESTTIME = own.DEFENCE, own.TESTTIME
     dataset = trainer.dm.dataset
     data = Data(dataset, cfg)
     names = {item.label: item.classname for item in dataset.test}

@@ -14,7 +14,11 @@ from .shipped import PACKAGE
 
 # Of ATTACK, merged by our rules: sizes as 4 or "4/255", and the name of a threat model
 OURS = ("THREAT", "TRAIN", "TEST")
-ATTACKS = (*(f"ATTACK.{name}" for name in OURS), "DEFENCE.")  # what only our trainers heed
+ATTACKS = (
+    *(f"ATTACK.{name}" for name in OURS),
+    "DEFENCE.",
+    "TESTTIME.",
+)  # what only our trainers heed
 ROOT = __package__.rpartition(".")[0]  # advprompt, or trainers.advprompt in a fork
 PREFIX = "advprompt."  # of our trainers whose names the host has
 

@@ -30,7 +30,7 @@ from .testing import evaluation_on, finish, run_attacks
 from .zoo import ClassifierVictim, RobustClassifier, load
 
 GRADIENT_FREE = ("square",)
-OWN = "each model's own"  # the backbone of models of which nobody says on what they are built
+OWN = "each model's own"  # the backbone of models whose backbone is unknown
 TRAINING = {"shots", "epochs", "train_threat"}  # known together or not at all
 ALSO = {"seed", "protocol", "source", "backbone", "paper"}
 

@@ -366,7 +366,7 @@ def no_gain(right: int, again: dict) -> list[str]:
 def defence_order(alone: int, hidden: int, n: int) -> list[str]:
     """Warn where an attack through a defence leaves more than chance beyond the same one without.
 
-    ``alone`` and ``hidden`` are how many of ``n`` images are right without it and through it.
+    ``alone`` of ``n`` images are right under the attack through it, ``hidden`` under the other.
     """
     if not unlikely(alone - hidden, n, ORDER_SHARE):
         return []

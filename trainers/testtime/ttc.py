@@ -17,7 +17,7 @@ class TTC(TestTime):
     """Moves an image away from its own features, unless random noise already moves it far.
 
     Every image gets noise or a counterattack, clean ones too. An attack goes through by BPDA: the
-    move is computed anew at every step, and its gradient taken for the identity's.
+    move is computed again at every step, and its gradient taken for the identity's.
     """
 
     name = "ttc"
