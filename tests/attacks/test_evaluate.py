@@ -472,3 +472,15 @@ def test_classify_prints_the_top_classes_of_paths_and_folders(white_box, pets, t
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no images"):
         classify.main([str(run), str(tmp_path / "empty")])
+
+
+def test_weights_of_an_unknown_backbone_are_unknown(model, images, labels, tmp_path):
+    from advprompt.report.render import render
+
+    for name in ("a", "b"):
+        record = advprompt.evaluate(model, images, labels, **PGD, name=name, folder=tmp_path / name)
+        assert record["weights_sha256"] is None and record["prompts_sha256"]
+    named = advprompt.evaluate(model, images, labels, **PGD, backbone="ViT-H/99")
+    assert named["weights_sha256"] is None  # it is not on this machine
+    text, _ = render([str(tmp_path)], "markdown")
+    assert "weights sha256 unknown" in text and "| a " in text and "| b " in text

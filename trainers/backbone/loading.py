@@ -104,12 +104,12 @@ def find_weights(name: str, weights_dir=None) -> Weights:
     return (_file_weights if kind == "file" else _open_clip_weights)(rest, weights_dir)
 
 
-def digest_of_name(name: str) -> str:
-    """Return the digest of a backbone that is on this machine; of others, that of the name."""
+def digest_of_name(name: str) -> str | None:
+    """Return the digest of a backbone's weights; None where they are not on this machine."""
     kept = OPENAI.get(name) and Path(CACHE, openai_url(name).rpartition("/")[2]).expanduser()
     if name in tiny.NAMES or name.startswith("file:") or (kept and kept.is_file()):
         return weights_digest(find_weights(name))
-    return hashlib.sha256(name.encode()).hexdigest()
+    return None
 
 
 def check_name(name: str) -> None:

@@ -115,7 +115,7 @@ _FIELDS = {
     "shots": _optional(_FROM_MINUS_1),  # 0 is zero-shot, -1 all; null: unknown training
     "seed": _FROM_MINUS_1,  # of the training; -1: not fixed, or unknown
     "backbone": _TEXT,
-    "weights_sha256": _SHA256,
+    "weights_sha256": _optional(_SHA256),  # null: unknown, of a model that is not ours
     "prompt_parameters": _COUNT,
     "classes": _POSITIVE,
     "train_threat": _optional(_OBJECT),

@@ -118,7 +118,7 @@ def arrange(records: Mapping[Path, dict]) -> list[Table]:
         first = table.first
         start = (table.source if table.protocol != BASE_TO_NEW else None) or name_of(first)
         split = "" if table.across else first["split"]
-        return start, table.protocol, first["backbone"], first["weights_sha256"], split
+        return start, table.protocol, first["backbone"], first["weights_sha256"] or "", split
 
     tables_of.mark_data([*joined, *single])
     return sorted([*joined, *single], key=order)

@@ -67,7 +67,8 @@ def caption(table: Table) -> list[str]:
     subset = max(record["subset"] or 0 for record in tests)
     start = max(record["config"].get("TEST.FIRST", 0) for record in tests)
     images, lines = records_of.test_images(subset, start), []
-    lines.append(f"backbone {first['backbone']}, weights sha256 {first['weights_sha256'][:12]}")
+    weights = (first["weights_sha256"] or "unknown")[:12]
+    lines.append(f"backbone {first['backbone']}, weights sha256 {weights}")
     if table.across:
         lines += _caption_across(table, images)
     else:

@@ -295,7 +295,7 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
         tables.append(table)
     order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
     mark_data(tables)
-    return sorted(tables, key=lambda t: [t.first[key] for key in order])
+    return sorted(tables, key=lambda t: [t.first[key] or "" for key in order])
 
 
 def mark_data(tables: Iterable[Table]) -> None:
