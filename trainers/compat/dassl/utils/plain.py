@@ -116,5 +116,3 @@ def stand_ins():
     """Return a context in which ``weights_only`` reads what Dassl pickles, executing nothing."""
     able = torch.__version__ >= (2, 6)  # before, files with objects are refused
     return torch.serialization.safe_globals(_OBJECTS) if able else contextlib.nullcontext()
-
-
