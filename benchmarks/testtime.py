@@ -37,7 +37,7 @@ class ZeroShot(Victim):
     """CLIP with a hand-made prompt, in ``Victim``'s terms."""
 
     def __init__(self, state: dict, names: list[str]):
-        self.clip = make_adapter(state, name="random", precision="fp32", provider="open_clip")
+        self.clip = make_adapter(state, name="random", provider="open_clip")
         self.classnames, self.template, self.device = names, TEMPLATE, self.clip.device
         self.sentences = templates.fill(TEMPLATE, names)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..config import keys, merging
 from ..engine import run, run_folder
-from ..experiments.state import default_cfg, register_datasets
+from ..experiments.state import register_datasets
 from ..utils.errors import Mistakes
 
 ROOT = os.environ.get("DATA") or "data"
@@ -23,7 +23,7 @@ ROOT = os.environ.get("DATA") or "data"
 
 def settings(folder: str, attack_file: str, root: str, opts: list[str]):
     """Return a test's configuration and run; UserError for no run, or a wrong file or override."""
-    cfg = default_cfg()
+    cfg = keys.default_cfg()
     stored, tested = run_folder.stored(folder)
     kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}
     run_folder.restore(cfg, kept, folder)

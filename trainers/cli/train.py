@@ -76,7 +76,7 @@ def setup_cfg(args: argparse.Namespace):
     UserError if a file is missing or a key or value is wrong.
     """
     state.register_datasets()
-    cfg = state.default_cfg()
+    cfg = keys.default_cfg()
     nowhere = cfg.OUTPUT_DIR
     mistakes = Mistakes()
     for kind in ("dataset", "", "attack", "test_attack"):

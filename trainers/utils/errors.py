@@ -61,9 +61,8 @@ def plainly() -> Iterator[None]:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return `` Did you mean A or B?``, or all choices where none is close."""
-    choices = sorted(map(str, choices))
-    by_lower = {c.lower(): c for c in choices}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)
+    by_lower = {str(c).lower(): str(c) for c in choices}
+    close = difflib.get_close_matches(str(name).lower(), sorted(by_lower), n=3)
     if close:
         return f" Did you mean {' or '.join(by_lower[c] for c in close)}?"
-    return f" Choose one of: {', '.join(choices)}."
+    return f" Choose one of: {', '.join(sorted(by_lower.values()))}."
