@@ -139,13 +139,14 @@ def measure(
     cfg,
     folder: Path | None,
     *,
-    warnings: Sequence[str] = (),
+    predicted: Sequence[int] | None = None,
     **facts,
 ) -> dict:
     """Attack a victim as ``cfg`` says and return the record, which is kept in ``folder``, if any.
 
-    Every attack's entry gets the ``warnings``, the record the ``facts`` about the model. UserError
-    if the folder holds a record of another model, other images or another threat.
+    ``predicted`` are the classes that the model's own code predicts: where ours differ, every
+    attack's entry has a warning. The record gets the ``facts`` about the model. UserError if the
+    folder holds a record of another model, other images or another threat.
     """
     images = given.images
     if not len(images):
@@ -199,6 +200,9 @@ def measure(
         found = evaluation.clean().argmax(1)
         clean = 100 * evaluation.clean_right.float().mean().item()
         print(f"* clean accuracy {clean:.1f}% of {len(images)} images")
+        warnings = []
+        if predicted is not None:
+            warnings = _compare(found.tolist(), predicted, images.labels, cfg)
         _check_order(found.tolist(), images.labels, given)
         describe([])  # refuses before the work, not after
         attacks = run_attacks(cfg, evaluation)
@@ -209,6 +213,21 @@ def measure(
             title = f"{cfg.TRAINER.NAME}, {given.name}"
             finish(evaluation, cfg, folder, record, title)
         return record
+
+
+def _compare(found: list[int], own: Sequence[int], labels: Sequence[int], cfg) -> list[str]:
+    """Compare predictions with those of a host's own test, image by image; return warnings."""
+    equal = sum(a == b for a, b in zip(found, own, strict=True))
+    ours, theirs = (
+        100 * sum(a == b for a, b in zip(answers, labels, strict=True)) / len(labels)
+        for answers in (found, own)
+    )
+    cfg.HOST.PREDICTIONS = (
+        f"clean accuracy {ours:.1f}% through this path, {theirs:.1f}% by the host's own test: "
+        f"predictions equal on {equal} of {len(own)} images"
+    )
+    print(f"* {cfg.HOST.PREDICTIONS}")
+    return [cfg.HOST.PREDICTIONS] * (equal < len(own))
 
 
 def _check_same(record: dict, victim: Victim, given: Images, cfg, folder: Path) -> None:
