@@ -113,6 +113,8 @@ def _ours(name: str) -> str:
 
 
 def _known(name: str, choices, what: str, key: str) -> None:
+    if not name:
+        raise UserError(f"no {what} is given ({key}).{nearest('', choices)}")
     if name not in choices:
         raise UserError(f"{what} {name!r} ({key}) is unknown.{nearest(name, choices)}")
 
