@@ -16,6 +16,8 @@ from ..utils.errors import UserError
 from .ensemble import OfViews
 from .views import most_confident, picked
 
+TEXTS = 4096  # of all images, that are tuned in one pass
+
 
 def keys_of_tuning(select: float, source: str) -> dict[str, Key]:
     """Return the declarations of a method that tunes text prompts."""
@@ -44,6 +46,10 @@ class Tuned(OfViews):
     """
 
     needs = "text"
+
+    @property
+    def together(self):
+        return max(1, min(super().together, TEXTS // len(self.victim.classnames)))
 
     def loss(self, logits: Tensor, texts: Tensor) -> Tensor:
         """Return what is minimised for each image (B,).
