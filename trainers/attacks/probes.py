@@ -166,7 +166,9 @@ def probe_attack(
 
     def right_under(threat: AttackSpec, draw: int = 0) -> Tensor:
         attack = gradient_attack(objective_for(threat, logits, labels=labels), threat)
-        return attack.run(pixels, [seed + draw for seed in seeds]).right
+        found = attack.run(pixels, [seed + draw for seed in seeds])
+        with torch.no_grad():
+            return found.right if threat.drop else logits(found.images).argmax(1) == labels
 
     noise = [right_under(replace(margin, steps=0), n) for n in range(NOISES if random else 1)]
     figures = {"noise_stronger": (left & ~torch.stack(noise).any(0)).float().mean().item()}
