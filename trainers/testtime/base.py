@@ -48,9 +48,10 @@ class TestTime(Defence):
         there = {"text": victim.clip is not None, "features": victim.has_features}
         if not there.get(self.needs, True):
             what = {"text": "a CLIP with texts of the classes", "features": "image features"}
+            less = "mta, ttc, " if there["features"] else ""
             raise UserError(
                 f"test-time defence '{self.name}' needs {what[self.needs]}, which {victim.name} "
-                "does not offer; use ensemble, zero or et3, which take logits"
+                f"does not offer; use {less}ensemble, zero or et3"
             )
 
     def __getattr__(self, name: str):
