@@ -110,23 +110,22 @@ class TheirRTPT:
         return seen[-1][0].detach()
 
 
-class TheirTTC:
-    """Their counterattack."""
+def their_ttc(state: dict):
+    """Return their counterattack, images and tau -> the images after it."""
+    import test_time_counterattack as code
+    from replace.model import build_model
 
-    def __init__(self, state: dict):
-        import test_time_counterattack as code
-        from replace.model import build_model
+    built = build_model({k: v.clone() for k, v in state.items()}, 0).float()
+    same = {"norm": "l_inf", "epsilon": 4 / 255, "beta": 2.0}
+    whole = types.SimpleNamespace(module=built)
+    own = code.NullPrompter(), code.TokenPrompter(0), 1 / 255, 2
 
-        built = build_model({k: v.clone() for k, v in state.items()}, 0).float()
-        self.code, self.model = code, types.SimpleNamespace(module=built)
-
-    def __call__(self, pixels: torch.Tensor, tau: float) -> torch.Tensor:
-        """Return the images after it."""
-        same = {"norm": "l_inf", "epsilon": 4 / 255, "tau_thres": tau, "beta": 2.0}
-        own = self.code.NullPrompter(), self.code.TokenPrompter(0), 1 / 255, 2
+    def moved(pixels: torch.Tensor, tau: float) -> torch.Tensor:
         torch.manual_seed(7)
-        counterattack = self.code.tau_thres_weighted_counterattacks
-        return pixels + counterattack(self.model, pixels.clone(), *own, **same)
+        counter = code.tau_thres_weighted_counterattacks
+        return pixels + counter(whole, pixels.clone(), *own, tau_thres=tau, **same)
+
+    return moved
 
 
 def times(folder: Path, state: dict, victim: Victim, picture, pairs: int) -> dict:
@@ -135,19 +134,12 @@ def times(folder: Path, state: dict, victim: Victim, picture, pairs: int) -> dic
     taken, how = {}, {"pairs": pairs, "clock": clock_for("cpu")[0]}
     with code_of(folder / "R-TPT"):
         rtpt = TheirRTPT(state, victim.classnames)
-        pixels = rtpt.transform(picture)[0][None]
-        ways = {
-            "theirs": lambda: rtpt(rtpt.transform(picture)),
-            "ours": lambda: answered(mine, victim, pixels),
-        }
-        taken["rtpt"] = paired(ways, **how)
+        image = rtpt.transform(picture)[0][None]
+        own = {"ours": lambda: answered(mine, victim, image)}
+        taken["rtpt"] = paired({"theirs": lambda: rtpt(rtpt.transform(picture))} | own, **how)
     with code_of(folder / "TTC" / "code"):
-        ttc = TheirTTC(state)
-        ways = {
-            "theirs": lambda: ttc(pixels, 9.0),
-            "ours": lambda: counter.counterattacked(pixels, [7]),
-        }
-        taken["ttc"] = paired(ways, **how)
+        ttc, own = their_ttc(state), {"ours": lambda: counter.counterattacked(image, [7])}
+        taken["ttc"] = paired({"theirs": lambda: ttc(image, 9.0)} | own, **how)
     facts = {f"{n}, {w}": statistics.median(t) for n, own in taken.items() for w, t in own.items()}
     return facts | {f"{n}, times faster": ratio(*own.values()) for n, own in taken.items()}
 
@@ -174,7 +166,7 @@ def compare(folder: Path, sizes: dict, classes: int, pairs: int) -> dict:
     facts = {name: gap.abs().max().item() for name, gap in apart.items()}
     facts["spread of the logits"] = found.std().item()
     with code_of(folder / "TTC" / "code"):
-        theirs = TheirTTC(state)
+        theirs = their_ttc(state)
         for tau in (0.0, 9.0):  # noise alone, and the counterattack
             moved = theirs(views[:1], tau)
             own = ours("ttc", victim, tau=tau).counterattacked(views[:1], [7])
