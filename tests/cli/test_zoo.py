@@ -531,14 +531,14 @@ DAMAGE = {
     "true for a number": (put(prompts__spec__text=True), "'prompts.spec'"),
     "too few vectors": (put(prompts__spec__text=-4), "-4"),
     "another number of vectors": (put(prompts__spec__text=3), "(1, 4, 64) there and (1, 3, 64)"),
-    "vectors without end": (put(prompts__spec__vision=10**12), "fewer values"),
+    "vectors without end": (put(prompts__spec__vision=10**9), "fewer values"),
     "refiners without end": (
         put(
             prompts__spec={
                 "text": 4,
                 "vision_depth": 2,
                 "refine_vision": True,
-                "refiner_ratio": 10**12,
+                "refiner_ratio": 10**9,
             }
         ),
         "fewer values",

@@ -174,8 +174,7 @@ def hostile(kind, path, payload, archive):
 def test_code_is_refused_and_does_not_run(tmp_path, archive, payload, kind):
     path, (value, witness) = tmp_path / "hostile.pt", payload
     hostile(kind, path, value, archive[0])
-    said = "is truncated or no" if kind == "pickle" else "holds Python objects that could run code"
-    with pytest.raises(UserError, match=f"hostile.pt' {said}"):
+    with pytest.raises(UserError, match="hostile.pt' holds Python objects that could run code"):
         load_clip(f"file:{path}")
     assert not witness.exists()
     if kind == "pickle":  # the payload is live: an ordinary unpickler runs it
@@ -424,7 +423,7 @@ def test_weights_in_the_cache_are_found_and_checked(tmp_path, archive, monkeypat
     with pytest.raises(UserError, match="ViT-B-32.pt' is not OpenAI's .* SHA-256 differs"):
         load_clip("ViT-B/32")
     monkeypatch.setitem(loading.OPENAI, "ViT-B/32", hashlib.sha256(data).hexdigest())
-    assert load_clip("ViT-B/32", image_tower=False).name == "ViT-B/32"
+    assert load_clip("ViT-B/32").name == "ViT-B/32"
 
 
 def test_a_missing_file_is_downloaded(tmp_path, monkeypatch):
