@@ -135,3 +135,16 @@ def only_error(code: int, err: str) -> str:
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in err, err
     return lines[0]
+
+
+def ok(result: tuple[int, str, str]) -> str:
+    """The output of what ``run`` or ``tool`` did, which went well."""
+    code, out, err = result
+    assert code == 0, err
+    return out
+
+
+def refusal(result: tuple[int, str, str]) -> str:
+    """The one sentence in which what ``run`` or ``tool`` should do was refused."""
+    code, _, err = result
+    return only_error(code, err)
