@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -224,7 +222,7 @@ def test_an_interrupted_attack_goes_on(arguments, run, tmp_path, monkeypatch):
     assert [a["correct"] for a in whole["attacks"]] == [a["correct"] for a in cut["attacks"]]
 
 
-def test_best_val_never_looks_at_the_test_set(arguments, run, roots, tmp_path, monkeypatch):
+def test_best_val_never_looks_at_the_test_set(arguments, run, altered, tmp_path, monkeypatch):
     best = {"TEST__FINAL_MODEL": "best_val", "OPTIM__LR": 0.02}
     step, towers = advpt.AdvPT.forward_backward, []
 
@@ -238,7 +236,7 @@ def test_best_val_never_looks_at_the_test_set(arguments, run, roots, tmp_path, m
     assert out.count("Evaluate on the *val* set") == 1 + 4 and towers and not any(towers)
     assert out.count("Evaluate on the *test* set") == 1 and "model-best.pth.tar" in out
 
-    root = roots(without_validation)
+    root = altered(val=lambda items: [])
     sentence = refusal(run(arguments("AdvPT", root=root, out="b", **best)))
     assert "best_val" in sentence and "last_step" in sentence
 
@@ -323,66 +321,45 @@ def test_a_record_says_on_what_the_model_was_trained(arguments, run, tmp_path):
     assert read_record(tmp_path / "no config" / "record.json")["trained"] is None
 
 
-SPLIT = "oxford_pets/split_zhou_OxfordPets.json"
+def renamed(items):
+    return [[*item[:2], item[2].replace("red_circle", "red_disc")] for item in items]
 
 
-def rename(root):
-    (root / SPLIT).write_text((root / SPLIT).read_text().replace('"red_circle"', '"red_disc"'))
+def relabelled(items):
+    first, *others, last = items
+    return [[first[0], *last[1:]], *others, [last[0], *first[1:]]]
 
 
-def relabel(root):
-    parts = json.loads((root / SPLIT).read_text())
-    first, *_, last = parts["test"]
-    first[1:], last[1:] = last[1:], first[1:]
-    (root / SPLIT).write_text(json.dumps(parts))
+def fewer(items):
+    return items[1:]
 
 
 def repaint(root):
-    for path in (root / "oxford_pets/images").iterdir():
+    for path in (root / "oxford_pets" / "images").iterdir():
         Image.open(path).rotate(90).save(path)
 
 
-def fewer(root, part="test"):
-    parts = json.loads((root / SPLIT).read_text())
-    (root / SPLIT).write_text(json.dumps(parts | {part: parts[part][1:]}))
-
-
-def fewer_to_train_on(root):
-    fewer(root, "train")
-
-
-def without_validation(root):
-    parts = json.loads((root / SPLIT).read_text())
-    (root / SPLIT).write_text(json.dumps(parts | {"val": []}))
-
-
-CHANGES = (rename, relabel, repaint, fewer)
-
-
-@pytest.fixture
-def roots(pets, tmp_path):
-    """Make another folder of data sets, changed by a function."""
-
-    def make(change):
-        root = tmp_path / f"data {change.__name__}"
-        shutil.copytree(pets, root)
-        change(root)
-        return root
-
-    return make
+CHANGES = {
+    "names": dict.fromkeys(("train", "val", "test"), renamed),
+    "labels": {"test": relabelled},
+    "pixels": {},
+    "fewer": {"test": fewer},
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_record_of_other_data_is_not_reused(arguments, run, roots, tmp_path, change):
+def test_a_record_of_other_data_is_not_reused(arguments, run, altered, tmp_path, change):
     none = {"ATTACK__TEST__LIST": "[{'EPS': '4', 'STEPS': 1}]", "TEST__PROBES": 0}
     assert run(arguments("ZeroshotCLIP", **none))[0] == 0
     before = (tmp_path / "run/record.json").read_bytes()
-    root = roots(change)
+    root = altered(**CHANGES[change])
+    if change == "pixels":
+        repaint(root)
     for more in ([], ["--eval-only", "--model-dir", str(tmp_path / "run")], ["--dry-run"]):
         code, out, err = run(arguments("ZeroshotCLIP", *more, root=root, **none))
         assert "holds a run on other data" in only_error(code, err) and "skipped" not in out
-    same = roots(os.path.exists)  # a copy elsewhere is the same data
-    code, out, _ = run(arguments("ZeroshotCLIP", root=same, **none))
+    # a copy elsewhere is the same data
+    code, out, _ = run(arguments("ZeroshotCLIP", root=altered(), **none))
     assert code == 0 and "skipped" in out and "note" not in out
     code, out, _ = run(arguments("ZeroshotCLIP", root=tmp_path / "nowhere", **none))
     assert code == 0 and "skipped" in out and "not here to be compared" in out
@@ -391,10 +368,10 @@ def test_a_record_of_other_data_is_not_reused(arguments, run, roots, tmp_path, c
     record = json.loads(before) | {"data_sha256": None, "set_sha256": None}
     (tmp_path / "run/record.json").write_text(json.dumps(record))
     code, _, err = run(arguments("ZeroshotCLIP", root=root, **none))
-    assert code == (2 if change is fewer else 0), err
+    assert code == (2 if change == "fewer" else 0), err
 
 
-def test_a_training_is_not_continued_on_other_data(arguments, run, roots, tmp_path, monkeypatch):
+def test_a_training_is_not_continued_on_other_data(arguments, run, altered, tmp_path, monkeypatch):
     save = advpt.AdvPT.save_model
 
     def stop(self, *args, **keys):
@@ -404,7 +381,7 @@ def test_a_training_is_not_continued_on_other_data(arguments, run, roots, tmp_pa
     monkeypatch.setattr(advpt.AdvPT, "save_model", stop)
     assert run(arguments("AdvPT"))[0] == 130
     monkeypatch.setattr(advpt.AdvPT, "save_model", save)
-    root, drawn = roots(fewer_to_train_on), {"DATASET__CACHE_DIR": tmp_path / "drawn again"}
+    root, drawn = altered(train=fewer), {"DATASET__CACHE_DIR": tmp_path / "drawn again"}
     argv = arguments("AdvPT", root=root, **drawn)
     assert "trained on other images or classes" in refusal(run(argv))
     code, out, err = run(arguments("AdvPT"))
@@ -413,9 +390,9 @@ def test_a_training_is_not_continued_on_other_data(arguments, run, roots, tmp_pa
     assert "holds a run on other data" in refusal(run(argv))
 
 
-def test_class_specific_contexts_serve_their_own_classes_only(arguments, run, roots, tmp_path):
+def test_class_specific_contexts_serve_their_own_classes_only(arguments, run, altered, tmp_path):
     assert run(arguments("AdvPT", TRAINER__ADVPT__CSC=True))[0] == 0
-    root = roots(rename)
+    root = altered(**CHANGES["names"])
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
     argv = arguments("AdvPT", *load, root=root, out="b", TRAINER__ADVPT__CSC=True)
     sentence = refusal(run(argv))
@@ -509,11 +486,10 @@ def test_unknown_trainer_and_missing_config(arguments, run):
     assert "vit_b16.yaml" in refusal(run(argv))
 
 
-def test_missing_data_says_where_it_belongs(arguments, run, pets, tmp_path):
+def test_missing_data_says_where_it_belongs(arguments, run, altered, tmp_path):
     sentence = refusal(run(arguments("AdvPT", root=tmp_path / "nowhere")))
     assert str(tmp_path / "nowhere" / "oxford_pets") in sentence
-    root = tmp_path / "part"
-    shutil.copytree(pets, root)
+    root = altered()
     gone = sorted((root / "oxford_pets" / "images").glob("red_circle_*.png"))
     for path in gone:
         path.unlink()
@@ -530,10 +506,9 @@ def test_missing_data_says_where_it_belongs(arguments, run, pets, tmp_path):
     ],
 )
 def test_a_corrupt_training_image_is_named(
-    arguments, white_box, run, pets, tmp_path, trainer, workers, said
+    arguments, white_box, run, altered, tmp_path, trainer, workers, said
 ):
-    root = tmp_path / "root"
-    shutil.copytree(pets, root)
+    root = altered()
     for path in (root / "oxford_pets" / "images").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     make = arguments if trainer == "AdvPT" else white_box
