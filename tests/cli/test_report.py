@@ -101,6 +101,8 @@ def test_settings_that_change_a_figure_are_other_rows():
     made = [make(), make(seed=2, config={"OPTIM": {"LR": 0.1}, "SEED": 2})]
     names = [row.name for row in tables(*made)[0].rows]
     assert sorted(names) == ["AdvPT (OPTIM.LR=0.002)", "AdvPT (OPTIM.LR=0.1)"]
+    names = [row.name for row in tables(make(epochs=50), make(epochs=9))[0].rows]
+    assert names == ["AdvPT (epochs=9)", "AdvPT (epochs=50)"]
     neutral = {"OUTPUT_DIR": "x", "DATASET.ROOT": "y", "DATASET.FEATURE_DIR": "z"}
     made = [make(), make(seed=2, config={"OPTIM.LR": 0.002, "SEED": 2} | neutral)]
     assert [len(row.runs) for row in tables(*made)[0].rows] == [2]
@@ -206,6 +208,11 @@ def test_csv_is_tidy_and_exact(tmp_path):
     assert [row["table"] for row in rows] == ["1"] * 3
     assert rows[0]["seeds"] == "0 1" and rows[1]["attack_eps"] == "16/255"
     assert rows[0]["attack_eps"] == "" and rows[0]["weights_sha256"] == "ab" * 32
+    assert ",".join(rows[2].values()).partition(",PGD-10 ")[::2] == (
+        f"1,EuroSAT,few_shot,all,10,tiny,{'ab' * 32},,,300,AdvPT,,16",
+        "8/255 (embedding-KL),4096,end-to-end PGD-100 1/255,"
+        "pgd,ce,end_to_end,1/255,1/255,100,1,uniform,linf,10,0,0 1,,EuroSAT,",
+    )
 
 
 def test_markdown_is_one_table_per_group(tmp_path):
