@@ -125,6 +125,11 @@ class TextTower(nn.Module):
         return self.layer(prompts) + sum(deeper)
 
 
+class Cast(nn.Module):
+    def forward(self, x):
+        return x.half()
+
+
 class HostModel(nn.Module):
     def __init__(self, kind=""):
         super().__init__()
@@ -132,6 +137,7 @@ class HostModel(nn.Module):
         self.kind, self.dtype = kind, torch.float32
         self.image_encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 6))
         self.text_encoder, self.ctx = TextTower(), nn.Parameter(torch.randn(4, 6))
+        self.cast = Cast()
         if kind in ("fp16", "half inside"):
             self.dtype = torch.float16
             self.half()
@@ -141,6 +147,7 @@ class HostModel(nn.Module):
         prompts = self.ctx + features.mean(0) if self.kind == "conditioned" else self.ctx + 0
         if self.kind == "half inside":
             features = features.half()
+        features = self.cast(features).float() if self.kind == "half between" else features
         if self.kind == "detached":
             features = features.detach()
         text = self.text_encoder(prompts.to(self.text_encoder.layer.weight.dtype), (prompts,))
@@ -165,7 +172,7 @@ class Bare(TrainerX):
         if self.kind == "no_grad":
             with torch.no_grad():
                 return self.model(images)
-        return self.model(images)
+        return self.model(images).half() if self.kind == "half at last" else self.model(images)
 
 
 PIXELS = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
@@ -204,6 +211,8 @@ def test_logits_and_gradients_are_those_of_the_host(kind):
         ("features", "expected logits"),
         ("twice", "tuple"),
         ("half inside", r"precision \(HostModel\)"),
+        ("half between", r"precision \(Cast\)"),
+        ("half at last", r"precision \(logits\)"),
     ],
 )
 def test_what_gives_no_logits_is_refused(kind, said):

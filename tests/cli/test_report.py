@@ -280,6 +280,11 @@ def test_a_sheet_in_every_format():
         r"\bottomrule",
     ]
     assert r"\caption{T \& Co. figure. fact 1.}" in latex and latex[-1] == "% settings: all"
+    figures = Block([Column("x", left=True), Column("y")], [["a", "1.0"], ["bbb", "10.25"]])
+    lines = next(formats.markdown([Sheet("t", [figures])])).splitlines()[2:]
+    assert lines[:1] + lines[2:4] == ["| x   |     y |", "| a   |   1.0 |", "| bbb | 10.25 |"]
+    group = Column("H", "a base-to-new averylongword-s")
+    assert formats._narrow(group) == "a\nbase-to-new\naverylongword-s\nH"
 
 
 CUT = {"status": "running", "clean": None, "attacks": []}
