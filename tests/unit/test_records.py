@@ -243,8 +243,37 @@ def test_load_follows_links_and_counts_a_file_once(tmp_path):
     assert len(records.load_records(tmp_path / "output").records) == 1
     everything = records.load_records(tmp_path / "disk", tmp_path, tmp_path / "output")
     assert len(everything.records) == 1
+    file = tmp_path / "disk" / "run" / "record.json"
+    assert list(records.load_records(file, file, tmp_path).records) == [file]
     with pytest.raises(UserError, match="does not exist"):
         records.load_records(tmp_path / "absent")
+
+
+def test_what_a_new_record_is_not_given():
+    names = ("trainer", "dataset", "protocol", "shots", "seed", "backbone", "weights_sha256")
+    given = {key: make()[key] for key in (*names, "prompt_parameters", "classes")}
+    record = records.new_record(config={}, subset=0, seconds={"bank": 2.0}, **given)
+    assert {key: record[key] for key in ("status", "split", "epochs", "processes")} == {
+        **{"status": "running", "split": "all", "epochs": 0, "processes": 1}
+    }
+    assert record["attacks"] == [] and record["seconds"] == {"train": 0, "bank": 2, "eval": 0}
+    for key in ("paper", "source", "train_threat", "clean", "subset"):
+        assert record[key] is None, key
+
+
+SAID = {
+    "classes": (0, "an integer of at least 1"),
+    "epochs": (-1, "an integer of at least 0 or null"),
+    "seconds.train": (-1, "a number of at least 0"),
+    "attacks.0.checks.max_linf": (2, "a number from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("path", SAID)
+def test_a_message_states_the_range(path):
+    value, said = SAID[path]
+    with pytest.raises(UserError, match=f"expected {said};"):
+        records.validate_record(put(make(), path, value))
 
 
 def test_flat_config():
