@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 import advprompt
 from advprompt import UserError
+from advprompt.backbone.adapter import CLIP_MEAN
 from advprompt.evaluation.models import ModelVictim
 from advprompt.records import read_record
 
@@ -422,6 +424,42 @@ def test_transformers_models_answer_as_their_own_forward(kind, texts):
     )
     expected = model(**rows, pixel_values=seen).logits_per_image
     assert (classifier(pixels) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_texts_are_tokenised_as_transformers_models_were_trained(kind, tmp_path):
+    asked = []
+
+    def tokenizer(**given):
+        asked.append(given)
+        ids = torch.arange(len(given["text"]))[:, None]
+        return {"input_ids": ids, "attention_mask": ids + 1, "other": ids}
+
+    class Model(nn.Linear):  # of transformers' form
+        config = SimpleNamespace(
+            text_config=SimpleNamespace(max_position_embeddings=9),
+            vision_config=SimpleNamespace(image_size=8),
+            model_type=kind,
+        )
+        logit_scale = torch.tensor(0.0)
+
+        def get_text_features(self, input_ids, attention_mask=None):
+            assert (attention_mask is None) == (kind == "siglip")
+            return self.weight[input_ids[:, 0]]
+
+        def get_image_features(self, pixel_values):
+            return SimpleNamespace(pooler_output=pixel_values.mean((2, 3)))
+
+    model = Model(3, 3)
+    classifier = advprompt.zero_shot(model, "a, b, c", tokenizer=tokenizer)
+    assert asked[0].pop("text") == [f"a photo of a {name}." for name in "abc"]
+    same = {"truncation": True, "max_length": 9, "return_tensors": "pt"}
+    assert asked == [same | {"padding": "max_length" if kind == "siglip" else True}]
+    mean = classifier.mean.flatten().tolist()
+    assert mean == pytest.approx([0.5] * 3 if kind == "siglip" else CLIP_MEAN)
+    assert classifier.resolution == 8 and classifier(torch.rand(2, 3, 8, 8)).shape == (2, 3)
+    texts = nn.functional.normalize(model.weight, dim=-1)
+    torch.testing.assert_close(classifier.texts, texts)
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,14 @@ def test_headings():
     for steps, count in ((100, ""), (5000, ""), (99, "-99"), (5001, "-5001"), (101, "-101")):
         label = threat_label(WHITE_BOX | {"name": "square", "steps": steps, "objective": None})
         assert label == f"Square{count} 1/255"
+    fine, coarse = "jpeg, quality 75", "jpeg, quality 50"
+    for views in (
+        {f"{fine}, seen by the attack": "adaptive", f"{fine}, unseen by the attack": "hidden"},
+        {f"{d}, seen by the attack": f"adaptive, {d[6:]}" for d in (fine, coarse)},
+        {d: f"defence {d}" for d in (fine, coarse)},
+    ):
+        defended = [WHITE_BOX | {"defence": defence} for defence in views]
+        assert attack_headings(defended) == [f"{name}, {said}" for said in views.values()]
     momentum = [WHITE_BOX, WHITE_BOX | {"momentum": 1.0}]
     assert attack_headings(momentum) == [name, f"{name}, momentum 1.0"]
 
