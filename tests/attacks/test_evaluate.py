@@ -13,6 +13,7 @@ import advprompt
 from advprompt import UserError
 from advprompt.backbone.adapter import CLIP_MEAN
 from advprompt.evaluation.models import ModelVictim
+from advprompt.evaluation.samples import PixelList
 from advprompt.records import read_record
 
 LINF = {"ATTACK.TEST.EPS": 8, "ATTACK.TEST.ALPHA": 2, "ATTACK.TEST.STEPS": 10}
@@ -138,6 +139,16 @@ def test_a_model_that_gives_no_logits_is_named(kind, model, images, labels):
 def test_images_of_another_form_are_named(change, message, model, images, labels):
     with pytest.raises(UserError, match=message):
         advprompt.evaluate(model, *change(images, labels), threat="linf1")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e-7, 1 + 1e-6])
+def test_pixels_reach_their_bounds_and_no_further(value):
+    image = torch.full((3, 2, 2), value)
+    if 0 <= value <= 1:
+        assert PixelList([(image, 5)]).labels == [5]
+    else:
+        with pytest.raises(UserError, match=r"image 0 has pixels from .*expected \[0, 1\]"):
+            PixelList([(image, 5)])
 
 
 def asked(model, classnames="abcd", *, gradients=True, **keys):

@@ -225,6 +225,7 @@ def test_a_matrix_in_figures(drop):
     rows = [["clean", "90.0", "90.0"], ["APD", "30.0", "30.0"], ["FAP", "31.0", "31.0"]]
     assert block.rows == rows and block.marked == {(1, 1), (2, 2)}
     assert any("DROP False" in fact for fact in sheet.facts) == drop
+    assert "backbone of FAP: tiny, weights sha256 abababababab" in sheet.facts
     assert transfer.render(made, "csv").splitlines()[-1].endswith(",100,90,31,31")
 
 

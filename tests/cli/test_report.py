@@ -59,6 +59,7 @@ APART = [
 def test_never_in_one_table(changes):
     assert len(tables(make(), make(seed=2))) == 1
     assert len(tables(make(), make(**{"seed": 2} | changes))) == 2
+    assert len(tables(make(subset=50), make(**{"seed": 2, "subset": 50} | changes))) == 2
 
 
 def test_the_order_of_attacks_does_not_matter():
@@ -501,5 +502,9 @@ TRAINED = {  # how a model was trained that is tested on all classes of EuroSAT;
 def test_what_else_a_model_was_trained_on_is_said(facts, said):
     (table,) = tables(make(**trained()), make(seed=2, **facts))
     assert len(table.rows) == (2 if said else 1)
+    for counts, words in (([2], "2"), ([2, 3, 4], "2 to 4")):
+        short = [facts["trained"] | {"short_classes": count} for count in [None, *counts]]
+        (row,) = tables(*(make(seed=i, **facts | {"trained": t}) for i, t in enumerate(short)))
+        assert f"fewer shots: AdvPT, 16 shots had fewer images in {words} of 5 classes" in row.notes
     notes = [note for note in table.notes if note.startswith("source: ")]
     assert [note.partition("trained on ")[2] for note in notes] == ([said] if said else [])
