@@ -97,8 +97,7 @@ def run(tests: list[str], path: Path, source: str, limit: float, *plugins) -> st
             status = pytest.main([*words, f"--basetemp={folder}/t"], plugins)
         os._exit(int(status))
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    names = {pytest.ExitCode.OK: "survived", -signal.SIGALRM: "timed out"}
-    names |= {pytest.ExitCode.USAGE_ERROR: "not found", pytest.ExitCode.INTERRUPTED: "not loaded"}
+    names = {0: "survived", pytest.ExitCode.USAGE_ERROR: "not found", -signal.SIGALRM: "timed out"}
     return names.get(status, "noticed")
 
 
@@ -154,8 +153,7 @@ def examine(module: str, calls: dict[str, list], n: int, seed: int) -> Counter:
         if verdict not in ("noticed", "timed out"):  # the others may see what was made before
             rest = [test for test in tests if test not in first]
             verdict = run(rest, path, changed, limit) if rest else verdict
-        verdict = "noticed" if verdict in ("not found", "not loaded") else verdict
-        counts[verdict] += 1
+        counts[verdict := "noticed" if verdict == "not found" else verdict] += 1
         if verdict != "noticed":
             words = "  ->  ".join(text.partition("\n")[0] for text in (before, after))
             print(f"  {verdict}: trainers/{module}.py:{node.lineno}  {words}", flush=True)
