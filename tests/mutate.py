@@ -106,9 +106,10 @@ def watched(modules: list[str]) -> dict[str, dict[str, list]]:
     path = PACKAGE / f"{modules[0]}.py"
     tests = [*dict.fromkeys(test for module in modules for test in TABLE["tests"][module].split())]
     with tempfile.NamedTemporaryFile() as file:
-        if run(tests, path, path.read_text(encoding="utf-8"), 7200, Watch(file.name)) != "survived":
-            sys.exit(f"the tests fail without a change: pytest -x {' '.join(tests)}")
-        calls = json.loads(Path(file.name).read_text())
+        found = run(tests, path, path.read_text(encoding="utf-8"), 7200, Watch(file.name))
+        calls = json.loads(Path(file.name).read_text() or "{}")
+    if found != "survived":
+        sys.exit(f"without a change it fails: pytest {next(reversed(calls), tests)}")
     own = {module: tuple(TABLE["tests"][module].split()) for module in modules}
     return {
         module: {test: calls[test] for test in calls if test.partition("[")[0].startswith(names)}

@@ -475,8 +475,9 @@ def test_models_of_one_seed_with_other_prompts_are_rows_of_their_own():
     assert sorted(sorted(row.accuracies()) for row in table.rows) == [[60, 80], [70]]
     assert [row.name for row in table.rows] == ["AdvPT (model=1)", "AdvPT (model=2)"]
     assert any(note.startswith("model 2: 'run1/record.json'") for note in table.notes)
-    again = [make(clean=75, seed=seed, prompts_sha256=sha("a")) for seed in (1, 5)]
-    (table,) = tables(made[0], *again, make(clean=76))  # the same model, tested again
+    late = {"created": "2031-01-01T00:00:00+00:00"}
+    again = [make(clean=75, seed=seed, prompts_sha256=sha("a")) | late for seed in (1, 5)]
+    (table,) = tables(made[0], *again, make(clean=76) | late)  # the same model, tested again
     assert [len(row.accuracies()) for row in table.rows] == [1]
     assert sum(note.startswith("duplicate: ") for note in table.notes) == 3
 
