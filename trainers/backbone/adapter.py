@@ -56,7 +56,8 @@ class CLIPAdapter(nn.Module):
             )
         self.name, self.sha256 = name, sha256
         self.tokenizer, self.interpolation = tokenizer, interpolation
-        self.model = model.requires_grad_(False).eval()
+        self.model, self._run_block = model.requires_grad_(False).eval(), tower.run_block
+        self._ends: dict[int, tuple] = {}  # see :meth:`_there`
         self.training = False
         # open_clip's CustomTextCLIP keeps its text tower in a module of its own
         self._custom_text = hasattr(model, "text")
@@ -136,6 +137,13 @@ class CLIPAdapter(nn.Module):
             return contextlib.nullcontext()
         dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         return torch.autocast(self.device.type, dtype=dtype)
+
+    def hasten(self, *, compiled: bool = False, last: bool = False) -> None:
+        """Have standard blocks ``compiled`` at first use, and channels ``last`` in convolutions."""
+        if compiled:
+            self._run_block = torch.compile(tower.run_block)
+        if last:
+            self.model.visual.to(memory_format=torch.channels_last)
 
     def without_image_tower(self) -> "CLIPAdapter":
         """Free the image tower (prompt tuning on stored embeddings does not need it)."""
@@ -350,7 +358,7 @@ class CLIPAdapter(nn.Module):
         else:
             x, shared = self.add_positions(embeddings), 0
         past = self._prefix(x[:1, :shared], between) if shared else None
-        suffix, eot = x[:, shared:], eot - shared
+        suffix, ends = x[:, shared:], self._there(eot) - shared
 
         def encode(x: torch.Tensor, ends: torch.Tensor, first: int) -> torch.Tensor:
             rows = slice(first, first + len(x))
@@ -367,12 +375,12 @@ class CLIPAdapter(nn.Module):
                 return self.pool_text(x, ends)
 
         if not class_chunk or class_chunk >= len(suffix):
-            return encode(suffix, eot, 0)
+            return encode(suffix, ends, 0)
         run = encode
         if torch.is_grad_enabled() and (suffix.requires_grad or between is not None):
             run = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
         starts = range(0, len(suffix), class_chunk)
-        parts = zip(suffix.split(class_chunk), eot.split(class_chunk), starts, strict=True)
+        parts = zip(suffix.split(class_chunk), ends.split(class_chunk), starts, strict=True)
         return torch.cat([run(*part) for part in parts])  # (K, D)
 
     def _prefix(self, x: torch.Tensor, between: Between | None) -> list[tuple]:
@@ -382,9 +390,18 @@ class CLIPAdapter(nn.Module):
             for layer, block in enumerate(self._text.transformer.resblocks):
                 if between is not None and layer:
                     x = between(layer, x, slice(0, 1), 0)
-                x, *keys_and_values = tower.run_block(block, x, causal=True)
+                x, *keys_and_values = self._run_block(block, x, causal=True)
                 past.append(keys_and_values)
         return past
+
+    def _there(self, eot: torch.Tensor) -> torch.Tensor:
+        """Return positions (K,) on the device; those of the same tensor are copied once."""
+        kept = self._ends.get(id(eot))
+        if kept is None or kept[1].device != self.device:
+            if len(self._ends) > 8:
+                self._ends.clear()
+            kept = self._ends[id(eot)] = eot, eot.to(self.device)  # eot lives as long as its id
+        return kept[1]
 
     def _need_prompts(self) -> None:
         if not self.takes_prompts:
@@ -401,7 +418,7 @@ class CLIPAdapter(nn.Module):
         def run(x: torch.Tensor, **options) -> torch.Tensor:
             with self.autocast():
                 if standard:
-                    return tower.run_block(block, x, causal=mask is not None, first=first)[0]
+                    return self._run_block(block, x, causal=mask is not None, first=first)[0]
                 if mask is not None:  # open_clip's custom block: batch-first, its own attention
                     length = x.shape[1]
                     options["attn_mask"] = mask[:length, :length].to(x)

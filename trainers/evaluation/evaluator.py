@@ -33,6 +33,7 @@ from ..utils.seeds import hash_seed
 from ..utils.statistics import unlikely
 from .attacker import Attacker
 from .bank import Bank, build_bank
+from .fitting import Fitting
 from .partial import Progress
 from .samples import ImageList
 from .saved_images import SavedImages
@@ -62,7 +63,7 @@ class Evaluation:
         self.victim, self.images, self.batch_size = victim, images, batch_size
         self.folder, self.cache, self.keep = Path(folder), Path(cache), keep
         self.probes, self.defence = probes, defence
-        self.attacker = Attacker(victim, defence, eot)
+        self.attacker, self.fitting = Attacker(victim, defence, eot), Fitting()
         victim.prepare()
         if defence is None:
             victim.check_tower(images)
@@ -96,10 +97,15 @@ class Evaluation:
         else:
             classes, seconds = len(self.victim.classnames), 0.0
             logits = torch.zeros(len(self.images), classes, device=self.device)  # (N, K)
-            for where, pixels in self.pixels(list(range(len(self.images))), "clean"):
+
+            def answer(where, pixels):
+                nonlocal seconds
                 clock = time.perf_counter()
                 logits[where] = self.logits(pixels)
                 seconds += (time.perf_counter() - clock) * bool(logits[where].isfinite().any())
+
+            for batch in self.pixels(list(range(len(self.images))), "clean"):
+                self.fitting(answer, *batch)
             self._note_cost(len(self.images), seconds)
         self.clean_right = self._answers(logits) == self.labels
         return logits
@@ -240,19 +246,24 @@ class Evaluation:
             progress.forget()
         size, last = self._size(spec, seen), time.monotonic()
         sample = {positions[i]: i for i in progress.todo()}
+
+        def attack(where, pixels):
+            nonlocal last
+            result = self.run_attack(spec, where, pixels, seen=seen)
+            still = self.right_on(spec, result, where, seen=seen)
+            final = torch.full_like(still, ends) | ~still
+            again = self._right_again(result.images, where, final, seen)
+            if saved:
+                paths = [self.images.paths[i] for i in where]
+                saved.add(result.images, self.labels[where], still, paths)
+            progress.add([sample[i] for i in where], still.tolist(), result, pixels, again)
+            if saved or time.monotonic() - last > SAVE_SECONDS:
+                progress.save()
+                last = time.monotonic()
+
         try:
-            for where, pixels in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
-                result = self.run_attack(spec, where, pixels, seen=seen)
-                still = self.right_on(spec, result, where, seen=seen)
-                if saved:
-                    paths = [self.images.paths[i] for i in where]
-                    saved.add(result.images, self.labels[where], still, paths)
-                final = torch.full_like(still, ends) | ~still
-                again = self._right_again(result.images, where, final, seen)
-                progress.add([sample[i] for i in where], still.tolist(), result, pixels, again)
-                if saved or time.monotonic() - last > SAVE_SECONDS:
-                    progress.save()
-                    last = time.monotonic()
+            for batch in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
+                self.fitting(attack, *batch, alone=not spec.library)
         except Exception:  # the batches before it are done
             progress.save()
             raise
