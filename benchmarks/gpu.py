@@ -10,22 +10,29 @@ the script runs, and the figures are 0.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
+import time
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from tabulate import tabulate
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from advprompt.attacks import AttackSpec, gradient_attack, objective_for
 from advprompt.backbone import load_clip
+from advprompt.cli import train
 from advprompt.cli.main import dispatch
 from advprompt.datasets import drawing
 from advprompt.engine.checkpoints import LEARNER, load_checkpoint
+from advprompt.engine.run import build_trainer, set_random_seed
 from advprompt.evaluation.evaluator import Evaluation
 from advprompt.evaluation.models import ModelVictim
 from advprompt.evaluation.samples import PixelList
@@ -34,16 +41,20 @@ from advprompt.utils import io, machine
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
 
-from . import jobs
+from . import budget as budgets
+from . import jobs, timing
 
 METHODS = ("AdvPT", "NAPTuning", "CAPT", "APD", "CoOp", "MaPLe")
 SAME = 1e-4  # of float32 results, relative to the largest value
 TRAINED = 0.02  # of trained values, relative: rounding grows over steps, signs of gradients flip
+COARSE = 0.3  # the same in bfloat16 and float16; 0.11 on a CPU
 EQUAL = 0.995  # of samples
+BANK = "rows of the bank"  # after 10 steps of signs
 
 
-def line(what: str, figure: float, bound: float, *, least: bool = False) -> dict:
-    good = figure >= bound if least else figure <= bound
+def line(what: str, figure: float, bound: float | None = None, *, least: bool = False) -> dict:
+    """Return a row; without a bound the figure is for information."""
+    good = bound is None or (figure >= bound if least else figure <= bound)
     return {"what": what, "figure": figure, "bound": bound, "holds": bool(good)}
 
 
@@ -54,7 +65,7 @@ def _model(name: str, device: str) -> PromptedCLIP:
 
 
 def forward(device: str, quick: bool) -> Iterator[dict]:
-    """Logits, and gradients in prompts and pixels, in float32."""
+    """Logits, loss, gradients in prompts and pixels, and rows of a bank, in float32."""
     for name in ("tiny",) if quick else ("tiny", "ViT-B/16"):
         found = []
         for where in ("cpu", device):
@@ -64,15 +75,19 @@ def forward(device: str, quick: bool) -> Iterator[dict]:
             loss = F.cross_entropy(logits, torch.arange(4, device=where))
             wanted = [pixels, *model.parameters()]
             gradients = torch.autograd.grad(loss, wanted)
-            found.append([t.detach().cpu() for t in (logits, *gradients)])
-        names = ["logits", "gradient of pixels", *(k for k, _ in model.named_parameters())]
+            attacked = jobs.bank(model.clip, 4).ours()
+            rows = model.clip.encode_image(attacked)
+            found.append([t.detach().cpu() for t in (logits, loss, rows, *gradients)])
+        names = ["logits", "loss", BANK, "gradient of pixels"]
+        names += [k for k, _ in model.named_parameters()]
         for what, a, b in zip(names, *found, strict=True):
-            yield line(f"{name}: {what}", jobs.apart(a, b), SAME)
+            yield line(f"{name}: {what}", jobs.apart(a, b), TRAINED if what == BANK else SAME)
 
 
 def tf32(device: str, quick: bool) -> Iterator[dict]:
-    """Products inside an attack are true float32: TF32 has errors of about 1e-3."""
+    """Products inside an attack are true float32, although TF32 is on around it."""
     errors = []
+    torch.set_float32_matmul_precision("high")
 
     def logits(pixels):
         a = torch.rand(512, 512, generator=torch.Generator().manual_seed(0)).to(device)
@@ -111,82 +126,171 @@ def attacks(device: str, quick: bool) -> Iterator[dict]:
         yield line(f"{what}: samples with the same outcome", same, EQUAL, least=True)
 
 
-def _train(method: str, device: str, folder: Path, *words: str, epochs: int = 1) -> dict:
-    """Train on drawings and return the trained values on the CPU."""
-    common = ["train", "--trainer", method, "--config-file", f"{method}/tiny", "--seed", "1"]
+def _words(method: str, device: str, folder: Path, *words: str, epochs: int = 1) -> list[str]:
+    """Return the arguments of a training on drawings, with a short test."""
+    common = ["--trainer", method, "--config-file", f"{method}/tiny", "--seed", "1"]
     common += ["--dataset-config-file", "shapes", "--root", str(folder.parent / "data")]
     common += ["--output-dir", str(folder), "DATASET.NUM_SHOTS", "2", "TEST.SUBSET", "32"]
     common += ["OPTIM.MAX_EPOCH", str(epochs), "USE_CUDA", str(device != "cpu")]
     common += ["ATTACK.TEST.STEPS", "2", "ATTACK.TEST.LIST", "[]", "TEST.PROBES", "0", *words]
     common += [] if method == "AdvPT" else ["ATTACK.THREAT", "linf1"]
-    dispatch([*common, "TRAIN.CHECKPOINT_FREQ", "1", "DATALOADER.NUM_WORKERS", "0"])
-    state = load_checkpoint(folder / LEARNER / f"model.pth.tar-{epochs}")["state_dict"]
-    return {name: value.cpu().float() for name, value in state.items()}
+    common += ["OPTIM.WARMUP_EPOCH", "-1"]  # whose rate would hardly move a value
+    return [*common, "TRAIN.CHECKPOINT_FREQ", "1", "DATALOADER.NUM_WORKERS", "0"]
 
 
-def _apart(a: dict, b: dict) -> float:
-    return max(jobs.apart(a[name], b[name]) for name in a)
+def _built(method: str, device: str, folder: Path):
+    """Return the trainer as a run builds it, before its first step."""
+    cfg = train.setup_cfg(train.parser().parse_args(_words(method, device, folder)))
+    set_random_seed(cfg.SEED)
+    return build_trainer(cfg)
+
+
+def _train(method: str, device: str, folder: Path, *words: str, epochs: int = 1) -> dict:
+    """Train on drawings and return the trained values on the CPU."""
+    dispatch(["train", *_words(method, device, folder, *words, epochs=epochs)])
+    return _values(load_checkpoint(folder / LEARNER / f"model.pth.tar-{epochs}")["state_dict"])
+
+
+def _values(state: dict) -> dict:
+    return {name: value.detach().cpu().float() for name, value in state.items()}
+
+
+def _continued(first: str, second: str, folder: Path) -> dict:
+    """Return CAPT's values after an epoch on each of two devices."""
+    _train("CAPT", first, folder, epochs=2)
+    (folder / "record.json").unlink()
+    (folder / LEARNER / "model.pth.tar-2").unlink()
+    (folder / LEARNER / "checkpoint").write_text("model.pth.tar-1\n", encoding="utf-8")
+    return _train("CAPT", second, folder, epochs=2)
 
 
 def training(device: str, quick: bool) -> Iterator[dict]:
-    """One epoch of each method; bf16; resuming; a checkpoint of the CPU tested on the device."""
+    """One epoch of each method; reduced precision; resuming, there and on the other device."""
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
+        root, start, found = Path(place), {}, {}
+
+        def apart(method: str, a: dict, b: dict) -> float:
+            """Return the largest difference of the values, relative to how far they have moved."""
+            moved = (jobs.apart(a[k] - start[method][k], b[k] - start[method][k]) for k in a)
+            return max(moved)
+
         for method in METHODS[1:3] if quick else METHODS:
-            cpu, there = (
+            start[method] = _values(_built(method, "cpu", root / "built").trained.state_dict())
+            cpu, found[method] = (
                 _train(method, where, root / f"{method}{i}")
                 for i, where in enumerate(("cpu", device))
             )
-            yield line(f"{method}: trained values", _apart(cpu, there), TRAINED)
-        bf16 = _train("CAPT", device, root / "bf16", "TRAINER.ADVERSARIAL.PREC", "bf16")
-        finite = all(value.isfinite().all() for value in bf16.values())
-        yield line("CAPT in bf16: values are finite", float(finite), 1, least=True)
+            yield line(f"{method}: learned", apart(method, cpu, found[method]), TRAINED)
+        for prec in ("bf16",) if device == "cpu" else ("bf16", "amp"):
+            coarse = _train("CAPT", device, root / prec, "TRAINER.ADVERSARIAL.PREC", prec)
+            finite = all(value.isfinite().all() for value in coarse.values())
+            yield line(f"CAPT in {prec}: values are finite", float(finite), 1, least=True)
+            yield line(f"CAPT in {prec}: learned", apart("CAPT", found["CAPT"], coarse), COARSE)
         whole = _train("CAPT", device, root / "whole", epochs=2)
-        _train("CAPT", device, root / "cut", epochs=2)
-        (root / "cut" / "record.json").unlink()
-        (root / "cut" / LEARNER / "model.pth.tar-2").unlink()
-        (root / "cut" / LEARNER / "checkpoint").write_text("model.pth.tar-1\n", encoding="utf-8")
-        again = _train("CAPT", device, root / "cut", epochs=2)
-        yield line("CAPT resumed after its first epoch", _apart(whole, again), 0)
+        for way in {(device, device), ("cpu", device), (device, "cpu")}:
+            figure = apart("CAPT", whole, _continued(*way, root / "-".join(way)))
+            bound = 0 if way == (device, device) else TRAINED
+            yield line(f"CAPT resumed, from {way[0]} on {way[1]}", figure, bound)
+        trainer = _built("CAPT", device, root / "loader")
+        trainer.epoch, trainer.max_epoch = 0, 1
+        trainer.before_epoch()
+        trainer.run_epoch()
+        epoch, images = trainer.run_epoch, lambda: list(trainer.train_loader_x)
+        whole, wait = (timing.seconds(work, time.perf_counter) for work in (epoch, images))
+        yield line("share of an epoch that the loader takes", wait / whole)
 
 
-def launches(device: str, quick: bool) -> Iterator[dict]:
-    """Kernels per attack step; an attack loop waits for the GPU at its ends alone."""
+def waits(device: str, quick: bool) -> Iterator[dict]:
+    """Kernels per step; an attack loop waits for the GPU at its ends alone."""
     if device == "cpu":
         return
-    model = _model("tiny", device)
-    texts, pixels = model.text_features().detach(), jobs.images_for(model.clip, 64)
-    labels = torch.arange(64, device=device) % 37
-
-    def attack(steps: int) -> None:
-        spec = AttackSpec("pgd", 4 / 255, 1 / 255, steps, 1, "uniform", "ce", "end_to_end")
-        loss = objective_for(spec, lambda x: model.logits(x, texts), labels=labels)
-        gradient_attack(loss, spec).run(pixels, range(64))
-
-    counts, waits = [], []
+    clip, counts = jobs.backbone("tiny" if quick else "ViT-B/16", device), []
+    torch.cuda.set_sync_debug_mode("warn")
     for steps in (4, 4, 24):
-        torch.cuda.synchronize()
-        with torch.profiler.profile() as seen:
-            attack(steps)
-        events = seen.key_averages()
-        counts.append(sum(e.count for e in events if e.key == "cudaLaunchKernel"))
-        waits.append(sum(e.count for e in events if "Synchronize" in e.key))
-    yield line("kernels per attack step", (counts[2] - counts[1]) / 20, 10_000)
-    yield line("waits for the device per attack step", (waits[2] - waits[1]) / 20, 0)
+        job = jobs.evaluation(clip, 37, 32, steps)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            job.ours()
+        counts.append(len(seen))
+    torch.cuda.set_sync_debug_mode("default")
+    yield line("waits for the device per attack step", (counts[2] - counts[1]) / 20, 0)
+    tuning, training = jobs.tuning(clip, 37), jobs.training(clip, 37, 32, 0)
+    for work, steps in ((job, 24), (tuning, 1), (training, 1)):
+        work.ours()
+        with torch.profiler.profile() as profile:
+            work.ours()
+        count = sum(e.count for e in profile.key_averages() if "LaunchKernel" in e.key)
+        yield line(f"kernels of a step: {work.name}", count / steps)
 
 
-PARTS = {f.__name__: f for f in (forward, tf32, attacks, training, launches)}
-SECONDS = {"forward": 60, "tf32": 20, "attacks": 90, "training": 120, "launches": 30, "run": 150}
+def levers(device: str, quick: bool) -> Iterator[dict]:
+    """Each switch of speed, off and on in turns: how many times faster, and what it changes."""
+    name, batch, gpu = "tiny" if quick else "ViT-B/16", 8 if quick else 64, device != "cpu"
+
+    def attack(prec: str = "fp32", **fast):
+        torch.manual_seed(0)  # of the prompts
+        clip = jobs.backbone(name, device)
+        clip.hasten(**fast)
+        return jobs.evaluation(clip, 37, batch, prec=prec).ours
+
+    def step(fused: bool) -> Tensor:
+        values = [torch.linspace(-1, 1, 2048, device=device).requires_grad_() for _ in range(18)]
+        optimizer = torch.optim.AdamW(values, fused=fused)
+        for value in values:
+            value.grad = value.detach().sin()
+        optimizer.step()
+        return torch.cat(values).detach()
+
+    def tuned(graph: bool):
+        torch.manual_seed(0)
+        return jobs.tuning(jobs.backbone(name, device), 37, graph=graph).ours
+
+    plain = attack()
+    ways = {
+        "ATTACK.TEST.PREC bf16": (plain, attack("bf16")),
+        "MODEL.BACKBONE.CHANNELS_LAST": (plain, attack(last=True)),
+        "OPTIM.FUSED": (partial(step, False), partial(step, True)),
+    }
+    if gpu or not quick:  # compiling takes a minute on a CPU
+        ways["MODEL.BACKBONE.COMPILE"] = plain, attack(compiled=True)
+    if gpu:
+        images = torch.rand(batch, 3, 224, 224)
+        ways["TRAINER.ADVERSARIAL.CUDA_GRAPH"] = tuned(False), tuned(True)
+        ways["DATALOADER.TEST.PIN_MEMORY"] = (
+            lambda: images.to(device),
+            lambda: images.pin_memory().to(device, non_blocking=True),
+        )
+    for key, (off, on) in ways.items():
+        taken = timing.paired({"off": off, "on": on}, pairs=3, clock=time.perf_counter)
+        differ = float(((off() - on()).abs() > SAME).float().mean())
+        yield line(f"{key}: times faster", timing.ratio(taken["off"], taken["on"]))
+        yield line(f"{key}: share of values that differ", differ)
+
+
+def budget(device: str, quick: bool) -> Iterator[dict]:
+    """Whole jobs of the field, next to what they should take and to the limit."""
+    small = {"rounds": 1, "batch": 4, "size": 512} if quick else {"rounds": 3}
+    rows = budgets.table(device, "tiny" if quick else "ViT-B/16", **small)
+    print(budgets.shown(rows))
+    for row in rows:
+        known = device != "cpu" and not quick and math.isfinite(row["budget_seconds"])
+        yield line(row["job"], row["seconds"], row["budget_seconds"] if known else None)
+
+
+PARTS = {f.__name__: f for f in (forward, tf32, attacks, training, waits, budget, levers)}
+SECONDS = {"forward": 45, "tf32": 15, "attacks": 65, "training": 135, "waits": 25}  # 480 in all
+SECONDS |= {"budget": 80, "ratios": 60, "levers": 55}
 
 
 def everything(device: str, quick: bool, out: Path) -> Iterator[dict]:
     """Run every part in a process of its own; one that takes too long does not hide the others."""
     flags = ["--device", device, *(["--quick"] if quick else [])]
     backbone = "tiny" if quick else "ViT-B/16"
-    for part, limit in SECONDS.items():
+    for part, seconds in SECONDS.items():
+        limit = seconds if device != "cpu" else 4 * seconds  # shared cores
         words = ["benchmarks.gpu", part, *flags]
-        if part == "run":  # the ratios, and on a GPU the budget table
-            words = ["benchmarks.run", *flags[:2], "--quick", "--no-memory"]
+        if part == "ratios":
+            words = ["benchmarks.run", *flags[:2], "--quick", "--no-memory", "--no-budget"]
             words += ["--backbone", backbone, "--json", str(out / "ratios.json")]
         print(f"== {part}", flush=True)
         with (out / f"{part}.log").open("w") as log:
@@ -196,11 +300,12 @@ def everything(device: str, quick: bool, out: Path) -> Iterator[dict]:
                 why = f"ended with {code}, see {part}.log" if code else ""
             except subprocess.TimeoutExpired:
                 why = f"was stopped after {limit} s"
-        text = (out / f"{part}.log").read_text()
-        yield from (json.loads(row) for row in text.splitlines() if row.startswith('{"part"'))
-        if part == "run":
-            print(text)
-        if why:
+        lines = (out / f"{part}.log").read_text().splitlines()
+        rows = [json.loads(row) for row in lines if row.startswith('{"part"')]
+        yield from rows
+        if part in ("ratios", "budget"):
+            print("\n".join(row for row in lines if not row.startswith('{"part"')))
+        if why and all(row["holds"] for row in rows):
             yield {"part": part} | line(f"it {why}", 1, 0)
 
 
@@ -223,7 +328,11 @@ def main(argv: list[str] | None = None) -> int:
     rows = list(everything(args.device, args.quick, args.out))
     io.write_json(args.out / "gpu.json", machine.environment(args.device) | {"rows": rows})
     table = [
-        [r["part"], r["what"], f"{r['figure']:.3g}", f"{r['bound']:g}", r["holds"]] for r in rows
+        [
+            *(r["part"], r["what"], f"{r['figure']:.3g}"),
+            *(("-", "") if r["bound"] is None else (f"{r['bound']:g}", r["holds"])),
+        ]
+        for r in rows
     ]
     print(tabulate(table, ["part", "what", "figure", "bound", "holds"], disable_numparse=True))
     print(f"{machine.device_name(args.device)}, torch {torch.__version__}; {args.out}/gpu.json")

@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--pairs", type=int, default=5, help="rounds per job (default 5)")
     add("--jobs", type=int, nargs="+", metavar="N", help="only these rows, from 1")
     add("--no-memory", action="store_true", help="leave out the peak memory")
+    add("--no-budget", action="store_true", help="leave out the budget table of a GPU")
     add("--json", metavar="FILE", help="also write the rows there")
     add("--figure", metavar="FILE", help="also draw the ratios there (png)")
     args = parser.parse_args(argv)
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{caption}, peak {peak / 1e9:.0f} GFLOP/s")
     facts = {"backbone": args.backbone, "device": args.device, "clock": kind, "peak": peak}
     facts |= {"environment": machine.environment(args.device), "rows": rows}
-    if args.device != "cpu":
+    if args.device != "cpu" and not args.no_budget:
         facts["budget"] = budget.table(args.device)
         print(budget.shown(facts["budget"]))
     if args.json:

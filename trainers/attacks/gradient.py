@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import losses
 from ..records.threats import LABELLED
-from ..utils import graphs, progress
+from ..utils import progress
 from ..utils.seeds import generators
 from .base import (
     AttackResult,
@@ -229,36 +229,23 @@ class GradientAttack:
                 images = self.project(clean[left], images.detach()[~over] + step_by)
         return found
 
-    def _repeats(self, clean: Tensor) -> bool:
-        """Return True if ``ATTACK.CUDA_GRAPH`` is set and every step is the same computation."""
-        plain = type(self).normalize is GradientAttack.normalize and self.spec.name == "pgd"
-        return graphs.ON and clean.is_cuda and plain and self.spec.steps >= graphs.WORTH
-
     def _once(self, clean: Tensor, seeds: list[int], still_right, scored: bool) -> AttackResult:
         with torch.no_grad():
             images = self.project(clean, self.start(clean, seeds))
         zero_grad = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         first, finite = None, []  # finite: losses and gradients in turn
-
-        def step(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            """Return the next images, and the loss (B,) and the gradient's peaks (B,) here."""
-            images = images.detach().requires_grad_(True)
+        for _ in progress.steps(self.spec.steps):
+            images.requires_grad_(True)
             loss = _one_each(self.objective(images), images)
             grad, peak = gradient_of(loss, images)
-            with torch.no_grad():
-                change = self.spec.alpha * self.normalize(grad)
-                return self.project(clean, images.detach() + change), loss.detach(), peak
-
-        for number in progress.steps(self.spec.steps):
-            begin, (images, loss, peak) = images, step(images)
-            finite += [loss.isfinite().all(), peak.isfinite().all()]
+            finite += [loss.detach().isfinite().all(), peak.isfinite().all()]
             zero_grad |= peak == 0
-            if number == 0:
-                first = self.first_loss(loss, begin).clone()
-                step = graphs.replayed(step, images) if self._repeats(clean) else step
-        images = images.detach().clone()  # a graph's own tensors are written to again
+            first = self.first_loss(loss, images) if first is None else first
+            with torch.no_grad():
+                step = self.spec.alpha * self.normalize(grad)
+                images = self.project(clean, images.detach() + step)
         with torch.no_grad():
-            last = _one_each(self.objective(images), images) if scored else loss.clone()
+            last = _one_each(self.objective(images), images) if scored else loss.detach()
             finite.append(last.isfinite().all())
             right = None if still_right is None else still_right(images).bool()
         for i, fine in enumerate(torch.stack(finite).tolist()):  # once: it waits for the GPU

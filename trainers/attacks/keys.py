@@ -47,8 +47,6 @@ def extend_cfg(cfg: CfgNode) -> None:
             OBJECTIVE=_word(objective, "the ascended loss", choices=OBJECTIVES),
             TARGET=_word(target, "what the gradient goes through", choices=threats.TARGETS),
         )
-    graph = Key(False, "record a step of PGD on a GPU and replay it (not measured yet)")
-    add_defaults(cfg, "ATTACK", CUDA_GRAPH=graph)
     add_defaults(
         cfg,
         "ATTACK.TEST",

@@ -57,7 +57,6 @@ class CLIPAdapter(nn.Module):
         self.name, self.sha256 = name, sha256
         self.tokenizer, self.interpolation = tokenizer, interpolation
         self.model, self._run_block = model.requires_grad_(False).eval(), tower.run_block
-        self._ends: dict[int, tuple] = {}  # see :meth:`_there`
         self.training = False
         # open_clip's CustomTextCLIP keeps its text tower in a module of its own
         self._custom_text = hasattr(model, "text")
@@ -351,14 +350,14 @@ class CLIPAdapter(nn.Module):
                 them, map them), and must treat the shared ones alike in all classes.
         """
         self._need_prompts()
-        eot = eot.cpu()  # a no-op for prompt learners, which keep it there: no synchronisation
+        ends, eot = self._there(eot), eot.cpu()  # prompt learners keep it there: nothing waits
         if self.causal:
             x = self.add_positions(embeddings[:, : int(eot.max()) + 1])
             shared = min(shared, int(eot.min()))  # end tokens stay in the suffix
         else:
             x, shared = self.add_positions(embeddings), 0
         past = self._prefix(x[:1, :shared], between) if shared else None
-        suffix, ends = x[:, shared:], self._there(eot) - shared
+        suffix, ends = x[:, shared:], ends - shared
 
         def encode(x: torch.Tensor, ends: torch.Tensor, first: int) -> torch.Tensor:
             rows = slice(first, first + len(x))
@@ -395,13 +394,11 @@ class CLIPAdapter(nn.Module):
         return past
 
     def _there(self, eot: torch.Tensor) -> torch.Tensor:
-        """Return positions (K,) on the device; those of the same tensor are copied once."""
-        kept = self._ends.get(id(eot))
-        if kept is None or kept[1].device != self.device:
-            if len(self._ends) > 8:
-                self._ends.clear()
-            kept = self._ends[id(eot)] = eot, eot.to(self.device)  # eot lives as long as its id
-        return kept[1]
+        """Return ``eot`` (K,) on the device, where it is copied once: a graph finds it again."""
+        there = getattr(eot, "there", eot)
+        if there.device != self.device:
+            there = eot.there = eot.to(self.device)
+        return there
 
     def _need_prompts(self) -> None:
         if not self.takes_prompts:

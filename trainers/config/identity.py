@@ -27,7 +27,6 @@ NEUTRAL = (
     "TRAINER.ADVERSARIAL.CLASS_CHUNK",
     # of speed: only the order of rounding changes, as between two devices
     "TRAINER.ADVERSARIAL.CUDA_GRAPH",
-    "ATTACK.CUDA_GRAPH",
     "DATALOADER.TEST.PIN_MEMORY",
     "OPTIM.FUSED",
     "MODEL.BACKBONE.COMPILE",

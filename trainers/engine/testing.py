@@ -12,7 +12,6 @@ from ..evaluation.evaluator import Evaluation
 from ..evaluation.samples import ImageList
 from ..evaluation.victim import TrainerVictim
 from ..testtime import with_testtime
-from ..utils import graphs
 from ..utils.io import write_json
 from . import run_folder
 from .data import MODEL_FILE
@@ -28,7 +27,7 @@ def evaluation_of(trainer, split: str) -> Evaluation:
 
 def evaluation_on(victim, images, cfg, folder, cache, *, defended: bool = True) -> Evaluation:
     """Return the evaluation of a victim as ``cfg`` says, in the ``folder`` of its record."""
-    graphs.ON, images.pinned = cfg.ATTACK.CUDA_GRAPH, cfg.DATALOADER.TEST.PIN_MEMORY
+    images.pinned = cfg.DATALOADER.TEST.PIN_MEMORY
     return Evaluation(
         victim,
         images,

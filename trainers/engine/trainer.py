@@ -16,7 +16,6 @@ from ..backbone import load_clip, text_features
 from ..config import host
 from ..config.keys import METHODS, add_defaults, check_cfg, extend_cfg
 from ..prompting import PromptSpec, templates
-from ..utils import graphs
 from ..utils.errors import UserError
 from ..utils.images import Preprocess, read_rgb
 from ..utils.io import sha256_file, tensors_digest
@@ -105,7 +104,6 @@ class RobustTrainer(SavingTrainer):
         host.complete(cfg, extend_cfg)
         check_cfg(cfg)
         torch.backends.cudnn.allow_tf32 = False  # attacks are measured in true float32
-        graphs.ON = cfg.ATTACK.CUDA_GRAPH
         self.task: run_folder.Task | None = None  # what is left to do, once known
         self.tested: dict = {}  # of a run that only tests: which model
         self.seconds = {"train": 0.0, "bank": 0.0, "eval": 0.0}

@@ -12,7 +12,6 @@ from ..config.keys import Key, add_defaults
 from ..losses import mean_ce
 from ..prompting import PromptedCLIP, PromptSpec
 from ..utils.errors import UserError
-from ..utils.graphs import texts_of
 from ..utils.seeds import hash_seed
 from .alarms import NonFiniteLoss
 from .batch import Batch, accuracy
@@ -41,9 +40,7 @@ class PromptTrainer(RobustTrainer):
             PREC=Key("fp32", "of forward and backward", choices=("fp32", "amp", "bf16")),
             ATTACK_PREC=Key("fp32", "of a white-box attack", choices=("fp32", "bf16")),
             ACCUMULATE=Key(1, "batches per optimizer step", least=1, most=10**6),
-            CUDA_GRAPH=Key(
-                False, "record the text tower on a GPU, replay it (not measured yet)"
-            ),
+            CUDA_GRAPH=Key(False, "record the text tower on a GPU, replay it (not measured yet)"),
             CLASS_CHUNK=Key(0, "classes per text pass; 0: all at once", least=0),
         )
         super().extend_cfg(cfg)
@@ -141,12 +138,12 @@ class PromptTrainer(RobustTrainer):
     def encode_texts(self, model=None) -> torch.Tensor:
         """Return ``model``'s (default: the trained one's) text features in training's precision."""
         keys, model = self.cfg.TRAINER.ADVERSARIAL, model or self.model
-        graph = keys.CUDA_GRAPH and self.device.type == "cuda" and torch.is_grad_enabled()
         with self.autocast(keys.PREC):
-            if not (graph and isinstance(model, PromptedCLIP) and model.spec.acts_on_texts):
+            learned = self.spec is not None and self.spec.acts_on_texts
+            if not (keys.CUDA_GRAPH and learned and self.device.type == "cuda"):
                 return model.text_features(keys.CLASS_CHUNK)
             if model not in self.graphs:
-                self.graphs[model] = texts_of(model, keys.CLASS_CHUNK)
+                self.graphs[model] = model.graphed_texts(keys.CLASS_CHUNK)
             return self.graphs[model]()
 
     def train_threat(self):
@@ -162,18 +159,6 @@ class PromptTrainer(RobustTrainer):
         return torch.autocast(self.device.type, dtype, enabled=enabled, cache_enabled=False)
 
     def forward_backward(self, batch):
-        try:
-            return self._step(batch)
-        except torch.cuda.OutOfMemoryError as error:
-            size = len(batch["img"])
-            raise UserError(
-                f"the memory ran out in a training step of {size} images "
-                f"({str(error).splitlines()[0]}); set TRAINER.ADVERSARIAL.CLASS_CHUNK 16, which "
-                f"changes no result, or DATALOADER.TRAIN_X.BATCH_SIZE {max(size // 2, 1)} with "
-                "TRAINER.ADVERSARIAL.ACCUMULATE 2, which draws other batches"
-            ) from error
-
-    def _step(self, batch) -> dict[str, float]:
         group = self.cfg.TRAINER.ADVERSARIAL.ACCUMULATE
         start = self.batch_idx // group * group
         size = min(group, self.num_batches - start)  # the last group may be smaller

@@ -104,19 +104,16 @@ def build_bank(
                 shown.update(len(parts.span(number)))
                 continue
             rows, checks, clock = [], AttackChecks(), time.perf_counter()
-
-            def attack(where, pixels, rows=rows, checks=checks):
-                digests = [images.digest(i) for i in where]
+            batches = images.batches(parts.span(number), batch_size, device)
+            for where, pixels in fitting.parts(batches):
+                digests, own = [images.digest(i) for i in where], AttackChecks()
                 seeds = [[hash_seed(seed, d, view) for d in digests] for view in range(views)]
                 names = [images.paths[i] for i in where]
-                own = AttackChecks()
-                with torch.autocast(device.type, enabled=False):  # the key names the precision
+                # the key names the precision
+                with fitting, torch.autocast(device.type, enabled=False):
                     rows.append(_features(clip, pixels, spec, seeds, own, names))
-                checks.merge(own)
-                shown.update(len(where))
-
-            for batch in images.batches(parts.span(number), batch_size, device):
-                fitting(attack, *batch)
+                    checks.merge(own)
+                    shown.update(len(where))
             took = time.perf_counter() - clock
             parts.save(number, torch.cat(rows), asdict(checks), took, bank=path)
     if not path.exists():

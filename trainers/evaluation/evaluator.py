@@ -97,15 +97,12 @@ class Evaluation:
         else:
             classes, seconds = len(self.victim.classnames), 0.0
             logits = torch.zeros(len(self.images), classes, device=self.device)  # (N, K)
-
-            def answer(where, pixels):
-                nonlocal seconds
-                clock = time.perf_counter()
-                logits[where] = self.logits(pixels)
-                seconds += (time.perf_counter() - clock) * bool(logits[where].isfinite().any())
-
-            for batch in self.pixels(list(range(len(self.images))), "clean"):
-                self.fitting(answer, *batch)
+            batches = self.pixels(list(range(len(self.images))), "clean")
+            for where, pixels in self.fitting.parts(batches):
+                with self.fitting:
+                    clock = time.perf_counter()
+                    logits[where] = self.logits(pixels)
+                    seconds += (time.perf_counter() - clock) * bool(logits[where].isfinite().any())
             self._note_cost(len(self.images), seconds)
         self.clean_right = self._answers(logits) == self.labels
         return logits
@@ -246,24 +243,21 @@ class Evaluation:
             progress.forget()
         size, last = self._size(spec, seen), time.monotonic()
         sample = {positions[i]: i for i in progress.todo()}
-
-        def attack(where, pixels):
-            nonlocal last
-            result = self.run_attack(spec, where, pixels, seen=seen)
-            still = self.right_on(spec, result, where, seen=seen)
-            final = torch.full_like(still, ends) | ~still
-            again = self._right_again(result.images, where, final, seen)
-            if saved:
-                paths = [self.images.paths[i] for i in where]
-                saved.add(result.images, self.labels[where], still, paths)
-            progress.add([sample[i] for i in where], still.tolist(), result, pixels, again)
-            if saved or time.monotonic() - last > SAVE_SECONDS:
-                progress.save()
-                last = time.monotonic()
-
+        batches = self.pixels(list(sample), f"{spec.target} {spec.name}", size)
         try:
-            for batch in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
-                self.fitting(attack, *batch, alone=not spec.library)
+            for where, pixels in self.fitting.parts(batches, alone=not spec.library):
+                with self.fitting:
+                    result = self.run_attack(spec, where, pixels, seen=seen)
+                    still = self.right_on(spec, result, where, seen=seen)
+                    final = torch.full_like(still, ends) | ~still
+                    again = self._right_again(result.images, where, final, seen)
+                    if saved:
+                        paths = [self.images.paths[i] for i in where]
+                        saved.add(result.images, self.labels[where], still, paths)
+                    progress.add([sample[i] for i in where], still.tolist(), result, pixels, again)
+                if saved or time.monotonic() - last > SAVE_SECONDS:
+                    progress.save()
+                    last = time.monotonic()
         except Exception:  # the batches before it are done
             progress.save()
             raise

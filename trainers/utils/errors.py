@@ -48,7 +48,7 @@ def reason(error: OSError) -> str:
 
 @contextlib.contextmanager
 def plainly() -> Iterator[None]:
-    """Turn a full disk, and files that may not be used, into a UserError."""
+    """Turn a full disk, files that may not be used, and full memory into a UserError."""
     try:
         yield
     except OSError as error:
@@ -57,6 +57,15 @@ def plainly() -> Iterator[None]:
         what = reason(error) if error.filename else f"the output: {error.strerror}"
         text = f"cannot read or write {what}; change that, then run the same command again"
         raise UserError(text) from error
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which takes long to import
+            raise
+        raise UserError(
+            f"the memory of the device ran out ({str(error).splitlines()[0]}); end other programs "
+            "there, set TRAINER.ADVERSARIAL.CLASS_CHUNK 16, which changes no result, or halve "
+            "DATALOADER.TRAIN_X.BATCH_SIZE (of torchattacks, DATALOADER.TEST.BATCH_SIZE) and "
+            "double TRAINER.ADVERSARIAL.ACCUMULATE, which trains on other batches"
+        ) from error
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

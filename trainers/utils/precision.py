@@ -9,18 +9,14 @@ import torch
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
     """Multiply and convolve float32 values in float32: TF32 has errors of about 1e-3."""
-    backends = torch.backends
-    switches = [backends.cuda.matmul, backends.mkldnn.matmul]
+    matmul, other, cudnn = torch.backends.cuda.matmul, torch.backends.mkldnn, torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):  # since 2.9: then the old ones are unreadable
+        switches = [(s, "fp32_precision", "ieee") for s in (matmul, other.matmul, cudnn.conv)]
+    else:
+        switches = [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
     with contextlib.ExitStack() as restore:
-        if hasattr(switches[0], "fp32_precision"):  # since 2.9: then the old one is unreadable
-            switches += [backends.cudnn.conv]
-            for switch in (s for s in switches if s.fp32_precision in ("tf32", "bf16")):
-                restore.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
-                switch.fp32_precision = "ieee"
-        else:
-            before = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
-            restore.callback(torch.set_float32_matmul_precision, before[0])
-            restore.callback(setattr, backends.cudnn, "allow_tf32", before[1])
-            torch.set_float32_matmul_precision("highest")
-            backends.cudnn.allow_tf32 = False
+        for switch, name, exact in switches:
+            if (before := getattr(switch, name)) in (True, "tf32", "bf16"):
+                restore.callback(setattr, switch, name, before)
+                setattr(switch, name, exact)
         yield
