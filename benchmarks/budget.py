@@ -30,7 +30,7 @@ class Budget:
     name: str
     unit: Callable[[], object]
     units: float
-    budget: float
+    budget: float | None
     dtype: torch.dtype = torch.bfloat16
 
 
@@ -65,7 +65,7 @@ def makers(clip, device: str, batch: int = 128) -> list[Callable[[], Budget]]:
     def strongest() -> Budget:
         size = min(batch, 25)
         unit, name = jobs.autoattack(clip, PETS, size), "AutoAttack, 100 images that nothing breaks"
-        return Budget(name, unit, 50 * 100 / size, math.inf, torch.float32)
+        return Budget(name, unit, 50 * 100 / size, None, torch.float32)
 
     return [
         bank,
@@ -98,6 +98,8 @@ def table(device: str, name="ViT-B/16", *, rounds=5, batch=128, size=8192) -> li
 
 def shown(rows: list[dict]) -> str:
     columns = ("seconds", "limit_seconds", "budget_seconds", "share_of_peak", "peak_mib")
-    lines = [[row["job"], *(f"{row[column]:.3g}" for column in columns)] for row in rows]
+    lines = [
+        [row["job"], *(f"{row[column] or math.nan:.3g}" for column in columns)] for row in rows
+    ]
     heads = [f"job ({rows[0]['backbone']})", *"s,limit s,budget s (H200),of peak,MiB".split(",")]
     return tabulate(lines, heads, disable_numparse=True)

@@ -10,13 +10,13 @@ the script runs, and the figures are 0.
 
 import argparse
 import json
-import math
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,11 +28,9 @@ from torch.utils.data import TensorDataset
 
 from advprompt.attacks import AttackSpec, gradient_attack, objective_for
 from advprompt.backbone import load_clip
-from advprompt.cli import train
 from advprompt.cli.main import dispatch
 from advprompt.datasets import drawing
 from advprompt.engine.checkpoints import LEARNER, load_checkpoint
-from advprompt.engine.run import build_trainer, set_random_seed
 from advprompt.evaluation.evaluator import Evaluation
 from advprompt.evaluation.models import ModelVictim
 from advprompt.evaluation.samples import PixelList
@@ -97,7 +95,7 @@ def tf32(device: str, quick: bool) -> Iterator[dict]:
         return image.mean((2, 3))
 
     pixels, labels = torch.rand(2, 3, 8, 8, device=device), torch.zeros(2, device=device).long()
-    spec = AttackSpec("pgd", 4 / 255, 1 / 255, 2, 1, "uniform", "ce", "end_to_end")
+    spec = jobs.threat(2)
     gradient_attack(objective_for(spec, logits, labels=labels), spec).run(pixels, [0, 1])
     yield line("largest error of a float32 product in an attack", max(errors), 1e-5)
 
@@ -106,10 +104,9 @@ def attacks(device: str, quick: bool) -> Iterator[dict]:
     """Who is left by PGD-40 and by AutoAttack, of drawings and the built-in CLIP."""
     names, count = drawing.shape_classes(), 24 if quick else 200
     images, labels = jobs.drawn(names, 0, count)
-    pgd = AttackSpec("pgd", 4 / 255, 1 / 255, 40, 1, "uniform", "ce", "end_to_end")
-    strong = "apgd" if quick else "autoattack"
-    specs = [pgd, AttackSpec(strong, 4 / 255, None, 20, 1, None, None, "end_to_end")]
-    left = []
+    strong, left = "apgd" if quick else "autoattack", []
+    own = 4 / 255, None, 20, 1, None, None, "end_to_end"
+    specs = [jobs.threat(40), AttackSpec(strong, *own)]
     for where in ("cpu", device):
         model = jobs.classifier(load_clip("tiny", device=where), names)
         victim = ModelVictim(model, names, device=where, name="tiny")
@@ -126,78 +123,55 @@ def attacks(device: str, quick: bool) -> Iterator[dict]:
         yield line(f"{what}: samples with the same outcome", same, EQUAL, least=True)
 
 
-def _words(method: str, device: str, folder: Path, *words: str, epochs: int = 1) -> list[str]:
-    """Return the arguments of a training on drawings, with a short test."""
-    common = ["--trainer", method, "--config-file", f"{method}/tiny", "--seed", "1"]
+def _train(method: str, device: str, folder: Path, *words: str) -> list[dict]:
+    """Train two epochs on drawings and return the values after each, on the CPU."""
+    common = ["train", "--trainer", method, "--config-file", f"{method}/tiny", "--seed", "1"]
     common += ["--dataset-config-file", "shapes", "--root", str(folder.parent / "data")]
     common += ["--output-dir", str(folder), "DATASET.NUM_SHOTS", "2", "TEST.SUBSET", "32"]
-    common += ["OPTIM.MAX_EPOCH", str(epochs), "USE_CUDA", str(device != "cpu")]
+    common += ["OPTIM.MAX_EPOCH", "2", "OPTIM.WARMUP_EPOCH", "-1", "USE_CUDA", str(device != "cpu")]
     common += ["ATTACK.TEST.STEPS", "2", "ATTACK.TEST.LIST", "[]", "TEST.PROBES", "0", *words]
     common += [] if method == "AdvPT" else ["ATTACK.THREAT", "linf1"]
-    common += ["OPTIM.WARMUP_EPOCH", "-1"]  # whose rate would hardly move a value
-    return [*common, "TRAIN.CHECKPOINT_FREQ", "1", "DATALOADER.NUM_WORKERS", "0"]
+    dispatch([*common, "TRAIN.CHECKPOINT_FREQ", "1", "DATALOADER.NUM_WORKERS", "0"])
+    files = [folder / LEARNER / f"model.pth.tar-{epoch}" for epoch in (1, 2)]
+    states = [load_checkpoint(file)["state_dict"] for file in files]
+    return [{name: value.cpu().float() for name, value in state.items()} for state in states]
 
 
-def _built(method: str, device: str, folder: Path):
-    """Return the trainer as a run builds it, before its first step."""
-    cfg = train.setup_cfg(train.parser().parse_args(_words(method, device, folder)))
-    set_random_seed(cfg.SEED)
-    return build_trainer(cfg)
-
-
-def _train(method: str, device: str, folder: Path, *words: str, epochs: int = 1) -> dict:
-    """Train on drawings and return the trained values on the CPU."""
-    dispatch(["train", *_words(method, device, folder, *words, epochs=epochs)])
-    return _values(load_checkpoint(folder / LEARNER / f"model.pth.tar-{epochs}")["state_dict"])
-
-
-def _values(state: dict) -> dict:
-    return {name: value.detach().cpu().float() for name, value in state.items()}
-
-
-def _continued(first: str, second: str, folder: Path) -> dict:
+def _resumed(first: str, second: str, folder: Path) -> list[dict]:
     """Return CAPT's values after an epoch on each of two devices."""
-    _train("CAPT", first, folder, epochs=2)
+    _train("CAPT", first, folder)
     (folder / "record.json").unlink()
     (folder / LEARNER / "model.pth.tar-2").unlink()
     (folder / LEARNER / "checkpoint").write_text("model.pth.tar-1\n", encoding="utf-8")
-    return _train("CAPT", second, folder, epochs=2)
+    return _train("CAPT", second, folder)
+
+
+def _apart(a: list[dict], b: list[dict]) -> float:
+    """Return how far two trainings end apart, relative to what the second epoch has moved."""
+    ways = ((a[1][k] - b[1][k], a[1][k] - a[0][k]) for k in a[0])
+    return max(float(apart.abs().max() / moved.abs().max()) for apart, moved in ways)
 
 
 def training(device: str, quick: bool) -> Iterator[dict]:
-    """One epoch of each method; reduced precision; resuming, there and on the other device."""
+    """Two epochs of each method; reduced precision; resuming, there and on the other device."""
     with tempfile.TemporaryDirectory() as place:
-        root, start, found = Path(place), {}, {}
-
-        def apart(method: str, a: dict, b: dict) -> float:
-            """Return the largest difference of the values, relative to how far they have moved."""
-            moved = (jobs.apart(a[k] - start[method][k], b[k] - start[method][k]) for k in a)
-            return max(moved)
-
+        root, found = Path(place), {}
         for method in METHODS[1:3] if quick else METHODS:
-            start[method] = _values(_built(method, "cpu", root / "built").trained.state_dict())
-            cpu, found[method] = (
-                _train(method, where, root / f"{method}{i}")
-                for i, where in enumerate(("cpu", device))
-            )
-            yield line(f"{method}: learned", apart(method, cpu, found[method]), TRAINED)
+            cpu = _train(method, "cpu", root / f"{method}0")
+            found[method] = _train(method, device, root / f"{method}1")
+            yield line(f"{method}: learned", _apart(cpu, found[method]), TRAINED)
+        log = (root / "CAPT1/log.txt").read_text(encoding="utf-8")
+        spent = re.findall(r" time \S+ \((\S+)\) data \S+ \((\S+)\)", log)[-1]
+        yield line("CAPT: share of a step that waits for images", float(spent[1]) / float(spent[0]))
         for prec in ("bf16",) if device == "cpu" else ("bf16", "amp"):
             coarse = _train("CAPT", device, root / prec, "TRAINER.ADVERSARIAL.PREC", prec)
-            finite = all(value.isfinite().all() for value in coarse.values())
+            finite = all(value.isfinite().all() for value in coarse[1].values())
             yield line(f"CAPT in {prec}: values are finite", float(finite), 1, least=True)
-            yield line(f"CAPT in {prec}: learned", apart("CAPT", found["CAPT"], coarse), COARSE)
-        whole = _train("CAPT", device, root / "whole", epochs=2)
+            yield line(f"CAPT in {prec}: learned", _apart(found["CAPT"], coarse), COARSE)
         for way in {(device, device), ("cpu", device), (device, "cpu")}:
-            figure = apart("CAPT", whole, _continued(*way, root / "-".join(way)))
+            figure = _apart(found["CAPT"], _resumed(*way, root / "-".join(way)))
             bound = 0 if way == (device, device) else TRAINED
             yield line(f"CAPT resumed, from {way[0]} on {way[1]}", figure, bound)
-        trainer = _built("CAPT", device, root / "loader")
-        trainer.epoch, trainer.max_epoch = 0, 1
-        trainer.before_epoch()
-        trainer.run_epoch()
-        epoch, images = trainer.run_epoch, lambda: list(trainer.train_loader_x)
-        whole, wait = (timing.seconds(work, time.perf_counter) for work in (epoch, images))
-        yield line("share of an epoch that the loader takes", wait / whole)
 
 
 def waits(device: str, quick: bool) -> Iterator[dict]:
@@ -205,33 +179,32 @@ def waits(device: str, quick: bool) -> Iterator[dict]:
     if device == "cpu":
         return
     clip, counts = jobs.backbone("tiny" if quick else "ViT-B/16", device), []
-    torch.cuda.set_sync_debug_mode("warn")
     for steps in (4, 4, 24):
-        job = jobs.evaluation(clip, 37, 32, steps)
+        attack = jobs.evaluation(clip, 37, 32, steps)
+        torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            job.ours()
+            attack.ours()
+        torch.cuda.set_sync_debug_mode("default")
         counts.append(len(seen))
-    torch.cuda.set_sync_debug_mode("default")
     yield line("waits for the device per attack step", (counts[2] - counts[1]) / 20, 0)
-    tuning, training = jobs.tuning(clip, 37), jobs.training(clip, 37, 32, 0)
-    for work, steps in ((job, 24), (tuning, 1), (training, 1)):
-        work.ours()
+    for job in (attack, jobs.tuning(clip, 37), jobs.training(clip, 37, 32, 0)):
+        job.ours()
         with torch.profiler.profile() as profile:
-            work.ours()
+            job.ours()
         count = sum(e.count for e in profile.key_averages() if "LaunchKernel" in e.key)
-        yield line(f"kernels of a step: {work.name}", count / steps)
+        yield line(f"kernels: {job.name}", count)
 
 
 def levers(device: str, quick: bool) -> Iterator[dict]:
     """Each switch of speed, off and on in turns: how many times faster, and what it changes."""
     name, batch, gpu = "tiny" if quick else "ViT-B/16", 8 if quick else 64, device != "cpu"
 
-    def attack(prec: str = "fp32", **fast):
+    def made(make: Callable[..., jobs.Job], *sizes: int, fast: dict, **own) -> Callable:
         torch.manual_seed(0)  # of the prompts
         clip = jobs.backbone(name, device)
         clip.hasten(**fast)
-        return jobs.evaluation(clip, 37, batch, prec=prec).ours
+        return make(clip, *sizes, **own).ours
 
     def step(fused: bool) -> Tensor:
         values = [torch.linspace(-1, 1, 2048, device=device).requires_grad_() for _ in range(18)]
@@ -241,25 +214,19 @@ def levers(device: str, quick: bool) -> Iterator[dict]:
         optimizer.step()
         return torch.cat(values).detach()
 
-    def tuned(graph: bool):
-        torch.manual_seed(0)
-        return jobs.tuning(jobs.backbone(name, device), 37, graph=graph).ours
-
-    plain = attack()
+    attack, images = partial(made, jobs.evaluation, 37, batch), torch.rand(batch, 3, 224, 224)
+    tuned, plain = partial(made, jobs.tuning, 37, fast={}), attack(fast={})
     ways = {
-        "ATTACK.TEST.PREC bf16": (plain, attack("bf16")),
-        "MODEL.BACKBONE.CHANNELS_LAST": (plain, attack(last=True)),
+        "ATTACK.TEST.PREC bf16": (plain, attack(fast={}, prec="bf16")),
+        "MODEL.BACKBONE.CHANNELS_LAST": (plain, attack(fast={"last": True})),
         "OPTIM.FUSED": (partial(step, False), partial(step, True)),
     }
     if gpu or not quick:  # compiling takes a minute on a CPU
-        ways["MODEL.BACKBONE.COMPILE"] = plain, attack(compiled=True)
+        ways["MODEL.BACKBONE.COMPILE"] = plain, attack(fast={"compiled": True})
     if gpu:
-        images = torch.rand(batch, 3, 224, 224)
-        ways["TRAINER.ADVERSARIAL.CUDA_GRAPH"] = tuned(False), tuned(True)
-        ways["DATALOADER.TEST.PIN_MEMORY"] = (
-            lambda: images.to(device),
-            lambda: images.pin_memory().to(device, non_blocking=True),
-        )
+        pinned = lambda: images.pin_memory().to(device, non_blocking=True)  # noqa: E731
+        ways["DATALOADER.TEST.PIN_MEMORY"] = partial(images.to, device), pinned
+        ways["TRAINER.ADVERSARIAL.CUDA_GRAPH"] = tuned(), tuned(graph=True)
     for key, (off, on) in ways.items():
         taken = timing.paired({"off": off, "on": on}, pairs=3, clock=time.perf_counter)
         differ = float(((off() - on()).abs() > SAME).float().mean())
@@ -269,12 +236,11 @@ def levers(device: str, quick: bool) -> Iterator[dict]:
 
 def budget(device: str, quick: bool) -> Iterator[dict]:
     """Whole jobs of the field, next to what they should take and to the limit."""
-    small = {"rounds": 1, "batch": 4, "size": 512} if quick else {"rounds": 3}
-    rows = budgets.table(device, "tiny" if quick else "ViT-B/16", **small)
+    small = {"name": "tiny", "rounds": 1, "batch": 4, "size": 512} if quick else {"rounds": 3}
+    rows = budgets.table(device, **small)
     print(budgets.shown(rows))
     for row in rows:
-        known = device != "cpu" and not quick and math.isfinite(row["budget_seconds"])
-        yield line(row["job"], row["seconds"], row["budget_seconds"] if known else None)
+        yield row | line(row["job"], row["seconds"], None if quick else row["budget_seconds"])
 
 
 PARTS = {f.__name__: f for f in (forward, tf32, attacks, training, waits, budget, levers)}
@@ -290,7 +256,7 @@ def everything(device: str, quick: bool, out: Path) -> Iterator[dict]:
         limit = seconds if device != "cpu" else 4 * seconds  # shared cores
         words = ["benchmarks.gpu", part, *flags]
         if part == "ratios":
-            words = ["benchmarks.run", *flags[:2], "--quick", "--no-memory", "--no-budget"]
+            words = ["benchmarks.run", *flags[:2], "--quick", "--no-memory"]
             words += ["--backbone", backbone, "--json", str(out / "ratios.json")]
         print(f"== {part}", flush=True)
         with (out / f"{part}.log").open("w") as log:
@@ -327,14 +293,9 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     rows = list(everything(args.device, args.quick, args.out))
     io.write_json(args.out / "gpu.json", machine.environment(args.device) | {"rows": rows})
-    table = [
-        [
-            *(r["part"], r["what"], f"{r['figure']:.3g}"),
-            *(("-", "") if r["bound"] is None else (f"{r['bound']:g}", r["holds"])),
-        ]
-        for r in rows
-    ]
-    print(tabulate(table, ["part", "what", "figure", "bound", "holds"], disable_numparse=True))
+    heads = ["part", "what", "figure", "bound", "holds"]
+    table = [[row[head] for head in heads] for row in rows]
+    print(tabulate(table, heads, floatfmt=".3g", missingval="-"))
     print(f"{machine.device_name(args.device)}, torch {torch.__version__}; {args.out}/gpu.json")
     return int(not all(row["holds"] for row in rows))
 

@@ -121,12 +121,9 @@ def check_name(name: str) -> None:
 
 
 def _extend_cfg(cfg) -> None:
-    add_defaults(
-        cfg,
-        "MODEL.BACKBONE",
-        COMPILE=Key(False, "torch.compile the blocks of the towers (not measured on a GPU yet)"),
-        CHANNELS_LAST=Key(False, "convolutions with the channels last (not measured yet)"),
-    )
+    compiled = Key(False, "torch.compile the blocks of the towers (not measured on a GPU yet)")
+    last = Key(False, "convolutions with the channels last (not measured yet)")
+    add_defaults(cfg, "MODEL.BACKBONE", COMPILE=compiled, CHANNELS_LAST=last)
 
 
 def _check_cfg(cfg) -> None:

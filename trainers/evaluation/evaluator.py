@@ -41,7 +41,7 @@ from .victim import Victim, answers
 
 TEST_SEED = 0  # of the attacks' random starts: one set of images for every run and prompt
 SAVE_SECONDS = 30
-CPU_BATCH = 50  # of attacks that take thousands of forwards: an interrupted one loses little
+CPU_BATCH = 50  # of attacks: larger ones are slower there, and an interrupted one loses more
 
 
 class Evaluation:
@@ -153,7 +153,7 @@ class Evaluation:
         }
 
     def _describe(self, spec: AttackSpec, seen: bool) -> dict:
-        batch = {"batch": self._size(spec, seen)} if spec.library else {}  # on which theirs depend
+        batch = {"batch": self._size(seen)} if spec.library else {}  # on which theirs depend
         return spec.describe() | batch | self.attacker.facts(spec, seen)
 
     def _start(self, spec: AttackSpec, seen: bool) -> tuple[torch.Tensor, list[str]]:
@@ -241,7 +241,7 @@ class Evaluation:
         saved = self._saved(spec, seen, key)
         if saved and not saved.resume(progress.known()):
             progress.forget()
-        size, last = self._size(spec, seen), time.monotonic()
+        size, last = self._size(seen), time.monotonic()
         sample = {positions[i]: i for i in progress.todo()}
         batches = self.pixels(list(sample), f"{spec.target} {spec.name}", size)
         try:
@@ -327,9 +327,8 @@ class Evaluation:
             for name, logits in right(images)
         }
 
-    def _size(self, spec: AttackSpec, seen: bool = False) -> int:
-        long = (spec.adaptive or spec.library) and self.device.type == "cpu"
-        size = min(self.batch_size, CPU_BATCH) if long else self.batch_size
+    def _size(self, seen: bool = False) -> int:
+        size = min(self.batch_size, CPU_BATCH if self.device.type == "cpu" else self.batch_size)
         return max(1, size // self.defence.copies) if self.defence and seen else size
 
     def _seeds(self, where: list[int]) -> list[int]:
