@@ -182,24 +182,18 @@ MACHINES = {
 def test_setup_installs_the_pytorch_that_fits_the_machine(machine, tmp_path):
     """The script itself, with a Python that only says what pip was asked for."""
     torch, gpu, no_index, said, asked = MACHINES[machine]
-    binaries = tmp_path / "bin"
-    binaries.mkdir()
-    tools = {"python": PYTHON.replace("{python}", sys.executable)}
-    tools["nvidia-smi"] = f"#!/bin/bash\n[ {gpu} = 0 ] || echo 'GPU 0: NVIDIA H100'\n"
-    for name, text in tools.items():
-        (binaries / name).write_text(text)
-        (binaries / name).chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    driver = f"#!/bin/bash\n[ {gpu} = 0 ] || echo 'GPU 0: NVIDIA H100'\n"
+    for name, text in {"python": PYTHON, "nvidia-smi": driver}.items():
+        (tmp_path / "bin" / name).write_text(text.replace("{python}", sys.executable))
+        (tmp_path / "bin" / name).chmod(0o755)
+    for name in ("scripts", "setup.py", "pyproject.toml", "constraints-cpu.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
     own = {"VIRTUAL_ENV": str(tmp_path), "HAS_TORCH": torch, "NO_INDEX": str(no_index)}
-    for folder in ("scripts", "setup.py", "pyproject.toml", "constraints-cpu.txt"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
+    own["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     script = shutil.copy(ROOT / "scripts/setup.sh", tmp_path / "bin/setup.sh")
-    done = subprocess.run(
-        ["bash", script],
-        env=os.environ | own | {"PATH": f"{binaries}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = (line for line in done.stdout.splitlines() if line.startswith("pip: "))
-    assert said in done.stdout and first == f"pip: -m pip install {asked}"
-    assert second == "pip: -m pip install --no-deps torchattacks"
+    done = subprocess.run(["bash", script], env=os.environ | own, capture_output=True, text=True)
+    pip = [line for line in done.stdout.splitlines() if line.startswith("pip: ")]
+    assert done.returncode == 0 and said in done.stdout, done.stderr
+    words = f"pip: -m pip install {asked}", "pip: -m pip install --no-deps torchattacks"
+    assert pip == [*words]

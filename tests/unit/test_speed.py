@@ -7,11 +7,10 @@ from torch.utils._pytree import tree_leaves
 
 import advprompt
 from advprompt.attacks import gradient_attack, objective_for
-from advprompt.engine.tuning import PromptTrainer
 from advprompt.records import read_record
 from advprompt.utils import progress
 from benchmarks import jobs
-from tests.conftest import only_error, weights
+from tests.conftest import weights
 
 MEMORY = torch.cuda.OutOfMemoryError
 SWITCHES = ("TRAINER__ADVERSARIAL__CUDA_GRAPH", "DATALOADER__TEST__PIN_MEMORY", "OPTIM__FUSED")
@@ -67,15 +66,6 @@ def test_a_test_continues_in_halves_where_memory_runs_out(capsys):
     assert sizes.count(19) == 1 and 0 < whole["attacks"][0]["correct"] < 20
     for key in ("n", "correct", "checks"):
         assert small["attacks"][0][key] == whole["attacks"][0][key]
-
-
-def test_a_training_that_does_not_fit_says_what_to_set(white_box, run, monkeypatch):
-    def full(self, *args):
-        raise MEMORY("CUDA out of memory. Tried to allocate 2 GiB.")
-
-    monkeypatch.setattr(PromptTrainer, "encode_texts", full)
-    said = only_error(*run(white_box("CAPT"))[::2])
-    assert "TRAIN_X.BATCH_SIZE" in said and "CLASS_CHUNK 16, which changes no result" in said
 
 
 class Crossings(TorchDispatchMode):
