@@ -22,6 +22,7 @@ from advprompt.evaluation.victim import TrainerVictim
 from advprompt.prompting import templates
 from advprompt.records import load_records, read_record
 from advprompt.report.tables import build_tables
+from advprompt.report.threats import describe
 from advprompt.testtime import METHODS, Behind
 from tests.conftest import only_error
 
@@ -388,6 +389,7 @@ def test_autoattack_counts_every_image_once_and_takes_its_random_form(evaluation
     assert "version for random models" in capsys.readouterr().out
     assert all(n <= entry["checks"]["attacked"] // 2 for n in entry["checks"]["again"].values())
     assert min(entry["checks"]["again"].values()) > 0
+    assert "form for random models" in describe(entry)
 
 
 def test_an_interrupted_attack_resumes_with_its_fresh_draws(evaluation, victim, monkeypatch):
