@@ -291,13 +291,12 @@ def test_an_attack_gets_a_gradient_and_the_answer_that_is_given(victim, name):
     assert gradient.isfinite().all() and (gradient != 0).float().mean() > 0.5
 
 
+ADVPT = {"ATTACK__TRAIN__OBJECTIVE": "embedding_kl", "ATTACK__TRAIN__TARGET": "embedding"}
+
+
 @pytest.mark.parametrize("trainer", TRAINER_REGISTRY.registered_names())
 def test_every_trainer_has_what_the_methods_need(victim_of, trainer):
-    clean = {"OBJECTIVE": "embedding_kl", "TARGET": "embedding"} if trainer == "AdvPT" else {}
-    victim, pixels = (
-        victim_of(trainer, **{f"ATTACK__TRAIN__{k}": v for k, v in clean.items()}),
-        images(2),
-    )
+    victim, pixels = victim_of(trainer, **(ADVPT if trainer == "AdvPT" else {})), images(2)
     plain = victim.logits(pixels)
     assert torch.allclose(answer(method_of("tpt", victim, lr=0.0), pixels), plain, atol=1e-3)
     for name in ("tpt", "rtpt", "mta", "ttc"):
@@ -327,9 +326,12 @@ def test_backbones_of_every_kind_are_attacked_through_it(run, white_box, tmp_pat
 def test_the_texts_of_a_batch_are_tuned_in_one_pass(victim, monkeypatch):
     method, calls, encode = method_of("rtpt", victim, steps=2), [], victim.clip.encode_prompts
     method.first  # noqa: B018  which all images share
-    monkeypatch.setattr(
-        victim.clip, "encode_prompts", lambda *a, **k: calls.append(1) or encode(*a, **k)
-    )
+
+    def counted(*args, **options):
+        calls.append(1)
+        return encode(*args, **options)
+
+    monkeypatch.setattr(victim.clip, "encode_prompts", counted)
     answer(method, images(5))
     assert len(calls) == 2 and method.passes["text backwards"] == 10
     monkeypatch.setattr("advprompt.testtime.tuning.TEXTS", 6)  # of three classes: two images
