@@ -103,6 +103,8 @@ class Tuned(OfViews):
     def texts_of_each(self, vectors: Tensor) -> Tensor:
         """Return the texts (B, K, D) of B images with vectors of their own, in one pass."""
         self.passes["text forwards"] += len(vectors)
+        if len(vectors) == 1:  # a batch of one costs more
+            return self.texts(vectors[0])[None]
         with sdpa_kernel(SDPBackend.MATH):  # the fused ones take no batch of batches
             return torch.vmap(self.texts)(vectors)
 
