@@ -294,6 +294,15 @@ def test_an_attack_gets_a_gradient_and_the_answer_that_is_given(victim, name):
 ADVPT = {"ATTACK__TRAIN__OBJECTIVE": "embedding_kl", "ATTACK__TRAIN__TARGET": "embedding"}
 
 
+def test_an_attack_on_mta_follows_the_mean_of_the_views(victim):
+    """On drawings the unrolled mode's own gradient left 10 of 12 images right, this one 5."""
+    method, pixels = method_of("mta", victim), images(1).requires_grad_()
+    mean = F.normalize(victim.features(method.views(pixels, [3])), dim=-1).mean(0, keepdim=True)
+    found = method.answer(victim.logits, pixels, [3], attack=True)
+    ways = [torch.autograd.grad(logits[0, 0], pixels)[0] for logits in (found, victim.score(mean))]
+    assert F.cosine_similarity(*(way.flatten() for way in ways), dim=0) > 0.95
+
+
 @pytest.mark.parametrize("trainer", TRAINER_REGISTRY.registered_names())
 def test_every_trainer_has_what_the_methods_need(victim_of, trainer):
     victim, pixels = victim_of(trainer, **(ADVPT if trainer == "AdvPT" else {})), images(2)
