@@ -192,6 +192,26 @@ class CLIPAdapter(nn.Module):
         return self._image_face.pool(tokens).float()
 
     @property
+    def patches(self) -> int:
+        """Number of patches of an image; UserError for a tower that does not pool [CLS] alone."""
+        face = self._image_face
+        if not face.pools_first:
+            raise UserError(
+                f"the image tower of {self.name} does not pool its class token alone, so its "
+                "patches are not in the space of the texts; choose a ViT of OpenAI's or open_clip's"
+            )
+        return len(face.visual.positional_embedding) - 1
+
+    def encode_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return [CLS], as :meth:`encode_image` does, and the patches like it: (B, 1 + P, D)."""
+        self.patches  # noqa: B018  refuses other towers
+        tokens = self.patch_tokens(pixels)
+        for block in self.image_blocks:
+            tokens = block(tokens)
+        with self.autocast():
+            return self._image_face.project(tokens).float()
+
+    @property
     def _image_face(self):
         """The image tower taken apart; made on each call, as the tower may be freed or replaced."""
         if not self.is_vit:
