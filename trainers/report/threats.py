@@ -99,8 +99,8 @@ def describe(threat: Mapping) -> str:
     scoring = "every iterate scored" if threat["drop"] else ""
     if threat["name"] in ADAPTIVE:
         left = "on the samples that the other attacks of the row have left"
-        form = "form for random models" if not threat["drop"] else ""
-        scoring = ", ".join(filter(None, [left * bool(threat.get("after")), form]))
+        forms = {left: threat.get("after"), "form for random models": not threat["drop"]}
+        scoring = ", ".join(words for words, applies in forms.items() if applies)
     parts = [
         f"{norm} ball" if threat["eps"] else f"no ball (it seeks the nearest in {norm})",
         f"eps {size(threat['eps'])}" if threat["eps"] else "",

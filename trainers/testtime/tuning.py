@@ -52,10 +52,7 @@ class Tuned(OfViews):
         return TEXTS // len(self.victim.classnames)
 
     def loss(self, logits: Tensor, texts: Tensor) -> Tensor:
-        """Return what is minimised for each image (B,).
-
-        ``logits`` (B, n, K) are those of its chosen views, ``texts`` (B, K, D) its own.
-        """
+        """Return what images minimise (B,): logits (B, n, K) of chosen views, texts (B, K, D)."""
         raise NotImplementedError
 
     @cached_property
