@@ -25,14 +25,11 @@ def full(*args, **keys):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has less."),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-    ],
-)
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has less.")
+CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), CUDA, CPU])
 def test_a_lack_of_memory_names_what_to_lower(capsys, error):
     def main(argv):
         raise error
@@ -41,8 +38,6 @@ def test_a_lack_of_memory_names_what_to_lower(capsys, error):
     said = capsys.readouterr().err
     assert said.startswith("error: memory ran out") and said.count("\n") == 1, said
     assert all(key in said for key in ("TEST.BATCH_SIZE", "TESTTIME.VIEWS", "DEFENCE.EOT"))
-    with pytest.raises(RuntimeError, match="another"):
-        run_tool(lambda argv: exec('raise RuntimeError("another")'), [])
 
 
 @pytest.fixture
