@@ -32,6 +32,8 @@ def half_or_full(half, full):
 
 
 def after_clip(clip):
+    if not hasattr(clip, "_MODELS"):  # a package that has only the name
+        return
     clip._MODELS = json.loads(os.environ["HOST_MODELS"])
     clip._download = lambda file, root=None: file
 
@@ -39,11 +41,11 @@ def after_clip(clip):
 class Afterwards(importlib.machinery.PathFinder):
     """Finds a few modules as usual, and changes them once they are imported."""
 
-    changes = {"torch": after_torch, "clip.clip": after_clip}
-
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):
-        if fullname not in cls.changes:
+        last = fullname.rpartition(".")[2]
+        change = {"torch": after_torch}.get(fullname, after_clip if last == "clip" else None)
+        if change is None:
             return None
         spec = super().find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -52,7 +54,7 @@ class Afterwards(importlib.machinery.PathFinder):
 
         def exec_module(module):
             execute(module)
-            cls.changes[fullname](module)
+            change(module)
 
         spec.loader.exec_module = exec_module
         return spec
@@ -68,6 +70,8 @@ def provide(name, **contents):
 
 if "HOST_MODELS" in os.environ:
     sys.meta_path.insert(0, Afterwards)
+    if "plotnine" in os.environ["HOST_LACKS"]:
+        provide("plotnine")
     if "autoattack" in os.environ["HOST_LACKS"]:
         provide("autoattack", AutoAttack=type("AutoAttack", (), {}))
     if "pkg_resources" in os.environ["HOST_LACKS"]:
