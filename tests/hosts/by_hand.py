@@ -49,7 +49,7 @@ def attack(trainer, name: str) -> dict:
         with torch.no_grad():
             return forward(trainer, normal(pixels)).argmax(1) == labels
 
-    attacked, eps = right(clean, labels), 1.0
+    attacked, eps = right(clean, labels), 16.0
     x, y = clean[attacked], labels[attacked]
     while eps > 1e-6:
         adversarial = x.clone()

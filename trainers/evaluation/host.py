@@ -50,7 +50,7 @@ class HostVictim(ModelVictim):
             own["normalize"] = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
         super().__init__(parts, names, **own)
         self.parts, self.memo, self.undone = parts, Memo(parts), False
-        self.sample: dict | None = None  # of the test images, for what else a batch holds
+        self.rest: dict[int, dict] = {}
 
     def answer(self, pixels):
         with _Connected() if self.undone else contextlib.nullcontext():
@@ -64,14 +64,15 @@ class HostVictim(ModelVictim):
 
     def _batch(self, pixels) -> dict:
         """Return a batch of the trainer's test loader with other images."""
-        count = len(pixels)
-        zeros = torch.zeros(count, dtype=torch.long)
-        batch: dict = {"domain": zeros, "impath": [""] * count}
-        if self.sample is None and getattr(self.trainer, "test_loader", None) is not None:
-            self.sample = self.trainer.test_loader.dataset[0]
-        if self.sample is not None:
-            batch = default_collate([self.sample] * count)
-        return batch | {"img": pixels, "label": zeros, "index": torch.arange(count)}
+        count, loader = len(pixels), getattr(self.trainer, "test_loader", None)
+        if count not in self.rest:  # what else a batch holds; every call asks for it
+            label = torch.zeros(count, dtype=torch.long)
+            rest = {"domain": label, "impath": [""] * count}
+            if loader is not None:
+                rest = {k: v for k, v in loader.dataset[0].items() if k != "img"}
+                rest = default_collate([rest] * count)
+            self.rest[count] = rest | {"label": label, "index": torch.arange(count)}
+        return {**self.rest[count], "img": pixels}
 
     def digest(self):
         owners = (self.trainer, *self.parts.modules())  # of neither parameters nor buffers
@@ -158,8 +159,9 @@ def own_answers(trainer, loader) -> list[int]:
             text = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{type(trainer).__name__} does not answer its own test images "
-                f"({type(error).__name__}: {text}); its --eval-only must run here first: for half "
-                "precision on a CPU set its PREC to fp32, for CUDA start on a GPU"
+                f"({type(error).__name__}: {text}); its own --eval-only must run here first: let "
+                "model_inference(images) return logits, set its PREC to fp32 on a CPU, and start "
+                "on a GPU what calls CUDA"
             ) from error
     return found
 
