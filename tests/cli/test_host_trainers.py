@@ -134,6 +134,20 @@ def test_an_attack_on_a_foreign_trainer_is_never_ignored_silently(fork):
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "linf4" in done.stderr
 
 
+def test_a_copied_fork_tests_its_own_trainers_too(fork, tmp_path):
+    copy = shutil.copytree(fork, tmp_path / "copy")
+    text = (copy / "train.py").read_text().replace("    advprompt.extend_cfg(cfg)\n", "")
+    (copy / "train.py").write_text(text.replace("import advprompt, advprompt.datasets\n", ""))
+    done = run(tmp_path, "dropin", copy, "--apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (copy / "train.py").read_text()
+    ours = "import datasets.oxford_pets, trainers.advprompt.datasets"
+    (copy / "train.py").write_text(text.replace("import datasets.oxford_pets", ours))
+    done = run(copy, *words_of("Small"), module="trainers.advprompt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "predictions equal on 12 of 12 images" in done.stdout
+
+
 # --- the victim -----------------------------------------------------------------------------------
 
 

@@ -202,6 +202,7 @@ def environment(host: Host, hosts: Path, weights: dict[str, Weights], site=None)
         "PYTHONDONTWRITEBYTECODE": "1",  # FAP keeps compiled files in git
         "OMP_NUM_THREADS": "1",
         "HOST_LACKS": " ".join(host.lacks),
+        "HOST_SOURCES": str(hosts),
         "HOST_MODELS": json.dumps({name: str(made.file) for name, made in weights.items()}),
     }
 

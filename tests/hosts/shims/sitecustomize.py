@@ -4,8 +4,9 @@
 - Without a GPU ``.cuda()`` returns what it is called on, because some hosts call it always. With
   HOST_FULL_PRECISION ``.half()`` gives float32 there, as OpenAI's ``clip.load`` does on a CPU,
   which needs minutes for what MaPLe computes in half precision.
-- HOST_LACKS: of packages that FAP imports and that are missing it gets what it imports,
-  ``AutoAttack``, an empty class, and ``pkg_resources.packaging``, which setuptools before 81 had.
+- HOST_LACKS: of packages that hosts import and that are missing they get what they import: FAP
+  ``AutoAttack``, an empty class, and ``pkg_resources.packaging``, which setuptools before 81 had;
+  DePT an empty ``plotnine``; ProMetaR the modules of a checkout of ``learn2learn``.
 """
 
 import importlib.machinery
@@ -72,6 +73,9 @@ if "HOST_MODELS" in os.environ:
     sys.meta_path.insert(0, Afterwards)
     if "plotnine" in os.environ["HOST_LACKS"]:
         provide("plotnine")
+    if "learn2learn" in os.environ["HOST_LACKS"]:  # without what needs gym and a compiler
+        folder = os.path.join(os.environ["HOST_SOURCES"], "learn2learn", "learn2learn")
+        provide("learn2learn", __path__=[folder])
     if "autoattack" in os.environ["HOST_LACKS"]:
         provide("autoattack", AutoAttack=type("AutoAttack", (), {}))
     if "pkg_resources" in os.environ["HOST_LACKS"]:
