@@ -6,6 +6,8 @@ Unless stated otherwise, logits are (B, K), already multiplied by the logit scal
 int64 in [0, K), and the result is (B,) float32.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -72,6 +74,11 @@ def kl(target_logits: Tensor, logits: Tensor) -> Tensor:
     return F.kl_div(log_prob, log_target, reduction="none", log_target=True).sum(dim=-1)
 
 
+def directed_kl(target: Tensor, adv: Tensor, target_first: bool) -> Tensor:
+    """KL(target || adversarial), as the field computes it, or reversed."""
+    return kl(target, adv) if target_first else kl(adv, target)
+
+
 def embedding_kl(clean: Tensor, adv: Tensor) -> Tensor:
     """KL( softmax(f(x)) || softmax(f(x')) ) over the raw embedding coordinates, temperature 1.
 
@@ -81,6 +88,14 @@ def embedding_kl(clean: Tensor, adv: Tensor) -> Tensor:
     Source: AdvPT (arXiv 2311.11261), the objective of the adversarial embedding bank.
     """
     return kl(clean, adv)
+
+
+def embedding_l2(clean: Tensor, adv: Tensor) -> Tensor:
+    """||f(x') - f(x)||^2 of un-normalised features (B, D), summed over the coordinates.
+
+    Source: FARE (arXiv 2402.12336), with the frozen tower's as ``clean``; also its attack.
+    """
+    return (adv.float() - clean.float()).square().sum(dim=-1)
 
 
 # --- what the methods train on ------------------------------------------------------------------
@@ -172,12 +187,8 @@ def capt_consistency(
 
     Source: CAPT (arXiv 2405.11154), L_adv-cons.
     """
-
-    def divergence(target: Tensor) -> Tensor:
-        return kl(target, adv) if target_first else kl(adv, target)
-
-    train = divergence(clean.detach() if detach_target else clean)
-    frz = divergence(frozen.detach())
+    train = directed_kl(clean.detach() if detach_target else clean, adv, target_first)
+    frz = directed_kl(frozen.detach(), adv, target_first)
     return (1 - alpha) * train + alpha * frz, train, frz
 
 
@@ -219,3 +230,67 @@ def fap_consistency(
     Source: FAP (arXiv 2403.14774), the uni-modal-aware consistency of the training objective.
     """
     return kl(clean_logits, adv_logits) * (cosine(clean_features, adv_features) + 1)
+
+
+def pmg_aft(
+    adv: Tensor, clean: Tensor, frozen: Tensor, labels: Tensor, *, weights, target_first: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CE(x_a) + w1 KL(p0(x_a) || p(x_a)) + w2 KL(p(x) || p(x_a)), and its two divergences.
+
+    Of the tuned model's logits on x_a and x and frozen CLIP's on x_a, detached here. Without
+    ``target_first`` both divergences are reversed.
+
+    Source: PMG-AFT (arXiv 2401.04350), its L_general and L_clean.
+    """
+    guide, gap = (directed_kl(t, adv, target_first) for t in (frozen.detach(), clean))
+    return cross_entropy(adv, labels) + weights[0] * guide + weights[1] * gap, guide, gap
+
+
+def attention_maps(tokens: Tensor, texts: Tensor, size: int) -> Tensor:
+    """A(x): how much each place of an image answers to a text, (B, size * size) in [0, 1].
+
+    ``tokens`` (B, 1 + P, D) are [CLS] and the patches in the space of the texts, ``texts`` (B, D)
+    one per image. Tokens are divided by their norm over the token axis, products scaled to [0, 1]
+    per image and enlarged bilinearly.
+
+    Source: TGA-ZSR (arXiv 2410.21802); norm, scaling and size as in the authors' code.
+    """
+    tokens = tokens.float() / tokens.float().norm(dim=1, keepdim=True)
+    scores = (tokens[:, 1:] @ texts.float()[..., None])[..., 0]  # (B, P)
+    low, high = scores.aminmax(dim=1, keepdim=True)
+    side = math.isqrt(scores.shape[1])
+    scores = ((scores - low) / (high - low).clamp(min=1e-12)).view(-1, 1, side, side)
+    return F.interpolate(scores, size, mode="bilinear").flatten(1)
+
+
+def tga_zsr(
+    adv: Tensor, labels: Tensor, maps: tuple[Tensor, Tensor, Tensor], *, weights
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CE(x_a) + w1 ||A(x_a) - A0(x)||_2 + w2 ||A(x) - A0(x)||_2, and the two distances.
+
+    Of the tuned model's logits on x_a and the maps A(x_a), A(x) and frozen CLIP's A0(x), (B, N)
+    each, see :func:`attention_maps`.
+
+    Source: TGA-ZSR (arXiv 2410.21802), L_AR of eq. 6 and L_AMC of eq. 7.
+    """
+    refined, kept = (torch.linalg.vector_norm(own - maps[2], dim=1) for own in maps[:2])
+    return cross_entropy(adv, labels) + weights[0] * refined + weights[1] * kept, refined, kept
+
+
+def defeat(ce: Tensor, parts, texts: Tensor, handmade: Tensor, *, weights) -> Tensor:
+    """CE + w1 |z - u| + w2 |t - t_hand| + w3 (x - x^)^2 + w4 ((sg ze - zq)^2 + (ze - sg zq)^2 / 4).
+
+    Each is a mean over all values. ``parts`` are z, u, x, x^, ze and zq of the attacked images,
+    ``ce`` their cross-entropy, ``texts`` and ``handmade`` t and t_hand (K, D).
+
+    Source: DEFEAT (ICLR 2026), the authors' code; its last terms: arXiv 1711.00937, eq. 3.
+    """
+    image, local, patches, rebuilt, latent, codes = parts
+    codebook = F.mse_loss(codes, latent.detach()) + 0.25 * F.mse_loss(latent, codes.detach())
+    terms = (
+        F.l1_loss(image, local),
+        F.l1_loss(texts, handmade),
+        F.mse_loss(rebuilt, patches),
+        codebook,
+    )
+    return ce + sum(weight * term for weight, term in zip(weights, terms, strict=True))

@@ -1,3 +1,2 @@
 #!/usr/bin/env bash
-# AdvIVLP, few-shot: bash scripts/advivlp/main.sh DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run advivlp main "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run advivlp main "$@" # AdvIVLP, few-shot: DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]

@@ -1,3 +1,2 @@
 #!/usr/bin/env bash
-# NAP-Tuning whole, without prompts, without refiners: bash scripts/naptuning/ablate_parts.sh DATASET SHOTS [CFG] [KEY VALUE ...]
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run naptuning ablate_parts "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run naptuning ablate_parts "$@" # NAP-Tuning whole, without prompts, without refiners: DATASET SHOTS [CFG] [KEY VALUE ...]

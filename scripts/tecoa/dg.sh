@@ -1,3 +1,2 @@
 #!/usr/bin/env bash
-# TeCoA (configs *_finetune: the image tower), domain shift: bash scripts/tecoa/dg.sh SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run tecoa dg "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run tecoa dg "$@" # TeCoA (configs *_finetune: the image tower), domain shift: SOURCE SHOTS [CFG] [KEY VALUE ...] [--dry-run]

@@ -1,3 +1,2 @@
 #!/usr/bin/env bash
-# TeCoA (configs *_finetune: the image tower), few-shot: bash scripts/tecoa/main.sh DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run tecoa main "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run tecoa main "$@" # TeCoA (configs *_finetune: the image tower), few-shot: DATASET SHOTS [CFG] [KEY VALUE ...] [--dry-run]

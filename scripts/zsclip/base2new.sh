@@ -1,3 +1,2 @@
 #!/usr/bin/env bash
-# Zero-shot CLIP, base-to-novel: bash scripts/zsclip/base2new.sh DATASET [CFG] [KEY VALUE ...] [--dry-run]
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run zsclip base2new "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run zsclip base2new "$@" # Zero-shot CLIP, base-to-novel: DATASET [CFG] [KEY VALUE ...] [--dry-run]

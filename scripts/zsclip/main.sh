@@ -1,3 +1,2 @@
 #!/usr/bin/env bash
-# Zero-shot CLIP, few-shot: bash scripts/zsclip/main.sh DATASET [CFG] [KEY VALUE ...] [--dry-run]
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run zsclip main "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" run zsclip main "$@" # Zero-shot CLIP, few-shot: DATASET [CFG] [KEY VALUE ...] [--dry-run]

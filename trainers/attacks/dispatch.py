@@ -76,7 +76,7 @@ def run_attack(
     pixels: Tensor,
     seeds: Sequence[int],
     *,
-    forward: Model,  # attacked logits, of rap the surrogate's; for embedding_kl features
+    forward: Model,  # attacked logits, of rap the surrogate's; features of some
     labels: Tensor | None,  # (B,) int64; None, which only rap takes: the surrogate's own answers
     still_right: Model | None = None,  # where (B,) the tested model is right, for restarts
     exact: Model | None = None,  # float32 logits, the last word where ``forward`` is coarser

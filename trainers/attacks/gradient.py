@@ -28,6 +28,7 @@ LOSSES = {
     "margin": losses.margin,
     "kl": losses.kl,
     "embedding_kl": losses.embedding_kl,
+    "embedding_l2": losses.embedding_l2,
 }
 
 
@@ -36,15 +37,15 @@ def objective_for(
     forward: Callable[[Tensor], Tensor],
     *,
     labels: Tensor | None = None,  # (B,) int64, for ce and margin
-    reference: Tensor | None = None,  # clean logits or features, for kl and embedding_kl
+    reference: Tensor | None = None,  # clean logits or features, for objectives in REFERENCED
     aims: Tensor | None = None,  # (B,) int64, the classes that a targeted attack leads to
     exact: Callable[[Tensor], Tensor] | None = None,  # see :class:`Labelled`
 ) -> Callable[[Tensor], Tensor]:
     """Return the per-sample loss that ``spec.objective`` names, as a function of the images.
 
-    ``forward`` turns images (B, 3, H, W) into logits (B, K), for embedding_kl into raw features
-    (B, D). With ``aims``, minus their cross-entropy is ascended; a sample still counts as broken
-    wherever it is misclassified.
+    ``forward`` turns images (B, 3, H, W) into logits (B, K), for those in FEATURED into raw
+    features (B, D). With ``aims``, minus their cross-entropy is ascended; a sample still counts as
+    broken wherever it is misclassified.
     """
     loss, labelled = LOSSES[spec.objective], spec.objective in LABELLED
     if (labels if labelled else reference) is None:

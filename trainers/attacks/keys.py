@@ -72,7 +72,7 @@ def check_cfg(cfg: CfgNode) -> None:
                 f"ATTACK.TEST has '{spec.name}' with EPS 0, which attacks nothing; give a size "
                 "such as 1/255 (clean accuracy is measured in any case)"
             )
-        if spec.target == "embedding" and spec.objective != "embedding_kl":
+        if spec.target == "embedding" and spec.objective not in threats.FEATURED:
             raise UserError(
                 f"ATTACK.TEST has target 'embedding', which knows no text, with objective "
                 f"'{spec.objective}'; use OBJECTIVE embedding_kl or TARGET end_to_end"

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from ..config.declared import Key
+from ..records import threats
 from ..records.threats import PGD_FAMILY
 from ..utils.errors import UserError, nearest
 from .surrogates import check_surrogate
@@ -85,6 +86,8 @@ MOMENTUM = {"momentum": (1.0, number(0, 1e6))}
 DIVERSITY = {"probability": (0.5, number(0, 1)), "resize": (0.9, number(0.01, 1))}
 # the class a targeted attack leads to; None, its default, is an untargeted attack
 AIM = {"aim": (None, _aim)}
+# the gradient of a codebook's nearest entry; None: straight through, as in training
+BACKWARD = {"backward": (None, word(threats.BACKWARDS))}
 OF_FAMILY = {"mi": MOMENTUM, "di": DIVERSITY, "mdi": MOMENTUM | DIVERSITY}
 OF_RAP = {
     "surrogate": ("torchvision:resnet50", _surrogate),  # AdvPT's paper; torchvision's first weights
@@ -95,7 +98,8 @@ OF_RAP = {
     "probability": (0.7, number(0, 1)),  # of input diversity: both authors' code
     "resize": (0.5, number(0.01, 1)),  # AdvPT's code (112 of 224); RAP's pads 299 to 330 instead
 }
-SETTINGS = {name: OF_FAMILY.get(name, {}) | AIM for name in PGD_FAMILY} | {"rap": OF_RAP}
+SETTINGS = {name: OF_FAMILY.get(name, {}) | AIM | BACKWARD for name in PGD_FAMILY}
+SETTINGS |= dict.fromkeys(threats.ADAPTIVE, BACKWARD) | {"rap": OF_RAP}
 
 
 def settings_of(name: str, given: Mapping) -> dict:

@@ -33,8 +33,8 @@ class AttackSpec:
             (``apgd-ce`` and ``apgd-dlr``), ``rap``, or ``torchattacks:CLASS``.
         eps: radius of the ball, float in [0, 1] (16/255 = 0.0627); None for a class of
             torchattacks without a ball, such as CW.
-        objective: the ascended loss, ``ce``, ``margin``, ``kl`` or ``embedding_kl``; of rap
-            ``logit`` (MaxLogit, minus the label's logit) or ``ce``.
+        objective: the ascended loss, ``ce``, ``margin``, ``kl``, ``embedding_kl`` or
+            ``embedding_l2``; of rap ``logit`` (MaxLogit, minus the label's logit) or ``ce``.
         target: what the attacker differentiates through: ``end_to_end`` (the learned prompt),
             ``frozen_prompt`` (the hand-made one), ``embedding`` (the image tower alone) or, of
             rap, ``surrogate`` (another model).

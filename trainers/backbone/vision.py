@@ -57,6 +57,11 @@ class ClipViT(_ViT):
         pooled = visual._pool(tokens)[0] if own else visual.ln_post(tokens[:, 0])
         return pooled if visual.proj is None else pooled @ visual.proj
 
+    def project(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, N, d_v) after the last block -> (B, N, D), each as ``pool`` treats [CLS]."""
+        tokens = self.visual.ln_post(tokens)
+        return tokens if self.visual.proj is None else tokens @ self.visual.proj
+
 
 class TimmViT(_ViT):
     """A ViT of timm inside open_clip (SigLIP, EVA, MobileCLIP-B, PE, ViTamin).

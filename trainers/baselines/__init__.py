@@ -1,3 +1,3 @@
 """Baselines on the same engine: one short file each."""
 
-from . import advivlp, advvpt, coop, fap, maple, tecoa, zsclip  # noqa: F401
+from . import advivlp, advvpt, coop, defeat, fap, fare, maple, pmgaft, tecoa, tgazsr, zsclip  # noqa: F401

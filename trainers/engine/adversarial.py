@@ -5,18 +5,20 @@ only, against the detached text features -> the method's loss -> prompts. A meth
 prompts (``prompt_spec``) and its loss (``loss``); everything else is here and in ``tuning``.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
 
 from ..backbone.features import cosine_logits
+from ..records.threats import FEATURED
 from ..utils.errors import UserError
 from . import device_loader as ondevice
 from .alarms import collapse_warning
-from .batch import Output
+from .batch import Batch, Output
 from .tuning import PromptTrainer
 
-ATTACK_OBJECTIVES = ("ce", "margin", "kl")
+ATTACK_OBJECTIVES = ("ce", "margin", "kl", "embedding_l2")
 
 
 class AdversarialTrainer(PromptTrainer):
@@ -77,6 +79,18 @@ class AdversarialTrainer(PromptTrainer):
         with self.autocast(self.cfg.TRAINER.ADVERSARIAL.PREC):
             features = self.clip.encode_image(pixels)
         return cosine_logits(features, self.handmade, self.clip.logit_scale)
+
+    # --- what the attack in training sees ---------------------------------------------------------
+
+    def seen_by_attack(self, batch: Batch, rows: slice) -> Callable[[torch.Tensor], Output]:
+        """Return the model that an attack on ``rows`` sees, once per step; its texts are fixed."""
+        texts = batch.texts.detach()
+        return lambda images: self.output(images, texts, for_attack=True)
+
+    def reference(self, batch: Batch) -> torch.Tensor:
+        """Return what an attack by kl (logits) or embedding_l2 (features) leads away from."""
+        clean = batch.forward_clean()
+        return (clean.features if self.attack_spec.objective in FEATURED else clean.logits).detach()
 
     def after_epoch(self):
         if self.alarm_key and self.epoch >= self.cfg.OPTIM.WARMUP_EPOCH:

@@ -1,10 +1,13 @@
 """One training batch as a method's loss sees it: plain tensors, and calls that run the model."""
 
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..attacks import gradient_attack, objective_for
+from ..records.threats import FEATURED, REFERENCED
 from ..utils.seeds import hash_seed
 
 
@@ -13,7 +16,8 @@ class Output(NamedTuple):
 
     features: Tensor  # (B, D), raw
     logits: Tensor  # (B, K) float32
-    blocks: list[Tensor] | None  # (B, N, d_v) of all image blocks, where the method asks for them
+    # (B, N, d_v) of all image blocks, or what else the model shows of itself; if a method asks
+    blocks: Any
 
 
 class Batch:
@@ -28,6 +32,12 @@ class Batch:
         self.outputs: dict[str, Output] = {}  # what has been computed so far: clean, adv
         self.attacked = False  # whether an attack was run
 
+    @cached_property
+    def frozen(self) -> Tensor:
+        """Frozen CLIP's raw features (B, D) of the clean images, without gradient."""
+        with torch.no_grad(), self.trainer.autocast(self.trainer.cfg.TRAINER.ADVERSARIAL.PREC):
+            return self.trainer.clip.encode_image(self.images)
+
     def forward(self, images: Tensor) -> Output:
         """Run the model on images (B, 3, H, W) in [0, 1], with gradients to the prompts."""
         return self.trainer.output(images, self.texts)
@@ -41,18 +51,20 @@ class Batch:
     def forward_attacked(self) -> Output:
         """Attack the images and return the model's output on the result, computed once."""
         if "adv" not in self.outputs:
-            self.outputs["adv"] = self.forward(self.attack())
+            self.adversarial = self.attack()  # (B, 3, H, W)
+            self.outputs["adv"] = self.forward(self.adversarial)
         return self.outputs["adv"]
 
     def attack(self, rows: slice = slice(None)) -> Tensor:
         """Return adversarial versions of the images in ``rows``; gradients reach pixels only."""
         self.attacked = True
-        trainer, spec, texts = self.trainer, self.trainer.attack_spec, self.texts.detach()
-        kl = spec.objective == "kl"
-        reference = self.forward_clean().logits.detach()[rows] if kl else None
+        trainer, spec = self.trainer, self.trainer.attack_spec
+        seen, featured = trainer.seen_by_attack(self, rows), spec.objective in FEATURED
+        reference = trainer.reference(self)[rows] if spec.objective in REFERENCED else None
 
         def forward(images: Tensor) -> Tensor:
-            return trainer.output(images, texts, for_attack=True).logits
+            output = seen(images)
+            return output.features if featured else output.logits
 
         step = (max(trainer.cfg.SEED, 0), trainer.epoch, trainer.batch_idx)
         seeds = [hash_seed(*step, position) for position in range(len(self.labels))]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from .. import records
 from ..attacks import specs_from_cfg
 from ..backbone.loading import digest_of_name
-from ..config import host, keys, merging
+from ..config import keys, merging
 from ..evaluation.models import ModelVictim
 from ..evaluation.samples import ImageList, PixelList
 from ..evaluation.victim import Victim, evaluating
@@ -287,9 +286,7 @@ def _facts(training: dict, cfg) -> dict:
 
 def _configuration(threat, settings: Mapping | None, batch_size: int, size: int, root):
     """Return the configuration of a test alone."""
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
+    cfg = keys.default_cfg()
     merging.merge_file(cfg, threat, "attacks")
     given = {"DATALOADER.TEST.BATCH_SIZE": batch_size, "INPUT.SIZE": (size, size)}
     given["DATASET.ROOT"] = str(root or os.environ.get("DATA") or "data")

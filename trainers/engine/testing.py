@@ -107,7 +107,7 @@ def run_attacks(cfg, evaluation: Evaluation) -> list[dict]:
     for spec, seen in ((spec, seen) for seen in views for spec in specs):
         spec = evaluation.attacker.fitted(spec, seen)
         if (spec, seen) in done:
-            print(f"note: {spec.name} with DROP is the same behind this defence, done once")
+            print(f"note: this {spec.name} is the same attack on this model as another, done once")
             continue
         done.append((spec, seen))
         if seen and not evaluation.attacker.through(spec):

@@ -161,7 +161,7 @@ class ClassifierVictim(Victim):
         self.device, self.prompted, self.clip = model.device, model.model, model.frozen
         self.template = card["data"]["template"]
         self.sentences = templates.fill(self.template, self.classnames)
-        self.frozen_image_tower = model.frozen is model.clip and not model.model.spec.vision
+        self.frozen_image_tower = model.frozen is model.clip and not model.model.spec.acts_on_images
 
     def features(self, pixels):
         return self.model.model.image_features(pixels)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..attacks import AttackResult, AttackSpec, Surrogate, load_surrogate, run_attack, tower_in
 from ..defences import Defence, defended
 from ..defences.base import another_draw, content_seeds
+from ..records.threats import BACKWARDS, FEATURED
 from .victim import Victim
 
 FRESH = 5  # draws of a random test-time defence that answer to the images of an attack through it
@@ -23,6 +24,9 @@ class Attacker:
 
     def __init__(self, victim: Victim, defence: Defence | None = None, eot: int = 1):
         self.victim, self.defence, self.eot = victim, defence, eot
+        self.codebook = getattr(
+            victim.prompted, "head", None
+        )  # whose nearest entry has no gradient
         self._surrogates: dict[str, Surrogate] = {}  # by name
 
     def logits(self, pixels: Tensor) -> Tensor:
@@ -39,7 +43,7 @@ class Attacker:
 
     def through(self, spec: AttackSpec) -> bool:
         """Return True if an attack can go through the defence: a test-time one has no features."""
-        labelled = spec.target == "end_to_end" and spec.objective != "embedding_kl"
+        labelled = spec.target == "end_to_end" and spec.objective not in FEATURED
         return self.defence is None or not self.defence.on_logits or labelled
 
     def fresh(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -68,11 +72,15 @@ class Attacker:
         return not self.random(seen) or spec.name in ("fab-t", "square")
 
     def fitted(self, spec: AttackSpec, seen: bool) -> AttackSpec:
-        """Return the attack without DROP where no answer that it sees decides.
+        """Return the attack as it can be made on this model.
 
-        There the last images are scored. AutoAttack and its parts, which stop at the first wrong
-        answer by themselves, do so unless it is random, see :meth:`decides`.
+        Without a codebook there are no ways through one. Without DROP, where no answer that the
+        attack sees decides, the last images are scored. AutoAttack and its parts, which stop at the
+        first wrong answer by themselves, do so unless it is random, see :meth:`decides`.
         """
+        if self.codebook is None and "backward" in spec.kwargs:
+            kwargs = {k: v for k, v in spec.kwargs.items() if k != "backward"}
+            spec = replace(spec, kwargs=kwargs)
         return spec if self.exact(seen) else replace(spec, drop=False)
 
     def run(
@@ -85,6 +93,13 @@ class Attacker:
         seen: bool = False,
     ) -> AttackResult:
         """Attack pixels (B, 3, H, W) with a seed and a label each."""
+        book, through = self.codebook, spec.kwargs.get("backward", BACKWARDS[0])
+        if book and book.backward != through:
+            before, book.backward = book.backward, through
+            try:
+                return self.run(spec, pixels, seeds, labels, seen=seen)
+            finally:
+                book.backward = before
         victim = self.victim
         if spec.target == "surrogate":
             surrogate = self.surrogate(spec)
@@ -98,7 +113,7 @@ class Attacker:
         def still_right(images: Tensor) -> Tensor:
             return whole(images).argmax(1) == labels
 
-        if spec.objective == "embedding_kl":
+        if spec.objective in FEATURED:
             features = victim.features if white_box else victim.embedding
             forward = self.forward(tower_in(spec.prec, features), seen)
         elif not white_box:

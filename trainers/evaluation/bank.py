@@ -27,6 +27,7 @@ from ..attacks import (
     tower_in,
     verify,
 )
+from ..records.threats import FEATURED
 from ..utils.errors import UserError
 from ..utils.io import atomic_write, json_digest, load_tensors, save_tensors, sweep, writable_dir
 from ..utils.seeds import hash_seed
@@ -59,7 +60,7 @@ def build_bank(
     clip,
     images: ImageList,
     *,
-    spec: AttackSpec | None,  # with objective embedding_kl; None for clean features
+    spec: AttackSpec | None,  # with an objective of features; None for clean features
     views: int = 1,  # independent random starts per image
     seed: int = 0,  # of these
     cache_dir,  # folder for <key>.safetensors and, on the way, <key>.parts/
@@ -251,10 +252,10 @@ def _check_arguments(clip, images, spec, views, batch_size, chunk) -> None:
         raise UserError(
             f"{views} views of clean features would all be the same; use 1 view or an attack"
         )
-    if spec is not None and spec.objective != "embedding_kl":
+    if spec is not None and spec.objective not in FEATURED:
         raise UserError(
             f"a bank knows no text, so its attack cannot ascend '{spec.objective}'; "
-            "use objective 'embedding_kl'"
+            f"use objective {' or '.join(FEATURED)}"
         )
     for name, parameter in clip.named_parameters():
         if parameter.requires_grad:

@@ -1,6 +1,7 @@
 """CLIP with learned prompts and refiners in both towers, between its frozen blocks."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..backbone.adapter import CLIPAdapter
@@ -8,6 +9,7 @@ from ..backbone.features import cosine_logits, text_features
 from ..utils.errors import UserError
 from . import templates
 from .frame import PromptFrame, context_words, prompt_layout
+from .quantiser import QuantisedHead
 from .refiner import TokenRefiner
 from .spec import PromptSpec
 
@@ -25,6 +27,7 @@ class PromptedCLIP(nn.Module):
         vision_prompts: (layers, M, d_v); of the layers that are not made from the text ones.
         projections: one Linear per layer of a coupling.
         text_refiners, vision_refiners: by the number of the block they precede, from "1".
+        head: the codebook's, see :mod:`.quantiser`, or None.
     """
 
     def __init__(self, clip: CLIPAdapter, classnames: list[str], spec: PromptSpec):
@@ -40,6 +43,8 @@ class PromptedCLIP(nn.Module):
         self.text_refiners = self._refiners(refined, clip.text_width)
         refined = spec.vision_depth if spec.refine_vision else 0
         self.vision_refiners = self._refiners(refined, clip.vision_width)
+        book = {"codes": spec.codes, "inner": spec.code_width, "share": spec.share}
+        self.head = QuantisedHead(clip.embed_dim, clip.patches, **book) if spec.codes else None
         self.to(clip.device)
 
     # -- what is learned --------------------------------------------------------------------------
@@ -129,8 +134,12 @@ class PromptedCLIP(nn.Module):
         The prefix that all classes share is computed once, deep vectors included, exactly. Where
         nothing acts on the text the features are computed once and kept. ``class_chunk`` classes
         per pass bound the memory; 0 is all at once. ``vectors``, of all layers, replace the
-        model's own :meth:`text_vectors`.
+        model's own :meth:`text_vectors`. With a codebook D has one more coordinate, which is 0.
         """
+        texts = self._text_features(class_chunk, vectors)
+        return F.pad(texts, (0, 1)) if self.head else texts
+
+    def _text_features(self, class_chunk: int, vectors: list[torch.Tensor] | None) -> torch.Tensor:
         if self.frame is None:
             if self._fixed_text is None:
                 texts = templates.fill(self.spec.template, self.classnames)
@@ -159,9 +168,13 @@ class PromptedCLIP(nn.Module):
         patches) are refined and the prompt outputs are replaced by V^l. Pooling sees native
         tokens only. Of pixels (B, 3, H, W) in [0, 1], returns raw features (B, D), float32; with
         ``blocks`` also the native tokens after every block, a list of (B, 1 + patches, d_v).
-        UserError for a wrong size of image, or ``blocks`` of a backbone that has none.
+        UserError for a wrong size of image, or ``blocks`` of a backbone that has none. With a
+        codebook, see :class:`.quantiser.QuantisedHead`; its parts are the ``blocks`` then.
         """
         clip, spec = self.clip, self.spec
+        if self.head:
+            parts = self.head.parts(clip.encode_tokens(pixels))
+            return (self.head.fused(parts), parts) if blocks else self.head.fused(parts)
         if not (blocks or spec.acts_on_images):
             return clip.encode_image(pixels)
         vectors = self.vision_vectors()
@@ -173,8 +186,7 @@ class PromptedCLIP(nn.Module):
             if 0 < layer < spec.vision_depth:
                 tokens = tokens[:, :native]
                 if str(layer) in self.vision_refiners:
-                    with clip.autocast():
-                        tokens = self.vision_refiners[str(layer)](tokens)
+                    tokens = self.vision_refiners[str(layer)](tokens)
                 tokens = _append(tokens, vectors[layer : layer + 1])
             tokens = block(tokens)  # (B, N + M, d_v), at the end (B, 1, d_v) if [CLS] is pooled
             if blocks:

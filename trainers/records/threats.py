@@ -19,7 +19,9 @@ ALGORITHMS = PGD_FAMILY | ADAPTIVE | BLACK_BOX
 LIBRARY = "torchattacks:"  # the prefix of that library's classes
 
 LABELLED = {"ce": "cross entropy", "margin": "margin"}  # objectives of logits and labels
-REFERENCED = {"kl": "KL", "embedding_kl": "embedding-KL"}  # these compare with the clean output
+# these compare with the clean output: features, or logits
+FEATURED = {"embedding_kl": "embedding-KL", "embedding_l2": "embedding-L2"}
+REFERENCED = {"kl": "KL"} | FEATURED
 RAP_OBJECTIVES = {"logit": "MaxLogit", "ce": LABELLED["ce"]}
 OBJECTIVES = LABELLED | REFERENCED | RAP_OBJECTIVES | {"dlr": "DLR"}  # dlr: in old records only
 
@@ -32,3 +34,5 @@ TARGETS = {
 NORMS = {"linf": "Linf", "l2": "L2"}
 STARTS = ("uniform", "one_sided", "zero")
 PRECISIONS = ("fp32", "bf16")
+# what stands in for the gradient of a codebook's nearest entry (DEFEAT)
+BACKWARDS = ("straight_through", "unquantised", "soft", "blocked")
