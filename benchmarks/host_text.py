@@ -19,40 +19,26 @@ from advprompt.evaluation.memo import Memo
 
 KINDS = ("CoOp-like", "MaPLe-like", "PromptSRC-like")
 CLASSES, BATCHES = (37, 100), (4, 16)
-TOKENS, LAYERS, COUNT, PAIRS = 77, 12, 4, 3
-
-
-class Block(nn.Module):
-    """As in OpenAI's code."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.attn, self.ln_1 = nn.MultiheadAttention(width, width // 64), nn.LayerNorm(width)
-        self.ln_2, self.fc = nn.LayerNorm(width), nn.Linear(width, 4 * width)
-        self.proj = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        y = self.ln_1(x)
-        x = x + self.attn(y, y, y, need_weights=False, attn_mask=mask)[0]
-        y = self.fc(self.ln_2(x))
-        return x + self.proj(y * torch.sigmoid(1.702 * y))
+TOKENS, LAYERS, COUNT, PAIRS = 77, range(12), 4, 3
 
 
 class Tower(nn.Module):
     """Transformer blocks; deep prompts replace the first tokens in front of the later blocks."""
 
     def __init__(self, width: int):
+        from open_clip.transformer import QuickGELU, ResidualAttentionBlock
+
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width) for _ in range(LAYERS))
+        blocks = (ResidualAttentionBlock(width, width // 64, act_layer=QuickGELU) for _ in LAYERS)
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, tokens: Tensor, deeper=(), mask: Tensor | None = None) -> Tensor:
-        tokens = tokens.transpose(0, 1)  # (N, B, D)
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks):  # of tokens (B, N, D)
             if 0 < i <= len(deeper):
-                own = deeper[i - 1][:, None].expand(-1, tokens.shape[1], -1)
-                tokens = torch.cat([own, tokens[COUNT:]])
-            tokens = block(tokens, mask)
-        return tokens.transpose(0, 1)
+                own = deeper[i - 1].expand(len(tokens), -1, -1)
+                tokens = torch.cat([own, tokens[:, COUNT:]], 1)
+            tokens = block(tokens, attn_mask=mask)
+        return tokens
 
 
 class Prompts(nn.Module):
@@ -62,9 +48,9 @@ class Prompts(nn.Module):
         super().__init__()
         self.kind = kind
         self.ctx = nn.Parameter(torch.randn(COUNT, 512) * 0.02)
-        self.deep = nn.Parameter(torch.randn(LAYERS - 1, COUNT, 512) * 0.02)
-        self.own = nn.Parameter(torch.randn(LAYERS, COUNT, 768) * 0.02)  # of the image
-        self.proj = nn.ModuleList(nn.Linear(512, 768) for _ in range(LAYERS))
+        self.deep = nn.Parameter(torch.randn(len(LAYERS) - 1, COUNT, 512) * 0.02)
+        self.own = nn.Parameter(torch.randn(len(LAYERS), COUNT, 768) * 0.02)  # of the image
+        self.proj = nn.ModuleList(nn.Linear(512, 768) for _ in LAYERS)
         self.register_buffer("names", torch.randn(classes, TOKENS - COUNT, 512) * 0.02)
 
     def forward(self):

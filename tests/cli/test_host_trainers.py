@@ -12,6 +12,8 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 import advprompt
 from advprompt.cli import test as command
@@ -186,18 +188,26 @@ class HostModel(nn.Module):
         return {"tuple": (logits, features), "features": features}.get(self.kind, logits)
 
 
-LOADER = torch.utils.data.DataLoader([{"img": torch.zeros(3, SIZE, SIZE), "text": "a"}])
+INPUT = get_cfg_default().INPUT
+
+
+class Data(list):
+    transform = Compose([ToTensor(), Normalize(INPUT.PIXEL_MEAN, INPUT.PIXEL_STD)])
+
+
+LOADER = DataLoader(Data([{"img": torch.zeros(3, SIZE, SIZE), "text": "a", "label": 0}]))
 
 
 class Bare(TrainerX):
     """Of Dassl's form, without data loaders."""
 
-    def __init__(self, kind="", transforms=("normalize",)):
+    test_loader = LOADER
+
+    def __init__(self, kind=""):
         self._models, self._optims, self.kind = {}, {}, kind
         self.device, self.model = torch.device("cpu"), HostModel(kind)
         self._models["model"] = self.model
         self.cfg = get_cfg_default()
-        self.cfg.INPUT.TRANSFORMS = transforms
         self.dm = type("dm", (), {"dataset": type("set", (), {"classnames": list("abcd")})})
 
     def model_inference(self, images):
@@ -289,7 +299,7 @@ def test_a_module_with_hidden_state_is_not_memoised():
 
 def test_a_host_with_a_test_of_its_own_is_asked_through_it():
     class Own(Bare):
-        test_loader, evaluator = LOADER, "evaluator"
+        evaluator = "evaluator"
 
         def test(self, split=None):
             self.evaluator.reset()

@@ -14,8 +14,8 @@ import types
 from pathlib import Path
 
 
-def let_dassl_import():
-    """Do what Dassl, or AdvPT's renamed copy of it, needs on this machine."""
+def let_dassl_import(repaired):
+    """Do what Dassl, or AdvPT's renamed copy of it, needs on this machine; or all our repairs."""
     sys.path.append(str(Path(__file__).resolve().parents[2] / "trainers"))
     sys.path.append(str(Path(__file__).resolve().parents[2]))
     import compat
@@ -29,6 +29,10 @@ def let_dassl_import():
     package = types.ModuleType("ruamel")  # AdvPT imports ruamel.yaml and never calls it
     package.yaml = types.ModuleType("ruamel.yaml")
     sys.modules.update({"ruamel": package, "ruamel.yaml": package.yaml})
+    if repaired:
+        compat.modernize_dassl()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "utils"]:
+        del sys.modules[name]  # ours; a host may have its own
     schedule = torch.optim.lr_scheduler.LRScheduler
     start = schedule.__init__  # PyTorch 2.7 dropped `verbose`, which Dassl's warm-up gives
     schedule.__init__ = lambda self, optimizer, last=-1, verbose=False: start(self, optimizer, last)
@@ -37,7 +41,7 @@ def let_dassl_import():
 def main(file):
     job = json.loads(Path(file).read_text())
     sys.path[0] = os.getcwd()
-    let_dassl_import()
+    let_dassl_import("by_hand" in job)
     engine = importlib.import_module(f"{job['dassl']}.engine")
     evaluator = importlib.import_module(f"{job['dassl']}.evaluation.evaluator").Classification
     build, process, evaluate = engine.build_trainer, evaluator.process, evaluator.evaluate
@@ -71,6 +75,8 @@ def main(file):
 
         from tests.hosts import by_hand
 
+        if not found:  # CLAP's training ends without a test
+            trainers[0].test()
         torch.save(by_hand.attack(trainers[0], trainers[0].cfg.TRAINER.NAME), job["by_hand"])
     Path(job["out"]).write_text(json.dumps(found))
 

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import re
 
 import torch
 from torch import nn
@@ -44,11 +45,10 @@ class HostVictim(ModelVictim):
         trainer.set_model_mode("eval")
         parts.eval().requires_grad_(False)
         _to_float32(trainer, parts)
-        inputs, names = trainer.cfg.INPUT, trainer.dm.dataset.classnames
+        normal = [(s.mean, s.std) for s in _stages(trainer) if type(s).__name__ == "Normalize"]
         own = {"device": trainer.device, "name": type(trainer).__name__}
-        if "normalize" in inputs.TRANSFORMS:
-            own["normalize"] = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
-        super().__init__(parts, names, **own)
+        own["normalize"] = normal[0] if normal else None
+        super().__init__(parts, trainer.dm.dataset.classnames, **own)
         self.parts, self.memo, self.undone = parts, Memo(parts), False
         self.rest: dict[int, dict] = {}
 
@@ -64,14 +64,12 @@ class HostVictim(ModelVictim):
 
     def _batch(self, pixels) -> dict:
         """Return a batch of the trainer's test loader with other images."""
-        count, loader = len(pixels), getattr(self.trainer, "test_loader", None)
+        count = len(pixels)
         if count not in self.rest:  # what else a batch holds; every call asks for it
-            label = torch.zeros(count, dtype=torch.long)
-            rest = {"domain": label, "impath": [""] * count}
-            if loader is not None:
-                rest = {k: v for k, v in loader.dataset[0].items() if k != "img"}
-                rest = default_collate([rest] * count)
-            self.rest[count] = rest | {"label": label, "index": torch.arange(count)}
+            sample = self.trainer.test_loader.dataset[0].items()
+            rest = default_collate([{k: v for k, v in sample if k != "img"}] * count)
+            rest["label"] = torch.zeros(count, dtype=torch.long)
+            self.rest[count] = rest
         return {**self.rest[count], "img": pixels}
 
     def digest(self):
@@ -85,6 +83,12 @@ class HostVictim(ModelVictim):
     @torch.enable_grad()
     def check(self, pixels, *, gradients=True):
         """Also undo ``no_grad`` and ``detach`` where no gradient passes, and memoise the text."""
+        low, high = pixels.min().item(), pixels.max().item()
+        if not 0 <= low <= high <= 1:
+            raise UserError(
+                f"the test transform of {self.name} gives pixels from {low:.3g} to {high:.3g}, "
+                "expected [0, 1] before a stage of torchvision's Normalize; normalise there"
+            )
         self.memo.stop()
         self.undone, inside = False, pixels.clone().requires_grad_()
         try:
@@ -112,6 +116,24 @@ class HostVictim(ModelVictim):
                 "PREC to fp32, or remove .half() and autocast from its forward"
             )
         self.memo.start(self.logits, pixels)
+
+
+def _stages(trainer) -> list:
+    transform = getattr(trainer.test_loader.dataset, "transform", None)
+    return list(getattr(transform, "transforms", [transform] if transform else []))
+
+
+class OwnPreprocess:
+    """A trainer's own test transform without normalisation: RGB image -> (3, H, W) in [0, 1]."""
+
+    def __init__(self, trainer):
+        self.stages = [s for s in _stages(trainer) if type(s).__name__ != "Normalize"]
+        self.key = re.sub(r" at 0x\w+|\s", "", f"host {self.stages}")
+
+    def __call__(self, image):
+        for stage in self.stages:
+            image = stage(image)
+        return image
 
 
 def ask(trainer, batch: dict, *, own_test: bool):
@@ -175,9 +197,9 @@ class _Listener:
 
     logits = None
 
-    def process(self, logits, labels, *args, **kwargs):
+    def process(self, *args, **kwargs):
         if self.logits is None:
-            self.logits = logits
+            self.logits = [*args, *kwargs.values()][0]
         raise _Heard
 
     def evaluate(self):
