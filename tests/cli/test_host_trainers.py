@@ -137,7 +137,7 @@ def test_an_attack_on_a_foreign_trainer_is_never_ignored_silently(fork):
 
 
 def test_a_copied_fork_tests_its_own_trainers_too(fork, tmp_path):
-    copy = shutil.copytree(fork, tmp_path / "copy")
+    copy = shutil.copytree(fork, tmp_path / "copy", ignore=shutil.ignore_patterns("tests"))
     text = (copy / "train.py").read_text().replace("    advprompt.extend_cfg(cfg)\n", "")
     (copy / "train.py").write_text(text.replace("import advprompt, advprompt.datasets\n", ""))
     done = run(tmp_path, "dropin", copy, "--apply")

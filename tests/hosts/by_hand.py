@@ -37,12 +37,12 @@ def attack(trainer, name: str) -> dict:
     The start is the clean image, alpha a quarter of eps.
     """
     forward = FORWARDS.get(name, lambda trainer, images: trainer.model_inference(images))
-    cfg, data = trainer.cfg.INPUT, trainer.test_loader.dataset
+    data = trainer.test_loader.dataset
     stages = data.transform.transforms
-    data.transform.transforms = [s for s in stages if not isinstance(s, Normalize)]
-    samples = [data[i] for i in range(len(data))]
-    clean, labels = torch.stack([s["img"] for s in samples]), [s["label"] for s in samples]
-    labels, normal = torch.tensor(labels), Normalize(cfg.PIXEL_MEAN, cfg.PIXEL_STD)
+    normal = next((s for s in stages if isinstance(s, Normalize)), torch.nn.Identity())
+    data.transform.transforms = [s for s in stages if s is not normal]
+    clean = torch.stack([data[i]["img"] for i in range(len(data))])
+    labels = torch.tensor([data[i]["label"] for i in range(len(data))])
     trainer.set_model_mode("eval")
 
     def right(pixels, labels):

@@ -251,6 +251,18 @@ def run(code: Path, env: dict, jobs: list[Job], out: Path, *, limit=3600) -> dic
     return found | {"runs": runs}
 
 
+def train(code: Path, env: dict, words, folder: Path, **job) -> dict:
+    """Train with nothing of ours, see ``released_run.py``; return what its last clean test gave."""
+    out = folder / "theirs.json"
+    job |= {"words": list(map(str, words)), "out": str(out)}
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    call = [sys.executable, HERE / "released_run.py", folder / "job.json"]
+    env = env | {"HOST_FULL_PRECISION": "1"}
+    done = subprocess.run(call, cwd=code, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
 def repaired(env: dict) -> list[str]:
     """Return what of a host's Dassl is repaired when our package is imported."""
     code = (
