@@ -13,7 +13,7 @@ from ..config import host, keys, merging
 from ..engine import hosts
 from ..engine.data import Data
 from ..engine.evaluate import Images, measure
-from ..evaluation.host import HostVictim, OwnPreprocess, own_answers
+from ..evaluation.host import HostVictim, own_answers, own_preprocess
 from ..evaluation.samples import ImageList
 from ..utils.errors import UserError, nearest
 from ..utils.io import sha256_file
@@ -138,7 +138,7 @@ def _inputs(trainer, threat: str, pairs: list[str]):
         classnames = [names[label] for label in sorted(names)]  # of the test images alone
     wanted, loader = {str(item.impath) for item in data.items}, trainer.test_loader
     places = [i for i, item in enumerate(dataset.test) if str(item.impath) in wanted]
-    images = ImageList([dataset.test[i] for i in places], OwnPreprocess(trainer))
+    images = ImageList([dataset.test[i] for i in places], own_preprocess(trainer))
     theirs = DataLoader(
         Subset(loader.dataset, places), cfg.DATALOADER.TEST.BATCH_SIZE, collate_fn=loader.collate_fn
     )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import default_collate
+from torchvision.transforms import Compose
 
 from ..utils.errors import UserError
 from ..utils.io import tensors_digest
@@ -22,7 +23,6 @@ class HostVictim(ModelVictim):
     A trainer with a ``test`` of its own is asked through it: what that gives its evaluator first
     are the logits. All others answer by ``model_inference``. Pixels are normalised where the
     trainer's data loader does so. Parameters are frozen, and half precision becomes float32.
-    UserError if the trainer cannot be asked for logits.
     """
 
     unwrap = "let its model_inference, or its own test, give the logits alone"
@@ -30,11 +30,6 @@ class HostVictim(ModelVictim):
 
     def __init__(self, trainer):
         self.trainer, self.own_test = trainer, _has_own(trainer, "test")
-        if not self.own_test and not (_has_own(trainer, "model_inference") or trainer._models):
-            raise UserError(
-                f"trainer {type(trainer).__name__} has no model_inference(images) that returns "
-                "logits, and no registered model; define it as Dassl's trainers do"
-            )
         parts = nn.Module()
         for name, part in vars(trainer).items():
             if isinstance(part, nn.Module):
@@ -123,17 +118,12 @@ def _stages(trainer) -> list:
     return list(getattr(transform, "transforms", [transform] if transform else []))
 
 
-class OwnPreprocess:
-    """A trainer's own test transform without normalisation: RGB image -> (3, H, W) in [0, 1]."""
-
-    def __init__(self, trainer):
-        self.stages = [s for s in _stages(trainer) if type(s).__name__ != "Normalize"]
-        self.key = re.sub(r" at 0x\w+|\s", "", f"host {self.stages}")
-
-    def __call__(self, image):
-        for stage in self.stages:
-            image = stage(image)
-        return image
+def own_preprocess(trainer):
+    """Return its own test transform without normalisation: RGB image -> (3, H, W) in [0, 1]."""
+    stages = [s for s in _stages(trainer) if type(s).__name__ != "Normalize"]
+    preprocess = Compose(stages)
+    preprocess.key = re.sub(r" at 0x\w+|\s", "", f"host {stages}")
+    return preprocess
 
 
 def ask(trainer, batch: dict, *, own_test: bool):
