@@ -16,8 +16,8 @@ from pathlib import Path
 
 def let_dassl_import(repaired):
     """Do what Dassl, or AdvPT's renamed copy of it, needs on this machine; or all our repairs."""
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "trainers"))
-    sys.path.append(str(Path(__file__).resolve().parents[2]))
+    ours = str(Path(__file__).resolve().parents[2] / "trainers")
+    sys.path += [str(Path(ours).parent), ours]
     import compat
     import torch
 
@@ -31,8 +31,9 @@ def let_dassl_import(repaired):
     sys.modules.update({"ruamel": package, "ruamel.yaml": package.yaml})
     if repaired:
         compat.modernize_dassl()
+    sys.path.remove(ours)  # its `utils` would hide a host's
     for name in [name for name in sys.modules if name.partition(".")[0] == "utils"]:
-        del sys.modules[name]  # ours; a host may have its own
+        del sys.modules[name]
     schedule = torch.optim.lr_scheduler.LRScheduler
     start = schedule.__init__  # PyTorch 2.7 dropped `verbose`, which Dassl's warm-up gives
     schedule.__init__ = lambda self, optimizer, last=-1, verbose=False: start(self, optimizer, last)

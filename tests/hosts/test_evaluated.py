@@ -24,7 +24,7 @@ from tests.toy import toy_state_dict
 
 pytestmark = pytest.mark.slow
 CASES = yaml.safe_load(Path(__file__).with_name("evaluated.yaml").read_text())
-QUICK = ("CoOp", "MaPLe")
+QUICK = ("CoOp",)
 SETTINGS = """
     SEED 1 DATALOADER.NUM_WORKERS 0 DATASET.NUM_SHOTS 2 OPTIM.MAX_EPOCH 1
     DATALOADER.TRAIN_X.BATCH_SIZE 4 TEST.FINAL_MODEL last_step

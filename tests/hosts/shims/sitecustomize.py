@@ -18,6 +18,8 @@ import types
 
 
 def after_torch(torch):
+    if "learn2learn" in os.environ["HOST_LACKS"]:  # second derivatives, which this one has not
+        torch.backends.cuda.enable_flash_sdp(False)  # on a CPU too
     if torch.cuda.is_available():
         return
     torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *args, **kwargs: self
