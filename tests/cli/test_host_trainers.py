@@ -100,6 +100,7 @@ MISTAKES = (
     ("Features", "let its model_inference, or its own test, end with them"),
     ("Several", "let its model_inference, or its own test, give the logits alone"),
     ("Halves", "computes in half precision (logits)"),
+    ("Normalised", "gives pixels from -"),
     ("Mute", "Mute does not answer its own test images (AttributeError"),
 )
 
