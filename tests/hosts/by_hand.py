@@ -25,6 +25,7 @@ def promptkd(trainer, images):
 
 
 FORWARDS = {
+    "FAP": lambda trainer, images: trainer.model(trainer.preprocessing(images)),
     "TCP": tcp,
     "PromptKD": promptkd,
     "MMRL": lambda trainer, images: trainer.model(images)[2],
