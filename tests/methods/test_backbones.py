@@ -614,6 +614,7 @@ def test_configs_name_known_backbones_and_their_resolution():
         assert size == [side, side] and config["INPUT"]["INTERPOLATION"] == "bicubic", path
     for trainer, names in found.items():
         wanted = {"vit_b16", "vit_b32", "vit_l14", "vit_l14_336"}
-        if trainer != "TeCoA":  # whose own work a robust backbone is
+        # the others' own work is a robust backbone
+        if trainer not in ("TeCoA", "PMGAFT", "FARE", "TGAZSR"):
             wanted |= {"vit_b32_tecoa", "vit_l14_fare"}
         assert wanted <= names, trainer
