@@ -5,7 +5,8 @@
 
 FOLDER holds checkouts R-TPT (TomSheng21/R-TPT) and TTC (Sxing2/CLIP-Test-time-Counterattacks). The
 weights are random, of ViT-B/32's size or, with --small, of two blocks each. Either how far logits
-and images are apart, or R-TPT's time per image, in turns, each side making its own views.
+and images are apart, or the time for one image, in turns: R-TPT's, each side making its own views,
+and that of TTC's counterattack.
 """
 
 import argparse
@@ -26,10 +27,11 @@ from advprompt.prompting import templates
 from advprompt.testtime import METHODS
 from tests.toy import toy_state_dict
 
-from .timing import clock_for, ratio, seconds
+from .timing import clock_for, paired, ratio
 
 SMALL = {"layers": 2, "text_layers": 2}
 BASE = {"vision_width": 768, "layers": 12, "text_width": 512, "text_layers": 12, "embed_dim": 512}
+VIEWS = {"views": 64, "scale": 0.08, "augmix": True}
 TEMPLATE = "a photo of a {}."
 
 
@@ -37,7 +39,7 @@ class ZeroShot(Victim):
     """CLIP with a hand-made prompt, in ``Victim``'s terms."""
 
     def __init__(self, state: dict, names: list[str]):
-        self.clip = make_adapter(state, name="random", precision="fp32", provider="open_clip")
+        self.clip = make_adapter(state, name="random", provider="open_clip")
         self.classnames, self.template, self.device = names, TEMPLATE, self.clip.device
         self.sentences = templates.fill(TEMPLATE, names)
 
@@ -108,41 +110,53 @@ class TheirRTPT:
         return seen[-1][0].detach()
 
 
-def their_ttc(state: dict, pixels: torch.Tensor, tau: float) -> torch.Tensor:
-    """Return the images after their counterattack."""
+def their_ttc(state: dict):
+    """Return their counterattack, images and tau -> the images after it."""
     import test_time_counterattack as code
     from replace.model import build_model
 
     built = build_model({k: v.clone() for k, v in state.items()}, 0).float()
-    same = {"norm": "l_inf", "epsilon": 4 / 255, "tau_thres": tau, "beta": 2.0}
+    same = {"norm": "l_inf", "epsilon": 4 / 255, "beta": 2.0}
     whole = types.SimpleNamespace(module=built)
     own = code.NullPrompter(), code.TokenPrompter(0), 1 / 255, 2
-    torch.manual_seed(7)
-    return pixels + code.tau_thres_weighted_counterattacks(whole, pixels, *own, **same)
+
+    def moved(pixels: torch.Tensor, tau: float) -> torch.Tensor:
+        torch.manual_seed(7)
+        counter = code.tau_thres_weighted_counterattacks
+        return pixels + counter(whole, pixels.clone(), *own, tau_thres=tau, **same)
+
+    return moved
+
+
+def times(folder: Path, state: dict, victim: Victim, picture, pairs: int) -> dict:
+    """Return the median seconds for one image, and how many times ours is faster."""
+    mine, counter = ours("rtpt", victim, **VIEWS), ours("ttc", victim, tau=9.0)
+    taken, how = {}, {"pairs": pairs, "clock": clock_for("cpu")[0]}
+    with code_of(folder / "R-TPT"):
+        rtpt = TheirRTPT(state, victim.classnames)
+        image = rtpt.transform(picture)[0][None]
+        own = {"ours": lambda: answered(mine, victim, image)}
+        taken["rtpt"] = paired({"theirs": lambda: rtpt(rtpt.transform(picture))} | own, **how)
+    with code_of(folder / "TTC" / "code"):
+        ttc, own = their_ttc(state), {"ours": lambda: counter.counterattacked(image, [7])}
+        taken["ttc"] = paired({"theirs": lambda: ttc(image, 9.0)} | own, **how)
+    facts = {f"{n}, {w}": statistics.median(t) for n, own in taken.items() for w, t in own.items()}
+    return facts | {f"{n}, times faster": ratio(*own.values()) for n, own in taken.items()}
 
 
 def compare(folder: Path, sizes: dict, classes: int, pairs: int) -> dict:
-    """Return differences, or the seconds per image if ``pairs``."""
+    """Return differences, or the seconds for one image if ``pairs``."""
     state = toy_state_dict(patch=32, image=224, **sizes)
     names = [f"kind {i} thing" for i in range(classes)]
     victim = ZeroShot(state, names)
     torch.manual_seed(0)
     picture = Image.fromarray((torch.rand(32, 32, 3) * 255).byte().numpy()).resize((224, 224))
-    shared = {"views": 64, "scale": 0.08, "augmix": True}
-    mine, itself = (ours("rtpt", victim, **shared, count_itself=c) for c in (False, True))
+    if pairs:
+        return times(folder, state, victim, picture, pairs)
+    mine, itself = (ours("rtpt", victim, **VIEWS, count_itself=c) for c in (False, True))
     with code_of(folder / "R-TPT"):
         theirs = TheirRTPT(state, names)
         views = torch.stack(theirs.transform(picture))
-        if pairs:
-            ways = {
-                "theirs": lambda: theirs(theirs.transform(picture)),
-                "ours": lambda: answered(mine, victim, views[:1]),
-            }
-            clock, taken = clock_for("cpu")[0], {name: [] for name in ways}
-            for name, work in [*ways.items()] * pairs:
-                taken[name].append(seconds(work, clock))
-            facts = {name: statistics.median(times) for name, times in taken.items()}
-            return facts | {"times faster": ratio(taken["theirs"], taken["ours"])}
         for method in (mine, itself):
             method.views = lambda pixels, seeds: views
         found, counted = (answered(m, victim, views[:1])[0] for m in (mine, itself))
@@ -152,8 +166,9 @@ def compare(folder: Path, sizes: dict, classes: int, pairs: int) -> dict:
     facts = {name: gap.abs().max().item() for name, gap in apart.items()}
     facts["spread of the logits"] = found.std().item()
     with code_of(folder / "TTC" / "code"):
+        theirs = their_ttc(state)
         for tau in (0.0, 9.0):  # noise alone, and the counterattack
-            moved = their_ttc(state, views[:1].clone(), tau)
+            moved = theirs(views[:1], tau)
             own = ours("ttc", victim, tau=tau).counterattacked(views[:1], [7])
             facts[f"ttc, tau {tau:g}, share of pixels"] = (
                 ((moved - own).abs() > 1e-6).float().mean()

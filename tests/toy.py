@@ -63,8 +63,8 @@ def toy_state_dict(
     return state
 
 
-def toy_clip(*, precision: str = "fp32", provider: str = "open_clip", **sizes):
+def toy_clip(*, provider: str = "open_clip", **sizes):
     """An adapter around :func:`toy_state_dict` (32x32 images, 32 features)."""
     from advprompt.backbone import make_adapter
 
-    return make_adapter(toy_state_dict(**sizes), name="toy", precision=precision, provider=provider)
+    return make_adapter(toy_state_dict(**sizes), name="toy", provider=provider)

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advprompt import losses
-from advprompt.attacks import square
+from advprompt.attacks import dispatch, parts_of, run_attack, square
 from advprompt.attacks.apgd import APGD, TargetedAPGD, UntargetedDLR, checkpoints
 from advprompt.attacks.base import likeliest_wrong
 from advprompt.attacks.fab import FAB
 from advprompt.attacks.geometry import into_ball, length, to_hyperplane
 from advprompt.attacks.square import Square
 
-from .toy_problem import EPS, NORMS, distance, is_right, pixels, problem, spec
+from .toy_problem import EPS, NORMS, distance, is_right, pixels, problem, shapes, spec
 
 NAMES = {APGD: "apgd-ce", UntargetedDLR: "apgd-dlr", TargetedAPGD: "apgd-t"}
 both = pytest.mark.parametrize("kind", [APGD, TargetedAPGD])
@@ -599,3 +599,32 @@ def test_breaks_as_many_as_the_original(norm, factor):
         ours.append(result.right.float().mean())
     assert 0.02 < sum(theirs) / 3 < 0.78  # 0.8 is the clean accuracy
     assert float(sum(ours) / 3) == pytest.approx(float(sum(theirs) / 3), abs=0.035)
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, norm, eps, steps, broken",
+    [
+        ("CNN", "linf", EPS["linf"], 10, (50, 70)),
+        ("CNN", "l2", EPS["l2"], 10, (40, 60)),
+        pytest.param("tiny", "linf", 0.012, 5, (14, 20), marks=pytest.mark.slow),
+    ],
+)
+def test_autoattack_leaves_the_samples_that_the_original_leaves(
+    name, norm, eps, steps, broken, monkeypatch
+):
+    original = pytest.importorskip("pyautoattack").AutoAttack
+    logits, clean, labels = problem(150, 10) if name == "CNN" else shapes(name, 24)
+    whole = original(logits, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, seed=0)
+    whole.apgd.n_iter = whole.apgd_targeted.n_iter = whole.fab.n_iter = steps
+    whole.square.n_queries = 40
+    theirs = is_right(logits, whole.run_standard_evaluation(clean, labels)[0], labels)
+    monkeypatch.setitem(dispatch.STEPS, "square", 40)
+    right = able = is_right(logits, clean, labels)
+    for part in parts_of(spec("autoattack", norm, eps=eps, steps=steps), 10):
+        rows = right.nonzero().flatten()
+        result = run_attack(part, clean[rows], rows.tolist(), forward=logits, labels=labels[rows])
+        right = right.index_put((rows,), is_right(logits, result.images, labels[rows]))
+    assert torch.equal(right, theirs) and broken[0] < (able & ~right).sum() < broken[1]

@@ -100,6 +100,17 @@ def test_what_noise_and_the_margin_break_is_counted_against_the_attack(sample):
     assert everything == {"noise_stronger": 0, "margin_stronger": 0}
     wide = replace(SPEC, eps=80 / 255, alpha=20 / 255)
     assert probe_attack(Toy(), *sample, wide, SEEDS, nothing)["noise_stronger"] > 0.1
+    assert probe_attack(Toy(), *sample, wide, SEEDS, nothing, random=True)["noise_stronger"] > 0.05
+
+    def at_times(x):  # of whatever image, a third of the answers is wrong
+        draw = torch.rand(len(x), 1, generator=torch.Generator().manual_seed(int(x.sum() * 1e4)))
+        return torch.where(draw < 1 / 3, Toy()(x).roll(1, 1), Toy()(x))
+
+    found = [
+        probe_attack(at_times, *sample, replace(SPEC, eps=0.1 / 255), SEEDS, nothing, random=r)
+        for r in (False, True)
+    ]
+    assert found[0]["noise_stronger"] > 0.1 and found[1]["noise_stronger"] < 0.1
     assert "margin_stronger" not in probe_attack(
         Toy(), *sample, replace(SPEC, name="di"), SEEDS, nothing
     )

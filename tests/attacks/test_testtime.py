@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from dassl.engine import TRAINER_REGISTRY
 from torch import nn
 
 import advprompt
@@ -289,17 +290,50 @@ def test_an_attack_gets_a_gradient_and_the_answer_that_is_given(victim, name):
     assert gradient.isfinite().all() and (gradient != 0).float().mean() > 0.5
 
 
-TRAINERS = ["TeCoA", "CoOp", "AdvVPT", "CAPT", "NAPTuning", "FAP", "MaPLe", "APD"]
-
-
-@pytest.mark.parametrize("trainer", TRAINERS)
-def test_tuning_starts_from_what_is_deployed_and_reaches_it(victim_of, trainer):
-    victim, pixels = victim_of(trainer), images(2)
+@pytest.mark.parametrize("trainer", TRAINER_REGISTRY.registered_names())
+def test_every_trainer_has_what_the_methods_need(victim_of, trainer):
+    clean = {"OBJECTIVE": "embedding_kl", "TARGET": "embedding"} if trainer == "AdvPT" else {}
+    victim, pixels = (
+        victim_of(trainer, **{f"ATTACK__TRAIN__{k}": v for k, v in clean.items()}),
+        images(2),
+    )
     plain = victim.logits(pixels)
     assert torch.allclose(answer(method_of("tpt", victim, lr=0.0), pixels), plain, atol=1e-3)
-    moved = answer(method_of("tpt", victim), pixels) - plain
-    assert 0.005 < moved.abs().max() < 50
+    for name in ("tpt", "rtpt", "mta", "ttc"):
+        moved = answer(method_of(name, victim), pixels) - plain
+        assert 0.005 < moved.abs().max() < 50, name
     assert torch.equal(victim.logits(pixels), plain)  # nothing is left behind
+
+
+@pytest.mark.parametrize("kind", ["tiny", "tiny-robust", "an image tower alone"])
+def test_backbones_of_every_kind_are_attacked_through_it(run, white_box, tmp_path, toy_file, kind):
+    size = (64, 64)
+    if kind.startswith("an"):  # as TeCoA's and FARE's authors publish them
+        state = torch.load(toy_file, weights_only=True).items()
+        tower = {k[len("visual.") :]: 1.1 * v for k, v in state if k.startswith("visual.")}
+        torch.save(tower, tmp_path / "tower.pt")
+        kind, size = f"file:{tmp_path / 'tower.pt'}?base=file:{toy_file}", (32, 32)
+    keys = {"MODEL__BACKBONE__NAME": kind, "INPUT__SIZE": size, "DEFENCE__NAME": "jpeg"}
+    keys |= {"TEST__SUBSET": 3, "DEFENCE__EOT": 1}
+    code, _, err = run(white_box("ZeroshotCLIP", TESTTIME__NAME="rtpt", **keys, **TEST))
+    assert code == 0, err
+    entries = read_record(tmp_path / "run/record.json")["attacks"]
+    assert [e["defence"].split(", ")[:2] for e in entries] == [["jpeg", "quality 75"]] * 3
+    assert entries[0]["checks"]["cost"]["text backwards"] == 1
+    assert entries[1]["correct"] <= entries[0]["correct"]
+
+
+def test_the_texts_of_a_batch_are_tuned_in_one_pass(victim, monkeypatch):
+    method, calls, encode = method_of("rtpt", victim, steps=2), [], victim.clip.encode_prompts
+    method.first  # noqa: B018  which all images share
+    monkeypatch.setattr(
+        victim.clip, "encode_prompts", lambda *a, **k: calls.append(1) or encode(*a, **k)
+    )
+    answer(method, images(5))
+    assert len(calls) == 2 and method.passes["text backwards"] == 10
+    monkeypatch.setattr("advprompt.testtime.tuning.TEXTS", 6)  # of three classes: two images
+    answer(method, images(5))
+    assert len(calls) == 2 + 3 * 2
 
 
 # --- columns -------------------------------------------------------------------------------------
@@ -323,7 +357,7 @@ def evaluation(victim, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name", ["ensemble", "rtpt", "ttc", "et3"])
+@pytest.mark.parametrize("name", ["ensemble", "rtpt", "mta", "ttc", "et3"])
 def test_an_attack_through_it_leaves_no_more_than_one_by_hand(evaluation, victim, name):
     method = method_of(name, victim)
     made = evaluation(method)
@@ -476,7 +510,7 @@ def test_any_model_is_wrapped_or_refused_in_a_sentence(name):
     if METHODS[name].needs == "logits":
         assert len(call(settings=settings)["attacks"]) >= 3
     else:
-        with pytest.raises(advprompt.UserError, match=f"'{name}' needs .*use ensemble, zero or"):
+        with pytest.raises(advprompt.UserError, match=f"'{name}' needs .* zero or et3$"):
             call(settings=settings)
 
 
@@ -488,4 +522,5 @@ def test_an_image_text_model_of_any_library_has_what_features_need(toy_file, nam
     keys = {key.replace("__", "."): value for key, value in TEST.items()}
     settings = {"TESTTIME.NAME": name, "ATTACK.TEST.STEPS": 2} | keys
     record = advprompt.evaluate(model, images(3), [0, 1, 2], settings=settings)
-    assert record["attacks"][0]["checks"]["cost"]["image forwards"] >= 5
+    forwards = record["attacks"][0]["checks"]["cost"]["image forwards"]
+    assert forwards == {"ttc": 4, "mta": 6}[name]  # of a counterattack, the noise's serves twice

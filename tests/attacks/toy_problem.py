@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from advprompt.attacks import AttackSpec, run_attack, specs_from_cfg
+from advprompt.backbone import cosine_logits, load_clip, text_features
+from advprompt.datasets import drawing
+from advprompt.prompting import templates
 
 NODE = {
     "NAME": "pgd",
@@ -69,6 +72,17 @@ def problem(n: int, classes: int = 5, model: nn.Module | None = None, wrong: boo
     if wrong:
         labels[::5] = (labels[::5] + 1) % classes
     return logits, clean, labels
+
+
+def shapes(name: str, n: int):
+    """Return the logits of the built-in CLIP ``name``, and drawings with their labels."""
+    names, clip = drawing.shape_classes(), load_clip(name)
+    with torch.no_grad():
+        texts = text_features(clip, templates.fill(templates.template_for("Shapes"), names))
+    labels = torch.arange(n) % len(names)
+    drawings = [drawing.sample("check", i, names[y]) for i, y in enumerate(labels.tolist())]
+    images = torch.stack([torch.from_numpy(d).permute(2, 0, 1).float() / 255 for d in drawings])
+    return lambda x: cosine_logits(clip.encode_image(x), texts, clip.logit_scale), images, labels
 
 
 def attack(threat: AttackSpec, logits, clean, labels, seeds=None):

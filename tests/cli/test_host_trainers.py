@@ -75,7 +75,7 @@ def test_a_forks_own_trainer_is_attacked_by_one_command(fork, trainer):
     assert record["shots"] is None and record["epochs"] is None
     assert record["config"]["HOST.COMMIT"] == "a" * 40
     assert record["config"]["HOST.TRAINER"] == f"trainers.small.{trainer}"
-    assert any(key.startswith("HOST.CHECKPOINTS.model.pth") for key in record["config"])
+    assert any(key.startswith("HOST.CHECKPOINTS.net/model.pth") for key in record["config"])
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,9 @@ class HostModel(nn.Module):
         text = self.text_encoder(prompts.to(self.text_encoder.layer.weight.dtype), (prompts,))
         logits = features @ text.to(features.dtype).t()
         return {"tuple": (logits, features), "features": features}.get(self.kind, logits)
+
+
+LOADER = torch.utils.data.DataLoader([{"img": torch.zeros(3, SIZE, SIZE), "text": "a"}])
 
 
 class Bare(TrainerX):
@@ -248,7 +251,7 @@ def test_a_module_with_hidden_state_is_not_memoised():
 
 def test_a_host_with_a_test_of_its_own_is_asked_through_it():
     class Own(Bare):
-        test_loader, evaluator = "loader", "evaluator"
+        test_loader, evaluator = LOADER, "evaluator"
 
         def test(self, split=None):
             self.evaluator.reset()
@@ -257,8 +260,9 @@ def test_a_host_with_a_test_of_its_own_is_asked_through_it():
                     self.evaluator.process(self.model(batch["img"]) * 3, batch["label"])
 
     trainer = Own()
-    assert torch.equal(ask(trainer, PIXELS, own_test=True), trainer.model(PIXELS) * 3)
-    assert trainer.test_loader == "loader" and trainer.evaluator == "evaluator"
+    batch = {"img": PIXELS, "label": torch.zeros(3)}
+    assert torch.equal(ask(trainer, batch, own_test=True), trainer.model(PIXELS) * 3)
+    assert trainer.test_loader is LOADER and trainer.evaluator == "evaluator"
     victim = HostVictim(trainer)
     victim.check(PIXELS)
     assert gradient(victim.logits)[1].abs().max() > 0
@@ -305,4 +309,4 @@ def test_keys_of_a_test_time_defence_are_ours_in_a_fork_too():
     theirs, ours = command._split(words)
     assert theirs == ["--root", "x", "OPTIM.LR", "1"]
     assert ours == ["TESTTIME.NAME", "ensemble", "DEFENCE.EOT", "2"]
-    assert "TESTTIME.NAME".startswith(host.ATTACKS)  # a fork that ignores them says so
+    assert "TESTTIME.NAME".startswith(host.TESTS)  # a fork that ignores them says so

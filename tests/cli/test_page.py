@@ -256,7 +256,7 @@ def test_many_runs_show_some_pictures_and_say_so(tmp_path, monkeypatch):
         keep_examples(tmp_path / f"run{i}", n=1, size=8)
     shown = gallery.build_gallery(found)
     assert (len(shown.shown), shown.runs, shown.problems) == (2, 4, [])
-    titles = {(run.about, len(run.examples)) for run in shown.shown}
+    titles = {(run["about"], len(run["examples"])) for run in shown.shown}
     assert titles == {("16 shots, seed 1", 1)}
 
 
@@ -273,7 +273,7 @@ def test_other_settings_are_other_models_with_pictures(tmp_path):
         keep_examples(tmp_path / f"run{i}", n=1, size=8)
     shown = gallery.build_gallery(found)
     assert (shown.runs, shown.problems) == (8, [])
-    told = [run.title.partition(" (")[2] for run in shown.shown]
+    told = [run["title"].partition(" (")[2] for run in shown.shown]
     sources = (f'source="{name}")' for name in ("ImageNet", "Shapes", "unknown 1", "unknown 2"))
     threats = (f"trained with {name})" for name in ("PGD-100 1/255", "clean images"))
     assert sorted(told) == ["N_CTX=16)", "N_CTX=4)", *sources, *threats]
@@ -301,8 +301,8 @@ def test_small_images_are_shown_with_hard_edges(size, small, tmp_path, monkeypat
     for number, words in shots.items():
         record = {"shots": number, "seed": 3, "split": "new"}
         shown = gallery._show(tmp_path, record, "")
-        assert shown.about == f"{words}, seed 3, new classes" and shown.title == "t"
-    assert [example.small for example in shown.examples] == [small]
+        assert shown["about"] == f"{words}, seed 3, new classes" and shown["title"] == "t"
+    assert [example["small"] for example in shown["examples"]] == [small]
 
 
 def test_a_bar_is_for_three_or_more():

@@ -335,6 +335,7 @@ run advpt ablate_vectors pets many | 'many'
 run advpt ablate_vectors pets 16 tiny TRAINER.ADVPT.N_CTX 4 | set VALUES instead
 run advpt ablate_vector pets 16 tiny | 'advpt_vector'
 TARGETS=pest run capt dg pets 4 | 'pest' TARGETS pets
+TARGETS=pest run capt main shapes 4 tiny | 'pest' TARGETS pets
 all petz 16 tiny | 'petz' DATASET
 all shapes tiny | SHOTS 'tiny' usage
 all shapes 16 tyny | 'tyny' tiny

@@ -129,6 +129,9 @@ def test_the_shipped_black_box_runs(test_of, finished, tmp_path, monkeypatch):
 
 def test_mistakes_are_found_before_anything_runs(test_of, finished, attack, tmp_path):
     assert "holds no run" in only_error(*test_of(attack, folder=tmp_path)[::2])
+    for opts in (["OPTIM.LR", "1"], ["ATTACK.TRAIN.EPS", "4", "TRAIN.PRINT_FREQ", "1"]):
+        error = only_error(*test_of(attack, opts=["--opts", *opts])[::2])
+        assert f"{' and '.join(opts[::2])} would change nothing" in error
     missing = tmp_path / "mien.yaml"
     assert "mine.yaml" in only_error(*test_of(attack, missing)[::2])
     wrong = tmp_path / "wrong.yaml"

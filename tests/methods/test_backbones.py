@@ -225,17 +225,16 @@ def test_an_image_tower_that_does_more_between_its_blocks_is_found_out():
     assert not TimmViT.fits(visual)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "amp"])
-def test_low_precision_does_not_disturb_the_detection(precision):
+def test_low_precision_around_it_does_not_disturb_the_detection():
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            clip = toy_clip(precision=precision)
+            clip = toy_clip()
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
-    assert clip.causal and clip.takes_prompts and clip.is_vit and clip.precision == precision
+    assert clip.causal and clip.takes_prompts and clip.is_vit
 
 
 def test_a_logit_bias_cancels_where_classes_compete(small):
@@ -425,9 +424,12 @@ def edit(node, **change):
         (lambda p: (p / CONFIG).write_text("{}"), "no 'model_cfg'; fetch"),
         (lambda p: (p / "open_clip_pytorch_model.bin").unlink(), "holds no weights; put"),
         (lambda p: (p / "open_clip_pytorch_model.bin").write_text("x"), "no checkpoint"),
-        (edit("preprocess_cfg", mean=[0.5]), r"'mean' in .* is \[0.5\] but must be three numbers"),
-        (edit("preprocess_cfg", std=[0.5, 0, 0.5]), "must be three numbers above 0"),
-        (edit("preprocess_cfg", interpolation=3), "must be a word"),
+        (
+            edit("preprocess_cfg", mean=[0.5]),
+            r"mean in .* is \[0.5\], expected",
+        ),
+        (edit("preprocess_cfg", std=[0.5, 0, 0.5]), "a list of 3, each entry a number from"),
+        (edit("preprocess_cfg", interpolation=3), "interpolation .* is 3, expected text"),
         (edit("model_cfg", embed_dim=None), "open_clip cannot build .* from its config .*; fetch"),
     ],
 )
@@ -489,12 +491,6 @@ class Pieces:
         if not str(name).startswith("/"):
             raise OSError("We couldn't connect to the hub\nand more")
         return cls()
-
-    def __len__(self):
-        return len(self.WORDS)
-
-    def convert_ids_to_tokens(self, ids):
-        return [self.WORDS[i] for i in ids]
 
     def ids(self, text):
         pieces = [f"\u2581{word}" for word in text.replace("ish", " ish").split()]
@@ -564,7 +560,6 @@ def test_a_tokenizer_from_a_folder_serves_learned_prompts(slip, transformers, tm
     assert torch.equal(rows, expected)
     with pytest.raises(UserError, match="takes 6[56] tokens but the text tower reads 64"):
         clip.tokenize(["cat " * 64])
-    assert reader.decode([4]) == "cat " and reader.decode([11]) == "ish" and reader.size == 12
     frame = PromptedCLIP(clip, ["cat", "old_dog"], PromptSpec(text=2)).frame
     assert frame.fixed.shape[:2] == (2, 64)  # it looks ahead: the padding is part of the text
     start = len(kind.before)

@@ -174,7 +174,8 @@ def hostile(kind, path, payload, archive):
 def test_code_is_refused_and_does_not_run(tmp_path, archive, payload, kind):
     path, (value, witness) = tmp_path / "hostile.pt", payload
     hostile(kind, path, value, archive[0])
-    with pytest.raises(UserError, match="hostile.pt' holds Python objects that could run code"):
+    said = "is truncated or no" if kind == "pickle" else "holds Python objects that could run code"
+    with pytest.raises(UserError, match=f"hostile.pt' {said}"):
         load_clip(f"file:{path}")
     assert not witness.exists()
     if kind == "pickle":  # the payload is live: an ordinary unpickler runs it

@@ -1,13 +1,11 @@
 """The built-in pair of small CLIPs."""
 
 import pytest
-import torch
 
 import advprompt
-from advprompt.backbone import cosine_logits, load_clip, text_features
 from advprompt.backbone.tiny import ASSETS
 from advprompt.datasets import drawing
-from advprompt.prompting import templates
+from tests.attacks.toy_problem import shapes
 
 
 def test_the_pair_is_small():
@@ -19,17 +17,13 @@ def test_the_pair_is_small():
     "name, least, robust", [("tiny", 75, (0, 19)), ("tiny-robust", 60, (26, 90))]
 )
 def test_it_knows_shapes_and_is_as_robust_as_its_name_says(name, least, robust):
-    names, clip = drawing.shape_classes(), load_clip(name)
-    with torch.no_grad():
-        texts = text_features(clip, templates.fill(templates.template_for("Shapes"), names))
-    drawings = [drawing.sample("check", i, names[i % len(names)]) for i in range(64)]
-    images = torch.stack([torch.from_numpy(d).permute(2, 0, 1).float() / 255 for d in drawings])
+    logits, images, labels = shapes(name, 64)
     settings = {"ATTACK.TEST.EPS": 4, "ATTACK.TEST.ALPHA": 1, "ATTACK.TEST.STEPS": 20}
     record = advprompt.evaluate(
-        lambda pixels: cosine_logits(clip.encode_image(pixels), texts, clip.logit_scale),
+        logits,
         images,
-        [i % len(names) for i in range(64)],
-        classnames=names,
+        labels,
+        classnames=drawing.shape_classes(),
         threat="linf4",
         settings=settings,
     )

@@ -1,6 +1,7 @@
 """Full disks and odd files end in one sentence, and what kills leave behind is swept."""
 
 import errno
+import math
 import os
 import resource
 import socket
@@ -21,6 +22,26 @@ from advprompt.utils.io import atomic_write, save_tensors, write_json
 
 def full(*args, **keys):
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has less."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_a_lack_of_memory_names_what_to_lower(capsys, error):
+    def main(argv):
+        raise error
+
+    assert run_tool(main, []) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: memory ran out") and said.count("\n") == 1, said
+    assert all(key in said for key in ("TEST.BATCH_SIZE", "TESTTIME.VIEWS", "DEFENCE.EOT"))
+    with pytest.raises(RuntimeError, match="another"):
+        run_tool(lambda argv: exec('raise RuntimeError("another")'), [])
 
 
 @pytest.fixture
@@ -123,9 +144,7 @@ def test_half_drawn_images_of_a_killed_process_are_swept(tmp_path, monkeypatch):
     [
         {"advprompt": {"classnames": 5}},
         {"advprompt": {"classnames": None}},
-        {"training": {"train_threat": [1]}},
         {"training": {"data": "x"}},
-        {"training": {"seed": 0.5}},
     ],
 )
 def test_a_checkpoint_with_odd_facts_is_named(tmp_path, facts):
@@ -136,3 +155,37 @@ def test_a_checkpoint_with_odd_facts_is_named(tmp_path, facts):
         load_checkpoint(tmp_path / "a")
     with pytest.raises(UserError, match=r"other classes \(a, 0.5, ...\) than"):
         check_facts({"classnames": ["a", 0.5]}, {"classnames": ["b"]}, "x", resuming=True)
+
+
+THREAT = {"name": "pgd", "objective": "ce", "target": "end_to_end", "eps": "4/255", "steps": 2}
+THREAT |= {"alpha": "1/255", "restarts": 1, "start": "uniform", "norm": "linf", "drop": False}
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (
+            {"advprompt": {"weights_sha256": torch.zeros(2)}},
+            "more than plain values in 'advprompt'",
+        ),
+        ({"advprompt": {"prompts": {"csc": (1, 2)}}}, "more than plain values in 'advprompt'"),
+        ({"training": {"seconds": math.nan}}, "more than plain values in 'training'"),
+        ({"training": {"train_threat": [1]}}, "'training.train_threat' is .1., expected an object"),
+        ({"training": {"train_threat": THREAT | {"start": 0.5}}}, "'training.train_threat.start'"),
+        (
+            {"training": {"train_threat": {"name": "pgd"}}},
+            "'training.train_threat.objective' is mis",
+        ),
+        ({"training": {"seed": 0.5}}, "'training.seed' is 0.5, expected an integer of at least -1"),
+        ({"training": {"shots": "16"}}, "'training.shots' is '16'"),
+        ({"training": {"data": {"classes": 0}}}, "'training.data.classes' is 0"),
+        ({"training": {"train_threat": THREAT, "shots": None, "seed": -1}}, None),
+    ],
+)
+def test_facts_that_no_training_has_are_refused(tmp_path, facts, words):
+    torch.save({"state_dict": {}, "advprompt": {}, **facts}, tmp_path / "a")
+    if words is None:
+        assert load_checkpoint(tmp_path / "a")["training"] == facts["training"]
+        return
+    with pytest.raises(UserError, match=f"{tmp_path}/a'.*{words}.*; delete it"):
+        load_checkpoint(tmp_path / "a")

@@ -1,6 +1,5 @@
 """One interface for every CLIP: frozen towers, pixels in [0, 1], raw features, exact text."""
 
-import contextlib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +13,6 @@ from . import agreement, tower, vision
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# data type of the weights
-PRECISIONS = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16, amp=torch.float32)
 # what may happen to the tokens between two text blocks: (layer, x, rows, start) -> x
 Between = Callable[[int, torch.Tensor, slice, int], torch.Tensor]
 
@@ -23,7 +20,7 @@ Between = Callable[[int, torch.Tensor, slice, int], torch.Tensor]
 class CLIPAdapter(nn.Module):
     """A frozen CLIP of any provider behind one interface.
 
-    Features are raw (not normalised) float32 in every precision. The model stays in evaluation
+    It computes in float32, and features are raw (not normalised). The model stays in evaluation
     mode and its parameters never receive gradients; gradients pass through to pixels and prompts.
 
     Args:
@@ -33,8 +30,6 @@ class CLIPAdapter(nn.Module):
         sha256: hex digest of the weights' content.
         mean, std: per-channel statistics of the image preprocessing, in [0,1] units.
         interpolation: how the images it was trained on were resized.
-        precision: ``fp32``; ``fp16`` or ``bf16`` (weights in that type); ``amp`` (autocast around
-            fp32 weights: float16 on a GPU, bfloat16 on a CPU).
     """
 
     def __init__(
@@ -47,16 +42,11 @@ class CLIPAdapter(nn.Module):
         mean=CLIP_MEAN,
         std=CLIP_STD,
         interpolation: str = "bicubic",
-        precision: str = "fp32",
     ):
         super().__init__()
-        if precision not in PRECISIONS:
-            raise UserError(
-                f"precision '{precision}' is unknown; choose one of {', '.join(PRECISIONS)}"
-            )
         self.name, self.sha256 = name, sha256
         self.tokenizer, self.interpolation = tokenizer, interpolation
-        self.model = model.requires_grad_(False).eval()
+        self.model = model.float().requires_grad_(False).eval()
         self.training = False
         # open_clip's CustomTextCLIP keeps its text tower in a module of its own
         self._custom_text = hasattr(model, "text")
@@ -70,9 +60,7 @@ class CLIPAdapter(nn.Module):
         self.resolution = int(size[0] if isinstance(size, (tuple, list)) else size)
         self._set_image_face(vision.face_of(visual))
         self._describe_text_tower()
-        self.precision = "fp32"  # the towers are tried in full precision, whatever they serve in
         agreement.verify(self)
-        self.precision, self.model = precision, _cast(model, precision)
         self.logit_scale = float(model.logit_scale.detach().float().exp())
 
     def _set_image_face(self, face) -> None:
@@ -121,21 +109,9 @@ class CLIPAdapter(nn.Module):
     def device(self) -> torch.device:
         return self.mean.device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Data type of the weights (float32 under ``amp``)."""
-        return PRECISIONS[self.precision]
-
     def train(self, mode: bool = True) -> "CLIPAdapter":
         """Stay in evaluation mode: CLIP is frozen, batch statistics included."""
         return super().train(False)
-
-    def autocast(self):
-        """Return the context in which the towers run: autocast under ``amp``, else nothing."""
-        if self.precision != "amp":
-            return contextlib.nullcontext()
-        dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype)
 
     def without_image_tower(self) -> "CLIPAdapter":
         """Free the image tower (prompt tuning on stored embeddings does not need it)."""
@@ -155,57 +131,45 @@ class CLIPAdapter(nn.Module):
                 f"trained on images resized by '{self.interpolation}' (INPUT.INTERPOLATION)"
             )
 
-    def _normalized(self, pixels: torch.Tensor, check: bool) -> torch.Tensor:
+    def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
         self._present_image_tower()
         size = self.resolution
-        if check:
-            low, high = float(pixels.min()), float(pixels.max())
-            if not (low >= -1e-4 and high <= 1 + 1e-4):  # also refuses NaN
-                raise UserError(
-                    f"pixels range over [{low:.3g}, {high:.3g}] but must lie in [0, 1]; remove "
-                    "'normalize' from INPUT.TRANSFORMS, CLIP's mean and std are applied inside"
-                )
         if pixels.shape[-2:] != (size, size):
             height, width = pixels.shape[-2:]
             raise UserError(
                 f"images of {height}x{width} pixels do not fit {self.name}, which takes "
                 f"{size}x{size}; set INPUT.SIZE to ({size}, {size})"
             )
-        return ((pixels - self.mean) / self.std).to(self.dtype)
+        return ((pixels - self.mean) / self.std).float()
 
-    def encode_image(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return raw features (B, D), float32, of pixels (B, 3, ``resolution``, ``resolution``).
 
-        Images are encoded block by block where that is faster than the provider's own way. With
-        ``check``, pixels outside [0, 1] (by more than 1e-4) are refused with the observed range. A
-        wrong size is a UserError, too.
+        Images are encoded block by block where that is faster than the provider's own way. A wrong
+        size is a UserError.
         """
         if not self._by_blocks:
-            return self.provider_image(pixels, check=check)
-        tokens = self.patch_tokens(pixels, check=check)  # (B, N, d_v)
+            return self.provider_image(pixels)
+        tokens = self.patch_tokens(pixels)  # (B, N, d_v)
         for block in self.pooling_blocks:
             tokens = block(tokens)
         return self.pool_image(tokens)
 
-    def provider_image(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+    def provider_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Encode images as :meth:`encode_image`, by the provider's own ``encode_image``."""
-        x = self._normalized(pixels, check)
-        with self.autocast():
-            return self.model.encode_image(x, **self._raw).float()
+        return self.model.encode_image(self._normalized(pixels), **self._raw).float()
 
-    def patch_tokens(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+    def patch_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return what enters the first image block, (B, N, d_v): [CLS], if any, and the patches."""
-        return self.norm_tokens(self.embed_patches(pixels, check=check))
+        return self.norm_tokens(self.embed_patches(pixels))
 
-    def embed_patches(self, pixels: torch.Tensor, *, check: bool = False) -> torch.Tensor:
+    def embed_patches(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the native tokens with positions, (B, N, d_v), before the norm."""
-        with self.autocast():
-            return self._image_face.embed(self._normalized(pixels, check))
+        return self._image_face.embed(self._normalized(pixels))
 
     def norm_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Apply the norm before block 0 (``ln_pre``) to tokens (B, N, d_v) of any number N."""
-        with self.autocast():
-            return self._image_face.norm(tokens)
+        return self._image_face.norm(tokens)
 
     @property
     def image_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
@@ -225,8 +189,7 @@ class CLIPAdapter(nn.Module):
 
     def pool_image(self, tokens: torch.Tensor) -> torch.Tensor:
         """Turn the tokens (B, N, d_v) after the last block into raw features (B, D), float32."""
-        with self.autocast():
-            return self._image_face.pool(tokens).float()
+        return self._image_face.pool(tokens).float()
 
     @property
     def patches(self) -> int:
@@ -275,7 +238,7 @@ class CLIPAdapter(nn.Module):
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Look up token embeddings: ids (K, L) -> (K, L, d_t), without positions."""
         self._need_prompts()
-        return self._text.token_embedding(tokens.to(self.device)).to(self.dtype)
+        return self._text.token_embedding(tokens.to(self.device))
 
     def end_of_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the position (K,) of the end token in ids (K, L)."""
@@ -287,7 +250,7 @@ class CLIPAdapter(nn.Module):
         """Add the positional part to embeddings (K, L, d_t): what enters the first text block."""
         self._need_prompts()
         positions = self._text.positional_embedding[: embeddings.shape[1]]  # (L, d_t)
-        return embeddings.to(self.dtype) + positions.to(self.dtype)
+        return embeddings.float() + positions
 
     @property
     def text_blocks(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
@@ -301,20 +264,19 @@ class CLIPAdapter(nn.Module):
         ``eot`` (K,) are the positions of the end tokens within L.
         """
         text = self._text
-        with self.autocast():
-            if self._pool_type in ("argmax", "eos"):
-                read = x[torch.arange(len(x), device=x.device), eot.to(x.device)]
-            elif self._pool_type in ("first", "last"):
-                read = x[:, 0 if self._pool_type == "first" else -1]
-            else:
-                raise UserError(
-                    f"backbone {self.name} pools its text by '{self._pool_type}', which learned "
-                    "prompts do not support; choose another backbone"
-                )
-            found, projection = text.ln_final(read), text.text_projection  # (K, d_t)
-            if isinstance(projection, nn.Linear):
-                return projection(found).float()
-            return (found if projection is None else found @ projection).float()
+        if self._pool_type in ("argmax", "eos"):
+            read = x[torch.arange(len(x), device=x.device), eot.to(x.device)]
+        elif self._pool_type in ("first", "last"):
+            read = x[:, 0 if self._pool_type == "first" else -1]
+        else:
+            raise UserError(
+                f"backbone {self.name} pools its text by '{self._pool_type}', which learned "
+                "prompts do not support; choose another backbone"
+            )
+        found, projection = text.ln_final(read), text.text_projection  # (K, d_t)
+        if isinstance(projection, nn.Linear):
+            return projection(found).float()
+        return (found if projection is None else found @ projection).float()
 
     def provider_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """Encode token ids (K, L) by the provider's own ``encode_text``: raw (K, D), float32."""
@@ -328,8 +290,7 @@ class CLIPAdapter(nn.Module):
         """
         if not self.causal:
             chunks = tokens.to(self.device).split(class_chunk or len(tokens))
-            with self.autocast():
-                return torch.cat([self.provider_text(part) for part in chunks])
+            return torch.cat([self.provider_text(part) for part in chunks])
         shared = int((tokens == tokens[:1]).all(dim=0).cumprod(dim=0).sum())
         inputs = self.embed_tokens(tokens), self.end_of_text(tokens)
         return self.encode_prompts(*inputs, shared=shared, class_chunk=class_chunk)
@@ -372,17 +333,16 @@ class CLIPAdapter(nn.Module):
 
         def encode(x: torch.Tensor, ends: torch.Tensor, first: int) -> torch.Tensor:
             rows = slice(first, first + len(x))
-            with self.autocast():
-                for layer, block in enumerate(self._text.transformer.resblocks):
-                    if between is not None and layer:
-                        x = between(layer, x, rows, shared)
-                    if past is None:
-                        x = self._block(block, self._causal_mask)(x)
-                    elif layer < len(past) - 1:
-                        x = tower.run_suffix(block, x, *past[layer])
-                    else:  # of the last block nothing but the end tokens is read
-                        x, ends = tower.run_suffix(block, x, *past[layer], ends), ends * 0
-                return self.pool_text(x, ends)
+            for layer, block in enumerate(self._text.transformer.resblocks):
+                if between is not None and layer:
+                    x = between(layer, x, rows, shared)
+                if past is None:
+                    x = self._block(block, self._causal_mask)(x)
+                elif layer < len(past) - 1:
+                    x = tower.run_suffix(block, x, *past[layer])
+                else:  # of the last block nothing but the end tokens is read
+                    x, ends = tower.run_suffix(block, x, *past[layer], ends), ends * 0
+            return self.pool_text(x, ends)
 
         if not class_chunk or class_chunk >= len(suffix):
             return encode(suffix, eot, 0)
@@ -396,12 +356,11 @@ class CLIPAdapter(nn.Module):
     def _prefix(self, x: torch.Tensor, between: Between | None) -> list[tuple]:
         """Keys and values of every block for the shared prefix (1, S, d_t)."""
         past = []
-        with self.autocast():
-            for layer, block in enumerate(self._text.transformer.resblocks):
-                if between is not None and layer:
-                    x = between(layer, x, slice(0, 1), 0)
-                x, *keys_and_values = tower.run_block(block, x, causal=True)
-                past.append(keys_and_values)
+        for layer, block in enumerate(self._text.transformer.resblocks):
+            if between is not None and layer:
+                x = between(layer, x, slice(0, 1), 0)
+            x, *keys_and_values = tower.run_block(block, x, causal=True)
+            past.append(keys_and_values)
         return past
 
     def _need_prompts(self) -> None:
@@ -417,23 +376,11 @@ class CLIPAdapter(nn.Module):
         standard = tower.is_standard(block)
 
         def run(x: torch.Tensor, **options) -> torch.Tensor:
-            with self.autocast():
-                if standard:
-                    return tower.run_block(block, x, causal=mask is not None, first=first)[0]
-                if mask is not None:  # open_clip's custom block: batch-first, its own attention
-                    length = x.shape[1]
-                    options["attn_mask"] = mask[:length, :length].to(x)
-                return block(x, **options)
+            if standard:
+                return tower.run_block(block, x, causal=mask is not None, first=first)[0]
+            if mask is not None:  # open_clip's custom block: batch-first, its own attention
+                length = x.shape[1]
+                options["attn_mask"] = mask[:length, :length].to(x)
+            return block(x, **options)
 
         return run
-
-
-def _cast(model: nn.Module, precision: str) -> nn.Module:
-    dtype = PRECISIONS[precision]
-    model = model.to(dtype)
-    for norm in (m for m in model.modules() if isinstance(m, nn.LayerNorm)):
-        try:
-            norm(torch.zeros(norm.normalized_shape, dtype=dtype, device=norm.weight.device))
-        except RuntimeError:  # OpenAI's subclass computes in float32 and needs its weights there
-            norm.float()
-    return model

@@ -41,7 +41,6 @@ def verify(clip) -> None:
     can be run from embeddings) and ``is_vit`` (the image tower can be run block by block).
     UserError if the towers disagree because weights are NaN or infinite.
     """
-    clip.model.float()
     with torch.autocast(clip.device.type, enabled=False), _exact_products():
         promised = clip.causal, clip.takes_prompts, clip.is_vit
         if clip.causal and not _texts_agree(clip):

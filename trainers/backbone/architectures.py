@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..config.declared import Key
 from ..utils.errors import UserError, nearest
 from ..utils.io import json_digest, read_json
 from . import tokens
@@ -17,6 +18,11 @@ RANDOM = "random"  # the tag of untrained weights
 OPENAI_TAG = "openai"  # OpenAI's own files, built with their activation whatever the architecture
 UNTRAINED = {"pretrained_image": False, "pretrained_text": False}
 FOLDER_CONFIG = "open_clip_config.json"
+STATED = {  # in it, of the images
+    "mean": Key([0.5], count=3),
+    "std": Key([0.5], least=1e-6, count=3),
+    "interpolation": Key("bicubic"),
+}
 # how open_clip's folders on the Hugging Face hub call their weights
 _FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin", "pytorch_model.pt")
 FOLDER_WEIGHTS = tuple(f"open_clip_{name}" for name in _FILES)
@@ -130,23 +136,11 @@ def folder_weights(folder: str) -> Weights:
 
 def _stated(preprocess, origin: str) -> dict:
     """Image statistics and interpolation as far as a folder's config states them."""
+    where = f"'preprocess_cfg' of {origin}"
     if not isinstance(preprocess, dict):
-        raise UserError(f"'preprocess_cfg' in {origin} is no table; fetch {FOLDER_CONFIG} again")
-
-    kinds = {"mean": "three numbers", "std": "three numbers above 0", "interpolation": "a word"}
-    known = {key: preprocess[key] for key in kinds if preprocess.get(key)}
-    for key, value in known.items():
-        if key == "interpolation":
-            fits = isinstance(value, str)
-        else:
-            triple = isinstance(value, list) and [type(v) in (int, float) for v in value]
-            fits = triple == [True] * 3 and (key == "mean" or min(value) > 0)
-        if not fits:
-            raise UserError(
-                f"'{key}' in the 'preprocess_cfg' of {origin} is {value!r} but must be "
-                f"{kinds[key]}; fetch {FOLDER_CONFIG} again"
-            )
-    return known
+        raise UserError(f"{where} is no table; fetch {FOLDER_CONFIG} again")
+    given = {name: preprocess[name] for name in STATED if preprocess.get(name)}
+    return {name: STATED[name].read(f"{name} in {where}", v) for name, v in given.items()}
 
 
 def statistics(arch: str, tag: str | None = None) -> dict:

@@ -38,9 +38,7 @@ def load_clip(
     name: str,
     *,
     device: str | torch.device = "cpu",
-    precision: str = "fp32",
     weights_dir=None,
-    image_tower: bool = True,
     provider: str | None = None,
 ) -> CLIPAdapter:
     """Load a backbone by name.
@@ -51,24 +49,20 @@ def load_clip(
             layout, with ``?base=BACKBONE`` for an image tower alone and ``?arch=ARCH&tag=TAG`` for
             weights that are not of OpenAI's kind. ``?tokenizer=FOLDER`` names tokenizer files.
         device: where the adapter lives.
-        precision: ``fp32``, ``fp16``, ``bf16`` or ``amp``.
         weights_dir: folder of OpenAI's files; default ``~/.cache/clip``.
-        image_tower: False frees the image tower, for tuning on stored embeddings.
         provider: ``open_clip``, ``clip`` (a fork's or OpenAI's package) or ``auto``; default is
             the environment variable ``ADVPROMPT_CLIP_PROVIDER``, else ``auto``.
 
     UserError: unknown name, missing, damaged, foreign or refused weights.
     """
     weights = find_weights(name, weights_dir)
-    adapter = make_adapter(weights, name=name, precision=precision, provider=provider)
-    return (adapter if image_tower else adapter.without_image_tower()).to(device)
+    return make_adapter(weights, name=name, provider=provider).to(device)
 
 
 def make_adapter(
     weights: Weights | dict[str, torch.Tensor],
     *,
     name: str,
-    precision: str = "fp32",
     provider: str | None = None,
 ) -> CLIPAdapter:
     """Build the adapter of a state dict (OpenAI layout) or of :class:`Weights`, on the CPU."""
@@ -76,13 +70,13 @@ def make_adapter(
     digest = weights_digest(weights)
     model, tokenizer = build(weights, provider or os.environ.get("ADVPROMPT_CLIP_PROVIDER", "auto"))
     images = {key: getattr(weights, key) for key in ("mean", "std", "interpolation")}
-    return CLIPAdapter(model, tokenizer, name=name, sha256=digest, precision=precision, **images)
+    return CLIPAdapter(model, tokenizer, name=name, sha256=digest, **images)
 
 
 def weights_digest(weights: Weights) -> str:
     """Hex digest of the weights' values and of what the images are normalised by.
 
-    The same for any provider, file format or precision.
+    The same for any provider or file format.
     """
     values = {k: v for k, v in weights.state.items() if v.is_floating_point()}
     digest = tensors_digest({k: v.float() for k, v in values.items() if k not in NOT_WEIGHTS})

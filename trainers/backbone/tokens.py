@@ -18,10 +18,8 @@ class Tokenizer:
 
     Args:
         encode: text -> ids of its words alone.
-        decode: ids -> text, a blank after every whole word.
         start, end: ids before and after the words.
         pad: id that fills the rest.
-        size: number of ids that mean something.
         context_length: positions of the text tower.
     """
 
@@ -31,14 +29,11 @@ class Tokenizer:
         start: Sequence[int],
         end: Sequence[int],
         *,
-        decode: Callable[[list[int]], str],
-        size: int,
         pad: int = 0,
         context_length: int = 77,
     ):
-        self.encode, self.decode = encode, decode
-        self.start, self.end, self.pad = list(start), list(end), pad
-        self.size, self.context_length = size, context_length
+        self.encode, self.pad, self.context_length = encode, pad, context_length
+        self.start, self.end = list(start), list(end)
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> torch.Tensor:
         """Return ids (K, context_length), padded; UserError for a text beyond the context."""
@@ -58,10 +53,6 @@ class Tokenizer:
         return torch.tensor(rows, dtype=torch.long).view(len(layouts), length)  # (K, L)
 
 
-def _byte_pairs(bpe, start: int, end: int) -> Tokenizer:
-    return Tokenizer(bpe.encode, [start], [end], decode=bpe.decode, size=end + 1)
-
-
 @lru_cache(maxsize=1)
 def from_open_clip() -> Tokenizer:
     """CLIP's tokenizer as open_clip brings it, read from its file: the package imports slowly."""
@@ -70,13 +61,14 @@ def from_open_clip() -> Tokenizer:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     bpe = module.SimpleTokenizer()
-    return _byte_pairs(bpe, bpe.sot_token_id, bpe.eot_token_id)
+    return Tokenizer(bpe.encode, [bpe.sot_token_id], [bpe.eot_token_id])
 
 
 def from_clip() -> Tokenizer:
     """CLIP's tokenizer as OpenAI's ``clip`` (or a fork's copy) brings it."""
     bpe = importlib.import_module("clip.simple_tokenizer").SimpleTokenizer()
-    return _byte_pairs(bpe, bpe.encoder["<|startoftext|>"], bpe.encoder["<|endoftext|>"])
+    ends = ([bpe.encoder[f"<|{end}oftext|>"]] for end in ("start", "end"))
+    return Tokenizer(bpe.encode, *ends)
 
 
 class WholeTexts:
@@ -104,11 +96,6 @@ def from_hugging_face(tokenizer, context_length: int) -> Tokenizer | WholeTexts:
     def encode(text: str) -> list[int]:
         return list(words(clean(text), add_special_tokens=False)["input_ids"])
 
-    def decode(ids: list[int]) -> str:
-        pieces = words.convert_ids_to_tokens(list(ids))
-        # sentencepiece marks where a word starts
-        return "".join(f"{p[1:]} " if p.startswith("\u2581") else p for p in pieces)
-
     whole = WholeTexts(tokenizer, context_length)
     try:
         room = 77  # whatever the tower reads: the probes must not be cut
@@ -118,8 +105,7 @@ def from_hugging_face(tokenizer, context_length: int) -> Tokenizer | WholeTexts:
         pad = rest[-1]
         closing = [i for i, token in enumerate(rest) if token != pad]
         end = rest[: closing[-1] + 1] if closing else rest[:1]  # SigLIP pads with its end token
-        known = {"size": len(words), "pad": pad, "context_length": context_length}
-        found = Tokenizer(encode, row[:at], end, decode=decode, **known)
+        found = Tokenizer(encode, row[:at], end, pad=pad, context_length=context_length)
         same = torch.equal(found(list(PROBES), room), whole(list(PROBES), room))
     except Exception:  # of another make than was foreseen
         same = False

@@ -35,9 +35,16 @@ class _QuickGELU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x)  # and not its multiple, which has no second derivative
+    def forward(x: torch.Tensor) -> torch.Tensor:
         return F.silu(x * QUICK).mul_(1 / QUICK)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)  # and not a multiple, which has no second derivative
+
+    @staticmethod
+    def vmap(info, in_dims, x: torch.Tensor):
+        return _QuickGELU.apply(x), in_dims[0]
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:

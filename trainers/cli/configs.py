@@ -71,7 +71,8 @@ def main(argv: list[str]) -> None:
         try:
             shutil.copytree(shipped.configs_folder(), target, ignore=lambda *_: ["__pycache__"])
         except (OSError, shutil.Error) as error:
-            raise errors.UserError(f"cannot copy to '{target}' ({error})") from error
+            why = getattr(error, "strerror", None) or error
+            raise errors.UserError(f"cannot copy to '{target}' ({why}); name another") from error
         print(target)
     elif args.reference:
         print(reference())

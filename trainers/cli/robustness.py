@@ -14,16 +14,17 @@ import re
 from pathlib import Path
 
 from ..config import keys, merging
+from ..config.identity import ONLY_TRAINING
 from ..engine import run, run_folder
-from ..experiments.state import default_cfg, register_datasets
-from ..utils.errors import Mistakes
+from ..experiments.state import register_datasets
+from ..utils.errors import Mistakes, UserError
 
 ROOT = os.environ.get("DATA") or "data"
 
 
 def settings(folder: str, attack_file: str, root: str, opts: list[str]):
     """Return a test's configuration and run; UserError for no run, or a wrong file or override."""
-    cfg = default_cfg()
+    cfg = keys.default_cfg()
     stored, tested = run_folder.stored(folder)
     kept = {k: v for k, v in stored.items() if not k.startswith("ATTACK.TEST.")}
     run_folder.restore(cfg, kept, folder)
@@ -36,8 +37,18 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str]):
     cfg.DATALOADER.TEST.BATCH_SIZE = 100
     mistakes.of(merging.merge_opts, cfg, opts)
     keys.check_cfg(cfg, mistakes)
+    refuse_training(opts)
     cfg.freeze()
     return cfg, tested.get("model_dir") or folder
+
+
+def refuse_training(opts: list[str]) -> None:
+    """UserError if an override is one that only a training uses: it would change nothing."""
+    if found := [key for key in opts[::2] if key.startswith((*ONLY_TRAINING, "ATTACK.TRAIN."))]:
+        raise UserError(
+            f"{' and '.join(found)} would change nothing: the run is tested as it was trained; "
+            "leave it out, or train a run with it"
+        )
 
 
 def name_of(attack_file: str, opts: list[str], epoch: int | None) -> str:

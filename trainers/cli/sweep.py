@@ -79,7 +79,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
     env = {"SEEDS": " ".join(args.seeds), "TARGETS": " ".join(args.targets)}
     env |= {"DATA": args.root, "OUTPUT": args.output}
     context = commands.Context(env, "see advprompt sweep --help")
-    merging.merge_opts(state.default_cfg(), args.opts)
+    merging.merge_opts(keys.default_cfg(), args.opts)
     for key in args.opts[::2]:
         if key in OWN_KEYS:
             raise UserError(f"--opts has {key}, which the sweep sets; use {OWN_KEYS[key]}")

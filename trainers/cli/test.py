@@ -4,7 +4,6 @@ import argparse
 import re
 from pathlib import Path
 
-import torch
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from torch.utils.data import DataLoader, Subset
@@ -21,8 +20,7 @@ from ..utils.images import Preprocess
 from ..utils.io import sha256_file
 from .train import main as train
 
-OURS: tuple[str, ...] = ("ATTACK.THREAT", "ATTACK.TEST.", "DEFENCE.", "TESTTIME.")
-OURS += tuple(f"TEST.{k}" for k in ("SUBSET", "FIRST", "PROBES", "PICTURE", "SAVE_ADV"))
+OURS = host.TESTS + tuple(f"TEST.{k}" for k in ("SUBSET", "FIRST", "PROBES", "PICTURE", "SAVE_ADV"))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,7 +83,12 @@ def _test(args, words: list[str], script) -> int:
     if args.dry_run:
         print(f"run  {folder}\n\nloads by: train.py {' '.join(words)}\nattacks by: {args.threat}")
         return 0
-    trainer, files = hosts.load(script, args.trainer, words)
+    trainer, read = hosts.load(script, words)
+    places = [Path(args.model_dir).resolve()] * bool(args.model_dir)
+    places += [Path(trainer.cfg.MODEL.INIT_WEIGHTS).resolve()] * bool(
+        trainer.cfg.MODEL.INIT_WEIGHTS
+    )
+    files = {f: e for f, e in read.items() if {f.resolve(), *f.resolve().parents} & {*places}}
     if trainer.get_model_names() and not files:
         raise UserError(
             f"'{args.model_dir}' gave {args.trainer} no checkpoint, so that an untrained model "
@@ -93,17 +96,12 @@ def _test(args, words: list[str], script) -> int:
         )
     cfg, given, loader = _inputs(trainer, args.threat, pairs)
     facts = _facts(trainer, args, files)  # before all parameters are frozen
-    own = own_answers(trainer, loader)
+    predicted = own_answers(trainer, loader)
     victim = HostVictim(trainer)
     victim.classnames = given.classnames
-    _, few = next(given.images.batches(range(min(4, len(own))), 4, victim.device))
+    cfg.HOST = type(cfg)(facts.pop("host"))
     try:
-        victim.check(few)  # refuses what cannot be asked or attacked
-        note, same = _compare(victim, given.images, own, cfg.DATALOADER.TEST.BATCH_SIZE)
-        print(f"* {note}")
-        facts |= {"warnings": [] if same else [note]}
-        cfg.HOST = type(cfg)({"PREDICTIONS": note, **facts.pop("host")})
-        measure(victim, given, cfg, folder, **facts)
+        measure(victim, given, cfg, folder, predicted=predicted, **facts)
     finally:
         victim.memo.stop()
     return 0
@@ -152,23 +150,6 @@ def _inputs(trainer, threat: str, pairs: list[str]):
     return cfg, Images(images, classnames, cfg.DATASET.NAME, data.set_sha256), theirs
 
 
-@torch.no_grad()
-def _compare(victim, images: ImageList, own: list[int], batch: int) -> tuple[str, bool]:
-    """Compare clean predictions with those of the host's own test, image by image."""
-    found: list[int] = []
-    for _, pixels in images.batches(range(len(images)), batch, victim.device):
-        found += victim.logits(pixels).argmax(1).tolist()
-    equal = sum(a == b for a, b in zip(found, own, strict=True))
-    theirs, ours = (
-        100 * sum(a == b for a, b in zip(answers, images.labels, strict=True)) / len(own)
-        for answers in (own, found)
-    )
-    return (
-        f"clean accuracy {ours:.1f}% through this path, {theirs:.1f}% by the host's own test: "
-        f"predictions equal on {equal} of {len(own)} images"
-    ), equal == len(own)
-
-
 def _facts(trainer, args, files: dict[Path, int | None]) -> dict:
     """Return what the record says of the model: nothing about training that its run does not."""
     log = Path(args.model_dir, "log.txt") if args.model_dir else Path()
@@ -195,6 +176,6 @@ def _facts(trainer, args, files: dict[Path, int | None]) -> dict:
         "host": {
             "TRAINER": type(trainer).__module__ + "." + args.trainer,
             "COMMIT": hosts.commit_of(host.folder()) or "unknown",
-            "CHECKPOINTS": {path.name: sha256_file(path) for path in files},
+            "CHECKPOINTS": {f"{f.parent.name}/{f.name}": sha256_file(f) for f in files},
         },
     }

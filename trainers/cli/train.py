@@ -76,7 +76,7 @@ def setup_cfg(args: argparse.Namespace):
     UserError if a file is missing or a key or value is wrong.
     """
     state.register_datasets()
-    cfg = state.default_cfg()
+    cfg = keys.default_cfg()
     nowhere = cfg.OUTPUT_DIR
     mistakes = Mistakes()
     for kind in ("dataset", "", "attack", "test_attack"):
@@ -113,6 +113,8 @@ def _ours(name: str) -> str:
 
 
 def _known(name: str, choices, what: str, key: str) -> None:
+    if not name:
+        raise UserError(f"no {what} is given ({key}).{nearest('', choices)}")
     if name not in choices:
         raise UserError(f"{what} {name!r} ({key}) is unknown.{nearest(name, choices)}")
 

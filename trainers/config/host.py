@@ -14,11 +14,8 @@ from .shipped import PACKAGE
 
 # Of ATTACK, merged by our rules: sizes as 4 or "4/255", and the name of a threat model
 OURS = ("THREAT", "TRAIN", "TEST")
-ATTACKS = (
-    *(f"ATTACK.{name}" for name in OURS),
-    "DEFENCE.",
-    "TESTTIME.",
-)  # what only our trainers heed
+# Of a test; those of another trainer's heed them by `advprompt test` alone
+TESTS = ("ATTACK.THREAT", "ATTACK.TEST.", "DEFENCE.", "TESTTIME.")
 ROOT = __package__.rpartition(".")[0]  # advprompt, or trainers.advprompt in a fork
 PREFIX = "advprompt."  # of our trainers whose names the host has
 
@@ -147,7 +144,7 @@ def _merge_list(cfg, extend, pairs) -> None:
             vars(cfg)["said_backbone"] = pairs[i + 1]
     merging.merge_opts(cfg, ours)
     type(cfg).merge_from_list(cfg, theirs)
-    ignored = [str(key) for key in pairs[::2] if str(key).startswith(ATTACKS)]
+    ignored = [str(key) for key in pairs[::2] if str(key).startswith((*TESTS, "ATTACK.TRAIN."))]
     if ignored and cfg.TRAINER.NAME and cfg.TRAINER.NAME not in _our_names():
         name, copied = cfg.TRAINER.NAME, ROOT.startswith("trainers.")
         tool = "python -m trainers.advprompt" if copied else "advprompt"

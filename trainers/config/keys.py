@@ -88,6 +88,14 @@ def registered_name(name: str) -> str:
     return bare if ours else f"{host.PREFIX}{bare}"
 
 
+def default_cfg() -> CfgNode:
+    """Return the default configuration: Dassl's, a fork's around us, and ours."""
+    cfg = get_cfg_default()
+    host.extend_cfg(cfg)
+    extend_cfg(cfg)
+    return cfg
+
+
 def merge_test_attacks(cfg, path, kind: str = "") -> None:
     """Replace ``ATTACK.TEST`` by a yaml file's, see :func:`merge_file`; ATTACK.TRAIN stays."""
     fresh = get_cfg_default()

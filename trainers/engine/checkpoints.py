@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from ..backbone.weights_files import refused_import
+from ..records.schema import check_training
 from ..utils.errors import UserError
+from ..utils.flat import is_json
 from ..utils.io import atomic_write, load_pickle, tensors_digest
 from . import released
 
@@ -24,9 +26,7 @@ KINDS = {  # of what a checkpoint may hold besides its weights
     "advprompt": dict,
     "advprompt.classnames": list,
     "training": dict,
-    "training.train_threat": (dict, type(None)),
     "training.data": (dict, type(None)),
-    "training.seed": int,
 }
 
 
@@ -103,7 +103,7 @@ def load_checkpoint(path) -> dict:
             f"checkpoint '{path}' does not exist; check --model-dir and --load-epoch"
         ) from error
     except pickle.UnpicklingError as error:
-        if not (name := refused_import(path, error)):
+        if not (name := refused_import(error)):
             raise UserError(damaged) from error
         raise UserError(
             f"checkpoint '{path}' is refused: it holds more than tensors and plain values "
@@ -121,6 +121,12 @@ def load_checkpoint(path) -> dict:
         found = state.get(holder, {}) if holder else state
         if key in found and not isinstance(found[key], kind):
             raise UserError(f"checkpoint '{path}' has {found[key]!r:.80} as '{name}'; {DAMAGED}")
+    for name in ("advprompt", "training"):
+        if not is_json(state.get(name, {})):
+            raise UserError(
+                f"checkpoint '{path}' has more than plain values in '{name}'; {DAMAGED}"
+            )
+    check_training(state.get("training", {}), path, DAMAGED)
     if "advprompt" not in state and (theirs := released.convert(state, path)):
         return theirs
     _rename_context(state)

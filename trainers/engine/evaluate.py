@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from .. import records
 from ..attacks import specs_from_cfg
 from ..backbone.loading import digest_of_name
-from ..config import host, keys, merging
+from ..config import keys, merging
 from ..evaluation.models import ModelVictim
 from ..evaluation.samples import ImageList, PixelList
 from ..evaluation.victim import Victim, evaluating
@@ -140,13 +139,14 @@ def measure(
     cfg,
     folder: Path | None,
     *,
-    warnings: Sequence[str] = (),
+    predicted: Sequence[int] | None = None,
     **facts,
 ) -> dict:
     """Attack a victim as ``cfg`` says and return the record, which is kept in ``folder``, if any.
 
-    Every attack's entry gets the ``warnings``, the record the ``facts`` about the model. UserError
-    if the folder holds a record of another model, other images or another threat.
+    ``predicted`` are the classes that the model's own code predicts: where ours differ, every
+    attack's entry has a warning. The record gets the ``facts`` about the model. UserError if the
+    folder holds a record of another model, other images or another threat.
     """
     images = given.images
     if not len(images):
@@ -200,6 +200,9 @@ def measure(
         found = evaluation.clean().argmax(1)
         clean = 100 * evaluation.clean_right.float().mean().item()
         print(f"* clean accuracy {clean:.1f}% of {len(images)} images")
+        warnings = []
+        if predicted is not None:
+            warnings = _compare(found.tolist(), predicted, images.labels, cfg)
         _check_order(found.tolist(), images.labels, given)
         describe([])  # refuses before the work, not after
         attacks = run_attacks(cfg, evaluation)
@@ -210,6 +213,21 @@ def measure(
             title = f"{cfg.TRAINER.NAME}, {given.name}"
             finish(evaluation, cfg, folder, record, title)
         return record
+
+
+def _compare(found: list[int], own: Sequence[int], labels: Sequence[int], cfg) -> list[str]:
+    """Compare predictions with those of a host's own test, image by image; return warnings."""
+    equal = sum(a == b for a, b in zip(found, own, strict=True))
+    ours, theirs = (
+        100 * sum(a == b for a, b in zip(answers, labels, strict=True)) / len(labels)
+        for answers in (found, own)
+    )
+    cfg.HOST.PREDICTIONS = (
+        f"clean accuracy {ours:.1f}% through this path, {theirs:.1f}% by the host's own test: "
+        f"predictions equal on {equal} of {len(own)} images"
+    )
+    print(f"* {cfg.HOST.PREDICTIONS}")
+    return [cfg.HOST.PREDICTIONS] * (equal < len(own))
 
 
 def _check_same(record: dict, victim: Victim, given: Images, cfg, folder: Path) -> None:
@@ -268,9 +286,7 @@ def _facts(training: dict, cfg) -> dict:
 
 def _configuration(threat, settings: Mapping | None, batch_size: int, size: int, root):
     """Return the configuration of a test alone."""
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
+    cfg = keys.default_cfg()
     merging.merge_file(cfg, threat, "attacks")
     given = {"DATALOADER.TEST.BATCH_SIZE": batch_size, "INPUT.SIZE": (size, size)}
     given["DATASET.ROOT"] = str(root or os.environ.get("DATA") or "data")

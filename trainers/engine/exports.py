@@ -7,7 +7,6 @@ An export is a folder of ``prompts.safetensors`` (the values, and the card with 
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +25,6 @@ TOWER = "visual."  # heads the names of a trained image tower
 ADVICE = "fetch it or export it again"
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64)
-_PROMPTS = {field.name: type(field.default) for field in fields(PromptSpec)}
 
 
 class Export(NamedTuple):
@@ -127,10 +125,10 @@ def _check(card: dict, tensors: dict[str, torch.Tensor], file: Path) -> PromptSp
             )
         if not value.isfinite().all():
             raise UserError(f"'{file}' holds values in '{name}' that are not finite; {ADVICE}")
-    given = card["prompts"]["spec"]
-    if not all(type(value) is _PROMPTS.get(name) for name, value in given.items()):
-        raise UserError(f"the card in '{file}' has wrong 'prompts.spec'; {ADVICE}")
-    return PromptSpec(**given)
+    try:
+        return PromptSpec(**card["prompts"]["spec"])
+    except (TypeError, UserError) as error:
+        raise UserError(f"the card in '{file}' has wrong 'prompts.spec' ({error})") from error
 
 
 def portable(value):

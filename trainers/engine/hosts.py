@@ -7,94 +7,106 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from dassl.engine import TRAINER_REGISTRY
+from torch import nn
 
 from ..utils.errors import UserError
 
 SHOWN = 200  # characters of a host's own message
 
 
-class _Ready(BaseException):  # which no host catches
-    pass
+class _Ready(BaseException):
+    """Ends train.py where it would test. A train.py that catches everything has ended too."""
 
 
-def load(script, name: str, words: list[str]) -> tuple[Any, dict[Path, int | None]]:
+def load(script, words: list[str]) -> tuple[Any, dict[Path, int | None]]:
     """Return a trainer as the fork's ``train.py --eval-only`` has it when it would start to test.
 
-    ``script`` is the imported train.py, ``name`` the trainer's, ``words`` are its arguments. Also
-    returns the checkpoint files that were loaded, with their epoch, if known. UserError if train.py
-    stops before, or nothing of a checkpoint fits the model.
+    ``script`` is the imported train.py, ``words`` are its arguments. Also returns the files that
+    ``torch.load`` read, with the epoch that they state, if any. UserError if train.py stops
+    before, or nothing of a checkpoint fits the model.
     """
-    cls, built = TRAINER_REGISTRY.get(name), []
+    built: list = []
     files: dict[Path, int | None] = {}
+    fitted: dict[nn.Module, tuple[int, bool]] = {}  # tensors given, and whether one has a place
+    argv, said = sys.argv, io.StringIO()
 
     def ready(self, *args, **kwargs):
         built.append(self)
         raise _Ready
 
-    def load_model(self, directory, epoch=None):
-        with _watched(self, directory, epoch, files):
-            return cls.load_model(self, directory, epoch=epoch)
+    def read(file, *args, own=torch.load, **kwargs):
+        found, name = own(file, *args, **kwargs), getattr(file, "name", file)
+        if isinstance(name, (str, Path)):
+            epoch = found.get("epoch") if isinstance(found, dict) else None
+            files[Path(name)] = epoch if isinstance(epoch, int) else None
+        return found
 
-    own = {"test": ready, "train": ready, "load_model": load_model, "__module__": cls.__module__}
-    names, argv, said = TRAINER_REGISTRY._obj_map, sys.argv, io.StringIO()
-    kept = names[name]
-    names[name] = type(cls.__name__, (cls,), own)
+    def fill(self, state, *args, own=nn.Module.load_state_dict, **kwargs):
+        result = own(self, state, *args, **kwargs)
+        fitted[self] = len(state), set(state) > set(result.unexpected_keys)
+        return result
+
     sys.argv = ["train.py", *words]
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(said))
+            trainers = TRAINER_REGISTRY._obj_map.values()
+            for cls in {c for t in trainers for c in t.__mro__ if c is not nn.Module}:
+                for name in {"test", "train"} & vars(cls).keys():
+                    _replace(stack, cls, name, ready)
+            _replace(stack, torch, "load", read)
+            _replace(stack, nn.Module, "load_state_dict", fill)
             exec(_main_block(script), vars(script))
-    except _Ready:
-        pass
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"the fork needs the package {error.name!r}, which is not installed; install it as "
-            "the fork's README says"
-        ) from error
-    except Exception as error:
-        text = " ".join(str(error).split())[-SHOWN:]  # its end says what does not fit
-        raise UserError(
-            f"the fork's train.py stopped before the test ({type(error).__name__}: {text}); give "
-            "the arguments that its own --eval-only takes for this run, such as --root, the "
-            "backbone, --config-file and --dataset-config-file it was trained with"
-        ) from error
+    except (_Ready, Exception, SystemExit) as error:
+        if not built:
+            raise _stopped(error, said.getvalue()) from error
     finally:
-        names[name], sys.argv = kept, argv
+        sys.argv = argv
     if not built:
         raise UserError(
             "the fork's train.py --eval-only ended without trainer.test(); call it there"
         )
-    built[0].__class__ = cls
+    for name, model in built[0]._models.items():
+        count, one = fitted.get(model, (0, True))
+        if count and not one:
+            raise UserError(
+                f"none of the {count} tensors in the checkpoint is one of {name} of "
+                f"{type(built[0]).__name__}; give the --trainer that it was trained with"
+            )
     return built[0], files
 
 
-@contextlib.contextmanager
-def _watched(trainer, directory, epoch, files: dict):
-    """Note which files a trainer loads; refuse a checkpoint of which nothing fits."""
-    models, fitted = trainer._models, {}
-    for name, model in models.items():
+def _replace(stack: contextlib.ExitStack, owner, name: str, value) -> None:
+    """Replace an attribute until the stack is left."""
+    stack.callback(setattr, owner, name, vars(owner)[name])
+    setattr(owner, name, value)
 
-        def watch(state, *args, name=name, own=model.load_state_dict, **kwargs):
-            result = own(state, *args, **kwargs)
-            fitted[name] = set(state) - set(result.unexpected_keys), len(state)
-            return result
 
-        model.load_state_dict = watch
-    try:
-        yield
-    finally:
-        for model in models.values():
-            del model.load_state_dict
-    last = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
-    for name, (keys, count) in fitted.items():
-        path = Path(directory, name, last)
-        if count and not keys:
-            raise UserError(
-                f"none of the {count} tensors in '{path}' is one of {name} of "
-                f"{type(trainer).__name__}; give the --trainer that it was trained with"
+def _stopped(error: BaseException, said: str) -> UserError:
+    """Return one sentence for what stopped train.py, which may have caught and replaced it."""
+    causes: list[BaseException] = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, UserError):
+            return cause
+        if isinstance(cause, ModuleNotFoundError):
+            return UserError(
+                f"the fork needs the package {cause.name!r}, which is not installed; install it "
+                "as the fork's README says"
             )
-        if path.is_file():
-            files[path] = epoch
+    # the end of a message says what does not fit
+    texts = [f"{type(c).__name__}: {' '.join(str(c).split())[-SHOWN:]}" for c in causes[:2]]
+    if isinstance(error, SystemExit):  # of argparse, which prints why
+        texts = (said.strip().splitlines() or [f"exit code {error.code}"])[-1:]
+    return UserError(
+        f"the fork's train.py stopped before the test ({'; after '.join(texts)}); give "
+        "the arguments that its own --eval-only takes for this run, such as --root, the "
+        "backbone, --config-file and --dataset-config-file it was trained with"
+    )
 
 
 def trained(trainer, name: str) -> list:

@@ -183,7 +183,8 @@ class Evaluation:
         seeds, exact = self._seeds(where), self.defence is None
         if seen not in self._asked:
             self._asked[seen] = probe_model(model, pixels, labels, seeds, exact=exact)
-        figures = probe_attack(model, pixels, labels, spec, seeds, right[where])
+        facts = {"random": self.attacker.random(seen)}
+        figures = probe_attack(model, pixels, labels, spec, seeds, right[where], **facts)
         figures |= self._asked[seen]
         clean = len(right), int(self.clean_right.sum())
         return figures, judge(figures, clean, len(self.victim.classnames))

@@ -1,11 +1,13 @@
 """A trainer of somebody else's as a victim: built, loaded and called by its own code."""
 
 import contextlib
+import inspect
 import io
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import default_collate
 
 from ..utils.errors import UserError
 from ..utils.io import tensors_digest
@@ -22,6 +24,9 @@ class HostVictim(ModelVictim):
     UserError if the trainer cannot be asked for logits.
     """
 
+    unwrap = "let its model_inference, or its own test, give the logits alone"
+    head = "let its model_inference, or its own test, end with them"
+
     def __init__(self, trainer):
         self.trainer, self.own_test = trainer, _has_own(trainer, "test")
         if not self.own_test and not (_has_own(trainer, "model_inference") or trainer._models):
@@ -33,6 +38,9 @@ class HostVictim(ModelVictim):
         for name, part in vars(trainer).items():
             if isinstance(part, nn.Module):
                 parts.add_module(name, part)
+        for part in parts.modules():
+            if isinstance(part, nn.DataParallel):  # replicas would hide what the hooks look for
+                part.device_ids = part.device_ids[:1]
         trainer.set_model_mode("eval")
         parts.eval().requires_grad_(False)
         _to_float32(trainer, parts)
@@ -42,16 +50,28 @@ class HostVictim(ModelVictim):
             own["normalize"] = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
         super().__init__(parts, names, **own)
         self.parts, self.memo, self.undone = parts, Memo(parts), False
+        self.sample: dict | None = None  # of the test images, for what else a batch holds
 
     def answer(self, pixels):
         with _Connected() if self.undone else contextlib.nullcontext():
-            found = ask(self.trainer, pixels, own_test=self.own_test)
+            found = ask(self.trainer, self._batch(pixels), own_test=self.own_test)
         if isinstance(found, (tuple, list, dict)):  # logits among other things
             values = list(found.values() if isinstance(found, dict) else found)
             shape = (len(pixels), len(self.classnames))
             logits = [v for v in values if torch.is_tensor(v) and tuple(v.shape) == shape]
             return logits[0] if len(logits) == 1 else found
         return found
+
+    def _batch(self, pixels) -> dict:
+        """Return a batch of the trainer's test loader with other images."""
+        count = len(pixels)
+        zeros = torch.zeros(count, dtype=torch.long)
+        batch: dict = {"domain": zeros, "impath": [""] * count}
+        if self.sample is None and getattr(self.trainer, "test_loader", None) is not None:
+            self.sample = self.trainer.test_loader.dataset[0]
+        if self.sample is not None:
+            batch = default_collate([self.sample] * count)
+        return batch | {"img": pixels, "label": zeros, "index": torch.arange(count)}
 
     def digest(self):
         owners = (self.trainer, *self.parts.modules())  # of neither parameters nor buffers
@@ -93,26 +113,27 @@ class HostVictim(ModelVictim):
         self.memo.start(self.logits, pixels)
 
 
-def ask(trainer, images: Tensor, labels: Tensor | None = None, *, own_test: bool):
-    """Return what a trainer answers for normalised images, by its ``test`` or ``model_inference``.
+def ask(trainer, batch: dict, *, own_test: bool):
+    """Return what a trainer answers for a batch of its test loader, by its own ``test`` or Dassl's.
 
     UserError if its ``test`` never gives its evaluator anything.
     """
     if not own_test:
-        return trainer.model_inference(images)
-    count = len(images)
-    labels = torch.zeros(count, dtype=torch.long) if labels is None else labels
-    batch: dict = {"img": images, "label": labels, "domain": torch.zeros(count, dtype=torch.long)}
-    batch |= {"impath": [""] * count, "index": torch.arange(count)}
+        return trainer.model_inference(trainer.parse_batch_test(batch)[0])
     loader, evaluator = trainer.test_loader, trainer.evaluator
-    trainer.test_loader, trainer.evaluator = [batch], _Listener()
+    listener, silent = _Listener(), io.StringIO()
+    split = {"split": "test"} if "split" in inspect.signature(trainer.test).parameters else {}
+    trainer.test_loader, trainer.evaluator = _Loader([batch], loader), listener
     try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            trainer.test(split="test")
-    except _Heard as heard:
-        return heard.logits
+        with contextlib.redirect_stderr(silent), contextlib.redirect_stdout(silent):
+            trainer.test(**split)
+    except (_Heard, Exception):  # its test may catch the first and raise another
+        if listener.logits is None:
+            raise
     finally:
         trainer.test_loader, trainer.evaluator = loader, evaluator
+    if listener.logits is not None:
+        return listener.logits
     raise UserError(
         f"{type(trainer).__name__}.test never calls self.evaluator.process(logits, labels) on a "
         "batch of self.test_loader, so that its logits cannot be found; do so there"
@@ -121,36 +142,58 @@ def ask(trainer, images: Tensor, labels: Tensor | None = None, *, own_test: bool
 
 @torch.no_grad()
 def own_answers(trainer, loader) -> list[int]:
-    """Return the class that a trainer's own test predicts for every image of a data loader."""
+    """Return the class that a trainer's own test predicts for every image of a data loader.
+
+    UserError if it cannot.
+    """
     trainer.set_model_mode("eval")
     own_test, found = _has_own(trainer, "test"), []
     for batch in loader:
-        images, labels = batch["img"], batch["label"]
-        if not own_test:
-            images, labels = trainer.parse_batch_test(batch)
-        logits = ask(trainer, images, labels, own_test=own_test)
-        if isinstance(logits, (tuple, list)):
-            logits = logits[0]
-        found += logits.argmax(1).tolist()
+        try:
+            logits = ask(trainer, batch, own_test=own_test)
+            if isinstance(logits, (tuple, list)):
+                logits = logits[0]
+            found += logits.argmax(1).tolist()
+        except Exception as error:
+            text = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{type(trainer).__name__} does not answer its own test images "
+                f"({type(error).__name__}: {text}); its --eval-only must run here first: for half "
+                "precision on a CPU set its PREC to fp32, for CUDA start on a GPU"
+            ) from error
     return found
 
 
-class _Heard(BaseException):  # which no host catches
-    def __init__(self, logits):
-        self.logits = logits
+class _Heard(BaseException):
+    """Ends a host's test at the first logits that it gives its evaluator."""
 
 
 class _Listener:
-    """In place of Dassl's evaluator: ends the host's test with the first logits that it gives."""
+    """In place of Dassl's evaluator; keeps what the host's test gives it first."""
 
-    def reset(self):
-        pass
+    logits = None
 
-    def process(self, logits, labels):
-        raise _Heard(logits)
+    def process(self, logits, labels, *args, **kwargs):
+        if self.logits is None:
+            self.logits = logits
+        raise _Heard
 
     def evaluate(self):
         return {"accuracy": 0.0}
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+
+
+class _Loader(list):
+    """Batches in place of a data loader, whose attributes it has."""
+
+    def __init__(self, batches, loader):
+        super().__init__(batches)
+        self.loader = loader
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
 
 
 class _Connected(TorchFunctionMode):

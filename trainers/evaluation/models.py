@@ -30,6 +30,10 @@ class ModelVictim(Victim):
     UserError: ``normalize`` is not of that form, or the model computes in half precision.
     """
 
+    # advice in messages
+    unwrap = "wrap it: lambda x: model(x)[0], or .logits"
+    head = "features need a head, such as advprompt.zero_shot(model, classnames)"
+
     def __init__(
         self,
         model: Callable[[Tensor], Tensor],
@@ -104,14 +108,12 @@ class ModelVictim(Victim):
             keys = ", ".join(map(str, logits)) if isinstance(logits, dict) else ""
             raise UserError(
                 f"{self.name} returns {type(logits).__name__}{f' of {keys}' if keys else ''}, "
-                f"expected a tensor of logits {expected}; wrap it: lambda x: model(x)[0], or "
-                ".logits"
+                f"expected a tensor of logits {expected}; {self.unwrap}"
             )
         if tuple(logits.shape) != expected:
             raise UserError(
                 f"{self.name} returns a tensor of shape {tuple(logits.shape)}, expected logits "
-                f"{expected}, one for each of the {len(self.classnames)} classes; features need "
-                "a head, such as advprompt.zero_shot(model, classnames)"
+                f"{expected}, one for each of the {len(self.classnames)} classes; {self.head}"
             )
         if not logits.is_floating_point():
             raise UserError(f"{self.name} returns {logits.dtype}, expected logits in float32")

@@ -56,6 +56,8 @@ class Context:
         self.targets, self.source_only = self.words("TARGETS"), self.words("SOURCE_ONLY")
         self.names = Planner(self.root, self.output)  # which knows the names of everything
         self.attack = env.get("ATTACK", "")
+        for word in self.targets:
+            self.names.dataset(word, "TARGETS")
         if self.attack:
             self.names.known_threat(self.attack, "ATTACK")
         self.tests = env.get("TESTS", "")

@@ -12,10 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from dassl.config import get_cfg_default
 from yacs.config import CfgNode
 
-from ..config import host, identity, keys, merging
+from ..config import identity, keys, merging
 from ..engine import run_folder
 from ..records import flat_config
 from ..utils.errors import Mistakes, UserError
@@ -96,17 +95,9 @@ def recorded(settings: Settings, folder: str) -> tuple[dict | None, Path | None]
     return None, place
 
 
-def default_cfg() -> CfgNode:
-    """Return the default configuration: Dassl's, a fork's around us, and ours."""
-    cfg = get_cfg_default()
-    host.extend_cfg(cfg)
-    keys.extend_cfg(cfg)
-    return cfg
-
-
 @cache
 def _asked(trainer: str, files: tuple[str, ...], test_file: str, opts: tuple[str, ...]) -> Asked:
-    cfg, mistakes = default_cfg(), Mistakes()  # train.py reports them
+    cfg, mistakes = keys.default_cfg(), Mistakes()  # train.py reports them
     for file in files:
         mistakes.of(merging.merge_file, cfg, file)
     if test_file:

@@ -17,7 +17,6 @@ from ..engine.data import Data, listed
 from ..records import FILE_NAME
 from ..utils.errors import UserError
 from .jobs import Job
-from .settings import default_cfg as default_cfg
 from .settings import recorded
 
 STATES = {"run": "to run", "test": "to test (trained before)", "resume": "to resume"}

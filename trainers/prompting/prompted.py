@@ -186,8 +186,7 @@ class PromptedCLIP(nn.Module):
             if 0 < layer < spec.vision_depth:
                 tokens = tokens[:, :native]
                 if str(layer) in self.vision_refiners:
-                    with clip.autocast():
-                        tokens = self.vision_refiners[str(layer)](tokens)
+                    tokens = self.vision_refiners[str(layer)](tokens)
                 tokens = _append(tokens, vectors[layer : layer + 1])
             tokens = block(tokens)  # (B, N + M, d_v), at the end (B, 1, d_v) if [CLS] is pooled
             if blocks:

@@ -1,16 +1,15 @@
 """What a prompted CLIP learns: lengths, depths, coupling and refiners of both towers."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 
 from ..backbone.adapter import CLIPAdapter
 from ..config.keys import Key
-from ..utils.errors import UserError, nearest
+from ..utils.errors import UserError
 from .frame import context_words
 
 POSITIONS = ("end", "middle", "front")
-LEAST = {"text": 0, "vision": 0, "init_std": 0}
-LEAST |= {"text_depth": 1, "vision_depth": 1, "refiner_ratio": 1, "codes": 0, "code_width": 1}
+LEAST = {"text_depth": 1, "vision_depth": 1, "refiner_ratio": 1, "code_width": 1}  # else 0
 CHOICES = {
     "coupling": ("none", "text_to_vision", "vision_to_text"),
     "first_coupling": ("same", "text_to_vision"),
@@ -66,16 +65,10 @@ class PromptSpec:
     share: float = 0.5  # with a codebook: of the image's own logits, the rest is the patches'
 
     def __post_init__(self):
-        for name, least in LEAST.items():
-            if (value := getattr(self, name)) < least:
-                raise UserError(
-                    f"prompt setting {name} is {value} but must be {least} or more; raise it"
-                )
-        for name, choices in CHOICES.items():
-            if (value := getattr(self, name)) not in choices:
-                raise UserError(
-                    f"prompt setting {name} '{value}' is unknown.{nearest(value, choices)}"
-                )
+        for field in fields(self):
+            limits = {"least": LEAST.get(field.name, 0), "choices": CHOICES.get(field.name, ())}
+            key = Key(field.default, **limits)
+            key.read(f"prompt setting {field.name}", getattr(self, field.name))
         if self.text == 0 and "{}" not in self.template:
             raise UserError(
                 f"prompt template '{self.template}' has no place for the class name; write "

@@ -147,7 +147,35 @@ _TRAINED = {
     "set_sha256": _optional(_SHA256),
     "short_classes": _optional(_POSITIVE),  # with fewer images than shots; null: none
 }
+AGAIN = "delete the file and evaluate the model again"
 _OF_TRAINING = ("epochs", "train_threat", "source", "trained")
+
+
+def _fail(where, field: str, value, expected: str, found: str = "", advice: str = AGAIN):
+    found = found or f"is {value!r:.80}"
+    raise UserError(f"'{where}': field '{field}' {found}, expected {expected}; {advice}")
+
+
+def _check(values, rules: Mapping[str, _Rule], prefix: str, where, advice: str = AGAIN) -> None:
+    if not isinstance(values, dict):
+        _fail(where, prefix.rstrip(".") or "record", values, "an object", advice=advice)
+    for key, rule in rules.items():
+        if key not in values:
+            _fail(where, prefix + key, None, rule.expected, "is missing", advice)
+        if not rule.accepts(values[key]):
+            _fail(where, prefix + key, values[key], rule.expected, advice=advice)
+
+
+def check_training(training: dict, where, advice: str) -> None:
+    """Raise a UserError where facts of a training are not as a record has them; some may lack."""
+    rules = {key: _FIELDS[key] for key in ("shots", "epochs", "seed", "train_threat")}
+    rules = {key: rule for key, rule in rules.items() if key in training}
+    _check(training, rules, "training.", where, advice)
+    if training.get("train_threat") is not None:
+        _check(training["train_threat"], _THREAT, "training.train_threat.", where, advice)
+    if training.get("data") is not None:
+        known = {key: rule for key, rule in _TRAINED.items() if key in training["data"]}
+        _check(training["data"], known, "training.data.", where, advice)
 
 
 def validate_record(record, where="record") -> dict:
@@ -159,19 +187,10 @@ def validate_record(record, where="record") -> dict:
     """
 
     def fail(field, value, expected, found=""):
-        raise UserError(
-            f"'{where}': field '{field}' {found or f'is {value!r:.80}'}, expected {expected}; "
-            "delete the file and evaluate the model again"
-        )
+        _fail(where, field, value, expected, found)
 
     def check(values, rules: Mapping[str, _Rule], prefix: str) -> None:
-        if not isinstance(values, dict):
-            fail(prefix.rstrip(".") or "record", values, "an object")
-        for key, rule in rules.items():
-            if key not in values:
-                fail(prefix + key, None, rule.expected, "is missing")
-            if not rule.accepts(values[key]):
-                fail(prefix + key, values[key], rule.expected)
+        _check(values, rules, prefix, where)
 
     check(record, _FIELDS, "")
     known = _FIELDS | _LATER

@@ -9,7 +9,9 @@ import io
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
+from pathlib import Path
 
 from tabulate import tabulate
 
@@ -166,36 +168,19 @@ def escape_latex(text: str) -> str:
     return " ".join(text.translate(_LATEX).split())
 
 
-def _latex_line(texts: Iterable[str]) -> str:
-    return " & ".join(texts) + r" \\"
+@cache
+def _latex_template():
+    from jinja2 import Environment
 
-
-def _latex_groups(block: Block) -> list[str]:
-    """Return the line of headings above the headings, and the rules below each."""
-    if not block.grouped:
-        return []
-    cells, rules, first = [], [], 1
-    for group, count in block.groups():
-        cells.append(rf"\multicolumn{{{count}}}{{c}}{{{escape_latex(group)}}}")
-        if group:
-            rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
-        first += count
-    return [_latex_line(cells), "".join(rules)]
+    marks = {"block_start_string": "<%", "block_end_string": "%>"}
+    marks |= {"variable_start_string": "<<", "variable_end_string": ">>"}
+    environment = Environment(trim_blocks=True, **marks)
+    environment.filters["tex"] = escape_latex
+    path = Path(__file__).parent / "table.tex.j2"
+    return environment.from_string(path.read_text(encoding="utf-8"))
 
 
 def latex(sheets: Iterable[Sheet]) -> Iterator[str]:
     """Yield each sheet as LaTeX floats (package booktabs); notes become comments."""
     for sheet in sheets:
-        lines = []
-        for block in sheet.blocks:
-            parts = [sheet.title, block.heading, *sheet.facts]
-            caption = escape_latex(". ".join(filter(None, parts)))
-            escaped = [[escape_latex(text) for text in row] for row in block.rows]
-            cells = Block(block.columns, escaped, marked=block.marked).written(r"\textbf{{{}}}")
-            alignment = "".join("l" if column.left else "r" for column in block.columns)
-            lines += [r"\begin{table}", r"\centering", rf"\caption{{{caption}.}}"]
-            lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", *_latex_groups(block)]
-            lines.append(_latex_line(escape_latex(column.name) for column in block.columns))
-            lines += [r"\midrule", *map(_latex_line, cells)]
-            lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-        yield "\n".join(lines + [f"% {' '.join(note.split())}" for note in sheet.notes])
+        yield _latex_template().render(sheet=sheet).strip("\n")

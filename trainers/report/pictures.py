@@ -18,31 +18,10 @@ _SMALL = 100  # pixels; below it images are shown with hard edges
 
 
 @dataclass
-class Example:
-    """One image: its true class, and ``name, probability`` before and after the attack."""
-
-    images: tuple[str, str, str]  # data URIs: clean, perturbation, adversarial
-    label: str
-    before: tuple[str, float]
-    after: tuple[str, float]
-    small: bool
-
-
-@dataclass
-class Shown:
-    """The examples of one run."""
-
-    title: str
-    about: str
-    examples: list[Example]
-    kept: int  # images that the run has
-
-
-@dataclass
 class Gallery:
     """What is shown, of how much, and what could not be read."""
 
-    shown: list[Shown]
+    shown: list[dict]  # of each run what the page says of it
     runs: int  # models that have examples
     problems: list[str]
 
@@ -104,7 +83,7 @@ def _variants(rows: list[Row]) -> list[str]:
     return texts
 
 
-def _show(path: Path, record: Mapping, variant: str) -> Shown:
+def _show(path: Path, record: Mapping, variant: str) -> dict:
     found = kept.load_examples(path)
     clean, adversarial = found["clean"].float(), found["adversarial"].float()
     noise = kept.perturbation(clean, adversarial)
@@ -112,13 +91,13 @@ def _show(path: Path, record: Mapping, variant: str) -> Shown:
     if clean.ndim != 4 or clean.shape[1] != 3 or {len(t) for t in texts} != {len(clean)}:
         raise errors.UserError(f"'{path}' holds examples of another shape than (N, 3, H, W)")
     examples = [
-        Example(
-            tuple(data_uri(images[i]) for images in (clean, noise, adversarial)),
-            str(label),
-            (str(before[0]), float(before[1])),
-            (str(after[0]), float(after[1])),
-            max(clean.shape[-2:]) < _SMALL,
-        )
+        {
+            "images": [data_uri(images[i]) for images in (clean, noise, adversarial)],
+            "label": str(label),
+            "before": (str(before[0]), float(before[1])),
+            "after": (str(after[0]), float(after[1])),
+            "small": max(clean.shape[-2:]) < _SMALL,
+        }
         for i, (label, before, after) in enumerate(zip(*texts, strict=True))
         if i < ROWS
     ]
@@ -127,4 +106,4 @@ def _show(path: Path, record: Mapping, variant: str) -> Shown:
     shots = words.get(record["shots"], f"{record['shots']} shots")
     split = "" if record["split"] == "all" else f", {record['split']} classes"
     about = f"{shots}, seed {record['seed']}{split}"
-    return Shown(title, about, examples, len(clean))
+    return {"title": title, "about": about, "examples": examples, "kept": len(clean)}

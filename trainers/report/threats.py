@@ -25,6 +25,7 @@ _DETAILS = {
     "drop": "every iterate scored: {}",
 }
 
+FOR_RANDOM = "form for random models"  # AutoAttack: APGD-CE and APGD-DLR, to the last iterate
 _ROLES = {  # of an attack, in what a record says of the defence
     "unseen by the attack": "hidden",
     "seen by the attack": "adaptive",
@@ -69,13 +70,19 @@ def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
         differing = [
             _role(value, [twin.get(key, "") for twin in twins])
             if key == "defence"
-            else _DETAILS.get(key, key + " {}").format(value)
+            else _detail(attack, key)
             for key, value in attack.items()
             if any(twin.get(key) != value for twin in twins)
             and not (key == "after" and any(words in value for words in ("without its defence",)))
         ]
-        headings.append(", ".join([attack["label"], *differing]))
+        headings.append(", ".join(filter(None, [attack["label"], *differing])))
     return headings
+
+
+def _detail(attack: Mapping, key: str) -> str:
+    if key == "drop" and attack["name"] in ADAPTIVE:  # which always drop, but on random models
+        return "" if attack["drop"] == "True" else FOR_RANDOM
+    return _DETAILS.get(key, key + " {}").format(attack[key])
 
 
 def _role(defence: str, others: list[str]) -> str:
@@ -98,7 +105,8 @@ def describe(threat: Mapping) -> str:
     scoring = "every iterate scored" if threat["drop"] else ""
     if threat["name"] in ADAPTIVE:
         left = "on the samples that the other attacks of the row have left"
-        scoring = left if threat.get("after") else ""
+        forms = [left * bool(threat.get("after")), "" if threat["drop"] else FOR_RANDOM]
+        scoring = ", ".join(filter(None, forms))
     parts = [
         f"{norm} ball" if threat["eps"] else f"no ball (it seeks the nearest in {norm})",
         f"eps {size(threat['eps'])}" if threat["eps"] else "",

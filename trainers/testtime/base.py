@@ -48,9 +48,10 @@ class TestTime(Defence):
         there = {"text": victim.clip is not None, "features": victim.has_features}
         if not there.get(self.needs, True):
             what = {"text": "a CLIP with texts of the classes", "features": "image features"}
+            less = "mta, ttc, " if there["features"] else ""
             raise UserError(
                 f"test-time defence '{self.name}' needs {what[self.needs]}, which {victim.name} "
-                "does not offer; use ensemble, zero or et3, which take logits"
+                f"does not offer; use {less}ensemble, zero or et3"
             )
 
     def __getattr__(self, name: str):
@@ -64,6 +65,11 @@ class TestTime(Defence):
         """Images that the model sees for one."""
         return self.values.get("views", 1)
 
+    @property
+    def together(self) -> int:
+        """Images that are answered in one pass."""
+        return max(1, ROOM // self.copies)
+
     def describe(self):
         return {"name": self.name} | self.values
 
@@ -76,7 +82,7 @@ class TestTime(Defence):
 
     def in_parts(self, answer: Callable, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return what ``answer`` returns, a few images at a time."""
-        size = max(1, ROOM // self.copies)
+        size = self.together
         own = [seeds[i : i + size] for i in range(0, len(seeds), size)]
         return torch.cat([answer(x, s) for x, s in zip(images.split(size), own, strict=True)])
 

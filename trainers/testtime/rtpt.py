@@ -1,10 +1,12 @@
 """R-TPT: robust test-time prompt tuning (Sheng et al., CVPR 2025)."""
 
+import torch
+
 from ..config.keys import Key
 from ..utils.errors import UserError
 from .base import register
 from .tuning import Tuned, keys_of_tuning
-from .views import entropy
+from .views import entropy, weighted
 
 
 @register
@@ -33,11 +35,11 @@ class RTPT(Tuned):
             )
 
     def loss(self, logits, texts):
-        return entropy(logits).mean()
+        return entropy(logits).mean(1)
 
-    def predict(self, features, texts, chosen):
-        likeness = features @ features.mT  # (V, V)
+    def predict(self, features, texts):
+        likeness = features @ features.mT  # (B, V, V)
         if not self.count_itself:
-            likeness = likeness - 2 * likeness.new_ones(len(likeness)).diag()
-        weights = (likeness.topk(self.nearest).values.mean(1) / self.sharpness).softmax(0)  # (V,)
-        return weights @ self.score(features, texts)
+            likeness = likeness - 2 * torch.eye(self.copies, device=likeness.device)
+        near = likeness.topk(self.nearest).values.mean(-1)  # (B, V)
+        return weighted((near / self.sharpness).softmax(1), self.score(features, texts))

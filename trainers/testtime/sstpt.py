@@ -8,7 +8,7 @@ from torch import Tensor
 from ..config.keys import Key
 from .base import moved, register
 from .tuning import Tuned, keys_of_tuning
-from .views import entropy
+from .views import entropy, picked, weighted
 
 SCORES = (0.4, 0.6)  # the authors' weights: whether a view suits, and whether it is stable
 
@@ -33,43 +33,40 @@ class SSTPT(Tuned):
         weak = [weakly(x, s) for x, s in zip(self.of_each(views), seeds, strict=True)]
         both = self.features(torch.cat([views, torch.cat(weak)]))
         features, others = map(self.of_each, F.normalize(both, dim=-1).chunk(2))  # (B, V, D)
-        return torch.stack([self._of_one(*pair) for pair in zip(features, others, strict=True)])
-
-    def _of_one(self, features: Tensor, weak: Tensor) -> Tensor:
         texts, chosen = self.first[1].detach(), self.chosen(features)
-        start = self.score(features, texts)  # (V, K)
-        known = self.known(features, start, self.score(weak, texts))  # (2, V)
-        own = self.weights(known[:, chosen].detach())  # among the chosen alone
-        answers = start[chosen].detach().softmax(-1)  # (n, K)
-        total = (own[:, None] * answers).sum(0)
-        rest = (total - own[:, None] * answers) / (own.sum() - own).clamp(min=1e-12)[:, None]
+        start = self.score(features, texts)  # (B, V, K)
+        known = self.known(features, start, self.score(others, texts))  # (B, V, 2)
+        own = self.weights(picked(known.detach(), chosen))  # among the chosen alone, (B, n)
+        answers = own[..., None] * picked(start.detach().softmax(-1), chosen)  # (B, n, K)
+        left = (own.sum(1, keepdim=True) - own).clamp(min=1e-12)
+        rest = (answers.sum(1, keepdim=True) - answers) / left[..., None]
 
         def loss(logits, texts):
             logs = logits.log_softmax(-1)
-            apart = (rest * (rest.clamp(min=1e-12).log() - logs)).sum(-1).mean()
-            return entropy(logits).mean() + self.weight * apart
+            apart = (rest * (rest.clamp(min=1e-12).log() - logs)).sum(-1).mean(1)
+            return entropy(logits).mean(1) + self.weight * apart
 
-        return self.weights(known) @ self.score(features, self.tune(features[chosen], loss))
+        texts = self.tune(picked(features, chosen), loss)
+        return weighted(self.weights(known), self.score(features, texts))
 
     def known(self, features: Tensor, logits: Tensor, weak: Tensor) -> Tensor:
-        """Return how well views suit and how stable they are (2, V).
+        """Return how well views suit and how stable they are (B, V, 2).
 
-        Their ``features`` (V, D) have unit length; ``logits`` and ``weak`` (V, K) are those before
-        and after the weak augmentation.
+        Their ``features`` (B, V, D) have unit length; ``logits`` and ``weak`` (B, V, K) are those
+        before and after the weak augmentation.
         """
-        others = len(features) - 1
-        far = (2 - 2 * features @ features.mT).sum(1) / others
+        far = (2 - 2 * features @ features.mT).sum(-1) / (self.copies - 1)
         middle = torch.stack([logits, weak]).log_softmax(-1).logsumexp(0) - np.log(2)
         apart = sum(
             (x.softmax(-1) * (x.log_softmax(-1) - middle)).sum(-1) / 2 for x in (logits, weak)
         )
-        return torch.stack([1 / (far.clamp(min=0) + 1e-8), 1 / (apart.clamp(min=0) + 1e-8)])
+        return 1 / (torch.stack([far, apart], -1).clamp(min=0) + 1e-8)
 
     def weights(self, known: Tensor) -> Tensor:
-        """Return the weights (n,) of views by what is known of them (2, n)."""
+        """Return the weights (B, n) of views by what is known of them (B, n, 2)."""
         low, high = known.amin(1, keepdim=True), known.amax(1, keepdim=True)
-        score = known.new_tensor(SCORES) @ ((known - low) / (high - low).clamp(min=1e-8))
-        return (score / self.sharpness).softmax(0)
+        score = (known - low) / (high - low).clamp(min=1e-8) @ known.new_tensor(SCORES)
+        return (score / self.sharpness).softmax(1)
 
 
 def weakly(views: Tensor, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ class TPT(Tuned):
     keys = keys_of_tuning(0.1, "paper")
 
     def loss(self, logits, texts):
-        return entropy(log_mean(logits[None]))[0]
+        return entropy(log_mean(logits))
 
 
 @register
@@ -27,5 +27,5 @@ class CTPT(TPT):
     }
 
     def loss(self, logits, texts):
-        spread = (texts - texts.mean(0)).norm(dim=1).mean()
+        spread = (texts - texts.mean(1, keepdim=True)).norm(dim=-1).mean(1)
         return super().loss(logits, texts) - self.values["lambda"] * spread

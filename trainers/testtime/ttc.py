@@ -41,14 +41,14 @@ class TTC(TestTime):
         delta = ball(eps * (2 * torch.stack(draws).to(images) - 1), images, eps)
         with torch.no_grad():
             own = self.features(images)  # (B, D)
-            apart = (self.features(images + delta) - own).norm(dim=1)
-        still = apart / own.norm(dim=1) < self.tau  # (B,)
-        path = [delta]
+        path, still = [delta], None
         for _ in range(self.steps):
             probe = path[-1].clone().requires_grad_()
-            far = (self.features(images + probe) - own).square().sum()
-            (gradient,) = torch.autograd.grad(far, probe)
+            apart = self.features(images + probe) - own  # (B, D)
+            (gradient,) = torch.autograd.grad(apart.square().sum(), probe)
             self.passes["image backwards"] += len(images)
+            if still is None:  # the first is the noise's
+                still = apart.detach().norm(dim=1) / own.norm(dim=1) < self.tau  # (B,)
             path.append(ball(path[-1] + alpha * gradient.sign(), images, eps))
         weights = torch.arange(self.steps + 1, device=images.device).mul(self.beta).softmax(0)
         counter = (weights.view(-1, 1, 1, 1, 1) * torch.stack(path)).sum(0)

@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..backbone.features import cosine_logits, text_features
 from ..config.keys import Key, check_template
@@ -13,7 +14,9 @@ from ..prompting import templates
 from ..prompting.frame import PromptFrame, context_words
 from ..utils.errors import UserError
 from .ensemble import OfViews
-from .views import most_confident
+from .views import most_confident, picked
+
+TEXTS = 4096  # of all images, that are tuned in one pass
 
 
 def keys_of_tuning(select: float, source: str) -> dict[str, Key]:
@@ -44,8 +47,15 @@ class Tuned(OfViews):
 
     needs = "text"
 
+    @property
+    def together(self):
+        return max(1, min(super().together, TEXTS // len(self.victim.classnames)))
+
     def loss(self, logits: Tensor, texts: Tensor) -> Tensor:
-        """Return what is minimised for one image: logits (n, K) of chosen views, texts (K, D)."""
+        """Return what is minimised for each image (B,).
+
+        ``logits`` (B, n, K) are those of its chosen views, ``texts`` (B, K, D) its own.
+        """
         raise NotImplementedError
 
     @cached_property
@@ -82,53 +92,54 @@ class Tuned(OfViews):
         """The first layer's vectors and the texts (K, D) made of them, with their graph."""
         with torch.enable_grad():
             vectors = self.prompts[0][0].requires_grad_()
+            self.passes["text forwards"] += 1
             return vectors, self.texts(vectors)
 
     def texts(self, vectors: Tensor) -> Tensor:
         """Return the unit-length texts (K, D) with these vectors in the first layer."""
-        self.passes["text forwards"] += 1
         start, texts = self.prompts
         return texts([vectors, *start[1:]])
+
+    def texts_of_each(self, vectors: Tensor) -> Tensor:
+        """Return the texts (B, K, D) of B images with vectors of their own, in one pass."""
+        self.passes["text forwards"] += len(vectors)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused ones take no batch of batches
+            return torch.vmap(self.texts)(vectors)
 
     def score(self, features: Tensor, texts: Tensor) -> Tensor:
         return cosine_logits(features, texts, self.victim.clip.logit_scale)
 
     @torch.enable_grad()
     def tune(self, features: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Return the texts (K, D) tuned to one image by its views' features (n, D)."""
-        features, (vectors, texts) = features.detach(), self.first
-        tuned = vectors.detach().clone()
+        """Return the texts (B, K, D) tuned to each image by its views' features (B, n, D)."""
+        features, (vectors, texts), images = features.detach(), self.first, len(features)
+        tuned = vectors.detach().repeat(images, *[1] * vectors.dim())
         optimizer = torch.optim.AdamW([tuned], lr=self.lr, weight_decay=self.decay)
         for step in range(self.steps):
             if step:  # the first has the texts of the start, which all images share
                 vectors = tuned.requires_grad_()
-                texts = self.texts(vectors)
-            leaf = texts.detach().requires_grad_()
-            (wanted,) = torch.autograd.grad(loss(self.score(features, leaf), leaf), leaf)
-            (tuned.grad,) = torch.autograd.grad(texts, vectors, wanted, retain_graph=not step)
-            self.passes["text backwards"] += 1
+                texts = self.texts_of_each(vectors)
+            leaf = texts.detach().expand(images, -1, -1).clone().requires_grad_()
+            (wanted,) = torch.autograd.grad(loss(self.score(features, leaf), leaf).sum(), leaf)
+            how = {"retain_graph": not step, "is_grads_batched": not step}
+            (tuned.grad,) = torch.autograd.grad(texts, vectors, wanted, **how)
+            self.passes["text backwards"] += images
             with torch.no_grad():
                 optimizer.step()
             tuned.requires_grad_(False)
         with torch.no_grad():
-            return self.texts(tuned)
+            return self.texts_of_each(tuned)
 
     def adapted(self, forward, attack, images, seeds):
         raw = self.features(self.views(images, seeds))
         features = self.of_each(F.normalize(raw, dim=-1))  # (B, V, D)
-        return torch.stack([self.of_one(rows) for rows in features])
-
-    def of_one(self, features: Tensor) -> Tensor:
-        """Return the logits (K,) of one image by its views' features (V, D), the first its own."""
-        chosen = self.chosen(features)
-        texts = self.tune(features[chosen], self.loss)
-        return self.predict(features, texts, chosen)
+        texts = self.tune(picked(features, self.chosen(features)), self.loss)
+        return self.predict(features, texts)
 
     def chosen(self, features: Tensor) -> Tensor:
-        """Return the indices (n,) of the most confident views at the start."""
-        logits = self.score(features.detach(), self.first[1].detach())
-        return most_confident(logits[None], self.select)[0]
+        """Return the indices (B, n) of the most confident views (B, V, D) at the start."""
+        return most_confident(self.score(features, self.first[1].detach()), self.select)
 
-    def predict(self, features: Tensor, texts: Tensor, chosen: Tensor) -> Tensor:
-        """Return the logits (K,); the default is those of the image itself."""
-        return self.score(features[:1], texts)[0]
+    def predict(self, features: Tensor, texts: Tensor) -> Tensor:
+        """Return logits (B, K) from views (B, V, D), of which the first is the image itself."""
+        return self.score(features[:, :1], texts)[:, 0]

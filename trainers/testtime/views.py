@@ -122,6 +122,11 @@ def picked(values: Tensor, which: Tensor) -> Tensor:
     return values.gather(1, index.expand(*which.shape, *values.shape[2:]))
 
 
+def weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Return the sum (B, ...) of values (B, V, ...) with weights (B, V)."""
+    return torch.einsum("bv,bv...->b...", weights, values)
+
+
 def log_mean(logits: Tensor) -> Tensor:
     """Return the logarithm of the mean probability (B, K) over views (B, V, K)."""
     return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterable, Iterator
 
 # what a machine says of files, not a fault of the program
+LACKING = ("out of memory", "can't allocate memory")  # CUDA's words, torch's on a CPU
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYSTEM = (*FULL, errno.EROFS, errno.EACCES, errno.EIO, errno.ENAMETOOLONG)
 
@@ -48,7 +49,7 @@ def reason(error: OSError) -> str:
 
 @contextlib.contextmanager
 def plainly() -> Iterator[None]:
-    """Turn a full disk, and files that may not be used, into a UserError."""
+    """Turn a full disk, files that may not be used, and a lack of memory into a UserError."""
     try:
         yield
     except OSError as error:
@@ -57,13 +58,20 @@ def plainly() -> Iterator[None]:
         what = reason(error) if error.filename else f"the output: {error.strerror}"
         text = f"cannot read or write {what}; change that, then run the same command again"
         raise UserError(text) from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(w in str(error) for w in LACKING):
+            raise
+        raise UserError(
+            f"memory ran out ({str(error).partition('. ')[0]:.100}); lower "
+            "DATALOADER.TEST.BATCH_SIZE, in training DATALOADER.TRAIN_X.BATCH_SIZE, and under a "
+            "test-time defence TESTTIME.VIEWS or DEFENCE.EOT; then run the same command again"
+        ) from error
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return `` Did you mean A or B?``, or all choices where none is close."""
-    choices = sorted(map(str, choices))
-    by_lower = {c.lower(): c for c in choices}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)
+    by_lower = {str(c).lower(): str(c) for c in choices}
+    close = difflib.get_close_matches(str(name).lower(), sorted(by_lower), n=3)
     if close:
         return f" Did you mean {' or '.join(by_lower[c] for c in close)}?"
-    return f" Choose one of: {', '.join(choices)}."
+    return f" Choose one of: {', '.join(sorted(by_lower.values()))}."

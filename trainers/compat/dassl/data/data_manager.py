@@ -5,6 +5,7 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from ..utils import read_image
+from ..utils.tools import check_choice
 from .datasets import build_dataset
 from .transforms import build_transform
 
@@ -26,11 +27,7 @@ def build_data_loader(
     """
     if not data_source:
         raise ValueError(f"the {'training' if is_train else 'test'} split has no image")
-    if sampler_type not in SAMPLERS:
-        raise ValueError(
-            f"sampler '{sampler_type}' needs Dassl itself, which is not installed; choose one of: "
-            f"{', '.join(SAMPLERS)}"
-        )
+    check_choice("sampler", sampler_type, SAMPLERS)
     wrapper = dataset_wrapper or DatasetWrapper
     return DataLoader(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),

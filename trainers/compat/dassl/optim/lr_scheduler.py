@@ -2,7 +2,7 @@
 
 from torch.optim import lr_scheduler as torch_schedulers
 
-from ..utils.tools import nearest
+from ..utils.tools import check_choice
 
 AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 
@@ -62,8 +62,8 @@ class LinearWarmupScheduler(_BaseWarmupScheduler):
 def build_lr_scheduler(optimizer, optim_cfg):
     """Build the schedule named ``optim_cfg.LR_SCHEDULER``, after a warm-up if one is set."""
     cfg, name = optim_cfg, optim_cfg.LR_SCHEDULER
-    if name not in AVAI_SCHEDS:
-        raise ValueError(f"schedule '{name}' is unknown.{nearest(name, AVAI_SCHEDS)}")
+    check_choice("schedule", name, AVAI_SCHEDS)
+    check_choice("warm-up", cfg.WARMUP_TYPE, ("constant", "linear"))
     stepsize = cfg.STEPSIZE if isinstance(cfg.STEPSIZE, (list, tuple)) else [cfg.STEPSIZE]
     if not all(isinstance(epochs, int) for epochs in stepsize):
         raise TypeError(f"OPTIM.STEPSIZE is {cfg.STEPSIZE!r}, expected whole epochs")
@@ -81,8 +81,6 @@ def build_lr_scheduler(optimizer, optim_cfg):
         scheduler.last_epoch = cfg.WARMUP_EPOCH
     if cfg.WARMUP_TYPE == "constant":
         kind, first_lr = ConstantWarmupScheduler, cfg.WARMUP_CONS_LR
-    elif cfg.WARMUP_TYPE == "linear":
-        kind, first_lr = LinearWarmupScheduler, cfg.WARMUP_MIN_LR
     else:
-        raise ValueError(f"warm-up '{cfg.WARMUP_TYPE}' is unknown; choose constant or linear")
+        kind, first_lr = LinearWarmupScheduler, cfg.WARMUP_MIN_LR
     return kind(optimizer, scheduler, cfg.WARMUP_EPOCH, first_lr)

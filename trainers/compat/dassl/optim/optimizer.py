@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-from ..utils.tools import nearest
+from ..utils.tools import check_choice
 
 AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
 
@@ -11,8 +11,7 @@ AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
 def build_optimizer(model, optim_cfg, param_groups=None) -> torch.optim.Optimizer:
     """Build the optimizer that ``cfg.OPTIM`` names, of a module, parameters or ``param_groups``."""
     cfg = optim_cfg
-    if cfg.NAME not in AVAI_OPTIMS:
-        raise ValueError(f"optimizer '{cfg.NAME}' is unknown.{nearest(cfg.NAME, AVAI_OPTIMS)}")
+    check_choice("optimizer", cfg.NAME, AVAI_OPTIMS)
     if cfg.STAGED_LR:
         raise ValueError("OPTIM.STAGED_LR needs Dassl itself, which is not installed")
     if param_groups is None:

@@ -7,7 +7,7 @@ its optimizer. Inert stand-ins take their place while loading; they become plain
 import contextlib
 import io
 import os.path as osp
-import pickle
+import re
 from collections import Counter, OrderedDict
 
 import numpy as np
@@ -101,37 +101,18 @@ def load_plain(fpath):
     """Return what the checkpoint ``fpath`` holds, tensors on the CPU, without running its code."""
     if not osp.isfile(fpath):
         raise FileNotFoundError(f"no checkpoint at '{fpath}'")
-    with open(fpath, "rb") as file:
-        return _without_objects(_load(file, fpath))
+    try:
+        with stand_ins():
+            return _without_objects(torch.load(fpath, map_location="cpu", weights_only=True))
+    except Exception as error:  # which error a torn file raises depends on where it was torn
+        foreign = re.search(r"(?:Unsupported global: |unsupported )GLOBAL (\S+)", str(error))
+        what = "is truncated, damaged or no checkpoint; save or fetch it again"
+        if foreign:
+            what = f"was refused: loading it would run '{foreign[1]}'; save plain values"
+        raise ValueError(f"checkpoint '{fpath}' {what}") from error
 
 
 def stand_ins():
     """Return a context in which ``weights_only`` reads what Dassl pickles, executing nothing."""
     able = torch.__version__ >= (2, 6)  # before, files with objects are refused
     return torch.serialization.safe_globals(_OBJECTS) if able else contextlib.nullcontext()
-
-
-def _load(file, fpath):
-    try:
-        with stand_ins():
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        for sign in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL "):
-            _, found, rest = str(error).partition(sign)
-            if found:
-                raise ValueError(
-                    f"checkpoint '{fpath}' was refused: loading it would run '{rest.split()[0]}'; "
-                    "only tensors and plain values are accepted"
-                ) from error
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2]
-        raise _damaged(fpath, reason) from error
-    except Exception as error:  # which error a torn file raises depends on where it was torn
-        raise _damaged(fpath, str(error) or type(error).__name__) from error
-
-
-def _damaged(fpath, reason) -> ValueError:
-    reason = reason.strip().partition("\n")[0]
-    return ValueError(
-        f"checkpoint '{fpath}' is truncated, damaged or no checkpoint ({reason}); "
-        "save or fetch it again"
-    )

@@ -126,6 +126,13 @@ def listdir_nohidden(path, sort=False) -> list:
     return sorted(items) if sort else items
 
 
+def check_choice(what, name, choices) -> None:
+    """Raise ValueError, offering the nearest names, unless ``name`` is one of the stand-in's."""
+    if name not in choices:
+        hint = nearest(name, choices)
+        raise ValueError(f"{what} '{name}' is not available without Dassl itself.{hint}")
+
+
 def check_availability(requested, available) -> None:
     """Raise ValueError, offering the nearest names, unless ``requested`` is in ``available``."""
     if requested not in available:

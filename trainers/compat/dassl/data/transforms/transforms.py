@@ -11,14 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...utils.tools import nearest
+from ...utils.tools import check_choice
 
 AVAI_CHOICES = "random_translation random_resized_crop random_flip normalize center_crop".split()
-ONLY_IN_DASSL = """
-    random_crop colorjitter randomgrayscale gaussian_blur cutout gaussian_noise
-    instance_norm imagenet_policy cifar10_policy svhn_policy randaugment randaugment_fixmatch
-    randaugment2
-""".split()
 
 INTERPOLATION_MODES = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -145,15 +140,8 @@ def build_transform(cfg, is_train=True, choices=None):
         return None
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     for choice in choices:
-        if choice in ONLY_IN_DASSL:
-            raise ValueError(f"transform '{choice}' needs Dassl itself, which is not installed")
-        if choice not in AVAI_CHOICES:
-            raise ValueError(f"transform '{choice}' is unknown.{nearest(choice, AVAI_CHOICES)}")
-    if cfg.INPUT.INTERPOLATION not in INTERPOLATION_MODES:
-        raise ValueError(
-            f"INPUT.INTERPOLATION '{cfg.INPUT.INTERPOLATION}' is unknown."
-            f"{nearest(cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)}"
-        )
+        check_choice("transform", choice, AVAI_CHOICES)
+    check_choice("INPUT.INTERPOLATION", cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES)
     size, mode = cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
     steps = []
     if not is_train:
