@@ -206,8 +206,7 @@ class CLIPAdapter(nn.Module):
         tokens = self.patch_tokens(pixels)
         for block in self.image_blocks:
             tokens = block(tokens)
-        with self.autocast():
-            return self._image_face.project(tokens).float()
+        return self._image_face.project(tokens).float()
 
     @property
     def _image_face(self):
