@@ -191,10 +191,7 @@ def test_a_random_model_is_not_blamed_on_the_batch():
 
 
 def test_texts_state_the_count_and_what_is_wrong():
-    assert (LARGE.eps, LARGE.alpha, LARGE.steps) == (
-        64 / 255,
-        16 / 255,
-        20,
-    )  # as texts and docs say
+    large = 64 / 255, 16 / 255, 20  # as texts and docs say
+    assert (LARGE.eps, LARGE.alpha, LARGE.steps) == large
     (text,) = judge(HONEST | {"gradient_differs": 0.5})
     assert text.startswith("gradient_differs: 16 of 32 probed images have a gradient that finite")

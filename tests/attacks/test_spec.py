@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from advprompt import extend_cfg
 from advprompt.attacks import AttackSpec, parse_255, parts_of, specs_from_cfg
+from advprompt.config import merging
 from advprompt.config.keys import check_cfg
 from advprompt.records.threats import ALGORITHMS, PGD_FAMILY
 from advprompt.report.threats import attack_headings, describe
@@ -310,6 +311,9 @@ def test_defaults_of_the_keys():
     test = {"EPS": "1/255", "STEPS": 100, "OBJECTIVE": "ce", "TARGET": "end_to_end", "LIST": []}
     test |= {"DROP": False, "NORM": "linf", "KWARGS": {}, "PREC": "fp32"}
     assert (dict(cfg.ATTACK.TRAIN), dict(cfg.ATTACK.TEST)) == (usual | train, usual | test)
+    for value in (2, "random"):  # an attack's own settings, as on the command line
+        merging.merge_opts(cfg, ["ATTACK.TEST.KWARGS.aim", str(value)])
+        assert [attack.kwargs for attack in specs_from_cfg(cfg.ATTACK.TEST)] == [{"aim": value}]
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from torch import nn
 import advprompt
 from advprompt.cli import test as command
 from advprompt.engine import hosts
-from advprompt.evaluation.host import HostVictim, ask
-from advprompt.evaluation.memo import Memo, _same
+from advprompt.evaluation.host import HostVictim, ask, own_answers
+from advprompt.evaluation.memo import Memo, _Call, _same
 
 TOY = Path(__file__).parents[1] / "hosts" / "dassl_fork" / "coop"
 SMALL = Path(__file__).parents[1] / "hosts" / "small_trainer.py"
@@ -132,6 +132,7 @@ class HostModel(nn.Module):
         self.kind, self.dtype = kind, torch.float32
         self.image_encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 6))
         self.text_encoder, self.ctx = TextTower(), nn.Parameter(torch.randn(4, 6))
+        self.cast = type("Cast", (nn.Module,), {"forward": lambda self, x: x.half()})()
         if kind in ("fp16", "half inside"):
             self.dtype = torch.float16
             self.half()
@@ -141,11 +142,14 @@ class HostModel(nn.Module):
         prompts = self.ctx + features.mean(0) if self.kind == "conditioned" else self.ctx + 0
         if self.kind == "half inside":
             features = features.half()
+        features = self.cast(features).float() if self.kind == "half between" else features
         if self.kind == "detached":
             features = features.detach()
         text = self.text_encoder(prompts.to(self.text_encoder.layer.weight.dtype), (prompts,))
         logits = features @ text.to(features.dtype).t()
-        return {"tuple": (logits, features), "features": features}.get(self.kind, logits)
+        several = {"tuple": (logits, features), "dict": {"x": features, "y": logits}}
+        several |= {"features": features, "twice": (logits, logits)}
+        return several.get(self.kind, logits)
 
 
 LOADER = torch.utils.data.DataLoader([{"img": torch.zeros(3, SIZE, SIZE), "text": "a"}])
@@ -166,7 +170,7 @@ class Bare(TrainerX):
         if self.kind == "no_grad":
             with torch.no_grad():
                 return self.model(images)
-        return self.model(images)
+        return self.model(images).half() if self.kind == "half at last" else self.model(images)
 
 
 PIXELS = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
@@ -178,7 +182,9 @@ def gradient(logits_of, pixels=PIXELS):
     return logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), pixels)[0]
 
 
-@pytest.mark.parametrize("kind", ["", "tuple", "no_grad", "detached", "fp16", "conditioned"])
+@pytest.mark.parametrize(
+    "kind", ["", "tuple", "dict", "no_grad", "detached", "fp16", "conditioned"]
+)
 def test_logits_and_gradients_are_those_of_the_host(kind):
     """Also of half-precision weights, made float32; nothing the host says hides a gradient."""
     trainer = Bare(kind)
@@ -198,7 +204,14 @@ def test_logits_and_gradients_are_those_of_the_host(kind):
 
 
 @pytest.mark.parametrize(
-    "kind, said", [("features", "expected logits"), ("half inside", "half precision")]
+    "kind, said",
+    [
+        ("features", "expected logits"),
+        ("twice", "tuple"),
+        ("half inside", r"precision \(HostModel\)"),
+        ("half between", r"precision \(Cast\)"),
+        ("half at last", r"precision \(logits\)"),
+    ],
 )
 def test_what_gives_no_logits_is_refused(kind, said):
     with pytest.raises(advprompt.UserError, match=said):
@@ -266,6 +279,112 @@ def test_a_host_with_a_test_of_its_own_is_asked_through_it():
     victim = HostVictim(trainer)
     victim.check(PIXELS)
     assert gradient(victim.logits)[1].abs().max() > 0
+
+
+def test_a_host_that_cannot_be_asked_is_named():
+    class Silent(Bare):
+        test_loader, evaluator = "loader", "evaluator"
+
+        def test(self, split=None):
+            return self.evaluator.evaluate()["accuracy"]
+
+    with pytest.raises(advprompt.UserError, match="Silent.test never calls self.evaluator.process"):
+        ask(trainer := Silent(), PIXELS, own_test=True)
+    assert (trainer.test_loader, trainer.evaluator) == ("loader", "evaluator")
+    unasked = type("Unasked", (TrainerX,), {"__init__": lambda self: None, "_models": {}})
+    with pytest.raises(advprompt.UserError, match="Unasked has no model_inference"):
+        HostVictim(unasked())
+    plain = type("Plain", (Bare,), {"model_inference": TrainerX.model_inference})()
+    assert HostVictim(plain).logits(PIXELS).shape == (3, 4)  # of its registered model
+
+
+@pytest.mark.parametrize("own_test", [False, True])
+def test_answers_of_a_hosts_own_test_are_those_of_its_logits(own_test):
+    seen = []
+
+    class Own(Bare):
+        test_loader = evaluator = None
+
+        def parse_batch_test(self, batch):
+            return batch["img"] * 2, batch["label"]
+
+        def test(self, split=None):
+            for batch in self.test_loader:
+                seen.append(batch)
+                self.evaluator.process(self.model(batch["img"] * 3), batch["label"])
+
+    if not own_test:
+        del Own.test
+    trainer = Own("" if own_test else "tuple")
+    loader = [{"img": PIXELS[:2], "label": torch.tensor([1, 2])}, {"img": PIXELS, "label": None}]
+    found = own_answers(trainer, loader)
+    plain = HostModel()(torch.cat([PIXELS[:2], PIXELS]) * (3 if own_test else 2))
+    assert found == plain.argmax(1).tolist() and not trainer.model.training
+    if own_test:
+        assert [batch["label"].tolist() for batch in seen] == [[1, 2], [0, 0, 0]]
+        assert seen[1]["index"].tolist() == [0, 1, 2] and seen[1]["domain"].tolist() == [0, 0, 0]
+
+
+def test_everything_that_logits_depend_on_is_float32_and_in_the_digest():
+    trainer = Bare()
+    trainer.loose, trainer.many = torch.ones(2).half(), [torch.ones(2).half(), torch.ones(2), "x"]
+    trainer.model.own = torch.ones(2).bfloat16()
+    trainer.dtype, trainer.index = torch.bfloat16, torch.arange(2)
+    victim = HostVictim(trainer)
+    kept = [trainer.loose, *trainer.many[:2], trainer.model.own]
+    assert {value.dtype for value in kept} == {trainer.dtype} == {torch.float32}
+    assert trainer.many[2] == "x" and trainer.index.dtype == torch.int64
+    digests = [victim.digest()]
+    for tensor in (trainer.loose, trainer.model.own, trainer.model.ctx, victim.mean, victim.std):
+        with torch.no_grad():
+            tensor.add_(1e-3)
+        digests.append(victim.digest())
+    assert len(set(digests)) == 6
+    assert HostVictim(Bare(transforms=())).mean.abs().max() == 0
+
+
+def test_results_are_kept_for_four_inputs_and_only_while_nothing_changed():
+    tower = TextTower().requires_grad_(False)
+    call = _Call(tower)
+    inputs = [torch.full((1, 6), float(i)) for i in range(5)]
+    results = [tower(x) for x in inputs[:4]]
+    for x, result in zip(inputs, results, strict=False):
+        assert torch.equal(tower(x.clone()), result)
+    assert tower.calls == 4
+    tower(inputs[4])  # in place of the first
+    assert (tower(inputs[1]) is results[1], tower.calls) == (True, 5)
+    tower(inputs[0])
+    assert tower.calls == 6
+    kept = tower(inputs[0]).mul_(2)  # a host that changes what it was given
+    assert not torch.equal(tower(inputs[0]), kept) and tower.calls == 7
+    tower(inputs[0], deeper=(inputs[1],)), tower(inputs[0], (inputs[1],))
+    assert tower.calls == 9
+    inside = inputs[0].clone().requires_grad_()
+    for _ in range(2):
+        assert tower(inputs[0], (inside,)).requires_grad
+    assert tower.calls == 11
+    call.undo()
+    assert "forward" not in vars(tower)
+    tower.forward = own = lambda x: x
+    _Call(tower).undo()
+    assert tower.forward is own
+
+
+def test_a_module_is_memoised_only_if_every_call_and_input_is_constant():
+    class Mixed(HostModel):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.head = nn.Linear(6, 6), nn.Bilinear(6, 6, 1)
+
+        def forward(self, image):
+            features = self.shared(self.image_encoder(image))
+            text = self.text_encoder(self.shared(self.ctx))
+            return torch.cat([self.head(features, t.expand_as(features)) for t in text], 1)
+
+    model = Mixed().requires_grad_(False)
+    memo = Memo(nn.ModuleList([model]))
+    memo.start(model, PIXELS)
+    assert [call.module for call in memo.calls] == [model.text_encoder]
 
 
 def test_commits_are_read_without_git(tmp_path):

@@ -50,6 +50,10 @@ def extend_cfg(cfg: CfgNode) -> None:
     )
     auto = Key("auto", "keep decoded training images on the GPU", choices=("auto", "yes", "no"))
     add_defaults(cfg, "DATALOADER.TRAIN_X", IN_MEMORY=auto)
+    pinned = Key(False, "copy images to a GPU through pinned memory (not measured yet)")
+    add_defaults(cfg, "DATALOADER.TEST", PIN_MEMORY=pinned)
+    fused = Key(False, "one kernel per step of adam, adamw or sgd (not measured yet)")
+    add_defaults(cfg, "OPTIM", FUSED=fused)
     add_defaults(
         cfg,
         "TRAIN",
