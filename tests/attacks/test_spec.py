@@ -168,7 +168,10 @@ def test_words_for_the_report():
         ({"drop": True, "target": "frozen_prompt"}, "drop scores every iterate"),
         ({"kwargs": {"aim": 1}, "objective": "margin"}, "leads to a class by its cross-entropy"),
         ({"name": "autoattack", "target": "embedding"}, "needs logits"),
-        ({"name": "autoattack", "kwargs": {"c": 1}}, "takes no setting 'c'. It takes none"),
+        (
+            {"name": "autoattack", "kwargs": {"c": 1}},
+            "no setting 'c'. Choose one of: backward",
+        ),
         ({"name": "apgd", "target": "surrogate"}, "goes with rap alone"),
         ({"name": "mi", "kwargs": {"momentun": 1}}, "Did you mean momentum"),
         ({"name": "pgd", "kwargs": {"momentum": 1}}, "no setting 'momentum'. Choose one of: aim"),

@@ -12,6 +12,8 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 import advprompt
 from advprompt.cli import test as command
@@ -26,6 +28,7 @@ WORDS = (
     "DATASET.NAME Shapes INPUT.SIZE (16,16) DATASET.NUM_SHOTS 2 DATALOADER.NUM_WORKERS 0 "
     "OPTIM.MAX_EPOCH 1 USE_CUDA False"
 ).split()
+LOADED = "--model-dir Small --load-epoch 1"
 PGD = "[{'EPS': '8', 'ALPHA': '2', 'STEPS': 3, 'RESTARTS': 1}]"
 
 
@@ -46,6 +49,11 @@ def fork(tmp_path_factory):
     text = text.replace(
         "    extend_cfg(cfg)\n", "    extend_cfg(cfg)\n    advprompt.extend_cfg(cfg)\n"
     )
+    # as some do, it catches everything, but for one trainer
+    text, main, end = text.rpartition("    main(parser.parse_args())")
+    text += "    args = parser.parse_args()\n    try:\n        main(args)\n    except:\n"
+    text += "        if args.trainer == 'Small':\n            raise\n"
+    text += "        raise Exception('did not run')" + end
     train.write_text("import advprompt, advprompt.datasets\n" + text)
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
@@ -75,26 +83,43 @@ def test_a_forks_own_trainer_is_attacked_by_one_command(fork, trainer):
     assert record["shots"] is None and record["epochs"] is None
     assert record["config"]["HOST.COMMIT"] == "a" * 40
     assert record["config"]["HOST.TRAINER"] == f"trainers.small.{trainer}"
-    assert any(key.startswith("HOST.CHECKPOINTS.net/model.pth") for key in record["config"])
+    assert "HOST.CHECKPOINTS.net/model.pth.tar-1" in record["config"]
 
 
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        (["--trainer", "Smal"], "Did you mean Small or"),
-        (["--trainer", "Small", "--model-dir", "nowhere"], "'nowhere' does not exist"),
-        (["--trainer", "Small"], "--model-dir is missing"),
-        (["--trainer", "Small", "--model-dir", "Small", "DATASET.NAME", "x"], "stopped before"),
-        (["--trainer", "Small", "--model-dir", "Small", "ATTACK.TEST.LIST"], "stands alone"),
-        (["--trainer", "Needy", "--model-dir", "Small", *WORDS], "needs the package 'no_such'"),
-        (["--trainer", "Wide", "--model-dir", "Small", "--load-epoch", "1", *WORDS], "mismatch"),
-        (["--trainer", "Other", "--model-dir", "Small", "--load-epoch", "1", *WORDS], "none of"),
-    ],
+MISTAKES = (
+    ("--trainer Smal", "Did you mean Small or"),
+    ("--trainer Small --model-dir nowhere", "'nowhere' does not exist"),
+    ("--trainer Small", "--model-dir is missing"),
+    ("--trainer Small --model-dir Small DATASET.NAME x", "stopped before"),
+    ("--trainer Small --model-dir Small --no-such 1", "unrecognized arguments: --no-such"),
+    ("--trainer Small --model-dir Small ATTACK.TEST.LIST", "stands alone"),
+    ("Needy", "needs the package 'no_such'"),
+    ("Wide", "mismatch"),
+    ("Other", "none of"),
+    ("Probabilities", "returns probabilities"),
+    ("Features", "let its model_inference, or its own test, end with them"),
+    ("Several", "let its model_inference, or its own test, give the logits alone"),
+    ("Halves", "computes in half precision (logits)"),
+    ("Normalised", "gives pixels from -"),
+    ("Mute", "Mute does not answer its own test images (AttributeError"),
 )
-def test_a_mistake_is_one_sentence(fork, words, said):
-    done = run(fork, "test", *words)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_mistake_is_one_sentence(fork):
+    """All in one process, which takes most of the time to start."""
+    loaded = ["--model-dir", "Small", "--load-epoch", "1", *WORDS]
+    calls = [
+        ["test", *(words.split() if " " in words else ["--trainer", words, *loaded])]
+        for words, _ in MISTAKES
+    ]
+    program = "import sys\nfrom advprompt.cli.main import dispatch, run_tool\ncodes = []\n"
+    program += f"for words in {calls!r}:\n    codes.append(run_tool(dispatch, words))\n"
+    program += "    print('=====', file=sys.stderr)\nprint(codes)"
+    done = run(fork, "-c", program, module="")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str([2] * len(MISTAKES)), done.stderr
+    for (words, said), text in zip(MISTAKES, done.stderr.split("====="), strict=False):
+        assert said in text and "Traceback" not in text, (words, text)
 
 
 def test_a_dry_run_loads_nothing(fork):
@@ -108,6 +133,22 @@ def test_an_attack_on_a_foreign_trainer_is_never_ignored_silently(fork):
     done = run(fork, *words, "ATTACK.THREAT", "linf4", module="")
     assert "ignores ATTACK.THREAT; 'advprompt test --trainer Small" in done.stdout, done.stderr
     assert "ignores" not in run(fork, *words, module="").stdout
+    done = run(fork, *words, "ATTACK.THREAT", "linf44", module="")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "linf4" in done.stderr
+
+
+def test_a_copied_fork_tests_its_own_trainers_too(fork, tmp_path):
+    copy = shutil.copytree(fork, tmp_path / "copy", ignore=shutil.ignore_patterns("tests"))
+    text = (copy / "train.py").read_text().replace("    advprompt.extend_cfg(cfg)\n", "")
+    (copy / "train.py").write_text(text.replace("import advprompt, advprompt.datasets\n", ""))
+    done = run(tmp_path, "dropin", copy, "--apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (copy / "train.py").read_text()
+    ours = "import datasets.oxford_pets, trainers.advprompt.datasets"
+    (copy / "train.py").write_text(text.replace("import datasets.oxford_pets", ours))
+    done = run(copy, *words_of("Small"), module="trainers.advprompt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "predictions equal on 12 of 12 images" in done.stdout
 
 
 # --- the victim -----------------------------------------------------------------------------------
@@ -152,18 +193,26 @@ class HostModel(nn.Module):
         return several.get(self.kind, logits)
 
 
-LOADER = torch.utils.data.DataLoader([{"img": torch.zeros(3, SIZE, SIZE), "text": "a"}])
+INPUT = get_cfg_default().INPUT
+
+
+class Data(list):
+    transform = Compose([ToTensor(), Normalize(INPUT.PIXEL_MEAN, INPUT.PIXEL_STD)])
+
+
+LOADER = DataLoader(Data([{"img": torch.zeros(3, SIZE, SIZE), "text": "a", "label": 0}]))
 
 
 class Bare(TrainerX):
     """Of Dassl's form, without data loaders."""
 
-    def __init__(self, kind="", transforms=("normalize",)):
+    test_loader = LOADER
+
+    def __init__(self, kind=""):
         self._models, self._optims, self.kind = {}, {}, kind
         self.device, self.model = torch.device("cpu"), HostModel(kind)
         self._models["model"] = self.model
         self.cfg = get_cfg_default()
-        self.cfg.INPUT.TRANSFORMS = transforms
         self.dm = type("dm", (), {"dataset": type("set", (), {"classnames": list("abcd")})})
 
     def model_inference(self, images):
@@ -264,7 +313,7 @@ def test_a_module_with_hidden_state_is_not_memoised():
 
 def test_a_host_with_a_test_of_its_own_is_asked_through_it():
     class Own(Bare):
-        test_loader, evaluator = LOADER, "evaluator"
+        evaluator = "evaluator"
 
         def test(self, split=None):
             self.evaluator.reset()

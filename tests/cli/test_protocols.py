@@ -237,7 +237,8 @@ def test_all_puts_every_method_under_one_attack(call, small, tmp_path):
     done = call("all pets 4 vit_b32", *small)
     assert done.returncode == 0, done.stderr
     records = load_records(tmp_path / "out").records.values()
-    assert len(records) == 14  # TeCoA twice: prompt and fine-tuning
+    # TeCoA twice: prompt and fine-tuning; TGA-ZSR with and without its complement
+    assert len(records) == 13 + 4 + 2
     assert {r["attacks"][0]["eps"] for r in records} == {"4/255"}
     bank = [r["train_threat"] for r in records if r["trainer"] == "AdvPT"]
     assert [threat["target"] for threat in bank] == ["embedding"]  # whatever the test is

@@ -178,7 +178,8 @@ ADAM = {"OPTIM__NAME": "adamw", "OPTIM__LR": 1e-3}
         ("AdvIVLP", {}),
         ("APD", {}),
         ("NAPTuning", ADAM),
-        ("TeCoA", ADAM | {"TRAINER__TECOA__VARIANT": "finetune"}),
+        ("FARE", {}),
+        ("DEFEAT", {"TRAINER__DEFEAT__CODE_WIDTH": 8}),
         ("CAPT", {"TRAINER__ADVERSARIAL__ACCUMULATE": 2}),
     ],
 )

@@ -203,10 +203,8 @@ class CLIPAdapter(nn.Module):
         """Number of patches of an image; UserError for a tower that does not pool [CLS] alone."""
         face = self._image_face
         if not face.pools_first:
-            raise UserError(
-                f"the image tower of {self.name} does not pool its class token alone, so its "
-                "patches are not in the space of the texts; choose a ViT of OpenAI's or open_clip's"
-            )
+            why = "pools more than its class token, so that its patches are not like texts"
+            raise UserError(f"the image tower of {self.name} {why}; choose a ViT of OpenAI's kind")
         return len(face.visual.positional_embedding) - 1
 
     def encode_tokens(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         SAVE_ADV=Key(False, "keep adversarial images in OUTPUT_DIR/adversarial"),
         PICTURE=Key(6, "rows of the picture of adversarial images; 0: none", least=0, most=100),
     )
+    cfg.INPUT.setdefault("RRCROP_SCALE", (0.08, 1.0))  # Dassl 0.5 has none
     for extend, _ in SECTIONS.values():
         extend(cfg)
     for method in METHODS.values():
