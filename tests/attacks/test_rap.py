@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from advprompt import losses
 from advprompt.attacks import RAP, load_surrogate
-from advprompt.attacks.surrogates import check_surrogate
 from advprompt.backbone import text_features
 from advprompt.utils.errors import UserError
 from tests.toy import toy_clip
@@ -204,34 +201,6 @@ def test_weights_of_torchvision_are_read_without_running_them(resnet, monkeypatc
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(UserError, match=r"neither found nor fetched .*resnet18\?weights=PATH"):
         load_surrogate("torchvision:resnet18", prompts=PROMPTS)
-
-
-def test_timm(tmp_path, monkeypatch):
-    timm = pytest.importorskip("timm")
-    with torch.random.fork_rng():
-        model = timm.create_model("resnet10t", num_classes=3).eval()
-    torch.save({"state_dict": model.state_dict()}, tmp_path / "tiny.pt")
-    found = load_surrogate(f"timm:resnet10t?weights={tmp_path / 'tiny.pt'}", prompts=PROMPTS)
-    shown = timm.data.resolve_model_data_config(model)
-    images = torch.rand(2, *shown["input_size"])
-    mean, std = (torch.tensor(shown[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
-    with torch.no_grad():
-        torch.testing.assert_close(found(images), model((images - mean) / std))
-    assert found.of_dataset and found.size == shown["input_size"][-1]
-    with pytest.raises(UserError, match="gives features, no classes"):
-        state = timm.create_model("resnet10t", num_classes=0).state_dict()
-        torch.save(state, tmp_path / "headless.pt")
-        monkeypatch.setattr(
-            timm,
-            "create_model",
-            lambda name, create=timm.create_model, **_: create(name, num_classes=0),
-        )
-        load_surrogate(f"timm:resnet10t?weights={tmp_path / 'headless.pt'}", prompts=PROMPTS)
-    with pytest.raises(UserError, match="timm has no model"):
-        check_surrogate("timm:resnet10tt")
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match="pip install timm"):
-        check_surrogate("timm:resnet10t")
 
 
 def test_a_clip_classifies_by_the_handmade_prompt(toy_file):

@@ -1,8 +1,8 @@
 """Surrogates: the models that black-box attacks are made on instead of the tested one.
 
-A name is ``torchvision:NAME[/WEIGHTS]``, ``timm:NAME``, ``open_clip:ARCH/TAG`` or ``clip`` (the
-run's own backbone); the first three take ``?weights=PATH`` for a local checkpoint, open_clip then
-without a tag. Without it, weights come from the library's cache, or over the network into it.
+A name is ``torchvision:NAME[/WEIGHTS]``, ``open_clip:ARCH/TAG`` or ``clip`` (the run's own
+backbone); the first two take ``?weights=PATH`` for a local checkpoint, open_clip then without a
+tag. Without it, weights come from the library's cache, or over the network into it.
 Loading never executes code: pickles are read with ``weights_only``.
 
 CLIP surrogates classify by the data set's hand-made prompt. A classifier knows the labels that it
@@ -14,8 +14,6 @@ That is our choice and neither paper's; it needs no training, and may be the wea
 """
 
 import hashlib
-import importlib
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +32,7 @@ from ..utils.errors import UserError, nearest
 from ..utils.io import tensors_digest
 
 FILE = "?weights="
-FORMS = ("torchvision:NAME", "timm:NAME", "open_clip:ARCH/TAG", "clip")
+FORMS = ("torchvision:NAME", "open_clip:ARCH/TAG", "clip")
 # torchvision's networks that change the normalisation themselves, as their weights want it
 OWN_NORMALISATION = ("inception_v3", "googlenet")
 IMAGENET_CLASSES = 1000
@@ -81,7 +79,7 @@ def check_surrogate(name: str) -> tuple[str, str, str]:
         raise UserError(f"surrogate {name!r} is unknown.{nearest(name, FORMS)}")
     if path and not Path(path).expanduser().is_file():
         raise UserError(f"'{path}' does not exist; check the path after '{FILE}'")
-    checks = {"torchvision": _torchvision_weights, "timm": _check_timm, "clip": str}
+    checks = {"torchvision": _torchvision_weights, "clip": str}
     checks["open_clip"] = check_architecture if path else check_open_clip
     checks[kind](model)
     return kind, model, path
@@ -97,10 +95,9 @@ def load_surrogate(
     """
     kind, model, path = check_surrogate(name)
     with torch.inference_mode(False):
-        if kind in ("torchvision", "timm"):
+        if kind == "torchvision":
             with torch.random.fork_rng(devices=[]):  # initial values are drawn and thrown away
-                read = _read_torchvision if kind == "torchvision" else _read_timm
-                network, classes, shown = read(name, model, path)
+                network, classes, shown = _read_torchvision(name, model, path)
             own = bool(path) and classes == len(prompts)
             return _classifier(name, network, classes, own, device, **shown)
         if kind == "open_clip":
@@ -121,17 +118,14 @@ def _zero_shot(name: str, clip: CLIPAdapter, prompts: list[str]) -> Surrogate:
     return Surrogate(name, logits, clip.resolution, "bicubic", len(prompts), True, digest)
 
 
-# --- torchvision and timm ------------------------------------------------------------------------
+# --- torchvision ---------------------------------------------------------------------------------
 
 
-def _library(kind: str):
-    try:
-        return importlib.import_module(kind)
-    except Exception as error:  # a broken installation raises more than ImportError
-        raise UserError(
-            f"a surrogate '{kind}:NAME' needs the package {kind}, which cannot be imported "
-            f"({error}); pip install {kind}"
-        ) from error
+def _models():
+    """Return ``torchvision.models``, which takes a second to import."""
+    from torchvision import models
+
+    return models
 
 
 def _torchvision_weights(model: str):
@@ -139,7 +133,7 @@ def _torchvision_weights(model: str):
 
     By default the first that torchvision lists, mostly IMAGENET1K_V1, as both authors' code loads.
     """
-    models = _library("torchvision").models
+    models = _models()
     name, _, tag = model.partition("/")
     known = models.list_models(module=models)
     if name not in known:
@@ -153,7 +147,7 @@ def _torchvision_weights(model: str):
 def _read_torchvision(name: str, model: str, path: str) -> tuple[nn.Module, int, dict]:
     """Return the network with its weights, its number of classes and its preprocessing."""
     network, weights = _torchvision_weights(model)
-    build = partial(_library("torchvision").models.get_model, network, weights=None)
+    build = partial(_models().get_model, network, weights=None)
     if network in OWN_NORMALISATION:
         build = partial(build, transform_input=True, init_weights=False)
     safely = {"map_location": "cpu", "progress": True, "check_hash": True, "weights_only": True}
@@ -169,44 +163,11 @@ def _read_torchvision(name: str, model: str, path: str) -> tuple[nn.Module, int,
     }
 
 
-def _check_timm(model: str) -> None:
-    timm = _library("timm")
-    if not timm.is_model(model):
-        raise UserError(f"timm has no model '{model}'.{nearest(model, timm.list_models())}")
-    default = inspect.signature(timm.models.load_checkpoint).parameters.get("weights_only")
-    if default is None or default.default is not True:
-        raise UserError("this timm would execute code in checkpoints; pip install -U timm")
-
-
-def _read_timm(name: str, model: str, path: str) -> tuple[nn.Module, int, dict]:
-    """Return the network with its weights, its number of classes and its preprocessing."""
-    timm = _library("timm")
-    if path:
-        build = partial(timm.create_model, model, pretrained=False)
-        plain = build()
-        network, classes = _filled(name, build, plain.num_classes, read_state(path, FILE))
-    else:
-        network = plain = _fetched(name, lambda: timm.create_model(model, pretrained=True))
-        classes = plain.num_classes
-    shown = timm.data.resolve_model_data_config(plain)
-    known = shown["interpolation"] in ("bilinear", "bicubic")
-    return (
-        network,
-        classes,
-        {
-            "size": shown["input_size"][-1],
-            "interpolation": shown["interpolation"] if known else "bicubic",
-            "mean": shown["mean"],
-            "std": shown["std"],
-        },
-    )
-
-
 def _fetched(name: str, get: Callable):
     """Return what ``get`` finds in the library's cache or over the network."""
     try:
         return get()
-    except Exception as error:  # three libraries below, each with errors of its own
+    except Exception as error:  # torch and the network have many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"the weights of surrogate '{name}' can be neither found nor fetched ({reason}); fetch "
@@ -239,8 +200,6 @@ def _filled(name: str, build: Callable, usual: int, state: dict) -> tuple[nn.Mod
 def _classifier(
     name: str, model: nn.Module, classes: int, own: bool, device, *, size, interpolation, mean, std
 ) -> Surrogate:
-    if not classes:
-        raise UserError(f"surrogate '{name}' gives features, no classes; name a classifier")
     model = model.requires_grad_(False).float().eval().to(device)
     mean, std = (torch.tensor(value, device=device).view(1, 3, 1, 1) for value in (mean, std))
 

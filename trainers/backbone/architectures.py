@@ -6,26 +6,14 @@ from pathlib import Path
 
 import torch
 
-from ..config.declared import Key
 from ..utils.errors import UserError, nearest
-from ..utils.io import json_digest, read_json
 from . import tokens
 from .adapter import CLIP_MEAN, CLIP_STD
 from .providers import Weights, load_strictly
-from .weights_files import read_checkpoint
 
 RANDOM = "random"  # the tag of untrained weights
 OPENAI_TAG = "openai"  # OpenAI's own files, built with their activation whatever the architecture
 UNTRAINED = {"pretrained_image": False, "pretrained_text": False}
-FOLDER_CONFIG = "open_clip_config.json"
-STATED = {  # in it, of the images
-    "mean": Key([0.5] * 3, count=3),
-    "std": Key([0.5] * 3, least=1e-6, count=3),
-    "interpolation": Key("bicubic"),
-}
-# how open_clip's folders on the Hugging Face hub call their weights
-_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin", "pytorch_model.pt")
-FOLDER_WEIGHTS = tuple(f"open_clip_{name}" for name in _FILES)
 
 
 def _open_clip():
@@ -111,38 +99,6 @@ def architecture_weights(
     return _weights(model, state, reader, arch, origin, **known)
 
 
-def folder_weights(folder: str) -> Weights:
-    """Weights from a folder in open_clip's layout: config, weights and tokenizer files."""
-    path, origin = Path(folder).expanduser(), f"'{folder}'"
-    if not (path / FOLDER_CONFIG).is_file():
-        raise UserError(
-            f"{origin} is a folder without {FOLDER_CONFIG}; name a checkpoint file, or a folder "
-            "downloaded whole from an open_clip model's page"
-        )
-    config = read_json(path / FOLDER_CONFIG)
-    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
-        raise UserError(f"{FOLDER_CONFIG} in {origin} has no 'model_cfg'; fetch it again")
-    names = [*FOLDER_WEIGHTS, *sorted(f.name for f in path.glob("*.safetensors"))]
-    file = next((path / name for name in names if (path / name).is_file()), None)
-    if file is None:
-        raise UserError(f"{origin} holds no weights; put {FOLDER_WEIGHTS[0]} there")
-    known = _stated(config.get("preprocess_cfg") or {}, origin)
-    schema = f"local-dir:{path}"
-    reader = _tokenizer(schema, origin)
-    model = _create(schema, origin, load_weights=False, pretrained_text=False)
-    variant = f"config {json_digest(config['model_cfg'])}"
-    return _weights(model, read_checkpoint(file).state, reader, variant, origin, **known)
-
-
-def _stated(preprocess, origin: str) -> dict:
-    """Image statistics and interpolation as far as a folder's config states them."""
-    where = f"'preprocess_cfg' of {origin}"
-    if not isinstance(preprocess, dict):
-        raise UserError(f"{where} is no table; fetch {FOLDER_CONFIG} again")
-    given = {name: preprocess[name] for name in STATED if preprocess.get(name)}
-    return {name: STATED[name].read(f"{name} in {where}", v) for name, v in given.items()}
-
-
 def statistics(arch: str, tag: str | None = None) -> dict:
     """Image statistics and interpolation that weights of ``arch`` were trained with.
 
@@ -180,15 +136,9 @@ def _create(arch: str, origin: str, **options):
             torch.manual_seed(0)
             return open_clip.create_model(arch, weights_only=True, **options)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        advice = f", or name a local checkpoint as file:PATH?arch={arch}" if ":" not in arch else ""
         raise UserError(
             f"files for {origin} can be neither found nor fetched ({_reason(error)}); fetch them "
-            f"where there is a network{advice}"
-        ) from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"open_clip cannot build {origin} from its config ({_reason(error)}); fetch the config "
-            "again, or upgrade open_clip_torch"
+            f"where there is a network, or name a local checkpoint as file:PATH?arch={arch}"
         ) from error
     finally:
         logging.disable(logged)

@@ -45,9 +45,9 @@ def load_clip(
 
     Args:
         name: an OpenAI model (``ViT-B/16``, ``RN50``, ...); ``tiny`` or ``tiny-robust``;
-            ``open_clip:ARCH/TAG``; ``file:PATH`` for a local checkpoint or a folder in open_clip's
-            layout, with ``?base=BACKBONE`` for an image tower alone and ``?arch=ARCH&tag=TAG`` for
-            weights that are not of OpenAI's kind. ``?tokenizer=FOLDER`` names tokenizer files.
+            ``open_clip:ARCH/TAG``; ``file:PATH`` for a local checkpoint, with
+            ``?base=BACKBONE`` for an image tower alone and ``?arch=ARCH&tag=TAG`` for weights that
+            are not of OpenAI's kind. ``?tokenizer=FOLDER`` names tokenizer files.
         device: where the adapter lives.
         weights_dir: folder of OpenAI's files; default ``~/.cache/clip``.
         provider: ``open_clip``, ``clip`` (a fork's or OpenAI's package) or ``auto``; default is
@@ -166,9 +166,6 @@ def _download(url: str, path: Path) -> bool:
 
 def _file_weights(rest: str, weights_dir) -> Weights:
     path, options = _options(rest, ("base", "arch", "tag", "tokenizer"), "file:PATH")
-    if Path(path).expanduser().is_dir():
-        _need_none(options, rest, "a folder says by itself what it is")
-        return architectures.folder_weights(path)
     found = read_checkpoint(path)
     if found.image_tower_only:
         return _over_base(path, found.state, options, rest, weights_dir)
