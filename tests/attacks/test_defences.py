@@ -16,7 +16,6 @@ from advprompt.attacks import AttackSpec, GradientAttack, objective_for
 from advprompt.defences import DEFENCES, build_defence, defended, extend_cfg
 from advprompt.defences.base import content_seeds, straight_through
 from advprompt.defences.diffpure import DiffPure
-from advprompt.defences.edsr import EDSR, MEAN, load_edsr
 from advprompt.defences.jpeg import JPEG
 from advprompt.defences.rescale import Rescale
 from advprompt.defences.super_resolution import SuperResolution, Wavelet
@@ -178,125 +177,13 @@ def test_super_resolution_differentiates_through_its_network():
     torch.testing.assert_close(grad, torch.full_like(grad, 0.6), atol=0.02, rtol=0)
     assert float(grad.mean()) == pytest.approx(0.6, abs=1e-4)  # 2 * 0.3, by the network alone
     assert defence.describe()["network"] == "square"
-
-
-# --- EDSR --------------------------------------------------------------------------------------
-
-
-def edsr_state(steps=(2,), width: int = 4, peak: float = 255.0) -> dict[str, Tensor]:
-    """Random weights in the published layout, mean shifts included."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        state = EDSR(width, 2, steps, peak).state_dict()
-    for name, sign in (("sub_mean", -1), ("add_mean", 1)):
-        state[f"{name}.weight"] = torch.eye(3).view(3, 3, 1, 1)
-        state[f"{name}.bias"] = sign * peak * torch.tensor(MEAN)
-    return {name: value.clone() for name, value in state.items()}
-
-
-@pytest.mark.parametrize(("steps", "factor"), [((2,), 2), ((3,), 3), ((2, 2), 4)])
-def test_edsr_is_read_from_both_formats(tmp_path, steps, factor):
-    state = edsr_state(steps)
-    save_file(state, tmp_path / "edsr.safetensors")
-    torch.save(state, tmp_path / "edsr.pt")
-    images = scene(1)
-    first, second = (load_edsr(tmp_path / name) for name in ("edsr.safetensors", "edsr.pt"))
-    assert first.factor == factor and first.peak == 255
-    assert first(images).shape == (1, 3, factor * SIZE, factor * SIZE)
-    assert torch.equal(first(images), second(images))
-    assert not any(p.requires_grad for p in first.parameters()) and not first.training
-
-
-def test_edsr_follows_the_published_forward(tmp_path):
-    """The authors' order of operations, written out on raw pixels."""
-    from torch.nn.functional import conv2d, pixel_shuffle
-
-    state = edsr_state()
-    torch.save(state, tmp_path / "edsr.pt")
-
-    def conv(x, name):
-        return conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1)
-
-    shift = 255 * torch.tensor(MEAN).view(1, 3, 1, 1)
-    images = scene(2)
-    x = conv(255 * images - shift, "head.0")
-    y = x
-    for i in range(2):
-        y = y + conv(conv(y, f"body.{i}.body.0").relu(), f"body.{i}.body.2")
-    y = pixel_shuffle(conv(x + conv(y, "body.2"), "tail.0.0"), 2)
-    expected = (conv(y, "tail.1") + shift) / 255
-    torch.testing.assert_close(load_edsr(tmp_path / "edsr.pt")(images), expected)
-
-
-def test_edsr_trained_on_unit_pixels_is_told_apart(tmp_path):
-    torch.save(edsr_state(peak=1.0), tmp_path / "edsr.pt")
-    assert load_edsr(tmp_path / "edsr.pt").peak == 1
+    plain = build_defence(node(NAME="super_resolution", SIGMA=0.1))
+    assert plain.describe() == {"name": "super_resolution", "sigma": 0.1, "network": "bicubic"}
 
 
 class Payload:
     def __reduce__(self):
         return (open, ("executed", "w"))
-
-
-def spoiled(kind: str, path) -> None:
-    """Write a file of weights that must be refused."""
-    state = edsr_state()
-    if kind == "code":
-        state["body.9"] = Payload()
-    elif kind == "another network":
-        state = {"conv.weight": torch.ones(3, 3, 3, 3)}
-    elif kind == "missing block":
-        state = {k: v for k, v in state.items() if not k.startswith("body.0.")}
-    elif kind == "wrong shape":
-        state["tail.1.weight"] = torch.ones(3, 4, 5, 5)
-    elif kind == "no upsampling":
-        state["tail.0.0.weight"] = torch.ones(4, 4, 3, 3)
-    elif kind == "huge block number":
-        state["body.999999999.body.0.weight"] = state["body.0.body.0.weight"]
-    elif kind == "scalar":
-        state["head.0.weight"] = torch.tensor(1.0)
-    elif kind == "nan":
-        state["body.1.body.2.bias"][1] = torch.nan
-    torch.save(state, path)
-    if kind == "truncated":
-        path.write_bytes(path.read_bytes()[:2000])
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("code", "could run code"),
-        ("another network", "is not a state dict of EDSR"),
-        ("missing block", "is not a state dict"),
-        ("wrong shape", "size mismatch"),
-        ("no upsampling", "no upsampling"),
-        ("huge block number", "is not a state dict"),
-        ("scalar", "is not a state dict"),
-        ("nan", "NaN"),
-        ("truncated", "truncated or no checkpoint"),
-    ],
-)
-def test_bad_weights_are_refused(kind, words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "edsr.pt"
-    spoiled(kind, path)
-    with pytest.raises(UserError, match=words) as caught:
-        load_edsr(path)
-    assert "edsr.pt" in str(caught.value) and "\n" not in str(caught.value)
-    assert not (tmp_path / "executed").exists()
-
-
-def test_super_resolution_by_config(tmp_path):
-    make("super_resolution")  # or skip
-    torch.save(edsr_state(), tmp_path / "edsr.pt")
-    defence = build_defence(node(NAME="super_resolution", MODEL=str(tmp_path / "edsr.pt")))
-    facts = defence.describe()["network"]
-    assert facts.startswith("edsr x2 ") and str(tmp_path) not in facts
-    plain = build_defence(node(NAME="super_resolution"))
-    assert plain.describe()["network"] == "bicubic"
-    assert not torch.equal(defence(scene(), [0] * 3), plain(scene(), [0] * 3))
-    with pytest.raises(UserError, match="is not a file"):
-        build_defence(node(NAME="super_resolution", MODEL=str(tmp_path / "nothing.pt")))
 
 
 # --- DiffPure ----------------------------------------------------------------------------------

@@ -8,9 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config.keys import Key
-from ..utils.io import sha256_file
 from .base import Defence, each_image, need, register
-from .edsr import load_edsr
 
 SIGMA = Key(0.02, "wavelet, super_resolution: noise level (author; paper 0.2)", least=1e-4, most=1)
 
@@ -49,9 +47,9 @@ def bicubic(images: Tensor) -> Tensor:
 class SuperResolution(Defence):
     """Denoise, enlarge by a network, and shrink to the model's input size.
 
-    AdvPT's public code stops after the denoising. The network is the user's: weights of EDSR by
-    ``DEFENCE.MODEL`` (see :mod:`.edsr`), or any callable in Python. Without one, bicubic
-    interpolation takes its place, which adds little to the wavelets (our choice).
+    AdvPT's public code stops after the denoising. The network is any callable, given in Python.
+    Without one, bicubic interpolation takes its place, which adds little to the wavelets (our
+    choice).
 
     Args:
         sigma: see :class:`Wavelet`.
@@ -61,6 +59,7 @@ class SuperResolution(Defence):
     """
 
     name = "super_resolution"
+    settings = ("sigma",)
 
     def __init__(
         self,
@@ -70,19 +69,12 @@ class SuperResolution(Defence):
         identity: str = "",
     ):
         self.wavelet = Wavelet(sigma=sigma)
+        self.sigma = self.wavelet.sigma
         self.network = network
         self.identity = identity or getattr(network, "__name__", type(network).__name__)
 
-    @classmethod
-    def from_cfg(cls, node):
-        if not node.MODEL:
-            return cls(sigma=node.SIGMA)
-        network = load_edsr(node.MODEL)
-        identity = f"edsr x{network.factor} {sha256_file(node.MODEL)}"
-        return cls(sigma=node.SIGMA, network=network, identity=identity)
-
     def describe(self):
-        return {"name": self.name, "sigma": self.wavelet.sigma, "network": self.identity}
+        return super().describe() | {"network": self.identity}
 
     def __call__(self, images, seeds):
         with torch.no_grad():
