@@ -1,6 +1,5 @@
-"""Data sets: what there is, what is missing on the disk, and where to get it.
+"""Data sets: what is missing on the disk, and where to get it.
 
-    python -m advprompt data list
     python -m advprompt data check pets eurosat --root $DATA
 
 Names are those of the scripts (``pets``) or of the configs (``oxford_pets``), or ``all``. Exit
@@ -9,22 +8,21 @@ code: 0 all that was named is complete, 1 something is missing, 2 the command wa
 
 import argparse
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..data.inventory import WITHOUT_SOURCE, Inventory, look_at
-from ..datasets import COOP
-from ..datasets.sources import find_source, read_sources
+from ..data.inventory import Finding, look_at
+from ..datasets import COOP, DRAWN, OWN
+from ..datasets.sources import Address, find_source, read_sources
 from ..utils import errors
 
 
 def full_names(names: Iterable[str]) -> list[str]:
     """Turn short names and ``all`` into names of configs, each once; UserError for unknown ones."""
-    known = {name: [name] for name in (*COOP, *WITHOUT_SOURCE)} | {"all": list(COOP)}
+    known = {name: [name] for name in (*COOP, *DRAWN, *OWN)} | {"all": list(COOP)}
     known |= {source.short: [source.config] for source in read_sources().values()}
     full = []
     for name in names:
@@ -34,79 +32,50 @@ def full_names(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(full))
 
 
-def list_row(name: str) -> list[str]:
-    if name in WITHOUT_SOURCE:
-        return [name, name, name, "", "", "", re.split("[:,]", WITHOUT_SOURCE[name])[0]]
-    cls, source = COOP[name], find_source(COOP[name])
-    sizes = " / ".join(f"{size:,}" for size in source.sizes)
-    row = [name, source.short, cls.dataset_dir, f"{cls.n_classes:,}", sizes]
-    size = sum(piece.addresses[0].size or 0 for piece in source.pieces if piece.addresses)
-    return [*row, tqdm.format_sizeof(size, "B") if size else "", source.terms]
+def advice_on(finding: Finding, folder: Path) -> str:
+    """Return what to get where for something that is missing."""
+    if os.path.lexists(finding.path):
+        return f"'{finding.path}' is not complete: {finding.state}"
+    places = " and ".join(f"'{folder / name}'" for name in finding.piece.makes)
+    pages = ", or ".join(map(_page, finding.piece.addresses))
+    return f"to have {places}: {f'get {pages}' if pages else finding.piece.by_hand}"
 
 
-def advice_on(inventories: list[Inventory]) -> list[str]:
-    """Return what to get where for everything that is missing, a sentence for each."""
-    advice = {}
-    for found in inventories:
-        for finding in found.findings:
-            piece = finding.piece
-            if not finding.missing or piece is None:
-                continue
-            places = " and ".join(f"'{found.folder / name}'" for name in piece.makes)
-            if os.path.lexists(finding.path):
-                advice[finding.path] = f"'{finding.path}' is not complete: {finding.state}"
-            elif piece.addresses:
-                pages = ", or ".join(
-                    address.page + (f" (SHA-256 {address.checksum})" if address.checksum else "")
-                    for address in piece.addresses
-                )
-                advice[piece] = f"to have {places}: get {pages}"
-            else:
-                advice[piece] = f"to have {places}: {piece.by_hand}"
-    return list(advice.values())
-
-
-def conclude(inventories: list[Inventory], advice: list[str]) -> int:
-    """Print what belongs where, what to do about what is missing, and which sets are complete."""
-    rows = [
-        ["" if n else found.name, finding.path, finding.state]
-        for found in inventories
-        for n, finding in enumerate(found.findings)
-    ]
-    print(tabulate(rows, ["data set", "belongs here", "state"], disable_numparse=True))
-    for sentence in dict.fromkeys(advice):
-        print(f"\n{sentence}")
-    complete, incomplete = (
-        ", ".join(found.name for found in inventories if found.complete is wanted)
-        for wanted in (True, False)
-    )
-    print(f"\ncomplete: {complete or 'none'}")
-    if incomplete:
-        print(f"incomplete: {incomplete}")
-    return 1 if incomplete else 0
+def _page(address: Address) -> str:
+    size = tqdm.format_sizeof(address.size, "B") if address.size else ""
+    checksum = address.checksum and f"SHA-256 {address.checksum}".replace("SHA-256 md5:", "MD5 ")
+    facts = ", ".join(filter(None, [size, checksum]))
+    return address.page + (f" ({facts})" if facts else "")
 
 
 def main(argv: list[str]) -> int:
-    """Run one of the two commands and return the exit code."""
+    """Print what belongs where, what to do about what is missing, and which sets are complete."""
     parser = argparse.ArgumentParser("advprompt data", description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("command", choices=("list", "check"))
+    add("command", choices=("check",))
     add("names", nargs="*", metavar="NAME", help="data sets, or all")
     root = "CoOp's data folder (default: DATA of the environment, else data)"
     add("--root", default=os.environ.get("DATA") or "data", help=root)
     args = parser.parse_args(argv)
-    names = full_names(args.names)
-    if args.command == "list":
-        headers = ["data set", "short name", "folder", "classes", "train / val / test"]
-        rows = [list_row(name) for name in names or [*COOP, *WITHOUT_SOURCE]]
-        widths = [None] * 6 + [24]
-        headers += ["download", "terms of use"]
-        print(tabulate(rows, headers, maxcolwidths=widths, disable_numparse=True))
-        return 0
-    if not names:
+    if not args.names:
         raise errors.UserError("check what? name data sets, such as pets, or all")
-    root = Path(args.root).expanduser().absolute()
+    names, root = full_names(args.names), Path(args.root).expanduser().absolute()
     if root.exists() and not root.is_dir():
         raise errors.UserError(f"--root '{root}' is not a folder; name that of the data sets")
-    found = [look_at(name, root) for name in names]
-    return conclude(found, advice_on(found))
+    rows, advice, complete, incomplete = [], [], [], []
+    for name in names:
+        findings = look_at(name, root)
+        rows += [["" if n else name, f.path, f.state] for n, f in enumerate(findings)]
+        missing = [finding for finding in findings if finding.missing]
+        (incomplete if missing else complete).append(name)
+        if missing and name in COOP:
+            folder, terms = root / COOP[name].dataset_dir, find_source(COOP[name]).terms
+            advice += [advice_on(finding, folder) for finding in missing]
+            advice.append(f"terms of use of {name}: {terms}")
+    print(tabulate(rows, ["data set", "belongs here", "state"], disable_numparse=True))
+    for sentence in dict.fromkeys(advice):
+        print(f"\n{sentence}")
+    print(f"\ncomplete: {', '.join(complete) or 'none'}")
+    if incomplete:
+        print(f"incomplete: {', '.join(incomplete)}")
+    return 1 if incomplete else 0

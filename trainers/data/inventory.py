@@ -9,9 +9,7 @@ from ..datasets.sources import Piece, find_source
 from ..utils import errors
 
 BUILT_IN = "built in: drawn on first use"
-WITHOUT_SOURCE = dict.fromkeys(DRAWN, BUILT_IN) | dict.fromkeys(
-    OWN, "your own images, as <class>/ or as train/<class>/ and test/<class>/"
-)
+YOURS = "your own images, as <class>/ or as train/<class>/ and test/<class>/"
 
 
 @dataclass
@@ -24,39 +22,32 @@ class Finding:
     piece: Piece | None = None  # None for a set without a source
 
 
-@dataclass
-class Inventory:
-    name: str
-    folder: Path
-    findings: list[Finding]
-
-    @property
-    def complete(self) -> bool:
-        return not any(finding.missing for finding in self.findings)
-
-
-def look_at(name: str, root: Path) -> Inventory:
+def look_at(name: str, root: Path) -> list[Finding]:
     """Look at the data set of that full name in ``root``; nothing is written."""
-    if name in WITHOUT_SOURCE:
-        missing = name in OWN and not image_files.class_folders(root / name)
-        state = f"missing: {WITHOUT_SOURCE[name]}" if missing else WITHOUT_SOURCE[name]
-        return Inventory(name, root / name, [Finding(root / name, state, missing)])
+    if name in DRAWN:
+        return [Finding(root / name, BUILT_IN)]
+    if name in OWN:
+        there = image_files.class_folders(root / name)
+        return [Finding(root / name, YOURS if there else f"missing: {YOURS}", not there)]
     cls, source = COOP[name], find_source(COOP[name])
-    folder, findings, split = root / cls.dataset_dir, [], None
+    findings, split, total = [], None, sum(source.sizes)
     for piece in source.pieces:
         for relative in piece.makes:
-            path = folder / relative
+            path = root / cls.dataset_dir / relative
             if relative == cls.split_file:
-                finding, split = _look_at_split(path, sum(source.sizes))
+                finding, split = _look_at_split(path, total)
+            elif path.is_dir() and not piece.annotation:
+                prefix = f"{cls.image_folder}/" if cls.image_folder else ""
+                names = [prefix + item.path for items in split or () for item in items]
+                inside = f"{relative}/"
+                listed = [name[len(inside) :] for name in names if name.startswith(inside)]
+                finding = _look_at_images(path, listed, piece.classes, piece.images or total)
             else:
-                finding = (
-                    _look_for(path, piece, split, root / piece.shared / relative)
-                    or _by_split(path, f"{relative}/", cls.image_folder, split)
-                    or _by_count(path, piece.classes, piece.images or sum(source.sizes))
-                )
+                shared = piece.shared and (root / piece.shared / relative).is_file()
+                finding = _look_at_file(path, piece, shared, split is not None)
             finding.piece = piece
             findings.append(finding)
-    return Inventory(name, folder, findings)
+    return findings
 
 
 def _look_at_split(path: Path, expected: int) -> tuple[Finding, splits.Split | None]:
@@ -74,40 +65,32 @@ def _look_at_split(path: Path, expected: int) -> tuple[Finding, splits.Split | N
     return Finding(path, f"there, {found:,} images"), split
 
 
-def _look_for(path: Path, piece: Piece, split, shared: Path) -> Finding | None:
-    """Look at a file or folder that is absent, empty or without images to count."""
-    if not path.exists():
-        if piece.shared and shared.is_file():
-            return Finding(path, f"that of {piece.shared} serves")
-        if piece.annotation and split is not None:
-            return Finding(path, "not needed beside the split file")
-        only = " (needed only without the split file)" if piece.annotation else ""
-        return Finding(path, f"missing{only}", True)
-    if piece.annotation or path.is_file():
+def _look_at_file(path: Path, piece: Piece, shared: bool, by_split: bool) -> Finding:
+    """Look at a file, an annotation folder, or what is absent."""
+    if path.exists():
         empty = not (path.stat().st_size if path.is_file() else any(path.iterdir()))
         return Finding(path, "empty" if empty else "there", empty)
-    return None
+    if shared:
+        return Finding(path, f"that of {piece.shared} serves")
+    if piece.annotation and by_split:
+        return Finding(path, "not needed beside the split file")
+    only = " (needed only without the split file)" if piece.annotation else ""
+    return Finding(path, f"missing{only}", True)
 
 
-def _by_split(path: Path, inside: str, image_folder: str, split) -> Finding | None:
-    """Compare an image folder with the split file; None where the split names nothing in it."""
-    prefix = f"{image_folder}/" if image_folder else ""
-    listed = [prefix + item.path for items in split or () for item in items]
-    listed = [name[len(inside) :] for name in listed if name.startswith(inside)]
-    if not listed:
-        return None
-    if not (missing := image_files.missing_files(str(path), listed)):
-        return Finding(path, f"there, {len(listed):,} images")
-    state = f"missing {len(missing):,} of {len(listed):,} images, such as {missing[0]}"
-    return Finding(path, state, True)
-
-
-def _by_count(path: Path, folders: int, expected: int) -> Finding:
-    """Count the folders with images and the images in an image folder."""
-    images = image_files.list_images(path)
-    found, found_folders = len(images), len({name.rpartition("/")[0] for name in images})
-    if found < expected:
-        return Finding(path, f"missing {expected - found:,} of {expected:,} images", True)
-    if found_folders < folders:
-        return Finding(path, f"missing {folders - found_folders:,} of {folders:,} classes", True)
+def _look_at_images(path: Path, listed: list[str], folders: int, expected: int) -> Finding:
+    """Look for the listed images of a folder; without a list, count folders and images."""
+    if listed:
+        missing, expected = image_files.missing_files(str(path), listed), len(listed)
+        lacking, example = len(missing), f", such as {missing[0]}" if missing else ""
+        found = expected
+    else:
+        images = image_files.list_images(path)
+        found, lacking, example = len(images), expected - len(images), ""
+        found_folders = len({name.rpartition("/")[0] for name in images})
+        if lacking <= 0 and found_folders < folders:
+            state = f"missing {folders - found_folders:,} of {folders:,} classes"
+            return Finding(path, state, True)
+    if lacking > 0:
+        return Finding(path, f"missing {lacking:,} of {expected:,} images{example}", True)
     return Finding(path, f"there, {found:,} images")

@@ -1,7 +1,7 @@
 """The picture of an attack: clean | perturbation x10 | adversarial, with both predictions.
 
 A run keeps the pixels and the texts in ``examples.safetensors``, so that the picture can be drawn
-again in another size or for fewer images.
+again.
 """
 
 from collections.abc import Sequence

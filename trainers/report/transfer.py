@@ -3,12 +3,11 @@
 from ..records import test_images
 from ..utils.errors import UserError
 from ..utils.io import read_json
-from .formats import Block, Column, Sheet, csv_text, markdown, terminal
+from .formats import Block, Column, Sheet, markdown, terminal
 from .threats import attack_headings, describe
 
 SCHEMA = 1
-FORMATS = ("terminal", "markdown", "csv")
-_FIELDS = ("name", "eps", "alpha", "steps", "restarts", "objective", "norm", "drop")  # of CSV
+FORMATS = {"terminal": terminal, "markdown": markdown}
 
 
 def read_sheets(path) -> list[Sheet]:
@@ -28,10 +27,8 @@ def read_sheets(path) -> list[Sheet]:
 
 
 def render(record: dict, style: str) -> str:
-    """Return the tables as ``terminal``, ``markdown`` or ``csv`` text."""
-    if style == "csv":
-        return _csv(record)
-    return "\n\n".join({"terminal": terminal, "markdown": markdown}[style](sheets_of(record)))
+    """Return the tables as ``terminal`` or ``markdown`` text."""
+    return "\n\n".join(FORMATS[style](sheets_of(record)))
 
 
 def sheets_of(record: dict) -> list[Sheet]:
@@ -67,17 +64,3 @@ def sheets_of(record: dict) -> list[Sheet]:
         block = Block(columns, rows, marked={(i, i) for i in range(1, len(rows))})
         sheets.append(Sheet(f"{record['dataset']}, transfer of {heading}", [block], facts, notes))
     return sheets
-
-
-def _csv(record: dict) -> str:
-    n = record["n"]
-    attack = [f"attack_{field}" for field in _FIELDS]
-    figures = ["n", "clean_correct", "correct", "accuracy"]
-    rows = [["made_against", "tested_on", *attack, *figures]]
-    for table in record["tables"]:
-        threat = [table["attack"][field] for field in _FIELDS]
-        for made, row in zip(record["runs"], table["rows"], strict=True):
-            for tested, correct in zip(record["runs"], row["correct"], strict=True):
-                figures = [n, tested["clean"]["correct"], correct, f"{100 * correct / n:.6g}"]
-                rows.append([made["name"], tested["name"], *threat, *figures])
-    return csv_text(rows)
