@@ -408,11 +408,11 @@ MISTAKES = """
 --jobs 0 | --jobs 0, 1
 --gpus 0,x | --gpus '0,x' none
 --retries -1 | --retries -1,
---slurm --time soon | --time 'soon', H:MM:SS
+--slurm --time 0 | --time 0, 1
 --slurm --slurm-options account | --slurm-options 'account', KEY=VALUE
 --dry-run --jobs 0 | --jobs 0, 1
 --dry-run --retries -1 | --retries -1,
---dry-run --slurm --time soon | --time 'soon', H:MM:SS
+--dry-run --slurm --time 0 | --time 0, 1
 """
 
 
@@ -470,16 +470,15 @@ def test_slurm_gets_its_parameters(tmp_path, monkeypatch):
 
     make = Mock()
     monkeypatch.setattr(submitit, "AutoExecutor", make)
-    words = "--slurm --partition gpu --time 1:30:00 --jobs 2 --slurm-options slurm_account=v"
-    argv = f"--trainers coop --datasets shapes --config-file tiny {words} mem_gb=8"
+    words = "--slurm --time 90 --jobs 2 --slurm-options slurm_partition=gpu mem_gb=8"
+    argv = f"--trainers coop --datasets shapes --config-file tiny {words}"
     slots = sweep.launcher(sweep.parser().parse_args(argv.split()))
     (job,) = planned(tmp_path, trainers="coop")
     slots.submit(job, tmp_path, slots.slots[0], sweep.WORK)
     make.assert_called_once_with(tmp_path, cluster="slurm")
     make.return_value.submit.assert_called_once_with(sweep.WORK, job.words)
     parameters = {"name": "CoOp-shapes-1", "stderr_to_stdout": True, "timeout_min": 90}
-    parameters |= {"gpus_per_node": 1, "slurm_partition": "gpu"}
-    parameters |= {"slurm_account": "v", "mem_gb": 8}
+    parameters |= {"gpus_per_node": 1, "slurm_partition": "gpu", "mem_gb": 8}
     make.return_value.update_parameters.assert_called_once_with(**parameters)
     again = sweep.WORK.checkpoint(job.words)  # what submitit queues again after a time limit
     assert (again.function, again.args) == (sweep.WORK, (job.words,))

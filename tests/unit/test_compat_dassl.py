@@ -67,6 +67,7 @@ BUILD = {
     "schedule": lambda cfg: build_lr_scheduler(torch.optim.SGD(LAYER.parameters()), cfg.OPTIM),
     "transform": build_transform,
     "loader": lambda cfg: build_data_loader(cfg, cfg.DATALOADER.TEST.SAMPLER, ITEMS),
+    "evaluator": build_evaluator,
     "wrapper": lambda cfg: DatasetWrapper(cfg, ITEMS),
 }
 
@@ -84,6 +85,7 @@ BUILD = {
         ("transform", "INPUT.TRANSFORMS", ("gaussian_blur",), "without Dassl itself"),
         ("transform", "INPUT.TRANSFORMS", ("random_filp",), "Did you mean random_flip"),
         ("loader", "DATALOADER.TEST.SAMPLER", "RandomClassSampler", "Dassl itself.* RandomSamp"),
+        ("evaluator", "TEST.PER_CLASS_RESULT", True, "PER_CLASS_RESULT needs Dassl itself"),
         ("wrapper", "DATALOADER.K_TRANSFORMS", 3, "K_TRANSFORMS and RETURN_IMG0 need Dassl itself"),
     ],
 )
@@ -362,15 +364,14 @@ def test_datum_pickles_under_the_names_of_dassl(image_root):
 
 def test_classification_prints_and_returns_the_figures_of_dassl(capsys):
     cfg = get_cfg_default()
-    cfg.TEST.PER_CLASS_RESULT = True
     evaluator = build_evaluator(cfg, lab2cname={0: "cat", 1: "dog", 2: "owl"})
     labels, predictions = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 2, 0, 1])
     evaluator.process(torch.eye(3)[predictions[:2]], labels[:2])
     evaluator.process(torch.eye(3)[predictions[2:]], labels[2:])
     results = evaluator.evaluate()
     # F1 by hand: class 0 has 2 hits, 3 true, 3 predicted; class 1 has 1, 2, 1
-    assert list(results) == ["accuracy", "error_rate", "macro_f1", "perclass_accuracy"]
-    expected = [60.0, 40.0, 100 * (2 / 3 + 2 / 3) / 2, (200 / 3 + 50) / 2]
+    assert list(results) == ["accuracy", "error_rate", "macro_f1"]
+    expected = [60.0, 40.0, 100 * (2 / 3 + 2 / 3) / 2]
     assert list(results.values()) == pytest.approx(expected)
     assert capsys.readouterr().out.splitlines() == [
         "Loading evaluator: Classification",
@@ -380,10 +381,6 @@ def test_classification_prints_and_returns_the_figures_of_dassl(capsys):
         "* accuracy: 60.0%",
         "* error: 40.0%",
         "* macro_f1: 66.7%",
-        "=> per-class result",
-        "* class: 0 (cat)\ttotal: 3\tcorrect: 2\tacc: 66.7%",
-        "* class: 1 (dog)\ttotal: 2\tcorrect: 1\tacc: 50.0%",
-        "* average: 58.3%",
     ]
     evaluator.reset()
     with pytest.raises(ValueError, match="no image"):

@@ -121,19 +121,13 @@ def _zero_shot(name: str, clip: CLIPAdapter, prompts: list[str]) -> Surrogate:
 # --- torchvision ---------------------------------------------------------------------------------
 
 
-def _models():
-    """Return ``torchvision.models``, which takes a second to import."""
-    from torchvision import models
-
-    return models
-
-
 def _torchvision_weights(model: str):
     """Return the network's name and the weights that ``NAME[/WEIGHTS]`` means.
 
     By default the first that torchvision lists, mostly IMAGENET1K_V1, as both authors' code loads.
     """
-    models = _models()
+    from torchvision import models  # slow to import
+
     name, _, tag = model.partition("/")
     known = models.list_models(module=models)
     if name not in known:
@@ -146,16 +140,16 @@ def _torchvision_weights(model: str):
 
 def _read_torchvision(name: str, model: str, path: str) -> tuple[nn.Module, int, dict]:
     """Return the network with its weights, its number of classes and its preprocessing."""
+    from torchvision.models import get_model
+
     network, weights = _torchvision_weights(model)
-    build = partial(_models().get_model, network, weights=None)
+    build = partial(get_model, network, weights=None)
     if network in OWN_NORMALISATION:
         build = partial(build, transform_input=True, init_weights=False)
-    safely = {"map_location": "cpu", "progress": True, "check_hash": True, "weights_only": True}
-    fetch = partial(weights.get_state_dict, **safely)
-    state = read_state(path, FILE) if path else _fetched(name, fetch)
+    state = read_state(path, FILE) if path else _fetched(name, weights)
     state = {OLDER.sub(r"\1\2", key): value for key, value in state.items()}
     shown = weights.transforms()
-    return *_filled(name, build, IMAGENET_CLASSES, state), {
+    return *_filled(name, build, state), {
         "size": shown.crop_size[0],
         "interpolation": shown.interpolation.value,
         "mean": shown.mean,
@@ -163,10 +157,11 @@ def _read_torchvision(name: str, model: str, path: str) -> tuple[nn.Module, int,
     }
 
 
-def _fetched(name: str, get: Callable):
-    """Return what ``get`` finds in the library's cache or over the network."""
+def _fetched(name: str, weights) -> dict:
+    """Return torchvision's weights from its cache or over the network."""
+    safely = {"map_location": "cpu", "progress": True, "check_hash": True, "weights_only": True}
     try:
-        return get()
+        return weights.get_state_dict(**safely)
     except Exception as error:  # torch and the network have many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -175,19 +170,19 @@ def _fetched(name: str, get: Callable):
         ) from error
 
 
-def _filled(name: str, build: Callable, usual: int, state: dict) -> tuple[nn.Module, int]:
+def _filled(name: str, build: Callable, state: dict) -> tuple[nn.Module, int]:
     """Return the network of K classes, filled with ``state``, whose shapes give K, and K."""
-    model = build(num_classes=usual)
+    model = build(num_classes=IMAGENET_CLASSES)
     heads = (
         len(state[key])
         for key, value in model.state_dict().items()
         if key in state
         and value.ndim
-        and len(value) == usual != len(state[key])
+        and len(value) == IMAGENET_CLASSES != len(state[key])
         and value.shape[1:] == state[key].shape[1:]
     )
-    classes = next(heads, usual)
-    model = model if classes == usual else build(num_classes=classes)
+    classes = next(heads, IMAGENET_CLASSES)
+    model = model if classes == IMAGENET_CLASSES else build(num_classes=classes)
     if wrong := misfit(model.state_dict(), state):
         raise UserError(
             f"the weights of surrogate '{name}' are of another network: the file {wrong}; name the "

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import itertools
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -67,9 +66,8 @@ def parser() -> argparse.ArgumentParser:
     add("--retries", type=int, default=1, help="of a run that failed (default: 1)")
     add("--dry-run", action="store_true", help="list the runs and their states")
     add("--slurm", action="store_true", help="submit to a Slurm cluster")
-    add("--partition", help="of Slurm")
-    add("--time", default="720", help="of Slurm, per run: minutes or H:MM:SS")
-    option = {"metavar": "KEY=VALUE", "help": "parameters of submitit: slurm_account=vision"}
+    add("--time", type=int, default=720, help="of Slurm, minutes per run (default: 720)")
+    option = {"metavar": "KEY=VALUE", "help": "parameters of submitit: slurm_partition=gpu"}
     add("--slurm-options", nargs="+", default=[], **option)
     return p
 
@@ -143,19 +141,14 @@ def gpus(word: str) -> list[str]:
 
 def launcher(args: argparse.Namespace) -> Local | Slurm:
     """Return where the jobs run; a UserError if an argument makes no sense."""
-    for name, value, least in ("jobs", args.jobs, 1), ("retries", args.retries, 0):
+    for name, least in ("jobs", 1), ("retries", 0), ("time", 1):
+        value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}, expected {least} or more")
     if not args.slurm:
         devices = gpus(args.gpus)
         return Local(args.jobs or len(devices) or max(cores() // CORES_PER_JOB, 1), devices)
-    time = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", args.time)
-    if not time:
-        raise UserError(f"--time is '{args.time}', expected minutes or H:MM:SS")
-    first, minutes, seconds = (int(part or 0) for part in time.groups())
-    limit = first if time[2] is None else first * 60 + minutes + (seconds > 0)
-    options = {"timeout_min": max(limit, 1), "gpus_per_node": 1}
-    options |= {"slurm_partition": args.partition} if args.partition else {}
+    options = {"timeout_min": args.time, "gpus_per_node": 1}
     for text in args.slurm_options:
         key, equals, value = text.partition("=")
         if not equals:

@@ -84,7 +84,7 @@ USED = {
     "TRAIN.PRINT_FREQ": _size("batches between lines of the log"),
     "TRAIN.COUNT_ITER": _key("of an epoch", choices=("train_x", "train_u", "smaller_one")),
     "TEST.EVALUATOR": _key("of Dassl's own test", choices=EVALUATOR_REGISTRY.registered_names),
-    "TEST.PER_CLASS_RESULT": _key("show the accuracy of every class"),
+    "TEST.PER_CLASS_RESULT": _of_dassl("show the accuracy of every class; Dassl itself only"),
     "TEST.NO_TEST": _key("only train"),
     "TEST.SPLIT": _key("images to test on", choices=("val", "test")),
     "TEST.FINAL_MODEL": _key("which epoch's model counts", choices=("last_step", "best_val")),
