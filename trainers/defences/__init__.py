@@ -23,7 +23,7 @@ def extend_cfg(cfg) -> None:
         PAD=rescale.PAD,
         QUALITY=jpeg.QUALITY,
         T=diffpure.T,
-        MODEL=Key("", "diffpure: a folder or a name on the hub"),
+        MODEL=Key("", "diffpure: a folder"),
         # attacks made without the defence (none, paper), through it (bpda), or both
         ADAPTIVE=Key("both", "what the attack knows of it", choices=("both", "none", "bpda")),
         EOT=Key(1, "draws per step of an attack through a random one (ours)", least=1, most=10**4),

@@ -17,10 +17,9 @@ from ..utils.io import read_json, tensors_digest
 from ..utils.seeds import generators
 from .base import Defence, need, register
 
-FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors", "scheduler/*.json")
 ADVICE = (
-    "give a folder or hub name of an unconditional DDPM in diffusers' layout with safetensors "
-    "(unet/ and scheduler/, or both in one folder)"
+    "give a folder of an unconditional DDPM in diffusers' layout with safetensors (unet/ and "
+    "scheduler/, or both in one folder)"
 )
 
 T = Key(150, "diffpure: diffusion steps forth and back (paper)", least=1, most=10**5)
@@ -94,7 +93,7 @@ def _resize(images: Tensor, size) -> Tensor:
 
 
 def load_diffusion(name: str):
-    """Return UNet and scheduler of a DDPM from a local folder or a hub name.
+    """Return UNet and scheduler of a DDPM from a local folder.
 
     Only JSON and safetensors are read: neither pickles nor code that a pipeline may bring.
     UserError if diffusers is missing, nothing is there, or it is damaged or another model.
@@ -104,7 +103,9 @@ def load_diffusion(name: str):
     need("DiffPure", "diffusers", packages="diffusers")
     from diffusers import DDPMScheduler, UNet2DModel  # slow to import
 
-    folder = _folder(name)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"DEFENCE.MODEL '{name}' is not a folder; {ADVICE}")
     parts = (folder / part for part in ("unet", "scheduler"))
     unet, scheduler = (part if part.is_dir() else folder for part in parts)
     # low_cpu_mem_usage needs one more package
@@ -120,22 +121,5 @@ def load_diffusion(name: str):
             raise ValueError("weights are NaN or infinite")
         return model.float(), DDPMScheduler.from_pretrained(str(scheduler), local_files_only=True)
     except Exception as error:  # diffusers raises many kinds
-        raise _refused(f"DEFENCE.MODEL '{name}' cannot be loaded", error) from error
-
-
-def _folder(name: str) -> Path:
-    path, what = Path(name).expanduser(), f"DEFENCE.MODEL '{name}' is not a folder"
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise UserError(f"{what}; {ADVICE}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except Exception as error:  # no network, no such name, no access: a kind for each
-        raise _refused(f"{what} and cannot be fetched from the hub", error) from error
-
-
-def _refused(what: str, error: Exception) -> UserError:
-    return UserError(f"{what} ({' '.join(str(error).split())[:200]}); {ADVICE}")
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"DEFENCE.MODEL '{name}' cannot be loaded ({reason}); {ADVICE}") from error
