@@ -25,8 +25,6 @@ LIBRARY = ("PGD", "CW", "APGD", "DeepFool", "Pixle")
 # (name, norm, settings); of AutoAttack its parts stand for it
 OURS = [(name, norm, {}) for name in [*PGD_FAMILY, *PARTS] for norm in NORMS]
 OURS += [(name, norm, {"drop": True}) for name in PGD_FAMILY for norm in NORMS]
-OURS += [("pgd", "linf", {"kwargs": {"aim": aim}}) for aim in ("likeliest", "random", 1)]
-OURS += [("mdi", "l2", {"kwargs": {"aim": "random"}, "drop": True})]
 OURS += [("pgd", "linf", {"objective": name}) for name in ("margin", "kl", "embedding_kl")]
 OURS += [("rap", "linf", {"steps": 6, "kwargs": RAP}), ("fgsm", "linf", {"start": "uniform"})]
 ALL = OURS + [(f"torchattacks:{name}", "linf", {}) for name in LIBRARY]
@@ -121,7 +119,7 @@ def test_the_seeds_decide_alone(case):
     assert torch.equal(attack(threat, logits, clean, labels).images, first)
     other = attack(threat, logits, clean, labels, range(1, 7)).images
     draws = threat.start in ("uniform", "one_sided") or threat.name[:4] in ("apgd", "squa")
-    draws |= threat.kwargs.get("aim") == "random" or "probability" in threat.kwargs
+    draws |= "probability" in threat.kwargs
     if not threat.library:
         assert torch.equal(other, first) is not draws
 
@@ -164,9 +162,7 @@ def test_ambient_modes_do_not_matter(case, context):
         again = attack(made(case), watched, clean + 0, labels + 0)
     assert torch.equal(again.images, plain.images)
     # what compares with the clean output asks for it beforehand
-    assert (
-        seen == {False} or case[2].get("objective") in ("kl", "embedding_kl") or "aim" in str(case)
-    )
+    assert seen == {False} or case[2].get("objective") in ("kl", "embedding_kl")
 
 
 @every
@@ -183,10 +179,9 @@ def test_wrong_input_is_named(case):
     if threat.objective in ("ce", "margin") or labelled(threat):
         with pytest.raises(UserError, match="returns probabilities .* leave the softmax out"):
             attack(threat, lambda x: logits(x).softmax(1), clean, labels)
-        if threat.kwargs.get("aim") is None:
-            for label in (-1, 5):
-                with pytest.raises(UserError, match=rf"label {label} is outside 0..4"):
-                    attack(threat, logits, clean, torch.tensor([0, 1, label, 2]))
+        for label in (-1, 5):
+            with pytest.raises(UserError, match=rf"label {label} is outside 0..4"):
+                attack(threat, logits, clean, torch.tensor([0, 1, label, 2]))
 
 
 @every

@@ -88,11 +88,10 @@ def test_an_attack_takes_its_usual_settings_not_the_nodes():
     assert entry(name="pgd", alpha=1).steps == 5
     fgsm = entry(name="fgsm")
     assert (fgsm.steps, fgsm.alpha, fgsm.start, fgsm.restarts) == (1, fgsm.eps, "zero", 1)
-    assert entry(name="mdi", kwargs={"probability": 1, "aim": 3}).kwargs == {
+    assert entry(name="mdi", kwargs={"probability": 1}).kwargs == {
         "momentum": 1.0,
         "probability": 1.0,
         "resize": 0.9,
-        "aim": 3,
     }
     rap = entry(name="rap", eps=16)
     assert (rap.steps, rap.restarts, rap.start, rap.alpha) == (400, 1, "uniform", 2 / 255)
@@ -105,7 +104,6 @@ READ = [{"name": name} for name in ALGORITHMS] + [
     {"name": "mdi", "drop": True, "alpha": 2},
     {"name": "di", "kwargs": {"probability": 0.7}},
     {"norm": "l2", "eps": 400, "alpha": "50/255"},
-    {"kwargs": {"aim": "likeliest"}},
     {"prec": "bf16"},
     {"name": "apgd-ce", "norm": "l2", "eps": 200},
     {"name": "torchattacks:PGD"},
@@ -158,7 +156,7 @@ def test_words_for_the_report():
         ({"restarts": 0}, "whole number from 1"),
         ({"alpha": 0}, "no step moves"),
         ({"eps": 0.03}, "fraction of 1"),
-        ({"kwargs": "aim"}, "expected keys and values"),
+        ({"kwargs": "momentum"}, "expected keys and values"),
         ({"stepz": 3}, "Did you mean STEPS"),
         ({"start": "zero", "restarts": 2}, "restarts the same"),
         ({"start": "zero", "objective": "kl"}, "exactly 0"),
@@ -166,7 +164,6 @@ def test_words_for_the_report():
         ({"start": "one_sided", "norm": "l2"}, "L_inf's"),
         ({"drop": True, "objective": "kl"}, "drop scores every iterate"),
         ({"drop": True, "target": "frozen_prompt"}, "drop scores every iterate"),
-        ({"kwargs": {"aim": 1}, "objective": "margin"}, "leads to a class by its cross-entropy"),
         ({"name": "autoattack", "target": "embedding"}, "needs logits"),
         (
             {"name": "autoattack", "kwargs": {"c": 1}},
@@ -174,15 +171,16 @@ def test_words_for_the_report():
         ),
         ({"name": "apgd", "target": "surrogate"}, "goes with rap alone"),
         ({"name": "mi", "kwargs": {"momentun": 1}}, "Did you mean momentum"),
-        ({"name": "pgd", "kwargs": {"momentum": 1}}, "no setting 'momentum'. Choose one of: aim"),
+        (
+            {"name": "pgd", "kwargs": {"momentum": 1}},
+            "no setting 'momentum'.* backward",
+        ),
         ({"name": "mi", "kwargs": {"momentum": -1}}, "momentum is -1, expected a number from 0"),
         ({"name": "mi", "kwargs": {"momentum": True}}, "momentum is True"),
         ({"name": "di", "kwargs": {"probability": 1.5}}, "is 1.5, expected a number from 0 to 1"),
         ({"name": "di", "kwargs": {"resize": 0}}, "resize is 0"),
         ({"name": "di", "kwargs": {"resize": "0.9"}}, "resize is '0.9'"),
-        ({"name": "mdi", "kwargs": {"aim": "likely"}}, "expected likeliest, random or the number"),
-        ({"name": "mdi", "kwargs": {"aim": -1}}, "aim is -1"),
-        ({"name": "mdi", "kwargs": {"aim": True}}, "aim is True"),
+        ({"name": "mdi", "kwargs": {"aim": 1}}, "no setting 'aim'"),
     ],
 )
 def test_wrong_settings_are_refused(changes, words):
@@ -227,7 +225,6 @@ def test_wrong_settings_of_rap_are_refused_before_anything_runs(changes, words):
         ("mi", "momentum", (0, 1e6), (-0.01, 1.01e6)),
         ("di", "probability", (0, 1), (-0.01, 1.01)),
         ("di", "resize", (0.01, 1), (0.009, 1.01)),
-        ("pgd", "aim", (0,), (-1,)),
         ("rap", "late_start", (0,), (-1,)),
         ("rap", "inner_steps", (1,), (0,)),
         ("rap", "inner_eps", (0, 255), (-1, 256)),
@@ -314,9 +311,9 @@ def test_defaults_of_the_keys():
     test = {"EPS": "1/255", "STEPS": 100, "OBJECTIVE": "ce", "TARGET": "end_to_end", "LIST": []}
     test |= {"DROP": False, "NORM": "linf", "KWARGS": {}, "PREC": "fp32"}
     assert (dict(cfg.ATTACK.TRAIN), dict(cfg.ATTACK.TEST)) == (usual | train, usual | test)
-    for value in (2, "random"):  # an attack's own settings, as on the command line
-        merging.merge_opts(cfg, ["ATTACK.TEST.KWARGS.aim", str(value)])
-        assert [attack.kwargs for attack in specs_from_cfg(cfg.ATTACK.TEST)] == [{"aim": value}]
+    own = {"backward": "soft"}  # an attack's own settings, as on the command line
+    merging.merge_opts(cfg, ["ATTACK.TEST.KWARGS.backward", "soft"])
+    assert [attack.kwargs for attack in specs_from_cfg(cfg.ATTACK.TEST)] == [own]
 
 
 @pytest.mark.parametrize(

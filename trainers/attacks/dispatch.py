@@ -15,7 +15,7 @@ from ..utils.errors import UserError
 from .apgd import APGD, TargetedAPGD, UntargetedDLR
 from .base import AttackResult
 from .fab import FAB
-from .family import aims_of, gradient_attack
+from .family import gradient_attack
 from .gradient import objective_for
 from .library import LibraryAttack
 from .rap import RAP
@@ -89,11 +89,9 @@ def run_attack(
         attack = (LibraryAttack if spec.library else PARTS[spec.name])(forward, labels, spec)
         attack.decides = decides
         return attack.run(pixels, seeds)
-    aim, reference, aims = spec.kwargs.get("aim"), None, None
-    if aim is not None or spec.objective in REFERENCED:
+    reference = None
+    if spec.objective in REFERENCED:
         with torch.no_grad():
             reference = forward(pixels)
-    if aim is not None:
-        aims = aims_of(aim, reference, labels, seeds)
-    loss = objective_for(spec, forward, labels=labels, reference=reference, aims=aims, exact=exact)
+    loss = objective_for(spec, forward, labels=labels, reference=reference, exact=exact)
     return gradient_attack(loss, spec).run(pixels, seeds, still_right)

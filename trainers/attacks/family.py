@@ -1,4 +1,4 @@
-"""The PGD family: momentum, input diversity, the L2 ball and a target, each by the loop's hooks.
+"""The PGD family: momentum, input diversity and the L2 ball, each by the loop's hooks.
 
 Every part is a class of its own that overrides a few hooks and calls the next, so that they
 combine: :func:`gradient_attack` puts together those that a spec asks for.
@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..utils.errors import UserError
 from ..utils.seeds import generators
-from .base import another_seed, likeliest_wrong
+from .base import another_seed
 from .geometry import into_ball, length
 from .gradient import GradientAttack
 from .spec import AttackSpec
 
-DRAWS, AIM = -1, -2  # seeds apart from those of the restarts, 0 and up
+DRAWS = -1  # seeds apart from those of the restarts, 0 and up
 
 
 class L2Ball(GradientAttack):
@@ -138,24 +137,3 @@ def gradient_attack(loss_fn: Callable[[Tensor], Tensor], spec: AttackSpec) -> Gr
     chosen += [L2Ball] if spec.norm == "l2" else []
     kind = type("".join(part.__name__ for part in chosen) or "PGD", (*chosen, GradientAttack), {})
     return kind(loss_fn, spec)
-
-
-def aims_of(aim: str | int, logits: Tensor, labels: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Return the class (B,) that a targeted attack leads to, never a sample's own.
-
-    ``aim`` is ``likeliest``: the wrong class of highest logit; ``random``: a wrong class, drawn
-    from the sample's seed; or a number: that class (UserError if there is none), but the likeliest
-    wrong one for its samples. ``logits`` (B, K) are those of the clean images, ``labels`` (B,).
-    """
-    classes = logits.shape[1]
-    likeliest = likeliest_wrong(logits, labels)[0]
-    if aim == "likeliest":
-        return likeliest
-    if aim == "random":
-        own = generators(another_seed(seed, AIM) for seed in seeds)
-        drawn = [int(torch.randint(classes - 1, (), generator=each)) for each in own]
-        drawn = torch.tensor(drawn, dtype=labels.dtype, device=labels.device)
-        return drawn + (drawn >= labels)  # past the own class
-    if not 0 <= aim < classes:
-        raise UserError(f"KWARGS.aim is {aim} but the classes are 0 to {classes - 1}")
-    return torch.where(labels == aim, likeliest, torch.full_like(labels, aim))

@@ -39,14 +39,12 @@ def objective_for(
     *,
     labels: Tensor | None = None,  # (B,) int64, for ce and margin
     reference: Tensor | None = None,  # clean logits or features, for objectives in REFERENCED
-    aims: Tensor | None = None,  # (B,) int64, the classes that a targeted attack leads to
     exact: Callable[[Tensor], Tensor] | None = None,  # see :class:`Labelled`
 ) -> Callable[[Tensor], Tensor]:
     """Return the per-sample loss that ``spec.objective`` names, as a function of the images.
 
     ``forward`` turns images (B, 3, H, W) into logits (B, K), for those in FEATURED into raw
-    features (B, D). With ``aims``, minus their cross-entropy is ascended; a sample still counts as
-    broken wherever it is misclassified.
+    features (B, D).
     """
     loss, labelled = LOSSES[spec.objective], spec.objective in LABELLED
     if (labels if labelled else reference) is None:
@@ -54,32 +52,27 @@ def objective_for(
         raise ValueError(f"objective '{spec.objective}' needs {what}")
     with torch.inference_mode(False):
         # Copies: a tensor made in inference mode cannot take part in a backward pass.
-        given = (labels, labels if aims is None else aims, reference)
-        labels, classes, reference = (None if x is None else x.detach().clone() for x in given)
+        given = (labels, reference)
+        labels, reference = (None if x is None else x.detach().clone() for x in given)
     if not labelled:
         return lambda images: loss(reference, forward(images))
-    return Labelled(forward, labels, classes, loss if aims is None else _towards, exact)
-
-
-def _towards(logits: Tensor, aims: Tensor) -> Tensor:
-    return -losses.cross_entropy(logits, aims)
+    return Labelled(forward, labels, loss, exact)
 
 
 class Labelled:
     """A loss of logits and labels, which also says where the model is right.
 
-    ``loss`` compares logits (b, K) with ``classes`` (b,): the labels, or those aimed at. ``exact``
-    is ``forward`` in float32: asked again wherever a coarser one is wrong, so that no sample counts
-    as broken that is not.
+    ``loss`` compares logits (b, K) with ``labels`` (b,). ``exact`` is ``forward`` in float32: asked
+    again wherever a coarser one is wrong, so that no sample counts as broken that is not.
     """
 
-    def __init__(self, forward, labels: Tensor, classes: Tensor, loss: Callable, exact=None):
+    def __init__(self, forward, labels: Tensor, loss: Callable, exact=None):
         self.forward, self.exact, self.loss = forward, exact, loss
-        self.labels, self.classes = labels, classes
+        self.labels = labels
         self.checked = False  # once: a look at the values waits for the GPU
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.loss(self.logits(images, self.labels), self.classes)
+        return self.loss(self.logits(images, self.labels), self.labels)
 
     def logits(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return logits (b, K); UserError, at first, for probabilities or labels out of range."""
@@ -97,7 +90,7 @@ class Labelled:
         if self.exact is not None and not right.all():
             with torch.no_grad():
                 right[~right] = self.exact(images[~right]).argmax(1) == labels[~right]
-        return self.loss(logits, self.classes[rows]), right
+        return self.loss(logits, labels), right
 
 
 class GradientAttack:

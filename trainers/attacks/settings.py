@@ -67,14 +67,6 @@ def _size(key: str, value) -> str:
     return f"{in_255(parse_255(value, key))}/255"
 
 
-def _aim(key: str, value) -> str | int:
-    if value in ("likeliest", "random"):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"{key} is {value!r}, expected likeliest, random or the number of a class")
-    return value
-
-
 def _surrogate(key: str, value) -> str:
     check_surrogate(value)
     return value
@@ -84,8 +76,6 @@ def _surrogate(key: str, value) -> str:
 
 MOMENTUM = {"momentum": (1.0, number(0, 1e6))}
 DIVERSITY = {"probability": (0.5, number(0, 1)), "resize": (0.9, number(0.01, 1))}
-# the class a targeted attack leads to; None, its default, is an untargeted attack
-AIM = {"aim": (None, _aim)}
 # the gradient of a codebook's nearest entry; None: straight through, as in training
 BACKWARD = {"backward": (None, word(threats.BACKWARDS))}
 OF_FAMILY = {"mi": MOMENTUM, "di": DIVERSITY, "mdi": MOMENTUM | DIVERSITY}
@@ -98,7 +88,7 @@ OF_RAP = {
     "probability": (0.7, number(0, 1)),  # of input diversity: both authors' code
     "resize": (0.5, number(0.01, 1)),  # AdvPT's code (112 of 224); RAP's pads 299 to 330 instead
 }
-SETTINGS = {name: OF_FAMILY.get(name, {}) | AIM | BACKWARD for name in PGD_FAMILY}
+SETTINGS = {name: OF_FAMILY.get(name, {}) | BACKWARD for name in PGD_FAMILY}
 SETTINGS |= dict.fromkeys(threats.ADAPTIVE, BACKWARD) | {"rap": OF_RAP}
 
 

@@ -131,12 +131,7 @@ class AttackSpec:
         late, ascends = self.kwargs.get("late_start", -1), f"objective '{self.objective}'"
         labelled = self.objective in LABELLED and self.target == "end_to_end"
         from_clean = self.start == "zero"
-        if "aim" in self.kwargs and (self.objective != "ce" or self.target == "embedding"):
-            why = (
-                f"KWARGS.aim leads to a class by its cross-entropy, not by {ascends}; use "
-                "objective 'ce', or leave aim out"
-            )
-        elif self.norm == "l2" and self.start == "one_sided":
+        if self.norm == "l2" and self.start == "one_sided":
             why = "start 'one_sided' is L_inf's; use start 'uniform' in L2"
         elif self.norm != "linf" and self.name == "rap":
             why = "'rap' keeps to a ball in linf; leave NORM out"
