@@ -3,7 +3,7 @@
 advprompt configs                     # their folder
 advprompt configs AdvPT/vit_b16       # the path of one, e.g. for --config-file $(...)
 advprompt configs --list
-advprompt configs --reference         # every key with its default, its range and its meaning
+advprompt configs --reference keys    # every key with its default, its range and its meaning
 advprompt configs --copy configs/advprompt
 """
 
@@ -11,15 +11,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from ..config import keys, shipped
+from ..config import shipped
 from ..utils import errors
+from . import reference
 
-REFERENCE = """# Every configuration key
-
-Made by `python -m advprompt configs --reference > docs/reference/keys.md` from the
-declarations in the code. A key is set in a yaml file, or as `KEY VALUE` at the end of a command
-line. All keys are checked before anything is loaded or written; an answer names every mistake.
-"""
 KINDS = ("trainers", "datasets", "attacks")
 
 
@@ -29,32 +24,13 @@ def names(kind: str) -> list[str]:
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
 
 
-def reference() -> str:
-    """Return the page of all keys, in Markdown, from their declarations."""
-    keys.defaults()  # declares those of all rooms and methods
-    groups: dict[str, list[str]] = {}
-    others = []
-    for name, key in sorted(keys.KEYS.items()):
-        if not key.about:
-            others.append(f"`{name}`")
-            continue
-        parts = name.split(".")[: 2 if name.startswith("TRAINER.") else 1]
-        group = ".".join(parts) if name.count(".") >= len(parts) else ""
-        cells = f"`{name}`", f"`{key.default!r}`", key.expected(), key.about
-        groups.setdefault(group, []).append(" | ".join(c.replace("|", r"\|") for c in cells))
-    lines = [REFERENCE]
-    for group, rows in groups.items():
-        lines += [f"## {group or 'The run'}", "", "| key | default | expected | meaning |"]
-        lines += ["|---|---|---|---|", *(f"| {row} |" for row in rows), ""]
-    return "\n".join([*lines, f"Known to Dassl, and not used here: {', '.join(others)}."])
-
-
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("advprompt configs", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("name", nargs="?", help="such as AdvPT/vit_b16, oxford_pets or linf1")
     add("--list", action="store_true", help="the names of all")
-    add("--reference", action="store_true", help="every key, as docs/reference/keys.md")
+    about = "a page of docs/reference (default: keys)"
+    add("--reference", nargs="?", const="keys", choices=reference.PAGES, help=about)
     add("--copy", metavar="FOLDER", help="copy them all to a new folder")
     args = parser.parse_args(argv)
     if args.name:
@@ -75,7 +51,7 @@ def main(argv: list[str]) -> None:
             raise errors.UserError(f"cannot copy to '{target}' ({why}); name another") from error
         print(target)
     elif args.reference:
-        print(reference())
+        print(reference.page_of(args.reference))
     elif args.list:
         for kind in KINDS:
             print(f"{kind}:", *names(kind), sep="\n  ")

@@ -260,7 +260,7 @@ def main(argv: list[str]) -> None:
     what = parser.add_mutually_exclusive_group()
     for name, about in (("--apply", "make the changes"), ("--undo", "remove them")):
         what.add_argument(name, action="store_true", help=about)
-    parser.add_argument("--python", default=sys.executable, help="interpreter the fork runs with")
+    parser.add_argument("--python", default=sys.executable, help="the fork's (default: ours)")
     args = parser.parse_args(argv)
     fork = Path(args.fork).expanduser().absolute()
     if args.undo:

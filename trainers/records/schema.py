@@ -147,6 +147,15 @@ _TRAINED = {
     "set_sha256": _optional(_SHA256),
     "short_classes": _optional(_POSITIVE),  # with fewer images than shots; null: none
 }
+OBJECTS = {  # of a record, for docs/reference/record.md; fields.yaml says what the fields mean
+    "record": _FIELDS | _LATER,
+    "seconds": _SECONDS,
+    "train_threat": _THREAT,
+    "clean": _SCORE,
+    "attacks": _THREAT | _OUTCOME,
+    "checks": _CHECKS,
+    "trained": _TRAINED,
+}
 AGAIN = "delete the file and evaluate the model again"
 _OF_TRAINING = ("epochs", "train_threat", "source", "trained")
 
