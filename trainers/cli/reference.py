@@ -100,9 +100,9 @@ def threats() -> list[str]:
     The files in `configs/attacks`, chosen by `ATTACK=linf1`, `--attack-config-file linf1` or
     `threat="linf1"`; a file of yours is named by its path. Terms: [attacks](../attacks.md).
     """
-    lines = []
+    lines, usual = [], config.default_cfg()
     for path in sorted((shipped.configs_folder() / "attacks").glob("*.yaml")):
-        config.merge_file(cfg := config.default_cfg(), path)
+        config.merge_file(cfg := usual.clone(), path)
         head = [t[2:] for t in path.read_text("utf-8").splitlines() if t.startswith("#")]
         lines += [f"## {path.stem}", "", "```text", *head, "```", ""]
         uses = {"training": [AttackSpec.from_cfg(cfg.ATTACK.TRAIN)]}
