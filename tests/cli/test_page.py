@@ -23,7 +23,7 @@ from advprompt.evaluation import pictures
 from advprompt.report import drawing, page, transfer
 from advprompt.report import pictures as gallery
 from advprompt.report import render as report
-from advprompt.report.charts import build_charts
+from advprompt.report.charts import build_charts, build_planes
 from advprompt.report.formats import Block, Column
 from advprompt.report.tables import build_tables
 from advprompt.utils.entry import run_tool
@@ -130,6 +130,34 @@ def test_nothing_is_fetched(output):
         text = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.S)[1]
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_robust_over_clean_accuracy_comes_first(output):
+    page = page_of(output)
+    assert page.index("</header>") < page.index('class="plane"') < page.index('id="tables"')
+    weaker = dict(clean=90, white_box=60, shots=4)
+    made = [make(clean=60 + s, white_box=30, seed=s) for s in (1, 2)] + [make(**weaker)]
+    made += [make(trainer="CoOp", clean=70, white_box=5, train_threat=None)]
+    made += [make(trainer=f"Adv{i}", clean=65, white_box=12) for i in range(5)]
+    (plane,) = build_planes(build_tables(listed(*made, zero_shot(clean=75, white_box=8))))
+    dots = {dot["name"]: dot for dot in plane.dots}
+    kinds = {"AdvPT": "attacked", "CoOp": "clean", "ZeroshotCLIP": "untrained"}
+    assert {name: dots[name]["kind"] for name in kinds} == kinds and len(dots) == 8
+    assert plane.robust == "end-to-end PGD-100 1/255"  # not the transfer attack
+    assert [percent for _, percent in plane.x] == [50, 60, 70, 80]
+    x, y = dict(reversed(tick) for tick in plane.x), dict(reversed(tick) for tick in plane.y)
+    assert dots["CoOp"]["at"] == (x[70], pytest.approx((y[0] + y[10]) / 2))
+    assert dots["AdvPT"]["at"] == (pytest.approx(x[60] + (x[70] - x[60]) * 0.15), y[30])
+    left, right, *ends = dots["AdvPT"]["bars"]  # a t-interval of 6.35 points, and none
+    assert right - left == pytest.approx((x[70] - x[60]) * 1.2706, rel=1e-3)
+    assert ends == [y[30], y[30]]
+    assert dots["AdvPT"]["values"] == "clean 61.5 ± 6.4, robust 30.0 ± 0.0"
+    places = [dot["text"] for dot in plane.dots]  # five equal dots have five readable names
+    assert all(
+        abs(a[1] - b[1]) >= 10 or abs(a[0] - b[0]) > 25 for a in places for b in places if a != b
+    )
+    assert len(set(places)) == 8
+    assert not build_planes(build_tables(listed(make(), make(**weaker))))  # one trainer
 
 
 def hostile(folder):

@@ -41,6 +41,7 @@ def build_page(
     found, undrawn = charts.build_charts(records, build_tables(records))
     notes = [f"{sheet.title}: {note}" for sheet in results + matrices for note in sheet.problems]
     return _template().render(
+        planes=charts.build_planes(tables),
         results=results,
         charts=_drawn(found[: charts.LIMIT]),
         all_charts=len(found),
