@@ -38,13 +38,13 @@ def named(name: str) -> type:
 @pytest.mark.parametrize("alias", [True, False])
 def test_the_hosts_class_wins_in_both_orders(alias):
     registry, ours, theirs = Registry("THING"), named("CoOp"), named("CoOp")
-    host.lend(registry, ours, alias=alias)
+    host.register_unless_taken(registry, ours, alias=alias)
     assert registry.get("CoOp") is ours
     registry.register()(theirs)  # as a decorator
     assert registry.get("CoOp") is theirs
     other = Registry("THING")
     other.register(theirs)
-    host.lend(other, ours, alias=alias)
+    host.register_unless_taken(other, ours, alias=alias)
     assert other.get("CoOp") is theirs
     for each in (registry, other):
         names = set(each.registered_names())
@@ -55,7 +55,7 @@ def test_the_hosts_class_wins_in_both_orders(alias):
 
 def test_two_classes_of_the_host_still_collide():
     registry = Registry("THING")
-    host.lend(registry, named("CoOp"))
+    host.register_unless_taken(registry, named("CoOp"))
     registry.register(named("CoOp"))
     with pytest.raises(KeyError):
         registry.register(named("CoOp"))
@@ -65,7 +65,7 @@ def test_two_classes_of_the_host_still_collide():
 def test_two_of_ours_collide(monkeypatch):
     """Neither replaces the other silently, also where a method of one's own is added."""
     registry, ours = Registry("THING"), named("CoOp")
-    host.lend(registry, ours)
+    host.register_unless_taken(registry, ours)
     mine = type("CoOp", (), {"__module__": "advprompt.custom.mine"})
     with pytest.raises(KeyError):
         registry.register(mine)
@@ -81,7 +81,7 @@ def test_our_trainers_are_found_by_either_name(monkeypatch):
     registry = Registry("TRAINER")
     monkeypatch.setattr(config, "TRAINER_REGISTRY", registry)
     ours = config.METHODS["CoOp"]
-    host.lend(registry, ours, alias=True)
+    host.register_unless_taken(registry, ours, alias=True)
     assert config.method_called("CoOp") is config.method_called("advprompt.CoOp") is ours
     assert config.registered_name("advprompt.CoOp") == config.registered_name("CoOp") == "CoOp"
     registry.register(named("CoOp"))
@@ -236,7 +236,7 @@ def test_a_forks_own_default_backbone_is_not_taken_for_ours(tmp_path, monkeypatc
         node.merge_from_list(["MODEL.BACKBONE.NAME", "tiny"])
     host.complete(node, advprompt.extend_cfg)
     node.MODEL.BACKBONE.NAME = "ViT-B/16"  # as reset_cfg of such a fork does
-    with pytest.raises(advprompt.UserError, match=r"'ViT-B/16'.*'tiny'.*type --backbone tiny"):
+    with pytest.raises(advprompt.UserError, match=r"'ViT-B/16'.*'tiny'.*add --backbone tiny"):
         host.complete(node.clone(), advprompt.extend_cfg)
     monkeypatch.setattr(sys, "argv", ["train.py", "--backbone", "ViT-B/16"])
     host.complete(node, advprompt.extend_cfg)
@@ -347,7 +347,7 @@ def test_a_fork_whose_import_would_run_it_is_not_imported(fork, tmp_path, monkey
 def test_an_installed_package_does_not_mix_with_a_forks_copy(fork, call, monkeypatch):
     assert call("--apply")[0] == 0
     monkeypatch.setattr(host, "folder", lambda: fork)
-    with pytest.raises(advprompt.UserError, match="has a copy of advprompt of its own"):
+    with pytest.raises(advprompt.UserError, match="has its own copy of advprompt"):
         host.join()
 
 

@@ -1,9 +1,9 @@
-"""The config files that come along, for the command line of a fork.
+"""The shipped config files, for the command line of a fork.
 
 advprompt configs                     # their folder
 advprompt configs AdvPT/vit_b16       # the path of one, e.g. for --config-file $(...)
 advprompt configs --list
-advprompt configs --reference keys    # every key with its default, its range and its meaning
+advprompt configs --reference keys    # every key with default, range and meaning
 advprompt configs --copy configs/advprompt
 """
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     elif args.copy:
         target = Path(args.copy)
         if target.exists():
-            raise errors.UserError(f"'{target}' is there already; name a new folder")
+            raise errors.UserError(f"'{target}' already exists; name a new folder")
         try:
             shutil.copytree(shipped.configs_folder(), target, ignore=lambda *_: ["__pycache__"])
         except (OSError, shutil.Error) as error:

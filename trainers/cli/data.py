@@ -1,10 +1,10 @@
-"""Data sets: what there is, what is missing on the disk, and where to get it.
+"""Data sets: which there are, what is missing on the disk, and where to get it.
 
     python -m advprompt data list
     python -m advprompt data check pets eurosat --root $DATA
 
 Names are those of the scripts (``pets``) or of the configs (``oxford_pets``), or ``all``. Exit
-code: 0 all that was named is complete, 1 something is missing, 2 the command was wrong.
+code: 0 everything named is complete, 1 something is missing, 2 the command was wrong.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def advice_on(inventories: list[Inventory]) -> list[str]:
 
 
 def conclude(inventories: list[Inventory], advice: list[str]) -> int:
-    """Print what belongs where, what to do about what is missing, and which sets are complete."""
+    """Print which files belong where, how to get missing ones, and which sets are complete."""
     rows = [
         ["" if n else found.name, finding.path, finding.state]
         for found in inventories

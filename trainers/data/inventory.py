@@ -1,4 +1,4 @@
-"""What is there of a data set and what is missing, by its split file and its `Source`."""
+"""Which files of a data set are present or missing, by its split file and its `Source`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class Inventory:
 
 
 def look_at(name: str, root: Path) -> Inventory:
-    """Look at the data set of that full name in ``root``; nothing is written."""
+    """Check the data set of that full name in ``root``; nothing is written."""
     if name in WITHOUT_SOURCE:
         missing = name in OWN and not image_files.class_folders(root / name)
         state = f"missing: {WITHOUT_SOURCE[name]}" if missing else WITHOUT_SOURCE[name]
@@ -60,7 +60,7 @@ def look_at(name: str, root: Path) -> Inventory:
 
 
 def _look_at_split(path: Path, expected: int) -> tuple[Finding, splits.Split | None]:
-    """Look at CoOp's split file; return the finding and the split, None where it is of no use."""
+    """Check CoOp's split file; return the finding and the split, None if it cannot be used."""
     if not path.is_file():
         able = "; can be made from the original files" if path.parent.is_dir() else ""
         return Finding(path, f"missing{able}", True), None
@@ -75,12 +75,12 @@ def _look_at_split(path: Path, expected: int) -> tuple[Finding, splits.Split | N
 
 
 def _look_for(path: Path, piece: Piece, split, shared: Path) -> Finding | None:
-    """Look at a file or folder that is absent, empty or without images to count."""
+    """Check a file or folder that is absent, empty or without images to count."""
     if not path.exists():
         if piece.shared and shared.is_file():
-            return Finding(path, f"that of {piece.shared} serves")
+            return Finding(path, f"that of {piece.shared} is used")
         if piece.annotation and split is not None:
-            return Finding(path, "not needed beside the split file")
+            return Finding(path, "not needed next to the split file")
         only = " (needed only without the split file)" if piece.annotation else ""
         return Finding(path, f"missing{only}", True)
     if piece.annotation or path.is_file():

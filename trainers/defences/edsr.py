@@ -8,7 +8,7 @@ shapes (F feature channels, R residual blocks)::
     body.{R}.*                      F -> F
     tail.0.{0,2,..}.*               F -> 4 F each doubles the size, one F -> 9 F triples it
     tail.1.*                        F -> 3
-    {sub,add}_mean.*                optional: the mean colour of DIV2K, known anyway
+    {sub,add}_mean.*                optional: the mean colour of DIV2K, a constant here
 
 All kernels are 3x3 with a bias. c is 0.1 for F = 256 and 1 for smaller networks, as in the paper.
 Weights without ``sub_mean`` are taken for pixels from 0 to 255, as the authors' are.

@@ -135,8 +135,8 @@ def build_charts(
 ) -> tuple[list[Chart], list[str]]:
     """Return every chart that two comparable runs make, the few-shot ones first, and notes.
 
-    These are on runs that are in none of a table's curves over a setting which others have, or that
-    contradict one another; there are none where nothing varies.
+    A note names runs of a table that are in no curve over a setting that others vary, or that
+    contradict one another. Without a varying setting there is no chart and no note.
     """
     tables = list(tables)
     found = [*_few_shot(tables), *_over_attacks(records), *_ablations(tables)]
@@ -145,7 +145,7 @@ def build_charts(
 
 
 def _panels(table: Table, key: str, along: Iterable[str] = ()) -> tuple[list[Panel], list[str]]:
-    """Return the panels of a table and notes that its own lack; none where nothing varies."""
+    """Return a table's panels, and notes that it does not have itself; none if nothing varies."""
     try:
         panels, notes = curves.build_panels([table], key, along)
     except curves.NothingVaries:
@@ -157,7 +157,9 @@ def _panels(table: Table, key: str, along: Iterable[str] = ()) -> tuple[list[Pan
 
 
 def _few_shot(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:
-    for table in tables:  # one by one: twins in one table must not cost the others their charts
+    for (
+        table
+    ) in tables:  # one by one: a conflict in one table must not suppress the charts of others
         if table.protocol != "few_shot":
             continue
         along = [_EPOCHS] if any(_EPOCHS in row.config for row in table.rows) else []
@@ -179,7 +181,7 @@ def _over_attacks(records: Mapping[Path, dict]) -> Iterator[tuple[list[Chart], l
 
 
 def _ablations(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:
-    """Draw each trainer over every setting of its own in which its runs differ."""
+    """Draw each trainer over every setting of its node in which its runs differ."""
     for table in tables:
         untrained = [row for row in table.rows if row.shots == 0]
         for trainer in sorted({row.trainer for row in table.rows if row.shots}):

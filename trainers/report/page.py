@@ -96,7 +96,7 @@ def _drawn(found: list[charts.Chart]) -> list[tuple[str, list[tuple]]]:
 
 
 def _matrices(roots: Iterable[str]) -> tuple[list[Sheet], list[str]]:
-    """Read every ``transfer*.json`` below the folders."""
+    """Read every ``transfer*.json`` in the folders."""
     sheets, problems = [], []
     paths = {path.resolve(): path for root in roots for path in Path(root).rglob("transfer*.json")}
     for path in sorted(paths.values()):
