@@ -81,7 +81,7 @@ BUILD = {
         ("schedule", "OPTIM.STEPSIZE", ("a",), "STEPSIZE is .'a',., expected whole epochs"),
         ("transform", "INPUT.TRANSFORMS", ("gaussian_blur",), "without Dassl itself"),
         ("transform", "INPUT.TRANSFORMS", ("random_filp",), "Did you mean random_flip"),
-        ("loader", "DATALOADER.TEST.SAMPLER", "RandomClassSampler", "Dassl itself, .* RandomSamp"),
+        ("loader", "DATALOADER.TEST.SAMPLER", "RandomClassSampler", "Dassl itself.* RandomSamp"),
         ("wrapper", "DATALOADER.K_TRANSFORMS", 3, "K_TRANSFORMS and RETURN_IMG0 need Dassl itself"),
     ],
 )
