@@ -172,8 +172,8 @@ UNKNOWN = "no completed record has a setting '{}'"
 REFUSED = {
     "TRAINER.NAPTUNING.PROMPT_DEPT": "Did you mean TRAINER.NAPTUNING.PROMPT_DEPTH",
     "TRAINER.CAPT.ALPHA": UNKNOWN,
-    "SEED": f"{UNKNOWN} that tells",
-    "ATTACK.TEST.EPS": f"{UNKNOWN} that tells",
+    "SEED": f"{UNKNOWN} in which its runs differ",
+    "ATTACK.TEST.EPS": f"{UNKNOWN} in which its runs differ",
 }
 
 
