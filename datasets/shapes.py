@@ -62,9 +62,7 @@ class Drawn(CoOpDataset):
     def draw_into(cls, folder: Path) -> None:
         """Draw all images and their manifest; ``folder`` appears once it is complete."""
         if folder.is_dir() and not (folder / "manifest.json").is_file():
-            shutil.rmtree(
-                folder, ignore_errors=True
-            )  # drawings that an older version left incomplete
+            shutil.rmtree(folder, ignore_errors=True)  # incomplete, of an older version
         unfinished = io.temporary_next_to(io.writable_dir(folder.parent) / folder.name)
         try:
             unfinished.mkdir()

@@ -49,20 +49,8 @@ def clone(tmp_path):
 
 def call(clone, pets, toy_file, script: str, *words: str, **environment):
     """Run a script of the copy on the toy world."""
-    overrides = [
-        "MODEL.BACKBONE.NAME",
-        f"file:{toy_file}",
-        "INPUT.SIZE",
-        "(32,32)",
-        "OPTIM.MAX_EPOCH",
-        "1",
-        "TEST.SUBSET",
-        "0",
-        "DATALOADER.NUM_WORKERS",
-        "0",
-        "ATTACK.TEST.STEPS",
-        "2",
-    ]
+    overrides = f"MODEL.BACKBONE.NAME file:{toy_file} INPUT.SIZE (32,32) OPTIM.MAX_EPOCH 1"
+    overrides += " TEST.SUBSET 0 DATALOADER.NUM_WORKERS 0 ATTACK.TEST.STEPS 2"
     variables = {
         "DATA": str(pets),
         "OUTPUT": str(clone / "output"),
@@ -72,7 +60,7 @@ def call(clone, pets, toy_file, script: str, *words: str, **environment):
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        ["bash", str(clone / script), "pets", "4", *words, *overrides],
+        ["bash", str(clone / script), "pets", "4", *words, *overrides.split()],
         cwd=clone,
         env=os.environ | variables | environment,
         capture_output=True,
@@ -127,19 +115,9 @@ def test_the_pages_code_is_typed_as_the_projects(clone):
     if not shutil.which("ruff"):
         pytest.skip("ruff is not installed")
     for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [
-                "ruff",
-                *command,
-                "--config",
-                str(REPO / "pyproject.toml"),
-                "--no-cache",
-                "trainers/custom",
-            ],
-            cwd=clone,
-            capture_output=True,
-            text=True,
-        )
+        config = ["--config", str(REPO / "pyproject.toml"), "--no-cache"]
+        words = ["ruff", *command, *config, "trainers/custom"]
+        done = subprocess.run(words, cwd=clone, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -248,9 +248,7 @@ class GradientAttack:
             last = _one_each(self.objective(images), images) if scored else loss.detach()
             finite.append(last.isfinite().all())
             right = None if still_right is None else still_right(images).bool()
-        for i, fine in enumerate(
-            torch.stack(finite).tolist()
-        ):  # once, because it waits for the GPU
+        for i, fine in enumerate(torch.stack(finite).tolist()):  # once, as it waits for the GPU
             if not fine:
                 what = ("loss", "gradient")[i % 2]
                 raise NotFinite(f"the attack's {what} is not finite; compute in fp32")

@@ -32,12 +32,7 @@ TARGETS = (HOME, "configs/advprompt", "scripts/advprompt")
 MARK = b"# added by advprompt dropin"
 FOLDERS = ("", "datasets", "configs", "scripts")  # "": the package itself
 BY_HAND = "add the two lines of docs/dropin.md by hand"
-LEFT_OUT = (
-    "setup.sh",
-    "test.sh",
-    "quickstart.sh",
-    "results.sh",
-)  # scripts of our own repository only
+LEFT_OUT = ("setup.sh", "test.sh", "quickstart.sh", "results.sh")  # of our own repository
 
 # Run in the fork's folder: can it be imported, and are our trainers registered?
 VERIFY = """

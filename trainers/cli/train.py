@@ -18,12 +18,7 @@ from ..engine.data import check_listed
 from ..experiments import state
 from ..utils.errors import Mistakes, UserError, nearest
 
-WHAT = (
-    "eval_only",
-    "model_dir",
-    "load_epoch",
-    "test_name",
-)  # what identifies a run in addition to its configuration
+WHAT = ("eval_only", "model_dir", "load_epoch", "test_name")  # identify a run, with its settings
 OF_COOP = {  # CoOp's arguments -> keys
     "root": "DATASET.ROOT",
     "output_dir": "OUTPUT_DIR",

@@ -16,21 +16,14 @@ LIMIT = 40  # charts of one page
 _EPOCHS = "OPTIM.MAX_EPOCH"  # which some methods choose by the shots
 
 
-# where a name may stand next to its dot: a direction each, tried nearest first
-_SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
-_LETTER, _LINE, _GAP = 6.4, 12, 7  # units of the picture: a letter, a line of text, dot to name
-
-
 class Plane(NamedTuple):
-    """Robust over clean accuracy of a table's trainers, in units of the picture that shows it."""
+    """Robust over clean accuracy of a table's trainers; accuracies are (mean, half interval)."""
 
     title: str
-    robust: str  # the attack on the y axis
-    dots: list[dict]  # name, kind, place, ends of the intervals, place of the name
-    x: list[tuple[float, int]]  # ticks: place and percent
-    y: list[tuple[float, int]]
-    width: int = 520
-    height: int = 330
+    attack: str  # heading of the attack of the y axis
+    dots: list[dict]  # name, kind (attacked, clean, untrained), x, y, and the figures in words
+    x: tuple[int, int]  # limits of the axes in percent
+    y: tuple[int, int]
 
 
 def build_planes(tables: Iterable[Table]) -> list[Plane]:
@@ -39,38 +32,23 @@ def build_planes(tables: Iterable[Table]) -> list[Plane]:
 
 
 def _plane(table: Table) -> Plane | None:
-    rows = [row for row in table.rows if _shots(row) == max(map(_shots, _same(table, row)))]
-    attacks = list(zip(table.figures[1:], table.first["attacks"], strict=True))
+    shots = {row.trainer: set[float]() for row in table.rows}
+    for row in table.rows:
+        shots[row.trainer].add(_shots(row))
+    rows = [row for row in table.rows if _shots(row) == max(shots[row.trainer])]
+    attacks = zip(table.figures[1:], table.first["attacks"], strict=True)
     white_box = [figure for figure, attack in attacks if attack["target"] == "end_to_end"]
-    if len({row.trainer for row in rows}) < 2 or not white_box:
+    if len(shots) < 2 or not white_box:
         return None
-    strongest, signature = min(white_box, key=lambda f: sum(_mean(row, f[1])[0] for row in rows))
-    found = [(row, _mean(row, None), _mean(row, signature)) for row in rows]
-    (left, right), (low, high) = (_span([f[i] for f in found]) for i in (1, 2))
-    width, height = Plane._field_defaults["width"] - 56, Plane._field_defaults["height"] - 56
-
-    def x(value: float) -> float:
-        return 42 + width * (min(max(value, left), right) - left) / (right - left)
-
-    def y(value: float) -> float:
-        return 12 + height * (high - min(max(value, low), high)) / (high - low)
-
-    dots, taken = [], [(x(c) - 4, y(r) - 4, x(c) + 4, y(r) + 4) for _, (c, _), (r, _) in found]
-    for row, (clean, wide), (robust, tall) in sorted(found, key=lambda f: -f[2][0]):
+    name, signature = min(white_box, key=lambda f: sum(_mean(row, f[1])[0] for row in rows))
+    dots = []
+    for row in rows:
         kind = "attacked" if row.train_threat else "clean" if row.shots else "untrained"
-        bars = [x(clean - wide), x(clean + wide), y(robust - tall), y(robust + tall)]
-        place = _place(row.name, x(clean), y(robust), taken, 42 + width)
-        values = [layout.cell(row.accuracies(which)) for which in (None, signature)]
-        dot = {"name": row.name, "kind": kind, "at": (x(clean), y(robust)), "bars": bars}
-        dots.append(dot | {"text": place, "values": "clean {}, robust {}".format(*values)})
-    ticks = [
-        [(f(v), v) for v in range(a, b + 1, 10)] for f, a, b in ((x, left, right), (y, low, high))
-    ]
-    return Plane(layout.title(table), strongest, dots, *ticks)
-
-
-def _same(table: Table, row: Row) -> list[Row]:
-    return [other for other in table.rows if other.trainer == row.trainer]
+        words = [layout.cell(row.accuracies(which)) for which in (None, signature)]
+        dots.append({"name": row.name, "kind": kind, "words": "clean {}, robust {}".format(*words)})
+        dots[-1] |= {"x": _mean(row, None), "y": _mean(row, signature)}
+    limits = (_limits([dot[axis] for dot in dots]) for axis in ("x", "y"))
+    return Plane(layout.title(table), name, dots, *limits)
 
 
 def _shots(row: Row) -> float:
@@ -82,32 +60,11 @@ def _mean(row: Row, signature) -> tuple[float, float]:
     return mean, half or 0.0
 
 
-def _span(values: list[tuple[float, float]]) -> tuple[int, int]:
+def _limits(values: list[tuple[float, float]]) -> tuple[int, int]:
     """Return the tens around all means, and around intervals of up to 10 points."""
-    low = min(mean - min(half, 10) for mean, half in values)
-    high = max(mean + min(half, 10) for mean, half in values)
-    low, high = max(0, 10 * int(low // 10)), min(100, 10 * int(-(-high // 10)))
-    return (low, high) if low < high else (max(0, low - 10), min(100, high + 10))
-
-
-def _place(name: str, x: float, y: float, taken: list[tuple], right: float) -> tuple[float, float]:
-    """Return where a name starts, and its base line: the nearest free place at its dot."""
-    wide = _LETTER * len(name)
-    boxes = []
-    for ring in range(1, 5):
-        for across, down in _SIDES:
-            start = x + across * ring * _GAP - wide * (1 - across) / 2
-            top = y + down * ring * _LINE * 0.9 - _LINE / 2
-            if start >= 42 and start + wide <= right + 12:
-                boxes.append((start, top, start + wide, top + _LINE))
-    free = (box for box in boxes if not any(_overlap(box, other) for other in taken))
-    box = next(free, boxes[0] if boxes else (42, y - _LINE, 42 + wide, y))
-    taken.append(box)
-    return box[0], box[3] - 3
-
-
-def _overlap(a: tuple, b: tuple) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    low = min(mean - min(half, 10) for mean, half in values) // 10 * 10
+    high = -(-max(mean + min(half, 10) for mean, half in values) // 10) * 10
+    return max(0, int(low) - 10 * (low == high)), min(100, int(high) + 10 * (low == high))
 
 
 class Chart(NamedTuple):
