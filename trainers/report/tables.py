@@ -52,9 +52,7 @@ class Row:
     config: dict[str, str]  # settings that separate rows, as JSON text
     parts: dict[str, dict[int, Run]] = field(default_factory=dict)  # test -> seed -> run
     unclear: "dict[str, list[Row]]" = field(default_factory=dict)  # test -> rows, one its own
-    variant: str = (
-        ""  # settings in which it differs from other rows of this trainer and these shots
-    )
+    variant: str = ""  # settings in which it differs from rows of this trainer and these shots
     also: str = ""  # further settings, for a note
 
     @property
