@@ -10,15 +10,20 @@ the script runs, and the figures are 0.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from tabulate import tabulate
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from advprompt.attacks import AttackSpec, gradient_attack, objective_for
@@ -34,16 +39,20 @@ from advprompt.utils import io, machine
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
 
-from . import jobs
+from . import budget as budgets
+from . import jobs, timing
 
 METHODS = ("AdvPT", "NAPTuning", "CAPT", "APD", "CoOp", "MaPLe")
 SAME = 1e-4  # of float32 results, relative to the largest value
 TRAINED = 0.02  # of trained values, relative: rounding grows over steps, signs of gradients flip
+COARSE = 0.3  # the same in bfloat16 and float16; 0.11 on a CPU
 EQUAL = 0.995  # of samples
+BANK = "rows of the bank"  # after 10 steps of signs
 
 
-def line(what: str, figure: float, bound: float, *, least: bool = False) -> dict:
-    good = figure >= bound if least else figure <= bound
+def line(what: str, figure: float, bound: float | None = None, *, least: bool = False) -> dict:
+    """Return a row; without a bound the figure is for information."""
+    good = bound is None or (figure >= bound if least else figure <= bound)
     return {"what": what, "figure": figure, "bound": bound, "holds": bool(good)}
 
 
@@ -54,7 +63,7 @@ def _model(name: str, device: str) -> PromptedCLIP:
 
 
 def forward(device: str, quick: bool) -> Iterator[dict]:
-    """Logits, and gradients in prompts and pixels, in float32."""
+    """Logits, loss, gradients in prompts and pixels, and rows of a bank, in float32."""
     for name in ("tiny",) if quick else ("tiny", "ViT-B/16"):
         found = []
         for where in ("cpu", device):
@@ -64,15 +73,19 @@ def forward(device: str, quick: bool) -> Iterator[dict]:
             loss = F.cross_entropy(logits, torch.arange(4, device=where))
             wanted = [pixels, *model.parameters()]
             gradients = torch.autograd.grad(loss, wanted)
-            found.append([t.detach().cpu() for t in (logits, *gradients)])
-        names = ["logits", "gradient of pixels", *(k for k, _ in model.named_parameters())]
+            attacked = jobs.bank(model.clip, 4).ours()
+            rows = model.clip.encode_image(attacked)
+            found.append([t.detach().cpu() for t in (logits, loss, rows, *gradients)])
+        names = ["logits", "loss", BANK, "gradient of pixels"]
+        names += [k for k, _ in model.named_parameters()]
         for what, a, b in zip(names, *found, strict=True):
-            yield line(f"{name}: {what}", jobs.apart(a, b), SAME)
+            yield line(f"{name}: {what}", jobs.apart(a, b), TRAINED if what == BANK else SAME)
 
 
 def tf32(device: str, quick: bool) -> Iterator[dict]:
-    """Products inside an attack are true float32: TF32 has errors of about 1e-3."""
+    """Products inside an attack are true float32, although TF32 is on around it."""
     errors = []
+    torch.set_float32_matmul_precision("high")
 
     def logits(pixels):
         a = torch.rand(512, 512, generator=torch.Generator().manual_seed(0)).to(device)
@@ -82,7 +95,7 @@ def tf32(device: str, quick: bool) -> Iterator[dict]:
         return image.mean((2, 3))
 
     pixels, labels = torch.rand(2, 3, 8, 8, device=device), torch.zeros(2, device=device).long()
-    spec = AttackSpec("pgd", 4 / 255, 1 / 255, 2, 1, "uniform", "ce", "end_to_end")
+    spec = jobs.threat(2)
     gradient_attack(objective_for(spec, logits, labels=labels), spec).run(pixels, [0, 1])
     yield line("largest error of a float32 product in an attack", max(errors), 1e-5)
 
@@ -91,10 +104,9 @@ def attacks(device: str, quick: bool) -> Iterator[dict]:
     """Who is left by PGD-40 and by AutoAttack, of drawings and the built-in CLIP."""
     names, count = drawing.shape_classes(), 24 if quick else 200
     images, labels = jobs.drawn(names, 0, count)
-    pgd = AttackSpec("pgd", 4 / 255, 1 / 255, 40, 1, "uniform", "ce", "end_to_end")
-    strong = "apgd" if quick else "autoattack"
-    specs = [pgd, AttackSpec(strong, 4 / 255, None, 20, 1, None, None, "end_to_end")]
-    left = []
+    strong, left = "apgd" if quick else "autoattack", []
+    own = 4 / 255, None, 20, 1, None, None, "end_to_end"
+    specs = [jobs.threat(40), AttackSpec(strong, *own)]
     for where in ("cpu", device):
         model = jobs.classifier(load_clip("tiny", device=where), names)
         victim = ModelVictim(model, names, device=where, name="tiny")
@@ -111,81 +123,139 @@ def attacks(device: str, quick: bool) -> Iterator[dict]:
         yield line(f"{what}: samples with the same outcome", same, EQUAL, least=True)
 
 
-def _train(method: str, device: str, folder: Path, *words: str, epochs: int = 1) -> dict:
-    """Train on drawings and return the trained values on the CPU."""
+def _train(method: str, device: str, folder: Path, *words: str) -> list[dict]:
+    """Train two epochs on drawings and return the values after each, on the CPU."""
     common = ["train", "--trainer", method, "--config-file", f"{method}/tiny", "--seed", "1"]
     common += ["--dataset-config-file", "shapes", "--root", str(folder.parent / "data")]
     common += ["--output-dir", str(folder), "DATASET.NUM_SHOTS", "2", "TEST.SUBSET", "32"]
-    common += ["OPTIM.MAX_EPOCH", str(epochs), "USE_CUDA", str(device != "cpu")]
+    common += ["OPTIM.MAX_EPOCH", "2", "OPTIM.WARMUP_EPOCH", "-1", "USE_CUDA", str(device != "cpu")]
     common += ["ATTACK.TEST.STEPS", "2", "ATTACK.TEST.LIST", "[]", "TEST.PROBES", "0", *words]
     common += [] if method == "AdvPT" else ["ATTACK.THREAT", "linf1"]
     dispatch([*common, "TRAIN.CHECKPOINT_FREQ", "1", "DATALOADER.NUM_WORKERS", "0"])
-    state = load_checkpoint(folder / LEARNER / f"model.pth.tar-{epochs}")["state_dict"]
-    return {name: value.cpu().float() for name, value in state.items()}
+    files = [folder / LEARNER / f"model.pth.tar-{epoch}" for epoch in (1, 2)]
+    states = [load_checkpoint(file)["state_dict"] for file in files]
+    return [{name: value.cpu().float() for name, value in state.items()} for state in states]
 
 
-def _apart(a: dict, b: dict) -> float:
-    return max(jobs.apart(a[name], b[name]) for name in a)
+def _resumed(first: str, second: str, folder: Path) -> list[dict]:
+    """Return CAPT's values after an epoch on each of two devices."""
+    _train("CAPT", first, folder)
+    (folder / "record.json").unlink()
+    (folder / LEARNER / "model.pth.tar-2").unlink()
+    (folder / LEARNER / "checkpoint").write_text("model.pth.tar-1\n", encoding="utf-8")
+    return _train("CAPT", second, folder)
+
+
+def _apart(a: list[dict], b: list[dict]) -> float:
+    """Return how far two trainings end apart, relative to what the second epoch has moved."""
+    ways = ((a[1][k] - b[1][k], a[1][k] - a[0][k]) for k in a[0])
+    return max(float(apart.abs().max() / moved.abs().max()) for apart, moved in ways)
 
 
 def training(device: str, quick: bool) -> Iterator[dict]:
-    """One epoch of each method; bf16; resuming; a checkpoint of the CPU tested on the device."""
+    """Two epochs of each method; reduced precision; resuming, there and on the other device."""
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
+        root, found = Path(place), {}
         for method in METHODS[1:3] if quick else METHODS:
-            cpu, there = (
-                _train(method, where, root / f"{method}{i}")
-                for i, where in enumerate(("cpu", device))
-            )
-            yield line(f"{method}: trained values", _apart(cpu, there), TRAINED)
-        bf16 = _train("CAPT", device, root / "bf16", "TRAINER.ADVERSARIAL.PREC", "bf16")
-        finite = all(value.isfinite().all() for value in bf16.values())
-        yield line("CAPT in bf16: values are finite", float(finite), 1, least=True)
-        whole = _train("CAPT", device, root / "whole", epochs=2)
-        _train("CAPT", device, root / "cut", epochs=2)
-        (root / "cut" / "record.json").unlink()
-        (root / "cut" / LEARNER / "model.pth.tar-2").unlink()
-        (root / "cut" / LEARNER / "checkpoint").write_text("model.pth.tar-1\n", encoding="utf-8")
-        again = _train("CAPT", device, root / "cut", epochs=2)
-        yield line("CAPT resumed after its first epoch", _apart(whole, again), 0)
+            cpu = _train(method, "cpu", root / f"{method}0")
+            found[method] = _train(method, device, root / f"{method}1")
+            yield line(f"{method}: learned", _apart(cpu, found[method]), TRAINED)
+        log = (root / "CAPT1/log.txt").read_text(encoding="utf-8")
+        spent = re.findall(r" time \S+ \((\S+)\) data \S+ \((\S+)\)", log)[-1]
+        yield line("CAPT: share of a step that waits for images", float(spent[1]) / float(spent[0]))
+        for prec in ("bf16",) if device == "cpu" else ("bf16", "amp"):
+            coarse = _train("CAPT", device, root / prec, "TRAINER.ADVERSARIAL.PREC", prec)
+            finite = all(value.isfinite().all() for value in coarse[1].values())
+            yield line(f"CAPT in {prec}: values are finite", float(finite), 1, least=True)
+            yield line(f"CAPT in {prec}: learned", _apart(found["CAPT"], coarse), COARSE)
+        for way in {(device, device), ("cpu", device), (device, "cpu")}:
+            figure = _apart(found["CAPT"], _resumed(*way, root / "-".join(way)))
+            bound = 0 if way == (device, device) else TRAINED
+            yield line(f"CAPT resumed, from {way[0]} on {way[1]}", figure, bound)
 
 
-def launches(device: str, quick: bool) -> Iterator[dict]:
-    """Kernels per attack step; an attack loop waits for the GPU at its ends alone."""
+def waits(device: str, quick: bool) -> Iterator[dict]:
+    """Kernels per step; an attack loop waits for the GPU at its ends alone."""
     if device == "cpu":
         return
-    model = _model("tiny", device)
-    texts, pixels = model.text_features().detach(), jobs.images_for(model.clip, 64)
-    labels = torch.arange(64, device=device) % 37
-
-    def attack(steps: int) -> None:
-        spec = AttackSpec("pgd", 4 / 255, 1 / 255, steps, 1, "uniform", "ce", "end_to_end")
-        loss = objective_for(spec, lambda x: model.logits(x, texts), labels=labels)
-        gradient_attack(loss, spec).run(pixels, range(64))
-
-    counts, waits = [], []
+    clip, counts = jobs.backbone("tiny" if quick else "ViT-B/16", device), []
     for steps in (4, 4, 24):
-        torch.cuda.synchronize()
-        with torch.profiler.profile() as seen:
-            attack(steps)
-        events = seen.key_averages()
-        counts.append(sum(e.count for e in events if e.key == "cudaLaunchKernel"))
-        waits.append(sum(e.count for e in events if "Synchronize" in e.key))
-    yield line("kernels per attack step", (counts[2] - counts[1]) / 20, 10_000)
-    yield line("waits for the device per attack step", (waits[2] - waits[1]) / 20, 0)
+        attack = jobs.evaluation(clip, 37, 32, steps)
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            attack.ours()
+        torch.cuda.set_sync_debug_mode("default")
+        counts.append(len(seen))
+    yield line("waits for the device per attack step", (counts[2] - counts[1]) / 20, 0)
+    for job in (attack, jobs.tuning(clip, 37), jobs.training(clip, 37, 32, 0)):
+        job.ours()
+        with torch.profiler.profile() as profile:
+            job.ours()
+        count = sum(e.count for e in profile.key_averages() if "LaunchKernel" in e.key)
+        yield line(f"kernels: {job.name}", count)
 
 
-PARTS = {f.__name__: f for f in (forward, tf32, attacks, training, launches)}
-SECONDS = {"forward": 60, "tf32": 20, "attacks": 90, "training": 120, "launches": 30, "run": 150}
+def levers(device: str, quick: bool) -> Iterator[dict]:
+    """Each switch of speed, off and on in turns: how many times faster, and what it changes."""
+    name, batch, gpu = "tiny" if quick else "ViT-B/16", 8 if quick else 64, device != "cpu"
+
+    def made(make: Callable[..., jobs.Job], *sizes: int, fast: dict, **own) -> Callable:
+        torch.manual_seed(0)  # of the prompts
+        clip = jobs.backbone(name, device)
+        clip.hasten(**fast)
+        return make(clip, *sizes, **own).ours
+
+    def step(fused: bool) -> Tensor:
+        values = [torch.linspace(-1, 1, 2048, device=device).requires_grad_() for _ in range(18)]
+        optimizer = torch.optim.AdamW(values, fused=fused)
+        for value in values:
+            value.grad = value.detach().sin()
+        optimizer.step()
+        return torch.cat(values).detach()
+
+    attack, images = partial(made, jobs.evaluation, 37, batch), torch.rand(batch, 3, 224, 224)
+    tuned, plain = partial(made, jobs.tuning, 37, fast={}), attack(fast={})
+    ways = {
+        "ATTACK.TEST.PREC bf16": (plain, attack(fast={}, prec="bf16")),
+        "MODEL.BACKBONE.CHANNELS_LAST": (plain, attack(fast={"last": True})),
+        "OPTIM.FUSED": (partial(step, False), partial(step, True)),
+    }
+    if gpu or not quick:  # compiling takes a minute on a CPU
+        ways["MODEL.BACKBONE.COMPILE"] = plain, attack(fast={"compiled": True})
+    if gpu:
+        pinned = lambda: images.pin_memory().to(device, non_blocking=True)  # noqa: E731
+        ways["DATALOADER.TEST.PIN_MEMORY"] = partial(images.to, device), pinned
+        ways["TRAINER.ADVERSARIAL.CUDA_GRAPH"] = tuned(), tuned(graph=True)
+    for key, (off, on) in ways.items():
+        taken = timing.paired({"off": off, "on": on}, pairs=3, clock=time.perf_counter)
+        differ = float(((off() - on()).abs() > SAME).float().mean())
+        yield line(f"{key}: times faster", timing.ratio(taken["off"], taken["on"]))
+        yield line(f"{key}: share of values that differ", differ)
+
+
+def budget(device: str, quick: bool) -> Iterator[dict]:
+    """Whole jobs of the field, next to what they should take and to the limit."""
+    small = {"name": "tiny", "rounds": 1, "batch": 4, "size": 512} if quick else {"rounds": 3}
+    rows = budgets.table(device, **small)
+    print(budgets.shown(rows))
+    for row in rows:
+        yield row | line(row["job"], row["seconds"], None if quick else row["budget_seconds"])
+
+
+PARTS = {f.__name__: f for f in (forward, tf32, attacks, training, waits, budget, levers)}
+SECONDS = {"forward": 45, "tf32": 15, "attacks": 65, "training": 135, "waits": 25}  # 480 in all
+SECONDS |= {"budget": 80, "ratios": 60, "levers": 55}
 
 
 def everything(device: str, quick: bool, out: Path) -> Iterator[dict]:
     """Run every part in a process of its own; one that takes too long does not hide the others."""
     flags = ["--device", device, *(["--quick"] if quick else [])]
     backbone = "tiny" if quick else "ViT-B/16"
-    for part, limit in SECONDS.items():
+    for part, seconds in SECONDS.items():
+        limit = seconds if device != "cpu" else 4 * seconds  # shared cores
         words = ["benchmarks.gpu", part, *flags]
-        if part == "run":  # the ratios, and on a GPU the budget table
+        if part == "ratios":
             words = ["benchmarks.run", *flags[:2], "--quick", "--no-memory"]
             words += ["--backbone", backbone, "--json", str(out / "ratios.json")]
         print(f"== {part}", flush=True)
@@ -196,11 +266,12 @@ def everything(device: str, quick: bool, out: Path) -> Iterator[dict]:
                 why = f"ended with {code}, see {part}.log" if code else ""
             except subprocess.TimeoutExpired:
                 why = f"was stopped after {limit} s"
-        text = (out / f"{part}.log").read_text()
-        yield from (json.loads(row) for row in text.splitlines() if row.startswith('{"part"'))
-        if part == "run":
-            print(text)
-        if why:
+        lines = (out / f"{part}.log").read_text().splitlines()
+        rows = [json.loads(row) for row in lines if row.startswith('{"part"')]
+        yield from rows
+        if part in ("ratios", "budget"):
+            print("\n".join(row for row in lines if not row.startswith('{"part"')))
+        if why and all(row["holds"] for row in rows):
             yield {"part": part} | line(f"it {why}", 1, 0)
 
 
@@ -222,10 +293,9 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     rows = list(everything(args.device, args.quick, args.out))
     io.write_json(args.out / "gpu.json", machine.environment(args.device) | {"rows": rows})
-    table = [
-        [r["part"], r["what"], f"{r['figure']:.3g}", f"{r['bound']:g}", r["holds"]] for r in rows
-    ]
-    print(tabulate(table, ["part", "what", "figure", "bound", "holds"], disable_numparse=True))
+    heads = ["part", "what", "figure", "bound", "holds"]
+    table = [[row[head] for head in heads] for row in rows]
+    print(tabulate(table, heads, floatfmt=".3g", missingval="-"))
     print(f"{machine.device_name(args.device)}, torch {torch.__version__}; {args.out}/gpu.json")
     return int(not all(row["holds"] for row in rows))
 

@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # Prove and measure everything on a GPU, in 8 minutes: bash benchmarks/gpu.sh [--device cpu --quick]
-# Needs PyTorch, torchvision and timm, no network; wheels of what else is missing lie in wheels/,
-#   pip download --no-deps -d wheels open_clip_torch yacs safetensors ftfy regex filelock ... (docs/performance.md)
+# Needs PyTorch, torchvision and timm, no network; what else is missing comes from wheels/, which
+# benchmarks/wheels.sh makes. What the machine has already is left as it is.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
-site=$(mktemp -d) && ln -s "$PWD/trainers" "$site/advprompt" && ln -s "$PWD/datasets" "$PWD/configs" "$site/" || exit 2
+site=$(mktemp -d) && mkdir "$site/advprompt" || exit 2
+ln -s "$PWD"/trainers/* "$PWD"/{datasets,configs,scripts} "$site/advprompt/" || exit 2 # as it is installed
 export PYTHONPATH="$PWD:$site:${PYTHONPATH:-}" PYTHONUNBUFFERED=1
-[ ! -d wheels ] || python3 -m pip install -q --no-index --no-deps --target "$site" wheels/*.whl || exit 2
+for wheel in wheels/*.whl; do
+  name=${wheel#wheels/}
+  [ ! -e "$wheel" ] || python3 -c "from importlib.metadata import version; version('${name%%-*}')" 2>/dev/null ||
+    python3 -m pip install -q --no-index --no-deps --target "$site" "$wheel" || exit 2
+done
 exec python3 -m benchmarks.gpu all "$@"

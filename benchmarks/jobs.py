@@ -96,10 +96,11 @@ def threat(steps: int, objective: str = "ce"):
     return attacks.AttackSpec("pgd", 4 / 255, 1 / 255, steps, 1, "uniform", objective, target)
 
 
-def tuning(clip, classes: int, vectors: int = 32, batch: int = 32) -> Job:
+def tuning(clip, classes: int, vectors: int = 32, batch: int = 32, *, graph=False) -> Job:
     """AdvPT's step: text features of the learned context, loss on stored image features."""
     model = prompted.PromptedCLIP(clip, names(classes), prompted.PromptSpec(text=vectors))
     context = list(model.parameters())
+    texts = model.graphed_texts() if graph else model.text_features
     seed = torch.Generator().manual_seed(0)
     rows = F.normalize(torch.randn(batch, clip.embed_dim, generator=seed), dim=-1).to(clip.device)
     labels = (torch.arange(batch) % classes).to(clip.device)
@@ -109,7 +110,7 @@ def tuning(clip, classes: int, vectors: int = 32, batch: int = 32) -> Job:
         return torch.autograd.grad(loss, context)[0]
 
     def ours():
-        return step(model.text_features())
+        return step(texts())
 
     def plainly():
         return step(plain.text_features(model))
@@ -202,6 +203,23 @@ def evaluation(
 
     name = f"PGD test, {steps} steps, {classes} classes, batch {batch}"
     return Job(name, plainly, ours, difference, 3.3, code)
+
+
+def autoattack(clip, classes: int, batch: int) -> Callable[[], None]:
+    """Return a 50th of AutoAttack in a ball so small that nothing breaks: the dearest case."""
+    model, (pixels, _) = deep(clip, classes, 9), _batch(clip, batch, classes)
+    with torch.no_grad():
+        forward = _inside("fp32", model, model.text_features())
+        labels = forward(pixels).argmax(1)
+    steps = {"fab-t": 2, "square": 99}  # of 100 and 5000; APGD's start and 1 of its 100
+
+    def ours():
+        for name in dispatch.COMPOSED["autoattack"]:
+            own = 1e-6, None, steps.get(name, 1), 1, None, None, "end_to_end"
+            part = attacks.AttackSpec(name, *own)
+            dispatch.run_attack(part, pixels, range(batch), forward=forward, labels=labels)
+
+    return ours
 
 
 def bank(clip, batch: int = 4, steps: int = 10, *, prec="fp32") -> Job:

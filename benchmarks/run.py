@@ -1,12 +1,12 @@
 """The ratio table: plain computation against this project's, in pairs, on one machine.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.run --json ratios.json --figure ratios.png
+    OMP_NUM_THREADS=1 python -m benchmarks.run --json ratios.json
     python -m benchmarks.run --quick --backbone tiny
 
 Prints one line per job: median seconds of either side, the median ratio of the rounds, the largest
 relative difference between the results, the peak memory of either side (above what the model holds
 before it starts, each in a process of its own), and the share of the machine's own matrix-product
-speed. On a GPU the budget table follows: whole jobs of the field on ViT-B/16, see ``budget.py``.
+speed. Whole jobs of the field are timed by ``python -m benchmarks.gpu budget``.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from advprompt.utils import errors, io, machine
 from advprompt.utils.entry import run_tool
 
-from . import budget, jobs, memory, timing
+from . import jobs, memory, timing
 
 
 def measure(make, pairs: int, clock, peak: float) -> dict:
@@ -62,26 +62,6 @@ def shown(rows: list[dict]) -> str:
     return tabulate(table, heads, disable_numparse=True)
 
 
-def figure(path: str, rows: list[dict], caption: str) -> None:
-    """Draw the ratios next to those to reach."""
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(8, 0.5 * len(rows) + 1.2), layout="constrained")
-    ax, places = fig.subplots(), range(len(rows))
-    bars = ax.barh(places, [row["ratio"] for row in rows], color="#4477aa", label="measured")
-    ax.bar_label(bars, fmt="%.1f", padding=3)
-    ax.plot([row["at_least"] for row in rows], places, "k|", ms=18, label="to reach")
-    names = [f"{row['job']}\n{row['code']}" for row in rows]
-    ax.set_yticks(places, names, fontsize=7)
-    ax.invert_yaxis()
-    ax.margins(x=0.12)
-    ax.set_xlabel("times faster than what the named public code computes")
-    ax.set_title(caption, fontsize=8)
-    ax.legend(fontsize=8)
-    with io.atomic_write(path) as part:
-        fig.savefig(part, format="png", dpi=150)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="run", description=__doc__.partition("\n")[0])
     add = parser.add_argument
@@ -93,7 +73,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--jobs", type=int, nargs="+", metavar="N", help="only these rows, from 1")
     add("--no-memory", action="store_true", help="leave out the peak memory")
     add("--json", metavar="FILE", help="also write the rows there")
-    add("--figure", metavar="FILE", help="also draw the ratios there (png)")
     args = parser.parse_args(argv)
     if args.device != "cpu" and not torch.cuda.is_available():
         raise errors.UserError(f"--device {args.device} needs a GPU that torch sees; use cpu")
@@ -119,13 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{caption}, peak {peak / 1e9:.0f} GFLOP/s")
     facts = {"backbone": args.backbone, "device": args.device, "clock": kind, "peak": peak}
     facts |= {"environment": machine.environment(args.device), "rows": rows}
-    if args.device != "cpu":
-        facts["budget"] = budget.table(args.device)
-        print(budget.shown(facts["budget"]))
     if args.json:
         io.write_json(args.json, facts)
-    if args.figure:
-        figure(args.figure, rows, caption)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,6 +28,20 @@ def toy_file(tmp_path_factory) -> Path:
 def pets(tmp_path_factory) -> Path:
     """A data root with oxford_pets in CoOp's layout: 3 classes of drawn 40x40 images."""
     return world.make_pets(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def altered(pets, tmp_path):
+    """Copy the pets and change parts of their split: ``altered(test=lambda items: items[1:])``."""
+
+    def make(**changes) -> Path:
+        root = shutil.copytree(pets, tmp_path / f"data {len(list(tmp_path.iterdir()))}")
+        path = root / "oxford_pets" / "split_zhou_OxfordPets.json"
+        split = json.loads(path.read_text())
+        path.write_text(json.dumps(split | {k: new(split[k]) for k, new in changes.items()}))
+        return root
+
+    return make
 
 
 @pytest.fixture
@@ -135,3 +151,16 @@ def only_error(code: int, err: str) -> str:
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in err, err
     return lines[0]
+
+
+def ok(result: tuple[int, str, str]) -> str:
+    """The output of what ``run`` or ``tool`` did, which went well."""
+    code, out, err = result
+    assert code == 0, err
+    return out
+
+
+def refusal(result: tuple[int, str, str]) -> str:
+    """The one sentence in which what ``run`` or ``tool`` should do was refused."""
+    code, _, err = result
+    return only_error(code, err)

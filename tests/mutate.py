@@ -56,32 +56,30 @@ def changes(node: ast.AST):
 
 
 class Watch:
-    """A plugin of pytest that writes down which functions of a file each test calls."""
+    """A plugin of pytest that writes down which functions of the package each test calls."""
 
-    def __init__(self, path: Path, out: Path):
-        self.path, self.out = str(path), out
-        self.calls: dict[str, tuple[float, set[int]]] = {}  # test -> seconds, first lines
+    def __init__(self, out: str):
+        self.out, self.calls = Path(out), {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
-        start, called = time.monotonic(), set()
+        start, called, package = time.monotonic(), set(), str(PACKAGE)
 
         def note(frame, event, arg):
-            if frame.f_code.co_filename == self.path:
-                called.add(frame.f_code.co_firstlineno)
+            if frame.f_code.co_filename.startswith(package):
+                called.add(f"{frame.f_code.co_filename}:{frame.f_code.co_firstlineno}")
 
         sys.settrace(note)
         result = yield
         sys.settrace(None)
-        self.calls[item.nodeid] = (time.monotonic() - start, called)
+        self.calls[item.nodeid] = [time.monotonic() - start, *called]
         return result
 
     def pytest_sessionfinish(self):
-        found = {test: [seconds, *sorted(own)] for test, (seconds, own) in self.calls.items()}
-        self.out.write_text(json.dumps(found))
+        self.out.write_text(json.dumps(self.calls))
 
 
-def run(tests: list[str], path: Path, source: str, limit: float, plugins: tuple = ()) -> str:
+def run(tests: list[str], path: Path, source: str, limit: float, *plugins) -> str:
     """Run the tests with ``source`` in place of the file; return what became of it."""
     pid = os.fork()
     if not pid:
@@ -99,34 +97,44 @@ def run(tests: list[str], path: Path, source: str, limit: float, plugins: tuple 
             status = pytest.main([*words, f"--basetemp={folder}/t"], plugins)
         os._exit(int(status))
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    names = {pytest.ExitCode.OK: "survived", -signal.SIGALRM: "timed out"}
-    names |= {pytest.ExitCode.USAGE_ERROR: "not found", pytest.ExitCode.INTERRUPTED: "not loaded"}
+    names = {0: "survived", pytest.ExitCode.USAGE_ERROR: "not found", -signal.SIGALRM: "timed out"}
     return names.get(status, "noticed")
 
 
-def callers(tree: ast.AST, calls: dict[str, list[float]]) -> dict[ast.AST, list[str]]:
+def watched(modules: list[str]) -> dict[str, dict[str, list]]:
+    """Run all tests of modules as they are; return of each: test -> seconds, functions called."""
+    path = PACKAGE / f"{modules[0]}.py"
+    tests = [*dict.fromkeys(test for module in modules for test in TABLE["tests"][module].split())]
+    with tempfile.NamedTemporaryFile() as file:
+        found = run(tests, path, path.read_text(encoding="utf-8"), 7200, Watch(file.name))
+        calls = json.loads(Path(file.name).read_text() or "{}")
+    if found != "survived":
+        sys.exit(f"without a change it fails: pytest {next(reversed(calls), tests)}")
+    own = {module: tuple(TABLE["tests"][module].split()) for module in modules}
+    return {
+        module: {test: calls[test] for test in calls if test.partition("[")[0].startswith(names)}
+        for module, names in own.items()
+    }
+
+
+def callers(path: Path, tree: ast.AST, calls: dict[str, list]) -> dict[ast.AST, list[str]]:
     """Return the tests that call the function around each node, the quickest first."""
     found = {}
     for function in ast.walk(tree):  # outer functions come before inner ones
         if isinstance(function, (ast.FunctionDef, ast.Lambda)):
             above = getattr(function, "decorator_list", [])
-            first = min(node.lineno for node in (function, *above))
-            tests = [test for test, (_, *lines) in calls.items() if first in lines]
-            tests.sort(key=lambda test: calls[test][0])
+            first = f"{path}:{min(node.lineno for node in (function, *above))}"
+            tests = sorted((t for t in calls if first in calls[t]), key=lambda t: calls[t][0])
             found |= dict.fromkeys(ast.walk(function), tests)
     return found
 
 
-def examine(module: str, n: int, seed: int) -> Counter:
+def examine(module: str, calls: dict[str, list], n: int, seed: int) -> Counter:
     """Sample ``n`` changes of a module, print those not noticed, return the counts."""
-    path, tests, start = PACKAGE / f"{module}.py", TABLE["tests"][module].split(), time.monotonic()
-    source = path.read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    with tempfile.NamedTemporaryFile() as file:
-        if run(tests, path, source, 900, (Watch(path, Path(file.name)),)) != "survived":
-            sys.exit(f"{module}: its tests fail without a change: pytest {' '.join(tests)}")
-        calls = callers(tree, json.loads(Path(file.name).read_text()))
-    limit = 10 + 3 * (time.monotonic() - start)
+    path, start = PACKAGE / f"{module}.py", time.monotonic()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tests, near = sorted(calls, key=lambda test: calls[test][0]), callers(path, tree, calls)
+    limit = 20 + 3 * sum(seconds for seconds, *_ in calls.values())
     if run(tests, path, "raise ImportError", limit) in ("survived", "timed out"):
         sys.exit(f"{module}: its tests do not import {path}; install this clone: pip install -e .")
     whole, numbers = [*ast.walk(tree)], ast.Constant if module in TABLE["look"] else ()
@@ -141,13 +149,12 @@ def examine(module: str, n: int, seed: int) -> Counter:
         setattr(node, field, new)
         after, changed = ast.unparse(node), ast.unparse(tree)
         setattr(node, field, old)
-        own, verdict = calls.get(node), ""
-        if own:
-            verdict = run(own, path, changed, limit)
-        if verdict not in ("noticed", "timed out"):  # another test may see what was made before
-            verdict = run(tests, path, changed, limit)
-        verdict = "noticed" if verdict in ("not found", "not loaded") else verdict
-        counts[verdict] += 1
+        first = near.get(node, [])
+        verdict = run(first, path, changed, limit) if first else ""
+        if verdict not in ("noticed", "timed out"):  # the others may see what was made before
+            rest = [test for test in tests if test not in first]
+            verdict = run(rest, path, changed, limit) if rest else verdict
+        counts[verdict := "noticed" if verdict == "not found" else verdict] += 1
         if verdict != "noticed":
             words = "  ->  ".join(text.partition("\n")[0] for text in (before, after))
             print(f"  {verdict}: trainers/{module}.py:{node.lineno}  {words}", flush=True)
@@ -166,8 +173,9 @@ def main() -> None:
     found = {f"{room}/{p.stem}" for room in rooms for p in (PACKAGE / room).glob("[!_]*.py")}
     if left := sorted(found - TABLE["tests"].keys()):
         sys.exit(f"tests/mutate.yaml names no tests of {', '.join(left)}")
-    modules, _ = args.modules or TABLE["tests"], [*map(importlib.import_module, HEAVY)]
-    total = sum((examine(module, args.n, args.seed) for module in modules), Counter())
+    modules, _ = args.modules or [*TABLE["tests"]], [*map(importlib.import_module, HEAVY)]
+    calls = watched(modules)
+    total = sum((examine(m, calls[m], args.n, args.seed) for m in modules), Counter())
     noticed = total["noticed"] + total["timed out"]  # CI would hang, which nobody overlooks
     print(f"{noticed} of {total.total()} noticed ({noticed / max(total.total(), 1):.1%})")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -10,6 +11,16 @@ import torch
 REPO = Path(__file__).resolve().parent.parent
 NAMES = ("red_circle", "green_square", "blue_arrow")
 PER_CLASS = {"train": 6, "val": 2, "test": 4}
+
+
+class Payload:
+    """A value whose unpickling makes a folder."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
 
 
 def make_toy(path: Path) -> Path:

@@ -13,11 +13,10 @@ from .config.keys import Key
 from .engine.adversarial import AdversarialTrainer
 from .engine.trainer import register
 from .engine.tuning import inner
-from .losses import capt_alpha, capt_consistency, mean_ce
+from .losses import DIRECTIONS, capt_alpha, capt_consistency, mean_ce
 from .prompting.spec import CHOICES, in_both_towers, length
 
 ALPHAS = ("conf", "acc", "entropy", "const", "ramp")
-DIRECTIONS = ("target_first", "adversarial_first")
 FIXED_TRANSFORMS = {"center_crop", "instance_norm"}  # augmentation that never varies
 
 

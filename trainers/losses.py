@@ -74,6 +74,9 @@ def kl(target_logits: Tensor, logits: Tensor) -> Tensor:
     return F.kl_div(log_prob, log_target, reduction="none", log_target=True).sum(dim=-1)
 
 
+DIRECTIONS = ("target_first", "adversarial_first")
+
+
 def directed_kl(target: Tensor, adv: Tensor, target_first: bool) -> Tensor:
     """KL(target || adversarial), as the field computes it, or reversed."""
     return kl(target, adv) if target_first else kl(adv, target)

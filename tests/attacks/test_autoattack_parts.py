@@ -219,19 +219,6 @@ def test_from_the_same_start_the_original_walks_the_same_way(kind, norm, steps):
     torch.testing.assert_close(found.loss_last[right], loss[right], rtol=1e-4, atol=1e-6)
 
 
-@both
-@both_norms
-def test_the_original_breaks_the_same_samples(kind, norm):
-    """With starts of its own; 200 samples, of which at most 2 may differ."""
-    logits, clean, labels = problem(200, 10)
-    found = apgd(kind, logits, labels, norm, steps=30).run(clean, range(200))
-    with torch.random.fork_rng():
-        images = original(kind, logits, norm, 30).perturb(clean.clone(), labels.clone())
-    right = is_right(logits, images, labels)
-    assert 50 < right.sum() < 150
-    assert (found.right != right).sum() <= 2
-
-
 # --- FAB-T ------------------------------------------------------------------------------------
 
 
@@ -420,9 +407,10 @@ def generators(*seeds):
 
 
 def test_squares_shrink_as_in_the_paper():
-    steps = [0, 10, 11, 50, 51, 200, 201, 500, 501, 1000, 1001, 2000, 2001, 4000, 4001, 8001, 9999]
-    halvings = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 9, 9]
-    assert [square.covered_share(s) for s in steps] == [0.8 / 2**k for k in halvings]
+    assert square.covered_share(0) == 0.8
+    for k, last in enumerate((10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)):
+        shares = square.covered_share(last), square.covered_share(last + 1)
+        assert shares == (0.8 / 2**k, 0.4 / 2**k)
     sides = [[square.side_of(q, norm, 224, 224) for q in (0, 11, 5000)] for norm in NORMS]
     assert sides == [[200, 142, 18], [201, 143, 19]]
     assert square.side_of(4999, "linf", 8, 8) == 1  # never less than a pixel

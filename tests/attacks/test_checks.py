@@ -81,6 +81,11 @@ def test_warnings_bear_the_name_of_the_check(changes, result, accuracies, word):
     assert verify(SPEC, summary_of(fake()), 0.9, 0.5) == []
     just = replace(SPEC, alpha=1 / 255, steps=8)  # as far as eps
     assert verify(just, summary_of(fake()), 0.9, 0.5) == []
+    flat = summary_of(fake(zero=4, first=2.0, max_linf=0.0))
+    assert verify(replace(SPEC, eps=0.0), flat) == []  # where nothing can move
+    for steps, found in ((0, ["zero_grad_share"]), (1, ["zero_grad_share", "loss_rises"])):
+        warnings = verify(replace(SPEC, steps=steps, alpha=8 / 255), flat)
+        assert [w.split(":")[0] for w in warnings] == found  # noise ascends nothing
 
 
 # --- attacks against one another ----------------------------------------------------------------

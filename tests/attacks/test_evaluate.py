@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch.utils.data import TensorDataset
 
 import advprompt
 from advprompt import UserError
+from advprompt.backbone.adapter import CLIP_MEAN
 from advprompt.evaluation.models import ModelVictim
+from advprompt.evaluation.samples import PixelList
 from advprompt.records import read_record
 
 LINF = {"ATTACK.TEST.EPS": 8, "ATTACK.TEST.ALPHA": 2, "ATTACK.TEST.STEPS": 10}
@@ -125,6 +128,8 @@ def test_a_model_that_gives_no_logits_is_named(kind, model, images, labels):
     "change, message",
     [
         (lambda x, y: (x * 2 - 1, y), r"pixels from -.* expected \[0, 1\]; leave Normalize out"),
+        (lambda x, y: (-1e-7 + 0 * x, y), r"from -1e-07 .*expected \[0, 1\]"),
+        (lambda x, y: (1 + 1e-6 + 0 * x, y), r"from 1 to 1, expected \[0, 1\]"),
         (lambda x, y: ((x * 255).byte(), y), "torch.uint8, expected floats"),
         (lambda x, y: (x[:, :1], y), r"is \(1, 16, 16\), expected a tensor \(3, H, W\)"),
         (lambda x, y: (x, y[:3]), "24 images and 3 labels"),
@@ -136,6 +141,7 @@ def test_a_model_that_gives_no_logits_is_named(kind, model, images, labels):
 def test_images_of_another_form_are_named(change, message, model, images, labels):
     with pytest.raises(UserError, match=message):
         advprompt.evaluate(model, *change(images, labels), threat="linf1")
+    assert PixelList([(torch.full((3, 2, 2), i), i) for i in (0.0, 1.0)]).labels == [0, 1]
 
 
 def asked(model, classnames="abcd", *, gradients=True, **keys):
@@ -422,6 +428,44 @@ def test_transformers_models_answer_as_their_own_forward(kind, texts):
     )
     expected = model(**rows, pixel_values=seen).logits_per_image
     assert (classifier(pixels) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_texts_are_tokenised_as_transformers_models_were_trained(kind, tmp_path):
+    asked = []
+
+    def tokenizer(**given):
+        asked.append(given)
+        ids = torch.arange(len(given["text"]))[:, None]
+        return {"input_ids": ids, "attention_mask": ids + 1, "other": ids}
+
+    class Model(nn.Linear):  # of transformers' form
+        config = SimpleNamespace(
+            text_config=SimpleNamespace(max_position_embeddings=9),
+            vision_config=SimpleNamespace(image_size=8),
+            model_type=kind,
+        )
+        logit_scale = torch.tensor(0.0)
+
+        def get_text_features(self, input_ids, attention_mask=None):
+            assert (attention_mask is None) == (kind == "siglip")
+            return self.weight[input_ids[:, 0]]
+
+        def get_image_features(self, pixel_values):
+            return SimpleNamespace(pooler_output=pixel_values.mean((2, 3)))
+
+    model = Model(3, 3)
+    classifier = advprompt.zero_shot(model, "a, b, c", tokenizer=tokenizer)
+    assert asked[0].pop("text") == [f"a photo of a {name}." for name in "abc"]
+    same = {"truncation": True, "max_length": 9, "return_tensors": "pt"}
+    assert asked == [same | {"padding": "max_length" if kind == "siglip" else True}]
+    mean = classifier.mean.flatten().tolist()
+    assert mean == pytest.approx([0.5] * 3 if kind == "siglip" else CLIP_MEAN)
+    texts, shape = (
+        nn.functional.normalize(model.weight, dim=-1),
+        classifier(torch.rand(2, 3, 8, 8)).shape,
+    )
+    assert torch.equal(classifier.texts, texts) and shape == (2, 3) and classifier.resolution == 8
 
 
 @pytest.mark.parametrize(

@@ -106,11 +106,9 @@ def test_what_noise_and_the_margin_break_is_counted_against_the_attack(sample):
         draw = torch.rand(len(x), 1, generator=torch.Generator().manual_seed(int(x.sum() * 1e4)))
         return torch.where(draw < 1 / 3, Toy()(x).roll(1, 1), Toy()(x))
 
-    found = [
-        probe_attack(at_times, *sample, replace(SPEC, eps=0.1 / 255), SEEDS, nothing, random=r)
-        for r in (False, True)
-    ]
-    assert found[0]["noise_stronger"] > 0.1 and found[1]["noise_stronger"] < 0.1
+    asked = at_times, *sample, replace(SPEC, eps=0.1 / 255), SEEDS, nothing
+    once, often = (probe_attack(*asked, random=r)["noise_stronger"] for r in (False, True))
+    assert often < 0.1 < once
     assert "margin_stronger" not in probe_attack(
         Toy(), *sample, replace(SPEC, name="di"), SEEDS, nothing
     )
@@ -193,10 +191,7 @@ def test_a_random_model_is_not_blamed_on_the_batch():
 
 
 def test_texts_state_the_count_and_what_is_wrong():
-    assert (LARGE.eps, LARGE.alpha, LARGE.steps) == (
-        64 / 255,
-        16 / 255,
-        20,
-    )  # as texts and docs say
+    large = 64 / 255, 16 / 255, 20  # as texts and docs say
+    assert (LARGE.eps, LARGE.alpha, LARGE.steps) == large
     (text,) = judge(HONEST | {"gradient_differs": 0.5})
     assert text.startswith("gradient_differs: 16 of 32 probed images have a gradient that finite")

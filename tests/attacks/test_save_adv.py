@@ -142,6 +142,11 @@ def test_files_that_do_not_fit_the_state_are_made_again(tmp_path):
     assert resume(4) == (True, ["00000", "00001"])
     assert resume(6) == (False, [])
     assert resume(1) == (False, [])  # of a folder that is gone
+    filled(1)
+    saved = SavedImages(tmp_path / "a", "key", {})
+    assert not saved.resume(6)
+    saved.add(*batch)
+    assert files() == ["00000"]  # from the start
     filled(2)
     assert resume(4, key="other") == (False, [])
     filled(2)

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from advprompt import extend_cfg
 from advprompt.attacks import AttackSpec, parse_255, parts_of, specs_from_cfg
+from advprompt.config import merging
 from advprompt.config.keys import check_cfg
 from advprompt.records.threats import ALGORITHMS, PGD_FAMILY
 from advprompt.report.threats import attack_headings, describe
@@ -167,7 +168,10 @@ def test_words_for_the_report():
         ({"drop": True, "target": "frozen_prompt"}, "drop scores every iterate"),
         ({"kwargs": {"aim": 1}, "objective": "margin"}, "leads to a class by its cross-entropy"),
         ({"name": "autoattack", "target": "embedding"}, "needs logits"),
-        ({"name": "autoattack", "kwargs": {"c": 1}}, "takes no setting 'c'. It takes none"),
+        (
+            {"name": "autoattack", "kwargs": {"c": 1}},
+            "no setting 'c'. Choose one of: backward",
+        ),
         ({"name": "apgd", "target": "surrogate"}, "goes with rap alone"),
         ({"name": "mi", "kwargs": {"momentun": 1}}, "Did you mean momentum"),
         ({"name": "pgd", "kwargs": {"momentum": 1}}, "no setting 'momentum'. Choose one of: aim"),
@@ -310,6 +314,9 @@ def test_defaults_of_the_keys():
     test = {"EPS": "1/255", "STEPS": 100, "OBJECTIVE": "ce", "TARGET": "end_to_end", "LIST": []}
     test |= {"DROP": False, "NORM": "linf", "KWARGS": {}, "PREC": "fp32"}
     assert (dict(cfg.ATTACK.TRAIN), dict(cfg.ATTACK.TEST)) == (usual | train, usual | test)
+    for value in (2, "random"):  # an attack's own settings, as on the command line
+        merging.merge_opts(cfg, ["ATTACK.TEST.KWARGS.aim", str(value)])
+        assert [attack.kwargs for attack in specs_from_cfg(cfg.ATTACK.TEST)] == [{"aim": value}]
 
 
 @pytest.mark.parametrize(

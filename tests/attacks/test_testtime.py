@@ -22,6 +22,7 @@ from advprompt.evaluation.victim import TrainerVictim
 from advprompt.prompting import templates
 from advprompt.records import load_records, read_record
 from advprompt.report.tables import build_tables
+from advprompt.report.threats import describe
 from advprompt.testtime import METHODS, Behind
 from tests.conftest import only_error
 
@@ -290,13 +291,21 @@ def test_an_attack_gets_a_gradient_and_the_answer_that_is_given(victim, name):
     assert gradient.isfinite().all() and (gradient != 0).float().mean() > 0.5
 
 
+ADVPT = {"ATTACK__TRAIN__OBJECTIVE": "embedding_kl", "ATTACK__TRAIN__TARGET": "embedding"}
+
+
+def test_an_attack_on_mta_follows_the_mean_of_the_views(victim):
+    """On drawings the unrolled mode's own gradient left 10 of 12 images right, this one 5."""
+    method, pixels = method_of("mta", victim), images(1).requires_grad_()
+    mean = F.normalize(victim.features(method.views(pixels, [3])), dim=-1).mean(0, keepdim=True)
+    found = method.answer(victim.logits, pixels, [3], attack=True)
+    ways = [torch.autograd.grad(logits[0, 0], pixels)[0] for logits in (found, victim.score(mean))]
+    assert F.cosine_similarity(*(way.flatten() for way in ways), dim=0) > 0.95
+
+
 @pytest.mark.parametrize("trainer", TRAINER_REGISTRY.registered_names())
 def test_every_trainer_has_what_the_methods_need(victim_of, trainer):
-    clean = {"OBJECTIVE": "embedding_kl", "TARGET": "embedding"} if trainer == "AdvPT" else {}
-    victim, pixels = (
-        victim_of(trainer, **{f"ATTACK__TRAIN__{k}": v for k, v in clean.items()}),
-        images(2),
-    )
+    victim, pixels = victim_of(trainer, **(ADVPT if trainer == "AdvPT" else {})), images(2)
     plain = victim.logits(pixels)
     assert torch.allclose(answer(method_of("tpt", victim, lr=0.0), pixels), plain, atol=1e-3)
     for name in ("tpt", "rtpt", "mta", "ttc"):
@@ -326,9 +335,12 @@ def test_backbones_of_every_kind_are_attacked_through_it(run, white_box, tmp_pat
 def test_the_texts_of_a_batch_are_tuned_in_one_pass(victim, monkeypatch):
     method, calls, encode = method_of("rtpt", victim, steps=2), [], victim.clip.encode_prompts
     method.first  # noqa: B018  which all images share
-    monkeypatch.setattr(
-        victim.clip, "encode_prompts", lambda *a, **k: calls.append(1) or encode(*a, **k)
-    )
+
+    def counted(*args, **options):
+        calls.append(1)
+        return encode(*args, **options)
+
+    monkeypatch.setattr(victim.clip, "encode_prompts", counted)
     answer(method, images(5))
     assert len(calls) == 2 and method.passes["text backwards"] == 10
     monkeypatch.setattr("advprompt.testtime.tuning.TEXTS", 6)  # of three classes: two images
@@ -388,6 +400,7 @@ def test_autoattack_counts_every_image_once_and_takes_its_random_form(evaluation
     assert "version for random models" in capsys.readouterr().out
     assert all(n <= entry["checks"]["attacked"] // 2 for n in entry["checks"]["again"].values())
     assert min(entry["checks"]["again"].values()) > 0
+    assert "form for random models" in describe(entry)
 
 
 def test_an_interrupted_attack_resumes_with_its_fresh_draws(evaluation, victim, monkeypatch):

@@ -255,6 +255,9 @@ def test_doubling_values_are_spread_and_words_are_not_joined(monkeypatch, tmp_pa
     (axes,) = drawn(found, "TRAINER.ADVPT.N_CTX", monkeypatch, tmp_path).axes
     assert axes.get_xscale() == "log"
     assert [t.get_text() for t in axes.get_xticklabels()] == "1 2 4 8 16 32 50".split()
+    found, _ = panels([run("TRAINER.ADVPT.N_CTX", n) for n in (1, 2, 6)], "TRAINER.ADVPT.N_CTX")
+    (axes,) = drawn(found, "TRAINER.ADVPT.N_CTX", monkeypatch, tmp_path).axes
+    assert axes.get_xscale() == "linear"  # where the widest gap is four times the narrowest
     found, _ = panels([run(ALPHA, rule) for rule in ("conf", "$acc$")], ALPHA)
     (axes,) = drawn(found, ALPHA, monkeypatch, tmp_path).axes
     assert {line.get_linestyle() for line in axes.lines if len(line.get_xdata())} <= {"None"}
@@ -286,6 +289,9 @@ def test_a_panel_per_figure_shows_one_alone(tmp_path, monkeypatch):
         looks = {(line.get_color(), line.get_linestyle()) for line in lines if line.get_marker()}
         assert len(looks) >= len(names)
         assert [text.get_text() for text in axes.get_legend().texts] == names
+        handles = axes.get_legend().legend_handles
+        assert {(h.get_color(), h.get_linestyle()) for h in handles} <= looks
+        assert all(h.get_marker() not in ("", "None") for h in handles)
 
 
 # --- over eps, steps and restarts of the test attack ---------------------------------------------

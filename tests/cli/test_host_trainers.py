@@ -12,12 +12,14 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 import advprompt
 from advprompt.cli import test as command
 from advprompt.engine import hosts
-from advprompt.evaluation.host import HostVictim, ask
-from advprompt.evaluation.memo import Memo, _same
+from advprompt.evaluation.host import HostVictim, ask, own_answers
+from advprompt.evaluation.memo import Memo, _Call, _same
 
 TOY = Path(__file__).parents[1] / "hosts" / "dassl_fork" / "coop"
 SMALL = Path(__file__).parents[1] / "hosts" / "small_trainer.py"
@@ -26,6 +28,7 @@ WORDS = (
     "DATASET.NAME Shapes INPUT.SIZE (16,16) DATASET.NUM_SHOTS 2 DATALOADER.NUM_WORKERS 0 "
     "OPTIM.MAX_EPOCH 1 USE_CUDA False"
 ).split()
+LOADED = "--model-dir Small --load-epoch 1"
 PGD = "[{'EPS': '8', 'ALPHA': '2', 'STEPS': 3, 'RESTARTS': 1}]"
 
 
@@ -46,6 +49,11 @@ def fork(tmp_path_factory):
     text = text.replace(
         "    extend_cfg(cfg)\n", "    extend_cfg(cfg)\n    advprompt.extend_cfg(cfg)\n"
     )
+    # as some do, it catches everything, but for one trainer
+    text, main, end = text.rpartition("    main(parser.parse_args())")
+    text += "    args = parser.parse_args()\n    try:\n        main(args)\n    except:\n"
+    text += "        if args.trainer == 'Small':\n            raise\n"
+    text += "        raise Exception('did not run')" + end
     train.write_text("import advprompt, advprompt.datasets\n" + text)
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
@@ -75,26 +83,43 @@ def test_a_forks_own_trainer_is_attacked_by_one_command(fork, trainer):
     assert record["shots"] is None and record["epochs"] is None
     assert record["config"]["HOST.COMMIT"] == "a" * 40
     assert record["config"]["HOST.TRAINER"] == f"trainers.small.{trainer}"
-    assert any(key.startswith("HOST.CHECKPOINTS.net/model.pth") for key in record["config"])
+    assert "HOST.CHECKPOINTS.net/model.pth.tar-1" in record["config"]
 
 
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        (["--trainer", "Smal"], "Did you mean Small or"),
-        (["--trainer", "Small", "--model-dir", "nowhere"], "'nowhere' does not exist"),
-        (["--trainer", "Small"], "--model-dir is missing"),
-        (["--trainer", "Small", "--model-dir", "Small", "DATASET.NAME", "x"], "stopped before"),
-        (["--trainer", "Small", "--model-dir", "Small", "ATTACK.TEST.LIST"], "stands alone"),
-        (["--trainer", "Needy", "--model-dir", "Small", *WORDS], "needs the package 'no_such'"),
-        (["--trainer", "Wide", "--model-dir", "Small", "--load-epoch", "1", *WORDS], "mismatch"),
-        (["--trainer", "Other", "--model-dir", "Small", "--load-epoch", "1", *WORDS], "none of"),
-    ],
+MISTAKES = (
+    ("--trainer Smal", "Did you mean Small or"),
+    ("--trainer Small --model-dir nowhere", "'nowhere' does not exist"),
+    ("--trainer Small", "--model-dir is missing"),
+    ("--trainer Small --model-dir Small DATASET.NAME x", "stopped before"),
+    ("--trainer Small --model-dir Small --no-such 1", "unrecognized arguments: --no-such"),
+    ("--trainer Small --model-dir Small ATTACK.TEST.LIST", "stands alone"),
+    ("Needy", "needs the package 'no_such'"),
+    ("Wide", "mismatch"),
+    ("Other", "none of"),
+    ("Probabilities", "returns probabilities"),
+    ("Features", "let its model_inference, or its own test, end with them"),
+    ("Several", "let its model_inference, or its own test, give the logits alone"),
+    ("Halves", "computes in half precision (logits)"),
+    ("Normalised", "gives pixels from -"),
+    ("Mute", "Mute does not answer its own test images (AttributeError"),
 )
-def test_a_mistake_is_one_sentence(fork, words, said):
-    done = run(fork, "test", *words)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_mistake_is_one_sentence(fork):
+    """All in one process, which takes most of the time to start."""
+    loaded = ["--model-dir", "Small", "--load-epoch", "1", *WORDS]
+    calls = [
+        ["test", *(words.split() if " " in words else ["--trainer", words, *loaded])]
+        for words, _ in MISTAKES
+    ]
+    program = "import sys\nfrom advprompt.cli.main import dispatch, run_tool\ncodes = []\n"
+    program += f"for words in {calls!r}:\n    codes.append(run_tool(dispatch, words))\n"
+    program += "    print('=====', file=sys.stderr)\nprint(codes)"
+    done = run(fork, "-c", program, module="")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str([2] * len(MISTAKES)), done.stderr
+    for (words, said), text in zip(MISTAKES, done.stderr.split("====="), strict=False):
+        assert said in text and "Traceback" not in text, (words, text)
 
 
 def test_a_dry_run_loads_nothing(fork):
@@ -108,6 +133,22 @@ def test_an_attack_on_a_foreign_trainer_is_never_ignored_silently(fork):
     done = run(fork, *words, "ATTACK.THREAT", "linf4", module="")
     assert "ignores ATTACK.THREAT; 'advprompt test --trainer Small" in done.stdout, done.stderr
     assert "ignores" not in run(fork, *words, module="").stdout
+    done = run(fork, *words, "ATTACK.THREAT", "linf44", module="")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "linf4" in done.stderr
+
+
+def test_a_copied_fork_tests_its_own_trainers_too(fork, tmp_path):
+    copy = shutil.copytree(fork, tmp_path / "copy", ignore=shutil.ignore_patterns("tests"))
+    text = (copy / "train.py").read_text().replace("    advprompt.extend_cfg(cfg)\n", "")
+    (copy / "train.py").write_text(text.replace("import advprompt, advprompt.datasets\n", ""))
+    done = run(tmp_path, "dropin", copy, "--apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (copy / "train.py").read_text()
+    ours = "import datasets.oxford_pets, trainers.advprompt.datasets"
+    (copy / "train.py").write_text(text.replace("import datasets.oxford_pets", ours))
+    done = run(copy, *words_of("Small"), module="trainers.advprompt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "predictions equal on 12 of 12 images" in done.stdout
 
 
 # --- the victim -----------------------------------------------------------------------------------
@@ -132,6 +173,7 @@ class HostModel(nn.Module):
         self.kind, self.dtype = kind, torch.float32
         self.image_encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 6))
         self.text_encoder, self.ctx = TextTower(), nn.Parameter(torch.randn(4, 6))
+        self.cast = type("Cast", (nn.Module,), {"forward": lambda self, x: x.half()})()
         if kind in ("fp16", "half inside"):
             self.dtype = torch.float16
             self.half()
@@ -141,32 +183,43 @@ class HostModel(nn.Module):
         prompts = self.ctx + features.mean(0) if self.kind == "conditioned" else self.ctx + 0
         if self.kind == "half inside":
             features = features.half()
+        features = self.cast(features).float() if self.kind == "half between" else features
         if self.kind == "detached":
             features = features.detach()
         text = self.text_encoder(prompts.to(self.text_encoder.layer.weight.dtype), (prompts,))
         logits = features @ text.to(features.dtype).t()
-        return {"tuple": (logits, features), "features": features}.get(self.kind, logits)
+        several = {"tuple": (logits, features), "dict": {"x": features, "y": logits}}
+        several |= {"features": features, "twice": (logits, logits)}
+        return several.get(self.kind, logits)
 
 
-LOADER = torch.utils.data.DataLoader([{"img": torch.zeros(3, SIZE, SIZE), "text": "a"}])
+INPUT = get_cfg_default().INPUT
+
+
+class Data(list):
+    transform = Compose([ToTensor(), Normalize(INPUT.PIXEL_MEAN, INPUT.PIXEL_STD)])
+
+
+LOADER = DataLoader(Data([{"img": torch.zeros(3, SIZE, SIZE), "text": "a", "label": 0}]))
 
 
 class Bare(TrainerX):
     """Of Dassl's form, without data loaders."""
 
-    def __init__(self, kind="", transforms=("normalize",)):
+    test_loader = LOADER
+
+    def __init__(self, kind=""):
         self._models, self._optims, self.kind = {}, {}, kind
         self.device, self.model = torch.device("cpu"), HostModel(kind)
         self._models["model"] = self.model
         self.cfg = get_cfg_default()
-        self.cfg.INPUT.TRANSFORMS = transforms
         self.dm = type("dm", (), {"dataset": type("set", (), {"classnames": list("abcd")})})
 
     def model_inference(self, images):
         if self.kind == "no_grad":
             with torch.no_grad():
                 return self.model(images)
-        return self.model(images)
+        return self.model(images).half() if self.kind == "half at last" else self.model(images)
 
 
 PIXELS = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
@@ -178,7 +231,9 @@ def gradient(logits_of, pixels=PIXELS):
     return logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), pixels)[0]
 
 
-@pytest.mark.parametrize("kind", ["", "tuple", "no_grad", "detached", "fp16", "conditioned"])
+@pytest.mark.parametrize(
+    "kind", ["", "tuple", "dict", "no_grad", "detached", "fp16", "conditioned"]
+)
 def test_logits_and_gradients_are_those_of_the_host(kind):
     """Also of half-precision weights, made float32; nothing the host says hides a gradient."""
     trainer = Bare(kind)
@@ -198,7 +253,14 @@ def test_logits_and_gradients_are_those_of_the_host(kind):
 
 
 @pytest.mark.parametrize(
-    "kind, said", [("features", "expected logits"), ("half inside", "half precision")]
+    "kind, said",
+    [
+        ("features", "expected logits"),
+        ("twice", "tuple"),
+        ("half inside", r"precision \(HostModel\)"),
+        ("half between", r"precision \(Cast\)"),
+        ("half at last", r"precision \(logits\)"),
+    ],
 )
 def test_what_gives_no_logits_is_refused(kind, said):
     with pytest.raises(advprompt.UserError, match=said):
@@ -251,7 +313,7 @@ def test_a_module_with_hidden_state_is_not_memoised():
 
 def test_a_host_with_a_test_of_its_own_is_asked_through_it():
     class Own(Bare):
-        test_loader, evaluator = LOADER, "evaluator"
+        evaluator = "evaluator"
 
         def test(self, split=None):
             self.evaluator.reset()
@@ -266,6 +328,112 @@ def test_a_host_with_a_test_of_its_own_is_asked_through_it():
     victim = HostVictim(trainer)
     victim.check(PIXELS)
     assert gradient(victim.logits)[1].abs().max() > 0
+
+
+def test_a_host_that_cannot_be_asked_is_named():
+    class Silent(Bare):
+        test_loader, evaluator = "loader", "evaluator"
+
+        def test(self, split=None):
+            return self.evaluator.evaluate()["accuracy"]
+
+    with pytest.raises(advprompt.UserError, match="Silent.test never calls self.evaluator.process"):
+        ask(trainer := Silent(), PIXELS, own_test=True)
+    assert (trainer.test_loader, trainer.evaluator) == ("loader", "evaluator")
+    unasked = type("Unasked", (TrainerX,), {"__init__": lambda self: None, "_models": {}})
+    with pytest.raises(advprompt.UserError, match="Unasked has no model_inference"):
+        HostVictim(unasked())
+    plain = type("Plain", (Bare,), {"model_inference": TrainerX.model_inference})()
+    assert HostVictim(plain).logits(PIXELS).shape == (3, 4)  # of its registered model
+
+
+@pytest.mark.parametrize("own_test", [False, True])
+def test_answers_of_a_hosts_own_test_are_those_of_its_logits(own_test):
+    seen = []
+
+    class Own(Bare):
+        test_loader = evaluator = None
+
+        def parse_batch_test(self, batch):
+            return batch["img"] * 2, batch["label"]
+
+        def test(self, split=None):
+            for batch in self.test_loader:
+                seen.append(batch)
+                self.evaluator.process(self.model(batch["img"] * 3), batch["label"])
+
+    if not own_test:
+        del Own.test
+    trainer = Own("" if own_test else "tuple")
+    loader = [{"img": PIXELS[:2], "label": torch.tensor([1, 2])}, {"img": PIXELS, "label": None}]
+    found = own_answers(trainer, loader)
+    plain = HostModel()(torch.cat([PIXELS[:2], PIXELS]) * (3 if own_test else 2))
+    assert found == plain.argmax(1).tolist() and not trainer.model.training
+    if own_test:
+        assert [batch["label"].tolist() for batch in seen] == [[1, 2], [0, 0, 0]]
+        assert seen[1]["index"].tolist() == [0, 1, 2] and seen[1]["domain"].tolist() == [0, 0, 0]
+
+
+def test_everything_that_logits_depend_on_is_float32_and_in_the_digest():
+    trainer = Bare()
+    trainer.loose, trainer.many = torch.ones(2).half(), [torch.ones(2).half(), torch.ones(2), "x"]
+    trainer.model.own = torch.ones(2).bfloat16()
+    trainer.dtype, trainer.index = torch.bfloat16, torch.arange(2)
+    victim = HostVictim(trainer)
+    kept = [trainer.loose, *trainer.many[:2], trainer.model.own]
+    assert {value.dtype for value in kept} == {trainer.dtype} == {torch.float32}
+    assert trainer.many[2] == "x" and trainer.index.dtype == torch.int64
+    digests = [victim.digest()]
+    for tensor in (trainer.loose, trainer.model.own, trainer.model.ctx, victim.mean, victim.std):
+        with torch.no_grad():
+            tensor.add_(1e-3)
+        digests.append(victim.digest())
+    assert len(set(digests)) == 6
+    assert HostVictim(Bare(transforms=())).mean.abs().max() == 0
+
+
+def test_results_are_kept_for_four_inputs_and_only_while_nothing_changed():
+    tower = TextTower().requires_grad_(False)
+    call = _Call(tower)
+    inputs = [torch.full((1, 6), float(i)) for i in range(5)]
+    results = [tower(x) for x in inputs[:4]]
+    for x, result in zip(inputs, results, strict=False):
+        assert torch.equal(tower(x.clone()), result)
+    assert tower.calls == 4
+    tower(inputs[4])  # in place of the first
+    assert (tower(inputs[1]) is results[1], tower.calls) == (True, 5)
+    tower(inputs[0])
+    assert tower.calls == 6
+    kept = tower(inputs[0]).mul_(2)  # a host that changes what it was given
+    assert not torch.equal(tower(inputs[0]), kept) and tower.calls == 7
+    tower(inputs[0], deeper=(inputs[1],)), tower(inputs[0], (inputs[1],))
+    assert tower.calls == 9
+    inside = inputs[0].clone().requires_grad_()
+    for _ in range(2):
+        assert tower(inputs[0], (inside,)).requires_grad
+    assert tower.calls == 11
+    call.undo()
+    assert "forward" not in vars(tower)
+    tower.forward = own = lambda x: x
+    _Call(tower).undo()
+    assert tower.forward is own
+
+
+def test_a_module_is_memoised_only_if_every_call_and_input_is_constant():
+    class Mixed(HostModel):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.head = nn.Linear(6, 6), nn.Bilinear(6, 6, 1)
+
+        def forward(self, image):
+            features = self.shared(self.image_encoder(image))
+            text = self.text_encoder(self.shared(self.ctx))
+            return torch.cat([self.head(features, t.expand_as(features)) for t in text], 1)
+
+    model = Mixed().requires_grad_(False)
+    memo = Memo(nn.ModuleList([model]))
+    memo.start(model, PIXELS)
+    assert [call.module for call in memo.calls] == [model.text_encoder]
 
 
 def test_commits_are_read_without_git(tmp_path):

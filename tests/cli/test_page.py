@@ -20,7 +20,7 @@ from advprompt import records
 from advprompt.attacks import AttackSpec
 from advprompt.cli import report as command
 from advprompt.evaluation import pictures
-from advprompt.report import drawing, page, transfer
+from advprompt.report import drawing, layout, page, transfer
 from advprompt.report import pictures as gallery
 from advprompt.report import render as report
 from advprompt.report.charts import build_charts, build_planes
@@ -195,6 +195,7 @@ def test_runs_that_no_curve_can_hold_are_problems(tmp_path):
         return make(shots=shots, epochs=epochs, config={"OPTIM.MAX_EPOCH": epochs})
 
     assert charted(run(1, 50), run(16, 100)) == (3, [])  # epochs may go along with the shots
+    assert charted(run(1, 50), run(16, 100), make(shots=4))[0] == 3  # unset in one of them
     conflict = [run(1, 50), run(16, 100), run(16, 200)]
     count, (problem,) = charted(*conflict)
     assert count == 0 and "both have DATASET.NUM_SHOTS=16" in problem
@@ -227,13 +228,15 @@ def test_charts_stand_below_their_own_facts():
     assert section == "Over shots" and [len(alike) for _, alike in groups] == [3, 3]
     for (facts, alike), chart in zip(groups, (charts[0], charts[3]), strict=True):
         assert facts == drawing.facts_of(chart.panel)
-        assert all(chart.panel.table.first["dataset"] in drawn["title"] for _, _, drawn in alike)
+        title, names = layout.title(chart.panel.table), [n for n, _ in chart.panel.table.figures]
+        assert [drawn["title"] for _, _, drawn in alike] == [f"{title}, {name}" for name in names]
 
 
 def test_the_untrained_model_is_a_line_of_an_ablation():
     made = [make(config={"TRAINER.ADVPT.N_CTX": n}) for n in (4, 16)] + [zero_shot()]
     ((chart,), _) = build_charts(listed(*made), build_tables(listed(*made)))
     assert [row.trainer for row in chart.panel.references] == ["ZeroshotCLIP"]
+    assert chart.draw()["title"] == layout.title(chart.panel.table)
 
 
 @pytest.mark.parametrize("drop", [False, True])
@@ -245,6 +248,7 @@ def test_a_matrix_in_figures(drop):
     rows = [["clean", "90.0", "90.0"], ["APD", "30.0", "30.0"], ["FAP", "31.0", "31.0"]]
     assert block.rows == rows and block.marked == {(1, 1), (2, 2)}
     assert any("DROP False" in fact for fact in sheet.facts) == drop
+    assert "backbone of FAP: tiny, weights sha256 abababababab" in sheet.facts
     assert transfer.render(made, "csv").splitlines()[-1].endswith(",100,90,31,31")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -26,7 +26,7 @@ from advprompt.engine import run_folder
 from advprompt.experiments.state import STATES
 from advprompt.records import load_records, read_record
 from advprompt.utils.entry import run_tool
-from tests.conftest import REPO, only_error
+from tests.conftest import REPO, ok, only_error, refusal
 
 FOUR = ("advpt", "naptuning", "capt", "apd")
 SHIFTS = ("Sketch", "Noise", "Blur", "Background", "Novel", "Patterns")
@@ -237,7 +237,8 @@ def test_all_puts_every_method_under_one_attack(call, small, tmp_path):
     done = call("all pets 4 vit_b32", *small)
     assert done.returncode == 0, done.stderr
     records = load_records(tmp_path / "out").records.values()
-    assert len(records) == 14  # TeCoA twice: prompt and fine-tuning
+    # TeCoA twice: prompt and fine-tuning; TGA-ZSR with and without its complement
+    assert len(records) == 13 + 4 + 2
     assert {r["attacks"][0]["eps"] for r in records} == {"4/255"}
     bank = [r["train_threat"] for r in records if r["trainer"] == "AdvPT"]
     assert [threat["target"] for threat in bank] == ["embedding"]  # whatever the test is
@@ -454,8 +455,7 @@ def test_a_dry_run_tells_what_is_done_begun_and_refused(arguments, run, capsys, 
     argv = arguments("CoOp", ATTACK__TRAIN__TARGET="end_to_end", ATTACK__TRAIN__OBJECTIVE="ce")
     assert run(argv)[0] == 0
     assert "1 run: 1 done." in run([*argv, "--dry-run"])[1]
-    code, _, err = run([*argv, "OPTIM.LR", "0.5", "--dry-run"])
-    assert "OPTIM.LR" in only_error(code, err)
+    assert "OPTIM.LR" in refusal(run([*argv, "OPTIM.LR", "0.5", "--dry-run"]))
     assert "1 to test" in run([*argv, "TEST.SUBSET", "5", "--dry-run"])[1]
     (tmp_path / "run" / "record.json").unlink()
     shutil.rmtree(tmp_path / "run" / "prompt_learner")
@@ -512,55 +512,43 @@ def test_nothing_is_trained_on_a_test_set(arguments, run, world, tmp_path):
     argv = arguments("AdvPT", root=world)
     at = argv.index(str(REPO / "configs/datasets/oxford_pets.yaml"))
     argv[at] = str(REPO / "configs/datasets/shapes_blur.yaml")
-    code, _, err = run(argv)
-    assert "ShapesBlur is for tests only" in only_error(code, err)
+    assert "ShapesBlur is for tests only" in refusal(run(argv))
     assert not (tmp_path / "run" / run_folder.CONFIG_FILE).exists()
 
 
-def test_a_test_needs_neither_the_shots_nor_validation_images(arguments, run, pets, tmp_path):
+def first_of_each(items, counts):
+    """Keep so many items of every class."""
+    return [item for y, n in enumerate(counts) for item in [i for i in items if i[1] == y][:n]]
+
+
+def test_a_test_needs_neither_the_shots_nor_validation_images(arguments, run, altered, tmp_path):
     """Trained on one data set, tested on one with too few training images and none to validate."""
-    few = tmp_path / "few"
-    shutil.copytree(pets, few)
-    path = few / "oxford_pets" / "split_zhou_OxfordPets.json"
-    split = json.loads(path.read_text(encoding="utf-8"))
-    lone = [[i for i in split["train"] if i[1] == y][:2] for y in range(3)]  # 2 of each class
-    path.write_text(json.dumps(split | {"train": sum(lone, []), "val": []}), encoding="utf-8")
+    few = altered(train=partial(first_of_each, counts=(2, 2, 2)), val=lambda items: [])
     best = {"TEST__FINAL_MODEL": "best_val", "OPTIM__MAX_EPOCH": 1}
     assert run(arguments("AdvPT", **best))[0] == 0
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
     best["DATASET__CACHE_DIR"] = tmp_path / "few_cache"
     argv = arguments("AdvPT", *load, root=few, out="test", **best)
-    code, _, err = run(argv)
-    assert code == 0, err
+    ok(run(argv))
     record = read_record(tmp_path / "test" / "record.json")
     assert record["shots"] == 4 and record["config"]["DATASET.NUM_SHOTS"] == 4
     assert "skipped: " in run(argv)[1]
     for keys, words in ({}, "fewer than the 4 shots"), ({"DATASET__NUM_SHOTS": 2}, "best_val"):
-        code, _, err = run(arguments("AdvPT", root=few, out="train", **best | keys))
-        assert words in only_error(code, err)
+        assert words in refusal(run(arguments("AdvPT", root=few, out="train", **best | keys)))
         assert not (tmp_path / "train" / run_folder.CONFIG_FILE).exists()
 
 
-def test_long_tailed_sets_are_trained_where_asked_for(arguments, run, pets, tmp_path, capsys):
-    few = tmp_path / "few"
-    shutil.copytree(pets, few)
-    path = few / "oxford_pets" / "split_zhou_OxfordPets.json"
-    split = json.loads(path.read_text(encoding="utf-8"))
-    tail = [[i for i in split["train"] if i[1] == y][: (6, 2, 1)[y]] for y in range(3)]
-    path.write_text(json.dumps(split | {"train": sum(tail, [])}), encoding="utf-8")
+def test_long_tailed_sets_are_trained_where_asked_for(arguments, run, altered, tool, tmp_path):
+    few = altered(train=partial(first_of_each, counts=(6, 2, 1)))
     quick = {"OPTIM__MAX_EPOCH": 1, "DATASET__CACHE_DIR": tmp_path / "few_cache"}
-    code, _, err = run(arguments("CoOp", root=few, **quick))
-    assert "set DATASET.FEWER_SHOTS True" in only_error(code, err)
+    assert "set DATASET.FEWER_SHOTS True" in refusal(run(arguments("CoOp", root=few, **quick)))
     for out, own in (("run", {"root": few, "DATASET__FEWER_SHOTS": True}), ("whole", {})):
-        code, _, err = run(arguments("CoOp", out=out, **quick | own))
-        assert code == 0, err
+        ok(run(arguments("CoOp", out=out, **quick | own)))
     record = read_record(tmp_path / "run" / "record.json")
     assert record["shots"] == 4 and record["trained"]["short_classes"] == 2
     assert "short_classes" not in read_record(tmp_path / "whole" / "record.json")["trained"]
     assert run_folder.stored(tmp_path / "run")[0]["DATASET.FEWER_SHOTS"] is True
-    capsys.readouterr()
-    assert run_tool(dispatch, ["report", str(tmp_path / "run")]) == 0
-    said = capsys.readouterr().out
+    said = ok(tool(dispatch, "report", tmp_path / "run"))
     assert "fewer shots: CoOp, 4 shots had fewer images in 2 of 3 classes" in said
 
 

@@ -59,6 +59,7 @@ APART = [
 def test_never_in_one_table(changes):
     assert len(tables(make(), make(seed=2))) == 1
     assert len(tables(make(), make(**{"seed": 2} | changes))) == 2
+    assert len(tables(make(subset=50), make(**{"seed": 2, "subset": 50} | changes))) == 2
 
 
 def test_the_order_of_attacks_does_not_matter():
@@ -101,6 +102,8 @@ def test_settings_that_change_a_figure_are_other_rows():
     made = [make(), make(seed=2, config={"OPTIM": {"LR": 0.1}, "SEED": 2})]
     names = [row.name for row in tables(*made)[0].rows]
     assert sorted(names) == ["AdvPT (OPTIM.LR=0.002)", "AdvPT (OPTIM.LR=0.1)"]
+    names = [row.name for row in tables(make(epochs=50), make(epochs=9))[0].rows]
+    assert names == ["AdvPT (epochs=9)", "AdvPT (epochs=50)"]
     neutral = {"OUTPUT_DIR": "x", "DATASET.ROOT": "y", "DATASET.FEATURE_DIR": "z"}
     made = [make(), make(seed=2, config={"OPTIM.LR": 0.002, "SEED": 2} | neutral)]
     assert [len(row.runs) for row in tables(*made)[0].rows] == [2]
@@ -169,6 +172,14 @@ def test_headings():
     for steps, count in ((100, ""), (5000, ""), (99, "-99"), (5001, "-5001"), (101, "-101")):
         label = threat_label(WHITE_BOX | {"name": "square", "steps": steps, "objective": None})
         assert label == f"Square{count} 1/255"
+    fine, coarse = "jpeg, quality 75", "jpeg, quality 50"
+    for views in (
+        {f"{fine}, seen by the attack": "adaptive", f"{fine}, unseen by the attack": "hidden"},
+        {f"{d}, seen by the attack": f"adaptive, {d[6:]}" for d in (fine, coarse)},
+        {d: f"defence {d}" for d in (fine, coarse)},
+    ):
+        defended = [WHITE_BOX | {"defence": defence} for defence in views]
+        assert attack_headings(defended) == [f"{name}, {said}" for said in views.values()]
     momentum = [WHITE_BOX, WHITE_BOX | {"momentum": 1.0}]
     assert attack_headings(momentum) == [name, f"{name}, momentum 1.0"]
 
@@ -206,6 +217,11 @@ def test_csv_is_tidy_and_exact(tmp_path):
     assert [row["table"] for row in rows] == ["1"] * 3
     assert rows[0]["seeds"] == "0 1" and rows[1]["attack_eps"] == "16/255"
     assert rows[0]["attack_eps"] == "" and rows[0]["weights_sha256"] == "ab" * 32
+    assert ",".join(rows[2].values()).partition(",PGD-10 ")[::2] == (
+        f"1,EuroSAT,few_shot,all,10,tiny,{'ab' * 32},,,300,AdvPT,,16",
+        "8/255 (embedding-KL),4096,end-to-end PGD-100 1/255,"
+        "pgd,ce,end_to_end,1/255,1/255,100,1,uniform,linf,10,0,0 1,,EuroSAT,",
+    )
 
 
 def test_markdown_is_one_table_per_group(tmp_path):
@@ -273,6 +289,11 @@ def test_a_sheet_in_every_format():
         r"\bottomrule",
     ]
     assert r"\caption{T \& Co. figure. fact 1.}" in latex and latex[-1] == "% settings: all"
+    figures = Block([Column("x", left=True), Column("y")], [["a", "1.0"], ["bbb", "10.25"]])
+    lines = next(formats.markdown([Sheet("t", [figures])])).splitlines()[2:]
+    assert lines[:1] + lines[2:4] == ["| x   |     y |", "| a   |   1.0 |", "| bbb | 10.25 |"]
+    group = Column("H", "a base-to-new averylongword-s")
+    assert formats._narrow(group) == "a\nbase-to-new\naverylongword-s\nH"
 
 
 CUT = {"status": "running", "clean": None, "attacks": []}
@@ -409,7 +430,7 @@ def test_an_unknown_training_is_unknown_in_words_and_alone(tmp_path):
     cells = [row[:3] for row in sheet.blocks[0].rows]
     names = [f'AdvPT (source="unknown {i}")' for i in (1, 2)]
     assert cells[2:] == [[name, "unknown", "unknown"] for name in names]
-    assert sum("does not say how its model was trained" in note for note in sheet.notes) == 2
+    assert sum("does not state how its model was trained" in note for note in sheet.notes) == 2
     costs = layout.cost_sheet(table).blocks[0].rows
     assert [row[4] for row in costs] == ["0", "50", "unknown", "unknown"]
     for style in report.FORMATS:
@@ -454,8 +475,9 @@ def test_models_of_one_seed_with_other_prompts_are_rows_of_their_own():
     assert sorted(sorted(row.accuracies()) for row in table.rows) == [[60, 80], [70]]
     assert [row.name for row in table.rows] == ["AdvPT (model=1)", "AdvPT (model=2)"]
     assert any(note.startswith("model 2: 'run1/record.json'") for note in table.notes)
-    again = [make(clean=75, seed=seed, prompts_sha256=sha("a")) for seed in (1, 5)]
-    (table,) = tables(made[0], *again, make(clean=76))  # the same model, tested again
+    late = {"created": "2031-01-01T00:00:00+00:00"}
+    again = [make(clean=75, seed=seed, prompts_sha256=sha("a")) | late for seed in (1, 5)]
+    (table,) = tables(made[0], *again, make(clean=76) | late)  # the same model, tested again
     assert [len(row.accuracies()) for row in table.rows] == [1]
     assert sum(note.startswith("duplicate: ") for note in table.notes) == 3
 
@@ -481,5 +503,9 @@ TRAINED = {  # how a model was trained that is tested on all classes of EuroSAT;
 def test_what_else_a_model_was_trained_on_is_said(facts, said):
     (table,) = tables(make(**trained()), make(seed=2, **facts))
     assert len(table.rows) == (2 if said else 1)
+    for counts, words in (([2], "2"), ([2, 3, 4], "2 to 4")):
+        short = [facts["trained"] | {"short_classes": count} for count in [None, *counts]]
+        (row,) = tables(*(make(seed=i, **facts | {"trained": t}) for i, t in enumerate(short)))
+        assert f"fewer shots: AdvPT, 16 shots had fewer images in {words} of 5 classes" in row.notes
     notes = [note for note in table.notes if note.startswith("source: ")]
     assert [note.partition("trained on ")[2] for note in notes] == ([said] if said else [])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,17 +16,18 @@ from PIL import Image
 
 from advprompt import advpt
 from advprompt.records import read_record
-from tests.conftest import REPO, only_error, weights
+from tests.conftest import REPO, ok, only_error, refusal, weights
+from tests.world import Payload
 
 # --- what works ---------------------------------------------------------------------------------
 
 
 def test_advpt_trains_tests_and_writes_a_record(arguments, run, tmp_path):
-    code, out, err = run(arguments("AdvPT", TEST__PICTURE=2))
-    assert code == 0, err
+    out = ok(run(arguments("AdvPT", TEST__PICTURE=2, seed=0)))
     record = read_record(tmp_path / "run" / "record.json")
     assert record["status"] == "completed" and record["trainer"] == "AdvPT"
-    assert (record["shots"], record["seed"], record["classes"]) == (4, 1, 3)
+    assert (record["shots"], record["seed"], record["classes"]) == (4, 0, 3)
+    assert (tmp_path / "cache/oxford_pets/split_fewshot/shot_4-seed_0.json").is_file()
     assert record["prompt_parameters"] == 4 * 64
     assert record["clean"]["n"] == 12
     transfer, white_box = record["attacks"]
@@ -46,15 +45,13 @@ def test_advpt_trains_tests_and_writes_a_record(arguments, run, tmp_path):
 
 def test_the_loss_falls(arguments, run, tmp_path):
     keys = {"OPTIM__MAX_EPOCH": 30, "OPTIM__LR": 0.02, "OPTIM__WARMUP_EPOCH": -1}
-    code, out, err = run(arguments("AdvPT", TRAIN__PRINT_FREQ=1, TEST__NO_TEST=True, **keys))
-    assert code == 0, err
+    out = ok(run(arguments("AdvPT", TRAIN__PRINT_FREQ=1, TEST__NO_TEST=True, **keys)))
     shown = [line.split(" loss ")[1].split()[0] for line in out.splitlines() if " loss " in line]
     assert float(shown[-1]) < 0.7 * float(shown[0])
 
 
 def test_zero_shot_needs_neither_training_nor_seed(arguments, run, tmp_path):
-    code, _, err = run(arguments("ZeroshotCLIP", seed=-1))
-    assert code == 0, err
+    ok(run(arguments("ZeroshotCLIP", seed=-1)))
     record = read_record(tmp_path / "run" / "record.json")
     assert record["protocol"] == "zero_shot" and record["prompt_parameters"] == 0
     assert record["train_threat"] is None and len(record["attacks"]) == 2
@@ -62,27 +59,9 @@ def test_zero_shot_needs_neither_training_nor_seed(arguments, run, tmp_path):
     assert record["config"]["ATTACK.TEST.LIST"][0]["EPS"] == "16"
 
 
-def test_seed_zero_is_a_seed(arguments, run, tmp_path):
-    code, _, err = run(arguments("AdvPT", seed=0))
-    assert code == 0, err
-    assert read_record(tmp_path / "run" / "record.json")["seed"] == 0
-    assert (tmp_path / "cache/oxford_pets/split_fewshot/shot_4-seed_0.json").is_file()
-
-
-@pytest.mark.parametrize("where", ["end", "middle", "front"])
-@pytest.mark.parametrize("csc", [False, True])
-def test_positions_and_class_specific_contexts(arguments, run, tmp_path, where, csc):
-    options = {"TRAINER__ADVPT__CLASS_TOKEN_POSITION": where, "TRAINER__ADVPT__CSC": csc}
-    code, _, err = run(arguments("AdvPT", OPTIM__MAX_EPOCH=1, **options))
-    assert code == 0, err
-    shape = weights(tmp_path / "run", 1)["state_dict"]["text_prompts"].shape
-    assert shape == ((1, 3, 4, 64) if csc else (1, 4, 64))
-
-
 def test_bf16_tuning_and_words_to_start_from(arguments, run, tmp_path):
     options = {"TRAINER__ADVERSARIAL__PREC": "bf16", "TRAINER__ADVPT__CTX_INIT": "a photo"}
-    code, out, err = run(arguments("AdvPT", **options))
-    assert code == 0, err
+    out = ok(run(arguments("AdvPT", **options)))
     assert "note: CTX_INIT 'a photo' makes 2 vectors, not N_CTX 4" in out
     state = weights(tmp_path / "run")["state_dict"]["text_prompts"]
     assert state.dtype == torch.float32 and torch.isfinite(state).all() and state.shape[-2] == 2
@@ -130,9 +109,7 @@ def test_settings_of_a_test_never_train_again(arguments, run, tmp_path, no_train
     first = (folder / "record.json").read_bytes()
 
     def again(**keys):
-        code, out, err = run(arguments("AdvPT", OPTIM__MAX_EPOCH=2, **keys))
-        assert code == 0, err
-        return out
+        return ok(run(arguments("AdvPT", OPTIM__MAX_EPOCH=2, **keys)))
 
     assert "skipped: " in again(TEST__PICTURE=2, DATALOADER__TEST__BATCH_SIZE=5)
     assert not (folder / "tests").exists()
@@ -149,7 +126,7 @@ def test_settings_of_a_test_never_train_again(arguments, run, tmp_path, no_train
     assert len(made) == 3 and all(r["shots"] == 4 and r["epochs"] == 2 for r in made.values())
     assert all(r["seconds"]["train"] == 0 for r in made.values())  # counted once
     assert (folder / "record.json").read_bytes() == first
-    sentence = only_error(*run(arguments("AdvPT", OPTIM__MAX_EPOCH=2, OPTIM__LR=0.5))[::2])
+    sentence = refusal(run(arguments("AdvPT", OPTIM__MAX_EPOCH=2, OPTIM__LR=0.5)))
     assert "OPTIM.LR = 0.005, this one has 0.5" in sentence
 
 
@@ -162,8 +139,7 @@ def test_a_record_is_not_reused_for_a_model_that_was_changed_since(arguments, ru
     torch.save(state, path)
     again = ("--eval-only", "--model-dir", str(tmp_path / "run"), "--output-dir", "")
     for call in (argv, [*again, *argv]):
-        sentence = only_error(*run(call)[::2])
-        assert f"record of another model than '{path}' is now" in sentence
+        assert f"record of another model than '{path}' is now" in refusal(run(call))
     path.write_bytes(whole)
     assert "skipped: " in run(argv)[1]
 
@@ -177,9 +153,7 @@ def test_a_test_alone_goes_into_the_folder_of_its_run(arguments, run, tmp_path, 
     def test(**keys):
         argv = arguments("AdvPT", "--eval-only", "--model-dir", str(folder), **base | keys)
         at = argv.index("--output-dir")
-        code, out, err = run(argv[:at] + argv[at + 2 :])
-        assert code == 0, err
-        return out
+        return ok(run(argv[:at] + argv[at + 2 :]))
 
     assert f"skipped: {folder} holds" in test(TEST__PROTOCOL="base2new")
     test(DATASET__SUBSAMPLE_CLASSES="new")
@@ -218,30 +192,6 @@ def test_an_interrupted_test_of_a_finished_run_resumes(
     assert not (folder / "unfinished").exists()
 
 
-def test_resuming_equals_not_stopping(arguments, run, tmp_path, monkeypatch):
-
-    assert run(arguments("AdvPT", out="whole"))[0] == 0
-
-    step = advpt.AdvPT.forward_backward
-
-    def stop_in_epoch_3(self, batch):
-        if self.epoch == 3:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(advpt.AdvPT, "forward_backward", stop_in_epoch_3)
-    assert run(arguments("AdvPT", out="cut"))[0] == 130
-    assert not (tmp_path / "cut" / "record.json").exists()
-    monkeypatch.setattr(advpt.AdvPT, "forward_backward", step)
-    torch.manual_seed(99)  # whatever the state of the generators is
-    code, out, err = run(arguments("AdvPT", out="cut"))
-    assert code == 0 and "epoch 2" in out, err
-    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert torch.equal(*(state["state_dict"]["text_prompts"] for state in (whole, cut)))
-    momentum = [s["optimizer"]["state"][0]["momentum_buffer"] for s in (whole, cut)]
-    assert torch.equal(*momentum)
-
-
 def test_an_interrupted_attack_goes_on(arguments, run, tmp_path, monkeypatch):
     from advprompt.evaluation import evaluator as evaluation
 
@@ -272,8 +222,7 @@ def test_an_interrupted_attack_goes_on(arguments, run, tmp_path, monkeypatch):
     assert [a["correct"] for a in whole["attacks"]] == [a["correct"] for a in cut["attacks"]]
 
 
-def test_best_val_never_looks_at_the_test_set(arguments, run, pets, tmp_path, monkeypatch):
-
+def test_best_val_never_looks_at_the_test_set(arguments, run, altered, tmp_path, monkeypatch):
     best = {"TEST__FINAL_MODEL": "best_val", "OPTIM__LR": 0.02}
     step, towers = advpt.AdvPT.forward_backward, []
 
@@ -283,16 +232,12 @@ def test_best_val_never_looks_at_the_test_set(arguments, run, pets, tmp_path, mo
         return step(self, batch)
 
     monkeypatch.setattr(advpt.AdvPT, "forward_backward", look)
-    code, out, err = run(arguments("AdvPT", **best))
-    assert code == 0, err
+    out = ok(run(arguments("AdvPT", **best)))
     assert out.count("Evaluate on the *val* set") == 1 + 4 and towers and not any(towers)
     assert out.count("Evaluate on the *test* set") == 1 and "model-best.pth.tar" in out
 
-    root = tmp_path / "no_val"
-    shutil.copytree(pets, root)
-    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
-    split.write_text(json.dumps(json.loads(split.read_text()) | {"val": []}))
-    sentence = only_error(*run(arguments("AdvPT", root=root, out="b", **best))[::2])
+    root = altered(val=lambda items: [])
+    sentence = refusal(run(arguments("AdvPT", root=root, out="b", **best)))
     assert "best_val" in sentence and "last_step" in sentence
 
 
@@ -305,10 +250,9 @@ def test_a_record_tells_how_the_loaded_prompts_were_trained(arguments, run, tmp_
     assert (record["shots"], record["epochs"]) == (4, 2)
     assert record["train_threat"]["eps"] == "8/255"
     # another epoch is another model: neither skipped nor overwritten
-    sentence = only_error(*run(arguments("AdvPT", *load, "4", out="eval", **other))[::2])
-    assert "load_epoch = 2" in sentence
-    assert "--model-dir" in only_error(*run(arguments("AdvPT", "--eval-only", out="c"))[::2])
-    assert "tar-0" in only_error(*run(arguments("AdvPT", *load, "0", out="d"))[::2])
+    assert "load_epoch = 2" in refusal(run(arguments("AdvPT", *load, "4", out="eval", **other)))
+    assert "--model-dir" in refusal(run(arguments("AdvPT", "--eval-only", out="c")))
+    assert "tar-0" in refusal(run(arguments("AdvPT", *load, "0", out="d")))
 
 
 def test_an_older_checkpoint_learns_its_data_set_from_its_run(arguments, run, tmp_path):
@@ -348,7 +292,7 @@ def test_the_training_of_a_foreign_checkpoint_is_unknown(arguments, run, tmp_pat
             record["prompts_sha256"] == read_record(tmp_path / "run/record.json")["prompts_sha256"]
         )
     foreign(weights_path, tmp_path / "again/prompt_learner/model.pth.tar-2")
-    sentence = only_error(*run(arguments("AdvPT", out="again"))[::2])
+    sentence = refusal(run(arguments("AdvPT", out="again")))
     assert "does not say how it was trained" in sentence and "INIT_WEIGHTS" in sentence
 
 
@@ -377,64 +321,45 @@ def test_a_record_says_on_what_the_model_was_trained(arguments, run, tmp_path):
     assert read_record(tmp_path / "no config" / "record.json")["trained"] is None
 
 
-def rename(root):
-    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
-    split.write_text(split.read_text().replace('"red_circle"', '"red_disc"'))
+def renamed(items):
+    return [[*item[:2], item[2].replace("red_circle", "red_disc")] for item in items]
 
 
-def relabel(root):
-    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
-    parts = json.loads(split.read_text())
-    first, *_, last = parts["test"]
-    first[1:], last[1:] = last[1:], first[1:]
-    split.write_text(json.dumps(parts))
+def relabelled(items):
+    first, *others, last = items
+    return [[first[0], *last[1:]], *others, [last[0], *first[1:]]]
+
+
+def fewer(items):
+    return items[1:]
 
 
 def repaint(root):
-    (path, *_) = sorted((root / "oxford_pets/images").iterdir())
-    for path in (root / "oxford_pets/images").iterdir():
+    for path in (root / "oxford_pets" / "images").iterdir():
         Image.open(path).rotate(90).save(path)
 
 
-def fewer(root):
-    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
-    parts = json.loads(split.read_text())
-    split.write_text(json.dumps(parts | {"test": parts["test"][1:]}))
-
-
-def fewer_to_train_on(root):
-    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
-    parts = json.loads(split.read_text())
-    split.write_text(json.dumps(parts | {"train": parts["train"][1:]}))
-
-
-CHANGES = (rename, relabel, repaint, fewer)
-
-
-@pytest.fixture
-def roots(pets, tmp_path):
-    """Make another folder of data sets, changed by a function."""
-
-    def make(change):
-        root = tmp_path / f"data {change.__name__}"
-        shutil.copytree(pets, root)
-        change(root)
-        return root
-
-    return make
+CHANGES = {
+    "names": dict.fromkeys(("train", "val", "test"), renamed),
+    "labels": {"test": relabelled},
+    "pixels": {},
+    "fewer": {"test": fewer},
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_record_of_other_data_is_not_reused(arguments, run, roots, tmp_path, change):
+def test_a_record_of_other_data_is_not_reused(arguments, run, altered, tmp_path, change):
     none = {"ATTACK__TEST__LIST": "[{'EPS': '4', 'STEPS': 1}]", "TEST__PROBES": 0}
     assert run(arguments("ZeroshotCLIP", **none))[0] == 0
     before = (tmp_path / "run/record.json").read_bytes()
-    root = roots(change)
+    root = altered(**CHANGES[change])
+    if change == "pixels":
+        repaint(root)
     for more in ([], ["--eval-only", "--model-dir", str(tmp_path / "run")], ["--dry-run"]):
         code, out, err = run(arguments("ZeroshotCLIP", *more, root=root, **none))
         assert "holds a run on other data" in only_error(code, err) and "skipped" not in out
-    same = roots(os.path.exists)  # a copy elsewhere is the same data
-    code, out, _ = run(arguments("ZeroshotCLIP", root=same, **none))
+    # a copy elsewhere is the same data
+    code, out, _ = run(arguments("ZeroshotCLIP", root=altered(), **none))
     assert code == 0 and "skipped" in out and "note" not in out
     code, out, _ = run(arguments("ZeroshotCLIP", root=tmp_path / "nowhere", **none))
     assert code == 0 and "skipped" in out and "not here to be compared" in out
@@ -443,10 +368,10 @@ def test_a_record_of_other_data_is_not_reused(arguments, run, roots, tmp_path, c
     record = json.loads(before) | {"data_sha256": None, "set_sha256": None}
     (tmp_path / "run/record.json").write_text(json.dumps(record))
     code, _, err = run(arguments("ZeroshotCLIP", root=root, **none))
-    assert code == (2 if change is fewer else 0), err
+    assert code == (2 if change == "fewer" else 0), err
 
 
-def test_a_training_is_not_continued_on_other_data(arguments, run, roots, tmp_path, monkeypatch):
+def test_a_training_is_not_continued_on_other_data(arguments, run, altered, tmp_path, monkeypatch):
     save = advpt.AdvPT.save_model
 
     def stop(self, *args, **keys):
@@ -456,24 +381,21 @@ def test_a_training_is_not_continued_on_other_data(arguments, run, roots, tmp_pa
     monkeypatch.setattr(advpt.AdvPT, "save_model", stop)
     assert run(arguments("AdvPT"))[0] == 130
     monkeypatch.setattr(advpt.AdvPT, "save_model", save)
-    root, drawn = roots(fewer_to_train_on), {"DATASET__CACHE_DIR": tmp_path / "drawn again"}
+    root, drawn = altered(train=fewer), {"DATASET__CACHE_DIR": tmp_path / "drawn again"}
     argv = arguments("AdvPT", root=root, **drawn)
-    assert "trained on other images or classes" in only_error(*run(argv)[::2])
+    assert "trained on other images or classes" in refusal(run(argv))
     code, out, err = run(arguments("AdvPT"))
     assert code == 0 and "Resuming" in out, err
     # finished: the same images are tested, but others were trained on
-    assert "holds a run on other data" in only_error(*run(argv)[::2])
+    assert "holds a run on other data" in refusal(run(argv))
 
 
-def test_class_specific_contexts_serve_their_own_classes_only(arguments, run, pets, tmp_path):
+def test_class_specific_contexts_serve_their_own_classes_only(arguments, run, altered, tmp_path):
     assert run(arguments("AdvPT", TRAINER__ADVPT__CSC=True))[0] == 0
-    root = tmp_path / "renamed"
-    shutil.copytree(pets, root)
-    split = root / "oxford_pets" / "split_zhou_OxfordPets.json"
-    split.write_text(split.read_text().replace('"red_circle"', '"red_disc"'))
+    root = altered(**CHANGES["names"])
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
     argv = arguments("AdvPT", *load, root=root, out="b", TRAINER__ADVPT__CSC=True)
-    sentence = only_error(*run(argv)[::2])
+    sentence = refusal(run(argv))
     assert "red_circle" in sentence and "red_disc" in sentence
 
 
@@ -483,10 +405,10 @@ def test_resume_goes_on_from_another_folder(arguments, run, tmp_path):
     assert code == 0 and f"from {tmp_path / 'first'}" in out
     for key, value in {"OPTIM.MAX_EPOCH": "8", "DATASET.NUM_SHOTS": "2"}.items():
         longer = [*arguments("AdvPT", "--resume", str(tmp_path / "first"), out="4th"), key, value]
-        sentence = only_error(*run(longer)[::2])
+        sentence = refusal(run(longer))
         assert f"{key} = 4, this one has {value}; --resume continues the same" in sentence
     nowhere = arguments("AdvPT", "--resume", str(tmp_path / "nowhere"), out="third")
-    assert "nowhere" in only_error(*run(nowhere)[::2])
+    assert "nowhere" in refusal(run(nowhere))
 
 
 def test_a_deleted_or_torn_checkpoint_does_not_block_resuming(tmp_path):
@@ -530,8 +452,6 @@ def test_a_killed_run_resumes(arguments, tmp_path):
     [
         ({"DATASET__NAME": "OxfordPet"}, ["'OxfordPet'", "OxfordPets"]),
         ({"MODEL__BACKBONE__NAME": "ViT-B/61"}, ["'ViT-B/61'", "ViT-B/16"]),
-        ({"TRAINER__ADVPT__NCTX": 3}, ["TRAINER.ADVPT.NCTX", "TRAINER.ADVPT.N_CTX"]),
-        ({"OPTIM__LR": "fast"}, ["OPTIM.LR", "'fast'", "a number"]),
         ({"INPUT__TRANSFORMS": "['normalize']"}, ["INPUT.TRANSFORMS", "[0, 1]"]),
         ({"ATTACK__TRAIN__EPS": 0.0157}, ["0.0157", "4"]),
         ({"ATTACK__TEST__LIST": "[{'EPS': 0}]"}, ["EPS 0", "1/255"]),
@@ -543,19 +463,14 @@ def test_a_killed_run_resumes(arguments, tmp_path):
             {"ATTACK__TRAIN__OBJECTIVE": "ce", "ATTACK__TRAIN__TARGET": "end_to_end"},
             ["ATTACK.TRAIN", "'ce'", "ATTACK.THREAT advpt16"],
         ),
-        ({"TRAINER__ADVERSARIAL__PREC": "fp8"}, ["'fp8'", "fp32"]),
         ({"TRAINER__ADVERSARIAL__PREC": "amp", "USE_CUDA": False}, ["amp", "GPU"]),
         ({"DATASET__NUM_SHOTS": 7}, ["red_circle", "6", "7"]),
         ({"INPUT__SIZE": "(64,64)"}, ["(64, 64)", "(32, 32)"]),
-        ({"DATASET__SUBSAMPLE_CLASSES": "half"}, ["'half'", "base"]),
-        ({"TEST__SPLIT": "valid"}, ["'valid'", "'val'", "'test'"]),
-        ({"TEST__FINAL_MODEL": "best"}, ["'best'", "'best_val'"]),
         ({"DATASET__TEMPLATE": "a " * 200 + "{}"}, ["takes 204 tokens", "reads 77"]),
     ],
 )
 def test_bad_configuration_is_one_sentence(arguments, run, tmp_path, keys, words):
-    code, _, err = run(arguments("AdvPT", **keys))
-    sentence = only_error(code, err)
+    sentence = refusal(run(arguments("AdvPT", **keys)))
     for word in words:
         assert word in sentence
     assert not (tmp_path / "run" / "record.json").exists()
@@ -565,21 +480,20 @@ def test_bad_configuration_is_one_sentence(arguments, run, tmp_path, keys, words
 def test_unknown_trainer_and_missing_config(arguments, run):
     argv = arguments("AdvPT")
     argv[argv.index("--trainer") + 1] = "AdvTP"
-    assert "AdvPT" in only_error(*run(argv)[::2])
+    assert "AdvPT" in refusal(run(argv))
     argv = arguments("AdvPT")
     argv[argv.index("--config-file") + 1] = str(REPO / "configs/trainers/AdvPT/vit_b61.yaml")
-    assert "vit_b16.yaml" in only_error(*run(argv)[::2])
+    assert "vit_b16.yaml" in refusal(run(argv))
 
 
-def test_missing_data_says_where_it_belongs(arguments, run, pets, tmp_path):
-    sentence = only_error(*run(arguments("AdvPT", root=tmp_path / "nowhere"))[::2])
+def test_missing_data_says_where_it_belongs(arguments, run, altered, tmp_path):
+    sentence = refusal(run(arguments("AdvPT", root=tmp_path / "nowhere")))
     assert str(tmp_path / "nowhere" / "oxford_pets") in sentence
-    root = tmp_path / "part"
-    shutil.copytree(pets, root)
+    root = altered()
     gone = sorted((root / "oxford_pets" / "images").glob("red_circle_*.png"))
     for path in gone:
         path.unlink()
-    sentence = only_error(*run(arguments("AdvPT", root=root))[::2])
+    sentence = refusal(run(arguments("AdvPT", root=root)))
     assert "images are missing" in sentence and gone[0].name.partition("_")[0] in sentence
 
 
@@ -592,15 +506,14 @@ def test_missing_data_says_where_it_belongs(arguments, run, pets, tmp_path):
     ],
 )
 def test_a_corrupt_training_image_is_named(
-    arguments, white_box, run, pets, tmp_path, trainer, workers, said
+    arguments, white_box, run, altered, tmp_path, trainer, workers, said
 ):
-    root = tmp_path / "root"
-    shutil.copytree(pets, root)
+    root = altered()
     for path in (root / "oxford_pets" / "images").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     make = arguments if trainer == "AdvPT" else white_box
     argv = make(trainer, root=root, DATALOADER__NUM_WORKERS=workers)
-    sentence = only_error(*run(argv)[::2])
+    sentence = refusal(run(argv))
     assert str(root / "oxford_pets" / "images") in sentence and said in sentence
     assert not (tmp_path / "run" / "config.json").exists()  # nothing was made: not taken
 
@@ -610,33 +523,23 @@ def test_checkpoints_of_others_are_refused(arguments, run, tmp_path):
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
 
     other_length = run(arguments("AdvPT", *load, out="a", TRAINER__ADVPT__N_CTX=5))
-    assert "'text': 4" in only_error(*other_length[::2])
+    assert "'text': 4" in refusal(other_length)
     classes = run(arguments("AdvPT", *load, out="b", TRAINER__ADVPT__CSC=True))
-    assert "'csc': True" in only_error(*classes[::2])
+    assert "'csc': True" in refusal(classes)
     place = run(arguments("AdvPT", *load, out="p", TRAINER__ADVPT__CLASS_TOKEN_POSITION="front"))
-    assert "'position': 'front'" in only_error(*place[::2])
+    assert "'position': 'front'" in refusal(place)
     none = run(arguments("AdvPT", *load, "--load-epoch", "77", out="c"))
-    assert "model.pth.tar-77" in only_error(*none[::2])
+    assert "model.pth.tar-77" in refusal(none)
 
     path = tmp_path / "run" / "prompt_learner" / "model.pth.tar-4"
     state = torch.load(path, weights_only=True)
     state["advprompt"]["trainer"] = "CAPT"
     torch.save(state, path)
-    assert "'CAPT'" in only_error(*run(arguments("AdvPT", *load, out="d"))[::2])
+    assert "'CAPT'" in refusal(run(arguments("AdvPT", *load, out="d")))
     torch.save({"weights": torch.zeros(3)}, path)
-    assert "state_dict" in only_error(*run(arguments("AdvPT", *load, out="e"))[::2])
+    assert "state_dict" in refusal(run(arguments("AdvPT", *load, out="e")))
     path.write_bytes(path.read_bytes()[:100])
-    assert "truncated" in only_error(*run(arguments("AdvPT", *load, out="f"))[::2])
-
-
-class Payload:
-    """A pickle that would touch a file when loaded."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
+    assert "truncated" in refusal(run(arguments("AdvPT", *load, out="f")))
 
 
 def test_a_checkpoint_that_would_execute_code_is_refused(arguments, run, tmp_path):
@@ -644,26 +547,25 @@ def test_a_checkpoint_that_would_execute_code_is_refused(arguments, run, tmp_pat
     path = tmp_path / "run" / "prompt_learner" / "model.pth.tar-4"
     torch.save({"state_dict": {"ctx": Payload(tmp_path / "executed")}}, path)
     load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
-    assert "could execute code" in only_error(*run(arguments("AdvPT", *load, out="x"))[::2])
+    assert "could execute code" in refusal(run(arguments("AdvPT", *load, out="x")))
     path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-    assert "mkdir" in only_error(*run(arguments("AdvPT", *load, out="y"))[::2])
+    assert "mkdir" in refusal(run(arguments("AdvPT", *load, out="y")))
     assert not (tmp_path / "executed").exists()
     path.write_text('{"no": "pickle"}')
-    assert "no checkpoint" in only_error(*run(arguments("AdvPT", *load, out="z"))[::2])
+    assert "no checkpoint" in refusal(run(arguments("AdvPT", *load, out="z")))
 
 
 def test_a_damaged_bank_is_named(arguments, run, tmp_path):
     assert run(arguments("AdvPT"))[0] == 0
     for path in (tmp_path / "banks").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-5])
-    sentence = only_error(*run(arguments("AdvPT", out="again"))[::2])
-    assert str(tmp_path / "banks") in sentence
+    assert str(tmp_path / "banks") in refusal(run(arguments("AdvPT", out="again")))
 
 
 def test_another_configuration_does_not_overwrite_a_run(arguments, run, tmp_path):
     assert run(arguments("AdvPT"))[0] == 0
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("[!.]*") if p.is_file()}
-    sentence = only_error(*run(arguments("AdvPT", OPTIM__MAX_EPOCH=5))[::2])
+    sentence = refusal(run(arguments("AdvPT", OPTIM__MAX_EPOCH=5)))
     assert "OPTIM.MAX_EPOCH" in sentence and "5" in sentence
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("[!.]*") if p.is_file()}
     assert files == after
@@ -671,8 +573,7 @@ def test_another_configuration_does_not_overwrite_a_run(arguments, run, tmp_path
 
 def test_an_output_folder_that_is_a_file(arguments, run, tmp_path):
     (tmp_path / "run").write_text("mine")
-    sentence = only_error(*run(arguments("AdvPT"))[::2])
-    assert str(tmp_path / "run") in sentence
+    assert str(tmp_path / "run") in refusal(run(arguments("AdvPT")))
     assert (tmp_path / "run").read_text() == "mine"
 
 

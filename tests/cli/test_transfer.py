@@ -14,7 +14,7 @@ from advprompt.cli.main import dispatch
 from advprompt.evaluation import evaluator as evaluation
 from advprompt.evaluation import transfer as matrices
 from advprompt.utils.entry import run_tool
-from tests.conftest import only_error
+from tests.conftest import ok, refusal
 
 ATTACK = "ATTACK: {TEST: {EPS: 0.5, ALPHA: 0.25/255, STEPS: 3, LIST: %s}}"
 
@@ -24,8 +24,7 @@ def finished(run, white_box, tmp_path):
     """Three runs, whose own test is the attack of ``attack``."""
     keys = {"ATTACK__TEST__LIST": "[{'EPS': '0.5', 'ALPHA': '0.25/255', 'STEPS': 3}]"}
     for name in ("AdvCoOp", "AdvIVLP", "ZeroshotCLIP"):
-        code, _, err = run(white_box(name, out=name, **keys))
-        assert code == 0, err
+        ok(run(white_box(name, out=name, **keys)))
     return [tmp_path / name for name in ("AdvCoOp", "AdvIVLP", "ZeroshotCLIP")]
 
 
@@ -56,8 +55,7 @@ def counts(path):
 
 
 def test_the_diagonal_is_the_white_box_test(matrix, finished, tmp_path):
-    code, out, err = matrix(finished)
-    assert code == 0, err
+    out = ok(matrix(finished))
     record = json.loads((tmp_path / "m.json").read_text())
     (table,) = record["tables"]
     assert record["status"] == "completed" and record["n"] == 12 and record["schema"] == 1
@@ -122,14 +120,13 @@ def test_a_killed_matrix_resumes_after_its_last_row(matrix, finished, tmp_path, 
     assert matrix(finished, root=roots)[0] == 0  # a copy
     for path in roots.rglob("*.png"):
         Image.open(path).rotate(90).save(path)
-    assert "other runs, images or attacks" in only_error(*matrix(finished, root=roots)[::2])
+    assert "other runs, images or attacks" in refusal(matrix(finished, root=roots))
 
 
 def test_attacks_get_a_table_each_and_composed_ones_run_whole(matrix, finished, tmp_path, attack):
     three = "[{NAME: pgd}, {NAME: apgd, STEPS: 3}, {NAME: pgd, TARGET: frozen_prompt}]"
     attack.write_text(ATTACK % three)
-    code, out, err = matrix(finished[:2], "--format", "markdown")
-    assert code == 0, err
+    out = ok(matrix(finished[:2], "--format", "markdown"))
     assert len(counts(tmp_path / "m.json")) == 2  # the frozen-prompt attack is none of them
     assert out.count("### OxfordPets, transfer of ") == 2 and out.count("**") == 8
     text = matrix(finished[:2], "--format", "csv")[1]
@@ -158,18 +155,18 @@ def test_names_tell_runs_apart():
 
 
 def test_mistakes(matrix, finished, run, white_box, tmp_path, attack):
-    assert "two different run folders" in only_error(*matrix(finished[:1])[::2])
-    assert "two different run folders" in only_error(*matrix(finished[:1] * 2)[::2])
-    assert "holds no run" in only_error(*matrix([finished[0], tmp_path])[::2])
+    assert "two different run folders" in refusal(matrix(finished[:1]))
+    assert "two different run folders" in refusal(matrix(finished[:1] * 2))
+    assert "holds no run" in refusal(matrix([finished[0], tmp_path]))
     frozen = tmp_path / "frozen.yaml"
     frozen.write_text("ATTACK: {TEST: {TARGET: frozen_prompt}}")
-    assert "end_to_end" in only_error(*matrix(finished, file=frozen)[::2])
+    assert "end_to_end" in refusal(matrix(finished, file=frozen))
     assert run(white_box("ZeroshotCLIP", out="base", DATASET__SUBSAMPLE_CLASSES="base"))[0] == 0
-    assert "differ in classes" in only_error(*matrix([finished[0], tmp_path / "base"])[::2])
+    assert "differ in classes" in refusal(matrix([finished[0], tmp_path / "base"]))
     defended = matrix(finished, "--opts", "DEFENCE.NAME", "jpeg")
-    assert "defence 'jpeg'" in only_error(*defended[::2])
+    assert "defence 'jpeg'" in refusal(defended)
     (tmp_path / "m.json").write_text("{}")
-    assert "something else" in only_error(*matrix(finished)[::2])
+    assert "something else" in refusal(matrix(finished))
     assert (tmp_path / "m.json").read_text() == "{}"
     words = ["transfer", str(tmp_path), str(finished[0]), "--attack-config-file", str(attack)]
     assert run_tool(dispatch, words) == 2

@@ -24,7 +24,7 @@ from advprompt.evaluation.victim import TrainerVictim
 from advprompt.records import read_record
 from advprompt.utils import io
 from advprompt.utils.entry import run_tool
-from tests.conftest import REPO, only_error, weights
+from tests.conftest import REPO, ok, only_error, refusal, weights
 from tests.toy import toy_state_dict
 
 CASES = {  # every trainer, and what changes how one of them serves
@@ -84,8 +84,7 @@ def exported(capsys, tmp_path):
 def entry(trained, exported, tmp_path, toy_file):
     """An export of CoOp with 4 vectors, and the keywords to load it with."""
     trained("CoOp", TRAINER__COOP__N_CTX=4)
-    code, _, err = exported()
-    assert code == 0, err
+    ok(exported())
     return tmp_path / "zoo", {"weights_dir": toy_file.parent}
 
 
@@ -106,8 +105,7 @@ def test_logits_are_those_of_the_runs_own_test(trained, exported, tmp_path, toy_
     with torch.no_grad():
         expected = own.clean()
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-    code, _, err = exported()
-    assert code == 0, err
+    ok(exported())
     model = advprompt.load(tmp_path / "zoo", weights_dir=toy_file.parent)
     images = pictures(trainer)
     found = model.logits(images)
@@ -320,7 +318,7 @@ def test_figures_of_a_model_that_was_changed_since_are_refused(trained, exported
     with torch.no_grad():
         trainer.model.text_prompts += 0.1
     trainer.save_model(0, trainer.output_dir)
-    assert "record of another model" in only_error(*exported()[::2])
+    assert "record of another model" in refusal(exported())
 
 
 def test_a_record_of_something_else_is_not_put_on_a_card(trained, exported, tmp_path):
@@ -335,10 +333,10 @@ def test_a_record_of_something_else_is_not_put_on_a_card(trained, exported, tmp_
         "prompts_sha256": other,
     }.items():
         io.write_json(path, record | {key: value})
-        assert "record" in only_error(*exported()[::2])
+        assert "record" in refusal(exported())
     io.write_json(path, record)
     io.write_json(model, io.read_json(model) | {"data_sha256": other})
-    assert "is of data" in only_error(*exported()[::2])
+    assert "is of data" in refusal(exported())
     assert not (tmp_path / "zoo").exists()
 
 
@@ -382,7 +380,7 @@ def test_a_run_that_only_tested(trained, run, white_box, exported, tmp_path):
     state = torch.load(path, weights_only=True)
     state["state_dict"]["text_prompts"] += 0.1
     torch.save(state, path)
-    assert "record of another model" in only_error(*run(argv)[::2])
+    assert "record of another model" in refusal(run(argv))
 
 
 def test_the_default_folder_and_the_console_command(trained, capsys, tmp_path, monkeypatch):
@@ -400,8 +398,7 @@ def test_the_default_folder_and_the_console_command(trained, capsys, tmp_path, m
 
 def test_unfinished_runs_are_refused_unless_asked_for(trained, exported, tmp_path):
     trained("CoOp", finish=False)
-    code, _, err = exported()
-    assert "is not finished" in only_error(code, err) and not (tmp_path / "zoo").exists()
+    assert "is not finished" in refusal(exported()) and not (tmp_path / "zoo").exists()
     assert exported("--unfinished")[0] == 0
     assert io.read_json(tmp_path / "zoo" / exports.CARD)["figures"] is None
 
@@ -410,12 +407,10 @@ def test_nothing_is_overwritten(entry, exported, tmp_path):
     before = {p.name: p.read_bytes() for p in entry[0].iterdir()}
     code, out, _ = exported()
     assert code == 0 and out.startswith("unchanged")
-    code, _, err = exported("--licence", "MIT")
-    assert "not overwritten" in only_error(code, err)
+    assert "not overwritten" in refusal(exported("--licence", "MIT"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    code, _, err = exported(out="full")
-    assert "not overwritten" in only_error(code, err)
+    assert "not overwritten" in refusal(exported(out="full"))
     assert {p.name: p.read_bytes() for p in entry[0].iterdir()} == before
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -435,16 +430,14 @@ def test_another_export_was_faster(entry, exported, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_no_run(exported, tmp_path):
-    code, _, err = exported(folder=tmp_path / "nothing")
-    assert "holds no run" in only_error(code, err)
+    assert "holds no run" in refusal(exported(folder=tmp_path / "nothing"))
 
 
 def test_figures_of_own_image_features_are_not_those_of_an_export(trained, exported, monkeypatch):
     trained("CoOp")
     own = METHODS["CoOp"]
     monkeypatch.setattr(own, "image_features", lambda self, x: self.clip.encode_image(1 - x))
-    code, _, err = exported()
-    assert "CoOp has image features of its own" in only_error(code, err)
+    assert "CoOp has image features of its own" in refusal(exported())
 
 
 def test_an_epoch_that_is_not_there(trained, exported, tmp_path):
@@ -456,8 +449,7 @@ def test_an_epoch_that_is_not_there(trained, exported, tmp_path):
 def test_an_older_zero_shot_run_needs_its_data(trained, exported, tmp_path, pets, toy_file):
     trained("ZeroshotCLIP")
     (tmp_path / "run" / "model.json").unlink()
-    code, _, err = exported()
-    assert "--root" in only_error(code, err)
+    assert "--root" in refusal(exported())
     assert exported("--root", pets)[0] == 0
     model = advprompt.load(tmp_path / "zoo", weights_dir=toy_file.parent)
     assert model.classnames[0] == "red_circle"
@@ -531,14 +523,14 @@ DAMAGE = {
     "true for a number": (put(prompts__spec__text=True), "'prompts.spec'"),
     "too few vectors": (put(prompts__spec__text=-4), "-4"),
     "another number of vectors": (put(prompts__spec__text=3), "(1, 4, 64) there and (1, 3, 64)"),
-    "vectors without end": (put(prompts__spec__vision=10**12), "fewer values"),
+    "vectors without end": (put(prompts__spec__vision=10**9), "fewer values"),
     "refiners without end": (
         put(
             prompts__spec={
                 "text": 4,
                 "vision_depth": 2,
                 "refine_vision": True,
-                "refiner_ratio": 10**12,
+                "refiner_ratio": 10**9,
             }
         ),
         "fewer values",
@@ -599,8 +591,7 @@ def test_training_starts_from_an_export_or_a_run(
     source = arguments if name == "AdvPT" else white_box
     still = {"OPTIM__LR": 0.0, "OPTIM__WARMUP_CONS_LR": 0.0, "OPTIM__MAX_EPOCH": 1}
     argv = source(name, out="next", MODEL__INIT_WEIGHTS=path, **still)
-    code, out, err = run(argv)
-    assert code == 0, err
+    out = ok(run(argv))
     assert out.count("Starting from") == 1
     found = type(start).deployed(weights(tmp_path / "next", 1)["state_dict"])
     assert all(torch.equal(value, wanted[key]) for key, value in found.items())
@@ -620,8 +611,7 @@ def test_another_file_under_the_same_path_is_another_run(entry, run, white_box, 
     keys = {"TRAINER__COOP__N_CTX": 4, "MODEL__INIT_WEIGHTS": entry[0]}
     assert run(white_box("CoOp", out="next", **keys))[0] == 0
     rewrite(entry[0], lambda _, tensors: tensors["text_prompts"].add_(1))
-    code, _, err = run(white_box("CoOp", out="next", **keys))
-    assert "init_sha256" in only_error(code, err)
+    assert "init_sha256" in refusal(run(white_box("CoOp", out="next", **keys)))
 
 
 def test_a_test_needs_no_start_any_more(entry, run, white_box, tmp_path):
@@ -629,8 +619,7 @@ def test_a_test_needs_no_start_any_more(entry, run, white_box, tmp_path):
     assert run(white_box("CoOp", out="next", **keys))[0] == 0
     shutil.rmtree(entry[0])
     words = ("--eval-only", "--model-dir", str(tmp_path / "next"))
-    code, _, err = run(white_box("CoOp", *words, out="again", **keys))
-    assert code == 0, err
+    ok(run(white_box("CoOp", *words, out="again", **keys)))
     config = read_record(tmp_path / "again" / "record.json")["config"]
     assert len(config["MODEL.INIT_WEIGHTS_SHA256"]) == 64
 
@@ -646,8 +635,7 @@ def test_a_test_needs_no_start_any_more(entry, run, white_box, tmp_path):
 )
 def test_a_start_that_does_not_fit_is_refused(entry, run, white_box, tmp_path, name, keys, said):
     argv = white_box(name, out="next", MODEL__INIT_WEIGHTS=entry[0], **keys)
-    code, _, err = run(argv)
-    assert said in only_error(code, err)
+    assert said in refusal(run(argv))
     assert not (tmp_path / "next" / "config.json").exists()  # the folder is not taken
 
 
@@ -659,8 +647,9 @@ def test_a_start_of_another_backbone_or_of_nothing(entry, run, white_box, tmp_pa
     sha = io.read_json(entry[0] / exports.CARD)["backbone"]["weights_sha256"]
     assert sha in only_error(code, err) and "backbone weights" in err
     for path in (tmp_path / "nowhere", tmp_path):
-        code, _, err = run(white_box("CoOp", out="next", **(keys | {"MODEL__INIT_WEIGHTS": path})))
-        assert "there are no learned prompts" in only_error(code, err)
+        assert "there are no learned prompts" in refusal(
+            run(white_box("CoOp", out="next", **(keys | {"MODEL__INIT_WEIGHTS": path})))
+        )
 
 
 # --- as users do it -------------------------------------------------------------------------------

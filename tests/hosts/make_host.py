@@ -202,6 +202,7 @@ def environment(host: Host, hosts: Path, weights: dict[str, Weights], site=None)
         "PYTHONDONTWRITEBYTECODE": "1",  # FAP keeps compiled files in git
         "OMP_NUM_THREADS": "1",
         "HOST_LACKS": " ".join(host.lacks),
+        "HOST_SOURCES": str(hosts),
         "HOST_MODELS": json.dumps({name: str(made.file) for name, made in weights.items()}),
     }
 
@@ -248,6 +249,18 @@ def run(code: Path, env: dict, jobs: list[Job], out: Path, *, limit=3600) -> dic
         for job, one in zip(jobs, found["runs"], strict=True)
     }
     return found | {"runs": runs}
+
+
+def train(code: Path, env: dict, words, folder: Path, **job) -> dict:
+    """Train with nothing of ours, see ``released_run.py``; return what its last clean test gave."""
+    out = folder / "theirs.json"
+    job |= {"words": list(map(str, words)), "out": str(out)}
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    call = [sys.executable, HERE / "released_run.py", folder / "job.json"]
+    env = env | {"HOST_FULL_PRECISION": "1"}
+    done = subprocess.run(call, cwd=code, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(out.read_text(encoding="utf-8"))
 
 
 def repaired(env: dict) -> list[str]:

@@ -4,6 +4,7 @@ import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms import Compose, Resize, ToTensor
 
 
 class Net(nn.Module):
@@ -42,13 +43,21 @@ class SmallTest(Small):
     def model_inference(self, image):
         raise NotImplementedError
 
-    def test(self, split=None):
+    def load_model(self, directory, epoch=None):
+        super().load_model(directory, 1)  # whatever is asked for
+
+    def parse_batch_test(self, batch):
+        assert len(batch["impath"]) == len(batch["img"])
+        return batch["img"], batch["label"], batch["domain"]
+
+    def test(self):
         self.set_model_mode("eval")
         self.evaluator.reset()
         for batch in self.test_loader:
             with torch.no_grad():
-                image, label = self.parse_batch_test(batch)
+                image, label, _ = self.parse_batch_test(batch)
                 self.evaluator.process(self.model(image * 2 - 1), label)
+        assert len(self.test_loader.dataset)
         return next(iter(self.evaluator.evaluate().values()))
 
 
@@ -67,3 +76,25 @@ class Other(Small):
 class Needy(Small):
     def build_model(self):
         import no_such  # noqa: F401
+
+
+@TRAINER_REGISTRY.register()
+class Normalised(Small):
+    def build_model(self):
+        super().build_model()
+        size = self.cfg.INPUT.SIZE
+        transform = Compose([Resize(size), ToTensor(), lambda image: image * 4 - 2])
+        self.test_loader.dataset.transform = transform
+
+
+def answering(name, answer):
+    """Register a trainer whose model_inference returns what ``answer`` makes of the logits."""
+    own = {"model_inference": lambda self, image: answer(self.model(image)), "__module__": __name__}
+    TRAINER_REGISTRY.register(type(name, (Small,), own))
+
+
+answering("Probabilities", lambda logits: logits.softmax(1))
+answering("Features", lambda logits: logits[:, :3])
+answering("Several", lambda logits: (logits, logits * 2))
+answering("Halves", lambda logits: logits.half())
+answering("Mute", lambda logits: logits.no_such)

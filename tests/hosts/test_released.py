@@ -9,8 +9,6 @@ Dassl. Our reading of the file is compared with its ``model_inference`` sample b
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -54,14 +52,8 @@ def trained(case: list, hosts: Path, made, folder: Path) -> dict:
     words += ["--dataset-config-file", "configs/datasets/oxford_pets.yaml"]
     words += ["--prompt-alpha", "0.1"] if name == "APT" else []
     words += ["--config-file", f"configs/trainers/{config}", *COMMON, *theirs.split()]
-    dassl, out = "dass" if trainer == "AdvPT" else "dassl", folder / "theirs.json"
-    job = {"words": list(map(str, words)), "dassl": dassl, "out": str(out)}
-    (folder / "job.json").write_text(json.dumps(job))
-    call = [sys.executable, str(Path(__file__).with_name("released_run.py")), folder / "job.json"]
-    env["HOST_FULL_PRECISION"] = "1"
-    done = subprocess.run(call, cwd=code, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(out.read_text())
+    dassl = "dass" if trainer == "AdvPT" else "dassl"
+    return make_host.train(code, env, words, folder, dassl=dassl)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -21,7 +21,7 @@ from advprompt.engine.tuning import PromptTrainer
 from advprompt.evaluation.samples import ImageList
 from advprompt.prompting import PromptedCLIP
 from advprompt.records import read_record
-from tests.conftest import REPO, only_error, weights
+from tests.conftest import REPO, ok, refusal, weights
 
 SPLIT = "split_zhou_OxfordPets.json"
 
@@ -162,8 +162,7 @@ def test_accumulated_batches_equal_one_large_batch(white_box, run, tmp_path):
     small = white_box("AdvIVLP", out="small", TRAINER__ADVERSARIAL__ACCUMULATE=3, **keys)
     large = white_box("AdvIVLP", out="large", DATALOADER__TRAIN_X__BATCH_SIZE=12, **keys)
     for argv in (small, large):
-        code, _, err = run(argv)
-        assert code == 0, err
+        ok(run(argv))
     small, large = (weights(tmp_path / d, 2)["state_dict"] for d in ("small", "large"))
     for name in large:
         torch.testing.assert_close(small[name], large[name], atol=1e-5, rtol=1e-3)
@@ -175,16 +174,19 @@ ADAM = {"OPTIM__NAME": "adamw", "OPTIM__LR": 1e-3}
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
+        ("AdvPT", {}),
         ("AdvIVLP", {}),
         ("APD", {}),
         ("NAPTuning", ADAM),
-        ("TeCoA", ADAM | {"TRAINER__TECOA__VARIANT": "finetune"}),
+        ("FARE", {}),
+        ("DEFEAT", {"TRAINER__DEFEAT__CODE_WIDTH": 8}),
         ("CAPT", {"TRAINER__ADVERSARIAL__ACCUMULATE": 2}),
     ],
 )
-def test_resuming_equals_not_stopping(white_box, run, tmp_path, monkeypatch, name, keys):
-    keys = {"OPTIM__MAX_EPOCH": 4} | keys
-    assert run(white_box(name, out="whole", **keys))[0] == 0
+def test_resuming_equals_not_stopping(white_box, arguments, run, tmp_path, monkeypatch, name, keys):
+    keys = {"OPTIM__MAX_EPOCH": 4, "DATALOADER__TRAIN_X__BATCH_SIZE": 4} | keys
+    make = arguments if name == "AdvPT" else white_box
+    assert run(make(name, out="whole", **keys))[0] == 0
     step = PromptTrainer.forward_backward
 
     def stop_in_epoch_3(self, batch):
@@ -193,15 +195,18 @@ def test_resuming_equals_not_stopping(white_box, run, tmp_path, monkeypatch, nam
         return step(self, batch)
 
     monkeypatch.setattr(PromptTrainer, "forward_backward", stop_in_epoch_3)
-    assert run(white_box(name, out="cut", **keys))[0] == 130
+    assert run(make(name, out="cut", **keys))[0] == 130
+    assert not (tmp_path / "cut" / "record.json").exists()
     monkeypatch.setattr(PromptTrainer, "forward_backward", step)
     torch.manual_seed(99)  # whatever the state of the generators is
-    code, out, err = run(white_box(name, out="cut", **keys))
-    assert code == 0 and "(epoch 2)" in out, err
+    assert "(epoch 2)" in ok(run(make(name, out="cut", **keys)))
     whole, cut = weights(tmp_path / "whole", 4), weights(tmp_path / "cut", 4)
     assert whole["state_dict"].keys() == cut["state_dict"].keys()
     for key, value in whole["state_dict"].items():
         assert torch.equal(value, cut["state_dict"][key]), key
+    if not keys.get("OPTIM__NAME"):
+        moments = [s["optimizer"]["state"][0]["momentum_buffer"] for s in (whole, cut)]
+        assert torch.equal(*moments)
     first, second = (read_record(tmp_path / d / "record.json") for d in ("whole", "cut"))
     assert first["clean"] == second["clean"]
     assert [a["correct"] for a in first["attacks"]] == [a["correct"] for a in second["attacks"]]
@@ -232,8 +237,7 @@ def test_a_non_finite_step_stops_with_its_facts(
     monkeypatch.setattr(METHODS[name], "loss", spoiled)
     make = arguments if name == "AdvPT" else white_box
     keys = {"DATALOADER__TRAIN_X__BATCH_SIZE": 4, "OPTIM__WARMUP_EPOCH": -1}
-    code, _, err = run(make(name, OPTIM__MAX_EPOCH=4, **keys))
-    sentence = only_error(code, err)
+    sentence = refusal(run(make(name, OPTIM__MAX_EPOCH=4, **keys)))
     assert "epoch 3" in sentence and "lr " in sentence and "not finite" in sentence
     assert "batch 2 of 3" in sentence and "checkpoints are unchanged" in sentence
     assert "loss nan" in sentence or where != "loss"
@@ -264,15 +268,13 @@ def test_the_collapse_alarm_in_a_run(white_box, run, monkeypatch):
         return features[:1].expand_as(features)
 
     monkeypatch.setattr(PromptedCLIP, "text_features", all_the_same)
-    code, out, err = run(white_box("CAPT", out="collapsed", **keys))
-    assert code == 0, err
+    out = ok(run(white_box("CAPT", out="collapsed", **keys)))
     (line,) = [x for x in out.splitlines() if "may have collapsed" in x]  # once, after warm-up
     assert "epoch 2" in line and "TRAINER.CAPT.LAMBDA" in line and "1.099" in line
 
 
 def test_depth_beyond_the_towers_is_cut_and_said(white_box, run, tmp_path):
-    code, out, err = run(white_box("AdvIVLP", TRAINER__ADVIVLP__PROMPT_DEPTH=9))
-    assert code == 0, err
+    out = ok(run(white_box("AdvIVLP", TRAINER__ADVIVLP__PROMPT_DEPTH=9)))
     assert "text_depth 9 is cut to the 2 blocks" in out and "vision_depth 9" in out
 
 
@@ -283,16 +285,9 @@ def test_depth_beyond_the_towers_is_cut_and_said(white_box, run, tmp_path):
             {"ATTACK__TRAIN__TARGET": "embedding", "ATTACK__TRAIN__OBJECTIVE": "embedding_kl"},
             ["ATTACK.TRAIN", "ATTACK.THREAT linf1"],
         ),
-        ({"TRAINER__ADVERSARIAL__PREC": "fp8"}, ["PREC", "'fp8'", "bf16"]),
-        ({"TRAINER__ADVERSARIAL__ATTACK_PREC": "amp"}, ["ATTACK_PREC", "'amp'"]),
         ({"TRAINER__ADVERSARIAL__ACCUMULATE": 0}, ["ACCUMULATE", "0"]),
-        ({"TRAINER__ADVIVLP__AT_LOSS": "most"}, ["AT_LOSS", "'most'", "half"]),
         ({"TRAINER__ADVIVLP__PROMPT_DEPTH": 0}, ["PROMPT_DEPTH", "0"]),
         ({"TRAINER__ADVIVLP__N_CTX": 0}, ["TRAINER.ADVIVLP.N_CTX", "from 1"]),
-        ({"OPTIM__NAME": "sdg"}, ["OPTIM.NAME", "'sdg'", "'sgd'"]),
-        ({"OPTIM__LR_SCHEDULER": "cosin"}, ["OPTIM.LR_SCHEDULER", "'cosine'"]),
-        ({"INPUT__TRANSFORMS": "['flip']"}, ["INPUT.TRANSFORMS", "'flip'", "'random_flip'"]),
-        ({"DATASET__SUBSAMPLE_CLASSES": "news"}, ["SUBSAMPLE_CLASSES", "'news'", "'new'"]),
         ({"DATALOADER__TRAIN_X__BATCH_SIZE": 0}, ["TRAIN_X.BATCH_SIZE", "from 1"]),
         ({"TEST__SUBSET": -1}, ["TEST.SUBSET", "-1"]),
         ({"ATTACK__TEST__EPS": "8/255"}, ["ATTACK.TEST.EPS 8/255 would change nothing", "LIST"]),
@@ -301,8 +296,7 @@ def test_depth_beyond_the_towers_is_cut_and_said(white_box, run, tmp_path):
     ],
 )
 def test_wrong_keys_are_refused_before_anything_is_written(white_box, run, tmp_path, keys, words):
-    code, _, err = run(white_box("AdvIVLP", **keys))
-    sentence = only_error(code, err)
+    sentence = refusal(run(white_box("AdvIVLP", **keys)))
     assert all(word in sentence for word in words)
     assert not (tmp_path / "run").exists()
 
@@ -312,7 +306,7 @@ def test_wrong_keys_are_refused_before_anything_is_written(white_box, run, tmp_p
 )
 def test_nap_without_prompts_and_refiners_is_refused(white_box, run, tmp_path, keys):
     own = {f"TRAINER__NAPTUNING__{k}": v for k, v in ({"N_CTX": 0} | keys).items()}
-    sentence = only_error(*run(white_box("NAPTuning", **own))[::2])
+    sentence = refusal(run(white_box("NAPTuning", **own)))
     assert "TRAINER.NAPTUNING.N_CTX is 0" in sentence and not (tmp_path / "run").exists()
 
 
@@ -339,8 +333,7 @@ def writer(monkeypatch):
 
 
 def test_scalars_for_tensorboard(white_box, run, writer):
-    code, _, err = run(white_box("NAPTuning", OPTIM__MAX_EPOCH=2))
-    assert code == 0, err
+    ok(run(white_box("NAPTuning", OPTIM__MAX_EPOCH=2)))
     names = ["loss", "loss_clean", "loss_adv", "loss_cons", "lambda", "acc_clean", "acc_adv", "lr"]
     for name in names:
         steps, values = zip(*writer.values[f"train/{name}"], strict=True)
@@ -392,12 +385,6 @@ def test_robust_accuracy_is_not_there_without_an_image_tower(arguments, run, wri
     code, out, _ = run(arguments("AdvPT", TRAIN__ROBUST_FREQ=1, OPTIM__MAX_EPOCH=2))
     assert code == 0 and out.count("AdvPT has no image tower while it is tuned") == 1
     assert "robust/clean" not in writer.values
-
-
-def test_amp_needs_a_gpu(white_box, run, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    code, _, err = run(white_box("CAPT", TRAINER__ADVERSARIAL__PREC="amp"))
-    assert "GPU" in only_error(code, err)
 
 
 def test_every_config_merges(white_box, run):

@@ -428,7 +428,7 @@ def edit(node, **change):
             edit("preprocess_cfg", mean=[0.5]),
             r"mean in .* is \[0.5\], expected",
         ),
-        (edit("preprocess_cfg", std=[0.5, 0, 0.5]), "a list of 3, each entry a number from"),
+        (edit("preprocess_cfg", std=[0.5, 0, 0.5]), "a list of 3, each entry a number of"),
         (edit("preprocess_cfg", interpolation=3), "interpolation .* is 3, expected text"),
         (edit("model_cfg", embed_dim=None), "open_clip cannot build .* from its config .*; fetch"),
     ],
@@ -609,6 +609,7 @@ def test_configs_name_known_backbones_and_their_resolution():
         assert size == [side, side] and config["INPUT"]["INTERPOLATION"] == "bicubic", path
     for trainer, names in found.items():
         wanted = {"vit_b16", "vit_b32", "vit_l14", "vit_l14_336"}
-        if trainer != "TeCoA":  # whose own work a robust backbone is
+        # the others' own work is a robust backbone
+        if trainer not in ("TeCoA", "PMGAFT", "FARE", "TGAZSR"):
             wanted |= {"vit_b32_tecoa", "vit_l14_fare"}
         assert wanted <= names, trainer

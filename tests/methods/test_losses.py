@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -128,6 +129,18 @@ def test_fap_weighs_the_divergence_by_the_features_likeness():
     attacked = torch.tensor([[3.0, 0.0], [0.0, 2.0]])  # the same direction; a right angle
     value = losses.fap_consistency(EVEN, ODD, features, attacked)
     close(value, [2 * KL_EVEN_ODD, KL_EVEN_ODD])
+
+
+def test_attention_maps_against_numpy():
+    tokens = np.random.default_rng(0).normal(size=(3, 5, 4))  # [CLS] and 2 x 2 patches
+    texts = np.random.default_rng(1).normal(size=(3, 4))
+    maps = losses.attention_maps(torch.tensor(tokens), torch.tensor(texts), 4)
+    enlarge = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])  # bilinear, 2 -> 4
+    for i, text in enumerate(texts):
+        scores = (tokens[i] / np.linalg.norm(tokens[i], axis=0))[1:] @ text  # over the tokens
+        scores = ((scores - scores.min()) / np.ptp(scores)).reshape(2, 2)
+        close(maps[i], (enlarge @ scores @ enlarge.T).ravel())
+    assert not losses.attention_maps(torch.ones(1, 5, 4), torch.ones(1, 4), 2).any()  # nor NaN
 
 
 def test_half_precision_logits_are_computed_in_float32():

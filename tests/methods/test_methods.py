@@ -7,16 +7,22 @@ import math
 import pytest
 import torch
 
+from advprompt.baselines.tower import TunedTower
 from advprompt.config.keys import METHODS
 from advprompt.engine.batch import Batch
+from advprompt.prompting.quantiser import QuantisedHead
 from advprompt.records import read_record
 from advprompt.utils.errors import UserError
 from tests.conftest import only_error
+from tests.toy import toy_state_dict
 
 D, LAYERS = 64, 2  # width and blocks of both toy towers
 LINEAR = D * D + D
 REFINER = (D * 2 * D + 2 * D) + (2 * D * D + D)  # ratio 2
 DEEP = LAYERS * 2 * D  # 2 vectors per block
+TOWERS = ("PMGAFT", "FARE", "TGAZSR")  # these train the image tower
+TOWER = sum(v.numel() for k, v in toy_state_dict().items() if k.startswith("visual."))
+HEAD = QuantisedHead(32, 16, codes=512, inner=256, share=0.5)  # of 4 x 4 patches
 # trainer -> values it trains with its default keys, both depths cut to 2 blocks
 TRAINED = {
     "NAPTuning": LAYERS * 16 * D + LAYERS * LINEAR + 2 * (LAYERS - 1) * REFINER,
@@ -30,6 +36,9 @@ TRAINED = {
     "AdvIVLP": 2 * DEEP,
     "FAP": DEEP + LAYERS * LINEAR,  # one layer of text vectors, the others visual
     "TeCoA": 16 * D,
+    **dict.fromkeys(TOWERS, TOWER),
+    "TeCoA finetune": TOWER,
+    "DEFEAT": 16 * D + sum(value.numel() for value in HEAD.parameters()),
 }
 CLEAN = ("CoOp", "MaPLe")
 
@@ -58,30 +67,48 @@ def own(node: str, keys: dict) -> dict:
     return {f"TRAINER__{node}__{key}": value for key, value in keys.items()}
 
 
+def variant(name: str) -> tuple[str, dict]:
+    """The trainer and the keys of a name in TRAINED."""
+    name, _, kind = name.partition(" ")
+    return name, own(name.upper(), {"VARIANT": kind}) if kind else {}
+
+
 @pytest.mark.parametrize("name", sorted(TRAINED))
 def test_an_epoch_a_record_and_its_evaluation(white_box, run, tested, tmp_path, name):
-    code, out, err = run(white_box(name))
+    values, (name, keys) = TRAINED[name], variant(name)
+    code, out, err = run(white_box(name, **keys))
     assert code == 0, err
     record = read_record(tmp_path / "run" / "record.json")
     assert record["status"] == "completed" and record["trainer"] == name
-    assert record["prompt_parameters"] == TRAINED[name]
-    assert record["paper"].startswith("https://arxiv.org/abs/")
+    assert record["prompt_parameters"] == values
+    state = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-1", weights_only=True)
+    tower = [key.startswith("visual.") for key in state["state_dict"]]
+    assert all(tower) if values == TOWER else not any(tower)
+    assert record["paper"].startswith("https://")
     assert (record["train_threat"] is None) == (name in CLEAN)
     (attack,) = record["attacks"]
     assert attack["target"] == "end_to_end"
     assert 0 < attack["checks"]["max_linf"] <= 4 / 255 + 1e-6
     line = next(x for x in out.splitlines() if x.startswith("epoch [1/1] batch [3/3]"))
-    wanted = "acc_clean" if name in (*CLEAN, "CAPT", "FAP", "NAPTuning") else "acc_adv"
+    both = (*CLEAN, "CAPT", "FAP", "NAPTuning", "PMGAFT", "TGAZSR")
+    wanted = "acc_clean" if name in both else "acc_adv"
     assert wanted in line and " lr " in line
-    second = tested(name)
+    second = tested(name, **keys)
     assert second["clean"] == record["clean"]
     assert second["attacks"][0]["correct"] == attack["correct"]
 
 
 @pytest.mark.parametrize("name", sorted(TRAINED))
 def test_only_what_is_learned_moves(build, name):
-    trainer = build(name, OPTIM__WARMUP_EPOCH=-1)
+    name, keys = variant(name)
+    trainer = build(name, OPTIM__WARMUP_EPOCH=-1, **keys)
     trainer.epoch, trainer.max_epoch = 1, 2  # NAP's lambda is not 0
+    if isinstance(trainer.trained, TunedTower):
+        pixels, text = torch.rand(2, 3, 32, 32), trainer.clip.model.transformer
+        torch.testing.assert_close(
+            trainer.image_features(pixels), trainer.clip.encode_image(pixels)
+        )
+        assert trainer.model.clip.model.transformer is text  # there is one text tower
     frozen = {k: v.clone() for k, v in trainer.clip.state_dict().items()}
     before = {k: v.clone() for k, v in trainer.trained.state_dict().items()}
     step(trainer)
@@ -91,10 +118,9 @@ def test_only_what_is_learned_moves(build, name):
         assert not torch.equal(value, before[key]), f"{key} did not move"
 
 
-@pytest.mark.parametrize("name", [*sorted(TRAINED), "TeCoA finetune"])
+@pytest.mark.parametrize("name", sorted(TRAINED))
 def test_base_to_new_classes(white_box, run, tested, tmp_path, name):
-    name, _, variant = name.partition(" ")
-    keys = own("TECOA", {"VARIANT": variant}) if variant else {}
+    name, keys = variant(name)
     assert run(white_box(name, DATASET__SUBSAMPLE_CLASSES="base", **keys))[0] == 0
     base = read_record(tmp_path / "run" / "record.json")
     new = tested(name, DATASET__SUBSAMPLE_CLASSES="new", **keys)
@@ -362,32 +388,6 @@ def test_apd_names_a_teacher_that_diverges(white_box, run, tmp_path, monkeypatch
     code, _, err = run(white_box("APD", TRAINER__APD__TEACHER="offline"))
     assert code == 2 and "teacher's loss is nan at epoch 1" in err
     assert not (tmp_path / "run" / "teacher").exists()
-
-
-def test_fine_tuning_the_image_tower(white_box, run, tested, tmp_path, toy_file):
-    keys = {"OPTIM__NAME": "adamw", "OPTIM__LR": 1e-3, "OPTIM__WARMUP_EPOCH": -1}
-    keys |= {"OPTIM__MAX_EPOCH": 2} | own("TECOA", {"VARIANT": "finetune"})
-    code, _, err = run(white_box("TeCoA", **keys))
-    assert code == 0, err
-    record = read_record(tmp_path / "run" / "record.json")
-    visual = {k: v for k, v in torch.load(toy_file).items() if k.startswith("visual.")}
-    assert record["prompt_parameters"] == sum(v.numel() for v in visual.values())
-    state = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-2", weights_only=True)
-    assert all(key.startswith("visual.") for key in state["state_dict"])
-    assert tested("TeCoA", **keys)["clean"] == record["clean"]
-
-
-def test_fine_tuning_leaves_the_frozen_tower_alone(build):
-    trainer = build(
-        "TeCoA", TRAINER__TECOA__VARIANT="finetune", OPTIM__LR=0.1, OPTIM__WARMUP_EPOCH=-1
-    )
-    pixels = torch.rand(2, 3, 32, 32)
-    before = trainer.clip.encode_image(pixels)
-    torch.testing.assert_close(trainer.image_features(pixels), before)
-    step(trainer)
-    assert torch.equal(trainer.clip.encode_image(pixels), before)
-    assert not torch.allclose(trainer.image_features(pixels), before)
-    assert trainer.model.clip.model.transformer is trainer.clip.model.transformer  # one text tower
 
 
 # --- the registry -------------------------------------------------------------------------------

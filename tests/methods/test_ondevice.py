@@ -15,7 +15,7 @@ from advprompt import extend_cfg
 from advprompt.engine import device_loader as ondevice
 from advprompt.engine.draws import OwnDraws, own_draws
 from advprompt.utils.errors import UserError
-from tests.conftest import weights
+from tests.conftest import ok, weights
 
 CPU = torch.device("cpu")
 
@@ -139,9 +139,7 @@ def test_auto_is_for_gpus_that_hold_the_set(cfg, items, monkeypatch):
 @pytest.mark.parametrize("trainer", ["CAPT", "CoOp"])
 def test_a_run_trains_on_them(run, white_box, trainer, tmp_path):
     words = white_box(trainer, DATALOADER__TRAIN_X__IN_MEMORY="yes")
-    code, out, err = run(words)
-    assert code == 0, err
-    assert "training images are kept decoded on the device" in out
+    assert "training images are kept decoded on the device" in ok(run(words))
 
 
 # --- one seed per sample -------------------------------------------------------------------------

@@ -6,7 +6,6 @@ The files are made here; against the public code itself: tests/hosts/test_releas
 from __future__ import annotations
 
 import json
-import os
 import re
 
 import pytest
@@ -17,7 +16,8 @@ from toy import toy_clip, toy_state_dict
 import advprompt
 from advprompt.prompting import PromptedCLIP, PromptSpec
 from advprompt.utils.errors import UserError
-from tests.conftest import NAMES, only_error
+from tests.conftest import NAMES, ok, refusal
+from tests.world import Payload
 
 PETS = "a photo of a {}, a type of pet."
 BOTH = {"text": 2, "vision": 2, "text_depth": 2, "vision_depth": 2, "text_init": "a photo of a"}
@@ -129,8 +129,7 @@ def test_load_gives_the_same_logits(released, toy_file, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_is_tested_and_its_training_is_unknown(released, tested, tmp_path, kind):
     folder, model = released(kind)
-    code, out, err = tested(folder, kind, **KEYS.get(kind, {}))
-    assert code == 0, err
+    out = ok(tested(folder, kind, **KEYS.get(kind, {})))
     assert ("as in the public code" in out) == (kind == "AdvVPT")
     assert ("THEIR_TEXT is True" in out) == (kind == "FAP")
     record = json.loads((tmp_path / "run" / "record.json").read_text())
@@ -195,7 +194,7 @@ def negative(name: str):
 )
 def test_what_does_not_fit_is_said(released, tested, kind, change, trainer, keys, said):
     folder, _ = released(kind, change)
-    sentence = only_error(*tested(folder, trainer, **keys)[::2])
+    sentence = refusal(tested(folder, trainer, **keys))
     assert re.search(said, sentence) and str(folder) in sentence
 
 
@@ -221,23 +220,15 @@ def test_other_classes_widths_and_depths(released, toy_file, tmp_path):
 def test_prompts_that_no_setting_describes_are_served_by_load(released, tested, toy_file):
     """AdvIVLP's code counts vectors and layers of each tower by itself."""
     folder, model = released("AdvIVLP", spec=PromptSpec(**BOTH | {"vision": 3}))
-    assert "advprompt.load" in only_error(*tested(folder, "AdvIVLP")[::2])
+    assert "advprompt.load" in refusal(tested(folder, "AdvIVLP"))
     options = {"classnames": NAMES, "backbone": f"file:{toy_file}"}
     same_logits(advprompt.load(folder, trainer="AdvIVLP", **options), model)
 
 
-class Payload:
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 def test_nothing_in_a_schedule_is_executed_and_none_is_resumed(released, tested, tmp_path):
     folder, _ = released("CoOp", successor=Payload(tmp_path / "executed"))
-    assert "could execute code" in only_error(*tested(folder, "CoOp", **KEYS["CoOp"])[::2])
+    assert "could execute code" in refusal(tested(folder, "CoOp", **KEYS["CoOp"]))
     assert not (tmp_path / "executed").exists()
     folder, _ = released("AdvVPT")
     resumed = tested(folder, "AdvVPT", "--resume", str(folder))
-    assert "does not say how it was trained" in only_error(*resumed[::2])
+    assert "does not say how it was trained" in refusal(resumed)

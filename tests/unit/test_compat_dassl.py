@@ -38,6 +38,8 @@ from dassl.utils import (
 )
 from PIL import Image
 
+from tests.world import Payload
+
 DEFAULTS = Path(__file__).parents[1] / "hosts" / "dassl_fork" / "defaults_0_6_3.json"
 
 
@@ -397,16 +399,6 @@ def test_accuracy_within_the_first_k():
 
 
 # --- checkpoints ----------------------------------------------------------------------------
-
-
-class Payload:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
 
 
 def checkpoint_of(model, epoch=1, **extra):

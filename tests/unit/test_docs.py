@@ -121,6 +121,21 @@ def test_the_pages_code_is_typed_as_the_projects(clone):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+def test_the_example_of_the_evaluation_prints_what_the_page_shows(tmp_path):
+    """About 10 minutes: both models under AutoAttack."""
+    page = (REPO / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    code = re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)[1]
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown = [line.strip().partition(" in ")[0] for line in page.splitlines() if "    * " in line]
+    assert len(shown) == 3 and all(line in done.stdout for line in shown), done.stdout
+    records = load_records(tmp_path / "output").records.values()
+    assert {record["trainer"] for record in records} == {"FineTuned", "ZeroShot"}
+    assert (tmp_path / "output" / "mine" / "picture.png").is_file()
+
+
 def test_the_site_builds_without_a_dead_link_and_fetches_nothing(tmp_path):
     for module in ("mkdocs", "material"):
         if not find_spec(module):

@@ -275,6 +275,8 @@ def test_a_missing_target_is_told_and_its_average_left_out():
     rows = {row[0]: row[3:] for row in sheet.blocks[0].rows}
     assert rows == {"APD": ["–", "80.0", "–", "–", "1"], "AdvPT": ["80.0", "–", "80.0", "–", "1"]}
     assert "missing: APD, 16 shots has no run on Shapes, EuroSAT" in sheet.notes
+    _, sheet = joined(across("EuroSAT", source="Shapes"))  # which no model was tested on
+    assert sheet.notes == ["missing: AdvPT, 16 shots has no run on Shapes"]
 
 
 def test_the_few_shot_run_stands_for_the_source_figure():
@@ -341,6 +343,39 @@ def test_self_checks_name_the_test():
     _, sheet = joined(half("base"), half("new", attacks=attacks))
     (note,) = sheet.notes
     assert note.startswith("self-check: on the new classes: AdvPT, 16 shots, seed 1, end-to-end")
+
+
+def test_captions_hold_all_that_a_comparison_needs():
+    device = {"device": "2 x CPU x"}
+    made = [make(seed=s, data_sha256=sha("1"), subset=50) | device for s in (1, 2)]
+    (table,) = build_tables(listed(*made))
+    attack = "alpha {}, {} steps, 1 restart, uniform start, objective {}".format
+    assert layout.caption(table)[:5] == [
+        "backbone tiny, weights sha256 abababababab",
+        "100 test images (a fixed stratified subset, TEST.SUBSET 50), data sha256 111111111111",
+        "device 2 x CPU x",
+        "transfer PGD-40 16/255 (embedding-KL): Linf ball, eps 16/255, "
+        + attack("2/255", 40, "embedding-KL"),
+        "end-to-end PGD-100 1/255: Linf ball, eps 1/255, " + attack("1/255", 100, "cross entropy"),
+    ]
+    blocks = layout.table_sheet(table).blocks + cost_sheet(table).blocks
+    sides = [[column.left for column in block.columns] for block in blocks]
+    assert sides == [[1, 0, 1, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0, 0, 0, 1]]
+    own = zero_shot(split="base", classes=5, config={"DATASET.SUBSAMPLE_CLASSES": "base"})
+    join, _ = joined(half("base"), half("new"), own)
+    assert layout.caption(join)[1:4] == [
+        "test images: base 100, new 100 (all of the test set)",
+        "trained on the base classes; H: harmonic mean of the base and the new average",
+        "zero-shot CLIP saw no training image",
+    ]
+    unknown = {"weights_sha256": None}
+    join, _ = joined(*(across(n, **unknown) | device for n in ("ImageNet", "EuroSAT")))
+    assert layout.caption(join)[:4] == [
+        "backbone tiny, weights sha256 unknown",
+        "test images: ImageNet 100 of 10 classes, EuroSAT 100 of 10 classes (all of the test set)",
+        "trained on ImageNet; the average counts every target alike and needs all of them",
+        "device 2 x CPU x",
+    ]
 
 
 @pytest.fixture

@@ -193,3 +193,52 @@ def test_the_source_archive_holds_the_configs(source):
     assert any(name.startswith("configs/") and name.endswith(".yaml") for name in names)
     assert {"setup.py", "pyproject.toml", "LICENSE", "constraints-cpu.txt"} <= names
     assert "trainers/utils/version.py" in names
+
+
+PYTHON = """#!/bin/bash
+case "$*" in
+  *importlib.metadata*) echo "$HAS_TORCH" ;;
+  *urllib.request*) exit $NO_INDEX ;;
+  *find_spec*) exit 1 ;;
+  *sys.prefix*) echo "$VIRTUAL_ENV" ;;
+  "-m pip install "*) echo "pip: $*" ;;
+  *) exec {python} "$@" ;;
+esac
+"""
+INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
+PINS = "-c constraints-cpu.txt"
+# PyTorch there, a GPU, PyTorch's own index out of reach -> what is said, what pip is asked for
+MACHINES = {
+    "has PyTorch": ("2.6.0", 0, 1, "PyTorch 2.6.0 is installed and stays", "torch==2.6.0 -e ."),
+    "has it and a GPU": (
+        "2.6.0",
+        1,
+        0,
+        "PyTorch 2.6.0 is installed and stays",
+        "torch==2.6.0 -e .",
+    ),
+    "GPU": ("", 1, 0, "PyTorch for a GPU, from the configured", "-e ."),
+    "own index": ("", 0, 0, "for the CPU, from PyTorch's own index", f"{PINS} {INDEX} -e ."),
+    "no index": ("", 0, 1, "for the CPU, from the configured", f"{PINS} -e ."),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_setup_installs_the_pytorch_that_fits_the_machine(machine, tmp_path):
+    """The script itself, with a Python that only says what pip was asked for."""
+    torch, gpu, no_index, said, asked = MACHINES[machine]
+    (tmp_path / "bin").mkdir()
+    driver = f"#!/bin/bash\n[ {gpu} = 0 ] || echo 'GPU 0: NVIDIA H100'\n"
+    for name, text in {"python": PYTHON, "nvidia-smi": driver}.items():
+        (tmp_path / "bin" / name).write_text(text.replace("{python}", sys.executable))
+        (tmp_path / "bin" / name).chmod(0o755)
+    for name in ("scripts", "setup.py", "pyproject.toml", "constraints-cpu.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    own = {"VIRTUAL_ENV": str(tmp_path), "HAS_TORCH": torch, "NO_INDEX": str(no_index)}
+    own["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    script = shutil.copy(ROOT / "scripts/setup.sh", tmp_path / "bin/setup.sh")
+    done = subprocess.run(["bash", script], env=os.environ | own, capture_output=True, text=True)
+    pip = [line for line in done.stdout.splitlines() if line.startswith("pip: ")]
+    assert done.returncode == 0 and said in done.stdout, done.stderr
+    words = f"pip: -m pip install {asked}", "pip: -m pip install --no-deps torchattacks"
+    assert pip == [*words]

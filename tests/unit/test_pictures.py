@@ -9,7 +9,7 @@ from PIL import Image
 from advprompt.attacks import AttackSpec
 from advprompt.cli import picture
 from advprompt.evaluation import pictures
-from advprompt.records.examples import load_examples
+from advprompt.records.examples import load_examples, perturbation
 from advprompt.utils.entry import run_tool
 from advprompt.utils.errors import UserError
 
@@ -61,6 +61,8 @@ def test_no_perturbation_is_grey(tmp_path):
     same["adversarial"] = same["clean"]
     shown = colours(pictures.save_grid(tmp_path / "grid.png", **same))
     assert any(max(abs(c - 127.5) for c in rgb) <= 1 for rgb in shown)
+    changes = torch.tensor([0.0, 0.06, -0.06, 0.01])
+    assert perturbation(torch.zeros(4), changes).tolist() == pytest.approx([0.5, 1, 0, 0.6])
 
 
 @pytest.mark.parametrize("name, right", [("red_circle", True), ("blue_square", False)])

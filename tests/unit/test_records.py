@@ -44,13 +44,11 @@ WRONG = {  # a path in a record -> values that it may not have
     "subset": [0],
     "seconds": [3.0, {"eval": float("nan")}],
     "seconds.train": [-1],
-    **{
-        "device": [""],
-        "clean": [None],
-        "clean.n": [0],
-        "clean.correct": [101, -1],
-        "attacks": [{}],
-    },
+    "device": [""],
+    "clean": [None],
+    "clean.n": [0],
+    "clean.correct": [101, -1],
+    "attacks": [{}],
     "config": [[], {"OPTIM.LR": float("inf")}],
     "versions": [{"torch": 2}],
     "git_commit": [""],
@@ -111,13 +109,20 @@ def test_a_radius_in_l2_may_exceed_the_pixels_range(eps, fine):
         records.validate_record(record)
 
 
+SAID = {
+    "classes": "expected an integer of at least 1;",
+    "seconds.train": "expected a number of at least 0;",
+    "attacks.0.checks.zero_grad_share": "expected a number from 0 to 1;",
+}
+
+
 @pytest.mark.parametrize("path, value", [(p, v) for p, values in WRONG.items() for v in values])
 def test_wrong_field_is_named(path, value):
     field = path.replace("attacks.0", "attacks[0]").replace("attacks.1", "attacks[1]")
     with pytest.raises(UserError) as caught:
         records.validate_record(put(make(), path, value), "run/record.json")
     assert "'run/record.json'" in str(caught.value)
-    assert f"'{field}" in str(caught.value)
+    assert f"'{field}" in str(caught.value) and SAID.get(path, "") in str(caught.value)
 
 
 @pytest.mark.parametrize("field", sorted(set(make()) - {"source", "processes"}))
@@ -243,8 +248,21 @@ def test_load_follows_links_and_counts_a_file_once(tmp_path):
     assert len(records.load_records(tmp_path / "output").records) == 1
     everything = records.load_records(tmp_path / "disk", tmp_path, tmp_path / "output")
     assert len(everything.records) == 1
+    file = tmp_path / "disk" / "run" / "record.json"
+    assert list(records.load_records(file, file, tmp_path).records) == [file]
     with pytest.raises(UserError, match="does not exist"):
         records.load_records(tmp_path / "absent")
+
+
+def test_what_a_new_record_is_not_given():
+    names = ("trainer", "dataset", "protocol", "shots", "seed", "backbone", "weights_sha256")
+    given = {key: make()[key] for key in (*names, "prompt_parameters", "classes")}
+    record = records.new_record(config={}, subset=0, seconds={"bank": 2.0}, **given)
+    usual = {"status": "running", "split": "all", "epochs": 0, "processes": 1, "attacks": []}
+    usual |= {"seconds": {"train": 0, "bank": 2, "eval": 0}}
+    assert {key: record[key] for key in usual} == usual
+    for key in ("paper", "source", "train_threat", "clean", "subset"):
+        assert record[key] is None, key
 
 
 def test_flat_config():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import losses
+from ..utils import progress
 from .base import AttackResult, LabelledAttack, likeliest_wrong
 from .geometry import into_ball, length
 
@@ -127,7 +128,7 @@ class APGD(LabelledAttack):
         found = AttackResult.untouched(clean, zeros, zeros == 0)
         images = into_ball(clean, self.start(clean, seeds), eps, norm)
         samples, reviews = _Samples.at(clean, images, 2 * eps), checkpoints(steps)
-        for step in range(steps + 1):
+        for step in progress.steps(steps + 1):
             if step:
                 samples.move(eps, norm, MOMENTUM if step > 1 else 1)
             rows = samples.rows

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import losses
 from ..utils.errors import UserError
+from ..utils.precision import exact_products
 from ..utils.seeds import generators
 from .geometry import length
 from .spec import AttackSpec
@@ -78,6 +79,7 @@ def isolated(pixels: Tensor, seeds: Sequence[int], labels: Tensor | None = None)
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(pixels.device.type, enabled=False),
+        exact_products(),
     ):
         yield pixels.detach().clone().float().clamp(0, 1)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..utils import progress
 from .base import AttackResult, LabelledAttack, another_seed, likeliest_wrong
 from .geometry import into_ball, length, to_hyperplane
 
@@ -61,7 +62,7 @@ class FAB(LabelledAttack):
             images = clean.clone()
             if restart:
                 images = self.start(clean, [another_seed(seed, turn) for seed in seeds])
-            for _ in range(self.spec.steps):
+            for _ in progress.steps(self.spec.steps):
                 left = (norms > self.spec.eps).nonzero().flatten()  # (b,)
                 if not len(left):
                     return nearest, norms, flat

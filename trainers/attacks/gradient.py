@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import losses
 from ..records.threats import LABELLED
+from ..utils import progress
 from ..utils.seeds import generators
 from .base import (
     AttackResult,
@@ -206,7 +207,7 @@ class GradientAttack:
             images = self.project(clean, self.start(clean, seeds))
         zeros, left = clean.new_zeros(len(clean)), torch.arange(len(clean), device=clean.device)
         found = AttackResult.untouched(clean, zeros, zeros == 0)
-        for step in range(self.spec.steps + 1):
+        for step in progress.steps(self.spec.steps + 1):
             images.requires_grad_(True)
             loss, right = self.judge(images, rows[left])
             value = _one_each(loss, images).detach()
@@ -234,7 +235,7 @@ class GradientAttack:
             images = self.project(clean, self.start(clean, seeds))
         zero_grad = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         first, finite = None, []  # finite: losses and gradients in turn
-        for _ in range(self.spec.steps):
+        for _ in progress.steps(self.spec.steps):
             images.requires_grad_(True)
             loss = _one_each(self.objective(images), images)
             grad, peak = gradient_of(loss, images)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..utils import progress
 from ..utils.seeds import generators
 from .base import AttackResult, LabelledAttack
 from .geometry import into_ball, length
@@ -41,7 +42,7 @@ class Square(LabelledAttack):
         draws = generators(seeds)
         images = begin(clean, eps, draws)
         margin, right = self.score(images, labels)
-        for query in range(self.spec.steps):
+        for query in progress.steps(self.spec.steps):
             left = right.nonzero().flatten()  # (b,)
             if not len(left):
                 break

@@ -46,7 +46,7 @@ class CLIPAdapter(nn.Module):
         super().__init__()
         self.name, self.sha256 = name, sha256
         self.tokenizer, self.interpolation = tokenizer, interpolation
-        self.model = model.float().requires_grad_(False).eval()
+        self.model, self._run_block = model.float().requires_grad_(False).eval(), tower.run_block
         self.training = False
         # open_clip's CustomTextCLIP keeps its text tower in a module of its own
         self._custom_text = hasattr(model, "text")
@@ -112,6 +112,13 @@ class CLIPAdapter(nn.Module):
     def train(self, mode: bool = True) -> "CLIPAdapter":
         """Stay in evaluation mode: CLIP is frozen, batch statistics included."""
         return super().train(False)
+
+    def hasten(self, *, compiled: bool = False, last: bool = False) -> None:
+        """Have standard blocks ``compiled`` at first use, and channels ``last`` in convolutions."""
+        if compiled:
+            self._run_block = torch.compile(tower.run_block)
+        if last:
+            self.model.visual.to(memory_format=torch.channels_last)
 
     def without_image_tower(self) -> "CLIPAdapter":
         """Free the image tower (prompt tuning on stored embeddings does not need it)."""
@@ -196,10 +203,8 @@ class CLIPAdapter(nn.Module):
         """Number of patches of an image; UserError for a tower that does not pool [CLS] alone."""
         face = self._image_face
         if not face.pools_first:
-            raise UserError(
-                f"the image tower of {self.name} does not pool its class token alone, so its "
-                "patches are not in the space of the texts; choose a ViT of OpenAI's or open_clip's"
-            )
+            why = "pools more than its class token, so that its patches are not like texts"
+            raise UserError(f"the image tower of {self.name} {why}; choose a ViT of OpenAI's kind")
         return len(face.visual.positional_embedding) - 1
 
     def encode_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -208,8 +213,7 @@ class CLIPAdapter(nn.Module):
         tokens = self.patch_tokens(pixels)
         for block in self.image_blocks:
             tokens = block(tokens)
-        with self.autocast():
-            return self._image_face.project(tokens).float()
+        return self._image_face.project(tokens).float()
 
     @property
     def _image_face(self):
@@ -324,14 +328,14 @@ class CLIPAdapter(nn.Module):
                 them, map them), and must treat the shared ones alike in all classes.
         """
         self._need_prompts()
-        eot = eot.cpu()  # a no-op for prompt learners, which keep it there: no synchronisation
+        ends, eot = self._there(eot), eot.cpu()  # prompt learners keep it there: nothing waits
         if self.causal:
             x = self.add_positions(embeddings[:, : int(eot.max()) + 1])
             shared = min(shared, int(eot.min()))  # end tokens stay in the suffix
         else:
             x, shared = self.add_positions(embeddings), 0
         past = self._prefix(x[:1, :shared], between) if shared else None
-        suffix, eot = x[:, shared:], eot - shared
+        suffix, ends = x[:, shared:], ends - shared
 
         def encode(x: torch.Tensor, ends: torch.Tensor, first: int) -> torch.Tensor:
             rows = slice(first, first + len(x))
@@ -347,12 +351,12 @@ class CLIPAdapter(nn.Module):
             return self.pool_text(x, ends)
 
         if not class_chunk or class_chunk >= len(suffix):
-            return encode(suffix, eot, 0)
+            return encode(suffix, ends, 0)
         run = encode
         if torch.is_grad_enabled() and (suffix.requires_grad or between is not None):
             run = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
         starts = range(0, len(suffix), class_chunk)
-        parts = zip(suffix.split(class_chunk), eot.split(class_chunk), starts, strict=True)
+        parts = zip(suffix.split(class_chunk), ends.split(class_chunk), starts, strict=True)
         return torch.cat([run(*part) for part in parts])  # (K, D)
 
     def _prefix(self, x: torch.Tensor, between: Between | None) -> list[tuple]:
@@ -361,9 +365,16 @@ class CLIPAdapter(nn.Module):
         for layer, block in enumerate(self._text.transformer.resblocks):
             if between is not None and layer:
                 x = between(layer, x, slice(0, 1), 0)
-            x, *keys_and_values = tower.run_block(block, x, causal=True)
+            x, *keys_and_values = self._run_block(block, x, causal=True)
             past.append(keys_and_values)
         return past
+
+    def _there(self, eot: torch.Tensor) -> torch.Tensor:
+        """Return ``eot`` (K,) on the device, where it is copied once: a graph finds it again."""
+        there = getattr(eot, "there", eot)
+        if there.device != self.device:
+            there = eot.there = eot.to(self.device)
+        return there
 
     def _need_prompts(self) -> None:
         if not self.takes_prompts:
@@ -379,7 +390,7 @@ class CLIPAdapter(nn.Module):
 
         def run(x: torch.Tensor, **options) -> torch.Tensor:
             if standard:
-                return tower.run_block(block, x, causal=mask is not None, first=first)[0]
+                return self._run_block(block, x, causal=mask is not None, first=first)[0]
             if mask is not None:  # open_clip's custom block: batch-first, its own attention
                 length = x.shape[1]
                 options["attn_mask"] = mask[:length, :length].to(x)

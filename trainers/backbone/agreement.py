@@ -13,24 +13,9 @@ import torch
 from torch import nn
 
 from ..utils.errors import UserError
+from ..utils.precision import exact_products
 
 TOLERANCE = 1e-4  # of the largest value; rounding stays below 1e-5
-
-
-@contextlib.contextmanager
-def _exact_products():
-    """Multiply float32 matrices in float32, whatever the caller has switched on."""
-    switches = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    with contextlib.ExitStack() as restore:
-        if hasattr(switches[0], "fp32_precision"):  # since 2.9: then the old one is unreadable
-            for switch in (s for s in switches if s.fp32_precision in ("tf32", "bf16")):
-                restore.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
-                switch.fp32_precision = "ieee"
-        else:
-            before = torch.get_float32_matmul_precision()
-            restore.callback(torch.set_float32_matmul_precision, before)
-            torch.set_float32_matmul_precision("highest")
-        yield
 
 
 @torch.no_grad()
@@ -41,7 +26,7 @@ def verify(clip) -> None:
     can be run from embeddings) and ``is_vit`` (the image tower can be run block by block).
     UserError if the towers disagree because weights are NaN or infinite.
     """
-    with torch.autocast(clip.device.type, enabled=False), _exact_products():
+    with torch.autocast(clip.device.type, enabled=False), exact_products():
         promised = clip.causal, clip.takes_prompts, clip.is_vit
         if clip.causal and not _texts_agree(clip):
             clip.causal = False

@@ -19,8 +19,8 @@ OPENAI_TAG = "openai"  # OpenAI's own files, built with their activation whateve
 UNTRAINED = {"pretrained_image": False, "pretrained_text": False}
 FOLDER_CONFIG = "open_clip_config.json"
 STATED = {  # in it, of the images
-    "mean": Key([0.5], count=3),
-    "std": Key([0.5], least=1e-6, count=3),
+    "mean": Key([0.5] * 3, count=3),
+    "std": Key([0.5] * 3, least=1e-6, count=3),
     "interpolation": Key("bicubic"),
 }
 # how open_clip's folders on the Hugging Face hub call their weights

@@ -44,7 +44,6 @@ def text_features(
 def cosine_logits(features: torch.Tensor, texts: torch.Tensor, scale: float) -> torch.Tensor:
     """Return logits (..., B, K) in float32: ``scale`` times the cosine of image and class.
 
-    ``features`` (..., B, D) are raw, ``texts`` (..., K, D) of unit length, as
-    :func:`text_features` has them.
+    ``features`` (..., B, D) are raw, ``texts`` (..., K, D) as :func:`text_features` has them.
     """
     return scale * F.normalize(features.float(), dim=-1) @ texts.float().mT

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..config.keys import section
+from ..config.keys import Key, add_defaults, section
 from ..utils.errors import UserError, nearest
 from ..utils.io import sha256_file, tensors_digest, writable_dir
 from . import architectures, tiny
@@ -114,12 +114,18 @@ def check_name(name: str) -> None:
         raise UserError(f"backbone '{name}' is unknown.{nearest(name, choices)}")
 
 
+def _extend_cfg(cfg) -> None:
+    compiled = Key(False, "torch.compile the blocks of the towers (not measured on a GPU yet)")
+    last = Key(False, "convolutions with the channels last (not measured yet)")
+    add_defaults(cfg, "MODEL.BACKBONE", COMPILE=compiled, CHANNELS_LAST=last)
+
+
 def _check_cfg(cfg) -> None:
     if name := cfg.MODEL.BACKBONE.NAME:  # where none is set, perhaps because a file is missing
         check_name(name)
 
 
-section("MODEL", lambda cfg: None, _check_cfg)
+section("MODEL", _extend_cfg, _check_cfg)
 
 
 def _openai_file(name: str, weights_dir) -> Path:

@@ -1,6 +1,8 @@
 """Read CLIP checkpoints of every common layout without executing anything they contain."""
 
+import io
 import pickle
+import pickletools
 import re
 import zipfile
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ BARE_IMAGE_TOWER = ("conv1.weight", "positional_embedding", "proj")  # ViT witho
 BARE_RESNET = ("conv1.weight", "layer1.0.conv1.weight", "attnpool.positional_embedding")
 BARE_TIMM = ("trunk.", "head.")  # open_clip around a tower of timm
 TEXT_TOWER = "token_embedding.weight positional_embedding ln_final.weight text_projection".split()
+# modules that a state dict refers to; PyTorch still checks what of them is asked for
+HARMLESS = ("torch", "collections", "numpy", "_codecs", "__torch__")
 IMAGE_TOWERS = ("visual.proj", "visual.attnpool.positional_embedding")
 
 
@@ -72,7 +76,7 @@ def _read(path: Path):
             f"'{path}' cannot be read ({error.strerror}); change its permissions"
         ) from error
     except pickle.UnpicklingError as error:
-        if name := refused_import(error):
+        if name := refused_import(path, error):
             raise UserError(
                 f"'{path}' holds Python objects that could run code when loaded ({name}), so it "
                 "was refused; save its state dict alone with torch.save or as safetensors"
@@ -82,10 +86,10 @@ def _read(path: Path):
         raise _broken(path, error) from error
 
 
-def refused_import(error: pickle.UnpicklingError) -> str:
+def refused_import(path: Path, error: pickle.UnpicklingError) -> str:
     """Return what a refused pickle would have imported; "" if it is only damaged."""
     blocked = re.search(r"GLOBAL:? ([\w.]+)", str(error))  # PyTorch's and our own wording
-    return blocked.group(1) if blocked else ""
+    return _foreign_import(path) or (blocked.group(1) if blocked else "")
 
 
 def _broken(path: Path, error: Exception) -> UserError:
@@ -94,6 +98,29 @@ def _broken(path: Path, error: Exception) -> UserError:
         text = "no PyTorch pickle"
     reason = text.splitlines()[0][:120].rstrip(". ")
     return UserError(f"'{path}' is truncated or no checkpoint ({reason}); fetch it again")
+
+
+def _foreign_import(path: Path) -> str:
+    """Name the first import of a pickle that is not PyTorch's, by looking at its opcodes only."""
+    strings: list[str] = []
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+                stream = io.BytesIO(archive.read(name))
+        else:
+            stream = io.BytesIO(path.read_bytes())
+        while True:  # torch.save's older format is several pickles in a row
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name in ("GLOBAL", "INST"):
+                    strings += argument.split(" ")
+                elif opcode.name != "STACK_GLOBAL":
+                    strings += [argument] if isinstance(argument, str) else []
+                    continue
+                if strings[-2].split(".")[0] not in HARMLESS:
+                    return ".".join(strings[-2:])
+    except Exception:
+        return ""  # the end, or no pickle
 
 
 def _tensors(value) -> dict[str, torch.Tensor]:

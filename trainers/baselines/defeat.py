@@ -12,8 +12,6 @@ from ..losses import defeat, mean_ce
 from ..prompting import PromptSpec
 from ..prompting.spec import length
 
-WEIGHTS = ("IMAGE_WEIGHT", "TEXT_WEIGHT", "REBUILD_WEIGHT", "CODE_WEIGHT")
-
 
 @register
 class DEFEAT(AdversarialTrainer):
@@ -41,5 +39,6 @@ class DEFEAT(AdversarialTrainer):
 
     def loss(self, batch):
         output, texts = batch.forward_attacked(), batch.texts[:, :-1]  # (K, D)
-        ce, weights = mean_ce(output.logits, batch.labels), [self.keys[name] for name in WEIGHTS]
+        names, ce = ("IMAGE", "TEXT", "REBUILD", "CODE"), mean_ce(output.logits, batch.labels)
+        weights = [self.keys[f"{name}_WEIGHT"] for name in names]
         return defeat(ce, output.blocks, texts, self.handmade, weights=weights), {}

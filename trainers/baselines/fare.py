@@ -18,7 +18,10 @@ class FARE(FineTuned):
 
     @classmethod
     def train_spec(cls, cfg):
-        return replace(super().train_spec(cfg), objective="embedding_l2")
+        spec = super().train_spec(cfg)
+        # the authors' attack starts uniformly, and the distance is flat at the image
+        start = "uniform" if spec.start == "zero" else spec.start
+        return replace(spec, objective="embedding_l2", start=start)
 
     def reference(self, batch):
         return batch.frozen

@@ -1,10 +1,9 @@
 """PMG-AFT: Pre-trained Model Guided Adversarial Fine-Tuning (Wang et al., CVPR 2024)."""
 
-from ..capt import DIRECTIONS
 from ..config.keys import Key
 from ..engine.trainer import register
 from ..engine.tuning import inner
-from ..losses import pmg_aft
+from ..losses import DIRECTIONS, pmg_aft
 from .tower import FineTuned
 
 

@@ -118,7 +118,8 @@ def note_threats(jobs: Sequence[Job]) -> None:
     """Print a note if methods are tested under threat models that share no table."""
     used: dict[tuple, set[str]] = {}
     for job in jobs:
-        used.setdefault((job.dataset, job.config.removesuffix("_finetune")), set()).add(job.attack)
+        config = job.config.removesuffix("_finetune").removesuffix("_comp")
+        used.setdefault((job.dataset, config), set()).add(job.attack)
     if several := [names for names in used.values() if len(names) > 1]:
         print(
             f"note: methods differ in their threat models ({', '.join(sorted(several[0]))}), so "

@@ -13,13 +13,13 @@ from ..config import host, keys, merging
 from ..engine import hosts
 from ..engine.data import Data
 from ..engine.evaluate import Images, measure
-from ..evaluation.host import HostVictim, own_answers
+from ..evaluation.host import HostVictim, own_answers, own_preprocess
 from ..evaluation.samples import ImageList
 from ..utils.errors import UserError, nearest
-from ..utils.images import Preprocess
 from ..utils.io import sha256_file
 from .train import main as train
 
+GROUPS = ("ATTACK", "DEFENCE", "TESTTIME")  # ours, which a fork may have for something else
 OURS = host.TESTS + tuple(f"TEST.{k}" for k in ("SUBSET", "FIRST", "PROBES", "PICTURE", "SAVE_ADV"))
 
 
@@ -84,11 +84,8 @@ def _test(args, words: list[str], script) -> int:
         print(f"run  {folder}\n\nloads by: train.py {' '.join(words)}\nattacks by: {args.threat}")
         return 0
     trainer, read = hosts.load(script, words)
-    places = [Path(args.model_dir).resolve()] * bool(args.model_dir)
-    places += [Path(trainer.cfg.MODEL.INIT_WEIGHTS).resolve()] * bool(
-        trainer.cfg.MODEL.INIT_WEIGHTS
-    )
-    files = {f: e for f, e in read.items() if {f.resolve(), *f.resolve().parents} & {*places}}
+    places = {Path(p).resolve() for p in (args.model_dir, trainer.cfg.MODEL.INIT_WEIGHTS) if p}
+    files = {f: e for f, e in read.items() if places & {f.resolve(), *f.resolve().parents}}
     if trainer.get_model_names() and not files:
         raise UserError(
             f"'{args.model_dir}' gave {args.trainer} no checkpoint, so that an untrained model "
@@ -99,7 +96,7 @@ def _test(args, words: list[str], script) -> int:
     predicted = own_answers(trainer, loader)
     victim = HostVictim(trainer)
     victim.classnames = given.classnames
-    cfg.HOST = type(cfg)(facts.pop("host"))
+    cfg.HOST.update(facts.pop("host"))
     try:
         measure(victim, given, cfg, folder, predicted=predicted, **facts)
     finally:
@@ -129,6 +126,7 @@ def _inputs(trainer, threat: str, pairs: list[str]):
     keys.check_cfg(own)
     cfg = trainer.cfg.clone()  # the host's settings, and ours of the test
     cfg.defrost()
+    cfg.HOST = type(cfg)({name: cfg.pop(name) for name in GROUPS if name in cfg})
     keys.extend_cfg(cfg)
     cfg.TEST, cfg.ATTACK.TEST = own.TEST, own.ATTACK.TEST
     cfg.DEFENCE, cfg.TESTTIME = own.DEFENCE, own.TESTTIME
@@ -138,15 +136,12 @@ def _inputs(trainer, threat: str, pairs: list[str]):
     classnames = list(dataset.classnames)
     if any(classnames[label] != name for label, name in names.items()):
         classnames = [names[label] for label in sorted(names)]  # of the test images alone
-    plain = cfg.clone()
-    plain.INPUT.TRANSFORMS = [name for name in cfg.INPUT.TRANSFORMS if name != "normalize"]
-    images = ImageList(data.items, Preprocess(plain))
-    wanted, loader = set(images.paths), trainer.test_loader
+    wanted, loader = {str(item.impath) for item in data.items}, trainer.test_loader
     places = [i for i, item in enumerate(dataset.test) if str(item.impath) in wanted]
-    theirs = DataLoader(Subset(loader.dataset, places), batch_size=cfg.DATALOADER.TEST.BATCH_SIZE)
-    order = [str(dataset.test[i].impath) for i in places]
-    if order != images.paths:  # of a subset: in the order of the host's list
-        images = ImageList([dataset.test[i] for i in places], images.preprocess)
+    images = ImageList([dataset.test[i] for i in places], own_preprocess(trainer))
+    theirs = DataLoader(
+        Subset(loader.dataset, places), cfg.DATALOADER.TEST.BATCH_SIZE, collate_fn=loader.collate_fn
+    )
     return cfg, Images(images, classnames, cfg.DATASET.NAME, data.set_sha256), theirs
 
 

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from ..utils import entry
 from ..utils.errors import UserError
 from . import merging
 from .shipped import PACKAGE
@@ -97,6 +98,7 @@ def watch_merges(cfg, extend) -> None:
     A fork whose own ``extend_cfg`` runs later may have replaced a whole group of keys by its own;
     ``extend`` then adds the missing keys before a file or the command line is merged.
     """
+    entry.end_plainly()
     vars(cfg).setdefault("merge_from_other_cfg", partial(_merge_other, cfg, extend))
     vars(cfg).setdefault("merge_from_list", partial(_merge_list, cfg, extend))
 

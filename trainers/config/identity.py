@@ -25,6 +25,12 @@ NEUTRAL = (
     "TRAINER.ADVPT.BANK_BATCH",
     "TRAINER.ADVPT.CLASS_CHUNK",  # of older versions
     "TRAINER.ADVERSARIAL.CLASS_CHUNK",
+    # of speed: only the order of rounding changes, as between two devices
+    "TRAINER.ADVERSARIAL.CUDA_GRAPH",
+    "DATALOADER.TEST.PIN_MEMORY",
+    "OPTIM.FUSED",
+    "MODEL.BACKBONE.COMPILE",
+    "MODEL.BACKBONE.CHANNELS_LAST",
 )
 # Groups of keys that concern tests alone: changing one of them never trains again.
 TEST_GROUPS = ("TEST.", "ATTACK.TEST.", "DEFENCE.", "TESTTIME.", "DATALOADER.TEST.")

@@ -50,6 +50,10 @@ def extend_cfg(cfg: CfgNode) -> None:
     )
     auto = Key("auto", "keep decoded training images on the GPU", choices=("auto", "yes", "no"))
     add_defaults(cfg, "DATALOADER.TRAIN_X", IN_MEMORY=auto)
+    pinned = Key(False, "copy images to a GPU through pinned memory (not measured yet)")
+    add_defaults(cfg, "DATALOADER.TEST", PIN_MEMORY=pinned)
+    fused = Key(False, "one kernel per step of adam, adamw or sgd (not measured yet)")
+    add_defaults(cfg, "OPTIM", FUSED=fused)
     add_defaults(
         cfg,
         "TRAIN",
@@ -66,6 +70,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         SAVE_ADV=Key(False, "keep adversarial images in OUTPUT_DIR/adversarial"),
         PICTURE=Key(6, "rows of the picture of adversarial images; 0: none", least=0, most=100),
     )
+    cfg.INPUT.setdefault("RRCROP_SCALE", (0.08, 1.0))  # Dassl 0.5 has none
     for extend, _ in SECTIONS.values():
         extend(cfg)
     for method in METHODS.values():

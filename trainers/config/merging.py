@@ -91,6 +91,8 @@ def merge(cfg, key: str, value, where: str) -> None:
     """Set one key as it is declared; a key that only a fork knows, by the type it has there."""
     old, parent = cfg, cfg
     for part in key.split("."):
+        if getattr(old, "is_new_allowed", bool)():  # such as ATTACK.TEST.KWARGS
+            old[part] = None
         if not isinstance(old, dict) or part not in old:
             hint = nearest(key, flat_config(cfg))
             hint = hint if " Did" in hint else " 'advprompt configs --reference' lists them all."

@@ -16,8 +16,7 @@ class Output(NamedTuple):
 
     features: Tensor  # (B, D), raw
     logits: Tensor  # (B, K) float32
-    # (B, N, d_v) of all image blocks, or what else the model shows of itself; if a method asks
-    blocks: Any
+    blocks: Any  # of all image blocks (B, N, d_v), or what else the model has for the method
 
 
 class Batch:

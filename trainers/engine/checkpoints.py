@@ -103,7 +103,7 @@ def load_checkpoint(path) -> dict:
             f"checkpoint '{path}' does not exist; check --model-dir and --load-epoch"
         ) from error
     except pickle.UnpicklingError as error:
-        if not (name := refused_import(error)):
+        if not (name := refused_import(path, error)):
             raise UserError(damaged) from error
         raise UserError(
             f"checkpoint '{path}' is refused: it holds more than tensors and plain values "

@@ -36,16 +36,16 @@ def load(script, words: list[str]) -> tuple[Any, dict[Path, int | None]]:
         built.append(self)
         raise _Ready
 
-    def read(file, *args, own=torch.load, **kwargs):
-        found, name = own(file, *args, **kwargs), getattr(file, "name", file)
+    def read(f, *args, own=torch.load, **kwargs):  # names as torch's
+        found, name = own(f, *args, **kwargs), getattr(f, "name", f)
         if isinstance(name, (str, Path)):
             epoch = found.get("epoch") if isinstance(found, dict) else None
             files[Path(name)] = epoch if isinstance(epoch, int) else None
         return found
 
-    def fill(self, state, *args, own=nn.Module.load_state_dict, **kwargs):
-        result = own(self, state, *args, **kwargs)
-        fitted[self] = len(state), set(state) > set(result.unexpected_keys)
+    def fill(self, state_dict, *args, own=nn.Module.load_state_dict, **kwargs):
+        result = own(self, state_dict, *args, **kwargs)
+        fitted[self] = len(state_dict), set(state_dict) > set(result.unexpected_keys)
         return result
 
     sys.argv = ["train.py", *words]

@@ -4,13 +4,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .. import records
 from ..backbone import CLIPAdapter, load_clip
 from ..config import host
-from ..config.keys import METHODS, extend_cfg, method_called
+from ..config.keys import METHODS, default_cfg, method_called
 from ..prompting import PromptSpec, templates
 from ..utils.errors import UserError, nearest
 from ..utils.io import read_json
@@ -144,8 +143,7 @@ def learned_by(
 
     UserError: no run, an unfinished one, or missing values or backbone.
     """
-    folder, cfg = Path(run), get_cfg_default()
-    extend_cfg(cfg)
+    folder, cfg = Path(run), default_cfg()
     trained, tested = run_folder.stored(folder)
     run_folder.restore(cfg, trained, folder)
     run = Path(tested.get("model_dir") or folder)

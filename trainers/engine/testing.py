@@ -27,6 +27,7 @@ def evaluation_of(trainer, split: str) -> Evaluation:
 
 def evaluation_on(victim, images, cfg, folder, cache, *, defended: bool = True) -> Evaluation:
     """Return the evaluation of a victim as ``cfg`` says, in the ``folder`` of its record."""
+    images.pinned = cfg.DATALOADER.TEST.PIN_MEMORY
     return Evaluation(
         victim,
         images,

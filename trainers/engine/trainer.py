@@ -137,6 +137,7 @@ class RobustTrainer(SavingTrainer):
         cfg = self.cfg
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip = load_clip(cfg.MODEL.BACKBONE.NAME, device=self.device)
+        clip.hasten(compiled=cfg.MODEL.BACKBONE.COMPILE, last=cfg.MODEL.BACKBONE.CHANNELS_LAST)
         clip.check_input(cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION)
         clip.tokenize(templates.fill(self.template, self.classnames))  # too long? Not after hours
         return clip

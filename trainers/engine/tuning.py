@@ -40,6 +40,7 @@ class PromptTrainer(RobustTrainer):
             PREC=Key("fp32", "of forward and backward", choices=("fp32", "amp", "bf16")),
             ATTACK_PREC=Key("fp32", "of a white-box attack", choices=("fp32", "bf16")),
             ACCUMULATE=Key(1, "batches per optimizer step", least=1, most=10**6),
+            CUDA_GRAPH=Key(False, "record the text tower on a GPU, replay it (not measured yet)"),
             CLASS_CHUNK=Key(0, "classes per text pass; 0: all at once", least=0),
         )
         super().extend_cfg(cfg)
@@ -118,8 +119,11 @@ class PromptTrainer(RobustTrainer):
 
     def add_optimizer(self, module: torch.nn.Module) -> None:
         """Give ``module``'s parameters to Dassl's optimizer, schedule and checkpoints."""
-        self.trained = module
+        self.trained, self.graphs = module, {}
         self.optim = build_optimizer(module, self.cfg.OPTIM)
+        for group in self.optim.param_groups:
+            if self.cfg.OPTIM.FUSED and "fused" in group:
+                group["fused"] = True
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model("prompt_learner", module, self.optim, self.sched)
         self.scaler = torch.amp.GradScaler(enabled=self.cfg.TRAINER.ADVERSARIAL.PREC == "amp")
@@ -133,9 +137,14 @@ class PromptTrainer(RobustTrainer):
 
     def encode_texts(self, model=None) -> torch.Tensor:
         """Return ``model``'s (default: the trained one's) text features in training's precision."""
-        keys = self.cfg.TRAINER.ADVERSARIAL
+        keys, model = self.cfg.TRAINER.ADVERSARIAL, model or self.model
         with self.autocast(keys.PREC):
-            return (model or self.model).text_features(keys.CLASS_CHUNK)
+            learned = self.spec is not None and self.spec.acts_on_texts
+            if not (keys.CUDA_GRAPH and learned and self.device.type == "cuda"):
+                return model.text_features(keys.CLASS_CHUNK)
+            if model not in self.graphs:
+                self.graphs[model] = model.graphed_texts(keys.CLASS_CHUNK)
+            return self.graphs[model]()
 
     def train_threat(self):
         return self.attack_spec.describe() if self.attack_spec else None

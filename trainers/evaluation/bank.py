@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..attacks import (
     AttackChecks,
@@ -30,7 +29,9 @@ from ..attacks import (
 from ..records.threats import FEATURED
 from ..utils.errors import UserError
 from ..utils.io import atomic_write, json_digest, load_tensors, save_tensors, sweep, writable_dir
+from ..utils.progress import bar
 from ..utils.seeds import hash_seed
+from .fitting import Fitting
 from .samples import ImageList
 
 SCHEMA = 1
@@ -95,21 +96,25 @@ def build_bank(
     if path.exists():
         return parts.superseded(path)
     device = next(clip.parameters()).device
-    with tqdm(total=len(images), desc=title, unit="image") as bar:
+    fitting = Fitting()
+    with bar(len(images), title) as shown:
         for number in range(len(parts)):
             if path.exists():  # another run was faster
                 break
             if parts.is_whole(number):
-                bar.update(len(parts.span(number)))
+                shown.update(len(parts.span(number)))
                 continue
             rows, checks, clock = [], AttackChecks(), time.perf_counter()
-            for where, pixels in images.batches(parts.span(number), batch_size, device):
-                digests = [images.digest(i) for i in where]
+            batches = images.batches(parts.span(number), batch_size, device)
+            for where, pixels in fitting.parts(batches):
+                digests, own = [images.digest(i) for i in where], AttackChecks()
                 seeds = [[hash_seed(seed, d, view) for d in digests] for view in range(views)]
                 names = [images.paths[i] for i in where]
-                with torch.autocast(device.type, enabled=False):  # the key names the precision
-                    rows.append(_features(clip, pixels, spec, seeds, checks, names))
-                bar.update(len(where))
+                # the key names the precision
+                with fitting, torch.autocast(device.type, enabled=False):
+                    rows.append(_features(clip, pixels, spec, seeds, own, names))
+                    checks.merge(own)
+                    shown.update(len(where))
             took = time.perf_counter() - clock
             parts.save(number, torch.cat(rows), asdict(checks), took, bank=path)
     if not path.exists():

@@ -33,6 +33,7 @@ from ..utils.seeds import hash_seed
 from ..utils.statistics import unlikely
 from .attacker import Attacker
 from .bank import Bank, build_bank
+from .fitting import Fitting
 from .partial import Progress
 from .samples import ImageList
 from .saved_images import SavedImages
@@ -40,7 +41,7 @@ from .victim import Victim, answers
 
 TEST_SEED = 0  # of the attacks' random starts: one set of images for every run and prompt
 SAVE_SECONDS = 30
-CPU_BATCH = 50  # of attacks that take thousands of forwards: an interrupted one loses little
+CPU_BATCH = 50  # of attacks: larger ones are slower there, and an interrupted one loses more
 
 
 class Evaluation:
@@ -62,7 +63,7 @@ class Evaluation:
         self.victim, self.images, self.batch_size = victim, images, batch_size
         self.folder, self.cache, self.keep = Path(folder), Path(cache), keep
         self.probes, self.defence = probes, defence
-        self.attacker = Attacker(victim, defence, eot)
+        self.attacker, self.fitting = Attacker(victim, defence, eot), Fitting()
         victim.prepare()
         if defence is None:
             victim.check_tower(images)
@@ -96,10 +97,12 @@ class Evaluation:
         else:
             classes, seconds = len(self.victim.classnames), 0.0
             logits = torch.zeros(len(self.images), classes, device=self.device)  # (N, K)
-            for where, pixels in self.pixels(list(range(len(self.images))), "clean"):
-                clock = time.perf_counter()
-                logits[where] = self.logits(pixels)
-                seconds += (time.perf_counter() - clock) * bool(logits[where].isfinite().any())
+            batches = self.pixels(list(range(len(self.images))), "clean")
+            for where, pixels in self.fitting.parts(batches):
+                with self.fitting:
+                    clock = time.perf_counter()
+                    logits[where] = self.logits(pixels)
+                    seconds += (time.perf_counter() - clock) * bool(logits[where].isfinite().any())
             self._note_cost(len(self.images), seconds)
         self.clean_right = self._answers(logits) == self.labels
         return logits
@@ -150,7 +153,7 @@ class Evaluation:
         }
 
     def _describe(self, spec: AttackSpec, seen: bool) -> dict:
-        batch = {"batch": self._size(spec, seen)} if spec.library else {}  # on which theirs depend
+        batch = {"batch": self._size(seen)} if spec.library else {}  # on which theirs depend
         return spec.describe() | batch | self.attacker.facts(spec, seen)
 
     def _start(self, spec: AttackSpec, seen: bool) -> tuple[torch.Tensor, list[str]]:
@@ -239,18 +242,20 @@ class Evaluation:
         saved = self._saved(spec, seen, key)
         if saved and not saved.resume(progress.known()):
             progress.forget()
-        size, last = self._size(spec, seen), time.monotonic()
+        size, last = self._size(seen), time.monotonic()
         sample = {positions[i]: i for i in progress.todo()}
+        batches = self.pixels(list(sample), f"{spec.target} {spec.name}", size)
         try:
-            for where, pixels in self.pixels(list(sample), f"{spec.target} {spec.name}", size):
-                result = self.run_attack(spec, where, pixels, seen=seen)
-                still = self.right_on(spec, result, where, seen=seen)
-                if saved:
-                    paths = [self.images.paths[i] for i in where]
-                    saved.add(result.images, self.labels[where], still, paths)
-                final = torch.full_like(still, ends) | ~still
-                again = self._right_again(result.images, where, final, seen)
-                progress.add([sample[i] for i in where], still.tolist(), result, pixels, again)
+            for where, pixels in self.fitting.parts(batches, alone=not spec.library):
+                with self.fitting:
+                    result = self.run_attack(spec, where, pixels, seen=seen)
+                    still = self.right_on(spec, result, where, seen=seen)
+                    final = torch.full_like(still, ends) | ~still
+                    again = self._right_again(result.images, where, final, seen)
+                    if saved:
+                        paths = [self.images.paths[i] for i in where]
+                        saved.add(result.images, self.labels[where], still, paths)
+                    progress.add([sample[i] for i in where], still.tolist(), result, pixels, again)
                 if saved or time.monotonic() - last > SAVE_SECONDS:
                     progress.save()
                     last = time.monotonic()
@@ -323,9 +328,8 @@ class Evaluation:
             for name, logits in right(images)
         }
 
-    def _size(self, spec: AttackSpec, seen: bool = False) -> int:
-        long = (spec.adaptive or spec.library) and self.device.type == "cpu"
-        size = min(self.batch_size, CPU_BATCH) if long else self.batch_size
+    def _size(self, seen: bool = False) -> int:
+        size = min(self.batch_size, CPU_BATCH if self.device.type == "cpu" else self.batch_size)
         return max(1, size // self.defence.copies) if self.defence and seen else size
 
     def _seeds(self, where: list[int]) -> list[int]:

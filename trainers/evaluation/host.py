@@ -3,11 +3,13 @@
 import contextlib
 import inspect
 import io
+import re
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import default_collate
+from torchvision.transforms import Compose
 
 from ..utils.errors import UserError
 from ..utils.io import tensors_digest
@@ -21,7 +23,6 @@ class HostVictim(ModelVictim):
     A trainer with a ``test`` of its own is asked through it: what that gives its evaluator first
     are the logits. All others answer by ``model_inference``. Pixels are normalised where the
     trainer's data loader does so. Parameters are frozen, and half precision becomes float32.
-    UserError if the trainer cannot be asked for logits.
     """
 
     unwrap = "let its model_inference, or its own test, give the logits alone"
@@ -29,11 +30,6 @@ class HostVictim(ModelVictim):
 
     def __init__(self, trainer):
         self.trainer, self.own_test = trainer, _has_own(trainer, "test")
-        if not self.own_test and not (_has_own(trainer, "model_inference") or trainer._models):
-            raise UserError(
-                f"trainer {type(trainer).__name__} has no model_inference(images) that returns "
-                "logits, and no registered model; define it as Dassl's trainers do"
-            )
         parts = nn.Module()
         for name, part in vars(trainer).items():
             if isinstance(part, nn.Module):
@@ -44,13 +40,12 @@ class HostVictim(ModelVictim):
         trainer.set_model_mode("eval")
         parts.eval().requires_grad_(False)
         _to_float32(trainer, parts)
-        inputs, names = trainer.cfg.INPUT, trainer.dm.dataset.classnames
+        normal = [(s.mean, s.std) for s in _stages(trainer) if type(s).__name__ == "Normalize"]
         own = {"device": trainer.device, "name": type(trainer).__name__}
-        if "normalize" in inputs.TRANSFORMS:
-            own["normalize"] = (inputs.PIXEL_MEAN, inputs.PIXEL_STD)
-        super().__init__(parts, names, **own)
+        own["normalize"] = normal[0] if normal else None
+        super().__init__(parts, trainer.dm.dataset.classnames, **own)
         self.parts, self.memo, self.undone = parts, Memo(parts), False
-        self.sample: dict | None = None  # of the test images, for what else a batch holds
+        self.rest: dict[int, dict] = {}
 
     def answer(self, pixels):
         with _Connected() if self.undone else contextlib.nullcontext():
@@ -65,13 +60,12 @@ class HostVictim(ModelVictim):
     def _batch(self, pixels) -> dict:
         """Return a batch of the trainer's test loader with other images."""
         count = len(pixels)
-        zeros = torch.zeros(count, dtype=torch.long)
-        batch: dict = {"domain": zeros, "impath": [""] * count}
-        if self.sample is None and getattr(self.trainer, "test_loader", None) is not None:
-            self.sample = self.trainer.test_loader.dataset[0]
-        if self.sample is not None:
-            batch = default_collate([self.sample] * count)
-        return batch | {"img": pixels, "label": zeros, "index": torch.arange(count)}
+        if count not in self.rest:  # what else a batch holds; every call asks for it
+            sample = self.trainer.test_loader.dataset[0].items()
+            rest = default_collate([{k: v for k, v in sample if k != "img"}] * count)
+            rest["label"] = torch.zeros(count, dtype=torch.long)
+            self.rest[count] = rest
+        return {**self.rest[count], "img": pixels}
 
     def digest(self):
         owners = (self.trainer, *self.parts.modules())  # of neither parameters nor buffers
@@ -84,6 +78,12 @@ class HostVictim(ModelVictim):
     @torch.enable_grad()
     def check(self, pixels, *, gradients=True):
         """Also undo ``no_grad`` and ``detach`` where no gradient passes, and memoise the text."""
+        low, high = pixels.min().item(), pixels.max().item()
+        if not 0 <= low <= high <= 1:
+            raise UserError(
+                f"the test transform of {self.name} gives pixels from {low:.3g} to {high:.3g}, "
+                "expected [0, 1] before a stage of torchvision's Normalize; normalise there"
+            )
         self.memo.stop()
         self.undone, inside = False, pixels.clone().requires_grad_()
         try:
@@ -111,6 +111,19 @@ class HostVictim(ModelVictim):
                 "PREC to fp32, or remove .half() and autocast from its forward"
             )
         self.memo.start(self.logits, pixels)
+
+
+def _stages(trainer) -> list:
+    transform = getattr(trainer.test_loader.dataset, "transform", None)
+    return list(getattr(transform, "transforms", [transform] if transform else []))
+
+
+def own_preprocess(trainer):
+    """Return its own test transform without normalisation: RGB image -> (3, H, W) in [0, 1]."""
+    stages = [s for s in _stages(trainer) if type(s).__name__ != "Normalize"]
+    preprocess = Compose(stages)
+    preprocess.key = re.sub(r" at 0x\w+|\s", "", f"host {stages}")
+    return preprocess
 
 
 def ask(trainer, batch: dict, *, own_test: bool):
@@ -158,8 +171,9 @@ def own_answers(trainer, loader) -> list[int]:
             text = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{type(trainer).__name__} does not answer its own test images "
-                f"({type(error).__name__}: {text}); its --eval-only must run here first: for half "
-                "precision on a CPU set its PREC to fp32, for CUDA start on a GPU"
+                f"({type(error).__name__}: {text}); its own --eval-only must run here first: let "
+                "model_inference(images) return logits, set its PREC to fp32 on a CPU, and start "
+                "on a GPU what calls CUDA"
             ) from error
     return found
 
@@ -173,9 +187,9 @@ class _Listener:
 
     logits = None
 
-    def process(self, logits, labels, *args, **kwargs):
+    def process(self, *args, **kwargs):
         if self.logits is None:
-            self.logits = logits
+            self.logits = [*args, *kwargs.values()][0]
         raise _Heard
 
     def evaluate(self):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
+from ..utils import progress
 from ..utils.errors import UserError
 from ..utils.images import batches
 from ..utils.io import sha256_file
@@ -24,6 +24,8 @@ class ImageList:
     The ``items`` are objects with ``impath`` and ``label``, or (path, label) pairs. ``preprocess``
     makes (3, H, W) in [0, 1] of an RGB image, without randomness; its attribute ``key`` names it.
     """
+
+    pinned = False  # whether batches reach a GPU through pinned memory
 
     def __init__(self, items: Sequence, preprocess: Callable[[Image.Image], torch.Tensor]):
         pairs = [(i.impath, i.label) if hasattr(i, "impath") else i for i in items]
@@ -54,7 +56,7 @@ class ImageList:
     def digests(self, title: str = "images") -> list[str]:
         """Return the digests of all files."""
         if len(self._digests) < len(self):
-            with _progress(len(self), f"{title}: reading", leave=False, delay=2) as bar:
+            with progress.bar(len(self), f"{title}: reading", leave=False, delay=2) as bar:
                 for i in range(len(self)):
                     self.digest(i)
                     bar.update()
@@ -64,15 +66,20 @@ class ImageList:
         """Take over the digests of a list of the same files."""
         self._digests = dict(enumerate(other.digests()))
 
+    def _onto(self, device, pixels: torch.Tensor) -> torch.Tensor:
+        if self.pinned and torch.device(device).type == "cuda":
+            return pixels.pin_memory().to(device, non_blocking=True)
+        return pixels.to(device)
+
     def batches(
         self, positions: Sequence[int], batch_size: int, device, title: str = ""
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Yield (positions, pixels (B, 3, H, W) in [0, 1]), under a title with a progress bar."""
         positions, done = list(positions), 0
         paths = [self.paths[i] for i in positions]
-        with _progress(len(paths), title, delay=1) as bar:
+        with progress.bar(len(paths), title, delay=1) as bar:
             for pixels in batches(paths, self.preprocess, batch_size):
-                yield positions[done : done + len(pixels)], pixels.to(device)
+                yield positions[done : done + len(pixels)], self._onto(device, pixels)
                 done += len(pixels)
                 bar.update(len(pixels))
 
@@ -88,7 +95,7 @@ class PixelList(ImageList):
     def __init__(self, source):
         self.source = source
         digests, labels, first = [], [], None
-        with _progress(len(source), "images: reading", leave=False, delay=2) as bar:
+        with progress.bar(len(source), "images: reading", leave=False, delay=2) as bar:
             for i in range(len(source)):
                 pixels, label = self._pair(i)
                 first = pixels if first is None else first
@@ -138,18 +145,14 @@ class PixelList(ImageList):
         return pixels, label
 
     def batches(self, positions, batch_size, device, title=""):
-        with _progress(len(positions), title, delay=1) as bar:
+        with progress.bar(len(positions), title, delay=1) as bar:
             for start in range(0, len(positions), batch_size):
                 where = list(positions[start : start + batch_size])
                 pixels = torch.stack([self._pair(i)[0] for i in where])  # (B, 3, H, W)
-                yield where, pixels.to(device)
+                yield where, self._onto(device, pixels)
                 bar.update(len(where))
 
 
 def _digest(pixels: torch.Tensor) -> str:
     values = np.ascontiguousarray(pixels.numpy())
     return hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).hexdigest()
-
-
-def _progress(count: int, title: str, **look) -> tqdm:
-    return tqdm(total=count, desc=title, unit="image", disable=not title, **look)

@@ -114,7 +114,7 @@ class Planner:
         names = {name.lower(): (name, "") for name in (*self.known_configs, *keys.METHODS)}
         found = (names | ours).get(word.lower())
         if not found:
-            raise unknown("method", word, {*ours, *keys.METHODS}, where)
+            raise unknown("method", word, [*keys.METHODS, *ours], where)
         return tuple(found)
 
     def config(self, trainer: str, word: str, where: str) -> str:

@@ -1,5 +1,7 @@
 """CLIP with learned prompts and refiners in both towers, between its frozen blocks."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -160,6 +162,17 @@ class PromptedCLIP(nn.Module):
 
         deep = self.spec.text_depth > 1
         return text_features(self.clip, prompts, class_chunk, between=between if deep else None)
+
+    def graphed_texts(self, class_chunk: int = 0) -> Callable[[], torch.Tensor]:
+        """Return :meth:`text_features` as CUDA graphs, of its backward pass as well.
+
+        That pass must come before the next call, which writes to the same tensors.
+        """
+        values = tuple(self.parameters())
+        graphed = torch.cuda.make_graphed_callables(
+            lambda *_: self.text_features(class_chunk), values, allow_unused_input=True
+        )
+        return lambda: graphed(*values)
 
     def image_features(self, pixels: torch.Tensor, *, blocks: bool = False):
         """Encode images with the current prompts.

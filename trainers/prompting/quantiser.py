@@ -74,8 +74,7 @@ class QuantisedHead(nn.Module):
             return answer.detach()
         if self.backward == "soft":  # at a temperature that follows the distances' spread (ours)
             spread = distances.std(dim=-1, keepdim=True).detach() + 1e-12
-            latent = (-distances / spread).softmax(-1) @ self.codebook.weight
-            latent = latent.movedim(-1, 1)
+            latent = ((-distances / spread).softmax(-1) @ self.codebook.weight).movedim(-1, 1)
         other = self.decoder(latent)
         return other + (answer - other).detach()
 

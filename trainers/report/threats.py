@@ -25,7 +25,6 @@ _DETAILS = {
     "drop": "every iterate scored: {}",
 }
 
-FOR_RANDOM = "form for random models"  # AutoAttack: APGD-CE and APGD-DLR, to the last iterate
 _ROLES = {  # of an attack, in what a record says of the defence
     "unseen by the attack": "hidden",
     "seen by the attack": "adaptive",
@@ -70,19 +69,14 @@ def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
         differing = [
             _role(value, [twin.get(key, "") for twin in twins])
             if key == "defence"
-            else _detail(attack, key)
+            else _DETAILS.get(key, key + " {}").format(value)
             for key, value in attack.items()
             if any(twin.get(key) != value for twin in twins)
-            and not (key == "after" and any(words in value for words in ("without its defence",)))
+            and not (key == "after" and "without its defence" in value)
+            and not (key == "drop" and attack["name"] in ADAPTIVE)  # the caption has it
         ]
-        headings.append(", ".join(filter(None, [attack["label"], *differing])))
+        headings.append(", ".join([attack["label"], *differing]))
     return headings
-
-
-def _detail(attack: Mapping, key: str) -> str:
-    if key == "drop" and attack["name"] in ADAPTIVE:  # which always drop, but on random models
-        return "" if attack["drop"] == "True" else FOR_RANDOM
-    return _DETAILS.get(key, key + " {}").format(attack[key])
 
 
 def _role(defence: str, others: list[str]) -> str:
@@ -105,8 +99,8 @@ def describe(threat: Mapping) -> str:
     scoring = "every iterate scored" if threat["drop"] else ""
     if threat["name"] in ADAPTIVE:
         left = "on the samples that the other attacks of the row have left"
-        forms = [left * bool(threat.get("after")), "" if threat["drop"] else FOR_RANDOM]
-        scoring = ", ".join(filter(None, forms))
+        forms = {left: threat.get("after"), "form for random models": not threat["drop"]}
+        scoring = ", ".join(words for words, applies in forms.items() if applies)
     parts = [
         f"{norm} ball" if threat["eps"] else f"no ball (it seeks the nearest in {norm})",
         f"eps {size(threat['eps'])}" if threat["eps"] else "",

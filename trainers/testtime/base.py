@@ -42,6 +42,7 @@ class TestTime(Defence):
     needs = "logits"
     on_logits = True
     random = True
+    most = ROOM  # images that are answered in one pass
 
     def __init__(self, victim: Any, **values):
         self.victim, self.values, self.passes = victim, values, Counter()
@@ -65,11 +66,6 @@ class TestTime(Defence):
         """Images that the model sees for one."""
         return self.values.get("views", 1)
 
-    @property
-    def together(self) -> int:
-        """Images that are answered in one pass."""
-        return max(1, ROOM // self.copies)
-
     def describe(self):
         return {"name": self.name} | self.values
 
@@ -82,7 +78,7 @@ class TestTime(Defence):
 
     def in_parts(self, answer: Callable, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return what ``answer`` returns, a few images at a time."""
-        size = self.together
+        size = max(1, min(ROOM // self.copies, self.most))
         own = [seeds[i : i + size] for i in range(0, len(seeds), size)]
         return torch.cat([answer(x, s) for x, s in zip(images.split(size), own, strict=True)])
 

@@ -48,14 +48,11 @@ class Tuned(OfViews):
     needs = "text"
 
     @property
-    def together(self):
-        return max(1, min(super().together, TEXTS // len(self.victim.classnames)))
+    def most(self):
+        return TEXTS // len(self.victim.classnames)
 
     def loss(self, logits: Tensor, texts: Tensor) -> Tensor:
-        """Return what is minimised for each image (B,).
-
-        ``logits`` (B, n, K) are those of its chosen views, ``texts`` (B, K, D) its own.
-        """
+        """Return what images minimise (B,): logits (B, n, K) of chosen views, texts (B, K, D)."""
         raise NotImplementedError
 
     @cached_property
@@ -103,6 +100,8 @@ class Tuned(OfViews):
     def texts_of_each(self, vectors: Tensor) -> Tensor:
         """Return the texts (B, K, D) of B images with vectors of their own, in one pass."""
         self.passes["text forwards"] += len(vectors)
+        if len(vectors) == 1:  # a batch of one costs more
+            return self.texts(vectors[0])[None]
         with sdpa_kernel(SDPBackend.MATH):  # the fused ones take no batch of batches
             return torch.vmap(self.texts)(vectors)
 

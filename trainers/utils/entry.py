@@ -36,3 +36,17 @@ def _code_of(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         return 130
     except BrokenPipeError:
         return 141
+
+
+def end_plainly() -> None:
+    """Let a program that is not ours, such as a fork's train.py, end with our mistakes as we do."""
+    own = sys.excepthook
+
+    def hook(kind, error, trace):
+        if not isinstance(error, UserError):
+            return own(kind, error, trace)
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2)
+
+    if own.__module__ != __name__:
+        sys.excepthook = hook

@@ -63,7 +63,8 @@ def plainly() -> Iterator[None]:
             raise
         raise UserError(
             f"memory ran out ({str(error).partition('. ')[0]:.100}); lower "
-            "DATALOADER.TEST.BATCH_SIZE, in training DATALOADER.TRAIN_X.BATCH_SIZE, and under a "
+            "DATALOADER.TEST.BATCH_SIZE, in training DATALOADER.TRAIN_X.BATCH_SIZE (or set "
+            "TRAINER.ADVERSARIAL.CLASS_CHUNK 16, which changes no result), and under a "
             "test-time defence TESTTIME.VIEWS or DEFENCE.EOT; then run the same command again"
         ) from error
 

@@ -4,8 +4,9 @@
 - Without a GPU ``.cuda()`` returns what it is called on, because some hosts call it always. With
   HOST_FULL_PRECISION ``.half()`` gives float32 there, as OpenAI's ``clip.load`` does on a CPU,
   which needs minutes for what MaPLe computes in half precision.
-- HOST_LACKS: of packages that FAP imports and that are missing it gets what it imports,
-  ``AutoAttack``, an empty class, and ``pkg_resources.packaging``, which setuptools before 81 had.
+- HOST_LACKS: of packages that hosts import and that are missing they get what they import: FAP
+  ``AutoAttack``, an empty class, and ``pkg_resources.packaging``, which setuptools before 81 had;
+  DePT an empty ``plotnine``; ProMetaR the modules of a checkout of ``learn2learn``.
 """
 
 import importlib.machinery
@@ -17,6 +18,8 @@ import types
 
 
 def after_torch(torch):
+    if "learn2learn" in os.environ["HOST_LACKS"]:  # second derivatives, which this one has not
+        torch.backends.cuda.enable_flash_sdp(False)  # on a CPU too
     if torch.cuda.is_available():
         return
     torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *args, **kwargs: self
@@ -32,6 +35,8 @@ def half_or_full(half, full):
 
 
 def after_clip(clip):
+    if not hasattr(clip, "_MODELS"):  # a package that has only the name
+        return
     clip._MODELS = json.loads(os.environ["HOST_MODELS"])
     clip._download = lambda file, root=None: file
 
@@ -39,11 +44,11 @@ def after_clip(clip):
 class Afterwards(importlib.machinery.PathFinder):
     """Finds a few modules as usual, and changes them once they are imported."""
 
-    changes = {"torch": after_torch, "clip.clip": after_clip}
-
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):
-        if fullname not in cls.changes:
+        last = fullname.rpartition(".")[2]
+        change = {"torch": after_torch}.get(fullname, after_clip if last == "clip" else None)
+        if change is None:
             return None
         spec = super().find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -52,7 +57,7 @@ class Afterwards(importlib.machinery.PathFinder):
 
         def exec_module(module):
             execute(module)
-            cls.changes[fullname](module)
+            change(module)
 
         spec.loader.exec_module = exec_module
         return spec
@@ -68,6 +73,11 @@ def provide(name, **contents):
 
 if "HOST_MODELS" in os.environ:
     sys.meta_path.insert(0, Afterwards)
+    if "plotnine" in os.environ["HOST_LACKS"]:
+        provide("plotnine")
+    if "learn2learn" in os.environ["HOST_LACKS"]:  # without what needs gym and a compiler
+        folder = os.path.join(os.environ["HOST_SOURCES"], "learn2learn", "learn2learn")
+        provide("learn2learn", __path__=[folder])
     if "autoattack" in os.environ["HOST_LACKS"]:
         provide("autoattack", AutoAttack=type("AutoAttack", (), {}))
     if "pkg_resources" in os.environ["HOST_LACKS"]:
