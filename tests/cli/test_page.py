@@ -150,9 +150,9 @@ def test_robust_over_clean_accuracy_comes_first(output, tmp_path):
     assert dots["AdvPT"]["words"] == "clean 61.5 ± 6.4, robust 30.0 ± 0.0"
     assert not build_planes(build_tables(listed(make(), make(**weaker))))  # one trainer
     write(tmp_path / "made", *made, zero_shot(clean=75, white_box=8))
-    drawn = page_of(tmp_path / "made")  # 464 wide for 30 points, 274 high for 30
-    assert 'class="clean" cx="351.3" cy="240.3"' in drawn and "CoOp: clean 70.0" in drawn
-    assert 'x1="121.6" x2="318.1" y1="12.0" y2="12.0"' in drawn
+    drawn = page_of(tmp_path / "made")  # 400 wide for 30 points, 274 high for 30
+    assert 'class="clean" cx="308.7" cy="240.3"' in drawn and "CoOp: clean 70.0" in drawn
+    assert 'x1="110.6" x2="280.0" y1="12.0" y2="12.0"' in drawn
 
 
 def hostile(folder):
