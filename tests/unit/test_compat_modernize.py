@@ -160,6 +160,7 @@ print(json.dumps({"file": dassl.__file__, **found}))
 """
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 6), reason="such files are refused before 2.6")
 def test_every_known_breakage_is_repaired(tmp_path):
     write_package(tmp_path)
     absent = "import sys\nsys.modules.update(wilds=None, pandas=None)\n"  # as if not installed

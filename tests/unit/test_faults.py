@@ -25,7 +25,7 @@ def full(*args, **keys):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has less.")
+CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has less.")
 CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
 

@@ -80,8 +80,6 @@ class AdversarialTrainer(PromptTrainer):
             features = self.clip.encode_image(pixels)
         return cosine_logits(features, self.handmade, self.clip.logit_scale)
 
-    # --- what the attack in training sees ---------------------------------------------------------
-
     def seen_by_attack(self, batch: Batch, rows: slice) -> Callable[[torch.Tensor], Output]:
         """Return the model that an attack on ``rows`` sees, once per step; its texts are fixed."""
         texts = batch.texts.detach()

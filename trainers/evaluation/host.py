@@ -30,6 +30,11 @@ class HostVictim(ModelVictim):
 
     def __init__(self, trainer):
         self.trainer, self.own_test = trainer, _has_own(trainer, "test")
+        if not self.own_test and not (_has_own(trainer, "model_inference") or trainer._models):
+            raise UserError(
+                f"trainer {type(trainer).__name__} has no model_inference(images) that returns "
+                "logits, and no registered model; define it as Dassl's trainers do"
+            )
         parts = nn.Module()
         for name, part in vars(trainer).items():
             if isinstance(part, nn.Module):

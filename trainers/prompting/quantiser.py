@@ -1,7 +1,4 @@
-"""DEFEAT's head: patches rebuilt from a codebook (a VQ-VAE) and fused with the image's feature.
-
-Layers and sizes are those of the authors' code (cheny02/DEFEAT-ICLR2026 at dc9e8de).
-"""
+"""DEFEAT's head: patches rebuilt by a VQ-VAE (the authors' layers), fused with the image's own."""
 
 import math
 from typing import NamedTuple
