@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 import advprompt
 from advprompt.cli import configs, dropin, robustness
+from advprompt.cli.main import dispatch
 from advprompt.config import host, shipped
 from advprompt.config import keys as config
 from advprompt.engine import run_folder
@@ -527,12 +528,12 @@ def test_a_damaged_list_is_refused(fork, call, content):
 
 
 def test_shipped_configs(capsys, tmp_path):
-    assert run_tool(configs.main, ["AdvPT/vit_b16"]) == 0
+    assert run_tool(dispatch, ["configs", "AdvPT/vit_b16"]) == 0
     assert Path(capsys.readouterr().out.strip()).name == "vit_b16.yaml"
-    assert run_tool(configs.main, ["linf99"]) == 2
-    assert run_tool(configs.main, ["--copy", str(tmp_path / "new")]) == 0
+    assert run_tool(dispatch, ["configs", "linf99"]) == 2
+    assert run_tool(dispatch, ["configs", "--copy", str(tmp_path / "new")]) == 0
     assert (tmp_path / "new/attacks/linf1.yaml").is_file()
-    assert run_tool(configs.main, ["--copy", str(tmp_path / "new")]) == 2
+    assert run_tool(dispatch, ["configs", "--copy", str(tmp_path / "new")]) == 2
 
 
 # --- a run ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from dassl.engine import TRAINER_REGISTRY
 
 from advprompt.cli import reference
-from advprompt.cli.main import dispatch
+from advprompt.cli.main import COMMANDS, command, dispatch
 from advprompt.cli.run import PLANS
 from advprompt.cli.train import build_cfg
 from advprompt.config import keys, shipped
@@ -114,9 +114,9 @@ def test_the_pages_code_is_typed_as_the_projects(clone):
     """The example passes the linter the project uses, where that is installed."""
     if not shutil.which("ruff"):
         pytest.skip("ruff is not installed")
-    for command in (["check"], ["format", "--check"]):
+    for check in (["check"], ["format", "--check"]):
         config = ["--config", str(REPO / "pyproject.toml"), "--no-cache"]
-        words = ["ruff", *command, *config, "trainers/custom"]
+        words = ["ruff", *check, *config, "trainers/custom"]
         done = subprocess.run(words, cwd=clone, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -165,7 +165,7 @@ def test_the_reference_pages_are_current(name, monkeypatch):
     monkeypatch.setattr(keys, "KEYS", kept)
     monkeypatch.delenv("DATA", raising=False)
     page = (REPO / f"docs/reference/{name}.md").read_text(encoding="utf-8")
-    assert page == f"{reference.page_of(name)}\n"
+    assert page == f"{reference.page_of(name, COMMANDS, command)}\n"
 
 
 # --- every command line of every page ------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_a_shown_command_is_understood(page, line, called, monkeypatch, tmp_path
         code = dispatch([name, *words, *["--dry-run"] * ("--dry-run" not in words)])
         assert not code and "refused" not in capsys.readouterr().out
         return
-    args, rest = reference.parser_of(name).parse_known_args(words)
+    args, rest = reference.parser_of(command(name)).parse_known_args(words)
     assert not rest or name == "test", rest
     threats = getattr(args, "attack_config_file", None) or []
     for threat in [threats] if isinstance(threats, str) else threats:

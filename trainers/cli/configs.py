@@ -9,6 +9,7 @@ advprompt configs --copy configs/advprompt
 
 import argparse
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..config import shipped
@@ -24,7 +25,8 @@ def names(kind: str) -> list[str]:
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
 
 
-def main(argv: list[str]) -> None:
+def main(commands: Mapping[str, str], command: Callable, argv: list[str]) -> None:
+    """Run the command; ``commands`` are all of them, ``command(name)`` returns one's main."""
     parser = argparse.ArgumentParser("advprompt configs", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("name", nargs="?", help="such as AdvPT/vit_b16, oxford_pets or linf1")
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> None:
             raise errors.UserError(f"cannot copy to '{target}' ({why}); name another") from error
         print(target)
     elif args.reference:
-        print(reference.page_of(args.reference))
+        print(reference.page_of(args.reference, commands, command))
     elif args.list:
         for kind in KINDS:
             print(f"{kind}:", *names(kind), sep="\n  ")

@@ -59,7 +59,9 @@ def command(name: str):
         case "classify":
             from .classify import main as found
         case "configs":
-            from .configs import main as found
+            from .configs import main as configs
+
+            found = partial(configs, COMMANDS, command)
         case "dropin":
             from .dropin import main as found
         case "picture":
