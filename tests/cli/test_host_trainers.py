@@ -387,11 +387,12 @@ def test_everything_that_logits_depend_on_is_float32_and_in_the_digest():
     assert {value.dtype for value in kept} == {trainer.dtype} == {torch.float32}
     assert trainer.many[2] == "x" and trainer.index.dtype == torch.int64
     digests = [victim.digest()]
-    for tensor in (trainer.loose, trainer.model.own, trainer.model.ctx, victim.mean, victim.std):
+    tensors = trainer.loose, trainer.many[1], trainer.model.own, trainer.model.ctx
+    for tensor in (*tensors, victim.mean, victim.std):
         with torch.no_grad():
             tensor.add_(1e-3)
         digests.append(victim.digest())
-    assert len(set(digests)) == 6
+    assert len(set(digests)) == 7
     trainer.test_loader = DataLoader([{"img": PIXELS[0], "label": 0}])  # without Normalize
     assert HostVictim(trainer).mean.abs().max() == 0
 

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import itertools
 import re
 
 import torch
@@ -74,8 +75,9 @@ class HostVictim(ModelVictim):
 
     def digest(self):
         owners = (self.trainer, *self.parts.modules())  # of neither parameters nor buffers
-        tensors = [v for owner in owners for v in vars(owner).values() if torch.is_tensor(v)]
-        loose = {f"loose {i}": tensor for i, tensor in enumerate(tensors)}
+        values = [value for owner in owners for value in vars(owner).values()]
+        values = itertools.chain(*(v if isinstance(v, (list, tuple)) else [v] for v in values))
+        loose = {f"loose {i}": v for i, v in enumerate(filter(torch.is_tensor, values))}
         state = {k: v for k, v in self.parts.state_dict().items() if torch.is_tensor(v)}
         statistics = {"mean": self.mean, "std": self.std}
         return tensors_digest(state | loose | statistics)
