@@ -13,13 +13,13 @@ from importlib.util import find_spec
 import pytest
 from dassl.engine import TRAINER_REGISTRY
 
-from advprompt.cli import reference
-from advprompt.cli.main import COMMANDS, command, dispatch
+from advprompt.cli.main import command, dispatch
 from advprompt.cli.run import PLANS
 from advprompt.cli.train import build_cfg
 from advprompt.config import keys, shipped
 from advprompt.records import load_records
 from advprompt.report.curves import AXES
+from tests import reference
 from tests.conftest import REPO
 
 PAGE = REPO / "docs" / "add_a_method.md"
@@ -165,7 +165,7 @@ def test_the_reference_pages_are_current(name, monkeypatch):
     monkeypatch.setattr(keys, "KEYS", kept)
     monkeypatch.delenv("DATA", raising=False)
     page = (REPO / f"docs/reference/{name}.md").read_text(encoding="utf-8")
-    assert page == f"{reference.page_of(name, COMMANDS, command)}\n"
+    assert page == reference.page_of(name)
 
 
 # --- every command line of every page ------------------------------------------------------------

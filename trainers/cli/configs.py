@@ -3,18 +3,18 @@
 advprompt configs                     # their folder
 advprompt configs AdvPT/vit_b16       # the path of one, e.g. for --config-file $(...)
 advprompt configs --list
-advprompt configs --reference keys    # every key with default, range and meaning
+advprompt configs --reference         # every key with default, range and meaning
 advprompt configs --copy configs/advprompt
 """
 
 import argparse
+import inspect
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..config import shipped
+from ..config import keys, shipped
 from ..utils import errors
-from . import reference
 
 KINDS = ("trainers", "datasets", "attacks")
 
@@ -25,14 +25,40 @@ def names(kind: str) -> list[str]:
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
 
 
-def main(commands: Mapping[str, str], command: Callable, argv: list[str]) -> None:
-    """Run the command; ``commands`` are all of them, ``command(name)`` returns one's main."""
+def table(heads: str, rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    cells = [" | ".join(" ".join(c.split()).replace("|", r"\|") for c in row) for row in rows]
+    rule = "|---" * len(heads.split(" | ")) + "|"
+    return [f"| {heads} |", rule, *(f"| {row} |" for row in cells), ""]
+
+
+def reference() -> list[str]:
+    """# Configuration keys
+
+    A key is set in a yaml file, or as `KEY VALUE` at the end of a command line. All keys are
+    checked before anything is loaded or written, and one message names every mistake.
+    """
+    keys.defaults()  # declares those of all rooms and methods
+    groups: dict[str, list] = {}
+    for name, key in sorted(keys.KEYS.items()):
+        parts = name.split(".")[: 2 if name.startswith("TRAINER.") else 1]
+        group = ".".join(parts) if name.count(".") >= len(parts) else "The run"
+        if key.about:
+            row = f"`{name}`", f"`{key.default!r}`", key.expected(), key.about
+            groups.setdefault(group, []).append(row)
+    lines = []
+    for group, rows in groups.items():
+        lines += [f"## {group}", "", *table("key | default | expected | meaning", rows)]
+    others = [f"`{name}`" for name, key in sorted(keys.KEYS.items()) if not key.about]
+    return [*lines, f"Known to Dassl, and not used here: {', '.join(others)}."]
+
+
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("advprompt configs", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("name", nargs="?", help="such as AdvPT/vit_b16, oxford_pets or linf1")
     add("--list", action="store_true", help="the names of all")
-    about = "a page of docs/reference (default: keys)"
-    add("--reference", nargs="?", const="keys", choices=reference.PAGES, help=about)
+    add("--reference", action="store_true", help="every key, as docs/reference/keys.md")
     add("--copy", metavar="FOLDER", help="copy them all to a new folder")
     args = parser.parse_args(argv)
     if args.name:
@@ -53,7 +79,7 @@ def main(commands: Mapping[str, str], command: Callable, argv: list[str]) -> Non
             raise errors.UserError(f"cannot copy to '{target}' ({why}); name another") from error
         print(target)
     elif args.reference:
-        print(reference.page_of(args.reference, commands, command))
+        print("\n".join([inspect.getdoc(reference), "", *reference()]))
     elif args.list:
         for kind in KINDS:
             print(f"{kind}:", *names(kind), sep="\n  ")

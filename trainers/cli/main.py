@@ -59,9 +59,7 @@ def command(name: str):
         case "classify":
             from .classify import main as found
         case "configs":
-            from .configs import main as configs
-
-            found = partial(configs, COMMANDS, command)
+            from .configs import main as found
         case "dropin":
             from .dropin import main as found
         case "picture":
