@@ -65,7 +65,7 @@ setup(
         "tensorboard": ["tensorboard"],
         "test": [
             *["pytest", "pytest-xdist", "hypothesis", "setuptools>=64", "wheel"],
-            *["ruff", "mypy", "import-linter", "pre-commit"],
+            *["ruff", "mypy", "import-linter", "pre-commit", "mkdocs-material"],
             "pyautoattack",  # the authors' AutoAttack, which ours is compared with
             *DEFENCES,
         ],

@@ -1,6 +1,6 @@
 """Data sets in CoOp's layout, registered under CoOp's names in Dassl's registry.
 
-A name that is registered already, by a fork or another plug-in, is left as it is.
+A name that a fork or another plug-in has already registered is not replaced.
 """
 
 from . import coop, imagenet  # noqa: F401  they fill COOP

@@ -1,4 +1,4 @@
-"""Annotation files in the form they come in: text and MATLAB; an error names file and line."""
+"""The publishers' annotation files, text and MATLAB; an error names file and line."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from ..utils.errors import UserError
 
 
 def find(data, name: str) -> Path:
-    """Return the path of a data set's file; UserError where it is not there."""
+    """Return the path of a data set's file; UserError if it does not exist."""
     path = data.dataset_dir / name
     if not path.is_file():
         absent = f"'{name}' is not"
@@ -22,7 +22,7 @@ def find(data, name: str) -> Path:
 def read_rows(data, name: str, parse: Callable, expected: str) -> list:
     """Return ``parse(line)`` of every line of a text file that is not blank.
 
-    ``parse`` raises ValueError or KeyError at a line that does not hold what ``expected`` says.
+    ``parse`` raises ValueError or KeyError for a line that is not as ``expected`` describes.
     """
     path, rows = find(data, name), []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

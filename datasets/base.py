@@ -21,7 +21,7 @@ COOP: "dict[str, type[CoOpDataset]]" = {}  # name in configs/datasets -> class, 
 
 
 def register(cls):
-    """Register a data set class under its own name; a fork's class of that name wins.
+    """Register a data set class under its own name; a fork's class of that name takes precedence.
 
     CoOp's sets have the attributes of ``sources.yaml`` that they do not define.
     """
@@ -29,7 +29,7 @@ def register(cls):
         COOP.setdefault(source.config, cls)
         for name in source.layout.keys() - vars(cls).keys():
             setattr(cls, name, source.layout[name])
-    host.lend(DATASET_REGISTRY, cls)
+    host.register_unless_taken(DATASET_REGISTRY, cls)
     return cls
 
 
@@ -71,11 +71,11 @@ class CoOpDataset(DatasetBase):
     image_folder = ""  # folder of the images, under dataset_dir
     split_file = ""  # CoOp's split file in dataset_dir
     n_classes = 0  # of a complete copy; 0: any number
-    test_only = False  # nothing to train on: the training images are a stand-in
+    test_only = False  # cannot be trained on: its training images are only placeholders
     short = ""  # or which class has fewer training images than shots: see DATASET.FEWER_SHOTS
     numbered_at_random = False  # the names of test images do not follow the classes
     source = ""  # of data sets that are not in sources.yaml: where the files come from
-    set_sha256 = ""  # of class names and lists of images, whatever a run takes of them
+    set_sha256 = ""  # of class names and lists of all images, whichever part a run uses
 
     def __init__(self, cfg):
         self.name = type(self).__name__
@@ -85,7 +85,7 @@ class CoOpDataset(DatasetBase):
         self.cache_dir = cache_folder(cfg, self.dataset_dir)
         self.template = getattr(cfg.DATASET, "TEMPLATE", "") or templates.template_for(self.name)
         check_template("DATASET.TEMPLATE", self.template or "nothing")
-        gc.disable()  # it would scan lists of many small objects repeatedly
+        gc.disable()  # garbage collection would scan lists of many small objects repeatedly
         try:
             split = self.load(cfg.DATASET.NUM_SHOTS, cfg.SEED)
             self.set_sha256 = self.set_sha256 or io.json_digest(split.test)
@@ -101,7 +101,7 @@ class CoOpDataset(DatasetBase):
         self.dataset_dir = self.root / type(self).dataset_dir
         if not self.dataset_dir.is_dir():
             raise UserError(
-                f"data set {self.name} is not there: folder '{self.dataset_dir}' does not exist; "
+                f"data set {self.name} is missing: folder '{self.dataset_dir}' does not exist; "
                 f"{self.advice()}; or set DATASET.ROOT (--root, DATA in the scripts) to the folder "
                 f"that holds '{self.dataset_dir.name}'"
             )
@@ -146,8 +146,8 @@ class CoOpDataset(DatasetBase):
         """Draw the training and validation items of this seed.
 
         They are kept in ``split_fewshot/shot_{n}-seed_{s}.json``; a file of another split, or a
-        damaged one, is replaced. Classes with fewer images than shots give what they have, as
-        CoOp's do; ``short`` then says so and nothing is kept.
+        damaged one, is replaced. Classes with fewer images than shots use all they have, as in
+        CoOp; ``short`` then names them and nothing is kept.
         """
         path = self.cache_dir / "split_fewshot" / f"shot_{shots}-seed_{seed}.json"
         key = {"shots": shots, "seed": seed, "split": self.set_sha256}
@@ -167,7 +167,7 @@ class CoOpDataset(DatasetBase):
         """Return the test images that ``TEST.SUBSET`` or ``TEST.FIRST`` leave (0: all).
 
         TEST.FIRST takes them by file name, as papers do with ImageNet's shuffled validation
-        images; in other data sets these would be a few classes only.
+        images; in other data sets these would be of a few classes only.
         """
         subset, first = (getattr(keys, name, 0) for name in ("SUBSET", "FIRST"))
         if not first:

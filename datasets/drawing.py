@@ -2,7 +2,7 @@
 
 The same drawings feed the ``shapes`` data set and the pre-training of the built-in small
 CLIP. Every image depends only on (stream, index); the streams of pre-training, of the
-three splits and of the held-out figures never meet.
+three splits and of the held-out figures never overlap.
 """
 
 import colorsys
@@ -128,7 +128,7 @@ def draw(drawing: Drawing, stream: str, index: int) -> np.ndarray:
 def sample(stream: str, index: int, classname: str) -> np.ndarray:
     """Return image ``index`` of a colour and a shape, (64, 64, 3) uint8, random in all else."""
     rng = np.random.default_rng([STREAMS[stream], index])
-    # in pre-training these two were the image's; the same draws keep the images as they were
+    # drawn in pre-training, too; the same order of draws reproduces the same images
     while (rng.choice(list(COLOURS)), rng.choice(SHAPES)) in HELD_OUT:
         pass
     colour, shape = classname.split(" ")

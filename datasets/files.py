@@ -9,7 +9,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 
 def is_image(name: str) -> bool:
-    """Return True if a file is an image by its name; hidden ones do not count."""
+    """Return True if a file's name is that of an image and is not hidden."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
@@ -61,7 +61,7 @@ def missing_files(folder: str, paths: list[str], many: int = 32) -> list[str]:
         inside.setdefault(path.rpartition("/")[0], []).append(path)
     missing = []
     for parent, wanted in inside.items():
-        there = set()  # a listing is faster than many questions
+        there = set()  # one listing is faster than many stat calls
         if len(wanted) >= many and os.path.isdir(os.path.join(folder, parent)):
             with os.scandir(os.path.join(folder, parent)) as entries:
                 there = {entry.name for entry in entries if entry.is_file()}

@@ -1,4 +1,4 @@
-"""Folders of classes: the user's own images, and the base of sets that come that way."""
+"""Folders of classes: the user's own images, and the base of sets with this layout."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ from .base import CoOpDataset, register
 from .files import class_folders, left_out, list_images
 from .sampling import Item, Split, split_all
 
-# what people call the folders of a split, in any case; ours are train, test and val
+# usual names of the folders of a split, in any case, and ours: train, test and val
 SPLIT_NAMES = ("train", "test", "val", "valid", "validation")
 
 
@@ -88,7 +88,7 @@ class Folder(ClassFolders):
         return self.read_parts(parts) if whole else self.make_split()
 
     def read_parts(self, parts: dict[str, str]) -> Split:
-        """List the images of each part, given by its folder, whatever that one's case."""
+        """List the images of each part, given by its folder, in upper or lower case."""
         classes = self.classes_in(self.dataset_dir / parts["train"])
         split = {part: [] for part in Split._fields}
         for part, name in parts.items():

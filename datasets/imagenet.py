@@ -45,8 +45,8 @@ class ImageNet(ClassesOfImageNet):
     """1,000 kinds of objects (ILSVRC 2012; Deng et al., 2009).
 
     The test images are the official validation images, and there are no others to validate on.
-    Names are sorted; CoOp takes them in the order of the disk, so its draws agree with these only
-    where the disk sorts them too.
+    Names are sorted; CoOp takes them in the order of the file system, so that its draws agree with
+    these only if that order is sorted, too.
     """
 
     numbered_at_random = True
@@ -62,7 +62,7 @@ class ImageNet(ClassesOfImageNet):
         if odd := sorted(set(train) ^ set(val)):
             raise UserError(
                 f"data set {self.name} is incomplete: class folder '{odd[0]}' (and {len(odd) - 1} "
-                f"more) is in only one of train and val below '{self.image_dir}'; {self.advice()}"
+                f"more) is in only one of train and val of '{self.image_dir}'; {self.advice()}"
             )
         classes = self.named(train, names)
         return Split(self.list_classes("train", classes), [], self.list_classes("val", classes))
@@ -71,8 +71,9 @@ class ImageNet(ClassesOfImageNet):
 class ImageNetVariant(ClassesOfImageNet):
     """Images of ImageNet's classes, for prompts that were trained elsewhere.
 
-    There is nothing to train on. CoOp uses the test images as training images; here the first one
-    of each class stands in, so that the classes are known, and the number of shots has no effect.
+    They cannot be trained on. CoOp uses the test images as training images; here the first one
+    of each class is the only training image, so that the classes are known and the number of shots
+    has no effect.
     """
 
     test_only = True

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..utils.errors import UserError
 
-SPLIT_SEED = 1  # of splits made here, whatever the seed of the run
+SPLIT_SEED = 1  # of splits made here, independent of the run's seed
 
 
 class Item(NamedTuple):

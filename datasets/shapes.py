@@ -1,4 +1,4 @@
-"""Drawn shapes in colours: the built-in data set, with which everything runs at once."""
+"""Drawn shapes in colours: the built-in data set, which needs no download."""
 
 import os
 import shutil
@@ -20,12 +20,12 @@ IMAGES_PER_CLASS = {"train": 32, "val": 8, "test": 40}
 class Drawn(CoOpDataset):
     """Images that are drawn on first use (some seconds).
 
-    They lie in ``<dataset_dir>/<version>`` in the root or, where that is read-only, in the cache
+    They are in ``<dataset_dir>/<version>`` in the root or, if that is read-only, in the cache
     folder, and are the same on every machine.
     """
 
     source = "delete '{dir}' to have the images drawn again"
-    version = ""  # change it whenever what is drawn changes
+    version = ""  # change it whenever the drawings change
 
     @classmethod
     def class_names(cls) -> list[str]:
@@ -62,14 +62,14 @@ class Drawn(CoOpDataset):
     def draw_into(cls, folder: Path) -> None:
         """Draw all images and their manifest; ``folder`` appears once it is complete."""
         if folder.is_dir() and not (folder / "manifest.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)  # what an older version left half-drawn
+            shutil.rmtree(folder, ignore_errors=True)  # incomplete, of an older version
         unfinished = io.temporary_next_to(io.writable_dir(folder.parent) / folder.name)
         try:
             unfinished.mkdir()
             io.write_json(unfinished / "manifest.json", cls.draw(unfinished)._asdict())
             os.rename(unfinished, folder)
         except OSError:
-            if not folder.is_dir():  # it is there when another run was faster: the same content
+            if not folder.is_dir():  # it exists if another run was faster: the same content
                 raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Drawn test sets for prompts trained on ``shapes``: its classes in other looks, other classes.
+"""Drawn test sets for prompts trained on ``shapes``: its classes in other styles, other classes.
 
 They are to ``shapes`` what ImageNet-V2, Sketch, A and R and the ten other data sets are to
 ImageNet: prompts trained there are tested here, and nothing is trained on them.
@@ -75,7 +75,7 @@ class DrawnTest(Drawn):
 
     @classmethod
     def picture(cls, index: int, classname: str, rng: np.random.Generator) -> np.ndarray:
-        """Return image ``index``, floats (64, 64, 3), beyond [0, 1] clipped; ``rng`` is its own."""
+        """Return image ``index``, floats (64, 64, 3), clipped to [0, 1]; ``rng`` is its own."""
         raise NotImplementedError
 
     @classmethod
@@ -85,7 +85,7 @@ class DrawnTest(Drawn):
         return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-# --- the classes of `shapes` in other looks ------------------------------------------------------
+# --- the classes of `shapes` in other styles -----------------------------------------------------
 
 
 @register

@@ -9,7 +9,7 @@ import yaml
 
 @dataclass(frozen=True)
 class Address:
-    """One place that serves a file."""
+    """One address of a file."""
 
     url: str = ""
     size: int | None = None  # bytes; approximate where there is no checksum; None: unknown
@@ -24,12 +24,12 @@ class Address:
 
 @dataclass(frozen=True)
 class Piece:
-    """Files that come together: an archive and what it makes, or a single file."""
+    """Files that belong together: an archive and its contents, or a single file."""
 
     makes: tuple[str, ...]  # paths relative to the data set's folder
     addresses: tuple[Address, ...] = ()  # the publisher's first; empty: see by_hand
     annotation: bool = False  # only needed where CoOp's split file is absent
-    shared: str = ""  # folder of another data set whose copy serves as well
+    shared: str = ""  # folder of another data set whose copy can be used instead
     by_hand: str = ""  # what to get where, for a piece without an address
     classes: int = 0  # class folders in a folder of images
     images: int = 0  # in a folder of images; 0: all of the data set's
@@ -43,7 +43,7 @@ class Source:
     short: str  # and in the scripts
     layout: dict  # attributes of its class: folders, CoOp's split file, classes
     sizes: tuple[int, int, int]  # numbers of training, validation and test images
-    terms: str  # of use in a few words; the publisher's page decides
+    terms: str  # of use in a few words; the publisher's page is authoritative
     page: str
     pieces: tuple[Piece, ...]  # all its files, CoOp's split file first
 

@@ -295,7 +295,7 @@ def test_training_takes_the_family_alone(run, white_box):
     ("given", "words"),
     [
         ({"EPS": 0}, "EPS 0, which attacks nothing"),
-        ({"TARGET": "embedding"}, "which knows no text"),
+        ({"TARGET": "embedding"}, "which has no text"),
     ],
 )
 def test_attacks_that_test_nothing_are_refused(run, white_box, given, words):

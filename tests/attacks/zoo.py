@@ -259,7 +259,7 @@ def examine(name: str, model: Model, test: str, folder: Path, seed: int = 0) -> 
 
 def table() -> str:
     """Return the table of masks, tests and checks as Markdown."""
-    heads = ["mask", "every test", *(f"{test}, too" for test in TESTS)]
+    heads = ["mask", "every test", *(f"also {test}" for test in TESTS)]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     with tempfile.TemporaryDirectory() as folder:
         for name, model in masks(Toy()).items():

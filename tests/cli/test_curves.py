@@ -132,7 +132,7 @@ def test_lone_points_are_left_out_and_told():
     ((panel,), notes) = panels(made, OWN)
     assert [curve.name for curve in panel.curves] == ["AdvPT"]
     assert any("CoOp" in note and f"{OWN}=12 alone" in note for note in notes)
-    assert any("APD" in note and "does not know" in note for note in notes)
+    assert any("APD" in note and f"has no {OWN}" in note for note in notes)
 
 
 def test_zero_shot_is_a_reference():
@@ -172,8 +172,8 @@ UNKNOWN = "no completed record has a setting '{}'"
 REFUSED = {
     "TRAINER.NAPTUNING.PROMPT_DEPT": "Did you mean TRAINER.NAPTUNING.PROMPT_DEPTH",
     "TRAINER.CAPT.ALPHA": UNKNOWN,
-    "SEED": f"{UNKNOWN} that tells",
-    "ATTACK.TEST.EPS": f"{UNKNOWN} that tells",
+    "SEED": f"{UNKNOWN} in which its runs differ",
+    "ATTACK.TEST.EPS": f"{UNKNOWN} in which its runs differ",
 }
 
 

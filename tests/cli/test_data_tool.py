@@ -78,7 +78,7 @@ def test_check_says_what_is_missing_where(run, tmp_path):
     assert not (tmp_path / "data").exists()  # nothing is written
     (tmp_path / "data/imagenet").mkdir(parents=True)
     (tmp_path / "data/imagenet/classnames.txt").write_text("n01440764 tench\n", encoding="utf-8")
-    assert "that of imagenet serves" in run("check", "imagenetv2")[1]
+    assert "that of imagenet is used" in run("check", "imagenetv2")[1]
 
 
 def test_check_counts_images_with_and_without_the_split_file(world, run, tmp_path):

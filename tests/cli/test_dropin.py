@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 import advprompt
 from advprompt.cli import configs, dropin, robustness
+from advprompt.cli.main import dispatch
 from advprompt.config import host, shipped
 from advprompt.config import keys as config
 from advprompt.engine import run_folder
@@ -37,13 +38,13 @@ def named(name: str) -> type:
 @pytest.mark.parametrize("alias", [True, False])
 def test_the_hosts_class_wins_in_both_orders(alias):
     registry, ours, theirs = Registry("THING"), named("CoOp"), named("CoOp")
-    host.lend(registry, ours, alias=alias)
+    host.register_unless_taken(registry, ours, alias=alias)
     assert registry.get("CoOp") is ours
     registry.register()(theirs)  # as a decorator
     assert registry.get("CoOp") is theirs
     other = Registry("THING")
     other.register(theirs)
-    host.lend(other, ours, alias=alias)
+    host.register_unless_taken(other, ours, alias=alias)
     assert other.get("CoOp") is theirs
     for each in (registry, other):
         names = set(each.registered_names())
@@ -54,7 +55,7 @@ def test_the_hosts_class_wins_in_both_orders(alias):
 
 def test_two_classes_of_the_host_still_collide():
     registry = Registry("THING")
-    host.lend(registry, named("CoOp"))
+    host.register_unless_taken(registry, named("CoOp"))
     registry.register(named("CoOp"))
     with pytest.raises(KeyError):
         registry.register(named("CoOp"))
@@ -64,7 +65,7 @@ def test_two_classes_of_the_host_still_collide():
 def test_two_of_ours_collide():
     """Neither replaces the other silently: tests/methods/test_methods.py has one's own method."""
     registry, ours = Registry("THING"), named("CoOp")
-    host.lend(registry, ours)
+    host.register_unless_taken(registry, ours)
     mine = type("CoOp", (), {"__module__": "advprompt.custom.mine"})
     with pytest.raises(KeyError):
         registry.register(mine)
@@ -75,7 +76,7 @@ def test_our_trainers_are_found_by_either_name(monkeypatch):
     registry = Registry("TRAINER")
     monkeypatch.setattr(config, "TRAINER_REGISTRY", registry)
     ours = config.METHODS["CoOp"]
-    host.lend(registry, ours, alias=True)
+    host.register_unless_taken(registry, ours, alias=True)
     assert config.method_called("CoOp") is config.method_called("advprompt.CoOp") is ours
     assert config.registered_name("advprompt.CoOp") == config.registered_name("CoOp") == "CoOp"
     registry.register(named("CoOp"))
@@ -230,7 +231,7 @@ def test_a_forks_own_default_backbone_is_not_taken_for_ours(tmp_path, monkeypatc
         node.merge_from_list(["MODEL.BACKBONE.NAME", "tiny"])
     host.complete(node, advprompt.extend_cfg)
     node.MODEL.BACKBONE.NAME = "ViT-B/16"  # as reset_cfg of such a fork does
-    with pytest.raises(advprompt.UserError, match=r"'ViT-B/16'.*'tiny'.*type --backbone tiny"):
+    with pytest.raises(advprompt.UserError, match=r"'ViT-B/16'.*'tiny'.*add --backbone tiny"):
         host.complete(node.clone(), advprompt.extend_cfg)
     monkeypatch.setattr(sys, "argv", ["train.py", "--backbone", "ViT-B/16"])
     host.complete(node, advprompt.extend_cfg)
@@ -341,7 +342,7 @@ def test_a_fork_whose_import_would_run_it_is_not_imported(fork, tmp_path, monkey
 def test_an_installed_package_does_not_mix_with_a_forks_copy(fork, call, monkeypatch):
     assert call("--apply")[0] == 0
     monkeypatch.setattr(host, "folder", lambda: fork)
-    with pytest.raises(advprompt.UserError, match="has a copy of advprompt of its own"):
+    with pytest.raises(advprompt.UserError, match="has its own copy of advprompt"):
         host.join()
 
 
@@ -527,12 +528,12 @@ def test_a_damaged_list_is_refused(fork, call, content):
 
 
 def test_shipped_configs(capsys, tmp_path):
-    assert run_tool(configs.main, ["AdvPT/vit_b16"]) == 0
+    assert run_tool(dispatch, ["configs", "AdvPT/vit_b16"]) == 0
     assert Path(capsys.readouterr().out.strip()).name == "vit_b16.yaml"
-    assert run_tool(configs.main, ["linf99"]) == 2
-    assert run_tool(configs.main, ["--copy", str(tmp_path / "new")]) == 0
+    assert run_tool(dispatch, ["configs", "linf99"]) == 2
+    assert run_tool(dispatch, ["configs", "--copy", str(tmp_path / "new")]) == 0
     assert (tmp_path / "new/attacks/linf1.yaml").is_file()
-    assert run_tool(configs.main, ["--copy", str(tmp_path / "new")]) == 2
+    assert run_tool(dispatch, ["configs", "--copy", str(tmp_path / "new")]) == 2
 
 
 # --- a run ----------------------------------------------------------------------------------------

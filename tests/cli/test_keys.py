@@ -12,12 +12,12 @@ from yacs.config import CfgNode
 
 import advprompt
 from advprompt import naptuning
-from advprompt.cli import configs, robustness, sweep, train, transfer
+from advprompt.cli import robustness, sweep, train, transfer
 from advprompt.cli.main import dispatch
 from advprompt.config import keys, merging
 from advprompt.config.declared import KEYS, Key
 from advprompt.engine.trainer import register
-from tests.conftest import REPO, only_error
+from tests.conftest import only_error
 
 keys.defaults()  # declares them all
 FREE = [  # any text will do, until it is used
@@ -197,14 +197,6 @@ def test_every_command_answers_alike(tool, tmp_path, monkeypatch):
     words = f"sweep --trainers fap --datasets shapes {out} --dry-run --opts ATTACK.TRAIN.EPS 0"
     code, table, _ = tool(dispatch, *words.split())
     assert code == 2 and "refused" in table and "leaves them as they are" in table
-
-
-def test_the_reference_page_is_current(monkeypatch):
-    own = tuple(f"TRAINER.{m.node}." for name, m in keys.METHODS.items() if name not in OURS)
-    kept = {name: key for name, key in KEYS.items() if not name.startswith(own or "?")}
-    monkeypatch.setattr(keys, "KEYS", kept)
-    page = REPO / "docs/reference/keys.md"
-    assert page.read_text(encoding="utf-8") == f"{configs.reference()}\n"
 
 
 def test_every_key_of_ours_says_what_it_means():

@@ -23,7 +23,7 @@ from advprompt.evaluation import pictures
 from advprompt.report import drawing, layout, page, transfer
 from advprompt.report import pictures as gallery
 from advprompt.report import render as report
-from advprompt.report.charts import build_charts
+from advprompt.report.charts import build_charts, build_planes
 from advprompt.report.formats import Block, Column
 from advprompt.report.tables import build_tables
 from advprompt.utils.entry import run_tool
@@ -130,6 +130,29 @@ def test_nothing_is_fetched(output):
         text = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.S)[1]
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_robust_over_clean_accuracy_comes_first(output, tmp_path):
+    text = page_of(output)
+    assert text.index("</header>") < text.index('class="plane"') < text.index('id="tables"')
+    weaker = dict(clean=90, white_box=60, shots=4)
+    made = [make(clean=60 + s, white_box=30, seed=s) for s in (1, 2)] + [make(**weaker)]
+    made += [make(trainer="CoOp", clean=70, white_box=5, train_threat=None)]
+    made += [make(trainer=f"Adv{i}", clean=65, white_box=12) for i in range(5)]
+    (plane,) = build_planes(build_tables(listed(*made, zero_shot(clean=75, white_box=8))))
+    dots = {dot["name"]: dot for dot in plane.dots}
+    kinds = {"AdvPT": "attacked", "CoOp": "clean", "ZeroshotCLIP": "untrained"}
+    assert {name: dots[name]["kind"] for name in kinds} == kinds and len(dots) == 8
+    assert plane.attack == "end-to-end PGD-100 1/255"  # not the transfer attack
+    assert (plane.x, plane.y) == ((50, 80), (0, 30))
+    assert (dots["CoOp"]["x"], dots["CoOp"]["y"]) == ((70, 0), (5, 0))
+    assert dots["AdvPT"]["x"] == (61.5, pytest.approx(6.353, rel=1e-3))  # the t-interval
+    assert dots["AdvPT"]["words"] == "clean 61.5 ± 6.4, robust 30.0 ± 0.0"
+    assert not build_planes(build_tables(listed(make(), make(**weaker))))  # one trainer
+    write(tmp_path / "made", *made, zero_shot(clean=75, white_box=8))
+    drawn = page_of(tmp_path / "made")  # 400 wide for 30 points, 274 high for 30
+    assert 'class="clean" cx="308.7" cy="240.3"' in drawn and "CoOp: clean 70.0" in drawn
+    assert 'x1="110.6" x2="280.0" y1="12.0" y2="12.0"' in drawn
 
 
 def hostile(folder):
@@ -344,6 +367,8 @@ frame.onload = () => {
     broken: images.filter(image => !image.naturalWidth).length, images: images.length,
     overflow: root.scrollWidth - root.clientWidth, width: root.clientWidth,
     up, down, hacked: typeof frame.contentWindow.hacked,
+    names: [...inner.querySelectorAll(".plane svg")].map(svg => [...svg.querySelectorAll(".name")]
+      .map(name => name.getBBox()).map(box => [box.x, box.y, box.width])),
   });
 };
 document.body.append(frame);
@@ -366,6 +391,9 @@ def test_a_browser_shows_it_whole(output, tmp_path):
     assert found["images"] == expected.tags["img"] and not found["broken"]
     assert found["buttons"] > 4 * found["tables"]  # the script ran
     assert found["up"] == sorted(found["up"]) != found["down"]
+    for plane in found["names"]:  # no two names over one another
+        for i, (x, y, width) in enumerate(plane):
+            assert not [n for n in plane[:i] if abs(n[1] - y) < 9 and -n[2] < n[0] - x < width]
     assert found["down"] == sorted(found["down"], reverse=True)
     assert (found["overflow"], found["hacked"]) == (0, "undefined")
     assert 360 < found["width"] <= 390  # a phone's

@@ -430,7 +430,7 @@ def test_an_unknown_training_is_unknown_in_words_and_alone(tmp_path):
     cells = [row[:3] for row in sheet.blocks[0].rows]
     names = [f'AdvPT (source="unknown {i}")' for i in (1, 2)]
     assert cells[2:] == [[name, "unknown", "unknown"] for name in names]
-    assert sum("does not say how its model was trained" in note for note in sheet.notes) == 2
+    assert sum("does not state how its model was trained" in note for note in sheet.notes) == 2
     costs = layout.cost_sheet(table).blocks[0].rows
     assert [row[4] for row in costs] == ["0", "50", "unknown", "unknown"]
     for style in report.FORMATS:

@@ -159,7 +159,7 @@ def test_mistakes(matrix, finished, run, white_box, tmp_path, attack):
     defended = matrix(finished, "--opts", "DEFENCE.NAME", "jpeg")
     assert "defence 'jpeg'" in refusal(defended)
     (tmp_path / "m.json").write_text("{}")
-    assert "something else" in refusal(matrix(finished))
+    assert "another matrix" in refusal(matrix(finished))
     assert (tmp_path / "m.json").read_text() == "{}"
     words = ["transfer", str(tmp_path), str(finished[0]), "--attack-config-file", str(attack)]
     assert run_tool(dispatch, words) == 2

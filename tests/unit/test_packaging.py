@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("trainers", "datasets", "configs", "scripts")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "constraints-cpu.txt")
 INSIDE = {folder: f"advprompt/{folder}" for folder in FOLDERS} | {"trainers": "advprompt"}
+VERSION = re.search('"(.+)"$', (ROOT / "trainers/utils/version.py").read_text().strip())[1]
 SHIPPED = {".py", ".yaml", ".safetensors", ".md", ".sh", ".json", ".j2", ".typed"}
 
 pytestmark = pytest.mark.slow
@@ -45,15 +46,20 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def site(source, tmp_path_factory):
-    """The unpacked wheel, as it would lie in site-packages."""
+def wheel(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     run(*pip, "wheel", ".", "--no-deps", "--no-build-isolation", "-w", folder, cwd=source)
-    (wheel,) = folder.glob("*.whl")
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(wheel):
+    """The unpacked wheel, as it would lie in site-packages."""
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+        archive.extractall(wheel.parent / "site")
+    return wheel.parent / "site"
 
 
 def test_only_advprompt_reaches_site_packages(site):
@@ -75,8 +81,7 @@ def test_every_file_of_the_clone_is_shipped(source, site):
 def test_metadata(site):
     (info,) = site.glob("*.dist-info")
     text = (info / "METADATA").read_text(encoding="utf-8")
-    version = (ROOT / "trainers/utils/version.py").read_text(encoding="utf-8")
-    assert f"Version: {re.search(r'= .(.+).$', version.strip())[1]}" in text
+    assert f"Version: {VERSION}" in text
     assert "Requires-Python: >=3.10" in text
     assert "Requires-Dist: torch>=2.4" in text
     for extra in ("attacks", "defences", "tensorboard", "test"):
@@ -128,8 +133,48 @@ def check_imports(home, site_packages, cwd):
     assert done.stderr.strip().splitlines()[-1].startswith("error: 'nowhere' does not exist")
 
 
-def test_the_wheel_works(site, tmp_path):
-    check_imports(site, site, tmp_path)
+README_FROM_THE_WHEEL = """
+import sys, torch, advprompt
+from advprompt.backbone import load_clip
+from advprompt.cli.main import dispatch
+assert advprompt.__file__.startswith(sys.argv[1]), advprompt.__file__
+model = advprompt.zero_shot(load_clip("tiny"), "circle, star")
+pixels, labels = torch.rand(2, 3, 64, 64), [0, 1]
+settings = {"ATTACK.TEST.STEPS": 1, "TEST.PROBES": 0}
+advprompt.evaluate(model, pixels, labels, threat="linf1", folder="my_model", settings=settings)
+for words in (
+    "--version",
+    "configs --list",
+    "run zsclip main shapes tiny --dry-run",
+    "report my_model --format html --out report.html",
+    "report my_model --format markdown",
+    "picture my_model --out picture.png",
+):
+    assert not dispatch(words.split()), words
+"""
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_a_release_installs_into_an_empty_environment_and_runs(kind, wheel, source, tmp_path):
+    """The release check: what is uploaded, next to the packages that it requires."""
+    archive = wheel
+    if kind == "sdist":
+        run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path / "dist", cwd=source)
+        (archive,) = (tmp_path / "dist").iterdir()
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "empty", cwd=tmp_path)
+    python = tmp_path / "empty/bin/python"
+    (own,) = (tmp_path / "empty/lib").glob("python*/site-packages")
+    others = [path for path in sys.path if path.endswith("site-packages")]  # without their hooks
+    (own / "others.pth").write_text("\n".join(others))
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
+    run(*pip, "install", "--no-deps", "--no-build-isolation", "--no-index", archive, cwd=tmp_path)
+    checked = subprocess.run([*pip, "check"], cwd=tmp_path, capture_output=True, text=True).stdout
+    assert not re.search("^advprompt ", checked, re.M), checked
+    out = run(python, "-c", README_FROM_THE_WHEEL, own, cwd=tmp_path)
+    shown = f"advprompt {VERSION}", "linf1_aa", "1 to run", "end-to-end PGD-1 1/255"
+    assert not [text for text in shown if text not in out]
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+    assert (tmp_path / "empty/bin/advprompt").is_file()
 
 
 def test_an_editable_install_works(source, tmp_path):

@@ -39,7 +39,7 @@ UNTRAINED["config"] = shipped("ZeroshotCLIP")
 
 def beside(*made):
     (table,) = build_tables(listed(*made))
-    return published.beside(table)
+    return published.side_by_side(table)
 
 
 def test_the_same_setting_stands_in_one_row():
@@ -57,7 +57,7 @@ def test_the_same_setting_stands_in_one_row():
 def test_ours_come_first_and_tables_of_several_tests_have_none():
     (table,) = build_tables(listed(make(**SAME)))
     titles = [sheet.title for sheet in published.published_sheets([table])]
-    assert titles[0].startswith("Beside the paper: EuroSAT")
+    assert titles[0].startswith("Compared with the paper: EuroSAT")
     assert titles[1:] == [sheet.title for sheet in published.papers_sheets()]
     table.tests = {"base": table.first}
     assert [sheet.title for sheet in published.published_sheets([table])] == titles[1:]

@@ -1,6 +1,6 @@
-"""Gradient attacks on images in [0, 1]: what they are, the one loop, their self-checks."""
+"""Gradient attacks on images in [0, 1]: their specification, the loop, their self-checks."""
 
-# ruff: noqa: F401  what other rooms take from this one
+# ruff: noqa: F401  names that other rooms import
 
 from . import keys  # declares ATTACK
 from .base import AttackResult, NotFinite, check_pixels

@@ -1,11 +1,11 @@
 """Auto-PGD: projected gradient ascent with momentum that chooses its own step size.
 
 The step size starts at 2 eps and is halved, sample by sample, at checkpoints where the loss rose
-too seldom; the sample then goes on from its best iterate. Two losses, as in AutoAttack:
+too seldom; the sample then continues from its best iterate. Two losses, as in AutoAttack:
 :class:`APGD` ascends the cross-entropy, :class:`TargetedAPGD` the targeted DLR loss.
 
-Source: Croce & Hein, 2020 (arXiv 2003.01690), section 3 and algorithm 1; what the paper leaves
-open is done as in the authors' code.
+Source: Croce & Hein, 2020 (arXiv 2003.01690), section 3 and algorithm 1; details that the
+paper leaves open follow the authors' code.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .base import AttackResult, LabelledAttack, likeliest_wrong
 from .geometry import into_ball, length
 
 MOMENTUM = 0.75  # share of the new step; the rest repeats the last move
-RHO = 0.75  # a loss that rose in no more than this share of the steps calls for smaller ones
+RHO = 0.75  # if the loss rose in no more than this share of the steps, the step size is halved
 FIRST, SHORTEST, SHRINK = 0.22, 0.06, 0.03  # intervals between checkpoints, in shares of all steps
 TARGETS = 9  # wrong classes aimed at, one run each
 
@@ -56,7 +56,7 @@ class _Samples:
 
     @classmethod
     def at(cls, clean: Tensor, images: Tensor, step_size: float) -> "_Samples":
-        """Begin at ``images``. As in the authors' code, a first loss above 0 counts as a rise."""
+        """Begin at ``images``. As in the authors' code, a first loss above 0 is a rise."""
         zero, none = clean.new_zeros(len(clean)), torch.zeros_like(clean)
         rows, lowest = torch.arange(len(clean), device=clean.device), zero - torch.inf
         size = torch.full_like(clean[:, :1, :1, :1], step_size)
@@ -110,7 +110,7 @@ class APGD(LabelledAttack):
         return losses.cross_entropy(logits, labels)
 
     def aims(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
-        """Return the classes (b,) that a run aims at; here the label, to get away from."""
+        """Return the classes (b,) that a run aims at; here the label, to move away from."""
         return labels
 
     def clean_loss(self, logits: Tensor, labels: Tensor, turn: int) -> Tensor:
@@ -147,7 +147,7 @@ class APGD(LabelledAttack):
                     return found
             if step in reviews and step < steps:
                 samples.review(reviews[step])
-        # the highest of random losses would be that of the luckiest draw
+        # the highest of random losses would be that of the best draw
         best = (samples.best, samples.best_loss) if self.decides else (samples.images, loss)
         found.images[samples.rows], found.loss_last[samples.rows] = best
         return found
@@ -168,7 +168,7 @@ class TargetedAPGD(APGD):
     """Auto-PGD on the targeted DLR loss, which needs 4 classes.
 
     Runs aim at the 9 wrong classes of highest logit at the clean image, or at all K - 1 where
-    there are fewer. A sample counts as broken as whatever class it is misclassified.
+    there are fewer. A sample is broken if it is misclassified as any class.
     """
 
     def turns(self, classes: int) -> int:

@@ -1,4 +1,4 @@
-"""What all attacks share: their result, their checks of images and models, seeds, surroundings."""
+"""What all attacks share: their result, checks of images and models, seeds, grad modes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +52,7 @@ class AttackResult:
     def keep_worst(self, found: "AttackResult", rows: Tensor) -> None:
         """Overwrite the samples ``rows`` (b,) for which ``found`` (b rows) is worse for the model.
 
-        A misclassified image is worse than a classified one, then the higher loss counts.
+        A misclassified image is worse than a classified one; among equals the higher loss is worse.
         """
         worse = found.loss_last > self.loss_last[rows]
         if self.right is not None:
@@ -66,7 +66,7 @@ class AttackResult:
 
 @contextmanager
 def isolated(pixels: Tensor, seeds: Sequence[int], labels: Tensor | None = None) -> Iterator:
-    """Check a batch and give its copy in float32, where gradients work whatever surrounds it.
+    """Check a batch and yield its copy in float32, with gradients enabled in any context.
 
     ``pixels`` are (B, 3, H, W), ``seeds`` B integers, ``labels`` (B,) where the attack knows them.
     UserError if pixels are outside [0, 1] or NaN.
@@ -127,7 +127,7 @@ def gradient_of(loss: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient (b, 3, H, W) of losses (b,), its peaks (b,); UserError if cut off."""
     if not loss.requires_grad:
         raise UserError(
-            "the attack's loss does not depend on the images through autograd; take detach(), "
+            "the attack's loss does not depend on the images through autograd; remove detach(), "
             "no_grad() and NumPy out of the model's forward pass"
         )
     (grad,) = torch.autograd.grad(loss.sum(), images)
@@ -160,9 +160,10 @@ class LabelledAttack:
     """The base of AutoAttack's parts and torchattacks: it sees logits and drops broken samples.
 
     A sample that is wrong at the clean image is returned unchanged. Randomness comes from the
-    sample's own seed and samples never meet: neither the batch size nor the order matters, nor
-    that broken samples are left out of later forwards. No parameter, gradient or mode of the model
-    is touched, and it works inside ``no_grad``, ``inference_mode`` and autocast, in float32.
+    sample's own seed and samples are independent: the result depends neither on batch size and
+    order, nor on broken samples being left out of later forwards. No parameter, gradient or mode
+    of the model is changed, and it works inside ``no_grad``, ``inference_mode`` and autocast, in
+    float32.
 
     ``logits`` turns images (b, 3, H, W) in [0, 1], any part of the batch, into logits (b, K);
     ``labels`` (B,) are those of the images given to :meth:`run`.

@@ -1,7 +1,7 @@
-"""Self-checks of an attack: what it did, and in words what looks wrong with it.
+"""Self-checks of an attack: figures of what it did, and warnings in words.
 
-:func:`verify` judges one attack, :func:`compare` holds the attacks of a test against one another;
-``probes.py`` asks the model itself. Counts are reported where chance explains less than 1 in 100.
+:func:`verify` judges one attack, :func:`compare` compares the attacks of a test;
+``probes.py`` probes the model itself. Counts are reported where chance explains less than 1 in 100.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from .spec import AttackSpec
 SLACK = {"linf": 1e-6, "l2": 1e-5}  # float32 rounding of x + delta
 ZERO_GRAD_SHARE = 0.01
 NO_BALL_LEFT = 0.05
-ORDER_SHARE = 0.01  # of samples that a stronger attack may leave and a weaker one break
+ORDER_SHARE = 0.01  # share of samples that a weaker attack may break and a stronger one leave
 SQUARE_SHARE = 0.02  # of samples that Square may break after the gradient attacks
 GAP_SHARE = 0.05  # between PGD and AutoAttack
 LONG = 50  # steps from which PGD is meant to have converged
@@ -96,8 +96,8 @@ def verify(
     """Judge a summary; return warnings in words, each headed by the check's name.
 
     ``clean_acc`` and ``robust_acc`` are in [0, 1], or None where nothing was scored (a bank).
-    RuntimeError if the perturbation leaves the ball or the image leaves [0, 1]: no number made with
-    such an attack means anything.
+    RuntimeError if the perturbation leaves the ball or the image leaves [0, 1]: such an attack's
+    number would be meaningless.
     """
     most = summary.get(f"max_{spec.norm}", 0)
     if spec.eps is not None and not most <= spec.eps + SLACK[spec.norm]:
@@ -126,7 +126,7 @@ def verify(
     if spec.alpha and spec.eps and spec.steps and spec.alpha * spec.steps < spec.eps * (1 - 1e-6):
         warnings.append(
             f"short_walk: {spec.steps} steps of alpha {spec.alpha * 255:g}/255 cannot cross the "
-            f"ball of eps {spec.eps * 255:g}/255, so the attack is weaker than its eps says; use "
+            f"ball of eps {spec.eps * 255:g}/255, so it is weaker than its eps suggests; use "
             "more steps or a larger alpha"
         )
     if clean_acc is not None and robust_acc is not None and robust_acc > clean_acc:
@@ -135,7 +135,7 @@ def verify(
         )
     if spec.eps is None and spec.steps and robust_acc is not None and robust_acc > NO_BALL_LEFT:
         warnings.append(
-            f"no_ball: {robust_acc:.1%} are left by an attack that may go as far as it likes, so "
+            f"no_ball: {robust_acc:.1%} are left by an attack without a ball, so "
             "it is too weak: more steps or other KWARGS; this figure is no robust accuracy"
         )
     *before, last = summary.get("left", {"": 0}).items()
@@ -148,8 +148,8 @@ def _square(before: int, after: int) -> list[str]:
     if not unlikely(before - after, before, SQUARE_SHARE):
         return []
     return [
-        f"square_stronger: Square, which sees no gradient, breaks {before - after} of the {before} "
-        "samples that the gradient attacks leave: gradients are masked, so believe neither"
+        f"square_stronger: Square, which uses no gradient, breaks {before - after} of the {before} "
+        "samples that the gradient attacks leave: gradients are masked, so trust neither"
     ]
 
 

@@ -1,6 +1,6 @@
 """From a spec to a run: AutoAttack's parts, the class of an attack, the precision of gradients.
 
-AutoAttack is four attacks in turn, each on the samples that the ones before have left: the standard
+AutoAttack is four attacks in turn, each on the samples that the ones before left: the standard
 version of the code of Croce & Hein, 2020 (arXiv 2003.01690).
 """
 
@@ -39,7 +39,7 @@ FEWEST = {"apgd-dlr": 3, "apgd-t": 4, "fab-t": 4}
 
 
 def parts_of(spec: AttackSpec, classes: int) -> list[AttackSpec]:
-    """Return the attacks that ``spec`` stands for: itself, or the parts of a composed one.
+    """Return the attacks of ``spec``: itself, or the parts of a composed one.
 
     Parts of a composed attack that need more classes are left out, with a message; UserError if
     such a part is asked for by name.
@@ -79,7 +79,7 @@ def run_attack(
     forward: Model,  # attacked logits, of rap the surrogate's; features of some
     labels: Tensor | None,  # (B,) int64; None, which only rap takes: the surrogate's own answers
     still_right: Model | None = None,  # where (B,) the tested model is right, for restarts
-    exact: Model | None = None,  # float32 logits, the last word where ``forward`` is coarser
+    exact: Model | None = None,  # float32 logits, which decide if ``forward`` is coarser
     decides: bool = True,  # False where ``forward`` is random, see :class:`LabelledAttack`
 ) -> AttackResult:
     """Attack images (B, 3, H, W) in [0, 1], a seed each; a composed attack comes in its parts."""

@@ -26,8 +26,8 @@ class FAB(LabelledAttack):
     """FAB-T in L_inf or L2; of the spec, norm, eps, steps and restarts are used.
 
     Runs aim at each of the likeliest wrong classes (all K - 1 where there are fewer than
-    :data:`TARGETS`) in turn, from the clean image and, on further restarts, from a random one. Any
-    misclassified iterate counts, as the aimed-at class or another; a sample leaves the search with
+    :data:`TARGETS`) in turn, from the clean image and, on further restarts, from a random one. A
+    misclassified iterate of any class is a hit; a sample leaves the search with
     its first one inside the ball. One that never breaks returns its nearest wrong image, moved
     into the ball. The losses of the result are margins.
     """

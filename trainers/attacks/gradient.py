@@ -1,4 +1,4 @@
-"""The one gradient attack loop. Methods differ in four hooks: start, normalize, project, objective.
+"""The gradient attack loop. Methods differ in four hooks: start, normalize, project, objective.
 
 PGD in the L_inf ball is the default; :mod:`.family` has the others.
 """
@@ -60,16 +60,16 @@ def objective_for(
 
 
 class Labelled:
-    """A loss of logits and labels, which also says where the model is right.
+    """A loss of logits and labels, which also returns where the model is right.
 
     ``loss`` compares logits (b, K) with ``labels`` (b,). ``exact`` is ``forward`` in float32: asked
-    again wherever a coarser one is wrong, so that no sample counts as broken that is not.
+    again where a coarser one is wrong, so that no sample is counted as broken by rounding alone.
     """
 
     def __init__(self, forward, labels: Tensor, loss: Callable, exact=None):
         self.forward, self.exact, self.loss = forward, exact, loss
         self.labels = labels
-        self.checked = False  # once: a look at the values waits for the GPU
+        self.checked = False  # once, because reading the values waits for the GPU
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.loss(self.logits(images, self.labels), self.labels)
@@ -117,10 +117,10 @@ class GradientAttack:
     # --- hooks -------------------------------------------------------------------------------
 
     def begin(self, clean: Tensor) -> None:
-        """Look at the clean images (B, 3, H, W); called once per batch."""
+        """Prepare for the clean images (B, 3, H, W); called once per batch."""
 
     def start(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return the first iterate (B, 3, H, W); called once at the head of every restart."""
+        """Return the first iterate (B, 3, H, W); called once at the start of every restart."""
         if self.spec.start == "zero":
             return clean.clone()
         noise = drawn(torch.rand, generators(seeds), clean)  # (B, 3, H, W), U[0, 1)
@@ -171,8 +171,8 @@ class GradientAttack:
             still_right: images -> (B,) bool, True where the model is right. With it, restarts keep
                 a misclassified image before a classified one, then the one of higher loss;
                 without it, the one of highest loss.
-            scored: evaluate the loss at the returned images. Without, one forward is saved: what
-                training wants, which computes its own loss there. Restarts are always scored.
+            scored: evaluate the loss at the returned images. Without it one forward is saved,
+                for training, which computes its own loss there. Restarts are always scored.
         """
         scored = scored or self.spec.restarts > 1 or self.spec.steps == 0
         with isolated(pixels, seeds) as clean:
@@ -242,7 +242,7 @@ class GradientAttack:
             last = _one_each(self.objective(images), images) if scored else loss.detach()
             finite.append(last.isfinite().all())
             right = None if still_right is None else still_right(images).bool()
-        for i, fine in enumerate(torch.stack(finite).tolist()):  # once: it waits for the GPU
+        for i, fine in enumerate(torch.stack(finite).tolist()):  # once, as it waits for the GPU
             if not fine:
                 what = ("loss", "gradient")[i % 2]
                 raise NotFinite(f"the attack's {what} is not finite; compute in fp32")

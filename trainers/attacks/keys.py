@@ -50,7 +50,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     add_defaults(
         cfg,
         "ATTACK.TEST",
-        DROP=Key(False, "leave a sample alone once it is misclassified"),
+        DROP=Key(False, "score every iterate; stop at the first misclassified one"),
         NORM=_word("linf", "of the ball", choices=threats.NORMS),
         KWARGS=Key(CfgNode(new_allowed=True), "the attack's own settings"),
         PREC=_word("fp32", "of the image tower's gradients", choices=threats.PRECISIONS),
@@ -59,7 +59,7 @@ def extend_cfg(cfg: CfgNode) -> None:
 
 
 def check_cfg(cfg: CfgNode) -> None:
-    """Refuse attacks that attack nothing, or cannot do what they are for, naming the key."""
+    """Refuse attacks that change nothing or do not fit their use; the message names the key."""
     for spec in specs_from_cfg(cfg.ATTACK.TRAIN, key="ATTACK.TRAIN"):
         if spec.name not in PGD_FAMILY:
             raise UserError(
@@ -74,7 +74,7 @@ def check_cfg(cfg: CfgNode) -> None:
             )
         if spec.target == "embedding" and spec.objective not in threats.FEATURED:
             raise UserError(
-                f"ATTACK.TEST has target 'embedding', which knows no text, with objective "
+                f"ATTACK.TEST has target 'embedding', which has no text, with objective "
                 f"'{spec.objective}'; use OBJECTIVE embedding_kl or TARGET end_to_end"
             )
 

@@ -1,6 +1,6 @@
 """Any attack of the library torchattacks, by the name ``torchattacks:CLASS``.
 
-What comes back is checked here: range, ball, and whether the model is really wrong on it.
+Its images are checked here: range, ball, and whether the model is really wrong on them.
 """
 
 import hashlib
@@ -44,17 +44,17 @@ class _LogitsOfImages(torch.autograd.Function):
 
 
 class _Victim(nn.Module):
-    """The module that the library expects: it has a device and says eval, the model is apart."""
+    """The module that the library expects: it has a device and is in eval mode."""
 
     def __init__(self, logits: Callable[[Tensor], Tensor], device):
         super().__init__()
         self.place = nn.Parameter(torch.zeros((), device=device), requires_grad=False)
-        self.logits = (logits,)  # not a submodule: its modes are its own
+        self.logits = (logits,)  # not a submodule, so that its modes are not changed
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        # The library divides by gradients: one of exactly 0 leaves a sample of NaN behind. The
-        # other samples go on; that one is given up at the end.
+        # The library divides by gradients: one of exactly 0 makes a sample NaN. The
+        # other samples continue; that one is given up at the end.
         images = images.nan_to_num(nan=0.5, posinf=1, neginf=0)
         (logits,) = self.logits
         if torch.is_grad_enabled() and images.requires_grad:
@@ -72,13 +72,14 @@ class LibraryAttack(LabelledAttack):
     The library draws from torch's and numpy's global generators, one draw for the whole batch, and
     some classes stop a batch as a whole (CW): **unlike all other attacks here, the result depends
     on the batch size and on what else is in the batch.** The generators are seeded per batch, from
-    the seeds of its samples, and are as before afterwards, so that the same batch gives the same
-    result. Some classes show the model images outside [0, 1] on their way; none may return them.
+    the seeds of its samples, and restored afterwards, so that the same batch gives the same
+    result. Some classes pass images outside [0, 1] to the model; none may return them.
 
-    A sample whose images turn out NaN (the library divides by a gradient of exactly 0) comes back
-    as it was and counts as ``zero_grad``, as does one whose cross-entropy has a gradient of
-    exactly 0 at the clean image. ``loss_first`` and ``loss_last`` are margins, whatever the class
-    ascends. JSMA aims at the likeliest wrong class; the library's own choice assumes 10 classes.
+    A sample whose images become NaN (the library divides by a gradient of exactly 0) is returned
+    unchanged with ``zero_grad``, as is one whose cross-entropy has a gradient of
+    exactly 0 at the clean image. ``loss_first`` and ``loss_last`` are margins, even if the class
+    ascends another loss. JSMA aims at the likeliest wrong class; the library's own choice assumes
+    10 classes.
     """
 
     @property

@@ -1,6 +1,6 @@
 """The attack classes of torchattacks: what each takes, measures, and needs.
 
-The library is an optional extra, imported when such a class is asked for and not before.
+The library is an optional extra, imported only when such a class is used.
 """
 
 import inspect
@@ -62,7 +62,7 @@ class LibraryClass:
 
 @cache
 def library_class(name: str) -> LibraryClass:
-    """Return the class of a name, in any case; UserError if it, or torchattacks, is not there."""
+    """Return the class of a name, in any case; UserError if it, or torchattacks, does not exist."""
     try:
         import torchattacks
     except ImportError as error:
@@ -140,7 +140,7 @@ def _settings(label: str, defaults: dict, given: Mapping) -> dict:
 
 
 def _alike(value, usual) -> bool:
-    """Return True if ``value`` can stand where the default is ``usual``."""
+    """Return True if ``value`` can replace the default ``usual``."""
     if isinstance(usual, (bool, str)) or isinstance(value, (bool, str)):
         return type(value) is type(usual)
     if isinstance(usual, (int, float)):

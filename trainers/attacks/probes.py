@@ -1,6 +1,6 @@
-"""Questions to the model itself, since a model may look robust because its gradient is useless.
+"""Probes of the model itself, which may look robust only because its gradient is useless.
 
-:func:`probe_model` asks once what the model answers, :func:`probe_attack` after each attack whether
+:func:`probe_model` runs once per model, :func:`probe_attack` checks after each attack whether
 something simpler is stronger. Together they take about 70 forward and 40 backward passes.
 """
 
@@ -28,7 +28,7 @@ LARGE = AttackSpec("pgd", 64 / 255, 16 / 255, 20, 1, "uniform", "margin", "end_t
 MARGIN_STEPS = 20
 STRONG = ("pgd", "apgd", "apgd-ce", "apgd-dlr", "apgd-t", "autoattack")  # should beat `margin`
 LOGITS = 0.01  # change of a logit over their spread; float32 gives 1e-5, float16 about 0.003
-ENOUGH = 5  # images per class, from which clean accuracy can be told from a guess
+ENOUGH = 5  # images per class, from which clean accuracy can be distinguished from a guess
 NOISES = 5  # draws of noise, each of which has to break an image of a random model
 FLAT = 1e-3  # spread of the logits below which float32 blurs their cross-entropy
 # figure -> share of the probed images that an honest model may have; more than chance is reported
@@ -46,7 +46,7 @@ WORDS = {
     "noise_stronger": "are broken by noise of the same eps and left by the attack: it is weaker "
     "than chance",
     "margin_stronger": "are broken by PGD on the margin and left by this attack: its own loss "
-    "misleads it, so believe AutoAttack",
+    "misleads it, so trust AutoAttack",
     "gradient_differs": "have a gradient that finite differences contradict: it is not that of the "
     "model, so gradient attacks on it are too weak",
     "rise_small": "have a margin that a small step along the gradient's sign raises by less than "
@@ -74,7 +74,7 @@ def probe_model(
       one of 1/255, which is never shorter;
     * ``rise_large``: the same for four times the step that should just break the image.
 
-    The last two need ``exact``: a gradient of the model's own, not of a stand-in for a defence.
+    The last two need ``exact``: a gradient of the model itself, not an approximation for a defence.
     """
     images = pixels.detach().clone().requires_grad_()
     answer = logits(images)  # (B, K)
@@ -157,7 +157,7 @@ def probe_attack(
 
     The model gets ``pixels`` (B, 3, H, W) right, and under the attack those in ``left`` (B,).
     A ``random`` one errs at times on any image: there, noise has to break an image in each of
-    several draws, and the last step of PGD on the margin counts.
+    several draws, and the last step of PGD on the margin is used.
     """
     steps = min(spec.steps, MARGIN_STEPS)
     alpha = spec.alpha if spec.alpha and steps == spec.steps else spec.eps / 4

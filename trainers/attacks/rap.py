@@ -79,7 +79,7 @@ class RAP(Diversity):
         """Return what to add to images (B, 3, H, W) so that the surrogate is surer of the label.
 
         From a random start, ``inner_steps`` signed steps of ``inner_eps / inner_steps`` descend the
-        cross-entropy, whatever the attack's own objective; the sum stays in [0, 1].
+        cross-entropy, for any objective of the attack; the sum stays in [0, 1].
         """
         noise = 2 * drawn(torch.rand, self.noise, images) - 1  # (B, 3, H, W), U[-1, 1)
         moved = into_ball(images, images + self.inner_eps * noise, self.inner_eps, "linf")

@@ -59,7 +59,7 @@ def whole(least: int) -> Callable:
 
 
 def word(choices) -> Callable:
-    """Return a check for one of ``choices``, in whatever case."""
+    """Return a check for one of ``choices``, in upper or lower case."""
     return Key("", choices=tuple(choices), any_case=True).read
 
 

@@ -44,7 +44,7 @@ class AttackSpec:
             ``bf16``; images, loss and the final judgement are float32 in any case.
 
     The parts of AutoAttack have no alpha, start or objective (None) and always drop. Classes of
-    torchattacks have no start or objective, and alpha None stands for their own step size.
+    torchattacks have no start or objective, and alpha None is their own step size.
     UserError if a value is unknown or out of range, or the combination cannot work.
     """
 
@@ -74,7 +74,7 @@ class AttackSpec:
             )
         own_loop = self.adaptive or self.library
         if own_loop:
-            self._settle_others()
+            self._fill_in_others()
         else:
             own = threats.RAP_OBJECTIVES if self.name == "rap" else LABELLED | REFERENCED
             self._check(start=word(threats.STARTS), objective=word(own))
@@ -112,7 +112,7 @@ class AttackSpec:
     def _check(self, **checks) -> None:
         self._set(**{k: check(f"attack {k}", getattr(self, k)) for k, check in checks.items()})
 
-    def _settle_others(self) -> None:
+    def _fill_in_others(self) -> None:
         """Fill in what an attack with a loop of its own takes, and None for the rest."""
         self._set(start=None, objective=None, drop=self.adaptive)
         if self.target == "embedding":

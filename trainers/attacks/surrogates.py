@@ -9,7 +9,7 @@ CLIP surrogates classify by the data set's hand-made prompt. A classifier knows 
 was trained on, usually ImageNet's. RAP's authors attack ImageNet itself; AdvPT's code gives a
 ResNet-50 a new last layer and trains that on the data set's training images, which is what
 ``?weights=PATH`` is for: the checkpoint says how many classes there are. A classifier that was
-trained on other labels is attacked away from its own answer to the clean image, whatever that is.
+trained on other labels is attacked away from its own answer to the clean image.
 That is our choice and neither paper's; it needs no training, and may be the weaker attack.
 """
 

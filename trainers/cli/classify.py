@@ -1,8 +1,8 @@
-"""Say what is on images: the likeliest classes of a trained model.
+"""Print the likeliest classes of images by a trained model.
 
     advprompt classify output/RUN photo.jpg folder/ --top 3
 
-The model is a run folder, a checkpoint in one, or an export. Folders stand for all their images.
+The model is a run folder, a checkpoint in one, or an export. A folder means all its images.
 """
 
 import argparse

@@ -1,25 +1,21 @@
-"""The config files that come along, for the command line of a fork.
+"""The shipped config files, for the command line of a fork.
 
 advprompt configs                     # their folder
 advprompt configs AdvPT/vit_b16       # the path of one, e.g. for --config-file $(...)
 advprompt configs --list
-advprompt configs --reference         # every key with its default, its range and its meaning
+advprompt configs --reference         # every key with default, range and meaning
 advprompt configs --copy configs/advprompt
 """
 
 import argparse
+import inspect
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..config import keys, shipped
 from ..utils import errors
 
-REFERENCE = """# Every configuration key
-
-Made by `python -m advprompt configs --reference > docs/reference/keys.md` from the
-declarations in the code. A key is set in a yaml file, or as `KEY VALUE` at the end of a command
-line. All keys are checked before anything is loaded or written; an answer names every mistake.
-"""
 KINDS = ("trainers", "datasets", "attacks")
 
 
@@ -29,24 +25,32 @@ def names(kind: str) -> list[str]:
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
 
 
-def reference() -> str:
-    """Return the page of all keys, in Markdown, from their declarations."""
+def table(heads: str, rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    cells = [" | ".join(" ".join(c.split()).replace("|", r"\|") for c in row) for row in rows]
+    rule = "|---" * len(heads.split(" | ")) + "|"
+    return [f"| {heads} |", rule, *(f"| {row} |" for row in cells), ""]
+
+
+def reference() -> list[str]:
+    """# Configuration keys
+
+    A key is set in a yaml file, or as `KEY VALUE` at the end of a command line. All keys are
+    checked before anything is loaded or written, and one message names every mistake.
+    """
     keys.defaults()  # declares those of all rooms and methods
-    groups: dict[str, list[str]] = {}
-    others = []
+    groups: dict[str, list] = {}
     for name, key in sorted(keys.KEYS.items()):
-        if not key.about:
-            others.append(f"`{name}`")
-            continue
         parts = name.split(".")[: 2 if name.startswith("TRAINER.") else 1]
-        group = ".".join(parts) if name.count(".") >= len(parts) else ""
-        cells = f"`{name}`", f"`{key.default!r}`", key.expected(), key.about
-        groups.setdefault(group, []).append(" | ".join(c.replace("|", r"\|") for c in cells))
-    lines = [REFERENCE]
+        group = ".".join(parts) if name.count(".") >= len(parts) else "The run"
+        if key.about:
+            row = f"`{name}`", f"`{key.default!r}`", key.expected(), key.about
+            groups.setdefault(group, []).append(row)
+    lines = []
     for group, rows in groups.items():
-        lines += [f"## {group or 'The run'}", "", "| key | default | expected | meaning |"]
-        lines += ["|---|---|---|---|", *(f"| {row} |" for row in rows), ""]
-    return "\n".join([*lines, f"Known to Dassl, and not used here: {', '.join(others)}."])
+        lines += [f"## {group}", "", *table("key | default | expected | meaning", rows)]
+    others = [f"`{name}`" for name, key in sorted(keys.KEYS.items()) if not key.about]
+    return [*lines, f"Known to Dassl, and not used here: {', '.join(others)}."]
 
 
 def main(argv: list[str]) -> None:
@@ -67,7 +71,7 @@ def main(argv: list[str]) -> None:
     elif args.copy:
         target = Path(args.copy)
         if target.exists():
-            raise errors.UserError(f"'{target}' is there already; name a new folder")
+            raise errors.UserError(f"'{target}' already exists; name a new folder")
         try:
             shutil.copytree(shipped.configs_folder(), target, ignore=lambda *_: ["__pycache__"])
         except (OSError, shutil.Error) as error:
@@ -75,7 +79,7 @@ def main(argv: list[str]) -> None:
             raise errors.UserError(f"cannot copy to '{target}' ({why}); name another") from error
         print(target)
     elif args.reference:
-        print(reference())
+        print("\n".join([inspect.getdoc(reference), "", *reference()]))
     elif args.list:
         for kind in KINDS:
             print(f"{kind}:", *names(kind), sep="\n  ")

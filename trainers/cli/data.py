@@ -3,7 +3,7 @@
     python -m advprompt data check pets eurosat --root $DATA
 
 Names are those of the scripts (``pets``) or of the configs (``oxford_pets``), or ``all``. Exit
-code: 0 all that was named is complete, 1 something is missing, 2 the command was wrong.
+code: 0 everything named is complete, 1 something is missing, 2 the command was wrong.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def _page(address: Address) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Print what belongs where, what to do about what is missing, and which sets are complete."""
+    """Print which files belong where, how to get missing ones, and which sets are complete."""
     parser = argparse.ArgumentParser("advprompt data", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("command", choices=("check",))

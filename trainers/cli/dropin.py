@@ -32,7 +32,7 @@ TARGETS = (HOME, "configs/advprompt", "scripts/advprompt")
 MARK = b"# added by advprompt dropin"
 FOLDERS = ("", "datasets", "configs", "scripts")  # "": the package itself
 BY_HAND = "add the two lines of docs/dropin.md by hand"
-LEFT_OUT = ("setup.sh", "test.sh", "quickstart.sh", "results.sh")  # these serve our own repository
+LEFT_OUT = ("setup.sh", "test.sh", "quickstart.sh", "results.sh")  # of our own repository
 
 # Run in the fork's folder: can it be imported, and are our trainers registered?
 VERIFY = """
@@ -68,7 +68,7 @@ def sources() -> dict[str, Path]:
 
 
 def check_fork(fork: Path) -> None:
-    """Refuse (UserError) a folder that is no fork of CoOp, or that has something of ours."""
+    """Refuse (UserError) a folder that is not a fork of CoOp, or has files of ours."""
     if (fork / "trainers").resolve() == PACKAGE:
         raise UserError(f"'{fork}' is advprompt itself; give the folder of a fork of CoOp")
     for name in ("train.py", "trainers"):
@@ -88,7 +88,7 @@ def check_fork(fork: Path) -> None:
 
 
 def edited(train: Path) -> bytes:
-    """Return train.py's content with the two lines; UserError where it has no place for them."""
+    """Return train.py's content with the two lines; UserError if there is no place for them."""
     content = train.read_bytes()
     try:
         tree = ast.parse(content)
@@ -197,13 +197,13 @@ def rewrite(train: Path, content: bytes) -> None:
 
 
 def verify(fork: Path, python: str) -> dict:
-    """Import the changed fork in a process of its own; return its report, or raise a UserError."""
+    """Import the changed fork in a separate process; return its report, or raise a UserError."""
     words = [python, "-B", "-c", VERIFY]
     done = subprocess.run(words, cwd=fork, capture_output=True, text=True)
     try:
         return json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError) as error:
-        why = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        why = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
         raise UserError(
             f"the changed fork cannot be imported by '{python}' ({why}); install what is missing, "
             "or name the interpreter that the fork runs with: --python PATH"
@@ -211,7 +211,7 @@ def verify(fork: Path, python: str) -> dict:
 
 
 def undo(fork: Path) -> list[str]:
-    """Remove copies and marked lines; return the files kept. UserError without a whole manifest."""
+    """Remove copies and marked lines; return the files kept. UserError for a bad manifest."""
     if not (fork / MANIFEST).is_file():
         raise UserError(f"'{fork}' has no {MANIFEST}, so there is nothing to undo")
     try:
@@ -247,7 +247,7 @@ def _remove_empty(fork: Path) -> None:
             if path.suffix == ".pyc" or re.fullmatch(r"\..+\.tmp", path.name):
                 path.unlink()
             elif path.is_dir() and not path.is_symlink():
-                with contextlib.suppress(OSError):  # it holds something of the user's
+                with contextlib.suppress(OSError):  # it holds files of the user
                     path.rmdir()
     for name in ("configs", "scripts"):  # folders that the fork may have lacked
         with contextlib.suppress(OSError):
@@ -260,7 +260,7 @@ def main(argv: list[str]) -> None:
     what = parser.add_mutually_exclusive_group()
     for name, about in (("--apply", "make the changes"), ("--undo", "remove them")):
         what.add_argument(name, action="store_true", help=about)
-    parser.add_argument("--python", default=sys.executable, help="interpreter the fork runs with")
+    parser.add_argument("--python", default=sys.executable, help="the fork's (default: ours)")
     args = parser.parse_args(argv)
     fork = Path(args.fork).expanduser().absolute()
     if args.undo:

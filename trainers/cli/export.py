@@ -1,4 +1,4 @@
-"""Write what a run learned, with a card that says what it is: an entry of a prompt zoo.
+"""Write what a run learned, with a card that describes it: an entry of a prompt zoo.
 
     python -m advprompt export output/eurosat/NAPTuning/tiny/seed1 --out zoo/naptuning_eurosat
 
@@ -21,7 +21,7 @@ UNSTATED = "not stated"
 
 
 def export(args: argparse.Namespace) -> tuple[Path, bool, dict]:
-    """Write an export; return its folder, whether it was not there already, and its card.
+    """Write an export; return its folder, whether it is new, and its card.
 
     UserError: no run, an unfinished one, missing values or backbone, or another export there.
     """

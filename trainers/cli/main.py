@@ -20,11 +20,11 @@ COMMANDS = {
     "curves": "accuracy over one setting (an ablation), drawn from result records",
     "robustness": "finished runs tested under other threat models",
     "transfer": "images made against one run, tested on others: a square table",
-    "data": "data sets: what is there, what is missing, and where to get it",
+    "data": "data sets: what is present, what is missing, and where to get it",
     "export": "what a run learned, with a card: an entry of a prompt zoo",
     "classify": "the likeliest classes of images, by a run or an export",
-    "configs": "the config files that come along: trainers, data sets, threat models",
-    "dropin": "our trainers copied into a fork of CoOp, or taken out again",
+    "configs": "the shipped config files: trainers, data sets, threat models",
+    "dropin": "our trainers copied into a fork of CoOp, or removed again",
     "picture": "clean | perturbation | adversarial, from a run's saved examples",
 }
 
@@ -75,7 +75,7 @@ def usage() -> str:
 
 
 def dispatch(argv: list[str]) -> int | None:
-    """Run the command named first in ``argv`` with the other words; UserError if it is unknown."""
+    """Run the command that ``argv`` begins with; UserError if it is unknown."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0

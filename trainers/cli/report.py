@@ -5,7 +5,7 @@
 
 Every figure is a mean over seeds with its 95 % t-interval. Runs under different threat models,
 backbones, data or test subsets never share a table; base and new classes, source and target data
-sets stand side by side.
+sets are side by side.
 """
 
 import argparse

@@ -3,9 +3,9 @@
     advprompt robustness --model-dir output/shapes/NAPTuning/.../seed1 \\
         --attack-config-file configs/attacks/linf1.yaml configs/attacks/linf4.yaml
 
-The model, its data and its settings are the run's own; of the attack files only ATTACK.TEST
-counts. Every file gets a record of its own in RUN/tests/FILE, which ``advprompt report`` finds. An
-interrupted test resumes where it was; what is done is skipped.
+The model, its data and its settings are the run's own; only ATTACK.TEST of the attack files is
+used. Every file gets a record in RUN/tests/FILE, which ``advprompt report`` finds. An
+interrupted test resumes; finished tests are skipped.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
     args = parser.parse_args(argv)
     register_datasets()
-    jobs = [  # all of them first: a mistake in the last must not cost hours
+    jobs = [  # check all of them first: a mistake in the last one must not cost hours
         (*settings(folder, file, args.root, args.opts), name_of(file, args.opts, args.load_epoch))
         for folder in args.model_dir
         for file in args.attack_config_file

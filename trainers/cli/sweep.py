@@ -1,10 +1,10 @@
-"""Many runs: trainers x data sets x shots x seeds, some at a time, and their tables in the end.
+"""Many runs: trainers x data sets x shots x seeds, some at a time, and their tables at the end.
 
     advprompt sweep --trainers zsclip advpt naptuning --datasets shapes eurosat \\
         --shots 1 16 --seeds 1 2 3 --config-file tiny --root $DATA --output output --dry-run
 
-Runs, folders and records are those of scripts/<method>/<protocol>.sh: what is completed is
-skipped, what was interrupted resumes. docs/sweep.md has the rest.
+Runs, folders and records are those of scripts/<method>/<protocol>.sh: completed runs are skipped,
+interrupted ones resume. Details: docs/sweep.md.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], commands.Context]:
     planner.shares = {n for n, method in keys.METHODS.items() if method.frozen_image_tower}
     every = "all" in map(str.lower, args.trainers)
     methods = method_names() if every else args.trainers
-    # zero-shot CLIP first: what its test makes serves others
+    # zero-shot CLIP first: other runs use the images that its test makes
     methods = sorted(methods, key=lambda name: name != "zsclip")
     seeds, attacks = context.seeds, [_threat(word) for word in args.attacks]
     for seed, config, attack, name, protocol, shots in itertools.product(
@@ -113,7 +113,7 @@ def _threat(word: str) -> str:
 
 
 def note_threats(jobs: Sequence[Job]) -> None:
-    """Say on stderr if methods are tested under threat models that share no table."""
+    """Print a note if methods are tested under threat models that share no table."""
     used: dict[tuple, set[str]] = {}
     for job in jobs:
         config = job.config.removesuffix("_finetune").removesuffix("_comp")

@@ -1,6 +1,6 @@
 """Train and test with CoOp's command line: train.py of the clone, ``advprompt train`` elsewhere.
 
-Started in the folder of a fork, it knows the fork's data sets, trainers and settings as well.
+Started in the folder of a fork, it also has the fork's data sets, trainers and settings.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from ..engine.data import check_listed
 from ..experiments import state
 from ..utils.errors import Mistakes, UserError, nearest
 
-WHAT = ("eval_only", "model_dir", "load_epoch", "test_name")  # a run besides its configuration
+WHAT = ("eval_only", "model_dir", "load_epoch", "test_name")  # identify a run, with its settings
 OF_COOP = {  # CoOp's arguments -> keys
     "root": "DATASET.ROOT",
     "output_dir": "OUTPUT_DIR",
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--eval-only", action="store_true", help="test a trained model")
     add("--load-epoch", type=int, help="epoch to load (default: best, else newest)")
     add("--no-train", action="store_true", help="do not call trainer.train()")
-    add("--dry-run", action="store_true", help="say what would be done")
+    add("--dry-run", action="store_true", help="print what would be done")
     add("opts", nargs=argparse.REMAINDER, help="yacs overrides: KEY VALUE ...")
     return p
 
@@ -83,7 +83,7 @@ def setup_cfg(args: argparse.Namespace):
         if name := getattr(args, f"{kind}_config_file".lstrip("_")):
             merge = keys.merge_test_attacks if kind == "test_attack" else merging.merge_file
             mistakes.of(merge, cfg, name, KINDS[kind])
-    # a data set knows what keeps its labels; the command line has the last word
+    # a data set states which transforms keep its labels; the command line can override it
     cfg.INPUT.TRANSFORMS = cfg.DATASET.TRANSFORMS or cfg.INPUT.TRANSFORMS
     for name, key in OF_COOP.items():
         if (value := getattr(args, name)) not in (None, "", DRAWN):
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
 
 
 def dry_run(cfg, what: dict) -> int:
-    """Print what is left of a run and what is missing for it; load and write nothing.
+    """Print which jobs of a run remain and what is missing; load and write nothing.
 
     UserError if the run would be refused.
     """

@@ -4,9 +4,9 @@
         --attack-config-file configs/attacks/tiny_shapes.yaml
 
 Rows: the run that the images were made against, end to end. Columns: the run that they are shown
-to. A sample counts that is right clean and right on the image, so the diagonal is the white-box
-robust accuracy. Every end-to-end attack of the file gets a table of its own. The file of --out
-keeps every finished row, from which an interrupted call resumes. All runs are in memory together.
+to. A sample is robust if it is classified correctly both clean and attacked, so the diagonal is the
+white-box robust accuracy. Every end-to-end attack of the file gets a table. The file of --out keeps
+every finished row, from which an interrupted call resumes. All runs are in memory together.
 """
 
 import argparse
@@ -178,7 +178,7 @@ def _identity(record: dict) -> list:
 
 
 def _resume(out: str, fresh: dict) -> dict:
-    """Return the matrix in ``out`` where it is this one, else the ``fresh`` one."""
+    """Return the matrix in ``out`` if it is this one, otherwise the ``fresh`` one."""
     if not Path(out).is_file():
         writable_dir(Path(out).parent)
         return fresh
@@ -186,7 +186,7 @@ def _resume(out: str, fresh: dict) -> dict:
     known = isinstance(stored, dict) and stored.get("kind") == "transfer"
     if not (known and stored.get("schema") == SCHEMA and _identity(stored) == _identity(fresh)):
         raise UserError(
-            f"'{out}' holds something else than this matrix (other runs, images or attacks); "
+            f"'{out}' holds another matrix (other runs, images or attacks); "
             "choose another --out or move it away"
         )
     return stored

@@ -1,4 +1,4 @@
-"""What lets the trainers run on the machine as it is: torchvision's import, and Dassl.
+"""Makes torchvision and Dassl importable in the installed environment.
 
 ``install()`` must run before anything imports torchvision or dassl.
 """
@@ -33,7 +33,7 @@ def guard_torchvision() -> None:
     """Let torchvision's CUDA wheel be imported next to a CPU build of torch.
 
     That wheel's compiled operators cannot be loaded there, and the import stops at the first use
-    of their schemas. Where that would happen, the two schemas are declared; transforms, models
+    of their schemas. In that case the two schemas are declared; transforms, models
     and data sets then work, and calling ``torchvision.ops.nms`` says that it is not available.
     """
     if torch.version.cuda is not None or "torchvision" in sys.modules:
@@ -55,7 +55,7 @@ def guard_torchvision() -> None:
 
 
 def ensure_dassl() -> None:
-    """Make ``import dassl`` work: Dassl itself where it can be imported, else the stand-in.
+    """Make ``import dassl`` work: Dassl itself if it can be imported, otherwise the stand-in.
 
     A Dassl that is found but cannot be imported is reported in a warning with the reason.
     """
@@ -81,7 +81,7 @@ def ensure_dassl() -> None:
 def modernize_dassl() -> list[str]:
     """Repair what keeps Dassl 0.6.3 from running on current PyTorch and NumPy; return its parts.
 
-    Only what is broken is repaired; the stand-in is left alone.
+    Only broken parts are repaired; the stand-in is not changed.
     """
     spec = _find_dassl()
     if spec is None or _is_stand_in(spec):
@@ -108,9 +108,9 @@ def _forget_dassl() -> None:
 
 
 def _import_dassl() -> None:
-    """Import ``dassl.engine``, with stubs for the missing ones of the packages it hardly uses.
+    """Import ``dassl.engine``, with stubs for missing packages that it hardly uses.
 
-    The stubs are there only while Dassl is being imported.
+    The stubs exist only while Dassl is imported.
     """
     missing = [name for name in UNUSED_IMPORTS if importlib.util.find_spec(name) is None]
     sys.modules.update({name: _stub(name) for name in missing})

@@ -78,7 +78,7 @@ def _repair_checkpoints() -> list[str]:
     def save(state, fpath, **kwargs):
         try:
             state = to_plain(state)
-        except TypeError:  # a trainer's own objects are saved as before
+        except TypeError:  # other objects of a trainer are saved as before
             pass
         torch.save(state, fpath, **kwargs)
 

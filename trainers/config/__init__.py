@@ -1,1 +1,1 @@
-"""Configuration keys, merging, shipped yaml files, and life in a fork."""
+"""Configuration keys, merging, shipped yaml files, and use inside a fork."""

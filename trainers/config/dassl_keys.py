@@ -1,4 +1,4 @@
-"""Dassl's own keys, as far as our trainers use them; the defaults are Dassl's."""
+"""Dassl's own keys that our trainers use; the defaults are Dassl's."""
 
 from dataclasses import replace
 from functools import partial
@@ -87,7 +87,7 @@ USED = {
     "TEST.PER_CLASS_RESULT": _of_dassl("show the accuracy of every class; Dassl itself only"),
     "TEST.NO_TEST": _key("only train"),
     "TEST.SPLIT": _key("images to test on", choices=("val", "test")),
-    "TEST.FINAL_MODEL": _key("which epoch's model counts", choices=("last_step", "best_val")),
+    "TEST.FINAL_MODEL": _key("which epoch's model is tested", choices=("last_step", "best_val")),
     "TRAINER.NAME": _key("name of the trainer"),
 }
 for _name, _default in leaves(get_cfg_default()):

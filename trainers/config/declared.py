@@ -6,7 +6,7 @@ from typing import Any
 
 from ..utils.errors import UserError, nearest
 
-LARGEST = 10**9  # of numbers without a range of their own: more than that is a slip
+LARGEST = 10**9  # limit of numbers without a range; larger ones are typing mistakes
 KEYS: "dict[str, Key]" = {}  # by full name, such as OPTIM.LR
 
 
@@ -74,7 +74,7 @@ class Key:
         return "text" if isinstance(like, str) else "keys and values such as {'EPS': 4}"
 
     def _fits(self, like, value) -> bool:
-        """Return True if a value, or an entry of a list, can stand where ``like`` does."""
+        """Return True if a value, or an entry of a list, can replace ``like``."""
         if like is ...:
             return True
         if isinstance(like, bool) or isinstance(value, bool):

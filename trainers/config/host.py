@@ -1,7 +1,7 @@
-"""Living in a fork: the fork's names win, and its command line learns our settings.
+"""Inside a fork: the fork's names take precedence, and its command line accepts our settings.
 
-Whatever the order of imports, a trainer or data set of the fork takes its name from ours, and keys
-that the fork sets in its own ``extend_cfg`` stay as it sets them.
+In any order of imports, a name of a trainer or data set belongs to the fork if it has one, and keys
+that the fork sets in its own ``extend_cfg`` keep the fork's values.
 """
 
 import sys
@@ -13,41 +13,41 @@ from ..utils.errors import UserError
 from . import merging
 from .shipped import PACKAGE
 
-# Of ATTACK, merged by our rules: sizes as 4 or "4/255", and the name of a threat model
+# Keys of ATTACK merged by our rules: sizes as 4 or "4/255", and the name of a threat model
 OURS = ("THREAT", "TRAIN", "TEST")
-# Of a test; those of another trainer's heed them by `advprompt test` alone
+# Settings of a test; the fork's own trainers use them only in `advprompt test`
 TESTS = ("ATTACK.THREAT", "ATTACK.TEST.", "DEFENCE.", "TESTTIME.")
 ROOT = __package__.rpartition(".")[0]  # advprompt, or trainers.advprompt in a fork
-PREFIX = "advprompt."  # of our trainers whose names the host has
+PREFIX = "advprompt."  # for our trainers whose names the host has taken
 
 
-def lend(registry, cls, *, alias: bool = False) -> None:
-    """Register ``cls`` under its own name, which a host may have already or take later.
+def register_unless_taken(registry, cls, *, alias: bool = False) -> None:
+    """Register ``cls`` under its own name unless a host has taken it, or takes it later.
 
-    With ``alias``, ours is then still there as ``advprompt.NAME``.
+    With ``alias``, ours is then registered as ``advprompt.NAME``.
     """
-    if "lent" not in vars(registry):  # name -> whether it has an alias
-        registry.lent = {}
+    if "unless_taken" not in vars(registry):  # name -> whether it has an alias
+        registry.unless_taken = {}
         registry._do_register = partial(_register, registry, registry._do_register)
     name = cls.__name__
     if name not in registry.registered_names():
         registry.register(cls)
-        registry.lent[name] = alias
+        registry.unless_taken[name] = alias
     elif alias:
         registry._obj_map.setdefault(f"{PREFIX}{name}", cls)
 
 
 def _register(registry, register, name, obj, *args, **kwargs):
-    ours = obj.__module__.startswith(f"{ROOT}.")  # two of ours collide as ever
-    if name in registry.lent and not ours:
+    ours = obj.__module__.startswith(f"{ROOT}.")  # two of ours collide as usual
+    if name in registry.unless_taken and not ours:
         ours = registry._obj_map.pop(name)
-        if registry.lent.pop(name):
+        if registry.unless_taken.pop(name):
             registry._obj_map.setdefault(f"{PREFIX}{name}", ours)
     return register(name, obj, *args, **kwargs)
 
 
 def folder() -> Path | None:
-    """Return the folder of the fork around us: that holds us, or, installed, that we run in."""
+    """Return the fork's folder: where this package is, or the current one if installed."""
     place = PACKAGE.parents[1] if ROOT == "trainers.advprompt" else Path.cwd()
     train = place / "train.py"
     ours = (place / "trainers").resolve() == PACKAGE  # the clone
@@ -64,13 +64,13 @@ def join():
     copied = place / "trainers" / "advprompt"
     if (copied / "__init__.py").is_file() and copied.resolve() != PACKAGE:
         raise UserError(
-            f"'{place}' has a copy of advprompt of its own, and two do not mix; use the copy, by "
-            "'python -m trainers.advprompt train' and the like, or undo dropin"
+            f"'{place}' has its own copy of advprompt, which cannot be mixed with this one; use "
+            "the copy by 'python -m trainers.advprompt train' and the like, or undo dropin"
         )
     if b"__main__" not in (place / "train.py").read_bytes():
         raise UserError(
             f"'{place / 'train.py'}' has no 'if __name__ == \"__main__\":', so that importing it "
-            "for the fork's data sets would run it; put what it does after such a line"
+            "for the fork's data sets would run it; move its commands after such a line"
         )
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
@@ -81,7 +81,7 @@ def join():
     except Exception as error:
         raise UserError(
             f"'{place / 'train.py'}' cannot be imported ({type(error).__name__}: {error}), so that "
-            "the fork's data sets are not known; fix that, or start from another folder"
+            "the fork's data sets are unknown; fix it, or start from another folder"
         ) from error
 
 
@@ -92,11 +92,11 @@ def extend_cfg(cfg) -> None:
         extend(cfg)
 
 
-def attend(cfg, extend) -> None:
-    """Watch what is merged into ``cfg``: missing keys come first, and ``ATTACK.THREAT`` is known.
+def watch_merges(cfg, extend) -> None:
+    """Watch merges into ``cfg``: add missing keys first, and resolve ``ATTACK.THREAT``.
 
     A fork whose own ``extend_cfg`` runs later may have replaced a whole group of keys by its own;
-    ``extend`` then adds what is missing before a file or the command line is merged.
+    ``extend`` then adds the missing keys before a file or the command line is merged.
     """
     entry.end_plainly()
     vars(cfg).setdefault("merge_from_other_cfg", partial(_merge_other, cfg, extend))
@@ -113,12 +113,12 @@ def complete(cfg, extend) -> None:
     extend(cfg)
     if cfg.is_frozen():
         cfg.freeze()  # what is new
-    said, name = vars(cfg).get("said_backbone"), cfg.MODEL.BACKBONE.NAME
-    if said not in (None, name) and not any(w.startswith("--backbone") for w in sys.argv):
+    stated, name = vars(cfg).get("stated_backbone"), cfg.MODEL.BACKBONE.NAME
+    if stated not in (None, name) and not any(w.startswith("--backbone") for w in sys.argv):
         raise UserError(
-            f"MODEL.BACKBONE.NAME is {name!r}, which nobody typed, where the config file or the "
-            f"overrides have {said!r}: this train.py has a default for --backbone that replaces "
-            f"theirs; type --backbone {said}"
+            f"MODEL.BACKBONE.NAME is {name!r}, but the config file or the overrides have "
+            f"{stated!r}: this train.py has a default for --backbone that replaces it; "
+            f"add --backbone {stated}"
         )
 
 
@@ -129,9 +129,9 @@ def _merge_other(cfg, extend, other) -> None:
     ours = {name: attack.pop(name) for name in OURS if name in attack}
     merging.merge_pairs(cfg, merging.leaves({"ATTACK": ours}), "in a config file")
     if name := other.get("MODEL", {}).get("BACKBONE", {}).get("NAME"):
-        vars(cfg)["said_backbone"] = name
+        vars(cfg)["stated_backbone"] = name
     type(cfg).merge_from_other_cfg(cfg, other)
-    # a data set knows what keeps its labels; the command line has the last word
+    # a data set states which transforms keep its labels; the command line can override it
     if cfg.DATASET.TRANSFORMS:
         cfg.INPUT["TRANSFORMS"] = cfg.DATASET.TRANSFORMS  # also where it is frozen, as yacs does
 
@@ -143,7 +143,7 @@ def _merge_list(cfg, extend, pairs) -> None:
         mine = str(pairs[i]).split(".")[:2] in [["ATTACK", name] for name in OURS]
         (ours if mine else theirs).extend(pairs[i : i + 2])
         if pairs[i] == "MODEL.BACKBONE.NAME":
-            vars(cfg)["said_backbone"] = pairs[i + 1]
+            vars(cfg)["stated_backbone"] = pairs[i + 1]
     merging.merge_opts(cfg, ours)
     type(cfg).merge_from_list(cfg, theirs)
     ignored = [str(key) for key in pairs[::2] if str(key).startswith((*TESTS, "ATTACK.TRAIN."))]

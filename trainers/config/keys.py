@@ -22,7 +22,7 @@ METHODS: dict[str, type] = {}  # our registered trainers; each brings its own ke
 
 
 def check_template(name: str, value: str) -> None:
-    """Refuse a prompt that has no place for the class name, or other braces."""
+    """Refuse a prompt without a place for the class name, or with other braces."""
     if value and ("{}" not in value or {"{", "}"} & set(value.replace("{}", ""))):
         raise UserError(
             f"{name} is {value!r}, expected a text such as 'a photo of a {{}}.', with {{}} for "
@@ -31,7 +31,7 @@ def check_template(name: str, value: str) -> None:
 
 
 def section(node: str, extend, check) -> None:
-    """Have ``extend_cfg`` and ``check_cfg`` call these two for the keys of a room's node."""
+    """Register two functions for a node's keys, called by ``extend_cfg`` and ``check_cfg``."""
     SECTIONS[node] = extend, check
 
 
@@ -75,7 +75,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         extend(cfg)
     for method in METHODS.values():
         method.extend_cfg(cfg)
-    host.attend(cfg, extend_cfg)
+    host.watch_merges(cfg, extend_cfg)
 
 
 def method_called(name: str) -> type | None:
@@ -120,7 +120,7 @@ def defaults() -> dict:
 
 
 def formerly(trainer: str) -> dict:
-    """Return what every setting was, flat, before it was one: mostly its default."""
+    """Return the value that records older than a setting imply for it: mostly its default."""
     method = method_called(trainer)
     return defaults() | (method.formerly if method else {})
 
@@ -138,8 +138,8 @@ def add_defaults(cfg: CfgNode, node: str, **values) -> None:
 def check_cfg(cfg: CfgNode, mistakes: Mistakes | None = None) -> None:
     """Check every key, and whether keys fit together, before anything is loaded or written.
 
-    Keys of other trainers do not count. Conflicts are looked for among keys that are right. The
-    UserError names all mistakes, also those found before, and what is expected of each key.
+    Keys of other trainers are ignored. Conflicts are checked only among valid keys. The UserError
+    names all mistakes, also those found before, and what is expected of each key.
     """
     method = method_called(cfg.TRAINER.NAME)
     nodes = ("NAME", *(method.nodes() if method else ()))
@@ -160,7 +160,7 @@ def check_cfg(cfg: CfgNode, mistakes: Mistakes | None = None) -> None:
 
 
 def _check_together(cfg: CfgNode) -> None:
-    """Refuse what torch, or the record after all attacks, would."""
+    """Refuse early what torch, or the record after all attacks, would refuse."""
     method = method_called(cfg.TRAINER.NAME)
     if method and method.trainable and cfg.TEST.PROTOCOL == "zero_shot":
         raise UserError(

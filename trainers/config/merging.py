@@ -12,7 +12,7 @@ from ..utils.io import read_yaml
 from .declared import KEYS, Key, is_text
 from .shipped import config_file
 
-THREAT = "ATTACK.THREAT"  # not a setting: the threat model whose settings it stands for
+THREAT = "ATTACK.THREAT"  # not a setting: names a threat model, whose settings are merged
 WORDS = "on the command line"
 
 
@@ -51,9 +51,9 @@ def leaves(node, prefix=""):
 def merge_opts(cfg, opts: list[str]) -> None:
     """Merge ``KEY VALUE`` pairs from the command line.
 
-    ``ATTACK.THREAT NAME`` stands for the settings of a shipped threat model, or of a yaml file;
+    ``ATTACK.THREAT NAME`` merges the settings of a shipped threat model, or of a yaml file;
     all other pairs come after them. UserError for an odd number of arguments, an unknown key, a
-    wrong type, or a setting of ``ATTACK.TEST`` that every attack of its ``LIST`` has for itself.
+    wrong type, or a setting of ``ATTACK.TEST`` that every attack of its ``LIST`` overrides.
     """
     opts = [word for word in opts if word != "--"]
     if len(opts) % 2:
@@ -72,7 +72,7 @@ def merge_opts(cfg, opts: list[str]) -> None:
 
 
 def _value(key: str, text: str):
-    """Return what a text on the command line stands for; of a key of text, the text itself."""
+    """Return the value of a text on the command line; for a key of text, the text itself."""
     value = literal(text)
     number = isinstance(value, (bool, int, float, complex, bytes, set))
     return text if number and is_text(key) else value

@@ -29,7 +29,7 @@ def config_file(kind: str, name: str) -> Path:
     Its name is such as ``linf1`` or, for trainers, ``AdvPT/vit_b16``; or the path of a file.
     """
     if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
-        # whoever opens it says whether it is there
+        # whether it exists is checked when it is opened
         return Path(name)
     folder = configs_folder() / kind
     files = sorted(folder.rglob("*.yaml"))

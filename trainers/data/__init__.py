@@ -1,1 +1,1 @@
-"""What is there of a data set, and fetching it."""
+"""What of a data set is on the disk, and what is missing."""

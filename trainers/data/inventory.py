@@ -1,4 +1,4 @@
-"""What is there of a data set and what is missing, by its split file and its `Source`."""
+"""Which files of a data set are present or missing, by its split file and its `Source`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ class Finding:
 
 
 def look_at(name: str, root: Path) -> list[Finding]:
-    """Look at the data set of that full name in ``root``; nothing is written."""
+    """Check the data set of that full name in ``root``; nothing is written."""
     if name in DRAWN:
         return [Finding(root / name, BUILT_IN)]
     if name in OWN:
@@ -51,7 +51,7 @@ def look_at(name: str, root: Path) -> list[Finding]:
 
 
 def _look_at_split(path: Path, expected: int) -> tuple[Finding, splits.Split | None]:
-    """Look at CoOp's split file; return the finding and the split, None where it is of no use."""
+    """Check CoOp's split file; return the finding and the split, None if it cannot be used."""
     if not path.is_file():
         able = "; can be made from the original files" if path.parent.is_dir() else ""
         return Finding(path, f"missing{able}", True), None
@@ -66,14 +66,14 @@ def _look_at_split(path: Path, expected: int) -> tuple[Finding, splits.Split | N
 
 
 def _look_at_file(path: Path, piece: Piece, shared: bool, by_split: bool) -> Finding:
-    """Look at a file, an annotation folder, or what is absent."""
+    """Check a file, an annotation folder, or what is absent."""
     if path.exists():
         empty = not (path.stat().st_size if path.is_file() else any(path.iterdir()))
         return Finding(path, "empty" if empty else "there", empty)
     if shared:
-        return Finding(path, f"that of {piece.shared} serves")
+        return Finding(path, f"that of {piece.shared} is used")
     if piece.annotation and by_split:
-        return Finding(path, "not needed beside the split file")
+        return Finding(path, "not needed next to the split file")
     only = " (needed only without the split file)" if piece.annotation else ""
     return Finding(path, f"missing{only}", True)
 

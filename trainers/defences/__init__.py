@@ -1,4 +1,4 @@
-"""Defences in front of the model: purification of images that the prompts know nothing of.
+"""Defences in front of the model: purification of images, for which no prompt is trained.
 
 The config node ``DEFENCE`` names one; :func:`build_defence` makes it and :func:`defended` puts it
 in front of a forward function, for the evaluation and, if it is adaptive, for the attacker.
@@ -13,7 +13,7 @@ __all__ = ["DEFENCES", "Defence", "build_defence", "defended", "extend_cfg"]
 
 
 def extend_cfg(cfg) -> None:
-    """Add the keys of ``DEFENCE``; where each default comes from stands beside it."""
+    """Add the keys of ``DEFENCE``; the source of each default is in brackets."""
     config.add_defaults(
         cfg,
         "DEFENCE",

@@ -1,4 +1,4 @@
-"""What every defence in front of the model is, and how it is put in front of it."""
+"""The base of input defences, and how one is put in front of a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def register(cls: type[Defence]) -> type[Defence]:
 
 
 class Defence:
-    """Purifies images before the model sees them; the model itself stays as it is."""
+    """Purifies images before the model sees them; the model itself is unchanged."""
 
     name: str  # as in DEFENCE.NAME
     settings: tuple[str, ...] = ()  # arguments and attributes, keys of DEFENCE in capitals
@@ -42,8 +42,8 @@ class Defence:
     def __call__(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Purify images (B, 3, H, W) in [0, 1]; shape and range stay.
 
-        An image's randomness comes from its own one of the B ``seeds`` alone, so that the rest of
-        the batch does not matter.
+        An image's randomness comes only from its own one of the B ``seeds``, so that the rest of
+        the batch has no effect.
         """
         raise NotImplementedError
 
@@ -123,9 +123,9 @@ def defended(
 
     Args:
         forward: the undefended model; logits or features.
-        defence: None leaves the model as it is.
+        defence: None leaves the model unchanged.
         adaptive: whether the attacker knows the defence and goes through it: by its gradient
-            where it has one, by BPDA elsewhere. If not, images are made without the defence, as in
+            if it has one, otherwise by BPDA. If not, images are made without the defence, as in
             AdvPT's paper, and purified afterwards.
         eot: draws of a random defence over which an adaptive attacker averages the outputs
             (expectation over transformation; arXiv 1802.00420, section 4.2). Each keeps its graph.

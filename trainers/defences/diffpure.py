@@ -95,7 +95,7 @@ def _resize(images: Tensor, size) -> Tensor:
 def load_diffusion(name: str):
     """Return UNet and scheduler of a DDPM from a local folder.
 
-    Only JSON and safetensors are read: neither pickles nor code that a pipeline may bring.
+    Only JSON and safetensors are read: neither pickles nor code of a pipeline.
     UserError if diffusers is missing, nothing is there, or it is damaged or another model.
     """
     if not name:
@@ -116,7 +116,7 @@ def load_diffusion(name: str):
             raise ValueError(f"its model is {kind}, not UNet2DModel")
         model, report = UNet2DModel.from_pretrained(str(unet), local_files_only=True, **options)
         if report["missing_keys"] or report["mismatched_keys"]:
-            raise ValueError("weights are missing")  # diffusers would draw them at random
+            raise ValueError("weights are missing")  # diffusers would initialise them at random
         if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
             raise ValueError("weights are NaN or infinite")
         return model.float(), DDPMScheduler.from_pretrained(str(scheduler), local_files_only=True)

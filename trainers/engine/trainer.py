@@ -48,7 +48,7 @@ def register(cls):
             f"{there.__module__}; give it another class name"
         )
     METHODS[cls.__name__] = cls
-    host.lend(TRAINER_REGISTRY, cls, alias=True)
+    host.register_unless_taken(TRAINER_REGISTRY, cls, alias=True)
     return cls
 
 

@@ -1,6 +1,6 @@
-"""The result record: one ``record.json`` per evaluated model, built, written, read and found.
+"""The result record: one ``record.json`` per evaluated model is built, written, read and found.
 
-Tables are rendered from these records only. What is in one: schema.py.
+Tables are rendered from these records only. Their fields are in schema.py.
 """
 
 import os
@@ -61,7 +61,7 @@ def new_record(
             training, if any and known; ``shots`` are images per class, 0 zero-shot, -1 all, None
             where it is unknown how the model was trained (``epochs`` is None then, too);
             ``train_threat`` is ``AttackSpec.describe()`` of the training attack; ``clean`` and
-            ``attacks`` may wait while ``status`` is ``running``.
+            ``attacks`` may be incomplete while ``status`` is ``running``.
 
     UserError: a field is missing or unknown, or has a wrong type or range.
     """
@@ -129,8 +129,8 @@ def completed_record(folder) -> dict | None:
 def load_records(*roots) -> Loaded:
     """Find every ``record.json`` in ``roots``, sorted by path; links are followed once.
 
-    A file that lies in two roots counts once. Nothing is left out silently: what is not a completed
-    record of this schema is listed in ``problems``. UserError if a root does not exist.
+    A file in two roots is used once. Nothing is left out silently: files that are not completed
+    records of this schema are listed in ``problems``. UserError if a root does not exist.
     """
     found = Loaded({}, [])
     seen: set[str] = set()

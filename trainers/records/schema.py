@@ -147,6 +147,15 @@ _TRAINED = {
     "set_sha256": _optional(_SHA256),
     "short_classes": _optional(_POSITIVE),  # with fewer images than shots; null: none
 }
+OBJECTS = {  # of a record, for docs/reference/record.md; fields.yaml says what the fields mean
+    "record": _FIELDS | _LATER,
+    "seconds": _SECONDS,
+    "train_threat": _THREAT,
+    "clean": _SCORE,
+    "attacks": _THREAT | _OUTCOME,
+    "checks": _CHECKS,
+    "trained": _TRAINED,
+}
 AGAIN = "delete the file and evaluate the model again"
 _OF_TRAINING = ("epochs", "train_threat", "source", "trained")
 
@@ -167,7 +176,7 @@ def _check(values, rules: Mapping[str, _Rule], prefix: str, where, advice: str =
 
 
 def check_training(training: dict, where, advice: str) -> None:
-    """Raise a UserError where facts of a training are not as a record has them; some may lack."""
+    """Raise a UserError for facts of a training that a record would refuse; some may be missing."""
     rules = {key: _FIELDS[key] for key in ("shots", "epochs", "seed", "train_threat")}
     rules = {key: rule for key, rule in rules.items() if key in training}
     _check(training, rules, "training.", where, advice)
@@ -182,7 +191,7 @@ def validate_record(record, where="record") -> dict:
     """Return ``record`` after checking type and range of every field.
 
     A ``running`` record may lack the clean figure; a ``completed`` one may not. Attack fields
-    beyond the known ones (a momentum, a kernel) are allowed and count as part of the threat model.
+    beyond the known ones (a momentum, a kernel) are allowed and belong to the threat model.
     A UserError names ``where`` (the file), the field, its value and what is expected.
     """
 
@@ -245,8 +254,8 @@ def validate_record(record, where="record") -> dict:
 def attack_signature(attack: Mapping) -> tuple[tuple[str, str], ...]:
     """Return what makes two attacks the same threat model, hashable and sorted.
 
-    Everything that describes the attack counts, also fields this version does not know;
-    its outcome (n, correct, seconds, checks, warnings) does not.
+    This is everything that describes the attack, including unknown fields, but not
+    its outcome (n, correct, seconds, checks, warnings).
     """
     return tuple(sorted((k, str(v)) for k, v in attack.items() if k not in _OUTCOME))
 
@@ -262,7 +271,7 @@ def starts_from(attack: Mapping, before: Mapping) -> bool:
 
 
 def in_words(attack: Mapping) -> str:
-    """Return an attack in words, as other attacks name it that start from what it has left."""
+    """Describe an attack, for the entries of attacks that start from the samples it left."""
     known = [key for key in _THREAT if key not in ("name", "target", "norm")] + ["kwargs", "prec"]
     facts = [f"{k} {attack[k]}" for k in known if attack.get(k) not in (None, False)]
     return ", ".join([attack["name"], *facts])
@@ -278,7 +287,7 @@ def with_order(record: dict) -> dict:
 
 
 def test_images(subset: int | None, first: int | None) -> str:
-    """Say which test images were taken, by ``TEST.SUBSET`` and ``TEST.FIRST`` (0 or None: all)."""
+    """Describe the test images by ``TEST.SUBSET`` and ``TEST.FIRST`` (0 or None: all of them)."""
     if first:
         return f"the first by file name, TEST.FIRST {first}"
     if subset:

@@ -1,10 +1,10 @@
-"""Names of attacks, objectives, targets and norms: written here once, with their form in tables.
+"""Names of attacks, objectives, targets and norms, with their form in tables.
 
 Plain data that the attacks, the records and the report share.
 """
 
 PGD_FAMILY = {"pgd": "PGD", "fgsm": "FGSM", "mi": "MI-FGSM", "di": "DI-FGSM", "mdi": "MI-DI-FGSM"}
-# attacks that choose step size, start and objective by themselves, each on what is left
+# attacks that choose step size, start and objective by themselves, each on the samples left
 ADAPTIVE = {
     "autoattack": "AutoAttack",
     "apgd": "APGD-CE+DLR",
@@ -34,5 +34,5 @@ TARGETS = {
 NORMS = {"linf": "Linf", "l2": "L2"}
 STARTS = ("uniform", "one_sided", "zero")
 PRECISIONS = ("fp32", "bf16")
-# what stands in for the gradient of a codebook's nearest entry (DEFEAT)
+# what replaces the gradient of a codebook's nearest entry (DEFEAT)
 BACKWARDS = ("straight_through", "unquantised", "soft", "blocked")

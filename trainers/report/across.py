@@ -1,9 +1,9 @@
 """Tables of one model over several tests: base and new classes, source and target data sets.
 
-Rows are models, found again in every test. All tests of a table have the same backbone, attacks
-and ``TEST.SUBSET``. A model is known by its settings, its seed and the digest of its prompts; of
-older records, which do not have that, those of one run folder (``RUN/record.json`` and
-``RUN/tests/*``) are of one model.
+Rows are models, matched across tests. All tests of a table have the same backbone, attacks
+and ``TEST.SUBSET``. A model is identified by its settings, its seed and the digest of its prompts.
+Older records have no digest; those of one run folder (``RUN/record.json`` and ``RUN/tests/*``) are
+of one model.
 """
 
 import json
@@ -92,8 +92,8 @@ def arrange(records: Mapping[Path, dict]) -> list[Table]:
     """Sort completed records into tables across tests where a protocol has them, else of one test.
 
     Zero-shot models appear wherever the same data is tested. A run of another protocol supplies a
-    model's accuracy on its source where that was not measured again. Prompts of unknown source
-    have no table across data sets: no two of their runs need be of one model.
+    model's accuracy on its source if it was not measured again. Prompts of unknown source
+    have no table across data sets, because their runs may be of different models.
     """
     records = tables_of.name_sources(records)
     trained = {path: record for path, record in records.items() if tables_of.is_trained(record)}
@@ -169,8 +169,8 @@ def _across(key: tuple, members: dict[Path, dict], trained: dict[Path, dict]):
 def _source_runs(key: tuple, members: Mapping, trained: Mapping, known: set) -> dict[Path, dict]:
     """Return runs of other protocols that tested a model of the table on its source.
 
-    The run folder's own record counts. Without one, the newest of several that are one row and
-    seed counts; other rows stay, as the model's twins.
+    The run folder's own record is used. Without one, the newest of several with one row and
+    seed is used; other rows are kept next to the model's.
     """
     shared, (protocol, origin, split, data) = key
 
@@ -202,7 +202,7 @@ def _source_runs(key: tuple, members: Mapping, trained: Mapping, known: set) -> 
 def _one_setting_each(members: Mapping[Path, dict], protocol: str):
     """Return test -> {path: record}, and the paths of members that do not fit.
 
-    Where a test has several sets of images, the one with most runs stays.
+    If a test has several sets of images, the one with most runs is used.
     """
     buckets = defaultdict(lambda: defaultdict(dict))
     for path, record in members.items():
@@ -220,10 +220,10 @@ def _one_setting_each(members: Mapping[Path, dict], protocol: str):
 def _combine(model: Row, found: dict[str, list[Row]]) -> list[Row]:
     """Join the rows that a model has in every test.
 
-    Several rows of one test are several models that differ in a setting of the data alone, or in
-    their prompts. They stay apart where every test has the same prompts, the same run folders, or
-    the same of these settings, once each. Otherwise it is unknown which row of another test is
-    whose, and tests with several are left out.
+    Several rows of one test are several models that differ only in a setting of the data, or in
+    their prompts. They are separate rows if every test has the same prompts, the same run folders,
+    or the same of these settings, once each. Otherwise rows of different tests cannot be matched,
+    and tests with several rows are left out.
     """
 
     def row(tests: dict[str, Row], config: dict) -> Row:
@@ -283,7 +283,7 @@ def _ambiguous(table: Table, row: Row) -> Iterator[str]:
         paths = sorted(f"'{run.path}'" for twin in twins for run in twin.runs)
         yield (
             f"ambiguous: {row.full_name} has several models on {table.where(test)} that differ in "
-            f"{', '.join(differing(twins))}, and the runs on the other data do not tell which of "
+            f"{', '.join(differing(twins))}, and the runs on the other data do not show which of "
             f"them they belong to; left out here: {', '.join(paths)}"
         )
 

@@ -1,4 +1,4 @@
-"""The curves of a page: over shots, over eps, steps and restarts, over what ablations vary."""
+"""The charts of a page: robust over clean accuracy, and curves over shots, attacks and settings."""
 
 import contextlib
 import io
@@ -6,14 +6,65 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..utils import errors
+from ..utils import errors, statistics
 from . import curves, drawing, layout
 from .curves import SHOTS, Panel
 from .pictures import png_uri
-from .tables import Table, differing
+from .tables import Row, Table, differing
 
 LIMIT = 40  # charts of one page
 _EPOCHS = "OPTIM.MAX_EPOCH"  # which some methods choose by the shots
+
+
+class Plane(NamedTuple):
+    """Robust over clean accuracy of a table's trainers; accuracies are (mean, half interval)."""
+
+    title: str
+    attack: str  # heading of the attack of the y axis
+    dots: list[dict]  # name, kind (attacked, clean, untrained), x, y, and the figures in words
+    x: tuple[int, int]  # limits of the axes in percent
+    y: tuple[int, int]
+
+
+def build_planes(tables: Iterable[Table]) -> list[Plane]:
+    """Return a plane for every table of one test in which two trainers were attacked alike."""
+    return [plane for table in tables if not table.across and (plane := _plane(table))]
+
+
+def _plane(table: Table) -> Plane | None:
+    shots = {row.trainer: set[float]() for row in table.rows}
+    for row in table.rows:
+        shots[row.trainer].add(_shots(row))
+    rows = [row for row in table.rows if _shots(row) == max(shots[row.trainer])]
+    attacks = zip(table.figures[1:], table.first["attacks"], strict=True)
+    white_box = [figure for figure, attack in attacks if attack["target"] == "end_to_end"]
+    if len(shots) < 2 or not white_box:
+        return None
+    name, signature = min(white_box, key=lambda f: sum(_mean(row, f[1])[0] for row in rows))
+    dots = []
+    for row in rows:
+        kind = "attacked" if row.train_threat else "clean" if row.shots else "untrained"
+        words = [layout.cell(row.accuracies(which)) for which in (None, signature)]
+        dots.append({"name": row.name, "kind": kind, "words": "clean {}, robust {}".format(*words)})
+        dots[-1] |= {"x": _mean(row, None), "y": _mean(row, signature)}
+    limits = (_limits([dot[axis] for dot in dots]) for axis in ("x", "y"))
+    return Plane(layout.title(table), name, dots, *limits)
+
+
+def _shots(row: Row) -> float:
+    return float("inf") if row.shots == -1 else row.shots or 0
+
+
+def _mean(row: Row, signature) -> tuple[float, float]:
+    mean, half = statistics.mean_interval(row.accuracies(signature))
+    return mean, half or 0.0
+
+
+def _limits(values: list[tuple[float, float]]) -> tuple[int, int]:
+    """Return the tens around all means, and around intervals of up to 10 points."""
+    low = min(mean - min(half, 10) for mean, half in values) // 10 * 10
+    high = -(-max(mean + min(half, 10) for mean, half in values) // 10) * 10
+    return max(0, int(low) - 10 * (low == high)), min(100, int(high) + 10 * (low == high))
 
 
 class Chart(NamedTuple):
@@ -41,8 +92,8 @@ def build_charts(
 ) -> tuple[list[Chart], list[str]]:
     """Return every chart that two comparable runs make, the few-shot ones first, and notes.
 
-    These are on runs that are in none of a table's curves over a setting which others have, or that
-    contradict one another; there are none where nothing varies.
+    A note names runs of a table that are in no curve over a setting that others vary, or that
+    contradict one another. Without a varying setting there is no chart and no note.
     """
     tables = list(tables)
     found = [*_few_shot(tables), *_over_attacks(records), *_ablations(tables)]
@@ -51,7 +102,7 @@ def build_charts(
 
 
 def _panels(table: Table, key: str, along: Iterable[str] = ()) -> tuple[list[Panel], list[str]]:
-    """Return the panels of a table and notes that its own lack; none where nothing varies."""
+    """Return a table's panels, and notes that it does not have itself; none if nothing varies."""
     try:
         panels, notes = curves.build_panels([table], key, along)
     except curves.NothingVaries:
@@ -63,7 +114,9 @@ def _panels(table: Table, key: str, along: Iterable[str] = ()) -> tuple[list[Pan
 
 
 def _few_shot(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:
-    for table in tables:  # one by one: twins in one table must not cost the others their charts
+    for (
+        table
+    ) in tables:  # one by one: a conflict in one table must not suppress the charts of others
         if table.protocol != "few_shot":
             continue
         along = [_EPOCHS] if any(_EPOCHS in row.config for row in table.rows) else []
@@ -85,7 +138,7 @@ def _over_attacks(records: Mapping[Path, dict]) -> Iterator[tuple[list[Chart], l
 
 
 def _ablations(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:
-    """Draw each trainer over every setting of its own in which its runs differ."""
+    """Draw each trainer over every setting of its node in which its runs differ."""
     for table in tables:
         untrained = [row for row in table.rows if row.shots == 0]
         for trainer in sorted({row.trainer for row in table.rows if row.shots}):

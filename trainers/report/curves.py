@@ -18,7 +18,7 @@ from .tables import Row, Run, Table, collect, differing_keys, finish, grouped, n
 SHOTS = "DATASET.NUM_SHOTS"
 # fields of the test attack that can be an axis
 AXES = {"eps": "eps in 1/255", "steps": "attack steps", "restarts": "random restarts"}
-_SAME = {"OPTIM.MAX_EPOCH": {"epochs"}}  # a setting -> what else a row knows it by
+_SAME = {"OPTIM.MAX_EPOCH": {"epochs"}}  # a setting -> its other names in a row
 _SAME_SHARE = 0.01  # alphas are written to four decimals of 1/255
 
 
@@ -82,7 +82,7 @@ def _number(value) -> float:
 
 
 def value_of(row: Row, key: str) -> float | str | None:
-    """Return a row's setting as a number where it is one (``4/255`` counts as 4), else as text.
+    """Return a row's setting as a number if it is one (``4/255`` is read as 4), else as text.
 
     None where the row does not have the setting.
     """
@@ -109,7 +109,7 @@ def build_panels(
 
     Raises:
         NothingVaries: no two comparable rows differ in ``key`` alone.
-        UserError: no row knows ``key``, or two rows of a curve have the same value.
+        UserError: no row has ``key``, or two rows of a curve have the same value.
     """
     tables = list(tables)
     known = {SHOTS}.union(*(row.config for table in tables for row in table.rows))
@@ -117,7 +117,7 @@ def build_panels(
         if name not in known:
             hint = errors.nearest(name, known)  # or hundreds of keys, where none is near
             raise errors.UserError(
-                f"no completed record has a setting '{name}' that tells its runs apart"
+                f"no completed record has a setting '{name}' in which its runs differ"
                 f"{'.' + hint if hint.endswith('?') else ''}"
             )
     left_out = {key, *along}.union(*(_SAME.get(name, ()) for name in (key, *along)))
@@ -145,14 +145,14 @@ def _panel(table: Table, key: str, left_out: set[str]) -> Panel:
         if row.shots == 0 and key not in AXES:
             panel.references.append(row)
         elif value is None:
-            panel.notes.append(f"left out: {row.full_name} does not know {key}")
+            panel.notes.append(f"left out: {row.full_name} has no {key}")
         else:
             rows = groups[row.trainer, json.dumps(_settings(row, left_out))]
             twin = rows.setdefault(value, row)
             if twin is not row:
                 raise errors.UserError(
                     f"'{twin.full_name}' and '{row.full_name}' both have {key}={label(value)} on "
-                    "one curve; leave the setting that tells them apart out of --along, or give "
+                    "one curve; leave the setting in which they differ out of --along, or give "
                     "the folder of one of them"
                 )
     for rows in groups.values():

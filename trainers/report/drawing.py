@@ -17,8 +17,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 REFERENCE = "#8c959f"  # zero-shot CLIP
 _STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # clean, first attack, ...
 _QUIET, _TEXT = "#57606a", "#24292f"
-_WIDTH, _PANEL, _SIDE = 6.6, 3.7, 3.6  # inches of a panel's axes, and of what stands next to them
-_BANDS = 5  # curves; more bands than that could not be told apart
+_WIDTH, _PANEL, _SIDE = 6.6, 3.7, 3.6  # inches of a panel's axes, and of the legend
+_BANDS = 5  # curves; more bands could not be distinguished
 _LINE = 0.135  # inches of a line of the caption
 _LEGEND, _CAPTION = 36, 132  # characters of a line
 
@@ -33,7 +33,7 @@ def draw(path, panels: list[Panel], key: str) -> Path:
 def save(out, panels: list[Panel], key: str, *, captions: bool = True) -> None:
     """Draw the panels as PNG into a path or a binary file object.
 
-    Without captions, what stands above and below a panel (:func:`facts_of`) is left to the page.
+    Without captions, the page shows a panel's title and facts (:func:`facts_of`) itself.
     """
     facts = [facts_of(panel) if captions else [] for panel in panels]
     texts = [[part for line in own for part in textwrap.wrap(line, _CAPTION)] for own in facts]
@@ -81,7 +81,7 @@ def _draw_panel(axes, panel: Panel, key: str, *, titled: bool) -> None:
             highest = max(highest, min(high.max(), means.max() + 10))
             colour = _colour(panel, curve, i, j)
             line, marker = _look(panel, i, j)
-            line = line if numeric else "none"  # nothing lies between two categories
+            line = line if numeric else "none"  # no values exist between two categories
             look = {"linestyle": line, "marker": marker, "markersize": 5, "lw": 1.7, "zorder": 3}
             edge = {"markeredgecolor": "white", "markeredgewidth": 0.7}
             bars = {"fmt": "none", "ecolor": to_rgba(colour, 0.75), "elinewidth": 1, "capsize": 2.5}
@@ -124,12 +124,12 @@ def _colour(panel: Panel, curve: Curve, i: int, j: int) -> str:
 
 
 def _look(panel: Panel, curve: int, figure: int) -> tuple[str, str]:
-    """Return dash and marker: by figure, or by curve where one figure stands alone."""
+    """Return dash and marker: by figure, or by curve if there is only one figure."""
     return _STYLES[(curve // len(COLOURS) if panel.only else figure) % len(_STYLES)]
 
 
 def _legend(axes, panel: Panel) -> None:
-    """Explain to the right which colour is which curve and which dash is which figure."""
+    """Draw the legend on the right: colours are curves, dashes are figures."""
     alone = len(panel.curves) == 1
     handles = []
 
@@ -156,7 +156,7 @@ def _legend(axes, panel: Panel) -> None:
 
 
 def _plain(text: str) -> str:
-    """Keep matplotlib from reading dollars as formulae."""
+    """Escape dollar signs, which matplotlib would read as formulae."""
     return text.replace("$", r"\$")
 
 

@@ -1,7 +1,7 @@
 """Sheets, which are finished tables, and their formats: terminal, markdown, LaTeX.
 
 A sheet is a title, one or more grids under it, the facts a reader needs to compare it, and notes
-on what is wrong or missing. Nothing here knows a record.
+on what is wrong or missing. This module does not read records.
 """
 
 import csv
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-_FORMULA = tuple("=+-@\t\r\n")  # a spreadsheet runs cells that begin so
+_FORMULA = tuple("=+-@\t\r\n")  # a spreadsheet reads cells with these first characters as formulae
 MISSING = "–"
 _NARROW = 12  # characters of a grouped heading in a terminal
 _LONG = 20  # characters above which a terminal breaks a text
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass
 class Block:
-    """One grid of texts; ``marked`` cells (row, column) are set off from the others."""
+    """One grid of texts; ``marked`` cells (row, column) are emphasised."""
 
     columns: list[Column]
     rows: list[list[str]]
@@ -64,7 +64,7 @@ class Block:
 
 @dataclass
 class Sheet:
-    """A table that can stand alone."""
+    """A table with all that is needed to read it."""
 
     title: str
     blocks: list[Block]
@@ -88,7 +88,7 @@ def _grid(block: Block, style: str, headings: list[str], rows: list[list[str]]) 
 
 
 def _in_two_lines(text: str) -> str:
-    """Break a long text at the blank nearest to its middle, so that terminals can hold it."""
+    """Break a long text at the blank nearest to its middle, so that it fits a terminal."""
     blanks = [i for i, char in enumerate(text) if char == " "]
     if len(text) < _LONG or not blanks or "±" in text:
         return text
@@ -117,7 +117,7 @@ def terminal(sheets: Iterable[Sheet]) -> Iterator[str]:
 
 
 def csv_text(rows: Iterable[Iterable]) -> str:
-    """Return rows as CSV; a text that a spreadsheet would run as a formula gets a ``'``."""
+    """Return rows as CSV; a text that a spreadsheet would read as a formula gets a ``'``."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(map(_harmless, row) for row in rows)
     return out.getvalue().rstrip("\n")

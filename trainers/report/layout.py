@@ -94,7 +94,7 @@ def _caption_across(table: Table, images: str) -> list[str]:
         classes = [record["classes"] for record in table.tests.values()]
         counts = [f"{c} of {n} classes" for c, n in zip(counts, classes, strict=True)]
         trained = f"trained on {table.source}; " if table.source else ""  # else all is zero-shot
-        own = f"{trained}the average counts every target alike and needs all of them"
+        own = f"{trained}the average weighs every target equally and needs all of them"
     lines = [f"test images: {', '.join(counts)} ({images})", own]
     if any(row.shots == 0 for row in table.rows):
         lines.append("zero-shot CLIP saw no training image")
@@ -202,8 +202,8 @@ def cost_sheet(table: Table) -> Sheet:
     facts = [f"{kind}: {meaning}" for kind, meaning in _COSTS.items()]
     facts.append(
         "mean wall seconds: training and bank over the runs that spent any, test over the seeds "
-        "that have every test of the row; those of different devices do not compare, and runs "
-        "that share a machine slow one another"
+        "that have every test of the row; seconds of different devices are not comparable, and "
+        "runs that share a machine slow one another down"
     )
     return Sheet(f"Costs: {title(table)}", [Block(columns, rows)], facts)
 

@@ -41,6 +41,7 @@ def build_page(
     found, undrawn = charts.build_charts(records, build_tables(records))
     notes = [f"{sheet.title}: {note}" for sheet in results + matrices for note in sheet.problems]
     return _template().render(
+        planes=charts.build_planes(tables),
         results=results,
         charts=_drawn(found[: charts.LIMIT]),
         all_charts=len(found),
@@ -95,7 +96,7 @@ def _drawn(found: list[charts.Chart]) -> list[tuple[str, list[tuple]]]:
 
 
 def _matrices(roots: Iterable[str]) -> tuple[list[Sheet], list[str]]:
-    """Read every ``transfer*.json`` below the folders."""
+    """Read every ``transfer*.json`` in the folders."""
     sheets, problems = [], []
     paths = {path.resolve(): path for root in roots for path in Path(root).rglob("transfer*.json")}
     for path in sorted(paths.values()):

@@ -1,4 +1,4 @@
-"""Examples of attacks that runs have kept, cut down to what a page can carry."""
+"""Examples of attacks that runs have kept, reduced to a size suitable for a page."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ _SMALL = 100  # pixels; below it images are shown with hard edges
 
 @dataclass
 class Gallery:
-    """What is shown, of how much, and what could not be read."""
+    """What is shown, how much there is, and what could not be read."""
 
     shown: list[dict]  # of each run what the page says of it
     runs: int  # models that have examples
@@ -71,7 +71,7 @@ def build_gallery(records: Mapping[Path, dict], each: Iterable | None = None) ->
 
 
 def _variants(rows: list[Row]) -> list[str]:
-    """Return in words what tells each row from others of its trainer and shots."""
+    """Return in words how each row differs from others of its trainer and shots."""
     name_variants(rows)
     threats = defaultdict(set)
     for row in rows:

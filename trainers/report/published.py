@@ -1,7 +1,7 @@
 """Figures that papers have published, next to ours; ``published.yaml`` holds them.
 
-A figure stands in one row with ours only where backbone, data, shots, training and attack are the
-same; all others are tables of their own, which say that they do not compare.
+A figure is in one row with ours only if backbone, data, shots, training and attack are the same;
+all others are in separate tables, whose caption says that they are not comparable.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ def _papers() -> dict:
 
 
 def papers_sheets() -> list[Sheet]:
-    """Return the papers' tables as they stand alone."""
+    """Return the papers' tables, each on its own."""
     paper = _papers()["advpt"]
     tables = [
         {
@@ -66,7 +66,7 @@ def _alone(table: Mapping) -> Sheet:
 
 
 def _same_attack(attack: Mapping | None, wanted: Mapping) -> bool:
-    """Return True if two attacks are equal; a field that we do not know makes them differ."""
+    """Return True if two attacks are equal; an unknown field makes them differ."""
     signatures = [attack_signature(_UNSTATED | facts) for facts in (attack or {}, wanted)]
     return signatures[0] == signatures[1]
 
@@ -78,7 +78,7 @@ def _same_settings(config: Mapping, wanted: Mapping) -> bool:
 
 
 def published_figure(row: Row, attack: dict | None) -> float | None:
-    """Return the paper's figure for a row of ours; None unless every fact we know is the same."""
+    """Return the paper's figure for a row of ours; None unless every known fact is the same."""
     record = row.runs[0].record  # its runs differ in their seeds alone
     config, dataset, paper = record["config"], record["dataset"], _papers()["advpt"]
     same, by_trainer = paper["same"], paper["figures"].get(record["backbone"], {})
@@ -103,7 +103,7 @@ def published_figure(row: Row, attack: dict | None) -> float | None:
     return figures and figures[paper["datasets"].index(dataset)]
 
 
-def beside(table: Table) -> Sheet | None:
+def side_by_side(table: Table) -> Sheet | None:
     """Return ours and the paper's figures side by side where the setting is the same; else None."""
     found = []  # (heading, signature, row -> published)
     attacks = [None, *table.first["attacks"]]
@@ -124,10 +124,10 @@ def beside(table: Table) -> Sheet | None:
         cells.append(texts)
     paper = _papers()["advpt"]
     facts = [f"published: {paper['source']}, main results", *paper["setting"][:2]]
-    return Sheet(f"Beside the paper: {title(table)}", [Block(columns, cells)], facts)
+    return Sheet(f"Compared with the paper: {title(table)}", [Block(columns, cells)], facts)
 
 
 def published_sheets(tables: Iterable[Table]) -> list[Sheet]:
-    """Return what stands next to our tables: the same settings first, then the papers' tables."""
-    same = [beside(table) for table in tables if not table.across]
+    """Return the sheets after our tables: figures of the same settings, then the papers' tables."""
+    same = [side_by_side(table) for table in tables if not table.across]
     return [sheet for sheet in same if sheet] + papers_sheets()

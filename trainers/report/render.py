@@ -1,4 +1,4 @@
-"""The report: every completed record below some folders, as text of one format."""
+"""The report: every completed record in some folders, as text of one format."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ from .tables import build_tables
 
 WRITERS = {"terminal": terminal, "markdown": markdown, "latex": latex}
 FORMATS = (*WRITERS, "csv", "html")
-# how a line that belongs to no table is written after them; CSV has no place for it
+# form of the lines after all tables; CSV has none
 _REMARKS = {"terminal": "  ! {}", "markdown": "- {}", "latex": "% {}"}
 
 
@@ -28,7 +28,7 @@ def load(roots: Iterable[str]) -> tuple[dict[Path, dict], list[str]]:
         where = ", ".join(f"'{root}'" for root in roots)
         found = f" (left out: {'; '.join(remarks)})" if remarks else ""
         raise errors.UserError(
-            f"no completed {records_of.FILE_NAME} below {where}{found}; finish a run first, "
+            f"no completed {records_of.FILE_NAME} in {where}{found}; finish a run first, "
             "for example with scripts/quickstart.sh"
         )
     return records, remarks
@@ -37,7 +37,7 @@ def load(roots: Iterable[str]) -> tuple[dict[Path, dict], list[str]]:
 def render(
     roots: Iterable[str], style: str = "terminal", *, costs: bool = False, paper: bool = False
 ) -> tuple[str, list[str]]:
-    """Render every completed record below ``roots``; return text and remarks (beside CSV only).
+    """Render every completed record in ``roots``; return text, and remarks that CSV cannot hold.
 
     Files left out (unfinished, damaged, of another schema) are listed after the tables.
 
@@ -70,7 +70,7 @@ def render(
 
 
 def put_between(path: Path, mark: str, text: str) -> None:
-    """Replace what stands between the two lines of a mark; UserError for a file that lacks them."""
+    """Replace the text between the two lines of a mark; UserError for a file that lacks them."""
     first, last = f"<!-- report {mark} -->\n", f"<!-- end {mark} -->"
     page = path.read_text(encoding="utf-8") if path.is_file() else ""
     before, found, rest = page.partition(first)

@@ -19,7 +19,7 @@ from ..config.identity import ONLY_TRAINING, is_neutral
 from ..config.keys import formerly
 from .threats import attack_headings, threat_label
 
-# keys that tell no rows apart, because the record or the table states them by other means
+# keys that do not separate rows, because the record or the table states them otherwise
 _STATED = (
     *("SEED", "VERSION", "DATASET.NUM_SHOTS", "MODEL.BACKBONE.NAME", "TEST.SUBSET", "TEST.FIRST"),
     *("TEST.SAVE_ADV", "TEST.NO_TEST", "TEST.PROTOCOL", "TEST.PER_CLASS_RESULT"),
@@ -49,15 +49,15 @@ class Row:
     trainer: str
     shots: int | None  # None: how it was trained is unknown
     train_threat: Mapping | None
-    config: dict[str, str]  # settings that tell rows apart, as JSON text
+    config: dict[str, str]  # settings that separate rows, as JSON text
     parts: dict[str, dict[int, Run]] = field(default_factory=dict)  # test -> seed -> run
     unclear: "dict[str, list[Row]]" = field(default_factory=dict)  # test -> rows, one its own
-    variant: str = ""  # settings that tell it from another row of this trainer and these shots
+    variant: str = ""  # settings in which it differs from rows of this trainer and these shots
     also: str = ""  # further settings, for a note
 
     @property
     def identity(self) -> str:
-        """What makes two runs the same row, whatever their seeds."""
+        """What makes two runs the same row; their seeds may differ."""
         facts = [self.trainer, self.shots, self.train_threat, self.config]
         return json.dumps(facts, sort_keys=True)
 
@@ -107,8 +107,8 @@ class Row:
 class Table:
     """Rows that may be compared with one another.
 
-    ``source`` says what they were trained on, across data sets; of base and new classes, what else
-    than the base classes. None: nothing was, or the usual.
+    ``source`` is the training data of a table across data sets; for base and new classes it is set
+    only if the training was not on the base classes. None: no training, or the usual one.
     """
 
     tests: dict[str, dict]  # test -> a record of it: WHOLE alone, or class halves or data sets
@@ -168,7 +168,7 @@ def name_of(record: Mapping) -> str:
 
 
 def data_of(record: Mapping, fact: str = "data_sha256") -> str | None:
-    """Return which data it is; of older records None, and of own images the folder they lay in."""
+    """Return which data it is; of older records None, and for own images their folder."""
     old = record["config"].get("DATASET.ROOT") if record["dataset"] == "Folder" else None
     return record.get(fact) or old
 
@@ -181,7 +181,7 @@ def is_trained(record: Mapping) -> bool:
 def trained_split(record: Mapping) -> str | None:
     """Return the classes that prompts were trained on: all, base or new; None where unknown.
 
-    An older record does not say it, but one that took the time of a training did it on its own.
+    Older records do not state it, but one with training time was trained on its own classes.
     """
     if trained := record.get("trained"):
         return trained["split"]
@@ -191,8 +191,8 @@ def trained_split(record: Mapping) -> str | None:
 def source_of(record: Mapping) -> str | None:
     """Return what prompts were trained on, where it is other data or classes than usual.
 
-    Usual are the tested data set, and its base classes under ``base2new``. ``unknown`` where the
-    training is, or where the protocol has a source and the record does not say which.
+    The usual ones are the tested data set, and its base classes under ``base2new``. ``unknown`` if
+    the training is unknown, or if the protocol has a source that the record does not name.
     """
     if not record["shots"]:
         return None if record["shots"] == 0 else record.get("source") or UNKNOWN
@@ -219,7 +219,7 @@ def of_unknown_source(record: Mapping) -> bool:
 
 
 def name_sources(records: Mapping[Path, dict]) -> dict[Path, dict]:
-    """Number the unknown sources of records: two of them may be two data sets, so never one row."""
+    """Number the unknown sources of records: they may be different data sets, so never one row."""
     unknown = [path for path, record in records.items() if source_of(record) == UNKNOWN]
     numbered = {p: records[p] | {"source": f"{UNKNOWN} {i}"} for i, p in enumerate(unknown, 1)}
     return {**records, **numbered}
@@ -285,12 +285,12 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
                 if record["shots"] is None:
                     what = "how its model was trained"
                 table.notes.append(
-                    f"source: '{path}' does not say {what}, so that {name} is that run alone"
+                    f"source: '{path}' does not state {what}, so that {name} is this run only"
                 )
             if not is_probed(record):
                 table.notes.append(
-                    f"not probed: '{path}' was tested with TEST.PROBES 0, so nothing asked "
-                    f"{name} whether its gradients are masked"
+                    f"not probed: '{path}' was tested with TEST.PROBES 0, so {name} "
+                    "was not checked for masked gradients"
                 )
         tables.append(table)
     order = ("dataset", "protocol", "split", "backbone", "weights_sha256")
@@ -299,9 +299,9 @@ def build_tables(records: Mapping[Path, dict]) -> list[Table]:
 
 
 def mark_data(tables: Iterable[Table]) -> None:
-    """Say which data a table is of, where several data sets in the report have its name.
+    """Identify the data of a table if several data sets in the report have its name.
 
-    They differ in their lists of images, or in what is in the images alone.
+    They differ in their lists of images, or only in the images' content.
     """
     for fact in ("data_sha256", "set_sha256"):
         found = defaultdict(lambda: defaultdict(list))  # name, and part of it -> data -> tables
@@ -355,20 +355,20 @@ def collect(members: Iterable[Run], test: str = WHOLE, *, again: bool = False) -
             paths = ", ".join(f"'{run.path}'" for run in row.runs)
             table.notes.append(
                 f"model {number + 1}: {paths} has the settings and the seed of another run of "
-                f"{row.full_name}, but other prompts, so that it is a row of its own"
+                f"{row.full_name}, but other prompts, so that it is a separate row"
             )
     return table
 
 
 def same_prompts(row: Row, seed: int, record: Mapping) -> bool:
-    """Return False if a row has other prompts of this seed; older records do not say theirs."""
+    """Return False if a row has other prompts of this seed; older records do not state theirs."""
     theirs = [part[seed].record for part in row.parts.values() if seed in part]
     digests = {other.get("prompts_sha256") for other in [record, *theirs]} - {None}
     return len(digests) < 2
 
 
 def is_probed(record: dict) -> bool:
-    """Return True unless a white-box attack was left without the checks of the model."""
+    """Return True unless a white-box attack was run without the checks of the model."""
     white_box = any(attack["target"] == "end_to_end" for attack in record["attacks"])
     return not white_box or record["config"].get("TEST.PROBES", 1) != 0
 

@@ -11,8 +11,8 @@ MEANINGS = {
     "end_to_end": "end-to-end: white box, the gradient passes through the learned prompt",
     "frozen_prompt": "frozen-prompt: made against the hand-made prompt, "
     "the attack never saw the learned one",
-    "surrogate": "black-box: made on another model, the surrogate; the attack asked the tested "
-    "model nothing",
+    "surrogate": "black-box: made on another model, the surrogate; the attack never queried the "
+    "tested model",
 }
 # field -> how a heading states it where its name and value would not be clear
 _DETAILS = {
@@ -80,7 +80,7 @@ def attack_headings(attacks: Iterable[Mapping]) -> list[str]:
 
 
 def _role(defence: str, others: list[str]) -> str:
-    """Say what an attack knew of the defence, and the settings that others like it have not."""
+    """Return what an attack knew of the defence, and settings that similar attacks lack."""
     parts = defence.split(", ")
     role = next((words for words in _ROLES if words in parts), None)
     if role is None:

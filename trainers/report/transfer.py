@@ -46,7 +46,7 @@ def sheets_of(record: dict) -> list[Sheet]:
         facts = [
             f"accuracy in percent on {n} test images ({images})",
             f"{heading}: {describe(table['attack'])}",
-            "diagonal: white box; elsewhere the attack knew another run, not the tested one",
+            "diagonal: white box; elsewhere the attack saw another run, not the tested one",
         ]
         for run in runs:
             digest = run["weights_sha256"][:12]

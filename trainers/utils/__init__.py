@@ -1,1 +1,1 @@
-"""Small helpers that everybody may use: errors, files, images, processes, versions."""
+"""Small helpers that any module may use: errors, files, images, processes, versions."""

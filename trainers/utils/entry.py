@@ -1,4 +1,4 @@
-"""The way every entry point ends."""
+"""How every entry point ends: exit codes and one-line errors."""
 
 import sys
 from collections.abc import Callable
@@ -13,14 +13,14 @@ def run_tool(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     """Run ``main(argv)`` and return the exit code of the process.
 
     0 success (or what ``main`` returns), 2 a mistake of the user (printed as ``error: ...``),
-    130 interrupted by the keyboard, 141 the reader of the output went away.
+    130 interrupted by the keyboard, 141 the reader of the output closed it.
     """
     hasten()
     out, err = (stream and Visible(stream) for stream in (sys.stdout, sys.stderr))  # None: closed
     with redirect_stdout(out), redirect_stderr(err):
         code = _code_of(main, sys.argv[1:] if argv is None else argv)
     if code == 141:
-        sys.stdout = None  # otherwise flushing it at exit would complain again
+        sys.stdout = None  # otherwise flushing it at exit would fail again
     return code
 
 

@@ -1,12 +1,12 @@
-"""The one exception for mistakes of the user, and the hint that goes with a wrong name."""
+"""The exception for mistakes of the user, and the hint for a misspelt name."""
 
 import contextlib
 import difflib
 import errno
 from collections.abc import Iterable, Iterator
 
-# what a machine says of files, not a fault of the program
-LACKING = ("out of memory", "can't allocate memory")  # CUDA's words, torch's on a CPU
+# errors of the file system, not of the program
+LACKING = ("out of memory", "can't allocate memory")  # CUDA's message, and torch's on a CPU
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SYSTEM = (*FULL, errno.EROFS, errno.EACCES, errno.EIO, errno.ENAMETOOLONG)
 
@@ -42,14 +42,14 @@ class Mistakes(list):
 
 
 def reason(error: OSError) -> str:
-    """Return what the system says of a file, in words."""
+    """Describe an error of the file system in words."""
     where = f"'{error.filename!s:.200}': " if error.filename else ""
     return f"{where}{error.strerror or error}"
 
 
 @contextlib.contextmanager
 def plainly() -> Iterator[None]:
-    """Turn a full disk, files that may not be used, and a lack of memory into a UserError."""
+    """Turn a full disk, a lack of permission, and a lack of memory into a UserError."""
     try:
         yield
     except OSError as error:

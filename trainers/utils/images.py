@@ -17,7 +17,7 @@ DECODERS = 2  # threads that read images while the model works
 class Preprocess:
     """Dassl's test transform (resize, centre crop, to tensor): RGB image -> (3, H, W) in [0, 1].
 
-    Its ``key`` names everything the pixels depend on besides the file, for cache keys.
+    Its ``key`` names everything except the file that the pixels depend on, for cache keys.
     """
 
     def __init__(self, cfg):

@@ -1,4 +1,4 @@
-"""Safe files: written whole or not at all, read without executing anything."""
+"""Safe files: written completely or not at all, read without executing anything."""
 
 import contextlib
 import glob
@@ -47,16 +47,16 @@ def writable_dir(path) -> Path:
 def temporary_next_to(path: Path) -> Path:
     """Return a name next to ``path`` that no other process uses, on any machine.
 
-    What :func:`sweep` finds under such names is removed.
+    :func:`sweep` removes files with such names.
     """
     sweep(path.parent, path.name)
     return path.with_name(f".{path.name}.{os.getpid()}@{HERE}.{secrets.token_hex(4)}.tmp")
 
 
 def sweep(folder: Path, name: str = "") -> None:
-    """Remove what killed processes of this machine have half-written (of a ``name``; "": any).
+    """Remove files that killed processes of this machine left (of a ``name``; "": any).
 
-    What is older than a day goes as well.
+    Files older than a day are removed as well.
     """
     for left in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
         *_, owner, _, _ = left.name.split(".")
@@ -72,7 +72,7 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # of another process
         pass
     return True
 
@@ -98,7 +98,7 @@ def atomic_write(path):
             "free some space or choose another folder"
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # gone, or not to be removed now
+        with contextlib.suppress(OSError):  # removed already, or cannot be removed now
             temporary.unlink()
 
 
@@ -110,10 +110,10 @@ def write_json(path, value) -> None:
 
 
 def flaw_of(value, *, tensors: bool = False, most: int = MOST_VALUES) -> str:
-    """Say in words what of a file's content nothing may hold; "" if all is well.
+    """Describe what is not allowed in a file's content; "" if everything is.
 
-    Plain values, lists and dicts may be nested ``DEEPEST`` deep, numbers are finite; that ends on
-    cycles, too. With ``tensors`` also dense real tensors on the CPU that own all their values.
+    Plain values, lists and dicts may be nested ``DEEPEST`` deep, numbers are finite; cycles are
+    found, too. With ``tensors`` also dense real tensors on the CPU that own all their values.
     """
     left, count = [(value, 0)], 0
     while left:
@@ -185,14 +185,14 @@ def read_yaml(path) -> dict:
 def load_pickle(path):
     """Return what ``torch.save`` wrote, tensors on the CPU; nothing in the file is executed.
 
-    A dict stands for the schedules and optimizers that Dassl pickles.
+    A dict replaces the schedules and optimizers that Dassl pickles.
 
     Raises:
         pickle.UnpicklingError: it names something to execute.
         Exception: of many kinds, it is damaged or holds what :func:`flaw_of` refuses.
     """
     with stand_ins(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's advice is for pickles that are refused anyway
+        warnings.simplefilter("ignore")  # torch's warning is about pickles that are refused anyway
         value = torch.load(path, map_location="cpu", weights_only=True)
     if flaw := flaw_of(value, tensors=True):
         raise ValueError(flaw)
@@ -200,7 +200,7 @@ def load_pickle(path):
 
 
 def json_digest(value) -> str:
-    """Return the hex SHA-256 of a JSON value, whatever the order of its keys."""
+    """Return the hex SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -240,7 +240,7 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict | None =
 def load_tensors(
     path, *, advice: str = "delete it and run again"
 ) -> tuple[dict[str, torch.Tensor], dict]:
-    """Return tensors (on the CPU) and metadata that :func:`save_tensors` wrote, if they are whole.
+    """Return tensors (on the CPU) and metadata that :func:`save_tensors` wrote, if intact.
 
     UserError if the file is missing, truncated, altered, or not ours; ``advice`` ends the text.
     """

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, commit, device."""
+"""The versions, commit and device of a run."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the clone this code lies in (``-dirty`` where it was edited).
+    """Return the commit of the clone that holds this code (``-dirty`` if it was edited).
 
     None for an installed package: a repository that merely contains the virtual
     environment does not track this file.
@@ -35,7 +35,7 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve()
 
     def git(*words: str) -> str:
-        # in a fork the settings are somebody else's, and this one may name a program
+        # a fork's git settings are not ours, and this one may name a program to run
         command = ["git", "-C", str(here.parent), "-c", "core.fsmonitor=false", *words]
         return subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=20

@@ -1,4 +1,4 @@
-"""Seeds that follow from what they are for: the same on every machine, in every order."""
+"""Seeds derived from their purpose: the same on every machine, in every order."""
 
 import hashlib
 import random
@@ -13,7 +13,7 @@ def hash_seed(*parts: int | str) -> int:
     """Return a 63-bit seed, a stable hash of parts such as (seed, epoch, step, position).
 
     A random start of an attack hashes (seed, SHA-256 of the image file, view), so that an image
-    gets the same start in whatever set, and at whatever position, it is.
+    gets the same start in any set and at any position.
     """
     digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8]
     return int.from_bytes(digest, "big") >> 1
@@ -26,7 +26,7 @@ def generators(seeds: Iterable[int]) -> list[torch.Generator]:
 
 @contextmanager
 def seeded(seed: int, gpus: Sequence[int] = ()) -> Iterator[None]:
-    """Seed the generators of Python, numpy, torch and ``gpus``; they are as before afterwards."""
+    """Seed the generators of Python, numpy, torch and ``gpus``; restore them afterwards."""
     python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(gpus):
         try:

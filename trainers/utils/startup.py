@@ -22,13 +22,13 @@ def hasten() -> None:
 
 
 class _Compiler(types.ModuleType):
-    """Stands for ``torch._dynamo`` until somebody compiles.
+    """Replaces ``torch._dynamo`` until its first use.
 
-    Every optimizer imports the compiler, which takes a second, only to say that it must not be
-    compiled: the two functions for that do nothing without it. Any other use loads the real one.
+    Every optimizer imports the compiler, which takes a second, only to mark itself as not to be
+    compiled: the two functions for that do nothing here. Any other use loads the real module.
     """
 
-    __file__ = None  # for those who list modules
+    __file__ = None  # for code that lists modules
 
     def graph_break(self, *args, **kwargs) -> None:
         """Nothing is being compiled."""

@@ -9,8 +9,8 @@ from .errors import UserError
 def stratified_subset(items, n: int) -> list:
     """Draw ``n`` items, the same at every call, in their old order (0: all items).
 
-    Classes get equal shares as far as their sizes allow; what cannot be shared equally goes
-    to classes drawn at random.
+    Classes get equal shares as far as their sizes allow; the remainder goes to classes drawn at
+    random.
     """
     if n < 0:
         raise UserError(f"TEST.SUBSET is {n}, expected the number of test images or 0 for all")
@@ -34,13 +34,13 @@ def stratified_subset(items, n: int) -> list:
 def images_to_test(test: list, cfg) -> list:
     """Return the test images that ``TEST.SUBSET`` leaves.
 
-    Our data sets have drawn them already, and a second draw changes nothing; those of a fork do not
-    know the key. UserError for ``TEST.FIRST`` with a data set of a fork.
+    Our data sets have drawn them already, and a second draw changes nothing; those of a fork ignore
+    the key. UserError for ``TEST.FIRST`` with a data set of a fork.
     """
     if 0 < cfg.TEST.FIRST < len(test):
         raise UserError(
             f"TEST.FIRST is {cfg.TEST.FIRST}, which the fork's own data set {cfg.DATASET.NAME} "
-            "does not know; use TEST.SUBSET"
+            "does not support; use TEST.SUBSET"
         )
     chosen = stratified_subset(test, cfg.TEST.SUBSET)
     if len(chosen) < len(test):

@@ -1,9 +1,9 @@
-"""Text from files and records, made harmless for a terminal and for whoever opens a table."""
+"""Text from files and records, made harmless for terminals and spreadsheets."""
 
 import re
 
-# what a terminal acts on or reads backwards, and bytes of file names that are not UTF-8; a line
-# feed and a tab stay
+# characters that control a terminal or reverse its text, and bytes of file names that are not
+# UTF-8; a line feed and a tab are kept
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -15,10 +15,10 @@ def visible(text: str) -> str:
 
 
 class Visible:
-    """Stands for an output stream; names from files cannot steer the terminal behind it.
+    """Wraps an output stream, so that names from files cannot control the terminal.
 
-    A carriage return at the start of a write stays: progress bars begin with one. ``raw`` is the
-    stream itself, for those who do steer.
+    A carriage return at the start of a write is kept: progress bars begin with one. ``raw`` is the
+    stream itself, for code that does control the terminal.
     """
 
     def __init__(self, stream):

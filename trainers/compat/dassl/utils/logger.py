@@ -11,7 +11,7 @@ __all__ = ["Logger", "setup_logger"]
 
 
 class Logger:
-    """Stands for ``sys.stdout`` and also writes to ``fpath``; closing leaves the console open."""
+    """Replaces ``sys.stdout`` and also writes to ``fpath``; closing leaves the console open."""
 
     file = None
 
@@ -40,7 +40,7 @@ class Logger:
         self.file = None
 
     def _log(self, do):
-        """Write the log; where that fails, it ends, and nothing else does."""
+        """Write the log; a failure ends the log only, not the run."""
         try:
             if self.file is not None:
                 do(self.file)

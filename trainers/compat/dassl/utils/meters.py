@@ -17,7 +17,7 @@ class AverageMeter:
         self.val = self.avg = self.sum = self.count = 0
 
     def update(self, val, n=1):
-        """Add ``val``, which stands for ``n`` equal values."""
+        """Add ``n`` values equal to ``val``."""
         if isinstance(val, torch.Tensor):
             val = val.item()
         self.val = val

@@ -1,7 +1,7 @@
-"""Checkpoints of tensors and plain values: written whole or not at all, read without running code.
+"""Checkpoints of tensors and plain values: written atomically, read without running code.
 
 Dassl's own files also hold NumPy numbers and, in a warm-up's state, the pickled main schedule with
-its optimizer. Inert stand-ins take their place while loading; they become plain numbers and dicts.
+its optimizer. Inert placeholders replace them while loading; they become plain numbers and dicts.
 """
 
 import contextlib
@@ -104,7 +104,7 @@ def load_plain(fpath):
     try:
         with stand_ins():
             return _without_objects(torch.load(fpath, map_location="cpu", weights_only=True))
-    except Exception as error:  # which error a torn file raises depends on where it was torn
+    except Exception as error:  # which error a truncated file raises depends on where it ends
         foreign = re.search(r"(?:Unsupported global: |unsupported )GLOBAL (\S+)", str(error))
         what = "is truncated, damaged or no checkpoint; save or fetch it again"
         if foreign:

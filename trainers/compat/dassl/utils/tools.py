@@ -54,7 +54,7 @@ def check_isfile(fpath) -> bool:
 
 @contextlib.contextmanager
 def replacing(fpath):
-    """Yield a binary file that takes the place of ``fpath`` once it is whole and on disk."""
+    """Yield a binary file that replaces ``fpath`` once it is complete and on disk."""
     folder = osp.dirname(osp.abspath(fpath))
     mkdir_if_missing(folder)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{osp.basename(fpath)}.")
@@ -63,7 +63,7 @@ def replacing(fpath):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)  # mkstemp makes private files; results are for everybody
+        umask = os.umask(0)  # mkstemp makes private files; results should be readable by others
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, fpath)
