@@ -19,7 +19,7 @@ import yaml
 REPO = Path(__file__).resolve().parents[2]
 LIMITS = {
     "lines of Python without tests": 26_000,
-    "lines of tests": 24_000,
+    "lines of tests": 25_000,
     "lines of shell": 300,
     "Python files directly in trainers/": 8,
     "own modules imported by name": 0,
