@@ -64,7 +64,7 @@ def test_all_of_them_run_and_stay_apart(tested):
     for attack in found:  # alone, composed or of the library; none without a ball
         asked = attack["eps"] is not None
         assert (set(attack["checks"]) >= PROBES) == asked, attack["name"]
-    assert [r.get("batch") for r in found[9:13]] == [50, 50, 50, None]  # of theirs alone it is part
+    assert [r.get("batch") for r in found[8:12]] == [50, 50, 50, None]  # of theirs alone it is part
 
 
 def test_autoattack_continues_where_the_other_attacks_end(tested, monkeypatch):
