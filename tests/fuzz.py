@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -249,7 +250,12 @@ def key_case(world: World, draw: random.Random) -> tuple[str, str, str]:
     return "key", f"{name} {value}: {errors[-1500:]}", wrong
 
 
-def run(seconds: float, seed: int = 0, most: int = 10**9) -> tuple[Counter, list[str]]:
+CASES = {"file": file_case, "key": key_case}
+
+
+def run(
+    seconds: float, seed: int = 0, most: int = 10**9, kinds: Iterable[str] = CASES
+) -> tuple[Counter, list[str]]:
     """Try cases for a time; return the counts, and the faults in words."""
     counts, faults = Counter(), []
     defaults()  # declares the keys of all rooms
@@ -259,7 +265,7 @@ def run(seconds: float, seed: int = 0, most: int = 10**9) -> tuple[Counter, list
         end, number = time.monotonic() + seconds, 0
         while time.monotonic() < end and number < most:
             draw = random.Random(f"{seed} {number}")
-            case = draw.choice([file_case, key_case])
+            case = draw.choice([CASES[kind] for kind in kinds])
             kind, done, wrong = case(world, draw)
             counts[kind] += 1
             if wrong:
@@ -276,8 +282,9 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=CASES, default=CASES)
     args = parser.parse_args()
-    counts, faults = run(args.seconds, args.seed)
+    counts, faults = run(args.seconds, args.seed, kinds=args.kinds)
     print("\n\n".join(faults))
     print(dict(counts))
     return 1 if faults else 0

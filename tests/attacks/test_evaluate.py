@@ -316,7 +316,7 @@ def test_our_trainer_a_run_its_export_and_a_model_stand_in_one_table(
     (table,) = build_tables({Path(str(i)): r for i, r in enumerate((own, tested, other))})
     assert {row.trainer for row in table.rows} == {"AdvCoOp", "ZeroShot"}
     (alone,) = build_tables({Path("0"): advprompt.evaluate(zero, "oxford_pets", threat=threat)})
-    assert any("does not say how its model was trained" in note for note in alone.notes)
+    assert any("does not state how its model was trained" in note for note in alone.notes)
 
     export.main([str(run), "--out", str(tmp_path / "zoo")])
     model = advprompt.load(tmp_path / "zoo", weights_dir=toy_file.parent)

@@ -87,7 +87,7 @@ def test_a_flat_gradient_differs(sample):
 
 
 def test_a_model_without_a_graph_is_refused(sample):
-    with pytest.raises(UserError, match="does not depend on the images through autograd; take"):
+    with pytest.raises(UserError, match="does not depend on the images through autograd; remove"):
         probe_model(lambda x: Toy()(x.detach()), *sample, SEEDS)
 
 

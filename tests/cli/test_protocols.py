@@ -197,7 +197,7 @@ def test_zero_shot_is_tested_plainly_and_a_failing_target_stops_no_other(call, s
     done = call("run zsclip dg pets vit_b32", *small, **targets)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("see above: ZeroshotCLIP/dtd/seed1")
-    assert "DescribableTextures is not there" in done.stderr
+    assert "DescribableTextures is missing" in done.stderr
     found = by_protocol(tmp_path / "out")
     assert sorted(found) == [("zero_shot", "OxfordPets"), ("zero_shot", "ShapesBlur")]
     assert {r["source"] for r in found.values()} == {None}
@@ -250,9 +250,9 @@ def test_all_puts_every_method_under_one_attack(call, small, tmp_path):
 
 def test_a_failing_seed_ends_its_command_and_no_other_method(call, small):
     done = call("run coop main dtd 4 vit_b32", *small, SEEDS="1 2")
-    assert done.returncode == 2 and done.stderr.count("DescribableTextures is not there") == 1
+    assert done.returncode == 2 and done.stderr.count("DescribableTextures is missing") == 1
     done = call("all dtd 4 vit_b32", *small, SEEDS="1 2", METHODS="coop zsclip")
-    assert done.returncode == 2 and done.stderr.count("DescribableTextures is not there") == 2
+    assert done.returncode == 2 and done.stderr.count("DescribableTextures is missing") == 2
     assert done.stderr.splitlines()[-1].endswith("see above: coop zsclip")
 
 
@@ -469,9 +469,7 @@ def test_a_dry_run_lists_what_is_missing_or_refused(call, monkeypatch):
     words = "run apd main dtd 16 tiny --dry-run"
     done = call(words, "MODEL.BACKBONE.NAME", "file:nosuch.pt")
     (note,) = re.findall("^note: data set .*", done.stdout, re.M)
-    assert re.fullmatch(
-        ".*DescribableTextures is not there: .*/dtd' .*advprompt data check.*", note
-    )
+    assert re.fullmatch(".*DescribableTextures is missing: .*/dtd' .*advprompt data check.*", note)
     assert "note: the weights of file:nosuch.pt are not at 'nosuch.pt'" in done.stdout
     done = call(words, "TRAINER.APD.TEACHER", "none")
     assert done.returncode == 2 and "1 run: 1 refused." in done.stdout

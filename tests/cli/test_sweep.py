@@ -399,7 +399,7 @@ MISTAKES = """
 --shots 4 many | 'many' SHOTS
 --seeds 1.5 | '1.5' SEEDS
 --seeds x | 'x' SEEDS
---datasets eurosat | EuroSAT not there folder
+--datasets eurosat | EuroSAT is missing folder
 --datasets eurosat --protocols xd | 'eurosat' --targets
 --opts OPTIM.LR | pairs 'OPTIM.LR' alone
 --opts OPTIM.LRR 1 | 'OPTIM.LRR' OPTIM.LR

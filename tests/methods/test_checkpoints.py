@@ -240,7 +240,9 @@ def test_checkpoints_of_something_else_are_named(tmp_path, value):
 def test_missing_file_and_unknown_option(tmp_path):
     with pytest.raises(UserError, match="nowhere.pt' does not exist"):
         load_clip(f"file:{tmp_path / 'nowhere.pt'}")
-    with pytest.raises(UserError, match="is a folder without open_clip_config.json"):
+    with pytest.raises(
+        UserError, match="is a folder, not a checkpoint file; check the path after 'file:'"
+    ):
         load_clip(f"file:{tmp_path}")
     with pytest.raises(UserError, match="'bass' in .* is unknown"):
         load_clip(f"file:{tmp_path}/a.pt?bass=RN50")

@@ -373,7 +373,7 @@ def test_captions_hold_all_that_a_comparison_needs():
     assert layout.caption(join)[:4] == [
         "backbone tiny, weights sha256 unknown",
         "test images: ImageNet 100 of 10 classes, EuroSAT 100 of 10 classes (all of the test set)",
-        "trained on ImageNet; the average counts every target alike and needs all of them",
+        "trained on ImageNet; the average weighs every target equally and needs all of them",
         "device 2 x CPU x",
     ]
 

@@ -55,7 +55,8 @@ def read_state(path, after: str) -> dict[str, torch.Tensor]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"'{path}' does not exist; check the path after '{after}'")
+        what = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
+        raise UserError(f"'{path}' {what}; check the path after '{after}'")
     return _tensors(_read(path))
 
 
