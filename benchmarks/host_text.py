@@ -105,7 +105,7 @@ def main() -> None:
             faster, *same = step(quick, pixels)
             equal &= all(map(torch.equal, plain, same))
             ratios.append(seconds / faster)
-        figures = f"{statistics.mean(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+        figures = f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
         print(f"| {kind} | {classes} | {figures} | {'yes' if equal else 'no'} |")
 
 

@@ -144,6 +144,12 @@ def test_images_of_another_form_are_named(change, message, model, images, labels
     assert PixelList([(torch.full((3, 2, 2), i), i) for i in (0.0, 1.0)]).labels == [0, 1]
 
 
+def test_settings_of_a_training_are_refused(model, images, labels):
+    own = {"settings": {"TRAIN.PRINT_FREQ": 2, "ATTACK.TRAIN.EPS": "4"}, "threat": "linf1"}
+    with pytest.raises(UserError, match="TRAIN.PRINT_FREQ and ATTACK.TRAIN.EPS would change noth"):
+        advprompt.evaluate(model, images, labels, **own)
+
+
 def asked(model, classnames="abcd", *, gradients=True, **keys):
     victim = ModelVictim(model, classnames, **keys)
     victim.check(torch.linspace(0, 1, 3 * 3 * 16 * 16).view(3, 3, 16, 16), gradients=gradients)

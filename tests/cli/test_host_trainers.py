@@ -382,17 +382,19 @@ def test_everything_that_logits_depend_on_is_float32_and_in_the_digest():
     trainer.loose, trainer.many = torch.ones(2).half(), [torch.ones(2).half(), torch.ones(2), "x"]
     trainer.model.own = torch.ones(2).bfloat16()
     trainer.dtype, trainer.index = torch.bfloat16, torch.arange(2)
+    trainer.named = {"a": (torch.ones(2).half(),)}
     victim = HostVictim(trainer)
-    kept = [trainer.loose, *trainer.many[:2], trainer.model.own]
+    kept = [trainer.loose, *trainer.many[:2], trainer.model.own, *trainer.named["a"]]
     assert {value.dtype for value in kept} == {trainer.dtype} == {torch.float32}
     assert trainer.many[2] == "x" and trainer.index.dtype == torch.int64
     digests = [victim.digest()]
     tensors = trainer.loose, trainer.many[1], trainer.model.own, trainer.model.ctx
+    tensors += trainer.named["a"]
     for tensor in (*tensors, victim.mean, victim.std):
         with torch.no_grad():
             tensor.add_(1e-3)
         digests.append(victim.digest())
-    assert len(set(digests)) == 7
+    assert len(set(digests)) == 8
     trainer.test_loader = DataLoader([{"img": PIXELS[0], "label": 0}])  # without Normalize
     assert HostVictim(trainer).mean.abs().max() == 0
 

@@ -25,9 +25,7 @@ class PMGAFT(FineTuned):
     def loss(self, batch):
         keys, adv = self.keys, batch.forward_attacked().logits  # (B, K)
         views = adv, batch.forward_clean().logits, self.frozen_logits(batch.adversarial)
-        weights, first = (
-            (keys.GENERAL_WEIGHT, keys.CLEAN_WEIGHT),
-            keys.KL_DIRECTION == DIRECTIONS[0],
-        )
+        weights = keys.GENERAL_WEIGHT, keys.CLEAN_WEIGHT
+        first = keys.KL_DIRECTION == DIRECTIONS[0]
         loss, guide, gap = pmg_aft(*views, batch.labels, weights=weights, target_first=first)
         return loss.mean(), {"loss_general": guide.mean(), "loss_cons": gap.mean()}

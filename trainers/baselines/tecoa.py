@@ -9,7 +9,7 @@ from ..engine.trainer import register
 from ..prompting import PromptSpec
 from ..prompting.spec import length
 from .supervised import Supervised
-from .tower import FineTuned
+from .tower import tuned_tower
 
 
 @register
@@ -34,4 +34,4 @@ class TeCoA(Supervised):
     def build_trained(self):
         if self.keys.VARIANT == "prompt":
             return super().build_trained()
-        return FineTuned.build_trained(self)
+        return tuned_tower(self)

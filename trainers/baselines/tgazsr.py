@@ -49,9 +49,7 @@ class TGAZSR(FineTuned):
         with torch.no_grad(), self.autocast(self.cfg.TRAINER.ADVERSARIAL.PREC):
             frozen = self.clip.encode_tokens(batch.images)
         views = adv.blocks, batch.forward_clean().blocks, frozen  # (B, 1 + P, D) each
-        maps, weights = (
-            [self.attention(x, labels) for x in views],
-            (keys.REFINE_WEIGHT, keys.KEEP_WEIGHT),
-        )
+        maps = [self.attention(x, labels) for x in views]
+        weights = keys.REFINE_WEIGHT, keys.KEEP_WEIGHT
         loss, refined, kept = tga_zsr(adv.logits, labels, maps, weights=weights)
         return loss.mean(), {"loss_refine": refined.mean(), "loss_keep": kept.mean()}

@@ -39,9 +39,13 @@ class TunedTower(nn.Module):
         return self.texts
 
 
-class FineTuned(AdversarialTrainer):
-    """Trains a copy of the image tower; the texts are those of the hand-made prompt."""
+def tuned_tower(trainer) -> TunedTower:
+    """Return what a trainer of the tower trains; the texts are those of the hand-made prompt."""
+    trainer.frozen_image_tower = False
+    return TunedTower(trainer.clip, trainer.handmade)
 
-    def build_trained(self):
-        self.frozen_image_tower = False
-        return TunedTower(self.clip, self.handmade)
+
+class FineTuned(AdversarialTrainer):
+    """Trains a copy of the image tower."""
+
+    build_trained = tuned_tower

@@ -14,10 +14,10 @@ import re
 from pathlib import Path
 
 from ..config import keys, merging
-from ..config.identity import ONLY_TRAINING
+from ..config.identity import refuse_training
 from ..engine import run, run_folder
 from ..experiments.state import register_datasets
-from ..utils.errors import Mistakes, UserError
+from ..utils.errors import Mistakes
 
 ROOT = os.environ.get("DATA") or "data"
 
@@ -37,18 +37,9 @@ def settings(folder: str, attack_file: str, root: str, opts: list[str]):
     cfg.DATALOADER.TEST.BATCH_SIZE = 100
     mistakes.of(merging.merge_opts, cfg, opts)
     keys.check_cfg(cfg, mistakes)
-    refuse_training(opts)
+    refuse_training(opts[::2])
     cfg.freeze()
     return cfg, tested.get("model_dir") or folder
-
-
-def refuse_training(opts: list[str]) -> None:
-    """UserError if an override is one that only a training uses: it would change nothing."""
-    if found := [key for key in opts[::2] if key.startswith((*ONLY_TRAINING, "ATTACK.TRAIN."))]:
-        raise UserError(
-            f"{' and '.join(found)} would change nothing: the run is tested as it was trained; "
-            "leave it out, or train a run with it"
-        )
 
 
 def name_of(attack_file: str, opts: list[str], epoch: int | None) -> str:

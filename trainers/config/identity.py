@@ -3,7 +3,9 @@
 A run folder holds what was trained; a test is a record inside it. These lists are the only ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from ..utils.errors import UserError
 
 # Keys that change neither a training nor a result.
 NEUTRAL = (
@@ -76,6 +78,15 @@ def used(settings: Mapping, nodes: tuple, *, trained: bool, attacked: bool) -> d
         return not key.startswith(unused) and (key.startswith(mine) or key[:8] != "TRAINER.")
 
     return {key: value for key, value in training(settings).items() if counts(key)}
+
+
+def refuse_training(names: Iterable[str]) -> None:
+    """UserError if keys of a test's settings are ones that only a training uses."""
+    if found := [name for name in names if name.startswith((*ONLY_TRAINING, "ATTACK.TRAIN."))]:
+        raise UserError(
+            f"{' and '.join(found)} would change nothing: the model is tested as it was trained; "
+            "leave it out, or train a model with it"
+        )
 
 
 def of_test(settings: Mapping) -> dict:

@@ -17,6 +17,7 @@ from .. import records
 from ..attacks import specs_from_cfg
 from ..backbone.loading import digest_of_name
 from ..config import keys, merging
+from ..config.identity import refuse_training
 from ..evaluation.models import ModelVictim
 from ..evaluation.samples import ImageList, PixelList
 from ..evaluation.victim import Victim, evaluating
@@ -293,6 +294,7 @@ def _configuration(threat, settings: Mapping | None, batch_size: int, size: int,
     for key, value in (given | {"INPUT.INTERPOLATION": "bicubic"} | dict(settings or {})).items():
         merging.merge(cfg, key, value, merging.WORDS)
     keys.check_cfg(cfg)
+    refuse_training(settings or ())
     return cfg
 
 

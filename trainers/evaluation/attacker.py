@@ -24,9 +24,8 @@ class Attacker:
 
     def __init__(self, victim: Victim, defence: Defence | None = None, eot: int = 1):
         self.victim, self.defence, self.eot = victim, defence, eot
-        self.codebook = getattr(
-            victim.prompted, "head", None
-        )  # whose nearest entry has no gradient
+        # if any: the choice of its nearest entry has no gradient
+        self.codebook = getattr(victim.prompted, "head", None)
         self._surrogates: dict[str, Surrogate] = {}  # by name
 
     def logits(self, pixels: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import contextlib
 import inspect
 import io
-import itertools
 import re
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from ..utils.errors import UserError
 from ..utils.io import tensors_digest
 from .memo import Memo
 from .models import HALF, ModelVictim
+
+IN_STATE = ("_parameters", "_buffers")  # attributes whose tensors are in a module's state_dict
 
 
 class HostVictim(ModelVictim):
@@ -75,9 +77,8 @@ class HostVictim(ModelVictim):
 
     def digest(self):
         owners = (self.trainer, *self.parts.modules())  # of neither parameters nor buffers
-        values = [value for owner in owners for value in vars(owner).values()]
-        values = itertools.chain(*(v if isinstance(v, (list, tuple)) else [v] for v in values))
-        loose = {f"loose {i}": v for i, v in enumerate(filter(torch.is_tensor, values))}
+        values = [v for owner in owners for k, v in vars(owner).items() if k not in IN_STATE]
+        loose = {f"loose {i}": tensor for i, tensor in enumerate(_tensors(values))}
         state = {k: v for k, v in self.parts.state_dict().items() if torch.is_tensor(v)}
         statistics = {"mean": self.mean, "std": self.std}
         return tensors_digest(state | loose | statistics)
@@ -238,9 +239,29 @@ def _to_float32(trainer, parts: nn.Module) -> None:
     parts.float()
     for owner in (trainer, *parts.modules()):
         for name, value in list(vars(owner).items()):
-            if isinstance(value, torch.dtype) and value in HALF:
-                setattr(owner, name, torch.float32)
-            elif torch.is_tensor(value) and value.dtype in HALF:
-                setattr(owner, name, value.float())
-            elif isinstance(value, list) and any(torch.is_tensor(v) for v in value):
-                value[:] = [v.float() if getattr(v, "dtype", 0) in HALF else v for v in value]
+            if (single := _single(value)) is not value:
+                setattr(owner, name, single)
+
+
+def _single(value):
+    """Return a tensor or type of half precision as float32; lists and dicts are changed inside."""
+    if isinstance(value, torch.dtype):
+        return torch.float32 if value in HALF else value
+    if torch.is_tensor(value):
+        return value.float() if value.dtype in HALF else value
+    if next(_tensors(value), None) is None:
+        return value
+    if isinstance(value, tuple):
+        return tuple(map(_single, value))
+    for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        value[key] = _single(inner)
+    return value
+
+
+def _tensors(value) -> Iterator[torch.Tensor]:
+    """Yield the tensors of an attribute, also in lists, tuples and dicts."""
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(inner)

@@ -114,9 +114,8 @@ def _panels(table: Table, key: str, along: Iterable[str] = ()) -> tuple[list[Pan
 
 
 def _few_shot(tables: list[Table]) -> Iterator[tuple[list[Chart], list[str]]]:
-    for (
-        table
-    ) in tables:  # one by one: a conflict in one table must not suppress the charts of others
+    # one by one: a conflict in one table must not suppress the charts of others
+    for table in tables:
         if table.protocol != "few_shot":
             continue
         along = [_EPOCHS] if any(_EPOCHS in row.config for row in table.rows) else []
